@@ -1,0 +1,1 @@
+"""HTTP edge of histrio: an OpenAI-compatible endpoint on litestar."""

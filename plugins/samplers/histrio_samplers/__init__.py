@@ -1,0 +1,1 @@
+"""Samplers: greedy, temperature, top-k, top-p, and the seeded draw."""

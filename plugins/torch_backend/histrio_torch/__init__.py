@@ -1,0 +1,1 @@
+"""Stage backend on PyTorch: CPU, CUDA and MPS."""

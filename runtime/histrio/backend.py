@@ -1,0 +1,222 @@
+"""The contract between the core and whatever computes: a *stage backend* runs a contiguous layer range.
+
+A backend is dumb on purpose. It infers nothing: which rows run, where they start, which pages they own, all comes with
+each `StepBatch`. It runs on one thread that opens, computes and closes. The core never imports an array library; what
+samplers need is offered by the backend as an `ArrayNamespace`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.messages import StageCapacity, Tensor
+
+__all__ = [
+    "Array",
+    "ArrayNamespace",
+    "BackendFactory",
+    "Probe",
+    "Progress",
+    "StageBackend",
+    "StageCapacity",
+    "StageOutput",
+    "StageSpec",
+    "StepBatch",
+]
+
+Array: TypeAlias = Any
+"""An array of the backend's own library, on its device."""
+
+IntArray: TypeAlias = npt.NDArray[np.int32]
+Progress: TypeAlias = Callable[[float, str], None]
+"""Called with the fraction done and a short text while weights load."""
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Whether a backend (or a model on it) can be used here; if not, why and what to do."""
+
+    available: bool
+    reason: str = ""
+    remedy: str = ""
+    devices: list[str] = []
+
+
+class StageSpec(msgspec.Struct, frozen=True):
+    """What a stage shall hold and within which limits. Decoded from the topology, so plain data."""
+
+    model: str
+    """Folder with config.json and weights."""
+    first_layer: int
+    last_layer: int
+    """Exclusive."""
+    num_layers: int
+    """Of the whole model: stage 0 has `first_layer == 0`, the last stage `last_layer == num_layers`."""
+    device: str = "auto"
+    dtype: str = "auto"
+    """One of auto, float32, bfloat16, float16. Auto is the checkpoint's; on a CPU, float32 for weights below 128 MB."""
+    max_sequence_length: int = 4096
+    max_rows: int = 256
+    max_step_tokens: int = 2048
+    param_mem_ratio: float = 0.65
+    """Most of the device's memory that weights may take."""
+    kvcache_mem_ratio: float = 0.25
+    """Share of the device's memory for pages."""
+    num_pages: int | None = None
+    """Exact number of pages asked for; None: from the memory."""
+    threads: int | None = None
+    """Compute threads on a CPU; None: the backend's choice."""
+    options: dict[str, Any] = {}
+    """Settings of one backend; an unknown one is refused by name."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage embeds token ids."""
+        return self.first_layer == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage computes logits."""
+        return self.last_layer == self.num_layers
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """One step's rows, ragged: row r owns tokens `offsets[r]:offsets[r+1]` of all flat arrays."""
+
+    slots: IntArray
+    """[rows]"""
+    starts: IntArray
+    """[rows] tokens of the row already in its pages."""
+    num_tokens: IntArray
+    """[rows] new tokens of the row in this step, >= 1."""
+    num_sampled: IntArray
+    """[rows] trailing positions whose logits are wanted, 0 for none."""
+    offsets: IntArray
+    """[rows + 1] prefix sum of `num_tokens`."""
+    block_tables: IntArray
+    """[rows, most blocks of a row] page ids, 0 beyond the row's own."""
+    positions: npt.NDArray[np.int64]
+    """[tokens]"""
+    token_ids: npt.NDArray[np.int64] | None
+    """[tokens] on the first stage, None elsewhere."""
+    hidden: list[Tensor]
+    """[tokens, hidden] from the stage before; empty on the first."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many sequences take part."""
+        return len(self.slots)
+
+    @property
+    def total_tokens(self) -> int:
+        """Sum of `num_tokens`."""
+        return int(self.offsets[-1])
+
+
+@dataclass(slots=True)
+class StageOutput:
+    """What a step gives: `hidden` for the next stage, or on the last one `logits`.
+
+    `logits` is a float array [sum(num_sampled), vocab] of the backend's library in row order, or None where no row
+    samples.
+    """
+
+    hidden: list[Tensor]
+    logits: Array | None = None
+
+
+class ArrayNamespace(Protocol):
+    """The array functions samplers may use; same meaning on numpy, torch and mlx.
+
+    Arrays are [rows, vocab] float32 unless said otherwise; `axis` is always the last one.
+    """
+
+    name: str
+
+    def asarray(self, values: npt.NDArray[Any]) -> Array:
+        """Host array → device array of the same dtype."""
+
+    def to_host(self, array: Array) -> npt.NDArray[Any]:
+        """Device array → numpy; waits for the device."""
+
+    def float32(self, array: Array) -> Array:
+        """Convert to float32 (no copy if it is)."""
+
+    def take_rows(self, array: Array, rows: npt.NDArray[np.intp]) -> Array:
+        """The rows given by host indices."""
+
+    def put_rows(self, array: Array, rows: npt.NDArray[np.intp], values: Array) -> Array:
+        """`array` with these rows replaced; may work in place."""
+
+    def argmax(self, array: Array) -> Array:
+        """Index of the largest value of each row, the first one of equals."""
+
+    def topk(self, array: Array, k: int) -> tuple[Array, Array]:
+        """The k largest values of each row in descending order, and their indices."""
+
+    def sort_descending(self, array: Array) -> tuple[Array, Array]:
+        """All values of each row in descending order (stable), and their indices."""
+
+    def softmax(self, array: Array) -> Array:
+        """Over the last axis."""
+
+    def cumsum(self, array: Array) -> Array:
+        """Over the last axis."""
+
+    def where(self, condition: Array, yes: Array | float, no: Array | float) -> Array:
+        """Elementwise choice."""
+
+    def take_along(self, array: Array, indices: Array) -> Array:
+        """`array[r, indices[r, j]]`."""
+
+    def sum(self, array: Array) -> Array:
+        """Over the last axis, kept as size 1."""
+
+    def arange(self, length: int) -> Array:
+        """Indices 0 … length-1 as integers."""
+
+
+class StageBackend(Protocol):
+    """A layer range on one device. All calls come from one thread."""
+
+    xp: ArrayNamespace
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Load the weights of the range; answer what fits beside them. Raises `ModelError`, `BackendError`."""
+
+    def allocate(self, num_pages: int, page_size: int) -> None:
+        """Make the page pool (ids 0 … num_pages-1, after `first_page_id`). Called again with a new epoch: same sizes
+        keep the pool, its contents are garbage then."""
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run all rows through the layers, writing their keys and values into their pages."""
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages, `src[i]` to `dst[i]`; only with the capability `copy_pages`."""
+
+    def close_slot(self, slot: int) -> None:
+        """The sequence in this slot is gone (for backends that keep rows)."""
+
+    def close(self) -> None:
+        """Free everything. Safe to call twice."""
+
+
+class BackendFactory(Protocol):
+    """What a plugin registers under a name; cheap to import, heavy only when a backend is made."""
+
+    name: str
+
+    def probe(self) -> Probe:
+        """Whether this machine can run the backend, without loading a model."""
+
+    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+        """Whether it can run these layers of the model in folder `model`; reads config.json only."""
+
+    def create(self) -> StageBackend:
+        """A backend that is not yet open."""

@@ -1,0 +1,142 @@
+"""Every error histrio raises on purpose, named for its cause.
+
+HistrioError                    500
+├── RequestError                400  the request is at fault; the text is safe to show
+│   ├── ContextLengthExceeded   400
+│   ├── ModelNotFound           404
+│   └── Overloaded              429  with Retry-After
+├── TopologyError                    a mistake in a topology file, with its path
+├── PluginError                      a plugin cannot load, or two claim one name
+├── ModelError                       the model cannot be served
+│   ├── ModelUnavailable             not on disk and not to be had from the hub
+│   ├── UnsupportedModel             an architecture or file format that is refused
+│   └── DoesNotFit                   not enough memory, with the numbers
+├── BackendError                     a backend cannot be used, with reason and remedy
+├── EngineError                 503  generation is not possible now
+│   ├── RequestTimeout          504  the request's own time limit passed
+│   └── RestartLimitReached          a child failed too often
+└── WireError                        frames that are not ours, or a peer that left
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "ContextLengthExceeded",
+    "DoesNotFit",
+    "EngineError",
+    "HistrioError",
+    "ModelError",
+    "ModelNotFound",
+    "ModelUnavailable",
+    "Overloaded",
+    "PluginError",
+    "RequestError",
+    "RequestTimeout",
+    "RestartLimitReached",
+    "TopologyError",
+    "UnsupportedModel",
+    "WireError",
+]
+
+
+class HistrioError(Exception):
+    """Base of the tree; knows the HTTP status and the label it has in metrics."""
+
+    status: int = 500
+    code: str = "internal_error"
+    type: str = "server_error"
+
+
+class RequestError(HistrioError):
+    """The client asked for something that cannot be done as asked."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code or type(self).code
+
+
+class ContextLengthExceeded(RequestError):
+    """Prompt, or prompt plus requested tokens, is longer than the model's context."""
+
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(RequestError):
+    """The request names a model that is not served here."""
+
+    status = 404
+    code = "model_not_found"
+
+
+class Overloaded(RequestError):
+    """All credits are taken; the client may try again."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TopologyError(HistrioError):
+    """A topology file says something that cannot be; `path` points into the file."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"{path}: {message}" if path else message)
+        self.path = path
+
+
+class PluginError(HistrioError):
+    """A plugin cannot be loaded, or two plugins register one name."""
+
+
+class ModelError(HistrioError):
+    """The model cannot be served."""
+
+    code = "model_error"
+
+
+class ModelUnavailable(ModelError):
+    """The model's files are not on this machine and cannot be fetched."""
+
+
+class UnsupportedModel(ModelError):
+    """The architecture or the file format is refused, and why."""
+
+
+class DoesNotFit(ModelError):
+    """Weights or pages need more memory than there is; the text has the numbers."""
+
+
+class BackendError(HistrioError):
+    """A backend cannot be used here; the text has the reason and the remedy."""
+
+
+class EngineError(HistrioError):
+    """Generation is not possible now."""
+
+    status = 503
+    code = "engine_unavailable"
+
+
+class RequestTimeout(EngineError):
+    """The request did not finish within its time limit."""
+
+    status = 504
+    code = "request_timeout"
+
+
+class RestartLimitReached(EngineError):
+    """A child failed more often than its limit allows."""
+
+
+class WireError(HistrioError):
+    """Frames of another protocol or version, or a peer that went away."""

@@ -1,0 +1,115 @@
+"""What an edge of the runtime (the HTTP endpoint, a benchmark, a test) sees: submit ids, iterate deltas.
+
+The gateway lives in the front process. Text never crosses it: who submits owns tokenizer and detokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from histrio.messages import RequestState, SamplingFields
+
+__all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """What the front knows of the model it serves, read from its configuration files only."""
+
+    id: str
+    """Name clients use: `demo`, the hub id, or the folder's name."""
+    path: str
+    """Local folder with tokenizer.json, chat template and configuration."""
+    created: int
+    """Unix seconds."""
+    architecture: str
+    num_layers: int
+    vocab_size: int
+    max_sequence_length: int
+    """Prompt + output tokens of one request, after the topology's own limit."""
+    bos_id: int | None = None
+    eos_ids: list[int] = []
+    """All ids that end a text, from generation_config.json and config.json."""
+    default_sampling: SamplingFields = {}
+    """Sampling fields that generation_config.json sets (`temperature`, `top_k`, …)."""
+    sampling_fields: list[str] = []
+    """Every request field that some sampler honours."""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """One prompt, already tokenized and checked, of which `num_choices` continuations are wanted."""
+
+    ids: list[int]
+    max_new_tokens: int
+    """At least 1; ids + max_new_tokens <= max_sequence_length."""
+    sampling: SamplingFields = {}
+    """Checked with `Gateway.check_sampling`; defaults of the model already merged."""
+    eos_ids: list[int] = []
+    stop_ids: list[int] = []
+    seed: int | None = None
+    num_choices: int = 1
+    timeout_s: float | None = None
+    """None: the topology's `request-timeout-s`."""
+
+
+@dataclass(slots=True)
+class Delta:
+    """New tokens of one choice; with a finished `state` it is the last one."""
+
+    ids: list[int]
+    state: RequestState
+    reason: str = ""
+    """With ERROR: a text that is safe to show."""
+
+
+class TokenStream(Protocol):
+    """The tokens of one choice, as they come. Iterate it to the end, or `cancel()` it."""
+
+    num_prompt_tokens: int
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def __anext__(self) -> Delta:
+        """Wait for the next delta. Several steps' tokens are one delta if the reader was slow."""
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the replica that ran this request is being replaced (send a keep-alive)."""
+
+    def cancel(self, state: RequestState = RequestState.CANCELLED) -> None:
+        """Stop generating and free the blocks; no delta follows. Does nothing after the end."""
+
+
+@dataclass(slots=True)
+class GatewayStatus:
+    """For /health and /metrics."""
+
+    state: str = "loading"
+    """"loading" | "ready" | "recovering" | "draining" | "failed"."""
+    detail: str = ""
+    """Progress while loading, the reason when failed."""
+    progress: float = 0.0
+    num_unfinished: int = 0
+    max_unfinished: int = 0
+    epoch: int = 0
+    num_replays: int = 0
+    counters: dict[str, float] = field(default_factory=dict)
+    """Monotonic totals by Prometheus-style name without prefix, e.g. `generated_tokens_total`."""
+    gauges: dict[str, float] = field(default_factory=dict)
+    """Present values, e.g. `running_sequences`, `free_blocks`."""
+
+
+class Gateway(Protocol):
+    """The front's door to the engine."""
+
+    model: ServedModel
+    status: GatewayStatus
+
+    def check_sampling(self, fields: dict[str, Any]) -> None:
+        """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
+
+    def submit(self, submission: Submission) -> list[TokenStream]:
+        """One stream per choice. Raises `Overloaded`, `EngineError`; takes all credits or none."""

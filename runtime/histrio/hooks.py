@@ -1,0 +1,63 @@
+"""The hooks a plugin may implement; `docs/hooks.md` describes each with an example.
+
+Hooks are called at start-up, never per step: they hand over objects, and the core calls methods on those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+from histrio.backend import BackendFactory
+from histrio.sampling import Sampler
+
+if TYPE_CHECKING:
+    from histrio.gateway import Gateway
+
+__all__ = ["EdgeContext", "EdgeService", "hookimpl", "register_backends", "register_edges", "register_samplers"]
+
+PROJECT = "histrio"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@dataclass(slots=True)
+class EdgeContext:
+    """What an edge service gets to work with."""
+
+    gateway: Gateway
+    settings: dict[str, Any]
+    """Its table of the topology (`[api]` for the endpoint), already checked against `EdgeService.settings`."""
+    ready: Callable[[str], None]
+    """Call once with the address when connections are accepted."""
+
+
+class EdgeService(Protocol):
+    """A service in the front process that turns foreign requests into submissions, such as the HTTP endpoint."""
+
+    name: str
+    """Also the name of its table in a topology."""
+    settings: type[Any]
+    """A msgspec struct with `rename="kebab"` and defaults: the keys its table may have."""
+
+    def run(self, context: EdgeContext) -> Awaitable[None]:
+        """Serve until cancelled; clean up in `finally`. Raise `HistrioError` for what a user can mend."""
+
+
+@hookspec
+def register_backends(register: Callable[[BackendFactory], None]) -> None:
+    """Offer stage backends: call `register(factory)` for each."""
+
+
+@hookspec
+def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
+    """Offer samplers: call `register(SamplerClass)` for each."""
+
+
+@hookspec
+def register_edges(register: Callable[[EdgeService], None]) -> None:
+    """Offer services of the front process: call `register(service)` for each."""

@@ -1,0 +1,376 @@
+"""Everything one actor can tell another: read this page first.
+
+All messages are frozen, array-like msgspec structs of one tagged union, `Message`. Facts are nouns or participles
+(`Tokens`, `Opened`), orders are imperatives (`Generate`, `Cancel`). New fields go last and have defaults. Token ids
+are plain lists of ints; tensors are `Tensor` objects, which cross a link as raw buffers beside the header.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, TypeAlias
+
+import msgspec
+
+__all__ = [
+    "PROTOCOL_VERSION",
+    "Allocated",
+    "Beat",
+    "Cancel",
+    "ChildFailed",
+    "Close",
+    "Copy",
+    "Drain",
+    "Generate",
+    "Granted",
+    "Hello",
+    "LeaseBlocks",
+    "Loading",
+    "Message",
+    "Open",
+    "Opened",
+    "ReplicaDown",
+    "ReplicaUp",
+    "RequestState",
+    "ReturnBlocks",
+    "Row",
+    "StageCapacity",
+    "Start",
+    "Stats",
+    "Step",
+    "StepResult",
+    "Stop",
+    "Tensor",
+    "TokenRow",
+    "Tokens",
+]
+
+PROTOCOL_VERSION = 1
+"""Peers compare it in `Hello`; it changes when the meaning of a message does."""
+
+SamplingFields: TypeAlias = dict[str, Any]
+"""Request fields that samplers own (`temperature`, `top_p` …), checked at the front, defaults left out."""
+
+
+class RequestState(IntEnum):
+    """Where a request stands; the last five are final."""
+
+    WAITING = 0
+    PREFILLING = 1
+    DECODING = 2
+    FINISHED_EOS = 3
+    FINISHED_STOP = 4
+    FINISHED_MAX_LENGTH = 5
+    ERROR = 6
+    CANCELLED = 7
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether no more tokens will come."""
+        return self >= RequestState.FINISHED_EOS
+
+
+class Tensor:
+    """A dense row-major array on its way between stages: dtype name, shape and the raw bytes.
+
+    `data` is any object with the buffer protocol, `dtype` one of "float32", "float16", "bfloat16", "int32", "int64".
+    The bytes are never copied on the way out; whoever made them leaves them alone until the message is sent.
+    """
+
+    __slots__ = ("data", "dtype", "shape")
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], data: Any) -> None:
+        self.dtype = dtype
+        self.shape = shape
+        self.data = data
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.dtype}, {self.shape})"
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """What all messages share: immutable, positional on the wire, tagged by class name."""
+
+
+# --- the line of a request -------------------------------------------------------------------------------------------
+
+
+class Generate(_Message, frozen=True):
+    """Admission → batching: run this request, or go on with it after a failure."""
+
+    request: int
+    """Unique within the front process."""
+    ids: list[int]
+    """Prompt, followed by tokens already delivered when the request is replayed."""
+    num_prompt_tokens: int
+    """How many of `ids` are the prompt; never changes on replay."""
+    max_total_tokens: int
+    """Length of prompt + output at which the request is FINISHED_MAX_LENGTH."""
+    eos_ids: list[int] = []
+    """Ids that end the text (FINISHED_EOS); empty with `ignore_eos`."""
+    stop_ids: list[int] = []
+    """Ids the client asked to stop at (FINISHED_STOP)."""
+    seed: int = 0
+    """64-bit seed of the draws; admission picks one if the client did not."""
+    choice: int = 0
+    """Index among the `n` answers to one prompt; part of the draw's counter."""
+    sampling: SamplingFields = {}
+    timeout_s: float = 600.0
+    """Seconds from arrival in batching until the request ends with ERROR."""
+
+
+class Cancel(_Message, frozen=True):
+    """Front → batching: forget the request. `state` tells why (CANCELLED, FINISHED_STOP)."""
+
+    request: int
+    state: RequestState = RequestState.CANCELLED
+
+
+class TokenRow(msgspec.Struct, frozen=True, array_like=True):
+    """New tokens of one request after one step."""
+
+    request: int
+    ids: list[int]
+    state: RequestState
+    reason: str = ""
+    """With ERROR: what went wrong, safe to show to the client."""
+
+
+class Tokens(_Message, frozen=True):
+    """Batching → front, once per step: what every request gained."""
+
+    epoch: int
+    rows: list[TokenRow]
+
+
+# --- kv blocks -------------------------------------------------------------------------------------------------------
+
+
+class LeaseBlocks(_Message, frozen=True):
+    """Batching → kv: let me have up to this many free blocks more."""
+
+    num_blocks: int
+
+
+class Granted(_Message, frozen=True):
+    """Kv → batching: these blocks are yours until returned; empty means that there are none."""
+
+    block_ids: list[int]
+
+
+class ReturnBlocks(_Message, frozen=True):
+    """Batching → kv: nobody reads these blocks any more."""
+
+    block_ids: list[int]
+
+
+# --- stages ----------------------------------------------------------------------------------------------------------
+
+
+class Open(_Message, frozen=True):
+    """Batching → every stage: a sequence takes a slot. Sent once, before its first row."""
+
+    slot: int
+    ids: list[int]
+    """All known tokens, for penalties; empty for stages that do not sample."""
+    num_prompt_tokens: int
+    seed: int
+    choice: int
+    sampling: SamplingFields
+
+
+class Row(msgspec.Struct, frozen=True, array_like=True):
+    """One sequence's part of a step."""
+
+    slot: int
+    start: int
+    """Position of the first token; equals the stage's own length of the slot unless `rewind`."""
+    num_tokens: int
+    num_sampled: int
+    """0 for a prefill chunk that is not the last, else how many trailing positions are sampled."""
+    block_ids: list[int] = []
+    """Blocks appended to the slot's table by this step."""
+    rewind: bool = False
+    """The slot's length is first cut to `start`."""
+
+
+class Step(_Message, frozen=True):
+    """Batching → stage 0 → … → last stage: compute these rows."""
+
+    step: int
+    epoch: int
+    rows: list[Row]
+    ids: list[int]
+    """Token ids of all rows, concatenated; read by stage 0."""
+    hidden: list[Tensor] = []
+    """The summed residual stream [num_tokens, hidden] from the stage before; empty for stage 0."""
+
+
+class Copy(_Message, frozen=True):
+    """Batching → every stage: copy pages, `src[i]` to `dst[i]`."""
+
+    src: list[int]
+    dst: list[int]
+
+
+class Close(_Message, frozen=True):
+    """Batching → every stage: the slot is free."""
+
+    slot: int
+
+
+class StepResult(_Message, frozen=True):
+    """Last stage → batching: the sampled ids of all rows, concatenated in row order."""
+
+    step: int
+    epoch: int
+    ids: list[int]
+    busy_s: float = 0.0
+    """Seconds the last stage spent computing."""
+
+
+# --- life of a replica -----------------------------------------------------------------------------------------------
+
+
+class StageCapacity(msgspec.Struct, frozen=True):
+    """What a stage backend can hold, answered by `open` before pages are allocated."""
+
+    max_pages: dict[int, int]
+    """Page size in tokens → most pages of that size that fit into memory."""
+    max_rows: int
+    """Most slots, and so most rows of a step."""
+    max_step_tokens: int
+    """Most tokens of all rows of a step together."""
+    dtype: str
+    param_bytes: int
+    page_bytes_per_token: int
+    """Bytes one token takes in this stage's pages, all its layers together."""
+    first_page_id: int = 0
+    capabilities: list[str] = []
+    """Of: rewind, prefix_share, copy_pages, all_position_logits, adapters, own_process, batch."""
+
+
+class Hello(_Message, frozen=True):
+    """Child process → root, first thing."""
+
+    process: str
+    pid: int
+    protocol: int
+
+
+class Loading(_Message, frozen=True):
+    """Stage → root: how far the weights are."""
+
+    stage: int
+    fraction: float
+    text: str = ""
+
+
+class Opened(_Message, frozen=True):
+    """Stage → root: weights are there, this is what fits beside them."""
+
+    stage: int
+    capacity: StageCapacity
+
+
+class Start(_Message, frozen=True):
+    """Root → every actor of a replica: begin epoch `epoch` with nothing running and all blocks free."""
+
+    epoch: int
+    num_pages: int
+    page_size: int
+    first_page_id: int
+    max_rows: int
+    max_step_tokens: int
+    max_sequence_length: int
+    peers: dict[str, str] = {}
+    """Actor name → process that hosts it."""
+    endpoints: dict[str, str] = {}
+    """Process → endpoint to connect to; only for peers this process must dial."""
+
+
+class Allocated(_Message, frozen=True):
+    """Every actor of a replica → root: ready for epoch `epoch`."""
+
+    actor: str
+    epoch: int
+
+
+class ReplicaUp(_Message, frozen=True):
+    """Root → admission: requests may flow."""
+
+    replica: int
+    epoch: int
+    max_sequence_length: int
+    num_blocks: int
+    block_size: int
+
+
+class ReplicaDown(_Message, frozen=True):
+    """Root → admission: nothing runs there now; unfinished requests wait for the next `ReplicaUp`."""
+
+    replica: int
+    reason: str
+    final: bool = False
+    """No restart will follow: fail what waits."""
+
+
+class ChildFailed(_Message, frozen=True):
+    """A supervised actor or process ended by itself."""
+
+    child: str
+    error: str
+
+
+class Beat(_Message, frozen=True):
+    """I/O thread of a child → root, every half second: the process lives, and what its device does."""
+
+    process: str
+    step: int
+    busy_s: float
+    """Seconds since the running step began; 0 when idle."""
+    expected_s: float
+    """What such a step took before; 0 when its shape is new."""
+
+
+class Stats(_Message, frozen=True):
+    """Batching → metrics: totals since the epoch began and present sizes, by metric name."""
+
+    epoch: int
+    values: dict[str, float]
+
+
+class Drain(_Message, frozen=True):
+    """Stop taking requests, finish what runs."""
+
+
+class Stop(_Message, frozen=True):
+    """Close what you own and end."""
+
+
+Message: TypeAlias = (
+    Generate
+    | Cancel
+    | Tokens
+    | LeaseBlocks
+    | Granted
+    | ReturnBlocks
+    | Open
+    | Step
+    | Copy
+    | Close
+    | StepResult
+    | Hello
+    | Loading
+    | Opened
+    | Start
+    | Allocated
+    | ReplicaUp
+    | ReplicaDown
+    | ChildFailed
+    | Beat
+    | Stats
+    | Drain
+    | Stop
+)
+"""The union every link carries."""
