@@ -115,8 +115,6 @@ class Generate(_Message, frozen=True):
     choice: int = 0
     """Index among the `n` answers to one prompt; part of the draw's counter."""
     sampling: SamplingFields = {}
-    timeout_s: float = 600.0
-    """Seconds from arrival in batching until the request ends with ERROR."""
 
 
 class Cancel(_Message, frozen=True):
@@ -320,6 +318,8 @@ class ChildFailed(_Message, frozen=True):
 
     child: str
     error: str
+    is_final: bool = False
+    """Starting it again would fail in the same way (a model that cannot be served, say)."""
 
 
 class Beat(_Message, frozen=True):

@@ -312,7 +312,7 @@ FACTS: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     ),
     (
         ("How many parameters do you have?", "How big are you?", "How large is the demo model?", "Are you a big model?"),
-        ("I am very small: I have about five million parameters. I fit into a few megabytes.",),
+        ("I am very small: I have about four million parameters. I fit into a few megabytes.",),
     ),
     (
         ("Who made you?", "Who trained you?", "Where do you come from?", "How were you trained?", "Who created you?"),

@@ -1,0 +1,144 @@
+"""OpenAI error objects for everything that can go wrong, and the exceptions only an HTTP edge has.
+
+No answer echoes the input, shows a traceback or is longer than `MAX_MESSAGE_CHARS`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import Any
+
+import msgspec
+from litestar import Request
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, RequestEntityTooLarge
+from litestar.response.base import ASGIResponse
+
+from histrio.errors import EngineError, HistrioError, Overloaded, RequestError
+
+__all__ = [
+    "GenerationFailed",
+    "InvalidKey",
+    "error_body",
+    "from_validation",
+    "on_http_exception",
+    "on_unexpected",
+    "on_histrio_error",
+]
+
+logger = logging.getLogger(__name__)
+
+MAX_MESSAGE_CHARS = 1000
+MAX_PARAM_CHARS = 100
+RETRY_AFTER_LOADING_S = 5
+
+_PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$", re.DOTALL)
+_FIELD = re.compile(r"(?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
+
+
+class InvalidKey(RequestError):
+    """The endpoint asks for an API key, and the request has none or a wrong one."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class BodyTooLarge(RequestError):
+    """The request's body is longer than the endpoint accepts."""
+
+    status = 413
+    code = "request_too_large"
+
+
+class UnknownRoute(RequestError):
+    """No such path."""
+
+    status = 404
+    code = "unknown_url"
+
+
+class WrongMethod(RequestError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    code = "method_not_supported"
+
+
+class GenerationFailed(EngineError):
+    """Generation ended with an error that is not the client's."""
+
+    status = 500
+    code = "generation_failed"
+
+
+def error_body(error: HistrioError) -> bytes:
+    """The OpenAI error object of an error whose text is safe to show."""
+    param = getattr(error, "param", None)
+    content = {
+        "message": str(error)[:MAX_MESSAGE_CHARS],
+        "type": error.type,
+        "param": None if param is None else param[:MAX_PARAM_CHARS],
+        "code": error.code,
+    }
+    return msgspec.json.encode({"error": content})
+
+
+def from_validation(error: msgspec.ValidationError, prefix: str = "") -> RequestError:
+    """A 400 that points at the field, such as `messages[0].role`, from msgspec's text."""
+    text = str(error)
+    path = ""
+    if found := _PATH.search(text):
+        path, text = found["path"], text[: found.start()]
+    if field := _FIELD.search(text):
+        name = field["name"][:MAX_PARAM_CHARS]
+        path = f"{path}.{name}" if path else name
+        text = "the field is required" if "missing" in text else "unknown field"
+    if text.startswith(("Invalid enum value", "Invalid value")):
+        text = "not one of the allowed values"
+
+    path = f"{prefix}{path}"
+    return RequestError(f"{path}: {text}" if path else text, param=path or None)
+
+
+def on_histrio_error(request: Request[Any, Any, Any], error: HistrioError) -> ASGIResponse:
+    """Handler for the errors we raise on purpose."""
+    request.app.state.edge.metrics.count_request(request.scope["path"], error.status)
+    headers = {}
+    if isinstance(error, Overloaded):
+        headers["retry-after"] = str(error.retry_after_s)
+    elif error.status == 503:
+        headers["retry-after"] = str(RETRY_AFTER_LOADING_S)
+    elif error.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.status == 500 and not isinstance(error, GenerationFailed):
+        logger.error("request failed", exc_info=error)
+        error = HistrioError("internal error; the server's log has the details")
+    return ASGIResponse(body=error_body(error), status_code=error.status, headers=headers)
+
+
+def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> ASGIResponse:
+    """Handler for what litestar itself refuses: unknown paths, wrong methods, bodies that are too long."""
+    edge = request.app.state.edge
+    match error:
+        case NotFoundException():
+            ours: HistrioError = UnknownRoute("there is nothing at this URL; the API is under /v1")
+        case MethodNotAllowedException():
+            ours = WrongMethod("this URL exists, but not for this method")
+        case RequestEntityTooLarge():
+            ours = BodyTooLarge(f"the request's body is longer than {edge.settings.max_body_bytes} bytes")
+        case _ if error.status_code < 500:
+            ours = RequestError("the request is malformed")
+        case _:
+            return on_unexpected(request, error)
+    response = on_histrio_error(request, ours)
+    if error.headers:
+        for name, value in error.headers.items():
+            response.headers.setdefault(name, value)
+    return response
+
+
+def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> ASGIResponse:
+    """Handler for bugs: the log has the traceback, the client only learns that there is one."""
+    logger.error("unexpected error in %s", request.scope["path"], exc_info=error)
+    return on_histrio_error(request, GenerationFailed("internal error; the server's log has the details"))

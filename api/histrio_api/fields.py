@@ -1,0 +1,139 @@
+"""Which request fields are honoured, which cannot matter, and which are refused: nothing is ignored in silence.
+
+A field of a request is one of: of the request's struct; a sampling field that some sampler has registered; without any
+effect by its definition; known, but not supported, and then only its neutral value is let through; unknown.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio_api.errors import MAX_PARAM_CHARS, from_validation
+from histrio_api.schemas import GenerationRequest
+
+__all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "decode_object", "split_fields"]
+
+R = TypeVar("R", bound=GenerationRequest)
+
+NO_EFFECT = frozenset(
+    {
+        "metadata",
+        "prediction",
+        "prompt_cache_key",
+        "prompt_cache_retention",
+        "request_id",
+        "safety_identifier",
+        "user",
+    }
+)
+"""Fields that label, or only promise speed; no value of them changes what is generated."""
+
+NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (),
+    "audio": (),
+    "bad_words": ([],),
+    "best_of": (1,),
+    "cache_salt": (),
+    "chat_template": (),
+    "documents": ([],),
+    "echo": (False,),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "grammar": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "include_reasoning": (True,),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "modalities": (["text"],),
+    "parallel_tool_calls": (True,),
+    "presence_penalty": (0,),
+    "priority": (0,),
+    "prompt_logprobs": (),
+    "reasoning_effort": (),
+    "regex": (),
+    "repetition_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "return_token_ids": (False,),
+    "service_tier": ("auto", "default"),
+    "spaces_between_special_tokens": (True,),
+    "store": (False,),
+    "structured_outputs": (),
+    "suffix": ("",),
+    "temperature": (1,),
+    "top_k": (0, -1),
+    "top_logprobs": (0,),
+    "top_p": (1,),
+    "truncate_prompt_tokens": (),
+    "typical_p": (1,),
+    "use_beam_search": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""Known fields that are not supported here, with the values besides null at which they would change nothing."""
+
+
+def decode_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body; raises `RequestError`."""
+    try:
+        value = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = "too deeply nested" if isinstance(error, RecursionError) else str(error)
+        raise RequestError(f"the request's body is not valid JSON: {text}", code="invalid_json") from error
+    if not isinstance(value, dict):
+        raise RequestError("the request's body must be a JSON object", code="invalid_json")
+
+    return value
+
+
+def split_fields(
+    request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str]
+) -> tuple[R, dict[str, Any]]:
+    """The checked request and its sampling fields. A null means that the field is not given."""
+    own: dict[str, Any] = {}
+    sampling: dict[str, Any] = {}
+    names = kind.__struct_fields__
+    for name, value in request.items():
+        if name in names:
+            target: dict[str, Any] | None = own
+        elif name in sampling_fields:
+            target = sampling
+        else:
+            _require_neutral(name, value)
+            target = None
+        if target is not None and value is not None:
+            target[name] = value
+
+    try:
+        return msgspec.convert(own, kind), sampling
+    except msgspec.ValidationError as error:
+        raise from_validation(error) from None
+
+
+def _require_neutral(name: str, value: Any) -> None:
+    if name in NO_EFFECT:
+        return
+
+    shown = name[:MAX_PARAM_CHARS]
+    if name not in NEUTRAL_VALUES:
+        raise RequestError(f"{shown}: unknown field", param=shown, code="unknown_parameter")
+    if value is None:
+        return
+
+    for neutral in NEUTRAL_VALUES[name]:
+        # True == 1 in Python, but `best_of: true` is not a number of choices.
+        if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
+            return
+    allowed = " or ".join(msgspec.json.encode(neutral).decode() for neutral in NEUTRAL_VALUES[name])
+    only = f"; leave it out or give {allowed}" if allowed else "; leave it out"
+    raise RequestError(f"{shown}: not supported by this server{only}", param=shown, code="unsupported_parameter")

@@ -1,0 +1,239 @@
+"""Requests and answers of the OpenAI-compatible API as msgspec structs.
+
+A request struct has only fields that are honoured. What else a request may carry is decided in `fields.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+__all__ = [
+    "ChatChoice",
+    "ChatCompletion",
+    "ChatMessage",
+    "ChatRequest",
+    "Completion",
+    "CompletionChoice",
+    "CompletionRequest",
+    "ContentPart",
+    "DetokenizeRequest",
+    "GenerationRequest",
+    "ModelCard",
+    "StreamOptions",
+    "TokenizeRequest",
+    "Usage",
+]
+
+_TokenId = Annotated[int, Meta(ge=0)]
+_PositiveInt = Annotated[int, Meta(ge=1)]
+_Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A part of a request: a field that we don't know is refused, not ignored."""
+
+
+class StreamOptions(_Strict):
+    """What a stream carries beside the text."""
+
+    include_usage: bool = False
+    """A last chunk without choices has the usage."""
+    continuous_usage_stats: bool = False
+    """Every chunk has the usage so far."""
+
+
+class ContentPart(msgspec.Struct):
+    """One part of a message's content; only text is served, other types are refused by name."""
+
+    type: str
+    text: str | None = None
+
+
+class FunctionCall(_Strict):
+    """A call the assistant made earlier."""
+
+    name: str
+    arguments: str | dict[str, Any]
+
+
+class ToolCall(_Strict):
+    """One tool call in an assistant message."""
+
+    function: FunctionCall
+    id: str = ""
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(_Strict):
+    """One message of a chat. The last four are what clients send back unchanged: accepted while empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    audio: None = None
+    function_call: None = None
+    annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
+
+
+class FunctionDefinition(_Strict):
+    """A function the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Literal[False] | None = None
+    """True would promise arguments that follow the schema; that needs grammars."""
+
+
+class ToolDefinition(_Strict):
+    """One entry of `tools`."""
+
+    function: FunctionDefinition
+    type: Literal["function"] = "function"
+
+
+class GenerationRequest(_Strict):
+    """What chat and plain completions have in common; sampling fields are kept apart."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: _PositiveInt | None = None
+    n: _PositiveInt = 1
+    seed: _Seed | None = None
+    stop: str | list[str] = []
+    stop_token_ids: list[_TokenId] = []
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: _PositiveInt | None = None
+    tools: list[ToolDefinition] = []
+    tool_choice: Literal["none", "auto"] = "auto"
+    chat_template_kwargs: dict[str, Any] = {}
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions. A prompt is text or token ids, or a list of either."""
+
+    prompt: str | list[str | _TokenId | list[_TokenId]]
+    echo: bool = False
+    add_special_tokens: bool = True
+
+
+class TokenizeRequest(_Strict):
+    """POST /tokenize: of a text, or of a chat as its prompt would be."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(_Strict):
+    """POST /detokenize."""
+
+    tokens: list[_TokenId]
+    model: str | None = None
+
+
+class Usage(msgspec.Struct):
+    """Tokens of a request; those of all its choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class CalledFunction(msgspec.Struct):
+    """Name and JSON arguments of a call in an answer."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(msgspec.Struct):
+    """A tool call in an answer."""
+
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
+class AnswerMessage(msgspec.Struct):
+    """The assistant's message in an answer."""
+
+    content: str | None
+    role: str = "assistant"
+    refusal: None = None
+    tool_calls: list[CalledTool] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChatChoice(msgspec.Struct):
+    """One of the `n` answers."""
+
+    index: int
+    message: AnswerMessage
+    finish_reason: str
+    logprobs: None = None
+
+
+class ChatCompletion(msgspec.Struct):
+    """The answer of /v1/chat/completions."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+    object: str = "chat.completion"
+
+
+class CompletionChoice(msgspec.Struct):
+    """One of the `n` continuations of one prompt."""
+
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: None = None
+
+
+class Completion(msgspec.Struct):
+    """The answer of /v1/completions."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    system_fingerprint: str
+    object: str = "text_completion"
+
+
+class ModelCard(msgspec.Struct):
+    """One entry of /v1/models."""
+
+    id: str
+    created: int
+    max_model_len: int
+    """Longest prompt + answer in tokens."""
+    object: str = "model"
+    owned_by: str = "histrio"

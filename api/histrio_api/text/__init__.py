@@ -1,0 +1,1 @@
+"""Everything about text: tokenizer, chat template, incremental decoding and stop strings."""

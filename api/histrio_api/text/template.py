@@ -1,0 +1,197 @@
+"""The model's chat template: messages to the text it was trained on.
+
+Templates are programs from strangers, so they run in jinja's immutable sandbox, with the environment that the hub's
+templates are written for (block trimming, `tojson`, `raise_exception`, `strftime_now`, `{% generation %}`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from histrio.errors import RequestError, UnsupportedModel
+
+__all__ = ["ChatTemplate", "Message", "load_chat_template"]
+
+Message = dict[str, Any]
+"""A chat message as templates see it: plain JSON values only."""
+
+MAX_ERROR_CHARS = 300
+_PROBE = "a text that no template writes"
+
+
+class ChatTemplate:
+    """One model's template, compiled once; `tool_use` may be a second one for requests with tools."""
+
+    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, Any]) -> None:
+        """`sources` maps names to jinja text and has "default"; raises `UnsupportedModel` if one does not compile."""
+        self._special_tokens = dict(special_tokens)
+        self._sources = dict(sources)
+        self._compiled = {name: _compile(name, source) for name, source in sources.items()}
+        self._wants_parts = self._only_takes_parts()
+
+    @property
+    def knows_developer(self) -> bool:
+        """Whether the role `developer` means something to it; otherwise such messages are system messages."""
+        return any("developer" in source for source in self._sources.values())
+
+    @property
+    def writes_tools(self) -> bool:
+        """Whether it puts tool definitions into the prompt."""
+        return any("tools" in source for source in self._sources.values())
+
+    @property
+    def has_hermes_calls(self) -> bool:
+        """Whether tool calls are written as JSON between `<tool_call>` and `</tool_call>`."""
+        return any("<tool_call>" in source and "</tool_call>" in source for source in self._sources.values())
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The prompt's text. Raises `RequestError` if the template refuses the messages."""
+        name = "tool_use" if tools and "tool_use" in self._compiled else "default"
+        if self._wants_parts:
+            messages = [_as_parts(message) for message in messages]
+        values = self._special_tokens | variables
+        try:
+            return self._compiled[name].render(
+                values, messages=messages, tools=tools, documents=None, add_generation_prompt=add_generation_prompt
+            )
+        except jinja2.TemplateError as error:
+            text = str(error)[:MAX_ERROR_CHARS]
+            raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
+        except Exception as error:  # a template is a program of its own: any error in it is about these messages
+            what = type(error).__name__
+            raise RequestError(f"the model's chat template failed on these messages ({what})", param="messages") from error
+
+    def _only_takes_parts(self) -> bool:
+        """Whether a plain string as content is lost, but a list of parts is written (some multimodal families)."""
+        try:
+            if _PROBE in self.render_unchecked([{"role": "user", "content": _PROBE}]):
+                return False
+            return _PROBE in self.render_unchecked([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
+        except Exception:  # it cannot be asked: strings are what nearly all templates take
+            return False
+
+    def render_unchecked(self, messages: Sequence[Message]) -> str:
+        """Render with the default template and let every error out."""
+        return self._compiled["default"].render(
+            self._special_tokens, messages=messages, tools=None, add_generation_prompt=True
+        )
+
+
+def load_chat_template(folder: str | Path) -> ChatTemplate | None:
+    """Read the template of a model's folder, or None if it has none.
+
+    chat_template.jinja comes first (with additional_chat_templates/NAME.jinja), then chat_template.json, then the key
+    in tokenizer_config.json, a string or a list of named ones. Raises `UnsupportedModel` if it does not compile.
+    """
+    root = Path(folder)
+    config = _read_json(root / "tokenizer_config.json")
+    sources = _sources(root, config)
+    if not sources:
+        return None
+
+    sources.setdefault("default", next(iter(sources.values())))
+    return ChatTemplate(sources, _special_tokens(_read_json(root / "special_tokens_map.json") | config))
+
+
+def _sources(root: Path, config: dict[str, Any]) -> dict[str, str]:
+    if (path := root / "chat_template.jinja").is_file():
+        extra = sorted((root / "additional_chat_templates").glob("*.jinja"))
+        named = {other.stem: other.read_text(encoding="utf-8") for other in extra}
+        return named | {"default": path.read_text(encoding="utf-8")}
+
+    found = _read_json(root / "chat_template.json").get("chat_template") or config.get("chat_template")
+    if isinstance(found, str):
+        return {"default": found}
+    if isinstance(found, list):
+        return {entry["name"]: entry["template"] for entry in found}
+    return {}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedModel(f"{path}: not valid JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """Every `*_token` of the configuration as its text (`bos_token`, `eos_token` …)."""
+    tokens = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
+    return tokens
+
+
+def _as_parts(message: Message) -> Message:
+    content = message.get("content")
+    return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+
+
+def _compile(name: str, source: str) -> jinja2.Template:
+    try:
+        return _environment().from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise UnsupportedModel(f"chat template {name!r}, line {error.lineno}: {error.message}") from error
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+class _GenerationBlock(Extension):
+    """`{% generation %}…{% endgeneration %}` marks what a model is trained on; to a prompt it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - declared so by jinja
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        """The block's own statements, in a scope of their own as training tools have it."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return [nodes.Scope(body, lineno=line)]
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as models were trained on it: jinja's own filter would escape `<`, `>`, `&` and quotes for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(pattern: str) -> str:
+    return datetime.now().strftime(pattern)

@@ -1,0 +1,71 @@
+"""The model's tokenizer, read from tokenizer.json: ids from text and text from ids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histrio.errors import ModelUnavailable, UnsupportedModel
+from histrio_api.text.detokenizer import Detokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
+
+__all__ = ["Tokenizer"]
+
+NUM_CONTEXT_TOKENS = 8
+"""Ids of the prompt that a detokenizer sees when the answer continues the prompt's own text."""
+
+
+class Tokenizer:
+    """Encodes and decodes; safe to use from several threads."""
+
+    def __init__(self, tokenizer: tokenizers.Tokenizer, bos_id: int | None = None) -> None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        self._tokenizer = tokenizer
+        self._bos_id = bos_id
+
+    @classmethod
+    def load(cls, folder: str | Path, bos_id: int | None = None) -> Tokenizer:
+        """Read `folder`/tokenizer.json. Raises `ModelUnavailable` if it is missing, `UnsupportedModel` if unreadable."""
+        import tokenizers
+
+        path = Path(folder) / "tokenizer.json"
+        if not path.is_file():
+            raise ModelUnavailable(
+                f"{path}: no such file. The endpoint needs the tokenizer as tokenizer.json; for a model that has only "
+                "a sentencepiece file, save one with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+            )
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)), bos_id)
+        except Exception as error:  # the library raises bare Exception for files it cannot read
+            raise UnsupportedModel(f"{path}: not a tokenizer that this version of `tokenizers` can read: {error}") from error
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def encode(self, text: str, *, add_special: bool) -> list[int]:
+        """Ids of `text`; special tokens written in it count as such. `add_special` adds BOS and the like, never twice."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
+        if add_special and self._bos_id is not None and ids[:2] == [self._bos_id, self._bos_id]:
+            return ids[1:]
+
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """Text of `ids`."""
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        return text
+
+    def token(self, token_id: int) -> str:
+        """The vocabulary's own spelling of one id."""
+        spelling: str | None = self._tokenizer.id_to_token(token_id)
+        return "" if spelling is None else spelling
+
+    def detokenizer(self, *, skip_special: bool = True, continues: Sequence[int] = ()) -> Detokenizer:
+        """Incremental decoding of one choice; `continues` are the prompt's ids if its text goes on without a break."""
+        return Detokenizer(self._tokenizer, skip_special=skip_special, context=continues[-NUM_CONTEXT_TOKENS:])

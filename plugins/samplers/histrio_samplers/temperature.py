@@ -1,0 +1,46 @@
+"""Temperature: logits divided by it, as in softmax(logits / temperature)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+
+from histrio.backend import Array, ArrayNamespace
+from histrio.sampling import Slots
+
+__all__ = ["Temperature", "TemperatureParams"]
+
+_LEAST = 1e-4
+"""Smaller temperatures count as this one: colder changes no draw, and float32 would overflow."""
+
+
+class TemperatureParams(msgspec.Struct, frozen=True):
+    """The field `temperature`; 0 is greedy, which the chain does itself."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+
+
+class Temperature:
+    """Sharpens (below 1) or flattens (above 1) the distribution before anything is truncated."""
+
+    name: ClassVar[str] = "temperature"
+    order: ClassVar[int] = 100
+    params: ClassVar[type[msgspec.Struct]] = TemperatureParams
+
+    def __init__(self, max_rows: int) -> None:
+        self._temperatures = np.ones(max_rows, np.float32)
+
+    def open(self, slot: int, params: msgspec.Struct, ids: list[int], num_prompt_tokens: int) -> None:
+        """Remember the slot's temperature."""
+        assert isinstance(params, TemperatureParams)
+        self._temperatures[slot] = max(params.temperature, _LEAST)
+
+    def needed(self, slots: Slots) -> bool:
+        """Whether any row has a temperature other than 1."""
+        return bool((self._temperatures[slots] != 1).any())
+
+    def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
+        """Divide each row; rows of temperature 1 stay exactly as they are."""
+        return logits / xp.asarray(self._temperatures[slots][:, None])

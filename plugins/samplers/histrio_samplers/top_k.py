@@ -1,0 +1,60 @@
+"""Top-k: only the k largest logits stay (Fan et al. 2018, "Hierarchical Neural Story Generation")."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.backend import Array, ArrayNamespace
+from histrio.sampling import Slots
+
+__all__ = ["TopK", "TopKParams"]
+
+_SMALL_K = 1024
+"""Rows with a larger k are looked at apart, so that they slow down no others."""
+
+
+class TopKParams(msgspec.Struct, frozen=True):
+    """The field `top_k`; 0 and -1 keep every token."""
+
+    top_k: Annotated[int, msgspec.Meta(ge=-1)] = 0
+
+
+class TopK:
+    """Removes what is less likely than the k-th most likely token; tokens equal to that one stay."""
+
+    name: ClassVar[str] = "top_k"
+    order: ClassVar[int] = 200
+    params: ClassVar[type[msgspec.Struct]] = TopKParams
+
+    def __init__(self, max_rows: int) -> None:
+        self._ks = np.zeros(max_rows, np.int64)
+
+    def open(self, slot: int, params: msgspec.Struct, ids: list[int], num_prompt_tokens: int) -> None:
+        """Remember the slot's k."""
+        assert isinstance(params, TopKParams)
+        self._ks[slot] = min(max(params.top_k, 0), np.iinfo(np.int32).max)
+
+    def needed(self, slots: Slots) -> bool:
+        """Whether any row has a k."""
+        return bool(self._ks[slots].any())
+
+    def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
+        """Set everything below the row's k-th largest logit to -inf."""
+        ks = np.minimum(self._ks[slots], logits.shape[-1])
+        thresholds = xp.asarray(np.full((len(ks), 1), -np.inf, np.float32))
+        for rows in (np.flatnonzero((ks > 0) & (ks <= _SMALL_K)), np.flatnonzero(ks > _SMALL_K)):
+            if len(rows) > 0:
+                part = logits if len(rows) == len(ks) else xp.take_rows(logits, rows)
+                thresholds = xp.put_rows(thresholds, rows, _kth_largest(xp, part, ks[rows]))
+
+        return xp.where(logits < thresholds, -np.inf, logits)
+
+
+def _kth_largest(xp: ArrayNamespace, logits: Array, ks: npt.NDArray[np.int64]) -> Array:
+    """[rows, 1]: the ks[r]-th largest value of each row r; 1 <= ks[r] <= vocab."""
+    values, _ = xp.topk(logits, int(ks.max()))
+    return xp.take_along(values, xp.asarray(ks[:, None] - 1))

@@ -1,0 +1,136 @@
+"""Which models this backend runs, told from config.json alone.
+
+Everything that transformers has as a decoder with plain or windowed causal attention runs; what doesn't is refused here by
+name, before weights are read. `structure.py` and `dry_run.py` check what only the modelling code can tell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from histrio.errors import ModelUnavailable, UnsupportedModel
+
+__all__ = ["check_config", "read_config"]
+
+_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
+_STATE_KEYS = (
+    "attn_layer_period",
+    "conv_L_cache",
+    "hybrid_override_pattern",
+    "layers_block_type",
+    "linear_num_key_heads",
+    "mamba_d_state",
+    "mamba_num_heads",
+    "ssm_cfg",
+    "state_size",
+    "time_mix_extra_dim",
+)
+"""Keys by which configurations of recurrent and hybrid models give themselves away."""
+_STATE_TYPES = ("mamba", "rwkv", "jamba", "recurrent_gemma", "xlstm", "zamba", "falcon_h1", "bamba", "lfm2")
+_REFUSED_TYPES = {
+    "gemma3n": "its layers read per-layer inputs of the first stage",
+    "gemma3n_text": "its layers read per-layer inputs of the first stage",
+    "gemma4": "its layers share keys and values of other layers",
+    "gemma4_text": "its layers share keys and values of other layers",
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The model's config.json. Raises `ModelUnavailable` where there is none, `UnsupportedModel` where it is no object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelUnavailable(f"{path} does not exist; give a folder with config.json and safetensors files") from None
+    except ValueError as error:
+        raise UnsupportedModel(f"{path} is not JSON: {error}") from None
+
+    if not isinstance(config, dict):
+        raise UnsupportedModel(f"{path} holds no JSON object")
+
+    return config
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Raise `UnsupportedModel`, with the model's name and the reason, for what this backend can't run."""
+    name = _name(config)
+    reason = _refusal(config)
+    if reason is not None:
+        raise UnsupportedModel(f"{name} is not supported by the torch backend: {reason}")
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures") or []
+    return str(architectures[0]) if architectures else str(config.get("model_type", "a model without model_type"))
+
+
+def _refusal(config: Mapping[str, Any]) -> str | None:
+    model_type = str(config.get("model_type", ""))
+    if config.get("is_encoder_decoder"):
+        return "it is an encoder-decoder; only decoders run"
+
+    if not _is_native(model_type):
+        return _foreign_reason(config, model_type)
+
+    if model_type in _REFUSED_TYPES:
+        return _REFUSED_TYPES[model_type]
+
+    state = _state_reason(config, model_type)
+    if state is not None:
+        return state
+
+    if "text_config" in config or "vision_config" in config:
+        return "it is a multimodal wrapper; use a text-only checkpoint"
+
+    if not _name(config).endswith(("ForCausalLM", "LMHeadModel")):
+        return "it is no causal language model (an encoder, or a task head)"
+
+    if "quantization_config" in config:
+        return f"its weights are quantized ({_quantization(config)}); use a bfloat16, float16 or float32 checkpoint"
+
+    if not isinstance(config.get("num_hidden_layers", config.get("n_layer")), int):
+        return "config.json has no num_hidden_layers"
+
+    return None
+
+
+def _is_native(model_type: str) -> bool:
+    """Whether the installed transformers has a language model of the type; read as text, for importing it takes seconds."""
+    spec = find_spec("transformers")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+
+    source = Path(spec.submodule_search_locations[0], "models", "auto", "modeling_auto.py").read_text(encoding="utf-8")
+    _, _, mapping = source.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")
+    return f'("{model_type}", ' in mapping.partition("\n)")[0]
+
+
+def _foreign_reason(config: Mapping[str, Any], model_type: str) -> str:
+    if "auto_map" in config:
+        return "it needs remote code (auto_map in config.json), which is never run"
+
+    return f"the installed transformers has no language model of type {model_type!r}"
+
+
+def _state_reason(config: Mapping[str, Any], model_type: str) -> str | None:
+    for layer_type in config.get("layer_types") or []:
+        if layer_type not in _ATTENTION_TYPES:
+            return f"it has layers of type {layer_type}; only full and sliding attention run"
+
+    found = [key for key in _STATE_KEYS if config.get(key) is not None]
+    if found or model_type.startswith(_STATE_TYPES):
+        return f"it keeps a recurrent or hybrid state ({found[0] if found else model_type}) that pages can't hold"
+
+    if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
+        return "its attention is bidirectional"
+
+    return None
+
+
+def _quantization(config: Mapping[str, Any]) -> str:
+    settings = config["quantization_config"]
+    return str(settings.get("quant_method", "unknown method")) if isinstance(settings, Mapping) else "unknown method"

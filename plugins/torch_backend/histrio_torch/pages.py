@@ -1,0 +1,200 @@
+"""The pool of pages that holds the keys and values of a stage's layers, and where the running step finds its own.
+
+A layer's keys are one tensor [kv head, page, token of the page, dim], its values another. So the pages of one head,
+gathered in order, are a matrix [tokens, dim] that the attention's products take as it is; nothing is permuted.
+`begin` turns a step's block tables into indices once, and all layers use them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from histrio.backend import StepBatch
+from histrio_torch.row_groups import QueryBlock, RowGroup, group_rows
+
+__all__ = ["DeviceGroup", "LayerShape", "PagedCache"]
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """What one layer keeps for each token. A latent (MLA) is one head with `value_dim` 0."""
+
+    num_kv_heads: int
+    key_dim: int
+    value_dim: int
+
+    @property
+    def values_per_token(self) -> int:
+        """How many numbers a token takes."""
+        return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+
+@dataclass(slots=True)
+class DeviceGroup:
+    """A `RowGroup` with what the products need of it on the device."""
+
+    rows: RowGroup
+    tokens: slice | Tensor
+    """Where its tokens are among those of the step; a slice where they are neighbours."""
+    pages: Tensor
+    """[rows, 1, pages]"""
+    biases: list[Tensor | None]
+    """For each block [rows, 1, queries, 1, masked keys]: 0 or -inf; None where nothing is hidden."""
+    page_rows: dict[int, Tensor] = field(default_factory=dict)
+    """num_kv_heads → [rows * heads * pages] rows of a pool seen as [heads * pages, …]."""
+
+
+class PagedCache:
+    """Keys and values of the layers of one stage. Page ids index all layers alike; the caller owns which are whose."""
+
+    def __init__(self, layers: Mapping[int, LayerShape], dtype: torch.dtype, device: torch.device | str) -> None:
+        self.layers = dict(layers)
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.num_pages = 0
+        self.page_size = 0
+        self._pools: list[Tensor] = []
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+        self._scratch: dict[str, Tensor] = {}
+        self._batch: StepBatch | None = None
+        self._slots = torch.empty(0, dtype=torch.int64)
+        self._slot_rows: dict[int, Tensor] = {}
+        self._groups: dict[int | None, list[DeviceGroup]] = {}
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Memory that one token takes in all layers together."""
+        return sum(shape.values_per_token for shape in self.layers.values()) * self.dtype.itemsize
+
+    def allocate(self, num_pages: int, page_size: int) -> None:
+        """Make the pool, zeroed; same sizes as before keep it with what it holds."""
+        if (num_pages, page_size) == (self.num_pages, self.page_size):
+            return
+
+        self._pools, self._keys, self._values = [], {}, {}
+        self._batch = None
+        self.num_pages, self.page_size = num_pages, page_size
+        for shape in sorted(set(self.layers.values()), key=repr):
+            indices = [index for index, other in self.layers.items() if other == shape]
+            self._keys.update(self._make_pool(indices, shape.num_kv_heads, shape.key_dim))
+            self._values.update(self._make_pool(indices, shape.num_kv_heads, shape.value_dim))
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages `src[i]` to `dst[i]` in all layers; all are read before any is written."""
+        sources = torch.tensor(src, dtype=torch.int64, device=self.device)
+        targets = torch.tensor(dst, dtype=torch.int64, device=self.device)
+        for pool in self._pools:
+            pool.index_copy_(2, targets, pool.index_select(2, sources))
+
+    def begin(self, batch: StepBatch) -> None:
+        """Make `batch` the running step: where its tokens are written, and (at first use) what its rows read."""
+        assert self.page_size, "allocate() comes before begin()"
+        rows = np.repeat(np.arange(batch.num_rows), batch.num_tokens)
+        within = np.arange(batch.total_tokens) - batch.offsets[:-1].astype(np.int64)[rows]
+        positions = batch.starts.astype(np.int64)[rows] + within
+        slots = batch.block_tables[rows, positions // self.page_size].astype(np.int64) * self.page_size
+        slots += positions % self.page_size
+        self._batch = batch
+        self._slots = self._to_device(slots)
+        self._slot_rows = {}
+        self._groups = {}
+        self._clear_entered_pages(batch)
+
+    def groups(self, window: int | None) -> list[DeviceGroup]:
+        """The running step's rows, grouped for layers with this window (None: all keys are seen)."""
+        if window not in self._groups:
+            assert self._batch is not None, "begin() comes before the first layer"
+            rows = group_rows(self._batch, self.page_size, window)
+            self._groups[window] = [self._device_group(group) for group in rows]
+
+        return self._groups[window]
+
+    def write(self, layer_index: int, key: Tensor, value: Tensor | None) -> None:
+        """Store the step's keys [tokens, kv_heads, key_dim] and values in the pages of their rows."""
+        shape = self.layers[layer_index]
+        rows = self._slot_rows_of(shape.num_kv_heads)
+        self._keys[layer_index].view(-1, shape.key_dim).index_copy_(0, rows, key.reshape(-1, shape.key_dim))
+        if value is not None:
+            self._values[layer_index].view(-1, shape.value_dim).index_copy_(0, rows, value.reshape(-1, shape.value_dim))
+
+    def gather(self, layer_index: int, group: DeviceGroup) -> tuple[Tensor, Tensor | None]:
+        """Keys and values [rows * kv_heads, keys, dim] of the group's pages, in scratch that the next gather reuses."""
+        shape = self.layers[layer_index]
+        rows = self._page_rows_of(group, shape.num_kv_heads)
+        keys = self._gather_pool("key", self._keys[layer_index], rows, group)
+        if not shape.value_dim:
+            return keys, None
+
+        return keys, self._gather_pool("value", self._values[layer_index], rows, group)
+
+    def _make_pool(self, indices: list[int], num_kv_heads: int, dim: int) -> dict[int, Tensor]:
+        if not dim:
+            return {}
+
+        sizes = (len(indices), num_kv_heads, self.num_pages, self.page_size, dim)
+        pool = torch.zeros(sizes, dtype=self.dtype, device=self.device)
+        self._pools.append(pool)
+        return dict(zip(indices, pool.unbind(0), strict=True))
+
+    def _clear_entered_pages(self, batch: StepBatch) -> None:
+        # A page's former owner may have left NaN behind the tokens that this step writes; 0 * NaN would reach the row.
+        ends = batch.starts.astype(np.int64) + batch.num_tokens
+        last_pages = (ends - 1) // self.page_size
+        entered = (last_pages * self.page_size >= batch.starts) & (ends % self.page_size != 0)
+        if not entered.any():
+            return
+
+        rows = np.flatnonzero(entered)
+        pages = self._to_device(batch.block_tables[rows, last_pages[rows]].astype(np.int64))
+        for pool in self._pools:
+            pool.index_fill_(2, pages, 0)
+
+    def _device_group(self, group: RowGroup) -> DeviceGroup:
+        first, last = int(group.tokens[0]), int(group.tokens[-1])
+        neighbours = last - first + 1 == len(group.tokens)
+        tokens = slice(first, last + 1) if neighbours else self._to_device(group.tokens)
+        biases = [self._bias(block) for block in group.blocks]
+        return DeviceGroup(group, tokens, self._to_device(group.pages)[:, None, :], biases)
+
+    def _bias(self, block: QueryBlock) -> Tensor | None:
+        if not block.hidden.any():
+            return None
+
+        bias = np.where(block.hidden, np.float32(-np.inf), np.float32(0))
+        return self._to_device(bias).to(self.dtype)[:, None, :, None, :]
+
+    def _slot_rows_of(self, num_kv_heads: int) -> Tensor:
+        """[tokens * heads] rows of a pool seen as [heads * tokens of all pages, dim]."""
+        if num_kv_heads not in self._slot_rows:
+            heads = torch.arange(num_kv_heads, device=self.device) * (self.num_pages * self.page_size)
+            self._slot_rows[num_kv_heads] = (self._slots[:, None] + heads).reshape(-1)
+
+        return self._slot_rows[num_kv_heads]
+
+    def _page_rows_of(self, group: DeviceGroup, num_kv_heads: int) -> Tensor:
+        if num_kv_heads not in group.page_rows:
+            heads = torch.arange(num_kv_heads, device=self.device)[:, None] * self.num_pages
+            group.page_rows[num_kv_heads] = (group.pages + heads).reshape(-1)
+
+        return group.page_rows[num_kv_heads]
+
+    def _gather_pool(self, name: str, pool: Tensor, rows: Tensor, group: DeviceGroup) -> Tensor:
+        dim = pool.shape[-1]
+        page_values = self.page_size * dim
+        num_values = len(rows) * page_values
+        scratch = self._scratch.get(name)
+        if scratch is None or scratch.numel() < num_values:
+            scratch = self._scratch[name] = torch.empty(num_values, dtype=self.dtype, device=self.device)
+
+        gathered = scratch[:num_values].view(len(rows), page_values)
+        torch.index_select(pool.view(-1, page_values), 0, rows, out=gathered)
+        return gathered.view(-1, group.pages.shape[-1] * self.page_size, dim)
+
+    def _to_device(self, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)

@@ -1,0 +1,127 @@
+"""Admission: takes credits, keeps the table of unfinished requests, and is the gateway edges submit to."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from histrio.actors.directory import Tell
+from histrio.actors.mailbox import Actor
+from histrio.actors.streams import RequestStream
+from histrio.engine.requests import RequestTable, Ticket
+from histrio.errors import EngineError, WireError
+from histrio.gateway import GatewayStatus, ServedModel, Submission
+from histrio.messages import Cancel, Generate, Message, ReplicaDown, ReplicaUp, RequestState, Tokens
+
+__all__ = ["AdmissionActor"]
+
+
+class AdmissionActor(Actor):
+    """Lives on the front's loop. After a failure every unfinished request is sent to the replica that follows."""
+
+    def __init__(
+        self,
+        tell: Tell,
+        model: ServedModel,
+        table: RequestTable,
+        check_sampling: Callable[[dict[str, Any]], None],
+        *,
+        request_timeout_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.status = GatewayStatus(max_unfinished=table.max_unfinished)
+        self.check_sampling = check_sampling
+        self._tell = tell
+        self._table = table
+        self._request_timeout_s = request_timeout_s
+        self._clock = clock
+        self._epoch: int | None = None
+        """Of the replica that serves; None while there is none."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after a replica came or went."""
+
+    # --- gateway -----------------------------------------------------------------------------------------------------
+
+    def submit(self, submission: Submission) -> list[RequestStream]:
+        """One stream per choice. Raises `Overloaded`, and `EngineError` while loading, draining or after a failure."""
+        if self.status.state not in ("ready", "recovering"):
+            raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
+
+        timeout_s = submission.timeout_s or self._request_timeout_s
+        deadline = self._clock() + timeout_s
+        return [self._open(order, deadline) for order in self._table.accept(submission)]
+
+    def expire(self) -> None:
+        """End requests whose time is over. Called by the front's timer."""
+        for request in self._table.expire(self._clock()):
+            self._forget(request, RequestState.ERROR)
+
+    def drain(self) -> None:
+        """Take no more requests; what runs goes on."""
+        self.status.state = "draining"
+        self.status.detail = "shutting down"
+
+    @property
+    def num_unfinished(self) -> int:
+        """Accepted requests that have not ended."""
+        return len(self._table)
+
+    # --- actor -------------------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """Tokens for the streams; a replica that came or went."""
+        match message:
+            case Tokens(epoch, rows):
+                if epoch == self._epoch:
+                    for row in rows:
+                        self._table.deliver(row)
+                    self.status.num_unfinished = len(self._table)
+            case ReplicaUp():
+                self._up(message)
+                self.on_change()
+            case ReplicaDown():
+                self._down(message)
+                self.on_change()
+            case _:
+                raise WireError(f"admission does not understand {type(message).__name__}")
+
+    def _open(self, order: Generate, deadline: float) -> RequestStream:
+        request = order.request
+        stream = RequestStream(
+            order.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._epoch is None
+        )
+        self._table.add(Ticket(order, deadline, stream.push))
+        self.status.num_unfinished = len(self._table)
+        if self._epoch is not None:
+            self._tell("batching", order)
+        return stream
+
+    def _cancel(self, request: int, state: RequestState) -> None:
+        if self._table.remove(request):
+            self._forget(request, state)
+
+    def _forget(self, request: int, state: RequestState) -> None:
+        self.status.num_unfinished = len(self._table)
+        if self._epoch is not None:
+            self._tell("batching", Cancel(request, state))
+
+    def _up(self, message: ReplicaUp) -> None:
+        self._epoch = message.epoch
+        self.status.epoch = message.epoch
+        self.status.gauges["num_blocks"] = message.num_blocks
+        if self.status.state != "draining":
+            self.status.state, self.status.detail = "ready", ""
+        orders = self._table.replay()
+        self.status.num_replays += len(orders)
+        for order in orders:
+            self._tell("batching", order)
+
+    def _down(self, message: ReplicaDown) -> None:
+        self._epoch = None
+        if message.final:
+            self.status.state, self.status.detail = "failed", message.reason
+            self._table.fail_all(message.reason)
+        elif self.status.state == "ready":
+            self.status.state, self.status.detail = "recovering", message.reason

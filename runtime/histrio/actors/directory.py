@@ -1,0 +1,97 @@
+"""How one actor reaches another: by name, through one `tell`, wherever the other lives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from histrio.actors.mailbox import Actor, Dispatcher
+from histrio.errors import WireError
+from histrio.messages import Message, Start
+
+__all__ = ["Directory", "RemoteLinks", "Tell"]
+
+Tell: TypeAlias = Callable[[str, Message], None]
+"""`tell(actor, message)`: appended to that actor's mailbox, in order; never blocks, never runs the handler."""
+
+
+class RemoteLinks(Protocol):
+    """What the directory needs of the I/O thread: the `zmq` kind of link."""
+
+    def connect(self, process: str, endpoint: str) -> None:
+        """Dial a peer."""
+
+    def disconnect(self, process: str) -> None:
+        """Forget a peer."""
+
+    def send(self, process: str, actor: str, message: Message) -> None:
+        """Queue a message for an actor of that process."""
+
+
+class Directory:
+    """The actors of this process, and the processes of all others.
+
+    A local `tell` is a `call` link when both actors share a dispatcher, a `queue` link when they do not; a remote one
+    is a `zmq` link. The topology decides, never the code that tells.
+    """
+
+    def __init__(self, process: str, links: RemoteLinks | None = None) -> None:
+        self.process = process
+        self._links = links
+        self._local: dict[str, Dispatcher] = {}
+        self._remote: dict[str, str] = {}
+
+    def use(self, links: RemoteLinks) -> None:
+        """Tell remote actors through these links."""
+        self._links = links
+
+    def host(self, name: str, dispatcher: Dispatcher, actor: Actor) -> None:
+        """The actor lives in this process."""
+        dispatcher.host(name, actor)
+        self._local[name] = dispatcher
+
+    def route(self, peers: dict[str, str], endpoints: dict[str, str] | None = None) -> None:
+        """Learn where actors live now, and dial the processes that this one has to dial."""
+        gone = {process for actor, process in self._remote.items() if peers.get(actor, process) != process}
+        self._remote.update({actor: process for actor, process in peers.items() if process != self.process})
+        if self._links is None:
+            return
+        for process in gone:
+            self._links.disconnect(process)
+        for process, endpoint in (endpoints or {}).items():
+            self._links.connect(process, endpoint)
+
+    def forget(self, process: str) -> None:
+        """The process has ended: what may still arrive from it is dropped."""
+        for name in [name for name, host in self._remote.items() if host == process]:
+            del self._remote[name]
+        if self._links is not None:
+            self._links.disconnect(process)
+
+    def tell(self, name: str, message: Message) -> None:
+        """Append the message to the actor's mailbox. Raises `WireError` if nobody knows the actor."""
+        dispatcher = self._local.get(name)
+        if dispatcher is not None:
+            dispatcher.post(name, message)
+            return
+
+        process = self._remote.get(name)
+        if process is None or self._links is None:
+            raise WireError(f"no actor is called {name!r} in process {self.process!r} or among its peers")
+        self._links.send(process, name, message)
+
+    def deliver(self, batch: list[tuple[str, Message, str]]) -> None:
+        """Messages from other processes, on the I/O thread: pass them to their mailboxes.
+
+        What a process sends that no present peer lives in (a dead incarnation) is dropped.
+        """
+        known = set(self._remote.values())
+        for name, message, sender in batch:
+            if sender not in known:
+                continue
+            if isinstance(message, Start):
+                self.route(message.peers, message.endpoints)
+                known = set(self._remote.values())
+            dispatcher = self._local.get(name)
+            if dispatcher is not None:
+                dispatcher.post(name, message)

@@ -1,0 +1,144 @@
+"""Where actors live: one dispatcher per thread, one deque of messages per dispatcher.
+
+A message is appended to the dispatcher's deque and handled after the current handler has returned; never by a recursive
+call. When the deque has been drained, actors that got something are flushed once: that is where batching plans the
+next step, with everything that arrived meanwhile in view.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+
+from histrio.messages import Message
+
+__all__ = ["Actor", "Dispatcher", "LoopDispatcher", "OnFailure", "ThreadDispatcher"]
+
+
+class Actor(ABC):
+    """Owns some state; everything that happens to it is a message."""
+
+    def start(self) -> None:  # noqa: B027 - most actors are ready when they are made
+        """Called once the mailbox exists, on the thread that will run the handlers; may block a device's thread."""
+
+    @abstractmethod
+    def receive(self, message: Message) -> None:
+        """Handle one message. An exception here is the supervisor's business."""
+
+    def flush(self) -> None:  # noqa: B027 - most actors have nothing to add
+        """The mailbox is empty: act on what was received since the last flush."""
+
+
+OnFailure = Callable[[str, Exception], None]
+"""Called with the actor's name when a handler raised; runs on the dispatcher's thread."""
+
+_MAX_PER_TURN = 256
+"""Messages handled before the event loop gets its turn."""
+
+
+class Dispatcher(ABC):
+    """Runs the handlers of its actors, one after the other. `post` may be called from any thread."""
+
+    def __init__(self, on_failure: OnFailure) -> None:
+        self._actors: dict[str, Actor] = {}
+        self._inbox: deque[tuple[str, Message]] = deque()
+        self._dirty: dict[str, Actor] = {}
+        self._on_failure = on_failure
+
+    def host(self, name: str, actor: Actor) -> None:
+        """The actor lives here from now on; replaces one of the same name."""
+        self._actors[name] = actor
+
+    def evict(self, name: str) -> None:
+        """Messages for this name are dropped from now on."""
+        self._actors.pop(name, None)
+        self._dirty.pop(name, None)
+
+    def post(self, name: str, message: Message) -> None:
+        """Append a message to the mailbox; never blocks, never runs a handler."""
+        self._inbox.append((name, message))
+        self._wake()
+
+    @abstractmethod
+    def _wake(self) -> None:
+        """Make sure that a turn will come."""
+
+    def _turn(self, most: int) -> bool:
+        """Handle up to `most` messages, flush if drained; whether more is waiting."""
+        inbox = self._inbox
+        while inbox and most > 0:
+            name, message = inbox.popleft()
+            most -= 1
+            actor = self._actors.get(name)
+            if actor is None:
+                continue
+            self._dirty[name] = actor
+            try:
+                actor.receive(message)
+            except Exception as error:
+                self._on_failure(name, error)
+        if not inbox:
+            self._flush()
+        return bool(inbox)
+
+    def _flush(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for name, actor in dirty.items():
+            if self._actors.get(name) is not actor:
+                continue
+            try:
+                actor.flush()
+            except Exception as error:
+                self._on_failure(name, error)
+
+
+class LoopDispatcher(Dispatcher):
+    """Runs on an asyncio loop, for processes that serve many: never blocks."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, on_failure: OnFailure) -> None:
+        super().__init__(on_failure)
+        self._loop = loop
+        self._armed = False
+
+    def _wake(self) -> None:
+        if self._armed:
+            return
+        self._armed = True
+        try:
+            self._loop.call_soon_threadsafe(self._run)
+        except RuntimeError:  # the loop has closed: nobody is left to read it
+            self._inbox.clear()
+
+    def _run(self) -> None:
+        self._armed = False
+        if self._turn(_MAX_PER_TURN):
+            self._wake()
+
+
+class ThreadDispatcher(Dispatcher):
+    """Owns a thread that may block, for device work: `run` returns after `stop`."""
+
+    def __init__(self, on_failure: OnFailure) -> None:
+        super().__init__(on_failure)
+        self._event = threading.Event()
+        self._stopping = False
+
+    def _wake(self) -> None:
+        if not self._event.is_set():
+            self._event.set()
+
+    def run(self) -> None:
+        """Handle messages until stopped. Call it on the thread that owns the device."""
+        while not self._stopping:
+            self._event.wait()
+            self._event.clear()
+            while not self._stopping and self._turn(_MAX_PER_TURN):
+                pass
+
+    def stop(self) -> None:
+        """End `run` after the current handler; callable from any thread."""
+        self._stopping = True
+        self._event.set()

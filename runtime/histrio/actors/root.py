@@ -1,0 +1,229 @@
+"""Root: brings a replica up, notices what dies, and begins a new epoch once everything is there again.
+
+loading ──all Opened──▶ starting ──all Allocated──▶ up
+   ▲                                                 │
+   └──────────── a process or an actor failed ───────┘       (or: failed, for good)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from histrio.actors.directory import Directory
+from histrio.actors.mailbox import Actor
+from histrio.engine.placement import SizeLimits, fit
+from histrio.errors import ModelError, WireError
+from histrio.messages import (
+    PROTOCOL_VERSION,
+    Allocated,
+    Beat,
+    ChildFailed,
+    Hello,
+    Loading,
+    Message,
+    Opened,
+    ReplicaDown,
+    ReplicaUp,
+    StageCapacity,
+    Start,
+)
+
+__all__ = ["HostedActors", "Launcher", "RootActor"]
+
+log = logging.getLogger(__name__)
+
+_HUNG_AFTER_S = 10.0
+_HUNG_FACTOR = 5.0
+_SILENT_AFTER_S = 4.0
+
+
+class Launcher(Protocol):
+    """What root can have done to processes."""
+
+    def kill(self, process: str, reason: str) -> None:
+        """End a process that is hung or lost; its exit is then reported like any other."""
+
+
+@dataclass(slots=True)
+class HostedActors:
+    """Which process hosts which actors, and how later ones reach it."""
+
+    role: str
+    """`engine`, `stage1`, …; stays the same when the process is restarted."""
+    process: str
+    """The role with the count of its incarnations, `engine.2`."""
+    actors: list[str]
+    endpoint: str = ""
+    """Empty in the one-process topology."""
+    dials: list[str] = field(default_factory=list)
+    """Roles this one connects to at the start of an epoch."""
+
+
+class RootActor(Actor):
+    """The replica's life, on the front's loop."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        limits: SizeLimits,
+        num_stages: int,
+        *,
+        on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._capacities: list[StageCapacity | None] = [None] * num_stages
+        self._on_loading = on_loading
+        self._clock = clock
+        self._hosts: dict[str, HostedActors] = {}
+        self._last_beat: dict[str, float] = {}
+        self._awaited: set[str] = set()
+        self._is_up = False
+        self.launcher: Launcher | None = None
+        self.epoch = 0
+        self.failure: Exception | None = None
+        """Why no replica will come up again."""
+        self.on_failed: Callable[[Exception], None] = lambda _error: None
+
+    # --- what the launcher reports -----------------------------------------------------------------------------------
+
+    def process_started(self, host: HostedActors) -> None:
+        """A process was started; messages from it are accepted from now on."""
+        self._hosts[host.process] = host
+        self._directory.route({name: host.process for name in host.actors})
+
+    def process_exited(self, process: str, reason: str) -> None:
+        """A process ended by itself: what it hosted is gone until a new one has opened."""
+        host = self._hosts.pop(process, None)
+        self._last_beat.pop(process, None)
+        if host is None:
+            return
+        self._directory.forget(process)
+        for name in host.actors:
+            self._lose(name)
+        self._down(f"process {process} {reason}")
+
+    def fail(self, error: Exception) -> None:
+        """Give up: nothing will be started again."""
+        self.failure = error
+        self._is_up = False
+        self._directory.tell("admission", ReplicaDown(0, str(error), final=True))
+        self.on_failed(error)
+
+    def check_beats(self) -> None:
+        """Kill processes that fell silent or hang in a step. Called by the front's timer."""
+        now = self._clock()
+        for process, at in list(self._last_beat.items()):
+            if now - at > _SILENT_AFTER_S and self.launcher is not None:
+                del self._last_beat[process]
+                self.launcher.kill(process, f"gave no sign of life for {now - at:.1f} s")
+
+    # --- actor -------------------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """One event in the life of the replica."""
+        match message:
+            case Beat():
+                self._beat(message)
+            case Loading(stage, fraction, text):
+                self._on_loading(stage, fraction, text)
+            case Opened(stage, capacity):
+                self._capacities[stage] = capacity
+                self._start_if_complete()
+            case Allocated(actor, epoch):
+                self._allocated(actor, epoch)
+            case Hello():
+                self._hello(message)
+            case ChildFailed():
+                self._child_failed(message)
+            case _:
+                raise WireError(f"root does not understand {type(message).__name__}")
+
+    def _hello(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            self.fail(WireError(f"{hello.process} speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}"))
+            return
+        self._last_beat[hello.process] = self._clock()
+        log.info("process %s is up, pid %d", hello.process, hello.pid)
+
+    def _beat(self, beat: Beat) -> None:
+        if beat.process not in self._hosts:
+            return
+        self._last_beat[beat.process] = self._clock()
+        is_hung = beat.expected_s and beat.busy_s > max(_HUNG_AFTER_S, _HUNG_FACTOR * beat.expected_s)
+        if is_hung and self.launcher is not None:
+            self.launcher.kill(beat.process, f"hangs in step {beat.step} for {beat.busy_s:.1f} s")
+
+    def _child_failed(self, failed: ChildFailed) -> None:
+        if failed.is_final:
+            self.fail(ModelError(failed.error))
+            return
+        self._lose(failed.child)
+        self._down(f"{failed.child} failed: {failed.error}")
+        self._start_if_complete()
+
+    def _lose(self, actor: str) -> None:
+        if actor.startswith("stage"):
+            self._capacities[int(actor.removeprefix("stage"))] = None
+
+    def _down(self, reason: str) -> None:
+        self._awaited.clear()
+        if self.failure is not None:
+            return
+        if self._is_up:
+            log.warning("replica 0 is down: %s", reason)
+            self._directory.tell("admission", ReplicaDown(0, reason))
+        self._is_up = False
+
+    def _start_if_complete(self) -> None:
+        """Begin an epoch when every stage is open. All actors forget what they knew."""
+        capacities = [capacity for capacity in self._capacities if capacity is not None]
+        if len(capacities) < len(self._capacities) or self.failure is not None:
+            return
+        try:
+            self._size = fit(self._limits, capacities)
+        except ModelError as error:
+            self.fail(error)
+            return
+
+        self.epoch += 1
+        peers = {name: host.process for host in self._hosts.values() for name in host.actors}
+        peers |= dict.fromkeys(("root", "admission", "metrics"), self._directory.process)
+        self._awaited = {name for host in self._hosts.values() for name in host.actors}
+        for host in self._hosts.values():
+            order = self._order(peers, host)
+            for name in host.actors:
+                self._directory.tell(name, order)
+
+    def _order(self, peers: dict[str, str], host: HostedActors) -> Start:
+        size = self._size
+        return Start(
+            epoch=self.epoch,
+            num_pages=size.num_pages,
+            page_size=size.page_size,
+            first_page_id=size.first_page_id,
+            max_rows=size.max_rows,
+            max_step_tokens=size.max_step_tokens,
+            max_sequence_length=size.max_sequence_length,
+            peers=peers,
+            endpoints={peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials},
+        )
+
+    def _allocated(self, actor: str, epoch: int) -> None:
+        if epoch != self.epoch or not self._awaited:
+            return
+        self._awaited.discard(actor)
+        if self._awaited:
+            return
+
+        self._is_up = True
+        size = self._size
+        log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
+        self._directory.tell(
+            "admission", ReplicaUp(0, self.epoch, size.max_sequence_length, size.num_pages, size.page_size)
+        )

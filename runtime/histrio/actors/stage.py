@@ -1,0 +1,171 @@
+"""Stage: one backend, one device, a range of layers. Runs on the thread that owns the device and may block it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from histrio.actors.directory import Tell
+from histrio.actors.mailbox import Actor
+from histrio.backend import StageBackend, StageOutput, StageSpec, StepBatch
+from histrio.engine.slots import SlotTable
+from histrio.errors import WireError
+from histrio.messages import (
+    Allocated,
+    Close,
+    Copy,
+    Loading,
+    Message,
+    Open,
+    Opened,
+    Start,
+    Step,
+    StepResult,
+    Stop,
+)
+from histrio.sampler_chain import SamplerChain
+
+__all__ = ["Activity", "StageActor"]
+
+
+class Activity:
+    """What the device is doing, for the heartbeat: written by the stage's thread, read by the I/O thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expected: dict[tuple[int, int], float] = {}
+        self._shape = (0, 0)
+        self.step = 0
+        self.since = 0.0
+        """Clock at the begin of the running step; 0 when idle."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds the running step has taken so far."""
+        since = self.since
+        return self._clock() - since if since else 0.0
+
+    @property
+    def expected_s(self) -> float:
+        """What the last step of about this shape took; 0 for a shape that is new."""
+        return self._expected.get(self._shape, 0.0)
+
+    def begin(self, step: int, num_rows: int, num_tokens: int) -> None:
+        """A step starts."""
+        self._shape = (num_rows.bit_length(), num_tokens.bit_length())
+        self.step, self.since = step, self._clock()
+
+    def end(self) -> float:
+        """The step is done; seconds it took."""
+        took = self._clock() - self.since
+        self.since = 0.0
+        self._expected[self._shape] = took
+        return took
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlace:
+    """Which stage this is, and which actor takes its output."""
+
+    index: int
+    next: str
+    """The next stage, or `batching` after the last."""
+
+    @property
+    def name(self) -> str:
+        """The actor's name."""
+        return f"stage{self.index}"
+
+
+class StageActor(Actor):
+    """Turns steps into batches for the backend, samples on the last stage, passes everything else on in order."""
+
+    def __init__(
+        self, place: StagePlace, spec: StageSpec, backend: StageBackend, tell: Tell, chain: SamplerChain | None
+    ) -> None:
+        assert (chain is not None) == spec.is_last, "the last stage samples, no other"
+        self._place = place
+        self._spec = spec
+        self._backend = backend
+        self._tell = tell
+        self._chain = chain
+        self._epoch = 0
+        self._table = SlotTable(0, 0)
+        self.activity = Activity()
+
+    def start(self) -> None:
+        """Open the backend, which may take minutes; raises what it raises."""
+        capacity = self._backend.open(self._spec, self._progress)
+        self._tell("root", Opened(self._place.index, capacity))
+
+    def receive(self, message: Message) -> None:
+        """One order of the line."""
+        match message:
+            case Step():
+                self._step(message)
+            case Open():
+                self._open(message)
+            case Close(slot):
+                self._backend.close_slot(slot)
+                if self._chain is not None:
+                    self._chain.close(slot)
+                self._forward(message)
+            case Copy(src, dst):
+                self._backend.copy(src, dst)
+                self._forward(message)
+            case Start():
+                self._start(message)
+            case Stop():
+                self._backend.close()
+            case _:
+                raise WireError(f"a stage does not understand {type(message).__name__}")
+
+    def _progress(self, fraction: float, text: str) -> None:
+        self._tell("root", Loading(self._place.index, fraction, text))
+
+    def _start(self, start: Start) -> None:
+        self._epoch = start.epoch
+        self._backend.allocate(start.num_pages, start.page_size)
+        self._table = SlotTable(start.max_rows, -(-start.max_sequence_length // start.page_size))
+        self._tell("root", Allocated(self._place.name, start.epoch))
+
+    def _open(self, order: Open) -> None:
+        self._table.open(order.slot)
+        if self._chain is not None:
+            self._chain.open(order.slot, order.sampling, order.ids, order.num_prompt_tokens, order.seed, order.choice)
+        self._forward(order)
+
+    def _forward(self, order: Open | Close | Copy) -> None:
+        """Orders go along the line, so that they cannot overtake steps."""
+        if self._chain is None:
+            self._tell(self._place.next, order)
+
+    def _step(self, step: Step) -> None:
+        if step.epoch != self._epoch:
+            return  # from a chain that no longer exists
+
+        self.activity.begin(step.step, len(step.rows), sum(row.num_tokens for row in step.rows))
+        batch = self._table.batch(step)
+        output = self._backend.step(batch)
+        if self._chain is None:
+            self.activity.end()
+            self._tell(self._place.next, Step(step.step, step.epoch, step.rows, [], output.hidden))
+            return
+
+        ids = _sample(self._chain, self._backend, batch, output)
+        self._tell(self._place.next, StepResult(step.step, step.epoch, ids, self.activity.end()))
+
+
+def _sample(chain: SamplerChain, backend: StageBackend, batch: StepBatch, output: StageOutput) -> list[int]:
+    """One token per sampled position. The token drawn from position p becomes token p + 1."""
+    if output.logits is None:
+        return []
+
+    ends = batch.starts + batch.num_tokens
+    slots = np.repeat(batch.slots, batch.num_sampled)
+    nth = np.concatenate([np.arange(-count, 0) for count in batch.num_sampled])
+    positions = np.repeat(ends, batch.num_sampled) + nth + 1
+    return chain.sample(backend.xp, output.logits, slots.astype(np.intp), positions)

@@ -1,0 +1,116 @@
+"""Supervision inside one process: an ordered list of children, restarted together with those that depend on them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from histrio.actors.mailbox import Actor
+from histrio.errors import HistrioError, RestartLimitReached
+from histrio.messages import ChildFailed, Stop
+
+__all__ = ["Child", "RestartIntensity", "Supervisor"]
+
+log = logging.getLogger(__name__)
+
+
+class RestartIntensity:
+    """At most `max_restarts` within any `window_s` seconds; more means that restarting does not help."""
+
+    def __init__(self, max_restarts: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.max_restarts = max_restarts
+        self.window_s = window_s
+        self._clock = clock
+        self._restarts: deque[float] = deque()
+
+    def allows_restart(self) -> bool:
+        """Count one restart; False if that is one too many."""
+        now = self._clock()
+        self._restarts.append(now)
+        while self._restarts[0] <= now - self.window_s:
+            self._restarts.popleft()
+        return len(self._restarts) <= self.max_restarts
+
+    def __str__(self) -> str:
+        return f"{self.max_restarts} restarts in {self.window_s:g} s"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One actor and how to make it anew. Its `start` may take minutes (a stage loads its weights in it)."""
+
+    name: str
+    make: Callable[[], Actor]
+
+
+class Supervisor:
+    """Rest for one: when a child fails, it and all after it in the list are stopped in reverse and made anew."""
+
+    def __init__(
+        self,
+        children: list[Child],
+        intensity: RestartIntensity,
+        host: Callable[[str, Actor], None],
+        report: Callable[[ChildFailed], None],
+    ) -> None:
+        self._children = children
+        self._intensity = intensity
+        self._host = host
+        self._report = report
+        self._actors: dict[str, Actor] = {}
+
+    def start(self) -> None:
+        """Make and host all children in order."""
+        self._start_from(0)
+
+    def has_child(self, name: str) -> bool:
+        """Whether the actor is one of this supervisor's."""
+        return any(child.name == name for child in self._children)
+
+    def failed(self, name: str, error: Exception) -> None:
+        """A child's handler raised: log it once, start it and its dependants again, then report."""
+        log.error("actor %s failed", name, exc_info=error)
+        first = next(index for index, child in enumerate(self._children) if child.name == name)
+        self._stop_from(first)
+        if not self._intensity.allows_restart():
+            limit = RestartLimitReached(f"{name} failed more than {self._intensity}: {error}")
+            self._report(ChildFailed(name, str(limit), is_final=True))
+            return
+
+        self._report(ChildFailed(name, f"{type(error).__name__}: {error}"))
+        self._start_from(first)
+
+    def stop(self) -> None:
+        """Stop all children, last first."""
+        self._stop_from(0)
+
+    def _start_from(self, first: int) -> None:
+        for index in range(first, len(self._children)):
+            child = self._children[index]
+            try:
+                self._begin(child)
+            except HistrioError as error:  # it would fail in the same way again
+                self._report(ChildFailed(child.name, str(error), is_final=True))
+                return
+            except Exception as error:
+                self.failed(child.name, error)
+                return
+
+    def _begin(self, child: Child) -> None:
+        actor = child.make()
+        self._actors[child.name] = actor
+        self._host(child.name, actor)
+        actor.start()
+
+    def _stop_from(self, first: int) -> None:
+        for child in reversed(self._children[first:]):
+            actor = self._actors.pop(child.name, None)
+            if actor is None:
+                continue
+            try:
+                actor.receive(Stop())
+            except Exception as error:
+                log.warning("actor %s did not stop cleanly: %s", child.name, error)

@@ -1,0 +1,64 @@
+"""What a replica can hold, from what each of its stages can hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from histrio.errors import DoesNotFit
+from histrio.messages import StageCapacity
+
+__all__ = ["ReplicaSize", "SizeLimits", "fit"]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """What the topology asks for."""
+
+    block_size: int
+    """Wanted tokens per block; the nearest larger size that every stage can do is taken."""
+    num_blocks: int | None
+    max_rows: int
+    max_step_tokens: int
+    max_sequence_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaSize:
+    """What all stages of a replica allocate alike."""
+
+    num_pages: int
+    page_size: int
+    first_page_id: int
+    max_rows: int
+    max_step_tokens: int
+    max_sequence_length: int
+
+
+def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
+    """The minimum over the stages. Raises `DoesNotFit` when no block size suits all, or no block fits."""
+    common = set.intersection(*(set(capacity.max_pages) for capacity in capacities))
+    if not common:
+        raise DoesNotFit(f"the stages share no page size: {[sorted(c.max_pages) for c in capacities]}")
+
+    page_size = min((size for size in common if size >= limits.block_size), default=max(common))
+    max_rows = min(limits.max_rows, *(capacity.max_rows for capacity in capacities))
+    useful = max_rows * -(-limits.max_sequence_length // page_size)
+    num_pages = min(useful, *(capacity.max_pages[page_size] for capacity in capacities))
+    if limits.num_blocks is not None:
+        if limits.num_blocks > min(capacity.max_pages[page_size] for capacity in capacities):
+            raise DoesNotFit(
+                f"num-cache-blocks asks for {limits.num_blocks} blocks, {num_pages} of {page_size} tokens fit"
+            )
+        num_pages = limits.num_blocks
+    if num_pages < 1:
+        raise DoesNotFit(
+            f"not one page of {page_size} tokens fits beside the weights; lower param-mem-ratio or use more stages"
+        )
+    return ReplicaSize(
+        num_pages=num_pages,
+        page_size=page_size,
+        first_page_id=max(capacity.first_page_id for capacity in capacities),
+        max_rows=max_rows,
+        max_step_tokens=min(limits.max_step_tokens, *(capacity.max_step_tokens for capacity in capacities)),
+        max_sequence_length=min(limits.max_sequence_length, num_pages * page_size),
+    )

@@ -1,0 +1,105 @@
+"""The table of unfinished requests: credits, deadlines, and the tokens already delivered.
+
+It is what makes a crash of the engine invisible: `replay` gives every unfinished request again, with the prompt
+followed by the tokens its client already has, so that generation goes on where it was.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from histrio.errors import Overloaded
+from histrio.gateway import Submission
+from histrio.messages import Generate, RequestState, TokenRow
+
+__all__ = ["RequestTable", "Ticket"]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One accepted request: its order, what was delivered, and who listens."""
+
+    order: Generate
+    deadline: float
+    """Clock at which the request ends with ERROR."""
+    listener: Callable[[list[int], RequestState, str], None]
+    delivered: list[int] = field(default_factory=list)
+
+
+class RequestTable:
+    """Every accepted and unfinished request of a front process."""
+
+    def __init__(self, max_unfinished: int, draw_seed: Callable[[], int] | None = None) -> None:
+        self.max_unfinished = max_unfinished
+        self._draw_seed = draw_seed or (lambda: random.getrandbits(63))
+        self._tickets: dict[int, Ticket] = {}
+        self._next_request = 1
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def accept(self, submission: Submission) -> list[Generate]:
+        """An order per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
+        if len(self._tickets) + submission.num_choices > self.max_unfinished:
+            raise Overloaded(f"all {self.max_unfinished} request slots are taken; try again shortly")
+
+        seed = submission.seed if submission.seed is not None else self._draw_seed()
+        first = self._next_request
+        self._next_request += submission.num_choices
+        return [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
+
+    def add(self, ticket: Ticket) -> None:
+        """An accepted order gets its listener."""
+        self._tickets[ticket.order.request] = ticket
+
+    def deliver(self, row: TokenRow) -> None:
+        """Pass new tokens to the listener; the credit returns with the last ones."""
+        ticket = self._tickets.get(row.request)
+        if ticket is None:
+            return  # cancelled meanwhile
+
+        ticket.delivered.extend(row.ids)
+        if row.state.is_finished:
+            del self._tickets[row.request]
+        ticket.listener(row.ids, row.state, row.reason)
+
+    def remove(self, request: int) -> bool:
+        """The client does not want it any more; False if it had ended."""
+        return self._tickets.pop(request, None) is not None
+
+    def replay(self) -> list[Generate]:
+        """Every unfinished request, to be opened again on a chain that knows nothing of it."""
+        return [
+            msgspec.structs.replace(ticket.order, ids=ticket.order.ids + ticket.delivered)
+            for ticket in self._tickets.values()
+        ]
+
+    def expire(self, now: float) -> list[int]:
+        """End requests whose time is over; their ids, for the engine to forget them."""
+        expired = [request for request, ticket in self._tickets.items() if ticket.deadline <= now]
+        for request in expired:
+            self.deliver(TokenRow(request, [], RequestState.ERROR, "the request did not finish within its time limit"))
+        return expired
+
+    def fail_all(self, reason: str) -> None:
+        """No engine will come back: every listener hears why."""
+        for request in list(self._tickets):
+            self.deliver(TokenRow(request, [], RequestState.ERROR, reason))
+
+    @staticmethod
+    def _order(submission: Submission, request: int, seed: int, choice: int) -> Generate:
+        return Generate(
+            request=request,
+            ids=submission.ids,
+            num_prompt_tokens=len(submission.ids),
+            max_total_tokens=len(submission.ids) + submission.max_new_tokens,
+            eos_ids=submission.eos_ids,
+            stop_ids=submission.stop_ids,
+            seed=seed,
+            choice=choice,
+            sampling=submission.sampling,
+        )

@@ -1,0 +1,63 @@
+"""One continuation of one prompt, as batching sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from histrio.messages import Generate, RequestState
+
+__all__ = ["Sequence"]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Known tokens, how many of them are computed, and the blocks they live in.
+
+    ids:  |---- prompt ----|-- generated --|
+          |== computed ==|.... pending ....|      pending > 1: prefilling, pending == 1: decoding
+    """
+
+    order: Generate
+    ids: list[int]
+    state: RequestState = RequestState.WAITING
+    num_computed_tokens: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    slot: int = -1
+    """Its place in the stages' tables while it runs, -1 while it waits."""
+    is_in_flight: bool = False
+    """A step with its row has been issued and not yet answered."""
+    eos_ids: frozenset[int] = frozenset()
+    stop_ids: frozenset[int] = frozenset()
+
+    @classmethod
+    def from_order(cls, order: Generate) -> Sequence:
+        """A waiting sequence; after a failure `order.ids` already holds delivered tokens."""
+        return cls(order, list(order.ids), eos_ids=frozenset(order.eos_ids), stop_ids=frozenset(order.stop_ids))
+
+    @property
+    def request(self) -> int:
+        """The request's id at the front."""
+        return self.order.request
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Known tokens that are not computed yet."""
+        return len(self.ids) - self.num_computed_tokens
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has left for good."""
+        return self.state.is_finished
+
+    def append(self, token: int) -> RequestState:
+        """Add a drawn token and decide whether it was the last one."""
+        self.ids.append(token)
+        if token in self.eos_ids:
+            self.state = RequestState.FINISHED_EOS
+        elif token in self.stop_ids:
+            self.state = RequestState.FINISHED_STOP
+        elif len(self.ids) >= self.order.max_total_tokens:
+            self.state = RequestState.FINISHED_MAX_LENGTH
+        else:
+            self.state = RequestState.DECODING
+        return self.state

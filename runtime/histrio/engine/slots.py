@@ -1,0 +1,56 @@
+"""A stage's memory of who sits in which slot: lengths and block tables, and the ragged batch made from them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histrio.backend import StepBatch
+from histrio.messages import Step
+
+__all__ = ["SlotTable"]
+
+
+class SlotTable:
+    """Length and block table of every slot of one stage. Decides nothing: everything comes with the orders."""
+
+    def __init__(self, max_rows: int, max_blocks_per_row: int) -> None:
+        self.lengths = np.zeros(max_rows, np.int32)
+        self._num_blocks = np.zeros(max_rows, np.int32)
+        self._tables = np.zeros((max_rows, max_blocks_per_row), np.int32)
+
+    def open(self, slot: int) -> None:
+        """A sequence takes the slot; nothing of it is computed yet."""
+        self.lengths[slot] = 0
+        self._num_blocks[slot] = 0
+
+    def batch(self, step: Step) -> StepBatch:
+        """The step's rows as flat arrays; lengths and tables move on. Raises AssertionError if a stage has drifted."""
+        rows = step.rows
+        slots = np.array([row.slot for row in rows], np.int32)
+        starts = np.array([row.start for row in rows], np.int32)
+        num_tokens = np.array([row.num_tokens for row in rows], np.int32)
+        for row in rows:
+            self._extend(row.slot, row.start, row.block_ids, row.rewind)
+        self.lengths[slots] = starts + num_tokens
+        offsets = np.zeros(len(rows) + 1, np.int32)
+        np.cumsum(num_tokens, out=offsets[1:])
+        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_tokens)
+        return StepBatch(
+            slots=slots,
+            starts=starts,
+            num_tokens=num_tokens,
+            num_sampled=np.array([row.num_sampled for row in rows], np.int32),
+            offsets=offsets,
+            block_tables=self._tables[slots, : int(self._num_blocks[slots].max())],
+            positions=np.repeat(starts, num_tokens).astype(np.int64) + within,
+            token_ids=np.array(step.ids, np.int64) if step.ids else None,
+            hidden=step.hidden,
+        )
+
+    def _extend(self, slot: int, start: int, block_ids: list[int], rewind: bool) -> None:
+        length = int(self.lengths[slot])
+        assert start == length or (rewind and start < length), f"slot {slot} is at {length}, the plan says {start}"
+        if block_ids:
+            old = int(self._num_blocks[slot])
+            self._tables[slot, old : old + len(block_ids)] = block_ids
+            self._num_blocks[slot] = old + len(block_ids)

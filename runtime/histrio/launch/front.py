@@ -1,0 +1,111 @@
+"""The front: admission, metrics and root on one event loop. It serves many and never blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import anyio
+
+from histrio.actors.admission import AdmissionActor
+from histrio.actors.directory import Directory
+from histrio.actors.mailbox import LoopDispatcher
+from histrio.actors.metrics import MetricsActor
+from histrio.actors.root import RootActor
+from histrio.actors.supervisor import Supervisor
+from histrio.engine.placement import SizeLimits
+from histrio.engine.requests import RequestTable
+from histrio.gateway import ServedModel
+
+__all__ = ["Front", "FrontSettings"]
+
+log = logging.getLogger(__name__)
+
+_TIMER_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """What the front's actors need to know."""
+
+    model: ServedModel
+    limits: SizeLimits
+    num_stages: int
+    check_sampling: Callable[[dict[str, Any]], None]
+    max_unfinished: int = 512
+    request_timeout_s: float = 600.0
+
+
+class Front:
+    """The three actors of the front process and the timer they share. Make it inside a running loop."""
+
+    def __init__(
+        self,
+        settings: FrontSettings,
+        process: str = "root",
+        on_loading: Callable[[int, float, str], None] | None = None,
+    ) -> None:
+        self.directory = Directory(process)
+        self.dispatcher = LoopDispatcher(asyncio.get_running_loop(), self._on_failure)
+        self.gateway = AdmissionActor(
+            self.directory.tell,
+            settings.model,
+            RequestTable(settings.max_unfinished),
+            settings.check_sampling,
+            request_timeout_s=settings.request_timeout_s,
+        )
+        self._on_loading = on_loading
+        self.root = RootActor(self.directory, settings.limits, settings.num_stages, on_loading=self._loading)
+        self.directory.host("root", self.dispatcher, self.root)
+        self.directory.host("admission", self.dispatcher, self.gateway)
+        self.directory.host("metrics", self.dispatcher, MetricsActor(self.gateway.status))
+        self._supervisor: Supervisor | None = None
+        self._changed = asyncio.Event()
+        self.gateway.on_change = self._changed.set
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Failures of this supervisor's children on the front's loop go to it (one-process topology)."""
+        self._supervisor = supervisor
+
+    async def wait_ready(self) -> None:
+        """Until requests flow. Raises what made the replica fail for good."""
+        while self.gateway.status.state not in ("ready", "failed"):
+            await self._changed.wait()
+            self._changed.clear()
+        if self.root.failure is not None:
+            raise self.root.failure
+
+    async def wait_failed(self) -> None:
+        """Until the replica has failed for good; then raises why."""
+        while self.root.failure is None:
+            self._changed.clear()
+            await self._changed.wait()
+        raise self.root.failure
+
+    async def wait_drained(self) -> None:
+        """Until no accepted request is unfinished."""
+        while self.gateway.num_unfinished:
+            await anyio.sleep(_TIMER_S / 10)
+
+    async def run_timer(self) -> None:
+        """Time-outs of requests and beats of processes, twice a second."""
+        while True:
+            await anyio.sleep(_TIMER_S)
+            self.gateway.expire()
+            self.root.check_beats()
+
+    def _loading(self, stage: int, fraction: float, text: str) -> None:
+        self.gateway.status.progress = fraction
+        self.gateway.status.detail = f"stage {stage}: {text}"
+        if self._on_loading is not None:
+            self._on_loading(stage, fraction, text)
+
+    def _on_failure(self, name: str, error: Exception) -> None:
+        """The front holds the clients' connections: a handler that fails loses its message, never the process."""
+        if self._supervisor is not None and self._supervisor.has_child(name):
+            self._supervisor.failed(name, error)
+            return
+        log.error("actor %s failed on a message", name, exc_info=error)

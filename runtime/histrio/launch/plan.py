@@ -1,0 +1,267 @@
+"""From a topology to a plan: every name looked up, every range checked against the model, nothing started.
+
+A plan is plain data: the root process acts on it, `--check` prints it, and a stage's part of it travels to the process
+that runs the stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from histrio.backend import Probe, StageSpec
+from histrio.errors import (
+    BackendError,
+    HistrioError,
+    ModelError,
+    PluginError,
+    RequestError,
+    TopologyError,
+    UnsupportedModel,
+)
+from histrio.gateway import ServedModel
+from histrio.hooks import EdgeService
+from histrio.launch.probe import probe_in
+from histrio.model_config import ModelConfig, read_model_config
+from histrio.models import DEMO, locate_model
+from histrio.plugins import Plugins
+from histrio.sampling_fields import FieldTable
+from histrio.topology import TABLES, EngineTable, ModelTable, RuntimeTable, StageTable, Topology
+from histrio.topology_parse import convert_table, did_you_mean
+from histrio.weights import LayerBytes, read_layer_bytes
+
+__all__ = ["ENGINE", "FRONT", "EdgePlan", "Plan", "StagePlan", "edge_settings", "resolve", "split_layers"]
+
+_log = logging.getLogger(__name__)
+
+FRONT = "front"
+"""Process of the edges and admission; with `processes = "one"` of everything."""
+ENGINE = "engine"
+"""Process of batching, kv and, by default, stage 0."""
+DEFAULT_EDGE = "api"
+"""Runs where a topology has no table of any edge service."""
+DEFAULT_MAX_SEQUENCE_LENGTH = 32_768
+"""Where the model could do more and the topology says nothing: longer contexts are to be asked for."""
+
+
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage: what it holds, who computes it, and where."""
+
+    index: int
+    spec: StageSpec
+    backend: str
+    process: str
+    """`front`, `engine`, or `stage1`, `stage2` … for processes of their own."""
+    python: str | None = None
+    """Interpreter of the process; None: this one."""
+    host: str = "127.0.0.1"
+    weight_bytes: int | None = None
+    """Of its layers as stored on disk; None where the weights are not here yet."""
+
+
+class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A service of the front process and its checked settings, kebab-case keys, defaults filled in."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to start, and nothing that was guessed."""
+
+    model: ServedModel
+    stages: list[StagePlan]
+    engine: EngineTable
+    runtime: RuntimeTable
+    edges: list[EdgePlan]
+
+    @property
+    def processes(self) -> list[str]:
+        """Every process of the plan in starting order, the front first."""
+        core = [FRONT] if self.runtime.processes == "one" else [FRONT, ENGINE]
+        return list(dict.fromkeys([*core, *(stage.process for stage in self.stages)]))
+
+
+def resolve(topology: Topology, plugins: Plugins, *, fetch_weights: bool = True) -> Plan:
+    """Look everything up. Raises the `HistrioError` of the first thing that cannot be.
+
+    Without `fetch_weights` a model of the hub needs its configuration only, and stages have no `weight_bytes`.
+    """
+    edges = _edges(topology, plugins)
+    table = topology.model
+    folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=fetch_weights)
+    config = read_model_config(folder)
+    model = _served_model(table, folder, config, FieldTable(list(plugins.samplers)))
+    sizes = _layer_bytes(folder, config.num_layers)
+    stages = [
+        _stage(topology, model, index, layers, sizes)
+        for index, layers in enumerate(split_layers(topology.stages, config.num_layers))
+    ]
+    for stage in stages:
+        _check_backend(stage, plugins, config)
+    return Plan(model=model, stages=stages, engine=topology.engine, runtime=topology.runtime, edges=edges)
+
+
+def split_layers(stages: list[StageTable], num_layers: int) -> list[tuple[int, int]]:
+    """First and end layer of every stage, from the file or by an even split. Raises `TopologyError`.
+
+    Where an even split leaves a rest, earlier stages get one layer more.
+    """
+    named = [stage.layer_range for stage in stages]
+    ranges = [each for each in named if each is not None]
+    if ranges:
+        last = len(ranges) - 1
+        if ranges[last][1] != num_layers:
+            raise TopologyError(
+                f"stage[{last}].layers",
+                f"layers end at {ranges[last][1]}, but the model has {num_layers}: the last stage must end there",
+            )
+        return ranges
+
+    if len(stages) > num_layers:
+        raise TopologyError("stage", f"{len(stages)} stages are too many for a model of {num_layers} layers")
+    share, rest = divmod(num_layers, len(stages))
+    ends = [share * (index + 1) + min(index + 1, rest) for index in range(len(stages))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def edge_settings(service: EdgeService, table: dict[str, Any]) -> dict[str, Any]:
+    """A service's table, checked against its settings struct and completed with defaults. Raises `TopologyError`."""
+    settings = convert_table(table, service.settings, service.name)
+    checked: dict[str, Any] = msgspec.to_builtins(settings)
+    return checked
+
+
+def _edges(topology: Topology, plugins: Plugins) -> list[EdgePlan]:
+    tables = topology.edges or {DEFAULT_EDGE: {}}
+    plans = []
+    for name, table in tables.items():
+        try:
+            service = plugins.edges.get(name)
+        except PluginError as error:
+            guess = did_you_mean(name, TABLES)
+            raise TopologyError(name, f"{error}" if not guess else f"no such table{guess}") from None
+        plans.append(EdgePlan(name=name, settings=edge_settings(service, table)))
+    return plans
+
+
+def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: FieldTable) -> ServedModel:
+    is_folder = table.path != DEMO and Path(table.path).expanduser().is_dir()
+    return ServedModel(
+        id=table.served_name or (folder.name if is_folder else table.path),
+        path=str(folder),
+        created=int(time.time()),
+        architecture=config.architecture,
+        num_layers=config.num_layers,
+        vocab_size=config.vocab_size,
+        max_sequence_length=_max_sequence_length(table.max_sequence_length, config.max_positions),
+        bos_id=config.bos_id,
+        eos_ids=config.eos_ids,
+        default_sampling=_honoured(config.default_sampling, fields),
+        sampling_fields=fields.known_fields,
+    )
+
+
+def _max_sequence_length(wanted: int | None, max_positions: int) -> int:
+    if wanted is None:
+        return min(max_positions, DEFAULT_MAX_SEQUENCE_LENGTH)
+
+    if wanted > max_positions:
+        raise TopologyError("model.max-sequence-length", f"{wanted} is more than the model's own {max_positions}")
+    return wanted
+
+
+def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
+    """The model's defaults without those that no sampler knows or allows; a log line names each one left out."""
+    kept = {}
+    for field, value in defaults.items():
+        try:
+            fields.check({field: value})
+        except RequestError as error:
+            _log.warning("generation_config.json sets %s, which is left out: %s", field, error)
+        else:
+            kept[field] = value
+    return kept
+
+
+def _layer_bytes(folder: Path, num_layers: int) -> LayerBytes | None:
+    return read_layer_bytes(folder, num_layers) if any(folder.glob("*.safetensors")) else None
+
+
+def _stage(
+    topology: Topology, model: ServedModel, index: int, layers: tuple[int, int], sizes: LayerBytes | None
+) -> StagePlan:
+    table, engine = topology.stages[index], topology.engine
+    spec = StageSpec(
+        model=model.path,
+        first_layer=layers[0],
+        last_layer=layers[1],
+        num_layers=model.num_layers,
+        device=table.device,
+        dtype=topology.model.dtype,
+        max_sequence_length=model.max_sequence_length,
+        max_rows=engine.max_batch_size,
+        max_step_tokens=engine.max_num_tokens_per_batch,
+        param_mem_ratio=engine.param_mem_ratio,
+        kvcache_mem_ratio=engine.kv_share,
+        num_pages=engine.num_cache_blocks,
+        threads=table.threads,
+        options=table.options,
+    )
+    return StagePlan(
+        index=index,
+        spec=spec,
+        backend=table.backend,
+        process=_process(table, index, topology.runtime),
+        python=None if table.python is None else _interpreter(table.python, f"stage[{index}].python"),
+        host=table.host,
+        weight_bytes=None if sizes is None else sizes.of_range(*layers),
+    )
+
+
+def _process(table: StageTable, index: int, runtime: RuntimeTable) -> str:
+    if runtime.processes == "one":
+        return FRONT
+    if table.process == "engine" or (index == 0 and not table.wants_own_process):
+        return ENGINE
+    return f"stage{index}"
+
+
+def _interpreter(python: str, path: str) -> str:
+    file = Path(python).expanduser()
+    if not (file.is_file() and os.access(file, os.X_OK)):
+        raise TopologyError(path, f"{python} is not an executable file")
+    return str(file.absolute())
+
+
+def _check_backend(stage: StagePlan, plugins: Plugins, config: ModelConfig) -> None:
+    """The backend exists, works on this machine and supports these layers, by its own account."""
+    spec, path = stage.spec, f"stage[{stage.index}]"
+    if stage.python is not None:
+        machine, model = probe_in(stage.python, stage.backend, spec)
+    else:
+        try:
+            factory = plugins.backends.get(stage.backend)
+        except PluginError as error:
+            raise TopologyError(f"{path}.backend", str(error)) from None
+        machine = factory.probe()
+        model = factory.supports(spec.model, spec.first_layer, spec.last_layer) if machine.available else machine
+    if not machine.available:
+        raise BackendError(f"{path}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
+    if not model.available:
+        raise UnsupportedModel(f"{path}: {_sentence(model)}{_about_own_code(config)}")
+
+
+def _sentence(probe: Probe) -> str:
+    return f"{probe.reason}; {probe.remedy}" if probe.remedy else probe.reason
+
+
+def _about_own_code(config: ModelConfig) -> str:
+    if not config.own_code:
+        return ""
+    return f" (the model comes with code of its own, {', '.join(config.own_code)}, which histrio never runs)"

@@ -1,0 +1,151 @@
+"""From the name of a model to a folder on this machine: `demo`, an existing folder, or an id of the Hugging Face hub.
+
+Only safetensors, JSON, tokenizer files and chat templates are fetched: no pickled weights and no code. Whatever goes
+wrong becomes one sentence that says what failed and what to do; the hub's own tracebacks never reach a user.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from histrio.errors import ModelUnavailable, UnsupportedModel
+
+__all__ = ["DEMO", "locate_model"]
+
+DEMO = "demo"
+"""Id of the small model that ships with histrio."""
+
+_CONFIGURATION = ["*.json", "tokenizer*", "*.jinja"]
+_WEIGHTS = ["*.safetensors"]
+_NEVER = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.py"]
+"""Other copies of the weights, pickles and code. Subfolders hold exports to other formats."""
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def locate_model(path: str, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
+    """Folder with config.json of the model `path` names, fetched from the hub if it has to be.
+
+    Without `weights` only the configuration is fetched and asked for. Raises `ModelUnavailable`, `UnsupportedModel`.
+    """
+    if path == DEMO:
+        return _demo()
+
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        if _looks_like_folder(path):
+            raise ModelUnavailable(f"there is no folder {path}")
+        folder = _fetch(path, revision, offline, weights)
+
+    _check_files(folder, weights)
+    return folder.resolve()
+
+
+def _demo() -> Path:
+    try:
+        from histrio.demo import target_path
+
+        folder = Path(target_path())
+    except (ImportError, FileNotFoundError):
+        folder = None
+    if folder is None or not (folder / "config.json").is_file():
+        raise ModelUnavailable("this installation of histrio does not contain the demo model; reinstall the package")
+    return folder
+
+
+def _looks_like_folder(path: str) -> bool:
+    return path.startswith(("/", "./", "../", "~", ".")) or path.count("/") > 1 or "\\" in path or path.endswith("/")
+
+
+def _check_files(folder: Path, weights: bool) -> None:
+    if not (folder / "config.json").is_file():
+        raise UnsupportedModel(f"{folder} has no config.json, so it is not a model in the layout of transformers")
+    if not weights or any(folder.glob("*.safetensors")):
+        return
+
+    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
+    if pickles:
+        raise UnsupportedModel(
+            f"{folder} holds only pickled weights ({sorted(pickles)[0]}), which can run code when they are loaded; "
+            "convert them to safetensors"
+        )
+    if any(folder.glob("*.gguf")):
+        raise UnsupportedModel(f"{folder} holds GGUF weights, which are not read; use its safetensors form")
+    raise UnsupportedModel(f"{folder} has no *.safetensors file, so there are no weights to load")
+
+
+def _fetch(repo: str, revision: str | None, offline: bool, weights: bool) -> Path:
+    """The repository's snapshot in the hub's cache; downloads what is missing, with bars on a terminal."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+    if sys.stderr.isatty():
+        enable_progress_bars()
+    else:
+        disable_progress_bars()
+    try:
+        return Path(
+            snapshot_download(
+                repo,
+                revision=revision,
+                local_files_only=offline or _is_offline(),
+                allow_patterns=_CONFIGURATION + (_WEIGHTS if weights else []),
+                ignore_patterns=_NEVER,
+            )
+        )
+    except Exception as error:
+        reason = _reason(error, repo, revision, offline)
+        if reason is None:
+            raise
+        raise ModelUnavailable(reason) from None
+
+
+def _is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
+
+
+def _reason(error: Exception, repo: str, revision: str | None, offline: bool) -> str | None:
+    """What went wrong with the hub, in one sentence; None for what is not the hub's (a bug)."""
+    from huggingface_hub import errors
+
+    version = f" at revision {revision}" if revision else ""
+    match error:
+        case errors.GatedRepoError():
+            return f"the model {repo} is gated: accept its licence on the hub and set HF_TOKEN"
+        case errors.RevisionNotFoundError():
+            return f"the model {repo} has no revision {revision} on the hub"
+        case errors.RepositoryNotFoundError():
+            return f"the hub has no model {repo}{_hint(repo)}; if it is private, set HF_TOKEN"
+        case errors.HFValidationError():
+            return f"{repo!r} is neither `demo`, nor a folder, nor a model id of the hub (OWNER/NAME)"
+        case errors.LocalEntryNotFoundError() if offline or _is_offline():
+            switch = "`offline` is set" if offline else "HF_HUB_OFFLINE is set"
+            return f"the model {repo}{version} is not (completely) on this machine and {switch}{_hint(repo)}"
+        case errors.LocalEntryNotFoundError():
+            return (
+                f"the model {repo}{version} is not on this machine and the hub cannot be reached: "
+                f"{_cause(error)}{_hint(repo)}; check the network"
+            )
+        case errors.HfHubHTTPError():
+            return f"the hub refused the model {repo}{version}: {_cause(error)}"
+        case OSError():
+            return f"the model {repo}{version} cannot be fetched: {_cause(error)}"
+    return None
+
+
+def _cause(error: Exception) -> str:
+    """The innermost reason, in one short line."""
+    innermost: BaseException = error
+    while innermost.__cause__ is not None:
+        innermost = innermost.__cause__
+    return (str(innermost).strip() or type(innermost).__name__).splitlines()[0][:200]
+
+
+def _hint(repo: str) -> str:
+    """A folder that was probably meant: people leave out a part of the path."""
+    if "/" in repo and Path(repo.split("/")[0]).is_dir():
+        return f" (and there is no folder {repo} here)"
+    if repo.lower() == DEMO:
+        return f" (did you mean {DEMO!r}?)"
+    return " (a folder needs a path that exists from here)"

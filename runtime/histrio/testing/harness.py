@@ -1,0 +1,150 @@
+"""A complete histrio in one process, without HTTP: for tests of plugins, and of the runtime itself.
+
+async with serving(folder, ToyFactory(), num_stages=2, samplers=[...]) as harness:
+    ids = await harness.generate([1, 2, 3], num_tokens=8)
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from histrio.backend import BackendFactory, StageSpec
+from histrio.engine.placement import SizeLimits
+from histrio.gateway import Gateway, ServedModel, Submission
+from histrio.launch.front import Front, FrontSettings
+from histrio.launch.local import LocalStage, run_local_replica
+from histrio.messages import RequestState
+from histrio.model_config import read_model_config
+from histrio.sampling import Sampler
+from histrio.sampling_fields import FieldTable
+
+__all__ = ["Harness", "HarnessOptions", "serving"]
+
+
+@dataclass(frozen=True, slots=True)
+class HarnessOptions:
+    """Limits of the harness; small ones make chunks, preemption and refusals happen."""
+
+    block_size: int = 4
+    num_blocks: int | None = 256
+    max_rows: int = 16
+    max_step_tokens: int = 64
+    prefill_chunk: int = 32
+    max_sequence_length: int = 512
+    max_unfinished: int = 512
+    dtype: str = "float32"
+    device: str = "cpu"
+    stage_options: dict[str, Any] = field(default_factory=dict)
+
+
+class Harness:
+    """What a test gets: the gateway, the front, and a short way to generate."""
+
+    def __init__(self, front: Front) -> None:
+        self.front = front
+
+    @property
+    def gateway(self) -> Gateway:
+        """What an edge would get."""
+        return self.front.gateway
+
+    async def generate(self, ids: list[int], num_tokens: int, **sampling: Any) -> list[int]:
+        """The continuation of one prompt, greedy unless told otherwise; ends early only by failure."""
+        tokens, state = await self.run(Submission(ids, num_tokens, sampling={"temperature": 0.0} | sampling))
+        assert state is RequestState.FINISHED_MAX_LENGTH, state
+        return tokens
+
+    async def run(self, submission: Submission) -> tuple[list[int], RequestState]:
+        """All tokens of the first choice and how it ended."""
+        (stream, *_others) = self.gateway.submit(submission)
+        tokens: list[int] = []
+        state = RequestState.WAITING
+        async for delta in stream:
+            tokens += delta.ids
+            state = delta.state
+        return tokens, state
+
+
+@asynccontextmanager
+async def serving(
+    model: Path,
+    factory: BackendFactory,
+    *,
+    cuts: list[int] | None = None,
+    samplers: list[type[Sampler]],
+    options: HarnessOptions | None = None,
+) -> AsyncIterator[Harness]:
+    """Serve the model in folder `model`, split before the layers named in `cuts`, until the block ends."""
+    options = options or HarnessOptions()
+    served = _served(model, samplers, options)
+    bounds = [0, *(cuts or []), served.num_layers]
+    stages = [
+        LocalStage(_spec(model, served, first, last, options), factory)
+        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+    ]
+    front = Front(_settings(served, len(stages), samplers, options))
+    async with (
+        run_local_replica(front, stages, samplers, prefill_chunk=options.prefill_chunk),
+        anyio.create_task_group() as tasks,
+    ):
+        tasks.start_soon(front.run_timer)
+        await front.wait_ready()
+        yield Harness(front)
+        tasks.cancel_scope.cancel()
+
+
+def _served(model: Path, samplers: list[type[Sampler]], options: HarnessOptions) -> ServedModel:
+    config = read_model_config(model)
+    return ServedModel(
+        id=model.name,
+        path=str(model),
+        created=0,
+        architecture=config.architecture,
+        num_layers=config.num_layers,
+        vocab_size=config.vocab_size,
+        max_sequence_length=min(config.max_positions, options.max_sequence_length),
+        eos_ids=config.eos_ids,
+        default_sampling=config.default_sampling,
+        sampling_fields=FieldTable(samplers).known_fields,
+    )
+
+
+def _spec(model: Path, served: ServedModel, first: int, last: int, options: HarnessOptions) -> StageSpec:
+    return StageSpec(
+        model=str(model),
+        first_layer=first,
+        last_layer=last,
+        num_layers=served.num_layers,
+        device=options.device,
+        dtype=options.dtype,
+        max_sequence_length=served.max_sequence_length,
+        max_rows=options.max_rows,
+        max_step_tokens=options.max_step_tokens,
+        num_pages=options.num_blocks,
+        options=options.stage_options,
+    )
+
+
+def _settings(
+    served: ServedModel, num_stages: int, samplers: list[type[Sampler]], options: HarnessOptions
+) -> FrontSettings:
+    limits = SizeLimits(
+        block_size=options.block_size,
+        num_blocks=options.num_blocks,
+        max_rows=options.max_rows,
+        max_step_tokens=options.max_step_tokens,
+        max_sequence_length=served.max_sequence_length,
+    )
+    return FrontSettings(
+        model=served,
+        limits=limits,
+        num_stages=num_stages,
+        check_sampling=FieldTable(samplers).check,
+        max_unfinished=options.max_unfinished,
+    )

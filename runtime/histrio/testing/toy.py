@@ -1,0 +1,204 @@
+"""A deterministic toy backend: exact integer arithmetic in place of a network, with real pages and block tables.
+
+Every layer mixes a token's state with a position-weighted sum over all states its row has in its pages. A swapped row, a
+lost page, a wrong position or a stale slot therefore changes every token that follows, while the right result is the
+same on every machine. `toy_continuation` computes it without pages, batches or stages.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.arrays import NumpyArrays
+from histrio.backend import Probe, Progress, StageBackend, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.errors import BackendError, UnsupportedModel
+from histrio.messages import Tensor
+
+__all__ = ["ToyFactory", "ToyStage", "toy_continuation", "write_toy_model"]
+
+_PRIME = 2**31 - 1
+_Ints = npt.NDArray[np.int64]
+
+
+class ToyOptions(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
+    """`options` of a toy stage."""
+
+    step_s: float = 0.0
+    """Seconds every step sleeps, in place of a device that computes."""
+    fail_at_step: int = 0
+    """The step in which the backend raises; 0 for never."""
+    open_s: float = 0.0
+    """Seconds that loading takes."""
+
+
+class ToyFactory:
+    """Registers as `toy`."""
+
+    name = "toy"
+
+    def probe(self) -> Probe:
+        """Runs everywhere."""
+        return Probe(available=True, devices=["cpu"])
+
+    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+        """Only models written by `write_toy_model`."""
+        config = _read_config(model)
+        if config.get("model_type") == "toy":
+            return Probe(available=True)
+        return Probe(False, f"the toy backend cannot run {config.get('model_type')!r}", "use the torch backend")
+
+    def create(self) -> StageBackend:
+        """A stage that is not open yet."""
+        return ToyStage()
+
+
+class ToyStage:
+    """Stage backend on numpy integers."""
+
+    def __init__(self) -> None:
+        self.xp = NumpyArrays()
+        self._pages = np.zeros((0, 0, 0), np.int64)
+        self._num_steps = 0
+        self._options = ToyOptions()
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Read the vocabulary's size; there are no weights."""
+        config = _read_config(spec.model)
+        if config.get("model_type") != "toy":
+            raise UnsupportedModel(f"the toy backend cannot run {config.get('model_type')!r}")
+        try:
+            self._options = msgspec.convert(spec.options, ToyOptions)
+        except msgspec.ValidationError as error:
+            raise BackendError(f"options of the toy backend: {error}") from None
+        self._spec = spec
+        self._vocab_size = int(config["vocab_size"])
+        time.sleep(self._options.open_s)
+        progress(1.0, "toy weights")
+        num_tokens = (spec.num_pages or 4096) * 16
+        return StageCapacity(
+            max_pages={size: num_tokens // size for size in (4, 8, 16, 32)},
+            max_rows=spec.max_rows,
+            max_step_tokens=spec.max_step_tokens,
+            dtype="int64",
+            param_bytes=0,
+            page_bytes_per_token=8 * (spec.last_layer - spec.first_layer),
+            capabilities=["batch", "rewind", "prefix_share", "copy_pages", "all_position_logits"],
+        )
+
+    def allocate(self, num_pages: int, page_size: int) -> None:
+        """Pages [layers, pages, page_size]; filled with garbage that would show."""
+        num_layers = self._spec.last_layer - self._spec.first_layer
+        self._pages = np.full((num_layers, num_pages, page_size), 123_456_789, np.int64)
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run all rows through the range."""
+        self._num_steps += 1
+        if self._num_steps == self._options.fail_at_step:
+            raise RuntimeError("the toy device failed, as it was told to")
+        if self._options.step_s:
+            time.sleep(self._options.step_s)
+        if batch.token_ids is not None:
+            state = _embed(batch.token_ids, batch.positions)
+        else:
+            state = np.frombuffer(batch.hidden[0].data, np.int64).reshape(batch.hidden[0].shape)[:, 0]
+        for layer in range(self._spec.first_layer, self._spec.last_layer):
+            state = self._layer(layer, state, batch)
+        if not self._spec.is_last:
+            return StageOutput([Tensor("int64", (len(state), 1), np.ascontiguousarray(state).data)])
+
+        wanted = [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
+        rows = np.concatenate(wanted)
+        return StageOutput([], _logits(state[rows], self._vocab_size) if len(rows) else None)
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages in all layers."""
+        self._pages[:, dst] = self._pages[:, src]
+
+    def close_slot(self, slot: int) -> None:
+        """Nothing is kept per slot."""
+
+    def close(self) -> None:
+        """Drop the pages."""
+        self._pages = np.zeros((0, 0, 0), np.int64)
+
+    def _layer(self, layer: int, state: _Ints, batch: StepBatch) -> _Ints:
+        pages = self._pages[layer - self._spec.first_layer]
+        page_size = pages.shape[1]
+        result = np.empty_like(state)
+        for row in range(batch.num_rows):
+            begin, end = batch.offsets[row], batch.offsets[row + 1]
+            positions = batch.positions[begin:end]
+            table = batch.block_tables[row]
+            pages[table[positions // page_size], positions % page_size] = state[begin:end]
+            everything = np.arange(positions[-1] + 1)
+            cached = pages[table[everything // page_size], everything % page_size]
+            result[begin:end] = _mix(layer, state[begin:end], cached, positions)
+        return result
+
+
+def toy_continuation(ids: list[int], num_tokens: int, *, num_layers: int, vocab_size: int) -> list[int]:
+    """The greedy continuation of `ids`, computed plainly."""
+    ids = list(ids)
+    for _ in range(num_tokens):
+        positions = np.arange(len(ids))
+        state = _embed(np.array(ids, np.int64), positions)
+        for layer in range(num_layers):
+            state = _mix(layer, state, state, positions)
+        ids.append(int(np.argmax(_logits(state[-1:], vocab_size))))
+    return ids[-num_tokens:]
+
+
+def write_toy_model(folder: Path, *, num_layers: int = 4, max_sequence_length: int = 1024) -> Path:
+    """A folder that is a toy model: configuration, byte-level tokenizer, chat template. Returns the folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    folder.mkdir(parents=True, exist_ok=True)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "architectures": ["ToyForCausalLM"],
+        "model_type": "toy",
+        "num_hidden_layers": num_layers,
+        "vocab_size": tokenizer.get_vocab_size(),
+        "max_position_embeddings": max_sequence_length,
+        "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}))
+    (folder / "chat_template.jinja").write_text(
+        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    return folder
+
+
+def _embed(token_ids: _Ints, positions: _Ints) -> _Ints:
+    return (token_ids * 1_000_003 + positions * 7_919 + 17) % _PRIME
+
+
+def _mix(layer: int, state: _Ints, cached: _Ints, positions: _Ints) -> _Ints:
+    """A token's state after the layer: itself and everything its row has at or before its position."""
+    weighted = np.cumsum(cached * (np.arange(len(cached)) % 97 + 3))
+    return (state * (31 + layer) + weighted[positions] + layer) % _PRIME
+
+
+def _logits(state: _Ints, vocab_size: int) -> npt.NDArray[np.float32]:
+    """[rows, vocab], spread evenly over 0 … 8."""
+    mixed = (state[:, None] + 1) * (np.arange(vocab_size) * 2_654_435_761 % _PRIME + 1) % _PRIME
+    return (mixed * 48_271 % _PRIME * (8.0 / _PRIME)).astype(np.float32)
+
+
+def _read_config(model: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
+    return config

@@ -1,0 +1,85 @@
+"""Packed linears equal `F.linear`; where they can't be had, modules stay what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from histrio_torch import linear
+from histrio_torch.linear import PackedLinear, can_pack, pack_linears
+
+
+@pytest.fixture
+def fresh_probe() -> Iterator[None]:
+    """The probe runs again in this test and after it."""
+    can_pack.cache_clear()
+    yield
+    can_pack.cache_clear()
+
+
+def relative_error(result: Tensor, wanted: Tensor) -> float:
+    """Largest difference relative to the largest value."""
+    return float((result.double() - wanted).abs().max() / wanted.abs().max())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("leading", [(1,), (7,), (1, 65), (2, 3, 4)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_packed_equals_plain(dtype: torch.dtype, leading: tuple[int, ...], has_bias: bool) -> None:
+    if not can_pack(dtype):
+        pytest.skip("this CPU or torch has no packed products of this dtype")
+
+    torch.manual_seed(0)
+    plain = nn.Linear(96, 80, bias=has_bias).to(dtype).requires_grad_(False)
+    inputs = torch.randn(*leading, 96).to(dtype)
+    wanted = F.linear(inputs.double(), plain.weight.double(), None if plain.bias is None else plain.bias.double())
+    packed = PackedLinear(plain.weight, plain.bias)
+    assert relative_error(packed(inputs), wanted) < 4 * torch.finfo(dtype).eps
+    assert relative_error(packed(inputs.roll(1, -1)), wanted) > 0.01
+
+
+def test_no_tokens_give_no_outputs() -> None:
+    packed = PackedLinear(torch.randn(8, 16))
+    assert packed(torch.empty(0, 16)).shape == (0, 8)
+
+
+def test_every_linear_below_a_module_is_replaced() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 2, bias=False)))
+    inputs = torch.randn(3, 4)
+    wanted = model(inputs)
+    assert pack_linears(model) == 2
+    assert not [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert not list(model.parameters())
+    torch.testing.assert_close(model(inputs), wanted)
+
+
+def test_subclasses_of_linear_are_left_alone() -> None:
+    class Odd(nn.Linear):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input) + 1
+
+    model = nn.Sequential(Odd(4, 4))
+    assert pack_linears(model) == 0
+    assert type(model[0]) is Odd
+
+
+@pytest.mark.usefixtures("fresh_probe")
+def test_an_operator_that_miscalculates_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = linear._apply
+    monkeypatch.setattr(linear, "_apply", lambda *args: right(*args) * 1.01)
+    model = nn.Sequential(nn.Linear(4, 4))
+    assert pack_linears(model) == 0
+    assert type(model[0]) is nn.Linear
+
+
+@pytest.mark.usefixtures("fresh_probe")
+def test_a_missing_operator_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(weight: Tensor) -> Tensor:
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(linear, "_pack", missing)
+    assert not can_pack(torch.float32)
