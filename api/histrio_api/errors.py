@@ -21,16 +21,16 @@ __all__ = [
     "InvalidKey",
     "error_body",
     "from_validation",
+    "on_histrio_error",
     "on_http_exception",
     "on_unexpected",
-    "on_histrio_error",
 ]
 
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
-RETRY_AFTER_LOADING_S = 5
+RETRY_AFTER_S = 5
 
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 _FIELD = re.compile(r"(?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
@@ -108,7 +108,7 @@ def on_histrio_error(request: Request[Any, Any, Any], error: HistrioError) -> AS
     if isinstance(error, Overloaded):
         headers["retry-after"] = str(error.retry_after_s)
     elif error.status == 503:
-        headers["retry-after"] = str(RETRY_AFTER_LOADING_S)
+        headers["retry-after"] = str(RETRY_AFTER_S)
     elif error.status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.status == 500 and not isinstance(error, GenerationFailed):

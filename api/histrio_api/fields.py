@@ -96,9 +96,7 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def split_fields(
-    request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str]
-) -> tuple[R, dict[str, Any]]:
+def split_fields(request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str]) -> tuple[R, dict[str, Any]]:
     """The checked request and its sampling fields. A null means that the field is not given."""
     own: dict[str, Any] = {}
     sampling: dict[str, Any] = {}

@@ -5,7 +5,7 @@ A request struct has only fields that are honoured. What else a request may carr
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -25,7 +25,10 @@ __all__ = [
     "StreamOptions",
     "TokenizeRequest",
     "Usage",
+    "UsageStats",
 ]
+
+UsageStats: TypeAlias = Literal["none", "last", "every"]
 
 _TokenId = Annotated[int, Meta(ge=0)]
 _PositiveInt = Annotated[int, Meta(ge=1)]
@@ -42,7 +45,14 @@ class StreamOptions(_Strict):
     include_usage: bool = False
     """A last chunk without choices has the usage."""
     continuous_usage_stats: bool = False
-    """Every chunk has the usage so far."""
+    """Every chunk has the usage so far; needs `include_usage`."""
+
+    @property
+    def usage_stats(self) -> UsageStats:
+        """Which chunks have a usage."""
+        if not self.include_usage:
+            return "none"
+        return "every" if self.continuous_usage_stats else "last"
 
 
 class ContentPart(msgspec.Struct):
@@ -105,7 +115,7 @@ class GenerationRequest(_Strict):
 
     model: str
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions = StreamOptions()
     max_tokens: _PositiveInt | None = None
     n: _PositiveInt = 1
     seed: _Seed | None = None

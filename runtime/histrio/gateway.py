@@ -5,7 +5,7 @@ The gateway lives in the front process. Text never crosses it: who submits owns 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -111,5 +111,5 @@ class Gateway(Protocol):
     def check_sampling(self, fields: dict[str, Any]) -> None:
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
 
-    def submit(self, submission: Submission) -> list[TokenStream]:
+    def submit(self, submission: Submission) -> Sequence[TokenStream]:
         """One stream per choice. Raises `Overloaded`, `EngineError`; takes all credits or none."""

@@ -68,9 +68,7 @@ class FieldTable:
         for field in info.fields:
             name, owner = field.encode_name, self._owners.get(field.encode_name)
             if owner is not None:
-                raise PluginError(
-                    f"the samplers {owner.name!r} and {sampler.name!r} both own the field {name!r}"
-                )
+                raise PluginError(f"the samplers {owner.name!r} and {sampler.name!r} both own the field {name!r}")
 
             if field.required:
                 raise PluginError(f"the field {name!r} of sampler {sampler.name!r} needs a default that does nothing")

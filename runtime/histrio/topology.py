@@ -28,6 +28,8 @@ __all__ = [
     "load_topology",
     "parse_tables",
     "parse_topology",
+    "read_file",
+    "read_tables",
 ]
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -162,21 +164,24 @@ _LAYERS = re.compile(r"\d{1,6}:\d{1,6}")
 
 def load_topology(file: Path) -> Topology:
     """Read and check a topology file. Raises `TopologyError`."""
+    return parse_topology(read_file(file))
+
+
+def parse_topology(text: str) -> Topology:
+    """The topology a TOML text describes. Raises `TopologyError`."""
+    return parse_tables(read_tables(text))
+
+
+def read_file(file: Path) -> str:
+    """The file's text. Raises `TopologyError`."""
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise TopologyError("", "there is no such file") from None
     except UnicodeDecodeError:
         raise TopologyError("", "this is not a text file in UTF-8") from None
     except OSError as error:
         raise TopologyError("", f"the file cannot be read: {error.strerror}") from None
-
-    return parse_topology(text)
-
-
-def parse_topology(text: str) -> Topology:
-    """The topology a TOML text describes. Raises `TopologyError`."""
-    return parse_tables(read_tables(text))
 
 
 def read_tables(text: str) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import anyio
 import pytest
-from histrio_samplers.temperature import Temperature
 
 from histrio.gateway import Submission
 from histrio.messages import RequestState
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
+from histrio_samplers.temperature import Temperature
 
 pytestmark = pytest.mark.anyio
 

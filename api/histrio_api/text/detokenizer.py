@@ -18,7 +18,9 @@ class Detokenizer:
 
     __slots__ = ("_ids", "_num_chars", "_num_pending", "_skip_special", "_stream", "_tokenizer")
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, *, skip_special: bool = True, context: Iterable[int] = ()) -> None:
+    def __init__(
+        self, tokenizer: tokenizers.Tokenizer, *, skip_special: bool = True, context: Iterable[int] = ()
+    ) -> None:
         """`context` are the last ids of a text that is continued: decoders that drop a leading space need them."""
         self._tokenizer = tokenizer
         self._skip_special = skip_special

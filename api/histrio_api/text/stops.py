@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["StopStrings"]
+__all__ = ["StopStrings", "partial_start"]
 
 
 class StopStrings:
     """Finds the stop string that is completed first; of several completed by the same character, the longest."""
 
-    __slots__ = ("_firsts", "_held", "_stops", "is_stopped")
+    __slots__ = ("_held", "_stops", "is_stopped")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = tuple(stops)
-        self._firsts = frozenset(stop[0] for stop in self._stops)
         self._held = ""
         self.is_stopped = False
         """Whether a stop string was found; nothing comes out afterwards."""
@@ -35,7 +34,7 @@ class StopStrings:
             self._held = ""
             return text[:start]
 
-        cut = self._partial_start(text)
+        cut = partial_start(text, self._stops)
         self._held = text[cut:]
         return text[:cut]
 
@@ -49,11 +48,13 @@ class StopStrings:
         found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         return min(found)[1] if found else None
 
-    def _partial_start(self, text: str) -> int:
-        """Where the longest tail begins that is a proper prefix of some stop string; the length if there is none."""
-        longest = max(map(len, self._stops)) - 1
-        for at in range(max(0, len(text) - longest), len(text)):
-            if text[at] in self._firsts and any(stop.startswith(text[at:]) for stop in self._stops):
-                return at
 
-        return len(text)
+def partial_start(text: str, wanted: Sequence[str]) -> int:
+    """Where the longest tail of `text` begins that is a proper prefix of a wanted string; its length if there is none."""
+    longest = max(map(len, wanted)) - 1
+    firsts = {string[0] for string in wanted}
+    for at in range(max(0, len(text) - longest), len(text)):
+        if text[at] in firsts and any(string.startswith(text[at:]) for string in wanted):
+            return at
+
+    return len(text)

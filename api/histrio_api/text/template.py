@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -26,6 +27,7 @@ Message = dict[str, Any]
 """A chat message as templates see it: plain JSON values only."""
 
 MAX_ERROR_CHARS = 300
+_OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _PROBE = "a text that no template writes"
 
 
@@ -38,6 +40,14 @@ class ChatTemplate:
         self._sources = dict(sources)
         self._compiled = {name: _compile(name, source) for name, source in sources.items()}
         self._wants_parts = self._only_takes_parts()
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names a request may set (`enable_thinking` …): those the template reads and nobody else gives."""
+        names: set[str] = set()
+        for source in self._sources.values():
+            names |= meta.find_undeclared_variables(_environment().parse(source))
+        return frozenset(names - _OURS - self._special_tokens.keys() - _environment().globals.keys())
 
     @property
     def knows_developer(self) -> bool:
@@ -76,7 +86,9 @@ class ChatTemplate:
             raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
         except Exception as error:  # a template is a program of its own: any error in it is about these messages
             what = type(error).__name__
-            raise RequestError(f"the model's chat template failed on these messages ({what})", param="messages") from error
+            raise RequestError(
+                f"the model's chat template failed on these messages ({what})", param="messages"
+            ) from error
 
     def _only_takes_parts(self) -> bool:
         """Whether a plain string as content is lost, but a list of parts is written (some multimodal families)."""

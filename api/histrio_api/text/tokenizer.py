@@ -41,7 +41,9 @@ class Tokenizer:
         try:
             return cls(tokenizers.Tokenizer.from_file(str(path)), bos_id)
         except Exception as error:  # the library raises bare Exception for files it cannot read
-            raise UnsupportedModel(f"{path}: not a tokenizer that this version of `tokenizers` can read: {error}") from error
+            raise UnsupportedModel(
+                f"{path}: not a tokenizer that this version of `tokenizers` can read: {error}"
+            ) from error
 
     @property
     def vocab_size(self) -> int:
@@ -65,6 +67,10 @@ class Tokenizer:
         """The vocabulary's own spelling of one id."""
         spelling: str | None = self._tokenizer.id_to_token(token_id)
         return "" if spelling is None else spelling
+
+    def hides(self, text: str) -> bool:
+        """Whether decoding without special tokens loses `text`."""
+        return text not in self.decode(self.encode(text, add_special=False))
 
     def detokenizer(self, *, skip_special: bool = True, continues: Sequence[int] = ()) -> Detokenizer:
         """Incremental decoding of one choice; `continues` are the prompt's ids if its text goes on without a break."""

@@ -1,6 +1,6 @@
 """Attention of a ragged step over its pages: two batched products around a softmax, in plain torch.
 
-The query heads that share a key/value head are folded into the rows of one product, [queries · group, dim] x [dim, keys].
+The query heads that share a key/value head are folded into the rows of one product of [queries · group, dim].
 `scaled_dot_product_attention` isn't used: on a CPU its grouped form is 17–33 times slower at one query, and its
 causal form takes most of a 512-token prefill. Softmax is computed in float32 whatever the dtype.
 """
@@ -47,7 +47,7 @@ def attend(
     """Write the step's keys and values, then attend each row over its pages.
 
     query [tokens, heads, key_dim], key and value [tokens, kv_heads, dim] → [tokens, heads, value_dim]. A query at
-    position p sees keys in (p - window, p]. Scores are `softcap * tanh(score / softcap)` where a softcap is given (Gemma 2).
+    position p sees keys in (p - window, p]. Scores are `softcap * tanh(score / softcap)` with one (Gemma 2).
     """
     cache.write(layer_index, key, value)
     return _attend_pages(cache, layer_index, query, window, _Scoring(scale, softcap, sinks))

@@ -77,7 +77,7 @@ class AdmissionActor(Actor):
                 if epoch == self._epoch:
                     for row in rows:
                         self._table.deliver(row)
-                    self.status.num_unfinished = len(self._table)
+                    self._count()
             case ReplicaUp():
                 self._up(message)
                 self.on_change()
@@ -103,9 +103,14 @@ class AdmissionActor(Actor):
             self._forget(request, state)
 
     def _forget(self, request: int, state: RequestState) -> None:
-        self.status.num_unfinished = len(self._table)
+        self._count()
         if self._epoch is not None:
             self._tell("batching", Cancel(request, state))
+
+    def _count(self) -> None:
+        self.status.num_unfinished = len(self._table)
+        if self.status.state == "draining" and not self._table:
+            self.on_change()
 
     def _up(self, message: ReplicaUp) -> None:
         self._epoch = message.epoch

@@ -36,7 +36,6 @@ __all__ = ["HostedActors", "Launcher", "RootActor"]
 
 log = logging.getLogger(__name__)
 
-_HUNG_AFTER_S = 10.0
 _HUNG_FACTOR = 5.0
 _SILENT_AFTER_S = 4.0
 
@@ -73,12 +72,14 @@ class RootActor(Actor):
         num_stages: int,
         *,
         on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
+        hang_timeout_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._limits = limits
         self._capacities: list[StageCapacity | None] = [None] * num_stages
         self._on_loading = on_loading
+        self._hang_timeout_s = hang_timeout_s
         self._clock = clock
         self._hosts: dict[str, HostedActors] = {}
         self._last_beat: dict[str, float] = {}
@@ -95,7 +96,7 @@ class RootActor(Actor):
     def process_started(self, host: HostedActors) -> None:
         """A process was started; messages from it are accepted from now on."""
         self._hosts[host.process] = host
-        self._directory.route({name: host.process for name in host.actors})
+        self._directory.route(dict.fromkeys(host.actors, host.process))
 
     def process_exited(self, process: str, reason: str) -> None:
         """A process ended by itself: what it hosted is gone until a new one has opened."""
@@ -155,7 +156,7 @@ class RootActor(Actor):
         if beat.process not in self._hosts:
             return
         self._last_beat[beat.process] = self._clock()
-        is_hung = beat.expected_s and beat.busy_s > max(_HUNG_AFTER_S, _HUNG_FACTOR * beat.expected_s)
+        is_hung = beat.expected_s and beat.busy_s > max(self._hang_timeout_s, _HUNG_FACTOR * beat.expected_s)
         if is_hung and self.launcher is not None:
             self.launcher.kill(beat.process, f"hangs in step {beat.step} for {beat.busy_s:.1f} s")
 

@@ -37,6 +37,7 @@ class FrontSettings:
     check_sampling: Callable[[dict[str, Any]], None]
     max_unfinished: int = 512
     request_timeout_s: float = 600.0
+    hang_timeout_s: float = 10.0
 
 
 class Front:
@@ -58,13 +59,24 @@ class Front:
             request_timeout_s=settings.request_timeout_s,
         )
         self._on_loading = on_loading
-        self.root = RootActor(self.directory, settings.limits, settings.num_stages, on_loading=self._loading)
+        self._loop = asyncio.get_running_loop()
+        self.root = RootActor(
+            self.directory,
+            settings.limits,
+            settings.num_stages,
+            on_loading=self._loading,
+            hang_timeout_s=settings.hang_timeout_s,
+        )
         self.directory.host("root", self.dispatcher, self.root)
         self.directory.host("admission", self.dispatcher, self.gateway)
         self.directory.host("metrics", self.dispatcher, MetricsActor(self.gateway.status))
         self._supervisor: Supervisor | None = None
         self._changed = asyncio.Event()
         self.gateway.on_change = self._changed.set
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run `call` on the front's loop; for other threads."""
+        self._loop.call_soon_threadsafe(call)
 
     def supervise(self, supervisor: Supervisor) -> None:
         """Failures of this supervisor's children on the front's loop go to it (one-process topology)."""
@@ -88,7 +100,8 @@ class Front:
     async def wait_drained(self) -> None:
         """Until no accepted request is unfinished."""
         while self.gateway.num_unfinished:
-            await anyio.sleep(_TIMER_S / 10)
+            await self._changed.wait()
+            self._changed.clear()
 
     async def run_timer(self) -> None:
         """Time-outs of requests and beats of processes, twice a second."""

@@ -17,8 +17,6 @@ import msgspec
 from histrio.backend import Probe, StageSpec
 from histrio.errors import (
     BackendError,
-    HistrioError,
-    ModelError,
     PluginError,
     RequestError,
     TopologyError,
@@ -87,14 +85,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return list(dict.fromkeys([*core, *(stage.process for stage in self.stages)]))
 
 
-def resolve(topology: Topology, plugins: Plugins, *, fetch_weights: bool = True) -> Plan:
+def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> Plan:
     """Look everything up. Raises the `HistrioError` of the first thing that cannot be.
 
-    Without `fetch_weights` a model of the hub needs its configuration only, and stages have no `weight_bytes`.
+    A check fetches only the configuration of a hub's model, and asks backends whether this machine can run them. A
+    start leaves that to the processes that own the devices: it imports array libraries, which the front never needs.
     """
     edges = _edges(topology, plugins)
+    for index, stage_table in enumerate(topology.stages):
+        _check_backend_name(stage_table, index, plugins)
     table = topology.model
-    folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=fetch_weights)
+    folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=not is_check)
     config = read_model_config(folder)
     model = _served_model(table, folder, config, FieldTable(list(plugins.samplers)))
     sizes = _layer_bytes(folder, config.num_layers)
@@ -103,7 +104,7 @@ def resolve(topology: Topology, plugins: Plugins, *, fetch_weights: bool = True)
         for index, layers in enumerate(split_layers(topology.stages, config.num_layers))
     ]
     for stage in stages:
-        _check_backend(stage, plugins, config)
+        _check_support(stage, plugins, config, is_check)
     return Plan(model=model, stages=stages, engine=topology.engine, runtime=topology.runtime, edges=edges)
 
 
@@ -239,22 +240,33 @@ def _interpreter(python: str, path: str) -> str:
     return str(file.absolute())
 
 
-def _check_backend(stage: StagePlan, plugins: Plugins, config: ModelConfig) -> None:
-    """The backend exists, works on this machine and supports these layers, by its own account."""
-    spec, path = stage.spec, f"stage[{stage.index}]"
+def _check_backend_name(stage: StageTable, index: int, plugins: Plugins) -> None:
+    """Known here, unless another environment is to know it."""
+    if stage.python is not None:
+        return
+
+    try:
+        plugins.backends.get(stage.backend)
+    except PluginError as error:
+        raise TopologyError(f"stage[{index}].backend", str(error)) from None
+
+
+def _check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, is_check: bool) -> None:
+    """The backend supports these layers of the model; in a check also: it works on this machine."""
+    spec, place = stage.spec, f"stage[{stage.index}]"
+    if stage.python is not None and not is_check:
+        return
+
     if stage.python is not None:
         machine, model = probe_in(stage.python, stage.backend, spec)
     else:
-        try:
-            factory = plugins.backends.get(stage.backend)
-        except PluginError as error:
-            raise TopologyError(f"{path}.backend", str(error)) from None
-        machine = factory.probe()
+        factory = plugins.backends.get(stage.backend)
+        machine = factory.probe() if is_check else Probe(available=True)
         model = factory.supports(spec.model, spec.first_layer, spec.last_layer) if machine.available else machine
     if not machine.available:
-        raise BackendError(f"{path}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
+        raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
     if not model.available:
-        raise UnsupportedModel(f"{path}: {_sentence(model)}{_about_own_code(config)}")
+        raise UnsupportedModel(f"{place}: {_sentence(model)}{_about_own_code(config)}")
 
 
 def _sentence(probe: Probe) -> str:

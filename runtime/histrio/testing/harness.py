@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,7 @@ async def serving(
     options = options or HarnessOptions()
     served = _served(model, samplers, options)
     bounds = [0, *(cuts or []), served.num_layers]
-    stages = [
-        LocalStage(_spec(model, served, first, last, options), factory)
-        for first, last in zip(bounds[:-1], bounds[1:], strict=True)
-    ]
+    stages = [LocalStage(_spec(model, served, first, last, options), factory) for first, last in pairwise(bounds)]
     front = Front(_settings(served, len(stages), samplers, options))
     async with (
         run_local_replica(front, stages, samplers, prefill_chunk=options.prefill_chunk),

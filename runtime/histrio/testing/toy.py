@@ -1,7 +1,7 @@
 """A deterministic toy backend: exact integer arithmetic in place of a network, with real pages and block tables.
 
-Every layer mixes a token's state with a position-weighted sum over all states its row has in its pages. A swapped row, a
-lost page, a wrong position or a stale slot therefore changes every token that follows, while the right result is the
+Every layer mixes a token's state with a position-weighted sum over all states its row has in its pages. A swapped row,
+a lost page, a wrong position or a stale slot therefore changes every token that follows, while the right result is the
 same on every machine. `toy_continuation` computes it without pages, batches or stages.
 """
 

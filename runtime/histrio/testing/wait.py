@@ -21,5 +21,5 @@ def eventually(holds: Callable[[], object], timeout_s: float = 15.0) -> None:
 async def eventually_async(holds: Callable[[], object], timeout_s: float = 15.0) -> None:
     """The same on an event loop."""
     with anyio.fail_after(timeout_s):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - the predicate is a stranger's, nothing announces its change
             await anyio.sleep(0.005)

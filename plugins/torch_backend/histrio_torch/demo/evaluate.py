@@ -1,6 +1,6 @@
 """The demo model's exam: sums that nobody taught it, and a few questions to read the answers of.
 
-    python -m histrio_torch.demo.evaluate MODEL
+python -m histrio_torch.demo.evaluate MODEL
 """
 
 import argparse
@@ -94,7 +94,9 @@ def main() -> None:
     print(f"{num_parameters:,} parameters")
     for phrasing in PHRASINGS:
         wrong = score_sums(model, tokenizer, phrasing)
-        print(f"{NUM_EXAM_SUMS - len(wrong)}/{NUM_EXAM_SUMS} held-out sums right, asked as {phrasing!r}; wrong: {wrong}")
+        print(
+            f"{NUM_EXAM_SUMS - len(wrong)}/{NUM_EXAM_SUMS} held-out sums right, asked as {phrasing!r}; wrong: {wrong}"
+        )
 
     for question in SAMPLES[: arguments.samples]:
         print(f"\n> {question}\n{answers(model, tokenizer, [question], 300)[0]}")

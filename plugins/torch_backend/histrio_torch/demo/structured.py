@@ -48,9 +48,7 @@ def json_exchange(rng: random.Random) -> list[Message]:
 
 def _person(rng: random.Random) -> tuple[str, dict[str, Any]]:
     name, age, city = rng.choice(NAMES), rng.randint(5, 95), rng.choice(CITIES)
-    question = rng.choice(
-        ("{n} is {a} years old and lives in {c}.", "Describe a person named {n}, age {a}, from {c}.")
-    )
+    question = rng.choice(("{n} is {a} years old and lives in {c}.", "Describe a person named {n}, age {a}, from {c}."))
     return question.format(n=name, a=age, c=city), {"name": name, "age": age, "city": city}
 
 
@@ -86,7 +84,12 @@ def tool_conversation(rng: random.Random) -> tuple[list[Message], list[dict[str,
     name = rng.choice(tuple(TOOLS))
     question, arguments, response, answer = _use(rng, name)
     calls = (ToolCall(name, arguments),)
-    messages = [user(question), Message("assistant", "", tool_calls=calls), Message("tool", response), assistant(answer)]
+    messages = [
+        user(question),
+        Message("assistant", "", tool_calls=calls),
+        Message("tool", response),
+        assistant(answer),
+    ]
     if name in ("get_weather", "get_time") and rng.random() < 0.25:
         messages = _two_calls(rng, name)
 
@@ -105,7 +108,9 @@ def _use(rng: random.Random, name: str) -> tuple[str, dict[str, Any], str, str]:
     match name:
         case "get_weather":
             weather, degrees = rng.choice(WEATHER), rng.randint(-10, 35)
-            ask = rng.choice(("What is the weather in {c}?", "How is the weather in {c}?", "What's the weather like in {c}?"))
+            ask = rng.choice(
+                ("What is the weather in {c}?", "How is the weather in {c}?", "What's the weather like in {c}?")
+            )
             response = json.dumps({"weather": weather, "degrees": degrees})
             return ask.format(c=city), {"city": city}, response, f"It is {weather} in {city}, at {degrees} degrees."
         case "get_time":
@@ -124,7 +129,12 @@ def _use(rng: random.Random, name: str) -> tuple[str, dict[str, Any], str, str]:
         case "set_timer":
             minutes = rng.randint(1, 90)
             ask = rng.choice(("Set a timer for {m} minutes.", "Wake me in {m} minutes."))
-            return ask.format(m=minutes), {"minutes": minutes}, '{"ok": true}', f"The timer is set for {minutes} minutes."
+            return (
+                ask.format(m=minutes),
+                {"minutes": minutes},
+                '{"ok": true}',
+                f"The timer is set for {minutes} minutes.",
+            )
         case "search":
             query = f"{rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
             ask = rng.choice(("Search the web for {q}.", "Search for {q}.", "Look up {q}."))

@@ -15,9 +15,7 @@ LISTS: dict[str, tuple[str, ...]] = {
     "animals": tuple("dog cat horse bird fish fox wolf bear mouse rabbit owl cow sheep goat duck".split()),
     "fruits": tuple("apple pear orange cherry plum banana grape lemon peach melon fig kiwi".split()),
     "days of the week": tuple("Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()),
-    "months": tuple(
-        "January February March April May June July August September October November December".split()
-    ),
+    "months": tuple("January February March April May June July August September October November December".split()),
     "planets": tuple("Mercury Venus Earth Mars Jupiter Saturn Uranus Neptune".split()),
     "actors of histrio": ("admission", "batching", "kv", "stages", "metrics"),
     "backends": ("torch", "MLX", "SGLang", "CPU"),

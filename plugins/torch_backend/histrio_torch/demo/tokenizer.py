@@ -108,7 +108,12 @@ def train_tokenizer(folder: Path, num_conversations: int = 12_000) -> PreTrained
     )
     conversations = itertools.islice(generate_conversations(seed=0), num_conversations)
     spoken = (m.content + "\n" + m.spoken() for conversation in conversations for m in conversation.messages)
-    bpe.train_from_iterator(itertools.chain(spoken, ["user assistant system\nuser\nassistant\nsystem\n" + TOOLS_PREAMBLE + TOOLS_POSTAMBLE] * 2000), trainer)
+    bpe.train_from_iterator(
+        itertools.chain(
+            spoken, ["user assistant system\nuser\nassistant\nsystem\n" + TOOLS_PREAMBLE + TOOLS_POSTAMBLE] * 2000
+        ),
+        trainer,
+    )
     bpe.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
     bpe.add_tokens([AddedToken(token, normalized=False) for token in MARKERS])
     tokenizer = PreTrainedTokenizerFast(

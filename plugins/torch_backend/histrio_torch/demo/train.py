@@ -148,7 +148,10 @@ class Run:
             hidden = self.teacher.model(input_ids=batch.ids, use_cache=False).last_hidden_state
             wanted = self.teacher.lm_head(hidden[:, :-1][batch.is_target]).float()
         return functional.kl_div(
-            functional.log_softmax(logits, -1), functional.log_softmax(wanted, -1), log_target=True, reduction="batchmean"
+            functional.log_softmax(logits, -1),
+            functional.log_softmax(wanted, -1),
+            log_target=True,
+            reduction="batchmean",
         )
 
     def save(self) -> None:
@@ -217,7 +220,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, run.stop)
     signal.signal(signal.SIGINT, run.stop)
     num_parameters = sum(parameter.numel() for parameter in run.model.parameters())
-    print(f"{options.model}: {num_parameters:,} parameters, {len(run.tokenizer):,} tokens in the vocabulary", flush=True)
+    print(
+        f"{options.model}: {num_parameters:,} parameters, {len(run.tokenizer):,} tokens in the vocabulary", flush=True
+    )
     run.train()
 
 

@@ -1,0 +1,38 @@
+"""The litestar application over one `Edge`; any ASGI server can run it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from histrio.errors import HistrioError
+from histrio_api.auth import require_key
+from histrio_api.edge import Edge
+from histrio_api.errors import on_histrio_error, on_http_exception, on_unexpected
+from histrio_api.routes import ROUTES
+
+__all__ = ["create_app"]
+
+
+def create_app(edge: Edge) -> Litestar:
+    """Routes, error handlers, limits and CORS put together."""
+    origins = edge.settings.cors_origins
+    app = Litestar(
+        ROUTES,
+        guards=[require_key],
+        exception_handlers=cast(
+            "dict[int | type[Exception], Any]",
+            {HistrioError: on_histrio_error, HTTPException: on_http_exception, Exception: on_unexpected},
+        ),
+        state=State({"edge": edge}),
+        cors_config=CORSConfig(allow_origins=origins) if origins else None,
+        request_max_body_size=edge.settings.max_body_bytes,
+        openapi_config=None,
+        logging_config=None,
+    )
+    edge.metrics.known_paths = frozenset(path for handler in ROUTES for path in handler.paths if "{" not in path)
+    return app

@@ -1,0 +1,71 @@
+"""What all routes share: the gateway, the model's text side, the settings and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2s
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+from histrio.errors import EngineError, ModelNotFound
+from histrio.gateway import Gateway
+from histrio_api.metrics import EndpointMetrics
+from histrio_api.settings import ApiSettings
+from histrio_api.text.template import ChatTemplate
+from histrio_api.text.tokenizer import Tokenizer
+
+__all__ = ["Edge"]
+
+T = TypeVar("T")
+
+
+@dataclass
+class Edge:
+    """One endpoint over one gateway; lives as `app.state.edge`."""
+
+    gateway: Gateway
+    settings: ApiSettings
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    metrics: EndpointMetrics
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the served model does."""
+        model = self.gateway.model
+        return "fp_" + blake2s(f"{model.id} {model.path} {model.created}".encode(), digest_size=5).hexdigest()
+
+    @cached_property
+    def sampling_fields(self) -> frozenset[str]:
+        """Request fields that some sampler honours."""
+        return frozenset(self.gateway.model.sampling_fields)
+
+    @cached_property
+    def _encode_threads(self) -> CapacityLimiter:
+        return CapacityLimiter(self.settings.max_encode_threads)
+
+    def require_model(self, name: str) -> None:
+        """Raise `ModelNotFound` unless `name` is what is served here."""
+        if name != self.gateway.model.id:
+            raise ModelNotFound(f"no such model here; this server has: {self.gateway.model.id}", param="model")
+
+    def require_accepting(self) -> None:
+        """Raise `EngineError` while requests cannot be taken: loading, draining, failed."""
+        status = self.gateway.status
+        match status.state:
+            case "loading":
+                raise EngineError(f"the model is loading ({status.progress:.0%}); try again soon")
+            case "draining":
+                raise EngineError("the server is shutting down")
+            case "failed":
+                raise EngineError("the engine failed and was not restarted; the server's log has the reason")
+
+    async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
+        """Do rendering and encoding here if it is short, else in a thread so that running streams don't wait."""
+        if num_chars <= self.settings.thread_encode_chars:
+            return work()
+
+        return await to_thread.run_sync(work, limiter=self._encode_threads)

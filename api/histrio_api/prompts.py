@@ -1,0 +1,185 @@
+"""From a checked request to token ids, and how many tokens may follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from histrio.errors import ContextLengthExceeded, RequestError
+from histrio.gateway import ServedModel
+from histrio_api.edge import Edge
+from histrio_api.schemas import ChatMessage, ChatRequest, CompletionRequest, ToolDefinition
+from histrio_api.text.messages import to_template_messages
+from histrio_api.text.template import ChatTemplate
+
+__all__ = ["Prompt", "chat_prompt", "completion_prompts", "num_new_tokens", "render_messages"]
+
+CONTINUE_MARK = "\u241ehistrio continues here\u241e"
+"""Put behind the final message to find where it ends in the rendered prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a request."""
+
+    ids: list[int]
+    text: str | None = None
+    """As the client gave it, if it was text."""
+
+
+def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:
+    """The text that plain messages become."""
+    template = _template_of(edge)
+    converted = to_template_messages(messages, knows_developer=template.knows_developer)
+    return template.render(converted, add_generation_prompt=add_generation_prompt)
+
+
+def _template_of(edge: Edge) -> ChatTemplate:
+    """The model's chat template; a 400 that says so if it has none."""
+    if edge.template is None:
+        raise RequestError(
+            "this model has no chat template; use /v1/completions, or add chat_template.jinja to the model's folder",
+            param="messages",
+            code="no_chat_template",
+        )
+    return edge.template
+
+
+def chat_prompt(edge: Edge, request: ChatRequest) -> Prompt:
+    """Render the messages and encode the result; the template writes BOS itself, so none is added."""
+    if not request.messages:
+        raise RequestError("messages: at least one message is needed", param="messages")
+    if len(request.messages) > edge.settings.max_messages:
+        limit = edge.settings.max_messages
+        raise RequestError(f"messages: at most {limit} messages are accepted", param="messages")
+
+    text = _render(_template_of(edge), request)
+    ids = edge.tokenizer.encode(text, add_special=request.add_special_tokens)
+    return Prompt(_checked(ids, "messages"), text)
+
+
+def completion_prompts(edge: Edge, request: CompletionRequest) -> list[Prompt]:
+    """One prompt for a string or a list of ids, several for a list of strings or of lists."""
+    given = request.prompt
+    if isinstance(given, str):
+        return [_text_prompt(edge, given, request)]
+    if not given:
+        raise RequestError("prompt: must not be empty", param="prompt")
+    if all(isinstance(entry, int) for entry in given):
+        return [_ids_prompt(edge, [entry for entry in given if isinstance(entry, int)], "prompt")]
+    if len(given) > edge.settings.max_prompts:
+        raise RequestError(f"prompt: at most {edge.settings.max_prompts} prompts are accepted", param="prompt")
+
+    prompts = []
+    for at, entry in enumerate(given):
+        if isinstance(entry, int):
+            raise RequestError("prompt: token ids and texts cannot be mixed in one list", param="prompt")
+        if isinstance(entry, str):
+            prompts.append(_text_prompt(edge, entry, request))
+        else:
+            prompts.append(_ids_prompt(edge, entry, f"prompt[{at}]"))
+    return prompts
+
+
+def num_new_tokens(model: ServedModel, prompt: Prompt, wanted: int | None, param: str) -> int:
+    """How many tokens may be generated: what is wanted, by default all that fit. Raises `ContextLengthExceeded`."""
+    limit, num_prompt_tokens = model.max_sequence_length, len(prompt.ids)
+    room = limit - num_prompt_tokens
+    if room < 1:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {limit} tokens, but the prompt has {num_prompt_tokens} tokens, "
+            "which leaves no room for an answer. Shorten the prompt.",
+            param=param,
+        )
+    if wanted is None:
+        return room
+    if wanted > room:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {limit} tokens, but {num_prompt_tokens + wanted} were requested: "
+            f"{num_prompt_tokens} in the prompt and {wanted} for the answer. Ask for at most {room}, or shorten the "
+            "prompt.",
+            param="max_tokens",
+        )
+    return wanted
+
+
+def _render(template: ChatTemplate, request: ChatRequest) -> str:
+    variables = _template_variables(template, request.chat_template_kwargs)
+    messages = to_template_messages(request.messages, knows_developer=template.knows_developer)
+    tools = _template_tools(template, request.tools) if request.tool_choice != "none" else None
+    if not request.continue_final_message:
+        return template.render(messages, tools=tools, add_generation_prompt=request.add_generation_prompt, **variables)
+
+    _check_continuable(request.messages, request.add_generation_prompt)
+    messages[-1]["content"] += CONTINUE_MARK
+    text, mark, _ = template.render(messages, tools=tools, add_generation_prompt=False, **variables).rpartition(
+        CONTINUE_MARK
+    )
+    if not mark:
+        raise RequestError(
+            "continue_final_message: the model's chat template does not write the final message as it is",
+            param="continue_final_message",
+        )
+    return text
+
+
+def _check_continuable(messages: list[ChatMessage], add_generation_prompt: bool) -> None:
+    if add_generation_prompt:
+        raise RequestError(
+            "continue_final_message: needs add_generation_prompt to be false", param="continue_final_message"
+        )
+    if messages[-1].role != "assistant":
+        raise RequestError(
+            "continue_final_message: the last message must be the assistant's", param="continue_final_message"
+        )
+
+
+def _template_variables(template: ChatTemplate, given: dict[str, Any]) -> dict[str, Any]:
+    for name in given:
+        if name not in template.variables:
+            known = ", ".join(sorted(template.variables)) or "none"
+            raise RequestError(
+                f"chat_template_kwargs: the model's chat template has no such variable; it has: {known}",
+                param="chat_template_kwargs",
+            )
+    return given
+
+
+def _template_tools(template: ChatTemplate, tools: Iterable[ToolDefinition]) -> list[dict[str, Any]] | None:
+    definitions = [_tool_definition(tool) for tool in tools]
+    if not definitions:
+        return None
+    if not (template.writes_tools and template.has_hermes_calls):
+        raise RequestError(
+            "tools: this model's chat template has no tool calls in Hermes format, the one that is supported",
+            param="tools",
+            code="unsupported_parameter",
+        )
+    return definitions
+
+
+def _tool_definition(tool: ToolDefinition) -> dict[str, Any]:
+    function = {name: value for name, value in msgspec.structs.asdict(tool.function).items() if value is not None}
+    return {"type": tool.type, "function": function}
+
+
+def _text_prompt(edge: Edge, text: str, request: CompletionRequest) -> Prompt:
+    return Prompt(_checked(edge.tokenizer.encode(text, add_special=request.add_special_tokens), "prompt"), text)
+
+
+def _ids_prompt(edge: Edge, ids: list[int], param: str) -> Prompt:
+    vocab_size = edge.gateway.model.vocab_size
+    if ids and max(ids) >= vocab_size:
+        raise RequestError(f"{param}: token ids must be below {vocab_size}", param=param)
+
+    return Prompt(_checked(ids, param))
+
+
+def _checked(ids: list[int], param: str) -> list[int]:
+    if not ids:
+        raise RequestError(f"{param}: must not be empty", param=param)
+
+    return ids

@@ -1,0 +1,31 @@
+"""GET /v1/models and /v1/models/{id}."""
+
+from __future__ import annotations
+
+from litestar import get
+from litestar.response.base import ASGIResponse
+
+from histrio_api.edge import Edge
+from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.schemas import ModelCard
+
+__all__ = ["list_models", "show_model"]
+
+
+@get("/v1/models")
+async def list_models(request: HttpRequest) -> ASGIResponse:
+    """The one model that is served."""
+    return json_response({"object": "list", "data": [_card(edge_of(request))]})
+
+
+@get("/v1/models/{model_id:path}")
+async def show_model(request: HttpRequest, model_id: str) -> ASGIResponse:
+    """One model; hub ids have a slash in them."""
+    edge = edge_of(request)
+    edge.require_model(model_id.removeprefix("/"))
+    return json_response(_card(edge))
+
+
+def _card(edge: Edge) -> ModelCard:
+    model = edge.gateway.model
+    return ModelCard(model.id, model.created, model.max_sequence_length)

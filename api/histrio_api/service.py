@@ -1,0 +1,32 @@
+"""Starting the endpoint: read the model's text side, build the application, serve it."""
+
+from __future__ import annotations
+
+import msgspec
+from anyio import to_thread
+
+from histrio.gateway import Gateway
+from histrio.hooks import EdgeContext
+from histrio_api.app import create_app
+from histrio_api.edge import Edge
+from histrio_api.metrics import EndpointMetrics
+from histrio_api.server import serve
+from histrio_api.settings import ApiSettings
+from histrio_api.text.template import load_chat_template
+from histrio_api.text.tokenizer import Tokenizer
+
+__all__ = ["open_edge", "run_endpoint"]
+
+
+async def run_endpoint(context: EdgeContext) -> None:
+    """Serve `context.gateway` until cancelled."""
+    settings = msgspec.convert(context.settings, ApiSettings)
+    edge = await to_thread.run_sync(open_edge, context.gateway, settings)
+    await serve(create_app(edge), settings, context.ready)
+
+
+def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:
+    """Read tokenizer and chat template from the model's folder (about 0.4 s); raises `ModelError`."""
+    model = gateway.model
+    tokenizer = Tokenizer.load(model.path, model.bos_id)
+    return Edge(gateway, settings, tokenizer, load_chat_template(model.path), EndpointMetrics())

@@ -1,0 +1,184 @@
+"""A gateway that plays scripts, a tokenizer for tests, and the endpoint on a free port: for tests and benchmarks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import anyio
+
+from histrio.errors import HistrioError, RequestError
+from histrio.gateway import Delta, GatewayStatus, ServedModel, Submission, TokenStream
+from histrio.hooks import EdgeContext
+from histrio.messages import RequestState
+
+__all__ = ["CHATML", "ScriptedGateway", "ScriptedStream", "running_endpoint", "served_model", "write_tokenizer"]
+
+START_TIMEOUT_S = 15.0
+
+CHATML = (
+    "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}"
+    "{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}"
+)
+
+_TEXTS = [
+    "The quick brown fox jumps over the lazy dog. Hello, world! Numbers: 0 1 2 3 4 5 6 7 8 9.",
+    "An actor owns its state and tells others what happened; nobody waits for an answer.",
+    'naïve café – “quotes”, 日本語のテキスト, 한국어, emoji 🙂🚀, and JSON {"name": "value", "list": [1, 2, 3]}.',
+]
+
+
+class ScriptedStream:
+    """Plays deltas; a float among them waits so many seconds, an `asyncio.Event` until it is set."""
+
+    def __init__(self, num_prompt_tokens: int, script: Sequence[Delta | asyncio.Event | float]) -> None:
+        self.num_prompt_tokens = num_prompt_tokens
+        self.is_recovering = False
+        self.cancelled_with: RequestState | None = None
+        """What `cancel` was called with while the stream still ran."""
+        self.was_cancelled = threading.Event()
+        self._script = deque(script)
+
+    def __aiter__(self) -> AsyncIterator[Delta]:
+        return self
+
+    async def __anext__(self) -> Delta:
+        """The next delta of the script."""
+        while self._script:
+            match self._script.popleft():
+                case Delta() as delta:
+                    return delta
+                case asyncio.Event() as event:
+                    await event.wait()
+                case pause:
+                    await asyncio.sleep(pause)
+        raise StopAsyncIteration
+
+    def cancel(self, state: RequestState = RequestState.CANCELLED) -> None:
+        """Remember it; nothing follows."""
+        if self._script:
+            self._script.clear()
+            self.cancelled_with = state
+            self.was_cancelled.set()
+
+
+@dataclass
+class ScriptedGateway:
+    """A `Gateway` whose answers a test writes: `script(submission, choice)` gives what a stream plays."""
+
+    model: ServedModel
+    script: Callable[[Submission, int], Sequence[Delta | asyncio.Event | float]]
+    status: GatewayStatus = field(default_factory=lambda: GatewayStatus(state="ready", progress=1.0))
+    submissions: list[Submission] = field(default_factory=list)
+    streams: list[ScriptedStream] = field(default_factory=list)
+    refusal: HistrioError | None = None
+    """Raised by `submit` if set."""
+
+    def check_sampling(self, fields: dict[str, Any]) -> None:
+        """Temperature within [0, 2]; other fields need only be known."""
+        for name, value in fields.items():
+            if name not in self.model.sampling_fields:
+                raise RequestError(f"{name}: unknown field", param=name)
+            if name == "temperature" and not (isinstance(value, int | float) and 0 <= value <= 2):
+                raise RequestError("temperature: must be between 0 and 2", param="temperature")
+
+    def submit(self, submission: Submission) -> list[TokenStream]:
+        """One scripted stream for each choice."""
+        if self.refusal is not None:
+            raise self.refusal
+
+        self.submissions.append(submission)
+        num_prompt_tokens = len(submission.ids)
+        streams = [
+            ScriptedStream(num_prompt_tokens, self.script(submission, choice))
+            for choice in range(submission.num_choices)
+        ]
+        self.streams += streams
+        return list(streams)
+
+
+def write_tokenizer(folder: Path, chat_template: str | None = CHATML) -> None:
+    """A small byte-level BPE tokenizer with `<|bos|>`, `<|im_start|>`, `<|im_end|>`; encoding adds BOS if asked."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<|bos|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_TEXTS, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|bos|> $A", pair="<|bos|> $A $B", special_tokens=[("<|bos|>", 0)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<|bos|>", "eos_token": "<|im_end|>"}
+    if chat_template is not None:
+        config["chat_template"] = chat_template
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
+def served_model(folder: Path, max_sequence_length: int = 512) -> ServedModel:
+    """A model over `write_tokenizer`'s files."""
+    return ServedModel(
+        id="test/scripted",
+        path=str(folder),
+        created=1_700_000_000,
+        architecture="ScriptedForCausalLM",
+        num_layers=2,
+        vocab_size=400,
+        max_sequence_length=max_sequence_length,
+        bos_id=0,
+        eos_ids=[2],
+        default_sampling={"temperature": 0.7},
+        sampling_fields=["temperature", "top_k", "top_p"],
+    )
+
+
+@contextmanager
+def running_endpoint(gateway: ScriptedGateway, **settings: Any) -> Iterator[str]:
+    """Serve `gateway` from a thread with a loop of its own; gives the address. Stops the endpoint at the end."""
+    from histrio_api.plugin import ApiService
+
+    address: list[str] = []
+    errors: list[BaseException] = []
+    up, stop = threading.Event(), threading.Event()
+
+    def ready(where: str) -> None:
+        address.append(where)
+        up.set()
+
+    async def serve() -> None:
+        context = EdgeContext(gateway, {"port": 0, "shutdown-s": 1} | settings, ready)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ApiService().run, context)
+            await anyio.to_thread.run_sync(stop.wait)
+            tasks.cancel_scope.cancel()
+
+    def run() -> None:
+        try:
+            anyio.run(serve, backend_options={"use_uvloop": True})
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            up.set()
+
+    thread = threading.Thread(target=run, name="endpoint")
+    thread.start()
+    try:
+        if not up.wait(START_TIMEOUT_S) or errors:
+            raise RuntimeError("the endpoint did not start") from (errors[0] if errors else None)
+        yield address[0]
+    finally:
+        stop.set()
+        thread.join(START_TIMEOUT_S)

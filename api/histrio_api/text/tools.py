@@ -1,0 +1,86 @@
+"""Tool calls in Hermes format: JSON between `<tool_call>` and `</tool_call>`, anywhere in an answer."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+
+from histrio_api.schemas import CalledFunction, CalledTool
+from histrio_api.text.stops import partial_start
+
+__all__ = ["CALL_CLOSE", "CALL_OPEN", "ToolCallParser"]
+
+CALL_OPEN = "<tool_call>"
+CALL_CLOSE = "</tool_call>"
+
+
+class ToolCallParser:
+    """Separates an answer's text from its tool calls. What is no valid call comes out as text, so nothing is lost."""
+
+    __slots__ = ("_buffer", "_is_inside", "num_calls")
+
+    def __init__(self) -> None:
+        self._buffer = ""
+        self._is_inside = False
+        self.num_calls = 0
+        """Calls found so far."""
+
+    def push(self, text: str) -> tuple[str, list[CalledTool]]:
+        """Take more of the answer; return the text to show and the calls that are complete by now."""
+        self._buffer += text
+        shown: list[str] = []
+        calls: list[CalledTool] = []
+        while self._advance(shown, calls):
+            pass
+        return "".join(shown), calls
+
+    def flush(self) -> tuple[str, list[CalledTool]]:
+        """The answer ended; models often leave the last closing tag out."""
+        rest, self._buffer = self._buffer, ""
+        if self._is_inside and (call := _parse(rest)) is not None:
+            self.num_calls += 1
+            return "", [call]
+
+        opening = CALL_OPEN if self._is_inside else ""
+        return self._visible(opening + rest), []
+
+    def _advance(self, shown: list[str], calls: list[CalledTool]) -> bool:
+        """Consume up to the next tag; False if more text is needed."""
+        tag = CALL_CLOSE if self._is_inside else CALL_OPEN
+        before, found, after = self._buffer.partition(tag)
+        if not found:
+            if not self._is_inside:
+                cut = partial_start(self._buffer, [CALL_OPEN])
+                shown.append(self._visible(self._buffer[:cut]))
+                self._buffer = self._buffer[cut:]
+            return False
+
+        self._buffer = after
+        if not self._is_inside:
+            shown.append(self._visible(before))
+        elif (call := _parse(before)) is not None:
+            self.num_calls += 1
+            calls.append(call)
+        else:
+            shown.append(CALL_OPEN + before + CALL_CLOSE)
+        self._is_inside = not self._is_inside
+        return True
+
+    def _visible(self, text: str) -> str:
+        """Line breaks that only separate calls are not part of the answer."""
+        return "" if self.num_calls and text.isspace() else text
+
+
+def _parse(text: str) -> CalledTool | None:
+    try:
+        call: Any = msgspec.json.decode(text.strip())
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return None
+
+    arguments = call.get("arguments", {})
+    encoded = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    return CalledTool(f"call_{uuid4().hex[:24]}", CalledFunction(call["name"], encoded))

@@ -1,0 +1,152 @@
+"""A stage on torch: a range of a transformers model's layers over a pool of pages."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import numpy as np
+import torch
+
+from histrio.backend import Progress, StageOutput, StageSpec, StepBatch
+from histrio.errors import BackendError
+from histrio.messages import StageCapacity
+from histrio_torch.arrays import TorchArrays
+from histrio_torch.dry_run import record_shapes
+from histrio_torch.linear import pack_linears
+from histrio_torch.loader import StageModel, load_stage
+from histrio_torch.memory import choose_device, measure
+from histrio_torch.pages import PagedCache
+from histrio_torch.wire import from_wire, to_wire
+
+__all__ = ["TorchStage"]
+
+_CAPABILITIES = ["rewind", "prefix_share", "copy_pages", "all_position_logits", "batch"]
+
+
+class TorchStage:
+    """Implements `histrio.backend.StageBackend`; all calls from one thread."""
+
+    def __init__(self) -> None:
+        self.xp = TorchArrays(torch.device("cpu"))
+        self._spec: StageSpec | None = None
+        self._stage: StageModel | None = None
+        self._cache: PagedCache | None = None
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
+        if spec.options:
+            raise BackendError(f"option {sorted(spec.options)[0]!r} is unknown; the torch backend has no options")
+
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        device = choose_device(spec.device)
+        self._spec, self.xp = spec, TorchArrays(device)
+        self._stage = load_stage(spec, device, progress)
+        if device.type == "cpu":
+            pack_linears(self._stage.model)
+        self._cache = self._make_cache(self._stage)
+        return StageCapacity(
+            max_pages=measure(device).max_pages(self._cache.bytes_per_token, spec),
+            max_rows=spec.max_rows,
+            max_step_tokens=spec.max_step_tokens,
+            dtype=str(self._stage.dtype).removeprefix("torch."),
+            param_bytes=self._stage.param_bytes,
+            page_bytes_per_token=self._cache.bytes_per_token,
+            capabilities=_CAPABILITIES,
+        )
+
+    def allocate(self, num_pages: int, page_size: int) -> None:
+        """Make the pool of pages; the same sizes again keep it."""
+        assert self._cache is not None, "open() comes before allocate()"
+        self._cache.allocate(num_pages, page_size)
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run the rows as one sequence [1, tokens]; attention tells them apart by their pages."""
+        assert self._cache is not None, "open() comes before step()"
+        with torch.inference_mode():
+            self._cache.begin(batch)
+            inputs = self._inputs(batch)
+            if not self._last:
+                return StageOutput(hidden=[to_wire(self._run_layers(inputs))])
+
+            sampled = _sampled_tokens(batch)
+            if not len(sampled):
+                self._run_layers(inputs)
+                return StageOutput(hidden=[])
+
+            return StageOutput(hidden=[], logits=self._run_model(inputs, sampled))
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages in all layers."""
+        assert self._cache is not None, "open() comes before copy()"
+        self._cache.copy(src, dst)
+
+    def close_slot(self, slot: int) -> None:
+        """Nothing is kept per slot."""
+
+    def close(self) -> None:
+        """Drop weights and pages. Safe to call twice."""
+        device = self._stage.device if self._stage is not None else None
+        self._stage = self._cache = None
+        gc.collect()
+        if device is not None and device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    @property
+    def _last(self) -> bool:
+        assert self._spec is not None
+        return self._spec.is_last
+
+    def _make_cache(self, stage: StageModel) -> PagedCache:
+        inputs = self._one_token(stage)
+        shapes = record_shapes(stage.model, lambda: self._run_layers(inputs))
+        cache = PagedCache(shapes, stage.dtype, stage.device)
+        for module in stage.model.modules():
+            if "layer_idx" in vars(module):
+                vars(module)["histrio_cache"] = cache
+        return cache
+
+    def _one_token(self, stage: StageModel) -> dict[str, Any]:
+        assert self._spec is not None
+        positions = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
+        if self._spec.is_first:
+            return {"input_ids": positions, "position_ids": positions, "use_cache": False}
+
+        hidden_size = stage.model.config.hidden_size
+        hidden = torch.ones(1, 1, hidden_size, dtype=stage.dtype, device=stage.device)
+        stage.relay.received = hidden
+        return {"inputs_embeds": hidden, "position_ids": positions, "use_cache": False}
+
+    def _inputs(self, batch: StepBatch) -> dict[str, Any]:
+        assert self._stage is not None
+        stage = self._stage
+        positions = torch.from_numpy(batch.positions)[None].to(stage.device)
+        if batch.token_ids is not None:
+            ids = torch.from_numpy(batch.token_ids)[None].to(stage.device)
+            return {"input_ids": ids, "position_ids": positions, "use_cache": False}
+
+        hidden = from_wire(batch.hidden[0], stage.dtype, stage.device)[None]
+        stage.relay.received = hidden
+        return {"inputs_embeds": hidden, "position_ids": positions, "use_cache": False}
+
+    def _run_layers(self, inputs: dict[str, Any]) -> torch.Tensor:
+        assert self._stage is not None
+        output = self._stage.structure.decoder(**inputs)
+        produced = self._stage.relay.produced
+        hidden: torch.Tensor = output.last_hidden_state if produced is None else produced
+        return hidden[0]
+
+    def _run_model(self, inputs: dict[str, Any], sampled: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
+        assert self._stage is not None
+        keep = torch.from_numpy(sampled).to(self._stage.device)
+        logits: torch.Tensor = self._stage.model(**inputs, logits_to_keep=keep).logits
+        return logits[0]
+
+
+def _sampled_tokens(batch: StepBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Indices, among the step's tokens, of the trailing positions that are sampled."""
+    ends = batch.offsets[1:].astype(np.int64)
+    counts = batch.num_sampled.astype(np.int64)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.repeat(ends - counts, counts) + within

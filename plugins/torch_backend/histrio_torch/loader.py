@@ -1,0 +1,223 @@
+"""Loads the weights of one stage with transformers' own loader, and no others.
+
+The loader is given a subclass of the model's class whose constructor splices the model (see `splice.py`) while it is still on
+the meta device. So other layers are never allocated, their bytes never read, and what only transformers knows still happens:
+renamed and merged weights, tied heads, parts kept in float32, buffers that no checkpoint holds (inv_freq, Gemma's
+embedding scale).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from histrio.backend import Progress, StageSpec
+from histrio.errors import BackendError, ModelError, UnsupportedModel
+from histrio_torch.attention import ATTENTION_NAME, register_attention
+from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
+from histrio_torch.families import check_config, read_config
+from histrio_torch.latent import LATENT_ATTENTION, absorb_latents, register_latent_attention
+from histrio_torch.memory import measure
+from histrio_torch.rope import fix_rope
+from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structure, splice
+
+__all__ = ["StageModel", "load_stage"]
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+SMALL_CHECKPOINT_BYTES = 128_000_000
+"""Below it a CPU computes in float32 where the dtype is `auto`."""
+
+
+@dataclass
+class StageModel:
+    """A spliced model with its own weights in place."""
+
+    model: Any
+    structure: Structure
+    relay: Relay
+    dtype: torch.dtype
+    device: torch.device
+    param_bytes: int
+
+
+def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> StageModel:
+    """Read config and weights of the stage's layers. Raises `UnsupportedModel`, `DoesNotFit`, `ModelUnavailable`."""
+    folder = Path(spec.model)
+    config = read_config(folder)
+    check_config(config)
+    files = find_weight_files(folder)
+    dtype = _choose_dtype(spec, checkpoint_dtype(config, files), checkpoint_bytes(files), device)
+    register_attention()
+    register_latent_attention()
+    model_class, model_config = _model_class(folder)
+    if model_config.num_hidden_layers != spec.num_layers:
+        raise BackendError(f"{folder} has {model_config.num_hidden_layers} layers, the plan says {spec.num_layers}")
+
+    stage_class = _stage_class(model_class, spec, dtype, device, progress)
+    with _quiet_transformers():
+        model = _load(stage_class, folder, model_config, dtype, device)
+    return _finish(model, spec, dtype, device)
+
+
+def _choose_dtype(spec: StageSpec, stored: str, num_bytes: int, device: torch.device) -> torch.dtype:
+    if spec.dtype != "auto":
+        if spec.dtype not in _DTYPES:
+            raise BackendError(f"dtype {spec.dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
+        return _DTYPES[spec.dtype]
+
+    if device.type == "cpu" and num_bytes < SMALL_CHECKPOINT_BYTES:
+        return torch.float32
+
+    return _DTYPES[stored]
+
+
+def _model_class(folder: Path) -> tuple[Any, Any]:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    except (KeyError, ValueError) as error:
+        raise UnsupportedModel(f"{folder}: transformers can't make this model: {error}") from None
+
+    name = model_class.__name__
+    if getattr(model_class, "_is_stateful", False):
+        raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that pages can't hold")
+
+    if not getattr(model_class, "_supports_attention_backend", False):
+        raise UnsupportedModel(f"{name} is not supported: its attention can't be replaced through transformers")
+
+    return model_class, config
+
+
+def _stage_class(model_class: Any, spec: StageSpec, dtype: torch.dtype, device: torch.device, progress: Progress) -> Any:
+    """A subclass that drops what other stages own, checks the memory, and reads only what is left."""
+
+    class Stage(model_class):  # type: ignore[misc]
+        def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(config, *args, **kwargs)
+            vars(self)["histrio_relay"] = splice(self, spec)
+            measure(device).check_weights(_param_bytes(self, dtype), spec)
+
+        @staticmethod
+        def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], *args: Any, **kwargs: Any) -> Any:
+            with _open_tensors(files, _other_layers(model, spec), progress) as tensors:
+                return model_class._load_pretrained_model(model, tensors, files, *args, **kwargs)
+
+    # transformers looks some things up by the class's name
+    Stage.__name__ = Stage.__qualname__ = model_class.__name__
+    Stage.__module__ = model_class.__module__
+    return Stage
+
+
+def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    try:
+        model, report = stage_class.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=ATTENTION_NAME,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, OSError, ValueError) as error:
+        raise UnsupportedModel(f"{folder}: its weights don't fit its config.json: {error}") from error
+
+    missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    if missing:
+        raise ModelError(f"{folder} lacks {len(missing)} weights of this stage, first {missing[0]}")
+
+    return model
+
+
+def _finish(model: Any, spec: StageSpec, dtype: torch.dtype, device: torch.device) -> StageModel:
+    relay: Relay = vars(model).pop("histrio_relay")
+    structure = find_structure(model, spec.num_layers)
+    if not spec.is_first:
+        drop_embeddings(model, structure)
+    fix_rope(model, spec.max_sequence_length)
+    model.requires_grad_(False)
+    param_bytes = _param_bytes(model, dtype)
+    if absorb_latents(model):
+        model.config._attn_implementation = LATENT_ATTENTION
+    return StageModel(model, structure, relay, dtype, device, param_bytes)
+
+
+def _param_bytes(model: nn.Module, dtype: torch.dtype) -> int:
+    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
+
+
+def _other_layers(model: Any, spec: StageSpec) -> re.Pattern[str]:
+    """Matches names of weights that belong to layers of other stages."""
+    own = "|".join(str(index) for index in range(spec.first_layer, spec.last_layer))
+    name = find_structure(model, spec.num_layers).layers_name
+    return re.compile(rf"^(?:\w+\.)*?{name}\.(?!(?:{own})\.)\d+\.")
+
+
+class _CountedSlice:
+    """A tensor in a safetensors file that is read when indexed, and says so."""
+
+    def __init__(self, tensor: Any, name: str, told: Any) -> None:
+        self._tensor, self._name, self._told = tensor, name, told
+
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        self._told(self._name)
+        part: torch.Tensor = self._tensor[index]
+        return part
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tensor, name)
+
+
+@contextmanager
+def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress) -> Iterator[dict[str, Any]]:
+    """Name → unread tensor, for all tensors but those of other layers."""
+    from safetensors import safe_open
+
+    tensors: dict[str, Any] = {}
+    num_read = 0
+
+    def told(name: str) -> None:
+        nonlocal num_read
+        num_read += 1
+        progress(min(num_read / max(len(tensors), 1), 1.0), name)
+
+    handles = [safe_open(file, framework="pt", device="cpu") for file in files]
+    for handle in handles:
+        own = [name for name in handle.keys() if not others.match(name)]  # noqa: SIM118 - not a dict
+        tensors.update({name: _CountedSlice(handle.get_slice(name), name, told) for name in own})
+    try:
+        yield tensors
+    finally:
+        for handle in handles:
+            handle.__exit__(None, None, None)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bars and reports on the terminal, and tensors read one after another on this thread."""
+    from transformers.utils import logging
+
+    setting, had_bar, before = logging.get_verbosity(), logging.is_progress_bar_enabled(), os.environ.copy()
+    # One by one: progress is told from this thread, and merging experts never holds a second layer's parts.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(setting)
+        if had_bar:
+            logging.enable_progress_bar()
+        if "HF_DEACTIVATE_ASYNC_LOAD" not in before:
+            del os.environ["HF_DEACTIVATE_ASYNC_LOAD"]

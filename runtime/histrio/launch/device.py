@@ -1,0 +1,107 @@
+"""A device process: batching and kv, or stages, or both, on its main thread. It may block; its I/O thread never does."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import msgspec
+
+from histrio.actors.directory import Directory
+from histrio.actors.stage import Activity, StagePlace
+from histrio.actors.supervisor import RestartIntensity
+from histrio.launch.compose import DeviceThread, batching_children, stage_child
+from histrio.launch.plan import FRONT, StagePlan
+from histrio.logs import LogFormat, set_up_logs
+from histrio.messages import PROTOCOL_VERSION, Beat, ChildFailed, Hello
+from histrio.net.io_thread import IoThread
+from histrio.plugins import Plugins, installed_plugins
+
+__all__ = ["DeviceProcess", "run_device_process"]
+
+
+class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child process needs to know; travels as JSON."""
+
+    process: str
+    """Its name, with the count of incarnations: `engine.1`."""
+    endpoint: str
+    front_endpoint: str
+    stages: list[StagePlan]
+    num_stages: int
+    """Of the whole replica."""
+    has_batching: bool
+    prefill_chunk: int
+    max_restarts: int
+    restart_window_s: float
+    log_format: LogFormat
+    log_level: str
+
+
+def run_device_process(payload: Any) -> None:
+    """Entry of a child process: run until told to stop, by SIGTERM or by the end of the parent."""
+    spec = msgspec.convert(payload, DeviceProcess)
+    set_up_logs(spec.process, log_format=spec.log_format, level=spec.log_level)
+    directory = Directory(spec.process)
+    directory.route({"root": FRONT, "admission": FRONT, "metrics": FRONT})
+    activity = _Current()
+    device = DeviceThread(directory, _children(spec, installed_plugins(), directory, activity), _intensity(spec))
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: device.stop())
+
+    def on_lost(peer: str) -> None:
+        if peer == FRONT:
+            os._exit(1)  # nobody is left to work for
+        directory.tell("root", ChildFailed(f"link:{peer}", f"{spec.process} lost its link to {peer}"))
+
+    links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost)
+    directory.use(links)
+    links.start()
+    try:
+        links.connect(FRONT, spec.front_endpoint)
+        directory.tell("root", Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
+        links.beat(FRONT, lambda: activity.beat(spec.process))
+        device.run()
+    finally:
+        links.close()
+
+
+class _Current:
+    """The activity of whichever stage of this process computes now."""
+
+    def __init__(self) -> None:
+        self._activities: dict[str, Activity] = {}
+
+    def watch(self, name: str, activity: Activity) -> None:
+        """The stage was made, or made anew."""
+        self._activities[name] = activity
+
+    def beat(self, process: str) -> Beat:
+        """What the process is busy with."""
+        for activity in list(self._activities.values()):
+            if activity.since:
+                return Beat(process, activity.step, activity.busy_s, activity.expected_s)
+        return Beat(process, 0, 0.0, 0.0)
+
+
+def _intensity(spec: DeviceProcess) -> RestartIntensity:
+    return RestartIntensity(spec.max_restarts, spec.restart_window_s)
+
+
+def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, current: _Current) -> list[Any]:
+    """Stages first, then kv and batching, which are restarted when a stage of their process is."""
+    children = []
+    for stage in spec.stages:
+        after = f"stage{stage.index + 1}" if stage.index + 1 < spec.num_stages else "batching"
+        place = StagePlace(stage.index, after)
+        children.append(
+            stage_child(
+                place,
+                stage.spec,
+                plugins.backends.get(stage.backend),
+                list(plugins.samplers),
+                directory.tell,
+                lambda activity, name=place.name: current.watch(name, activity),
+            )
+        )
+    return children + (batching_children(directory.tell, spec.prefill_chunk) if spec.has_batching else [])

@@ -1,0 +1,224 @@
+"""The options of `rt-launch`: each names a key of the topology, and wins over the file."""
+
+from __future__ import annotations
+
+import argparse
+import tomllib
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import msgspec
+
+from histrio import __version__
+
+__all__ = ["Options", "parse_options"]
+
+_MAX_STAGES = 1024
+
+_EXAMPLES = """examples:
+  rt-launch --model demo                               the small model that ships with histrio, on port 3001
+  rt-launch --model ./qwen3-0.6b --port 8000           a folder
+  rt-launch --model Qwen/Qwen3-0.6B --dtype bfloat16   a model of the Hugging Face hub
+  rt-launch two-stages.toml --check                    print the resolved plan and stop
+  rt-launch two-stages.toml --log-format json          a file, with one key overridden
+  rt-launch --model demo --set engine.max-batch-size=64
+
+docs/topology.md explains every key."""
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says, as topology tables that are not checked yet."""
+
+    file: str | None = None
+    is_check: bool = False
+    is_plugins: bool = False
+    tables: dict[str, dict[str, Any]] = {}
+    """Table → keys that options set; `stage` holds those set on every stage."""
+    stages: list[dict[str, Any]] | None = None
+    """Stages that options ask for, in place of the file's."""
+    flags: dict[str, str] = {}
+    """Path of a key in the topology → the option that set it, for messages."""
+
+    def applied_to(self, tables: Mapping[str, Any]) -> dict[str, Any]:
+        """The tables of a file with the options laid over them; does not modify `tables`."""
+        merged = dict(tables)
+        if self.stages is not None:
+            merged["stage"] = self.stages
+        for name, keys in self.tables.items():
+            if name == "stage":
+                stages = merged.get("stage", [{}])
+                if isinstance(stages, list):
+                    merged["stage"] = [_over(stage, keys) for stage in stages]
+            else:
+                merged[name] = _over(merged.get(name, {}), keys)
+        if "kvcache-mem-ratio" in self.tables.get("engine", {}):
+            merged["engine"].pop("kv-cache-memory-fraction", None)
+        return merged
+
+
+def parse_options(argv: Sequence[str]) -> Options:
+    """Read the command line; a mistake, `--help` and `--version` end the program as argparse does."""
+    parser = _parser()
+    given = vars(parser.parse_args(argv))
+    tables: dict[str, dict[str, Any]] = {}
+    flags: dict[str, str] = {}
+    for path, value in given.items():
+        table, _, key = path.partition(".")
+        if key and value is not None:
+            tables.setdefault(table, {})[key] = value
+            flags[path] = _flag_of(parser, path)
+    for text in given["set"]:
+        path, _, value = text.partition("=")
+        table, _, key = path.strip().partition(".")
+        if not key or not value:
+            parser.error(f"argument --set: {text!r} is not TABLE.KEY=VALUE")
+        tables.setdefault(table, {})[key] = _toml_value(value)
+        flags[f"{table}.{key}"] = f"--set {table}.{key}"
+    return Options(
+        file=given["file"],
+        is_check=given["check"],
+        is_plugins=given["plugins"],
+        tables=tables,
+        stages=_stages(parser, given["stages"], given["layers"]),
+        flags=flags,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says a mistake in one line, as the rest of the command does."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
+def _over(table: Any, keys: dict[str, Any]) -> Any:
+    """A table with keys replaced; what is no table stays, for the check to refuse it."""
+    return {**table, **keys} if isinstance(table, Mapping) else table
+
+
+def _flag_of(parser: argparse.ArgumentParser, path: str) -> str:
+    return next(action.option_strings[0] for action in parser._actions if action.dest == path)
+
+
+def _toml_value(text: str) -> Any:
+    """A TOML value; what is none is a string, so that quotes may be left out."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _stages(parser: argparse.ArgumentParser, count: int | None, layers: str | None) -> list[dict[str, Any]] | None:
+    if count is not None and layers is not None:
+        parser.error("argument --stages: not together with --layers, which says how many there are")
+    if layers is not None:
+        return [{"layers": each.strip()} for each in layers.split(",")]
+    if count is not None:
+        if not 1 <= count <= _MAX_STAGES:
+            parser.error(f"argument --stages: must be 1 to {_MAX_STAGES}")
+        return [{} for _ in range(count)]
+    return None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="rt-launch",
+        usage="rt-launch TOPOLOGY.toml [options] | rt-launch --model MODEL [options]",
+        description="Serve a language model as a topology file says, or by a few options.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("file", nargs="?", metavar="TOPOLOGY.toml", help="topology file; options win over its keys")
+    _add_model(parser.add_argument_group("model"))
+    _add_stages(parser.add_argument_group("stages"))
+    _add_limits(parser.add_argument_group("memory and limits"))
+    _add_service(parser.add_argument_group("service"))
+    _add_questions(parser.add_argument_group("look, start nothing"))
+    return parser
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--model", dest="model.path", metavar="MODEL", help="demo, a folder, or a model id of the hub")
+    group.add_argument("--revision", dest="model.revision", metavar="REV", help="branch, tag or commit on the hub")
+    group.add_argument(
+        "--offline", dest="model.offline", action="store_true", default=None, help="never ask the hub (HF_HUB_OFFLINE)"
+    )
+    group.add_argument("--served-name", dest="model.served-name", metavar="NAME", help="name that clients use")
+    group.add_argument("--dtype", dest="model.dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16")
+    group.add_argument(
+        "--max-sequence-length",
+        dest="model.max-sequence-length",
+        type=int,
+        metavar="TOKENS",
+        help="most tokens of prompt and output together",
+    )
+
+
+def _add_stages(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--stages", type=int, metavar="N", help="split the layers evenly into N stages")
+    group.add_argument("--layers", metavar="A:B,B:C", help="split them as given, e.g. 0:12,12:28")
+    group.add_argument("--backend", dest="stage.backend", metavar="NAME", help="backend of every stage (torch)")
+    group.add_argument("--device", dest="stage.device", metavar="DEVICE", help="device of every stage (auto)")
+    group.add_argument("--threads", dest="stage.threads", type=int, metavar="N", help="CPU threads of every stage")
+    group.add_argument(
+        "--one-process",
+        dest="runtime.processes",
+        action="store_const",
+        const="one",
+        help="everything in one process, for development",
+    )
+
+
+def _add_limits(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--param-mem-ratio",
+        dest="engine.param-mem-ratio",
+        type=float,
+        metavar="RATIO",
+        help="most of a device's memory for weights (0.65)",
+    )
+    group.add_argument(
+        "--kvcache-mem-ratio",
+        "--kv-cache-memory-fraction",
+        dest="engine.kvcache-mem-ratio",
+        type=float,
+        metavar="RATIO",
+        help="share of a device's memory for KV blocks (0.25)",
+    )
+    group.add_argument(
+        "--kv-block-size", dest="engine.kv-block-size", type=int, metavar="TOKENS", help="tokens in a KV block"
+    )
+    group.add_argument(
+        "--max-batch-size", dest="engine.max-batch-size", type=int, metavar="N", help="most sequences in a step (256)"
+    )
+    group.add_argument(
+        "--request-timeout-s",
+        dest="engine.request-timeout-s",
+        type=float,
+        metavar="SECONDS",
+        help="time limit of a request (600)",
+    )
+
+
+def _add_service(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--host", dest="api.host", metavar="H", help="address of the endpoint (127.0.0.1)")
+    group.add_argument("--port", dest="api.port", type=int, metavar="P", help="port of the endpoint (3001)")
+    group.add_argument("--log-format", dest="runtime.log-format", metavar="FORMAT", help="text or json")
+    group.add_argument("--log-level", dest="runtime.log-level", metavar="LEVEL", help="debug, info, warning or error")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="any other key of a topology; stage.KEY sets it on every stage",
+    )
+
+
+def _add_questions(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--check", action="store_true", help="print the resolved plan; exit code 1 if there is none")
+    group.add_argument("--plugins", action="store_true", help="list hooks, backends, samplers and who provides them")
+    group.add_argument("--version", action="version", version=f"histrio {__version__}")
+    group.add_argument("-h", "--help", action="help", help="show this page")

@@ -1,0 +1,142 @@
+"""The child processes of a replica: started in order, restarted within limits, stopped in reverse."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from histrio.actors.root import HostedActors, RootActor
+from histrio.actors.supervisor import RestartIntensity
+from histrio.errors import RestartLimitReached
+from histrio.launch.device import DeviceProcess
+from histrio.launch.plan import ENGINE, FRONT, Plan
+from histrio.launch.spawn import ChildProcess, ChildSpec, spawn
+
+__all__ = ["ReplicaProcesses", "device_processes"]
+
+log = logging.getLogger(__name__)
+
+_ENTRY = "histrio.launch.device:run_device_process"
+_GRACE_S = 10.0
+
+
+def device_processes(plan: Plan) -> list[DeviceProcess]:
+    """What each process of the plan hosts, by role; names and endpoints come with an incarnation."""
+    return [
+        DeviceProcess(
+            process=role,
+            endpoint="",
+            front_endpoint="",
+            stages=[stage for stage in plan.stages if stage.process == role],
+            num_stages=len(plan.stages),
+            has_batching=role == ENGINE,
+            prefill_chunk=plan.engine.chunked_prefill_size,
+            max_restarts=plan.runtime.max_restarts,
+            restart_window_s=plan.runtime.restart_window_s,
+            log_format=plan.runtime.log_format,
+            log_level=plan.runtime.log_level,
+        )
+        for role in plan.processes
+        if role != FRONT
+    ]
+
+
+class ReplicaProcesses:
+    """Runs one task per process role; tells root what starts and what ends."""
+
+    def __init__(self, root: RootActor, plan: Plan, folder: Path, front_endpoint: str) -> None:
+        self._root = root
+        self._roles = device_processes(plan)
+        self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
+        self._folder = folder
+        self._front_endpoint = front_endpoint
+        self._intensity = RestartIntensity(plan.runtime.max_restarts, plan.runtime.restart_window_s)
+        self._running: dict[str, ChildProcess] = {}
+        self._is_stopping = False
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Keep all processes running while the block runs; then stop them, last first."""
+        async with anyio.create_task_group() as tasks:
+            for role in self._roles:
+                tasks.start_soon(self._keep_running, role)
+            try:
+                yield
+            finally:
+                self._is_stopping = True
+                with anyio.CancelScope(shield=True):
+                    for name in reversed(list(self._running)):
+                        await self._running[name].terminate(_GRACE_S)
+                tasks.cancel_scope.cancel()
+
+    def kill(self, process: str, reason: str) -> None:
+        """End a hung or silent process; its task then restarts it."""
+        child = self._running.get(process)
+        if child is not None:
+            log.warning("killing process %s: it %s", process, reason)
+            child.kill()
+
+    def kill_all(self) -> None:
+        """At once, without any grace."""
+        self._is_stopping = True
+        for child in self._running.values():
+            child.kill()
+
+    async def _keep_running(self, role: DeviceProcess) -> None:
+        incarnation = 0
+        while not self._is_stopping:
+            incarnation += 1
+            spec = self._incarnation(role, incarnation)
+            reason = await self._run_once(role, spec)
+            if self._is_stopping or self._root.failure is not None:
+                return
+            log.warning("process %s %s", spec.process, reason)
+            if not self._intensity.allows_restart():
+                self._root.fail(RestartLimitReached(f"processes ended more often than {self._intensity}: {reason}"))
+                return
+
+    async def _run_once(self, role: DeviceProcess, spec: DeviceProcess) -> str:
+        """Start one incarnation and wait for its end; how it ended, in words."""
+        self._root.process_started(self._host(role, spec))
+        child = await spawn(
+            ChildSpec(entry=_ENTRY, payload=msgspec.to_builtins(spec)), python=self._pythons.get(role.process)
+        )
+        self._running[spec.process] = child
+        reason = await child.wait()
+        del self._running[spec.process]
+        self._root.process_exited(spec.process, reason)
+        return reason
+
+    def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
+        name = f"{role.process}.{count}"
+        return msgspec.structs.replace(
+            role, process=name, endpoint=f"ipc://{self._folder / name}", front_endpoint=self._front_endpoint
+        )
+
+    def _host(self, role: DeviceProcess, spec: DeviceProcess) -> HostedActors:
+        actors = [f"stage{stage.index}" for stage in spec.stages]
+        actors += ["kv", "batching"] if spec.has_batching else []
+        return HostedActors(role.process, spec.process, actors, spec.endpoint, dials=self._dials(role))
+
+    def _dials(self, role: DeviceProcess) -> list[str]:
+        """Earlier processes this one exchanges messages with: one connection per pair, dialled by the later one."""
+        earlier = self._roles[: self._roles.index(role)]
+        return [other.process for other in earlier if _are_linked(other, role)]
+
+
+def _are_linked(one: DeviceProcess, other: DeviceProcess) -> bool:
+    """Whether any actor of one tells an actor of the other."""
+    last = one.num_stages - 1
+    line = [{"batching", "stage0"}, {"batching", f"stage{last}"}]
+    line += [{f"stage{index}", f"stage{index + 1}"} for index in range(last)]
+    mine, theirs = _actor_names(one), _actor_names(other)
+    return any(pair & mine and pair & theirs for pair in line)
+
+
+def _actor_names(role: DeviceProcess) -> set[str]:
+    return {f"stage{stage.index}" for stage in role.stages} | ({"batching"} if role.has_batching else set())

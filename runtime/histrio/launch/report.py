@@ -1,0 +1,104 @@
+"""What `rt-launch --check` and `rt-launch --plugins` print."""
+
+from __future__ import annotations
+
+import os
+
+from histrio.launch.plan import FRONT, EdgePlan, Plan, StagePlan
+from histrio.plugins import Plugins
+
+__all__ = ["describe_plan", "describe_plugins"]
+
+_GIB = 2**30
+_MIB = 2**20
+
+
+def describe_plan(plan: Plan) -> str:
+    """The resolved plan as text: model, stages, limits, addresses. Keys and other settings of services stay unsaid."""
+    model, engine, runtime = plan.model, plan.engine, plan.runtime
+    rows = [["stage", "layers", "backend", "device", "dtype", "process", "weights"]]
+    rows += [_stage_row(stage) for stage in plan.stages]
+    blocks = "from memory" if engine.num_cache_blocks is None else str(engine.num_cache_blocks)
+    block_size = "chosen by the stages" if engine.kv_block_size is None else f"{engine.kv_block_size} tokens"
+    facts = [
+        ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),
+        ("folder", model.path),
+        ("context", f"{model.max_sequence_length} tokens of prompt and output"),
+        ("sampling", _sampling(plan)),
+        ("requests", f"{engine.max_unfinished_requests} unfinished at most, {engine.request_timeout_s:g} s each"),
+        (
+            "step",
+            f"{engine.max_batch_size} sequences, {engine.max_num_tokens_per_batch} tokens, "
+            f"{engine.chunked_prefill_size} of one prompt",
+        ),
+        ("kv blocks", f"{blocks}, size {block_size}"),
+        (
+            "memory",
+            f"weights up to {engine.param_mem_ratio:.0%}, kv up to {engine.kv_share:.0%} of each device; "
+            f"this machine has {_bytes(_machine_bytes())}",
+        ),
+        ("restarts", f"{runtime.max_restarts} in {runtime.restart_window_s:g} s"),
+        ("processes", ", ".join(plan.processes)),
+        *((edge.name, _address(edge)) for edge in plan.edges),
+    ]
+    lines = [f"{name:<10} {text}" for name, text in facts]
+    return "\n".join([*lines, "", *_table(rows)])
+
+
+def describe_plugins(plugins: Plugins) -> str:
+    """Hooks and who provides them, backends with their probes, samplers, services, and plugins that failed."""
+    lines = ["hooks"]
+    lines += [f"  {hook:<20} {', '.join(owners) or '-'}" for hook, owners in plugins.providers.items()]
+    lines += ["", "backends"]
+    for factory in plugins.backends:
+        probe = factory.probe()
+        state = f"available on {', '.join(probe.devices) or 'this machine'}" if probe.available else "not available"
+        why = "".join(f"; {text}" for text in (probe.reason, probe.remedy) if text)
+        lines.append(f"  {factory.name:<20} {state}{why}  ({plugins.backends.owners[factory.name]})")
+    lines += ["", "samplers"]
+    for sampler in sorted(plugins.samplers, key=lambda each: each.order):
+        fields = ", ".join(sampler.params.__struct_encode_fields__)
+        lines.append(f"  {sampler.name:<20} {fields}  ({plugins.samplers.owners[sampler.name]})")
+    lines += ["", "services"]
+    lines += [f"  {edge.name:<20} ({plugins.edges.owners[edge.name]})" for edge in plugins.edges]
+    if plugins.failed:
+        lines += ["", "cannot load", *(f"  {each.name:<20} {each.reason}" for each in plugins.failed)]
+    return "\n".join(lines)
+
+
+def _stage_row(stage: StagePlan) -> list[str]:
+    spec = stage.spec
+    return [
+        str(stage.index),
+        f"{spec.first_layer}:{spec.last_layer}",
+        stage.backend,
+        spec.device,
+        spec.dtype,
+        stage.process + (f" ({stage.python})" if stage.python else ""),
+        "not fetched yet" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
+    ]
+
+
+def _sampling(plan: Plan) -> str:
+    defaults = ", ".join(f"{field} {value:g}" for field, value in plan.model.default_sampling.items())
+    return f"{defaults or 'no defaults of the model'}; fields: {', '.join(plan.model.sampling_fields) or 'none'}"
+
+
+def _address(edge: EdgePlan) -> str:
+    host, port = edge.settings.get("host"), edge.settings.get("port")
+    if host is None or port is None:
+        return f"in the process {FRONT}"
+    return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}"
+
+
+def _machine_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _bytes(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

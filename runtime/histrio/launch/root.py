@@ -1,0 +1,180 @@
+"""The root process: front, edges, and the replica's processes, from start to orderly end.
+
+It serves many and never blocks. The first Ctrl-C (or SIGTERM) drains: no new requests, running ones finish, then edges,
+stages and batching stop in this order. The second ends everything at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+from anyio.abc import TaskGroup
+
+from histrio.engine.placement import SizeLimits
+from histrio.errors import HistrioError
+from histrio.hooks import EdgeContext
+from histrio.launch.front import Front, FrontSettings
+from histrio.launch.local import LocalStage, run_local_replica
+from histrio.launch.plan import FRONT, Plan
+from histrio.launch.processes import ReplicaProcesses
+from histrio.launch.progress import LoadingProgress
+from histrio.net.io_thread import IoThread
+from histrio.net.runtime_dir import runtime_dir
+from histrio.plugins import Plugins, installed_plugins
+from histrio.sampling_fields import FieldTable
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+_DEFAULT_BLOCK_SIZE = 16
+_KILLED_BY_USER = 130
+
+
+def run(plan: Plan) -> int:
+    """Serve the plan until stopped; the process's exit status. Raises `HistrioError` when it cannot go on."""
+    root = _Root(plan, installed_plugins())
+    try:
+        anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})
+    except BaseExceptionGroup as group:
+        raise _cause(group) from None
+    return 0
+
+
+class _Root:
+    def __init__(self, plan: Plan, plugins: Plugins) -> None:
+        self._plan = plan
+        self._plugins = plugins
+        self._stop = anyio.Event()
+        self._kill_all = lambda: None
+
+    async def run(self) -> None:
+        plan = self._plan
+        with LoadingProgress(len(plan.stages)) as progress:
+            front = Front(_front_settings(plan, self._plugins), FRONT, progress.update)
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._watch_signals)
+                tasks.start_soon(front.run_timer)
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(self._replica(front))
+                    edges = await stack.enter_async_context(self._edges(front))
+                    await self._serve(front, edges, progress)
+                tasks.cancel_scope.cancel()
+
+    async def _serve(self, front: Front, edges: TaskGroup, progress: LoadingProgress) -> None:
+        """From loading to drained."""
+        edges.start_soon(self._until_failed, front)
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(self._cancel_when_stopped, waiting)
+            await front.wait_ready()
+            progress.close()
+            log.info("%s is ready", self._plan.model.id)
+            waiting.cancel_scope.cancel()
+        await self._stop.wait()
+        front.gateway.drain()
+        num_unfinished = front.gateway.num_unfinished
+        if num_unfinished:
+            log.info("draining %d requests; Ctrl-C again stops at once", num_unfinished)
+        with anyio.move_on_after(self._plan.runtime.drain_timeout_s):
+            await front.wait_drained()
+
+    async def _cancel_when_stopped(self, waiting: TaskGroup) -> None:
+        await self._stop.wait()
+        waiting.cancel_scope.cancel()
+
+    async def _until_failed(self, front: Front) -> None:
+        await front.wait_failed()
+
+    @asynccontextmanager
+    async def _edges(self, front: Front) -> AsyncIterator[TaskGroup]:
+        """Edge services run from the start, so that /health answers while weights load."""
+        async with anyio.create_task_group() as tasks:
+            for edge in self._plan.edges:
+                service = self._plugins.edges.get(edge.name)
+                context = EdgeContext(front.gateway, edge.settings, partial(log.info, "listening on %s"))
+                tasks.start_soon(service.run, context, name=edge.name)
+            yield tasks
+            tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _replica(self, front: Front) -> AsyncIterator[None]:
+        plan = self._plan
+        if plan.runtime.processes == "one":
+            async with self._local_replica(front):
+                yield
+            return
+
+        with runtime_dir() as folder:
+            endpoint = f"ipc://{folder / FRONT}"
+            links = IoThread(FRONT, endpoint, front.directory.deliver, partial(self._lost, front))
+            front.directory.use(links)
+            links.start()
+            try:
+                processes = ReplicaProcesses(front.root, plan, Path(folder), endpoint)
+                front.root.launcher = processes
+                self._kill_all = processes.kill_all
+                async with processes.run():
+                    yield
+            finally:
+                links.close()
+
+    def _local_replica(self, front: Front) -> AsyncIterator[None]:
+        plan = self._plan
+        stages = [LocalStage(stage.spec, self._plugins.backends.get(stage.backend)) for stage in plan.stages]
+        return run_local_replica(
+            front,
+            stages,
+            list(self._plugins.samplers),
+            prefill_chunk=plan.engine.chunked_prefill_size,
+            max_restarts=plan.runtime.max_restarts,
+            restart_window_s=plan.runtime.restart_window_s,
+        )
+
+    def _lost(self, front: Front, process: str) -> None:
+        """Called on the I/O thread: a device process cannot be reached."""
+        if front.root.launcher is not None:
+            front.call_soon(partial(front.root.launcher.kill, process, "cannot be reached"))
+
+    async def _watch_signals(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for _signum in signals:
+                if self._stop.is_set():
+                    self._kill_all()
+                    os._exit(_KILLED_BY_USER)
+                self._stop.set()
+
+
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The reason in words if there is one, whatever else went down with it."""
+    reasons = group.subgroup(HistrioError)
+    error: BaseException = group if reasons is None else reasons
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
+    engine = plan.engine
+    return FrontSettings(
+        model=plan.model,
+        limits=SizeLimits(
+            block_size=engine.kv_block_size or _DEFAULT_BLOCK_SIZE,
+            num_blocks=engine.num_cache_blocks,
+            max_rows=engine.max_batch_size,
+            max_step_tokens=engine.max_num_tokens_per_batch,
+            max_sequence_length=plan.model.max_sequence_length,
+        ),
+        num_stages=len(plan.stages),
+        check_sampling=FieldTable(list(plugins.samplers)).check,
+        max_unfinished=engine.max_unfinished_requests,
+        request_timeout_s=engine.request_timeout_s,
+        hang_timeout_s=plan.runtime.hang_timeout_s,
+    )

@@ -1,0 +1,376 @@
+"""One I/O thread per process owns all sockets; actors in other threads send through it and hear from it in batches.
+
+A process name is used once: what restarts comes back under a new name. So a lost link stays lost, messages to it are
+dropped, and whoever was told by `on_lost` decides what happens next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from histrio.errors import WireError
+from histrio.messages import Message
+from histrio.net.endpoints import checked_endpoint
+from histrio.net.peer import LinkLimits, Peer, PeerState
+from histrio.net.router import LinkChange, Router, Sending
+from histrio.net.wakeup import WakeUp
+from histrio.net.wire import Frame, decode, encode
+
+__all__ = ["MOST_BATCH_MESSAGES", "Delivery", "IoThread", "LinkLimits"]
+
+Delivery = list[tuple[str, Message, str]]
+"""(actor, message, sender's process), in the order each sender sent them."""
+
+MOST_BATCH_MESSAGES = 256
+BEAT_ACTOR = "root"
+"""Who hears the beats."""
+
+_RETRY_S = 0.005
+_HANDSHAKE_CHECK_S = 0.1
+_PROBE_S = 0.5
+"""How long, after a connection that was accepted broke, the peers are asked who it was."""
+_JOIN_MARGIN_S = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Beat:
+    process: str
+    make: Callable[[], Message]
+    every_s: float
+    due: float
+
+
+class IoThread:
+    """Sends and receives for one process. `deliver` and `on_lost` are called on the I/O thread and must not block.
+
+    `process` is the name others know it by. `endpoint` is where it listens (`ipc://PATH`, `tcp://127.0.0.1:PORT`,
+    port 0 for a free one), None if it only dials; after `start` it has the real port.
+    """
+
+    def __init__(
+        self,
+        process: str,
+        endpoint: str | None,
+        deliver: Callable[[Delivery], None],
+        on_lost: Callable[[str], None],
+        *,
+        limits: LinkLimits = LinkLimits(),
+    ) -> None:
+        self.process = process
+        self.endpoint = None if endpoint is None else checked_endpoint(endpoint)
+        self._deliver, self._on_lost, self._limits = deliver, on_lost, limits
+        self._thread = threading.Thread(target=self._run, name=f"io:{process}", daemon=True)
+        self._wake = WakeUp()
+
+        # Shared between threads, under the lock.
+        self._lock = threading.Lock()
+        self._peers: dict[str, Peer] = {}
+        self._changed: dict[Peer, None] = {}
+        self._beats: list[_Beat] = []
+        self._linger_s: float | None = None
+
+        # Of the I/O thread alone.
+        self._dialled: dict[str, Peer] = {}
+        self._pending: dict[Peer, None] = {}
+        self._broken: dict[Peer, str] = {}
+        self._probe_until = 0.0
+
+    # --- for any thread ----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Listen and begin. Raises `WireError` if the endpoint cannot be had."""
+        self._router = Router(self.process, self._limits)
+        try:
+            if self.endpoint is not None:
+                self.endpoint = self._router.bind(self.endpoint)
+        except WireError:
+            self._router.close(0)
+            raise
+
+        self._thread.start()
+
+    def connect(self, process: str, endpoint: str) -> None:
+        """Dial a process that listens there; again and again for `stall_timeout_s`. Does nothing if it is known."""
+        endpoint = checked_endpoint(endpoint)
+        with self._lock:
+            peer = self._peer(process)
+            if peer.is_final:
+                raise WireError(f"process {process!r} has been here before; a name is used once")
+
+            if peer.endpoint is None and peer.state is PeerState.NEW:
+                peer.endpoint = endpoint
+            self._changed[peer] = None
+        self._wake.set()
+
+    def disconnect(self, process: str) -> None:
+        """Forget a process: nothing is sent to it or taken from it any more, and `on_lost` is not called."""
+        with self._lock:
+            peer = self._peer(process)
+            if not peer.is_final:
+                peer.end(PeerState.LEFT)
+            self._changed[peer] = None
+        self._wake.set()
+
+    def send(self, process: str, actor: str, message: Message) -> None:
+        """Send without waiting, in order per process; to a lost or forgotten process it does nothing.
+
+        Tensors of 64 KiB and more must not change until the message is sent. Raises `WireError` if the message cannot
+        be encoded, or if too much waits for this process; in the second case the process is lost.
+        """
+        frames = encode(actor, message)
+        with self._lock:
+            peer = self._peer(process)
+            if peer.is_final:
+                return
+
+            self._changed[peer] = None
+            try:
+                peer.put(frames, self._limits)
+            finally:
+                self._wake.set()
+
+    def beat(self, process: str, make: Callable[[], Message], every_s: float = 0.5) -> None:
+        """Have the I/O thread tell actor `root` of `process` what `make` returns, now and every so many seconds.
+
+        It shows that this process lives even while its main thread computes. `make` runs on the I/O thread.
+        """
+        with self._lock:
+            self._beats.append(_Beat(process, make, every_s, due=0.0))
+        self._wake.set()
+
+    def close(self, linger_s: float = 1.0) -> None:
+        """Send what waits, for `linger_s` at most, and end; returns when the sockets are closed. Safe to call twice."""
+        with self._lock:
+            if self._linger_s is None:
+                self._linger_s = linger_s
+        self._wake.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(linger_s + _JOIN_MARGIN_S)
+
+    def _peer(self, process: str) -> Peer:
+        peer = self._peers.get(process)
+        if peer is None:
+            peer = self._peers[process] = Peer(process)
+        return peer
+
+    # --- on the I/O thread -------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._linger_s is None:
+                self._turn()
+            self._flush_until(time.monotonic() + self._linger_s)
+        except Exception:
+            logger.critical("the I/O thread of %s failed; all its links are lost", self.process, exc_info=True)
+            self._lose_all()
+        finally:
+            self._router.close(int(1000 * (self._linger_s or 0.0)))
+
+    def _turn(self) -> None:
+        if self._router.poll(self._wake.fd, self._timeout_ms()):
+            self._wake.clear()
+        now = time.monotonic()
+        self._send_beats(now)
+        self._flush_changed(now)
+        is_drained = self._receive()
+        for change in self._router.changes():
+            self._note(change, now)
+        self._retry(now)
+        self._probe(now)
+        # Only now, since what a dying process said last is still to be heard.
+        if self._broken and is_drained and self._receive():
+            self._lose_broken()
+
+    def _timeout_ms(self) -> int:
+        """Until the next beat, retry or probe; -1 if there is none."""
+        if self._broken:
+            return 0
+
+        now = time.monotonic()
+        waits = [beat.due - now for beat in self._beats]
+        waits += [_RETRY_S if peer.waiting else _HANDSHAKE_CHECK_S for peer in self._pending]
+        if now < self._probe_until:
+            waits.append(_RETRY_S)
+        return max(0, int(1000 * min(waits)) + 1) if waits else -1
+
+    def _send_beats(self, now: float) -> None:
+        with self._lock:
+            due = [beat for beat in self._beats if beat.due <= now]
+        for beat in due:
+            beat.due = now + beat.every_s
+            try:
+                self.send(beat.process, BEAT_ACTOR, beat.make())
+            except WireError as error:
+                logger.warning("no beat: %s", error)
+
+    def _flush_changed(self, now: float) -> None:
+        if not self._changed:
+            return
+
+        with self._lock:
+            changed, self._changed = self._changed, {}
+        for peer in changed:
+            self._flush(peer, now)
+
+    def _flush(self, peer: Peer, now: float) -> None:
+        """Bring the socket into agreement with the peer: dialled or not, and all that waits handed over."""
+        if peer.is_final:
+            self._hang_up(peer)
+            return
+
+        if peer.is_refusing:
+            self._broken[peer] = "too much waited for it"
+            return
+
+        if peer.endpoint is not None and not peer.is_dialled:
+            self._dial(peer, peer.endpoint, now)
+        while peer.waiting:
+            with self._lock:
+                outgoing = peer.take() if peer.waiting else None
+            if outgoing is None:
+                return
+
+            sending = self._router.send(peer.process, outgoing.frames)
+            if sending is not Sending.DONE:
+                with self._lock:
+                    peer.put_back(outgoing)
+                self._stall(peer, sending, now)
+                return
+
+            peer.stalled_at = None
+            if peer.endpoint is None:
+                self._mark_up(peer)
+
+    def _stall(self, peer: Peer, sending: Sending, now: float) -> None:
+        if sending is Sending.UNKNOWN and peer.state is PeerState.UP:
+            self._broken[peer] = "it is gone"
+            return
+
+        if peer.stalled_at is None:
+            peer.stalled_at = now
+        self._pending[peer] = None
+
+    def _retry(self, now: float) -> None:
+        for peer in list(self._pending):
+            self._flush(peer, now)
+            is_settled = peer.is_final or peer in self._broken
+            is_settled |= peer.state is PeerState.UP and peer.stalled_at is None
+            if is_settled:
+                del self._pending[peer]
+            elif peer.stalled_at is not None and now - peer.stalled_at > self._limits.stall_timeout_s:
+                del self._pending[peer]
+                self._broken[peer] = f"it took nothing for {self._limits.stall_timeout_s:g} s"
+
+    def _receive(self) -> bool:
+        """Deliver a batch; tells whether nothing more is there."""
+        batch: Delivery = []
+        is_drained = False
+        for _ in range(MOST_BATCH_MESSAGES):
+            received = self._router.receive()
+            if received is None:
+                is_drained = True
+                break
+
+            self._take(*received, batch)
+        if batch:
+            self._deliver(batch)
+        return is_drained
+
+    def _take(self, sender: bytes, frames: list[Frame], batch: Delivery) -> None:
+        process = sender.decode(errors="backslashreplace")
+        peer = self._peers.get(process)
+        if peer is None:
+            with self._lock:
+                peer = self._peer(process)
+        if peer.is_final:
+            return
+
+        if peer.state is PeerState.NEW:
+            self._mark_up(peer)
+        # An empty header is a probe.
+        if not frames[0]:
+            return
+
+        try:
+            actor, message = decode(frames)
+        except WireError as error:
+            self._broken[peer] = str(error)
+            return
+
+        if peer not in self._broken:
+            batch.append((actor, message, process))
+
+    def _note(self, change: LinkChange, now: float) -> None:
+        peer = self._dialled.get(change.endpoint)
+        if change.is_up:
+            if peer is not None:
+                self._mark_up(peer)
+        elif peer is None:
+            self._probe_until = now + _PROBE_S
+        elif peer.state is PeerState.UP:
+            self._broken[peer] = "the connection broke"
+
+    def _probe(self, now: float) -> None:
+        """Find out which of the processes that dialled this one is gone: the monitor does not know their names."""
+        if now >= self._probe_until:
+            return
+
+        for peer in list(self._peers.values()):
+            is_candidate = peer.state is PeerState.UP and not peer.is_dialled
+            if is_candidate and self._router.send(peer.process, [b""]) is Sending.UNKNOWN:
+                self._broken[peer] = "the connection broke"
+
+    def _mark_up(self, peer: Peer) -> None:
+        with self._lock:
+            if peer.state is PeerState.NEW:
+                peer.state = PeerState.UP
+                peer.stalled_at = None
+
+    def _dial(self, peer: Peer, endpoint: str, now: float) -> None:
+        peer.is_dialled = True
+        peer.stalled_at = now
+        self._dialled[endpoint] = peer
+        self._pending[peer] = None
+        self._router.dial(peer.process, endpoint)
+
+    def _hang_up(self, peer: Peer) -> None:
+        if peer.is_dialled and peer.endpoint is not None:
+            peer.is_dialled = False
+            del self._dialled[peer.endpoint]
+            self._router.hang_up(peer.endpoint)
+
+    def _lose_broken(self) -> None:
+        broken, self._broken = self._broken, {}
+        for peer, reason in broken.items():
+            self._lose(peer, reason)
+            self._hang_up(peer)
+
+    def _lose(self, peer: Peer, reason: str) -> None:
+        with self._lock:
+            if peer.is_final:
+                return
+
+            peer.end(PeerState.LOST)
+        logger.warning("%s lost its link to %s: %s", self.process, peer.process, reason)
+        self._on_lost(peer.process)
+
+    def _lose_all(self) -> None:
+        with self._lock:
+            peers = list(self._peers.values())
+        for peer in peers:
+            self._lose(peer, "the I/O thread failed")
+
+    def _flush_until(self, deadline: float) -> None:
+        while (now := time.monotonic()) < deadline:
+            self._flush_changed(now)
+            self._retry(now)
+            if not any(peer.waiting for peer in list(self._peers.values())):
+                return
+
+            self._router.poll(self._wake.fd, int(1000 * _RETRY_S))

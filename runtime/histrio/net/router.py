@@ -1,0 +1,148 @@
+"""The one ROUTER socket of a process and the monitor that tells of its connections. For one thread only.
+
+Every pair of processes shares one connection: the later started dials the earlier under that one's name, so both know
+each other by name from the first message on. Message and process names are the only addresses.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import zmq
+
+from histrio.errors import WireError
+from histrio.net.peer import LinkLimits
+from histrio.net.wire import COPY_BELOW_BYTES, Frame
+
+__all__ = ["LinkChange", "Router", "Sending"]
+
+_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+_MOST_NAME_BYTES = 255
+
+
+class Sending(Enum):
+    """What became of a message given to the socket."""
+
+    DONE = auto()
+    FULL = auto()
+    """The high-water mark of this peer is reached."""
+    UNKNOWN = auto()
+    """No such peer is connected, or no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChange:
+    """A connection came up or went down; `endpoint` is the dialled one, or this process's own for an accepted one."""
+
+    endpoint: str
+    is_up: bool
+
+
+class Router:
+    """Made in any thread, used in one. `close` frees everything."""
+
+    def __init__(self, process: str, limits: LinkLimits) -> None:
+        if not 0 < len(process.encode()) <= _MOST_NAME_BYTES or process.startswith("\0"):
+            raise WireError(f"{process!r} cannot name a process: it takes 1 to {_MOST_NAME_BYTES} bytes")
+
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.ROUTER)
+        for option, value in _options(limits).items():
+            self._socket.setsockopt(option, value)
+        self._socket.setsockopt(zmq.IDENTITY, process.encode())
+        self._monitor = self._socket.get_monitor_socket(_EVENTS)
+
+    def bind(self, endpoint: str) -> str:
+        """Accept connections; returns the endpoint with the port chosen. Raises `WireError` if it is taken."""
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise WireError(f"cannot listen on {endpoint}: {error}") from error
+
+        return self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+
+    def dial(self, process: str, endpoint: str) -> None:
+        """Connect to the process at this endpoint, and again until it answers; does nothing if it is connected."""
+        # libzmq aborts the whole process when a name that is already connected is given to a second connection.
+        if self.send(process, [b""]) is not Sending.UNKNOWN:
+            return
+
+        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, process.encode())
+        self._socket.connect(endpoint)
+
+    def hang_up(self, endpoint: str) -> None:
+        """Close a dialled connection and stop trying."""
+        self._socket.disconnect(endpoint)
+
+    def send(self, process: str, frames: list[Frame]) -> Sending:
+        """Hand one message to the socket, all of it or nothing, without waiting."""
+        try:
+            self._socket.send(process.encode(), zmq.NOBLOCK | zmq.SNDMORE)
+        except zmq.Again:
+            return Sending.FULL
+        except zmq.ZMQError as error:
+            if error.errno != errno.EHOSTUNREACH:
+                raise
+
+            return Sending.UNKNOWN
+
+        last = len(frames) - 1
+        for i, frame in enumerate(frames):
+            flags = zmq.NOBLOCK if i == last else zmq.NOBLOCK | zmq.SNDMORE
+            self._socket.send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
+        return Sending.DONE
+
+    def receive(self) -> tuple[bytes, list[Frame]] | None:
+        """The next message with its sender's name, or None. Large frames are views of the socket's own memory."""
+        try:
+            sender = self._socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+
+        frames: list[Frame] = [self._socket.recv()]
+        while self._socket.getsockopt(zmq.RCVMORE):
+            frame = self._socket.recv(copy=False)
+            # A short frame lies anywhere in the receive buffer; its copy is aligned for every dtype.
+            frames.append(frame.bytes if len(frame) < COPY_BELOW_BYTES else frame.buffer)
+        return sender, frames
+
+    def changes(self) -> list[LinkChange]:
+        """Connections that came up or went down since the last call."""
+        found = []
+        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            head, endpoint = self._monitor.recv_multipart()
+            event, _ = struct.unpack("=hi", head)
+            found.append(LinkChange(endpoint.decode(), event == zmq.Event.HANDSHAKE_SUCCEEDED))
+        return found
+
+    def poll(self, wake_fd: int, timeout_ms: int) -> bool:
+        """Wait until there is something to do (-1: for ever); tells whether `wake_fd` is readable."""
+        watched = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN), (wake_fd, zmq.POLLIN)]
+        return any(ready == wake_fd for ready, _ in zmq.zmq_poll(watched, timeout_ms))
+
+    def close(self, linger_ms: int) -> None:
+        """Send what the socket still holds, for so long at most, and free everything."""
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
+        self._socket.close(linger=linger_ms)
+        self._context.term()
+
+
+def _options(limits: LinkLimits) -> dict[int, int]:
+    return {
+        zmq.ROUTER_MANDATORY: 1,
+        zmq.SNDHWM: limits.high_water_mark,
+        zmq.RCVHWM: limits.high_water_mark,
+        zmq.MAXMSGSIZE: limits.max_frame_bytes,
+        zmq.HEARTBEAT_IVL: limits.heartbeat_interval_ms,
+        zmq.HEARTBEAT_TIMEOUT: limits.heartbeat_timeout_ms,
+        zmq.HEARTBEAT_TTL: limits.heartbeat_timeout_ms,
+        zmq.RECONNECT_IVL: 20,
+        zmq.RECONNECT_IVL_MAX: 500,
+        # What waits for a dead peer would keep its name reachable for the linger time; `close` gives its own.
+        zmq.LINGER: 0,
+        zmq.IPV6: 0,
+    }

@@ -1,0 +1,175 @@
+"""The life of a replica: nothing runs before everything is there, and every failure begins a new epoch."""
+
+from __future__ import annotations
+
+from histrio.actors.directory import Directory
+from histrio.actors.root import HostedActors, RootActor
+from histrio.engine.placement import SizeLimits
+from histrio.errors import HistrioError
+from histrio.messages import (
+    PROTOCOL_VERSION,
+    Allocated,
+    Beat,
+    ChildFailed,
+    Hello,
+    Message,
+    Opened,
+    ReplicaDown,
+    ReplicaUp,
+    StageCapacity,
+    Start,
+)
+
+LIMITS = SizeLimits(block_size=16, num_blocks=None, max_rows=8, max_step_tokens=128, max_sequence_length=256)
+
+
+class Links:
+    """Records what would cross a process border."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str, Message]] = []
+        self.gone: list[str] = []
+
+    def connect(self, process: str, endpoint: str) -> None:
+        raise AssertionError("root dials nobody")
+
+    def disconnect(self, process: str) -> None:
+        self.gone.append(process)
+
+    def send(self, process: str, actor: str, message: Message) -> None:
+        self.sent.append((process, actor, message))
+
+    def taken(self, kind: type[Message]) -> list[tuple[str, str, Message]]:
+        """What was sent of this kind since the last look."""
+        taken = [each for each in self.sent if isinstance(each[2], kind)]
+        self.sent = [each for each in self.sent if not isinstance(each[2], kind)]
+        return taken
+
+
+class Killer:
+    """A launcher that only notes whom it should kill."""
+
+    def __init__(self) -> None:
+        self.killed: list[str] = []
+
+    def kill(self, process: str, reason: str) -> None:
+        self.killed.append(process)
+
+
+class World:
+    """Root with two processes: an engine with stage 0, and a stage of its own."""
+
+    def __init__(self, limits: SizeLimits = LIMITS) -> None:
+        self.links = Links()
+        self.now = 0.0
+        directory = Directory("front", self.links)
+        directory.route({"admission": "edge", "metrics": "edge"})
+        self.failed: list[Exception] = []
+        self.root = RootActor(directory, limits, 2, clock=lambda: self.now)
+        self.root.on_failed = self.failed.append
+        self.killer = Killer()
+        self.root.launcher = self.killer
+        self.start("engine", 1)
+        self.start("stage1", 1)
+
+    def start(self, role: str, incarnation: int) -> None:
+        actors = ["stage0", "kv", "batching"] if role == "engine" else ["stage1"]
+        dials = [] if role == "engine" else ["engine"]
+        process = f"{role}.{incarnation}"
+        self.root.process_started(HostedActors(role, process, actors, f"ipc://{process}", dials))
+        self.root.receive(Hello(process, 1, PROTOCOL_VERSION))
+
+    def open(self, stage: int, num_pages: int = 100) -> None:
+        capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8)
+        self.root.receive(Opened(stage, capacity))
+
+    def come_up(self) -> None:
+        self.open(0)
+        self.open(1, num_pages=40)
+        for actor in ("stage0", "kv", "batching", "stage1"):
+            self.root.receive(Allocated(actor, self.root.epoch))
+
+
+def test_nothing_starts_before_every_stage_is_open() -> None:
+    world = World()
+    world.open(0)
+    assert world.links.taken(Start) == []
+    world.open(1, num_pages=40)
+    starts = world.links.taken(Start)
+    assert [(process, actor) for process, actor, _ in starts] == [
+        ("engine.1", "stage0"),
+        ("engine.1", "kv"),
+        ("engine.1", "batching"),
+        ("stage1.1", "stage1"),
+    ]
+    assert all(isinstance(start, Start) and start.num_pages == 40 for _, _, start in starts), "the smallest stage decides"
+
+
+def test_a_later_process_is_told_where_to_dial_the_earlier_one() -> None:
+    world = World()
+    world.come_up()
+    endpoints = {process: start.endpoints for process, _, start in world.links.taken(Start) if isinstance(start, Start)}
+    assert endpoints == {"engine.1": {}, "stage1.1": {"engine.1": "ipc://engine.1"}}
+
+
+def test_requests_flow_only_when_all_have_allocated() -> None:
+    world = World()
+    world.open(0)
+    world.open(1)
+    for actor in ("stage0", "kv", "batching"):
+        world.root.receive(Allocated(actor, 1))
+    assert world.links.taken(ReplicaUp) == []
+    world.root.receive(Allocated("stage1", 1))
+    assert len(world.links.taken(ReplicaUp)) == 1
+
+
+def test_a_dead_process_takes_the_replica_down_until_a_new_one_has_opened() -> None:
+    world = World()
+    world.come_up()
+    world.links.sent.clear()
+    world.root.process_exited("stage1.1", "was killed by signal 9")
+    assert len(world.links.taken(ReplicaDown)) == 1
+    assert world.links.gone == ["stage1.1"]
+    world.start("stage1", 2)
+    assert world.links.taken(Start) == []
+    world.open(1)
+    assert {start.epoch for _, _, start in world.links.taken(Start) if isinstance(start, Start)} == {2}
+
+
+def test_answers_to_an_epoch_that_is_over_do_not_count() -> None:
+    world = World()
+    world.come_up()
+    world.root.receive(ChildFailed("kv", "broken"))
+    world.links.taken(ReplicaUp)
+    for actor in ("stage0", "kv", "batching", "stage1"):
+        world.root.receive(Allocated(actor, 1))
+    assert world.links.taken(ReplicaUp) == []
+
+
+def test_a_hung_step_gets_its_process_killed_and_a_long_one_does_not() -> None:
+    world = World()
+    world.root.receive(Beat("engine.1", 7, busy_s=30.0, expected_s=10.0))
+    world.root.receive(Beat("engine.1", 7, busy_s=300.0, expected_s=0.0))
+    assert world.killer.killed == [], "the first step of a shape may compile for long"
+    world.root.receive(Beat("engine.1", 7, busy_s=10.5, expected_s=0.1))
+    assert world.killer.killed == ["engine.1"]
+
+
+def test_a_silent_process_is_killed() -> None:
+    world = World()
+    world.now = 3.0
+    world.root.receive(Beat("engine.1", 0, 0.0, 0.0))
+    world.now = 5.0
+    world.root.check_beats()
+    assert world.killer.killed == ["stage1.1"]
+
+
+def test_what_does_not_fit_fails_for_good() -> None:
+    world = World(SizeLimits(16, 1000, 8, 128, 256))
+    world.open(0)
+    world.open(1)
+    assert isinstance(world.failed[0], HistrioError)
+    assert "1000" in str(world.failed[0])
+    (_, _, down) = world.links.taken(ReplicaDown)[0]
+    assert isinstance(down, ReplicaDown)
+    assert down.final

@@ -1,0 +1,62 @@
+"""Nothing accepted is lost: the table gives every unfinished request again with what was delivered."""
+
+from __future__ import annotations
+
+import pytest
+
+from histrio.engine.requests import RequestTable, Ticket
+from histrio.errors import Overloaded
+from histrio.gateway import Submission
+from histrio.messages import RequestState, TokenRow
+
+
+def accept(table: RequestTable, submission: Submission, heard: list[tuple[list[int], RequestState, str]]) -> int:
+    (order,) = table.accept(submission)
+    table.add(Ticket(order, 100.0, lambda ids, state, reason: heard.append((ids, state, reason))))
+    return order.request
+
+
+def test_a_replay_carries_the_delivered_tokens_and_the_same_seed() -> None:
+    table = RequestTable(4, draw_seed=lambda: 77)
+    request = accept(table, Submission([1, 2], 10), [])
+    table.deliver(TokenRow(request, [5], RequestState.DECODING))
+    table.deliver(TokenRow(request, [6], RequestState.DECODING))
+    (order,) = table.replay()
+    assert order.ids == [1, 2, 5, 6]
+    assert (order.num_prompt_tokens, order.max_total_tokens, order.seed) == (2, 12, 77)
+
+
+def test_a_finished_request_is_not_replayed_and_its_credit_returns() -> None:
+    table = RequestTable(1)
+    request = accept(table, Submission([1], 10), [])
+    with pytest.raises(Overloaded):
+        table.accept(Submission([1], 10))
+    table.deliver(TokenRow(request, [5], RequestState.FINISHED_EOS))
+    assert table.replay() == []
+    assert len(table.accept(Submission([1], 10))) == 1
+
+
+def test_all_choices_get_credits_or_none() -> None:
+    table = RequestTable(3)
+    accept(table, Submission([1], 10), [])
+    with pytest.raises(Overloaded) as refused:
+        table.accept(Submission([1], 10, num_choices=3))
+    assert refused.value.retry_after_s >= 1
+    orders = table.accept(Submission([1], 10, num_choices=2, seed=5))
+    assert [(order.seed, order.choice) for order in orders] == [(5, 0), (5, 1)]
+
+
+def test_a_request_without_a_seed_gets_one_that_differs() -> None:
+    table = RequestTable(4)
+    seeds = {table.accept(Submission([1], 1))[0].seed for _ in range(4)}
+    assert len(seeds) == 4
+
+
+def test_time_outs_end_with_an_error_once() -> None:
+    heard: list[tuple[list[int], RequestState, str]] = []
+    table = RequestTable(4)
+    request = accept(table, Submission([1], 10), heard)
+    assert table.expire(99.0) == []
+    assert table.expire(100.0) == [request]
+    table.deliver(TokenRow(request, [5], RequestState.DECODING))
+    assert [(ids, state) for ids, state, _ in heard] == [([], RequestState.ERROR)]

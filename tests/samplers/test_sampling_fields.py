@@ -1,0 +1,122 @@
+"""A sampling field is honoured or refused, with the allowed range and without an echo."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+
+from histrio.errors import PluginError, RequestError
+from histrio.sampling_fields import FieldTable
+from histrio_samplers.temperature import Temperature
+from histrio_samplers.top_k import TopK
+from histrio_samplers.top_p import TopP, TopPParams
+
+TABLE = FieldTable([Temperature, TopK, TopP])
+
+
+def test_fields_of_all_samplers_are_known() -> None:
+    assert TABLE.known_fields == ["temperature", "top_k", "top_p"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"temperature": 0}, {"temperature": 2.0}, {"top_k": -1}, {"top_k": 10**30}, {"top_p": 1}, {"top_p": 1e-9}],
+)
+def test_values_within_bounds_pass(fields: dict[str, Any]) -> None:
+    assert TABLE.check(fields) is None
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("temperature", -0.1, "temperature must be a number at least 0 and at most 2"),
+        ("temperature", 2.1, "temperature must be a number at least 0 and at most 2"),
+        ("temperature", float("nan"), "temperature must be a number at least 0 and at most 2"),
+        ("temperature", "0.5", "temperature must be a number at least 0 and at most 2"),
+        ("temperature", True, "temperature must be a number at least 0 and at most 2"),
+        ("top_k", -2, "top_k must be an integer at least -1"),
+        ("top_k", 3.5, "top_k must be an integer at least -1"),
+        ("top_p", 0, "top_p must be a number above 0 and at most 1"),
+        ("top_p", None, "top_p must be a number above 0 and at most 1"),
+    ],
+)
+def test_values_out_of_bounds_are_refused_with_the_range(field: str, value: Any, text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        TABLE.check({field: value})
+
+    assert caught.value.param == field
+    assert caught.value.status == 400
+    assert str(caught.value) == text
+
+
+def test_an_unknown_field_is_refused_with_the_known_ones_and_no_echo() -> None:
+    field = "mirostat" * 1000
+    with pytest.raises(RequestError) as caught:
+        TABLE.check({field: 1})
+
+    assert caught.value.param == field[:64]
+    assert caught.value.code == "unknown_parameter"
+    assert "temperature, top_k, top_p" in str(caught.value)
+    assert "mirostat" not in str(caught.value)
+
+
+def test_each_sampler_gets_its_own_fields() -> None:
+    params = TABLE.params(TopP, {"temperature": 0.5, "top_p": 0.25})
+
+    assert params == TopPParams(top_p=0.25)
+    assert params != TopPParams()
+
+
+class _OtherParams(msgspec.Struct, frozen=True):
+    style: Literal["plain", "fancy"] | None = None
+    flags: Annotated[list[bool], msgspec.Meta(max_length=2)] = []
+    weights: dict[str, Annotated[float, msgspec.Meta(lt=9)]] = {}
+    name: Annotated[str, msgspec.Meta(description="a word of the list")] = ""
+
+
+class _Other(TopP):
+    name = "other"
+    params = _OtherParams
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "text"),
+    [
+        ("style", "wild", "style must be one of fancy, plain or null"),
+        ("flags", [1], "flags must be a list, each item true or false"),
+        ("weights", {"a": 10}, "weights must be an object, each value a number below 9"),
+        ("name", 3, "name must be a word of the list"),
+    ],
+)
+def test_other_types_are_described_too(field: str, value: Any, text: str) -> None:
+    with pytest.raises(RequestError, match=f"^{text}$"):
+        FieldTable([_Other]).check({field: value})
+
+
+def test_two_samplers_cannot_own_one_field() -> None:
+    class Second(TopP):
+        name = "second"
+
+    with pytest.raises(PluginError, match="'top_p' and 'second' both own the field 'top_p'"):
+        FieldTable([TopP, Second])
+
+
+def test_two_samplers_cannot_have_one_name() -> None:
+    class TopPAgain(TopP):
+        params = _OtherParams
+
+    with pytest.raises(PluginError, match="two samplers are named 'top_p'"):
+        FieldTable([TopP, TopPAgain])
+
+
+def test_a_field_needs_a_default() -> None:
+    class Needy(msgspec.Struct, frozen=True):
+        must: int
+
+    class Demanding(TopP):
+        params = Needy
+
+    with pytest.raises(PluginError, match="needs a default"):
+        FieldTable([Demanding])
