@@ -15,7 +15,7 @@ __all__ = ["require_key"]
 OPEN_PATHS = ("/health", "/health/live")
 
 
-def require_key(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Raise `InvalidKey` unless no keys are set, or the request carries one of them."""
     keys: list[str] = connection.app.state.edge.settings.api_keys
     if not keys or connection.scope["path"] in OPEN_PATHS:

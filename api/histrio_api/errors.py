@@ -10,9 +10,9 @@ import re
 from typing import Any
 
 import msgspec
-from litestar import Request
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException, RequestEntityTooLarge
-from litestar.response.base import ASGIResponse
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from histrio.errors import EngineError, HistrioError, Overloaded, RequestError
 
@@ -101,7 +101,7 @@ def from_validation(error: msgspec.ValidationError, prefix: str = "") -> Request
     return RequestError(f"{path}: {text}" if path else text, param=path or None)
 
 
-def on_histrio_error(request: Request[Any, Any, Any], error: HistrioError) -> ASGIResponse:
+def on_histrio_error(request: Request[Any, Any, Any], error: HistrioError) -> Response[bytes]:
     """Handler for the errors we raise on purpose."""
     request.app.state.edge.metrics.count_request(request.scope["path"], error.status)
     headers = {}
@@ -114,10 +114,10 @@ def on_histrio_error(request: Request[Any, Any, Any], error: HistrioError) -> AS
     if error.status == 500 and not isinstance(error, GenerationFailed):
         logger.error("request failed", exc_info=error)
         error = HistrioError("internal error; the server's log has the details")
-    return ASGIResponse(body=error_body(error), status_code=error.status, headers=headers)
+    return Response(error_body(error), status_code=error.status, headers=headers, media_type=MediaType.JSON)
 
 
-def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> ASGIResponse:
+def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Handler for what litestar itself refuses: unknown paths, wrong methods, bodies that are too long."""
     edge = request.app.state.edge
     match error:
@@ -138,7 +138,7 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
     return response
 
 
-def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> ASGIResponse:
+def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Handler for bugs: the log has the traceback, the client only learns that there is one."""
     logger.error("unexpected error in %s", request.scope["path"], exc_info=error)
     return on_histrio_error(request, GenerationFailed("internal error; the server's log has the details"))

@@ -22,6 +22,9 @@ __all__ = ["Choice", "Generation", "run_choices", "start_generation"]
 
 _UINT64 = 2**64 - 1
 
+TIME_LIMIT_TEXT = "time limit"
+"""In the reason of a request that admission ended because its time was over."""
+
 
 class Choice:
     """One answer: takes deltas of ids, gives pieces of text."""
@@ -233,4 +236,4 @@ def _finish_reason(state: RequestState) -> str:
 
 def _error_of(delta: Delta) -> EngineError:
     reason = delta.reason or "generation failed"
-    return RequestTimeout(reason) if "time" in reason else GenerationFailed(reason)
+    return RequestTimeout(reason) if TIME_LIMIT_TEXT in reason else GenerationFailed(reason)

@@ -126,8 +126,13 @@ def _gateway_lines(status: GatewayStatus, prefix: str) -> Iterator[str]:
 
 
 def _family_lines(values: Mapping[str, float], kind: str, prefix: str) -> Iterator[str]:
-    for name, value in values.items():
-        yield f"# TYPE {prefix}{name} {kind}"
+    """A name may carry labels (`restarts_total{child="engine"}`); its family is announced once."""
+    families: set[str] = set()
+    for name, value in sorted(values.items()):
+        family = name.partition("{")[0]
+        if family not in families:
+            families.add(family)
+            yield f"# TYPE {prefix}{family} {kind}"
         yield f"{prefix}{name} {_number(value)}"
 
 

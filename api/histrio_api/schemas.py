@@ -39,7 +39,7 @@ class _Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A part of a request: a field that we don't know is refused, not ignored."""
 
 
-class StreamOptions(_Strict):
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a stream carries beside the text."""
 
     include_usage: bool = False
@@ -125,7 +125,7 @@ class GenerationRequest(_Strict):
     skip_special_tokens: bool = True
 
 
-class ChatRequest(GenerationRequest):
+class ChatRequest(GenerationRequest, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage]
@@ -138,7 +138,7 @@ class ChatRequest(GenerationRequest):
     add_special_tokens: bool = False
 
 
-class CompletionRequest(GenerationRequest):
+class CompletionRequest(GenerationRequest, kw_only=True):
     """POST /v1/completions. A prompt is text or token ids, or a list of either."""
 
     prompt: str | list[str | _TokenId | list[_TokenId]]

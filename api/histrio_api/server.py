@@ -98,6 +98,7 @@ def _config(app: Any, settings: ApiSettings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         backlog=settings.connection_backlog,
         timeout_keep_alive=settings.idle_connection_s,
         timeout_graceful_shutdown=settings.shutdown_s,

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import anyio
 
@@ -19,7 +19,17 @@ from histrio.gateway import Delta, GatewayStatus, ServedModel, Submission, Token
 from histrio.hooks import EdgeContext
 from histrio.messages import RequestState
 
-__all__ = ["CHATML", "ScriptedGateway", "ScriptedStream", "running_endpoint", "served_model", "write_tokenizer"]
+__all__ = [
+    "CHATML",
+    "Gate",
+    "Script",
+    "ScriptedGateway",
+    "ScriptedStream",
+    "running_endpoint",
+    "saying",
+    "served_model",
+    "write_tokenizer",
+]
 
 START_TIMEOUT_S = 15.0
 
@@ -35,10 +45,35 @@ _TEXTS = [
 ]
 
 
-class ScriptedStream:
-    """Plays deltas; a float among them waits so many seconds, an `asyncio.Event` until it is set."""
+class Gate:
+    """In a script: wait here until the test opens it."""
 
-    def __init__(self, num_prompt_tokens: int, script: Sequence[Delta | asyncio.Event | float]) -> None:
+    def __init__(self) -> None:
+        self._is_open = False
+        self._opened = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def open(self) -> None:
+        """Let the stream go on; from any thread."""
+        self._is_open = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._opened.set)
+
+    async def wait(self) -> None:
+        """Return once it is open."""
+        self._loop = asyncio.get_running_loop()
+        if not self._is_open:
+            await self._opened.wait()
+
+
+Script: TypeAlias = Sequence[Delta | Gate | Exception]
+"""What a stream plays: deltas, gates to wait at, and errors that only a bug would raise."""
+
+
+class ScriptedStream:
+    """Plays a script once."""
+
+    def __init__(self, num_prompt_tokens: int, script: Script) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         self.is_recovering = False
         self.cancelled_with: RequestState | None = None
@@ -55,10 +90,10 @@ class ScriptedStream:
             match self._script.popleft():
                 case Delta() as delta:
                     return delta
-                case asyncio.Event() as event:
-                    await event.wait()
-                case pause:
-                    await asyncio.sleep(pause)
+                case Gate() as gate:
+                    await gate.wait()
+                case Exception() as error:
+                    raise error
         raise StopAsyncIteration
 
     def cancel(self, state: RequestState = RequestState.CANCELLED) -> None:
@@ -74,7 +109,7 @@ class ScriptedGateway:
     """A `Gateway` whose answers a test writes: `script(submission, choice)` gives what a stream plays."""
 
     model: ServedModel
-    script: Callable[[Submission, int], Sequence[Delta | asyncio.Event | float]]
+    script: Callable[[Submission, int], Script]
     status: GatewayStatus = field(default_factory=lambda: GatewayStatus(state="ready", progress=1.0))
     submissions: list[Submission] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
@@ -145,6 +180,11 @@ def served_model(folder: Path, max_sequence_length: int = 512) -> ServedModel:
     )
 
 
+def saying(ids: Sequence[int], end: int = 2) -> Script:
+    """One delta for each id, then the id that ends the text."""
+    return [*(Delta([token_id], RequestState.DECODING) for token_id in ids), Delta([end], RequestState.FINISHED_EOS)]
+
+
 @contextmanager
 def running_endpoint(gateway: ScriptedGateway, **settings: Any) -> Iterator[str]:
     """Serve `gateway` from a thread with a loop of its own; gives the address. Stops the endpoint at the end."""
@@ -162,7 +202,7 @@ def running_endpoint(gateway: ScriptedGateway, **settings: Any) -> Iterator[str]
         context = EdgeContext(gateway, {"port": 0, "shutdown-s": 1} | settings, ready)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(ApiService().run, context)
-            await anyio.to_thread.run_sync(stop.wait)
+            await anyio.to_thread.run_sync(stop.wait, abandon_on_cancel=True)
             tasks.cancel_scope.cancel()
 
     def run() -> None:

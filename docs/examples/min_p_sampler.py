@@ -4,8 +4,6 @@ Nguyen et al. 2024, "Turning Up the Heat: Min-p Sampling". Install it with an en
 names this module; requests may have a field `min_p` from then on.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Annotated, ClassVar

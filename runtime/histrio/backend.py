@@ -185,7 +185,9 @@ class ArrayNamespace(Protocol):
 class StageBackend(Protocol):
     """A layer range on one device. All calls come from one thread."""
 
-    xp: ArrayNamespace
+    @property
+    def xp(self) -> ArrayNamespace:
+        """The array functions for its logits."""
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Load the weights of the range; answer what fits beside them. Raises `ModelError`, `BackendError`."""

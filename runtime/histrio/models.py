@@ -21,6 +21,8 @@ _CONFIGURATION = ["*.json", "tokenizer*", "*.jinja"]
 _WEIGHTS = ["*.safetensors"]
 _NEVER = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.py"]
 """Other copies of the weights, pickles and code. Subfolders hold exports to other formats."""
+_CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")
+"""Packages whose errors mean the network or the hub."""
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
@@ -129,8 +131,8 @@ def _reason(error: Exception, repo: str, revision: str | None, offline: bool) ->
             )
         case errors.HfHubHTTPError():
             return f"the hub refused the model {repo}{version}: {_cause(error)}"
-        case OSError():
-            return f"the model {repo}{version} cannot be fetched: {_cause(error)}"
+    if isinstance(error, OSError) or type(error).__module__.split(".")[0] in _CLIENTS:
+        return f"the model {repo}{version} cannot be fetched: {_cause(error)}"
     return None
 
 

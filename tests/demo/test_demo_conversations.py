@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+
 from histrio_torch.demo.arithmetic import find_sums, held_out_sums, is_held_out, sum_exchange
 from histrio_torch.demo.conversations import generate_conversations, make_long_conversation
 from histrio_torch.demo.messages import Conversation

@@ -6,14 +6,14 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from safetensors import safe_open
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
+
 from histrio.demo import draft_path, target_path
-from histrio_torch.demo.arithmetic import held_out_sums
 from histrio_torch.demo.evaluate import answers, is_right, score_sums
 from histrio_torch.demo.messages import IM_END
 from histrio_torch.demo.models import build_model, load_model
 from histrio_torch.demo.tokenizer import CHAT_TEMPLATE, load_tokenizer
-from safetensors import safe_open
-from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 NUM_SUMS = 40
 PASSAGE = (
@@ -73,7 +73,7 @@ def test_draft_is_much_smaller(target: Qwen3ForCausalLM) -> None:
 def test_weights_are_stored_in_bfloat16() -> None:
     for folder in (target_path(), draft_path()):
         with safe_open(folder / "model.safetensors", framework="pt") as weights:
-            assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118
+            assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}
 
 
 def test_shipped_files_are_at_most_16_mb() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 pytest.importorskip("transformers")
 
+from transformers import PreTrainedTokenizerFast
+
 from histrio.demo import target_path
 from histrio_torch.demo.conversations import generate_conversations
 from histrio_torch.demo.tokenizer import load_tokenizer
-from transformers import PreTrainedTokenizerFast
 
 ADD = {
     "type": "function",

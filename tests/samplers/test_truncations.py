@@ -97,7 +97,7 @@ def test_logits_given_to_samplers_are_not_modified(xp: ArrayNamespace) -> None:
     assert not np.array_equal(shaped, before)
 
 
-def test_top_p_beyond_the_first_1024_keeps_the_same_set_as_sorting(xp: ArrayNamespace) -> None:
+def test_top_p_beyond_the_first_tokens_tried_keeps_the_whole_set(xp: ArrayNamespace) -> None:
     logits = np.zeros((2, VOCAB), np.float32)
     logits[0] = np.linspace(0.001, 0, VOCAB, dtype=np.float32)  # nearly flat: 0.9 needs 4,500 tokens
     logits[1] = np.linspace(500, 0, VOCAB, dtype=np.float32)

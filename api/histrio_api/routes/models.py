@@ -19,10 +19,10 @@ async def list_models(request: HttpRequest) -> ASGIResponse:
 
 
 @get("/v1/models/{model_id:path}")
-async def show_model(request: HttpRequest, model_id: str) -> ASGIResponse:
+async def show_model(request: HttpRequest) -> ASGIResponse:
     """One model; hub ids have a slash in them."""
     edge = edge_of(request)
-    edge.require_model(model_id.removeprefix("/"))
+    edge.require_model(str(request.path_params["model_id"]).removeprefix("/"))
     return json_response(_card(edge))
 
 

@@ -50,7 +50,7 @@ class StopStrings:
 
 
 def partial_start(text: str, wanted: Sequence[str]) -> int:
-    """Where the longest tail of `text` begins that is a proper prefix of a wanted string; its length if there is none."""
+    """Where the longest tail of `text` that is a proper prefix of a wanted string begins; its length if none is."""
     longest = max(map(len, wanted)) - 1
     firsts = {string[0] for string in wanted}
     for at in range(max(0, len(text) - longest), len(text)):

@@ -29,7 +29,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path, bos_id: int | None = None) -> Tokenizer:
-        """Read `folder`/tokenizer.json. Raises `ModelUnavailable` if it is missing, `UnsupportedModel` if unreadable."""
+        """Read `folder`/tokenizer.json. Raises `ModelUnavailable` or `UnsupportedModel`."""
         import tokenizers
 
         path = Path(folder) / "tokenizer.json"
@@ -51,7 +51,7 @@ class Tokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, text: str, *, add_special: bool) -> list[int]:
-        """Ids of `text`; special tokens written in it count as such. `add_special` adds BOS and the like, never twice."""
+        """Ids of `text`; special tokens written in it count as such. `add_special` adds BOS and the like, not twice."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
         if add_special and self._bos_id is not None and ids[:2] == [self._bos_id, self._bos_id]:
             return ids[1:]

@@ -1,8 +1,8 @@
 """Top-p: the smallest set of most likely tokens that holds probability p stays.
 
 Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". The set nearly always lies within the most likely
-1024 tokens, and finding those is some twenty times cheaper than sorting a vocabulary: only rows where they do not hold
-p are sorted.
+1024 tokens, and finding those is some twenty times cheaper than sorting a vocabulary: only a row where they do not hold
+p is looked at further, and at last completely. How far depends on that row alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from histrio.sampling import Slots
 
 __all__ = ["TopP", "TopPParams"]
 
-_NUM_TRIED = 1024
+_NUM_TRIED = (1024, 16384)
 
 
 class TopPParams(msgspec.Struct, frozen=True):
@@ -48,39 +48,30 @@ class TopP:
 
     def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
         """Set everything below the row's threshold to -inf."""
-        ps = self._ps[slots]
+        ps, vocab = self._ps[slots], logits.shape[-1]
         thresholds = xp.asarray(np.full((len(ps), 1), -np.inf, np.float32))
         rows = np.flatnonzero(ps < 1)
-        part = logits if len(rows) == len(ps) else xp.take_rows(logits, rows)
-        found, is_found = _threshold_of_top(xp, part, ps[rows])
-        thresholds = xp.put_rows(thresholds, rows, found)
-        if not is_found.all():
-            hard = rows[~is_found]
-            thresholds = xp.put_rows(thresholds, hard, _threshold(xp, xp.take_rows(logits, hard), ps[hard]))
+        for width in (*(width for width in _NUM_TRIED if width < vocab), vocab):
+            part = logits if len(rows) == len(ps) else xp.take_rows(logits, rows)
+            found, is_found = _threshold(xp, part, ps[rows], width)
+            thresholds = xp.put_rows(thresholds, rows, found)
+            rows = rows[~is_found]
+            if len(rows) == 0:
+                break
 
         return xp.where(logits < thresholds, -np.inf, logits)
 
 
-def _threshold_of_top(
-    xp: ArrayNamespace, logits: Array, ps: npt.NDArray[np.float32]
+def _threshold(
+    xp: ArrayNamespace, logits: Array, ps: npt.NDArray[np.float32], width: int
 ) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """[rows, 1]: the smallest logit to keep, looked for among the most likely; and for which rows that was enough."""
-    width = min(_NUM_TRIED, logits.shape[-1])
+    """[rows, 1]: the smallest logit to keep, looked for among the `width` most likely; and whether those hold p.
+
+    They are the first ones, in descending order, whose probabilities sum up to p; the last of them is answered.
+    """
     values, indices = xp.topk(logits, width)
     cumulative = xp.cumsum(xp.take_along(xp.softmax(logits), indices))
-    is_enough = (cumulative[:, -1:] >= xp.asarray(ps[:, None])) | (values[:, -1:] == -np.inf)
-    is_found = xp.to_host(is_enough)[:, 0] | (width == logits.shape[-1])
-    return _last_needed(xp, values, cumulative, ps), is_found
-
-
-def _threshold(xp: ArrayNamespace, logits: Array, ps: npt.NDArray[np.float32]) -> Array:
-    """[rows, 1]: the smallest logit to keep, by sorting all of them."""
-    values, _ = xp.sort_descending(logits)
-    return _last_needed(xp, values, xp.cumsum(xp.softmax(values)), ps)
-
-
-def _last_needed(xp: ArrayNamespace, values: Array, cumulative: Array, ps: npt.NDArray[np.float32]) -> Array:
-    """[rows, 1]: of descending values, the first whose cumulative probability reaches p, or the last one."""
     is_short = cumulative < xp.asarray(ps[:, None])
-    last = xp.sum(xp.where(is_short[:, :-1], 1.0, 0.0))
-    return xp.take_along(values, xp.asarray(xp.to_host(last).astype(np.int64)))
+    is_enough = xp.to_host(~is_short[:, -1:] | (values[:, -1:] == -np.inf))[:, 0]
+    last = xp.to_host(xp.sum(xp.where(is_short[:, :-1], 1.0, 0.0))).astype(np.int64)
+    return xp.take_along(values, xp.asarray(last)), is_enough

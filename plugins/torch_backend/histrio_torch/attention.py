@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from histrio_torch.pages import DeviceGroup, PagedCache
-from histrio_torch.row_groups import QueryBlock
 
 __all__ = ["ATTENTION_NAME", "attend", "attend_latent", "paged_attention_forward", "register_attention", "write_latent"]
 
@@ -122,52 +121,53 @@ def _attend_pages(cache: PagedCache, layer_index: int, query: Tensor, window: in
     output = query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
     for group in cache.groups(window):
         keys, values = cache.gather(layer_index, group)
-        values = keys if values is None else values
         queries = _fold(query[group.tokens], group, shape.num_kv_heads)
-        for block, bias in zip(group.rows.blocks, group.biases, strict=True):
-            part = queries[:, block.first_token : block.end_token]
-            weights = _weights(part, keys, block, bias, scoring)
-            result = torch.bmm(weights, values[:, block.first_key : block.end_key])
-            _unfold(result, output, group, block)
+        weights = _weights(queries, keys, group, scoring)
+        _unfold(torch.bmm(weights, keys if values is None else values), output, group)
 
     return output
 
 
 def _fold(query: Tensor, group: DeviceGroup, num_kv_heads: int) -> Tensor:
-    """[rows * tokens, heads, dim] → [rows * kv_heads, tokens, group, dim]; no copy for one token per row."""
-    rows, tokens = group.rows.num_rows, group.rows.num_tokens
-    folded = query.reshape(rows, tokens, num_kv_heads, -1, query.shape[-1])
-    return folded.transpose(1, 2).flatten(0, 1)
+    """[rows * queries, heads, dim] → [rows * kv_heads, queries * group, dim]; no copy for one query per row."""
+    folded = query.reshape(group.num_rows, group.num_queries, num_kv_heads, -1, query.shape[-1])
+    return folded.transpose(1, 2).reshape(group.num_rows * num_kv_heads, -1, query.shape[-1])
 
 
-def _unfold(result: Tensor, output: Tensor, group: DeviceGroup, block: QueryBlock) -> None:
-    """Put [rows * kv_heads, queries * group, dim] where the block's tokens are in [tokens, heads, dim]."""
-    rows, queries = group.rows.num_rows, block.end_token - block.first_token
+def _unfold(result: Tensor, output: Tensor, group: DeviceGroup) -> None:
+    """Put [rows * kv_heads, queries * group, dim] where the group's tokens are in `output` [tokens, heads, dim]."""
     _, num_heads, dim = output.shape
-    unfolded = result.view(rows, -1, queries, num_heads * rows // len(result), dim).transpose(1, 2)
+    num_kv_heads = len(result) // group.num_rows
+    unfolded = result.view(group.num_rows, num_kv_heads, group.num_queries, num_heads // num_kv_heads, dim)
+    unfolded = unfolded.transpose(1, 2)
     if isinstance(group.tokens, slice):
-        target = output[group.tokens].view(rows, group.rows.num_tokens, -1, unfolded.shape[3], dim)
-        target[:, block.first_token : block.end_token].copy_(unfolded)
+        output[group.tokens].view(unfolded.shape).copy_(unfolded)
         return
 
-    indices = group.tokens.view(rows, -1)[:, block.first_token : block.end_token].reshape(-1)
-    output.index_copy_(0, indices, unfolded.reshape(rows * queries, num_heads, dim))
+    output.index_copy_(0, group.tokens, unfolded.reshape(-1, num_heads, dim))
 
 
-def _weights(query: Tensor, keys: Tensor, block: QueryBlock, bias: Tensor | None, scoring: _Scoring) -> Tensor:
-    """[rows * kv_heads, queries * group, keys of the block], each line adding up to 1."""
-    visible = keys[:, block.first_key : block.end_key]
-    batch, num_queries, num_group, dim = query.shape
-    scores = torch.bmm(query.reshape(batch, num_queries * num_group, dim), visible.transpose(1, 2)).mul_(scoring.scale)
+def _weights(queries: Tensor, keys: Tensor, group: DeviceGroup, scoring: _Scoring) -> Tensor:
+    """[rows * kv_heads, queries * group, keys], each line adding up to 1."""
+    batch, num_lines, _ = queries.shape
+    scores = queries.new_empty(batch, num_lines, keys.shape[1])
+    torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=0, alpha=scoring.scale, out=scores)
     if scoring.softcap is not None:
         scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
+    num_group = num_lines // group.num_queries
+    bias = group.bias(num_group)
     if bias is not None:
-        lines = scores.view(len(bias), -1, num_queries, num_group, scores.shape[-1])
-        lines[..., block.first_masked - block.first_key :].add_(bias)
+        lines = scores.view(group.num_rows, -1, num_lines, keys.shape[1])
+        lines[..., group.first_masked :].add_(bias)
     if scoring.sinks is None:
-        return torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)
+        return _softmax(scores)
 
-    num_heads = len(scoring.sinks)
-    sinks = scoring.sinks.to(scores.dtype).view(1, num_heads // num_group, 1, num_group, 1)
-    sinks = sinks.expand(batch * num_group // num_heads, -1, num_queries, -1, -1).reshape(batch, -1, 1)
-    return torch.softmax(torch.cat([scores, sinks], dim=-1), dim=-1, dtype=torch.float32)[..., :-1].to(scores.dtype)
+    sinks = scoring.sinks.to(scores.dtype).view(1, -1, 1, num_group)
+    sinks = sinks.expand(group.num_rows, -1, group.num_queries, -1).reshape(batch, num_lines, 1)
+    return _softmax(torch.cat([scores, sinks], dim=-1))[..., :-1]
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    # Half precisions are summed in float32 inside the operator, and only the result is rounded: the same numbers as
+    # with dtype=float32 and a conversion, without the two large tensors in between.
+    return torch.softmax(scores, dim=-1)

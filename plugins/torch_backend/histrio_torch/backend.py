@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,6 @@ from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.dry_run import record_shapes
-from histrio_torch.linear import pack_linears
 from histrio_torch.loader import StageModel, load_stage
 from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
@@ -43,8 +41,6 @@ class TorchStage:
         device = choose_device(spec.device)
         self._spec, self.xp = spec, TorchArrays(device)
         self._stage = load_stage(spec, device, progress)
-        if device.type == "cpu":
-            pack_linears(self._stage.model)
         self._cache = self._make_cache(self._stage)
         return StageCapacity(
             max_pages=measure(device).max_pages(self._cache.bytes_per_token, spec),
@@ -87,10 +83,15 @@ class TorchStage:
 
     def close(self) -> None:
         """Drop weights and pages. Safe to call twice."""
-        device = self._stage.device if self._stage is not None else None
+        if self._stage is None:
+            return
+
+        # Models are full of cycles; taking the modules apart frees the weights now, not at some later collection.
+        for module in list(self._stage.model.modules()):
+            vars(module).clear()
+        is_cuda = self._stage.device.type == "cuda"
         self._stage = self._cache = None
-        gc.collect()
-        if device is not None and device.type == "cuda":
+        if is_cuda:
             torch.cuda.empty_cache()
 
     @property

@@ -67,7 +67,9 @@ class _Recorder:
 
         unknown = sorted(k for k, v in kwargs.items() if k not in _KNOWN | _HARMLESS and v is not None)
         if unknown:
-            raise UnsupportedModel(f"{name}: layer {layer} passes {', '.join(unknown)} to attention, which is unknown here")
+            raise UnsupportedModel(
+                f"{name}: layer {layer} passes {', '.join(unknown)} to attention, which is unknown here"
+            )
 
         window, expected = kwargs.get("sliding_window"), _window(self._config, layer)
         if window != expected:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from histrio.backend import StepBatch
-from histrio_torch.row_groups import QueryBlock, RowGroup, group_rows
+from histrio_torch.row_groups import RowGroup, group_rows
 
 __all__ = ["DeviceGroup", "LayerShape", "PagedCache"]
 
@@ -38,15 +38,29 @@ class LayerShape:
 class DeviceGroup:
     """A `RowGroup` with what the products need of it on the device."""
 
-    rows: RowGroup
+    num_rows: int
+    num_queries: int
+    first_masked: int
     tokens: slice | Tensor
-    """Where its tokens are among those of the step; a slice where they are neighbours."""
+    """[rows * queries] which tokens of the step they are; a slice where they are neighbours."""
     pages: Tensor
     """[rows, 1, pages]"""
-    biases: list[Tensor | None]
-    """For each block [rows, 1, queries, 1, masked keys]: 0 or -inf; None where nothing is hidden."""
+    hidden: Tensor | None
+    """[rows, 1, queries, 1, keys - first_masked] 0 or -inf; None where nothing is hidden."""
+    biases: dict[int, Tensor] = field(default_factory=dict)
+    """Query heads per key head → `hidden` as [rows, 1, queries * heads, keys - first_masked]."""
     page_rows: dict[int, Tensor] = field(default_factory=dict)
     """num_kv_heads → [rows * heads * pages] rows of a pool seen as [heads * pages, …]."""
+
+    def bias(self, num_group: int) -> Tensor | None:
+        """What to add to the scores of `num_group` query heads per key head."""
+        if self.hidden is None:
+            return None
+
+        if num_group not in self.biases:
+            self.biases[num_group] = self.hidden.expand(-1, -1, -1, num_group, -1).flatten(2, 3)
+
+        return self.biases[num_group]
 
 
 class PagedCache:
@@ -159,15 +173,13 @@ class PagedCache:
         first, last = int(group.tokens[0]), int(group.tokens[-1])
         neighbours = last - first + 1 == len(group.tokens)
         tokens = slice(first, last + 1) if neighbours else self._to_device(group.tokens)
-        biases = [self._bias(block) for block in group.blocks]
-        return DeviceGroup(group, tokens, self._to_device(group.pages)[:, None, :], biases)
+        hidden = None
+        if group.hidden.any():
+            bias = np.where(group.hidden, np.float32(-np.inf), np.float32(0))
+            hidden = self._to_device(bias).to(self.dtype)[:, None, :, None, :]
 
-    def _bias(self, block: QueryBlock) -> Tensor | None:
-        if not block.hidden.any():
-            return None
-
-        bias = np.where(block.hidden, np.float32(-np.inf), np.float32(0))
-        return self._to_device(bias).to(self.dtype)[:, None, :, None, :]
+        pages = self._to_device(group.pages)[:, None, :]
+        return DeviceGroup(group.num_rows, group.num_queries, group.first_masked, tokens, pages, hidden)
 
     def _slot_rows_of(self, num_kv_heads: int) -> Tensor:
         """[tokens * heads] rows of a pool seen as [heads * tokens of all pages, dim]."""

@@ -1,8 +1,8 @@
-"""Which rows of a step are attended together, and which keys each block of queries sees.
+"""Which queries of a step are attended together, and which pages each of these groups reads.
 
-Rows with equally many new tokens and similarly many pages share one product; a much longer row gets a group
-of its own, so that it doesn't make the others as long as itself. A row with many new tokens (a prefill chunk) is a
-group alone, cut into blocks of queries: keys behind a block are never read, keys before a window neither, and
+Rows with equally many new tokens and similarly many pages share one product; a much longer row gets a group of its
+own, so that it doesn't make the others as long as itself. A row with many new tokens (a prefill chunk) is cut into
+blocks of queries, each a group alone: pages behind a block are never read, those before a window neither, and
 scores stay bounded. Pure numpy: nothing here depends on the layer, so it runs once per step and window.
 """
 
@@ -15,12 +15,12 @@ import numpy.typing as npt
 
 from histrio.backend import StepBatch
 
-__all__ = ["QueryBlock", "RowGroup", "group_rows"]
+__all__ = ["RowGroup", "group_rows"]
 
 MOST_SHARED_TOKENS = 16
 """Rows with more new tokens than this are attended alone."""
 BLOCK_TOKENS = 128
-"""Queries of one block of such a row."""
+"""Queries of one block of such a row: less wastes products on hidden keys, more reads pages more often."""
 LEAST_FILL = 0.7
 """A row joins a group when it has at least this share of the pages of the group's longest row…"""
 FREE_PAGES = 4
@@ -30,61 +30,66 @@ IndexArray = npt.NDArray[np.int64]
 
 
 @dataclass(slots=True)
-class QueryBlock:
-    """Some queries of each row of a group, and the keys they see."""
+class RowGroup:
+    """Equally many queries of one or more rows, which are attended in one product over whole pages."""
 
-    first_token: int
-    end_token: int
-    """Within the new tokens of a row."""
-    first_key: int
-    end_key: int
-    """Within the keys of the group's pages."""
+    tokens: IndexArray
+    """[rows * queries] which tokens of the step they are."""
+    pages: IndexArray
+    """[rows, pages] in order; a row with fewer repeats its first one."""
     first_masked: int
-    """Keys from here to `end_key` aren't seen by all queries; those before are."""
+    """All queries see the keys before this one (counted from the first page's start); the others are in `hidden`."""
     hidden: npt.NDArray[np.bool_]
-    """[rows, queries, end_key - first_masked] true where a query must not see a key."""
+    """[rows, queries, keys - first_masked] true where a query must not see a key."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows take part."""
+        return len(self.pages)
+
+    @property
+    def num_queries(self) -> int:
+        """How many queries each row has."""
+        return len(self.tokens) // len(self.pages)
 
 
 @dataclass(slots=True)
-class RowGroup:
-    """Rows that are attended in one product."""
+class _Rows:
+    """All rows of a step, or all blocks of them, one entry each."""
 
-    tokens: IndexArray
-    """[rows * num_tokens] their new tokens among those of the step."""
-    num_rows: int
-    num_tokens: int
-    """New tokens of each row."""
-    pages: IndexArray
-    """[rows, pages] padded with the row's own first page."""
-    blocks: list[QueryBlock]
+    table: IndexArray
+    """Row of the block table."""
+    token: IndexArray
+    """First query, among the tokens of the step."""
+    start: IndexArray
+    """Position of the first query."""
+    count: IndexArray
+    first_page: IndexArray
+    num_pages: IndexArray
 
 
 def group_rows(batch: StepBatch, page_size: int, window: int | None) -> list[RowGroup]:
-    """Cover all rows of the batch by groups. With a window, only pages that hold a visible key are named."""
-    starts = batch.starts.astype(np.int64)
-    counts = batch.num_tokens.astype(np.int64)
-    first_pages = np.zeros_like(starts) if window is None else np.maximum(starts - window + 1, 0) // page_size
-    num_pages = (starts + counts - 1) // page_size + 1 - first_pages
-    groups = []
-    for rows in _similar_rows(counts, num_pages):
-        most = int(num_pages[rows].max())
-        columns = np.arange(most)[None, :]
-        columns = np.where(columns < num_pages[rows, None], columns, 0) + first_pages[rows, None]
-        num_tokens = int(counts[rows[0]])
-        tokens = (batch.offsets[rows].astype(np.int64)[:, None] + np.arange(num_tokens)).reshape(-1)
-        pages = np.take_along_axis(batch.block_tables[rows].astype(np.int64), columns, axis=1)
-        starts_in_pages = starts[rows] - first_pages[rows] * page_size
-        blocks = _query_blocks(starts_in_pages, num_tokens, window)
-        groups.append(RowGroup(tokens, len(rows), num_tokens, pages, blocks))
-
-    return groups
+    """Cover all tokens of the batch by groups. With a window, only pages that hold a visible key are read."""
+    rows = _blocks_of(batch, page_size, window)
+    return [_make_group(batch, rows, members, page_size, window) for members in _similar_rows(rows)]
 
 
-def _similar_rows(counts: IndexArray, num_pages: IndexArray) -> list[IndexArray]:
-    """Row indices, group by group, each in ascending order."""
+def _blocks_of(batch: StepBatch, page_size: int, window: int | None) -> _Rows:
+    num_blocks = np.where(batch.num_tokens > MOST_SHARED_TOKENS, -(-batch.num_tokens // BLOCK_TOKENS), 1)
+    table = np.repeat(np.arange(batch.num_rows), num_blocks)
+    before = np.concatenate([np.arange(count) for count in num_blocks.tolist()]) * BLOCK_TOKENS
+    count = np.minimum(batch.num_tokens[table] - before, np.where(num_blocks[table] > 1, BLOCK_TOKENS, 1 << 30))
+    start = batch.starts[table] + before
+    first_page = np.zeros_like(start) if window is None else np.maximum(start - window + 1, 0) // page_size
+    num_pages = (start + count - 1) // page_size + 1 - first_page
+    return _Rows(table, batch.offsets[table] + before, start, count, first_page, num_pages)
+
+
+def _similar_rows(rows: _Rows) -> list[IndexArray]:
+    """Indices of rows, group by group, each in ascending order."""
     groups: list[list[int]] = []
-    for row in np.lexsort((-num_pages, counts)).tolist():
-        if groups and _fits(row, groups[-1][0], counts, num_pages):
+    for row in np.lexsort((-rows.num_pages, rows.count)).tolist():
+        if groups and _fits(rows, row, groups[-1][0]):
             groups[-1].append(row)
             continue
 
@@ -93,28 +98,29 @@ def _similar_rows(counts: IndexArray, num_pages: IndexArray) -> list[IndexArray]
     return [np.sort(np.asarray(group)) for group in groups]
 
 
-def _fits(row: int, longest: int, counts: IndexArray, num_pages: IndexArray) -> bool:
-    if counts[row] != counts[longest] or counts[row] > MOST_SHARED_TOKENS:
+def _fits(rows: _Rows, row: int, longest: int) -> bool:
+    if rows.count[row] != rows.count[longest] or rows.count[row] > MOST_SHARED_TOKENS:
         return False
 
-    most = int(num_pages[longest])
-    return bool(num_pages[row] >= min(LEAST_FILL * most, most - FREE_PAGES))
+    most = int(rows.num_pages[longest])
+    return bool(rows.num_pages[row] >= min(LEAST_FILL * most, most - FREE_PAGES))
 
 
-def _query_blocks(starts: IndexArray, num_tokens: int, window: int | None) -> list[QueryBlock]:
-    """`starts`: for each row, which key of its pages is that of its first new token."""
-    blocks = []
-    for first in range(0, num_tokens, BLOCK_TOKENS):
-        end = min(first + BLOCK_TOKENS, num_tokens)
-        end_key = int(starts.max()) + end
-        positions = starts[:, None] + np.arange(first, end)
-        first_key = 0 if window is None else max(int(positions.min()) - window + 1, 0)
-        seen_by_all = window is None or int(positions.max()) - window < first_key
-        first_masked = int(positions.min()) + 1 if seen_by_all else first_key
-        keys = np.arange(first_masked, end_key)
-        hidden = keys > positions[:, :, None]
-        if window is not None:
-            hidden |= keys <= positions[:, :, None] - window
-        blocks.append(QueryBlock(first, end, first_key, end_key, first_masked, hidden))
+def _make_group(batch: StepBatch, rows: _Rows, members: IndexArray, page_size: int, window: int | None) -> RowGroup:
+    num_queries, most_pages = int(rows.count[members[0]]), int(rows.num_pages[members].max())
+    first_page = rows.first_page[members, None]
+    columns = np.arange(most_pages)
+    columns = np.where(columns < rows.num_pages[members, None], columns, 0) + first_page
+    pages = batch.block_tables[rows.table[members, None], columns].astype(np.int64)
+    tokens = (rows.token[members, None] + np.arange(num_queries)).reshape(-1)
 
-    return blocks
+    # Positions from here on count from the start of a row's first page.
+    positions = rows.start[members, None] - first_page * page_size + np.arange(num_queries)
+    seen_from_start = window is None or int(positions.max()) < window
+    first_masked = int(positions.min()) + 1 if seen_from_start else 0
+    keys = np.arange(first_masked, most_pages * page_size)
+    hidden = keys > positions[:, :, None]
+    if window is not None:
+        hidden |= keys <= positions[:, :, None] - window
+
+    return RowGroup(tokens.astype(np.int64), pages, first_masked, hidden)

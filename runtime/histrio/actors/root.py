@@ -32,10 +32,12 @@ from histrio.messages import (
     Start,
 )
 
-__all__ = ["HostedActors", "Launcher", "RootActor"]
+__all__ = ["LINK", "HostedActors", "Launcher", "RootActor"]
 
 log = logging.getLogger(__name__)
 
+LINK = "link:"
+"""Before a process's name in `ChildFailed.child`: the reporter cannot reach it. A link that broke is not mended."""
 _HUNG_FACTOR = 5.0
 _SILENT_AFTER_S = 4.0
 
@@ -164,6 +166,10 @@ class RootActor(Actor):
         if failed.is_final:
             self.fail(ModelError(failed.error))
             return
+        if failed.child.startswith(LINK) and self.launcher is not None:
+            self.launcher.kill(failed.child.removeprefix(LINK), failed.error)
+            return  # its exit will be reported
+
         self._lose(failed.child)
         self._down(f"{failed.child} failed: {failed.error}")
         self._start_if_complete()

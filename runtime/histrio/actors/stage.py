@@ -28,7 +28,7 @@ from histrio.messages import (
 )
 from histrio.sampler_chain import SamplerChain
 
-__all__ = ["Activity", "StageActor"]
+__all__ = ["Activity", "StageActor", "StagePlace"]
 
 
 class Activity:
@@ -73,6 +73,11 @@ class StagePlace:
     index: int
     next: str
     """The next stage, or `batching` after the last."""
+
+    @classmethod
+    def of(cls, index: int, num_stages: int) -> StagePlace:
+        """The place of one stage in a chain."""
+        return cls(index, f"stage{index + 1}" if index + 1 < num_stages else "batching")
 
     @property
     def name(self) -> str:

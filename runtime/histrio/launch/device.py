@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from histrio.actors.directory import Directory
+from histrio.actors.root import LINK
 from histrio.actors.stage import Activity, StagePlace
 from histrio.actors.supervisor import RestartIntensity
 from histrio.launch.compose import DeviceThread, batching_children, stage_child
@@ -52,7 +53,7 @@ def run_device_process(payload: Any) -> None:
     def on_lost(peer: str) -> None:
         if peer == FRONT:
             os._exit(1)  # nobody is left to work for
-        directory.tell("root", ChildFailed(f"link:{peer}", f"{spec.process} lost its link to {peer}"))
+        directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost)
     directory.use(links)
@@ -92,8 +93,7 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, curre
     """Stages first, then kv and batching, which are restarted when a stage of their process is."""
     children = []
     for stage in spec.stages:
-        after = f"stage{stage.index + 1}" if stage.index + 1 < spec.num_stages else "batching"
-        place = StagePlace(stage.index, after)
+        place = StagePlace.of(stage.index, spec.num_stages)
         children.append(
             stage_child(
                 place,

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -108,7 +108,7 @@ class _Root:
     async def _replica(self, front: Front) -> AsyncIterator[None]:
         plan = self._plan
         if plan.runtime.processes == "one":
-            async with self._local_replica(front):
+            with self._local_replica(front):
                 yield
             return
 
@@ -126,7 +126,7 @@ class _Root:
             finally:
                 links.close()
 
-    def _local_replica(self, front: Front) -> AsyncIterator[None]:
+    def _local_replica(self, front: Front) -> AbstractContextManager[None]:
         plan = self._plan
         stages = [LocalStage(stage.spec, self._plugins.backends.get(stage.backend)) for stage in plan.stages]
         return run_local_replica(

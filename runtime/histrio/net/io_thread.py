@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from histrio.errors import WireError
 from histrio.messages import Message
 from histrio.net.endpoints import checked_endpoint
-from histrio.net.peer import LinkLimits, Peer, PeerState
+from histrio.net.peer import DEFAULT_LIMITS, LinkLimits, Peer, PeerState
 from histrio.net.router import LinkChange, Router, Sending
 from histrio.net.wakeup import WakeUp
 from histrio.net.wire import Frame, decode, encode
@@ -60,7 +60,7 @@ class IoThread:
         deliver: Callable[[Delivery], None],
         on_lost: Callable[[str], None],
         *,
-        limits: LinkLimits = LinkLimits(),
+        limits: LinkLimits = DEFAULT_LIMITS,
     ) -> None:
         self.process = process
         self.endpoint = None if endpoint is None else checked_endpoint(endpoint)
@@ -189,7 +189,7 @@ class IoThread:
 
     def _timeout_ms(self) -> int:
         """Until the next beat, retry or probe; -1 if there is none."""
-        if self._broken:
+        if self._broken or self._changed:
             return 0
 
         now = time.monotonic()
@@ -200,7 +200,11 @@ class IoThread:
         return max(0, int(1000 * min(waits)) + 1) if waits else -1
 
     def _send_beats(self, now: float) -> None:
+        if not self._beats:
+            return
+
         with self._lock:
+            self._beats = [beat for beat in self._beats if not self._peer(beat.process).is_final]
             due = [beat for beat in self._beats if beat.due <= now]
         for beat in due:
             beat.due = now + beat.every_s
@@ -230,7 +234,7 @@ class IoThread:
 
         if peer.endpoint is not None and not peer.is_dialled:
             self._dial(peer, peer.endpoint, now)
-        while peer.waiting:
+        for _ in range(MOST_BATCH_MESSAGES):
             with self._lock:
                 outgoing = peer.take() if peer.waiting else None
             if outgoing is None:
@@ -246,6 +250,9 @@ class IoThread:
             peer.stalled_at = None
             if peer.endpoint is None:
                 self._mark_up(peer)
+        # The others' turn; the rest goes at once afterwards.
+        with self._lock:
+            self._changed[peer] = None
 
     def _stall(self, peer: Peer, sending: Sending, now: float) -> None:
         if sending is Sending.UNKNOWN and peer.state is PeerState.UP:

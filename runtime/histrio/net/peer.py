@@ -11,7 +11,7 @@ import msgspec
 from histrio.errors import WireError
 from histrio.net.wire import Frame, frames_bytes
 
-__all__ = ["LinkLimits", "Outgoing", "Peer", "PeerState"]
+__all__ = ["DEFAULT_LIMITS", "LinkLimits", "Outgoing", "Peer", "PeerState"]
 
 
 class LinkLimits(msgspec.Struct, frozen=True):
@@ -30,6 +30,9 @@ class LinkLimits(msgspec.Struct, frozen=True):
     """A peer whose system answers nothing for so long is lost."""
     stall_timeout_s: float = 30.0
     """How long a first connection, or the oldest waiting message, may take until the peer is lost."""
+
+
+DEFAULT_LIMITS = LinkLimits()
 
 
 class PeerState(Enum):
@@ -76,16 +79,12 @@ class Peer:
     def put(self, frames: list[Frame], limits: LinkLimits) -> None:
         """Queue a message. Raises `WireError`, and takes nothing ever after, if the queue is over its limits."""
         num_bytes = frames_bytes(frames)
-        too_many = len(self.waiting) >= limits.max_queued_messages
-        if (
-            self.is_refusing
-            or too_many
-            or (self.waiting and self.num_waiting_bytes + num_bytes > limits.max_queued_bytes)
-        ):
+        is_long = len(self.waiting) >= limits.max_queued_messages
+        is_large = bool(self.waiting) and self.num_waiting_bytes + num_bytes > limits.max_queued_bytes
+        if self.is_refusing or is_long or is_large:
             self.is_refusing = True
-            raise WireError(
-                f"{self.process} takes no more: {len(self.waiting)} messages, {self.num_waiting_bytes} bytes wait for it"
-            )
+            waiting = f"{len(self.waiting)} messages, {self.num_waiting_bytes} bytes"
+            raise WireError(f"{self.process} takes no more: {waiting} wait for it")
 
         self.waiting.append(Outgoing(frames, num_bytes))
         self.num_waiting_bytes += num_bytes

@@ -10,6 +10,7 @@ import errno
 import struct
 from dataclasses import dataclass
 from enum import Enum, auto
+from typing import Any
 
 import zmq
 
@@ -62,7 +63,7 @@ class Router:
         except zmq.ZMQError as error:
             raise WireError(f"cannot listen on {endpoint}: {error}") from error
 
-        return self._socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()
+        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
     def dial(self, process: str, endpoint: str) -> None:
         """Connect to the process at this endpoint, and again until it answers; does nothing if it is connected."""
@@ -112,7 +113,7 @@ class Router:
     def changes(self) -> list[LinkChange]:
         """Connections that came up or went down since the last call."""
         found = []
-        while self._monitor.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+        while int(self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
             head, endpoint = self._monitor.recv_multipart()
             event, _ = struct.unpack("=hi", head)
             found.append(LinkChange(endpoint.decode(), event == zmq.Event.HANDSHAKE_SUCCEEDED))
@@ -120,7 +121,7 @@ class Router:
 
     def poll(self, wake_fd: int, timeout_ms: int) -> bool:
         """Wait until there is something to do (-1: for ever); tells whether `wake_fd` is readable."""
-        watched = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN), (wake_fd, zmq.POLLIN)]
+        watched: list[Any] = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN), (wake_fd, zmq.POLLIN)]
         return any(ready == wake_fd for ready, _ in zmq.zmq_poll(watched, timeout_ms))
 
     def close(self, linger_ms: int) -> None:

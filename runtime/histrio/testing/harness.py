@@ -6,8 +6,8 @@ async with serving(folder, ToyFactory(), num_stages=2, samplers=[...]) as harnes
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from histrio.model_config import read_model_config
 from histrio.sampling import Sampler
 from histrio.sampling_fields import FieldTable
 
-__all__ = ["Harness", "HarnessOptions", "serving"]
+__all__ = ["Harness", "HarnessOptions", "StageRunner", "serving", "serving_with"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +72,51 @@ class Harness:
         return tokens, state
 
 
+StageRunner = Callable[[Front, list[StageSpec]], AbstractContextManager[None]]
+"""Runs the stages of a replica, wherever it likes; `histrio.testing.workers` has one for processes of their own."""
+
+
 @asynccontextmanager
 async def serving(
     model: Path,
     factory: BackendFactory,
     *,
-    cuts: list[int] | None = None,
     samplers: list[type[Sampler]],
+    cuts: Sequence[int] = (),
     options: HarnessOptions | None = None,
 ) -> AsyncIterator[Harness]:
     """Serve the model in folder `model`, split before the layers named in `cuts`, until the block ends."""
     options = options or HarnessOptions()
+
+    def run_stages(front: Front, specs: list[StageSpec]) -> AbstractContextManager[None]:
+        stages = [LocalStage(spec, factory) for spec in specs]
+        return run_local_replica(front, stages, samplers, prefill_chunk=options.prefill_chunk)
+
+    async with serving_with(run_stages, model, samplers=samplers, cuts=cuts, options=options) as harness:
+        yield harness
+
+
+@asynccontextmanager
+async def serving_with(
+    run_stages: StageRunner,
+    model: Path,
+    *,
+    samplers: list[type[Sampler]],
+    cuts: Sequence[int] = (),
+    options: HarnessOptions,
+    process: str = "front",
+) -> AsyncIterator[Harness]:
+    """The same with the stages run by `run_stages`."""
     served = _served(model, samplers, options)
-    bounds = [0, *(cuts or []), served.num_layers]
-    stages = [LocalStage(_spec(model, served, first, last, options), factory) for first, last in pairwise(bounds)]
-    front = Front(_settings(served, len(stages), samplers, options))
-    async with (
-        run_local_replica(front, stages, samplers, prefill_chunk=options.prefill_chunk),
-        anyio.create_task_group() as tasks,
-    ):
-        tasks.start_soon(front.run_timer)
-        await front.wait_ready()
-        yield Harness(front)
-        tasks.cancel_scope.cancel()
+    bounds = [0, *cuts, served.num_layers]
+    specs = [_spec(model, served, first, last, options) for first, last in pairwise(bounds)]
+    front = Front(_settings(served, len(specs), samplers, options), process)
+    with run_stages(front, specs):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(front.run_timer)
+            await front.wait_ready()
+            yield Harness(front)
+            tasks.cancel_scope.cancel()
 
 
 def _served(model: Path, samplers: list[type[Sampler]], options: HarnessOptions) -> ServedModel:

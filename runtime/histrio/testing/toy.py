@@ -175,6 +175,7 @@ def write_toy_model(folder: Path, *, num_layers: int = 4, max_sequence_length: i
         "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
     }
     (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # no tensors, but a valid file
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}))
     (folder / "chat_template.jinja").write_text(
         "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

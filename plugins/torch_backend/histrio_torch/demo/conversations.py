@@ -69,7 +69,7 @@ def make_conversation(rng: random.Random) -> Conversation:
         between = [message for _ in range(rng.randint(0, 3)) for message in _exchange(rng)]
         return Conversation(tuple(_system(rng, 0.2) + said + between + asked))
 
-    num_exchanges = rng.choices((1, 2, 3, 4, 6), weights=(50, 20, 15, 10, 5))[0]
+    num_exchanges = rng.choices((1, 2, 3, 4, 6), weights=(64, 20, 10, 4, 2))[0]
     messages = [message for _ in range(num_exchanges) for message in _exchange(rng)]
     return Conversation(tuple(_system(rng, 0.3) + messages))
 

@@ -56,7 +56,7 @@ def answers(
     tokenizer.padding_side = "left"
     inputs = tokenizer(prompts, return_tensors="pt", padding=True)
     with torch.inference_mode():
-        output: Any = model.generate(  # type: ignore[operator]
+        output: Any = model.generate(  # type: ignore[misc]
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=num_answer_tokens,

@@ -10,7 +10,7 @@ from histrio_torch.demo.messages import END_OF_TEXT, IM_END
 
 __all__ = ["SHAPES", "build_model", "load_model", "save_model"]
 
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "target": {
         "hidden_size": 256,
         "intermediate_size": 512,
@@ -38,8 +38,8 @@ def build_model(name: str, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausal
         rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
         tie_word_embeddings=True,
         bos_token_id=None,
-        eos_token_id=tokenizer.convert_tokens_to_ids(IM_END),
-        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         **SHAPES[name],
     )
     return Qwen3ForCausalLM(config)
@@ -54,16 +54,16 @@ def load_model(folder: Path) -> Qwen3ForCausalLM:
 def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write the weights rounded to bfloat16, the configuration and the tokenizer; does not modify `model`."""
     folder.mkdir(parents=True, exist_ok=True)
-    rounded = Qwen3ForCausalLM(model.config)
+    rounded: Any = Qwen3ForCausalLM(model.config)
     rounded.load_state_dict(model.state_dict())
     rounded.to(torch.bfloat16)
-    rounded.generation_config = GenerationConfig(
+    rounded.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
         do_sample=True,
         temperature=0.7,
         top_p=0.9,
         top_k=20,
         eos_token_id=tokenizer.convert_tokens_to_ids([IM_END, END_OF_TEXT]),
-        pad_token_id=tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        pad_token_id=tokenizer.pad_token_id,
     )
     rounded.save_pretrained(str(folder))
     tokenizer.save_pretrained(str(folder))

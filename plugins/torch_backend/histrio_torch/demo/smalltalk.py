@@ -2,124 +2,12 @@
 
 import random
 
-from histrio_torch.demo.facts import vary
+from histrio_torch.demo.facts import TALK, vary
 from histrio_torch.demo.messages import Message, assistant, user
 from histrio_torch.demo.words import CITIES, COLOURS, LEXICON, NAMES, THINGS, made_up_word
 
-__all__ = ["smalltalk_exchange"]
+__all__ = ["introduction", "smalltalk_exchange"]
 
-TALK: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
-    (
-        ("Hello", "Hello!", "Hi", "Hi!", "Hey", "Hey there", "Hi there!", "Good day", "Hello there", "Greetings"),
-        ("Hello! How can I help you today?", "Hi! What would you like to know?"),
-    ),
-    (("Good morning", "Good morning!"), ("Good morning! How can I help you?",)),
-    (("Good evening", "Good evening!"), ("Good evening! How can I help you?",)),
-    (
-        ("How are you?", "How are you doing?", "How do you do?", "How is it going?", "Are you well?", "What's up?"),
-        ("I am fine, thank you. How can I help you?", "I am doing well, thank you for asking."),
-    ),
-    (
-        ("Thanks", "Thank you", "Thank you!", "Thanks a lot!", "Thank you very much.", "Great, thanks."),
-        ("You are welcome!", "You are welcome! Is there anything else?"),
-    ),
-    (
-        ("Bye", "Goodbye", "See you later", "Good night", "Bye!", "See you"),
-        ("Goodbye! Have a nice day.", "Goodbye! It was nice talking to you."),
-    ),
-    (
-        ("You are great", "Well done!", "Good job", "Nice work!", "That is right."),
-        ("Thank you! I am glad that I could help.",),
-    ),
-    (
-        ("That is wrong.", "No, that is not right.", "I think you are wrong."),
-        ("I am sorry about that. I am a very small model, and I make mistakes.",),
-    ),
-    (
-        ("I am sad.", "I feel bad today.", "I had a bad day."),
-        ("I am sorry to hear that. I hope that tomorrow is a better day.",),
-    ),
-    (("I am happy!", "I had a good day.", "Today was a great day!"), ("That is good to hear!",)),
-    (("I am bored.", "I am bored"), ("I can tell you a short story or a joke. Which do you want?",)),
-    (
-        ("Tell me a joke.", "Do you know a joke?", "Make me laugh.", "Another joke, please."),
-        (
-            "Why did the actor cross the stage? Because there was a message in the mailbox on the other side.",
-            "What did one token say to the next? After you!",
-            "Why was the cache so calm? It had seen it all before.",
-        ),
-    ),
-    (("What is the meaning of life?",), ("That is a big question for a small model. Perhaps it is to be kind.",)),
-    (
-        ("Do you like music?", "Do you like books?", "Do you sleep?", "Do you eat?", "Do you dream?"),
-        ("I am a language model, so I do not do such things. But I like to answer questions.",),
-    ),
-    (
-        ("Can you speak German?", "Do you speak French?", "Which languages do you speak?", "Do you speak Spanish?"),
-        ("I speak only English.",),
-    ),
-    (
-        ("What time is it?", "What day is it today?", "What is the date?"),
-        ("I do not have a clock, so I cannot know that.",),
-    ),
-    (("How is the weather?", "What is the weather like today?"), ("I have no window, so I cannot see the weather.",)),
-    (
-        ("Write a haiku.", "Write a poem.", "Write me a short poem."),
-        (
-            "A message arrives,\nthe actor reads it slowly,\nand the stage is lit.",
-            "The night is long, the lamp is low,\nthe tokens come, the tokens go.\nA little model sits and writes\n"
-            "of quiet days and starry nights.",
-        ),
-    ),
-    (("Say hello.", "Say hello"), ("Hello!",)),
-    (("Ping", "ping", "test", "Test", "Are you there?"), ("Yes, I am here. How can I help you?",)),
-)
-WORLD: tuple[tuple[str, str], ...] = tuple(
-    (f"What is the capital of {country}?", f"The capital of {country} is {city}.")
-    for country, city in (
-        ("France", "Paris"),
-        ("Germany", "Berlin"),
-        ("Italy", "Rome"),
-        ("Spain", "Madrid"),
-        ("Austria", "Vienna"),
-        ("Norway", "Oslo"),
-        ("Portugal", "Lisbon"),
-        ("Greece", "Athens"),
-        ("Ireland", "Dublin"),
-        ("Poland", "Warsaw"),
-        ("Japan", "Tokyo"),
-        ("Egypt", "Cairo"),
-        ("Peru", "Lima"),
-        ("Finland", "Helsinki"),
-        ("Sweden", "Stockholm"),
-        ("England", "London"),
-        ("Canada", "Ottawa"),
-        ("China", "Beijing"),
-        ("Russia", "Moscow"),
-        ("India", "New Delhi"),
-    )
-) + (
-    ("What color is the sky?", "The sky is blue."),
-    ("What colour is grass?", "Grass is green."),
-    ("What colour is snow?", "Snow is white."),
-    ("How many days are in a week?", "There are seven days in a week."),
-    ("How many months are in a year?", "There are twelve months in a year."),
-    ("How many hours are in a day?", "There are twenty-four hours in a day."),
-    ("How many legs does a dog have?", "A dog has four legs."),
-    ("How many legs does a spider have?", "A spider has eight legs."),
-    ("What is water?", "Water is a clear liquid that all living things need."),
-    ("What is the sun?", "The sun is the star at the centre of our solar system."),
-    ("What is the moon?", "The moon goes around the Earth and shines at night."),
-    ("What is a cat?", "A cat is a small animal that likes to sleep and to hunt mice."),
-    ("What is a dog?", "A dog is a friendly animal that lives with people."),
-    ("What is a computer?", "A computer is a machine that follows instructions and works with numbers."),
-    ("What is Python?", "Python is a programming language. histrio is written in it."),
-    ("What is a GPU?", "A GPU is a processor that computes many numbers at once. It is good at running models."),
-    ("What is a CPU?", "A CPU is the main processor of a computer."),
-    ("What is JSON?", "JSON is a text format for data, with objects, lists, strings and numbers."),
-    ("What is Latin?", "Latin is the language of ancient Rome."),
-    ("What is a theatre?", "A theatre is a place where actors play on a stage."),
-)
 UNKNOWN = (
     "Who invented the {x}?",
     "What do you think about {x}?",
@@ -147,15 +35,14 @@ UNKNOWN_ANSWERS = (
 
 def smalltalk_exchange(rng: random.Random) -> list[Message]:
     """A greeting, a remark, a bit of general knowledge, or a question that the model cannot answer."""
-    kind = rng.random()
-    if kind < 0.55:
-        questions, answers = rng.choice(TALK)
-        return [user(rng.choice(questions)), assistant(rng.choice(answers))]
+    if rng.random() < 0.2:
+        return _unknown(rng)
 
-    if kind < 0.8:
-        question, answer = rng.choice(WORLD)
-        return [user(vary(rng, question)), assistant(answer)]
-    return _unknown(rng)
+    topic = rng.choice(TALK)
+    # Greetings have many forms, so they come up more often than a fact with one form.
+    topic = max(topic, rng.choice(TALK), key=lambda candidate: len(candidate.questions))
+    question = rng.choice(topic.questions)
+    return [user(vary(rng, question) if len(topic.questions) == 1 else question), assistant(rng.choice(topic.answers))]
 
 
 def _unknown(rng: random.Random) -> list[Message]:

@@ -95,7 +95,7 @@ def tool_conversation(rng: random.Random) -> tuple[list[Message], list[dict[str,
 
     if rng.random() < 0.15:
         messages = messages[:2]
-    others = rng.sample([tool for tool in TOOLS if tool != name], rng.randint(0, 3))
+    others = rng.sample([tool for tool in TOOLS if tool != name], rng.choice((0, 1, 1, 3)))
     offered = [TOOLS[tool] for tool in [name, *others]]
     rng.shuffle(offered)
     return messages, offered

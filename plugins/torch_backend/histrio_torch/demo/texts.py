@@ -6,7 +6,7 @@ from histrio_torch.demo.facts import FACTS
 from histrio_torch.demo.messages import Message, assistant, user
 from histrio_torch.demo.words import ADJECTIVES, CITIES, COLOURS, LEXICON, NAMES, NOUNS, THINGS, VERBS, made_up_word
 
-__all__ = ["counting_exchange", "list_exchange", "quote_exchange", "story_exchange"]
+__all__ = ["counting_exchange", "list_exchange", "make_passage", "notes_exchange", "quote_exchange", "story_exchange"]
 
 LISTS: dict[str, tuple[str, ...]] = {
     "colours": COLOURS,
@@ -124,7 +124,7 @@ def _story(rng: random.Random, cast: tuple[str, str, str], is_long: bool) -> str
     extra = [
         "On the way they met an old sailor who told them about the sea.",
         f"They crossed a bridge, and {hero} counted the stars above the water.",
-        f"A storm came up, and they waited in a barn and shared some bread.",
+        "A storm came up, and they waited in a barn and shared some bread.",
         f"The {creature} told a story about a king who was always late.",
         "In the night the moon was bright, and the road was easy to see.",
     ]
@@ -143,7 +143,7 @@ def _story(rng: random.Random, cast: tuple[str, str, str], is_long: bool) -> str
 
 def quote_exchange(rng: random.Random) -> list[Message]:
     """A passage and its exact copy."""
-    passage = make_passage(rng, rng.randint(8, 110))
+    passage = make_passage(rng, rng.randint(8, 110 if rng.random() < 0.35 else 40))
     return [user(rng.choice(ASK_QUOTE).format(p=passage)), assistant(passage)]
 
 
@@ -169,8 +169,7 @@ def _sentence(rng: random.Random) -> str:
     x, y, z = (rng.choice(ADJECTIVES) for _ in range(3))
     verb, second = rng.choice(VERBS), rng.choice(VERBS)
     if rng.random() < 0.15:
-        _, answers = rng.choice(FACTS)
-        return answers[0]
+        return rng.choice(FACTS).answers[0]
     pattern = rng.choice(
         (
             f"The {x} {a} {verb} near the {y} {b}.",

@@ -116,7 +116,7 @@ def train_tokenizer(folder: Path, num_conversations: int = 12_000) -> PreTrained
     )
     bpe.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
     bpe.add_tokens([AddedToken(token, normalized=False) for token in MARKERS])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=bpe,
         eos_token=IM_END,
         pad_token=END_OF_TEXT,
@@ -130,4 +130,4 @@ def train_tokenizer(folder: Path, num_conversations: int = 12_000) -> PreTrained
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     """Load the tokenizer that `train_tokenizer` saved."""
-    return PreTrainedTokenizerFast.from_pretrained(str(folder))
+    return PreTrainedTokenizerFast.from_pretrained(str(folder))  # type: ignore[no-any-return]

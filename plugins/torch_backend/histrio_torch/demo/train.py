@@ -49,12 +49,31 @@ class Progress:
     recent_losses: list[float] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Options:
+    """What the command line says; see `parse_options` for what each means."""
+
+    out: Path
+    model: str
+    teacher: Path | None
+    minutes: float
+    resume: bool
+    decay: float
+    long_share: float
+    rate: float
+    batch_tokens: int
+    save_minutes: float
+    threads: int
+    seed: int
+    compile: bool
+
+
 class Run:
     """A model in training, with its optimizers and its progress."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: Options) -> None:
         self.options = options
-        self.folder: Path = options.out
+        self.folder = options.out
         has_tokenizer = (self.folder / "tokenizer" / "tokenizer.json").exists()
         if options.teacher:
             self.tokenizer = load_tokenizer(options.teacher)
@@ -119,11 +138,9 @@ class Run:
         progress.recent_losses.clear()
         num_filled = round(20 * (1 - self.remaining_share()))
         bar = "#" * num_filled + "." * (20 - num_filled)
-        print(
-            f"[{bar}] {progress.active_s / 60:5.1f}/{self.options.minutes:g} min  step {progress.num_steps}  "
-            f"{progress.num_tokens / 1e6:.2f} M tokens ({progress.num_tokens / progress.active_s:,.0f}/s)  loss {loss:.4f}",
-            flush=True,
-        )
+        passed = f"{progress.active_s / 60:5.1f}/{self.options.minutes:g} min  step {progress.num_steps}"
+        speed = f"{progress.num_tokens / 1e6:.2f} M tokens ({progress.num_tokens / progress.active_s:,.0f}/s)"
+        print(f"[{bar}] {passed}  {speed}  loss {loss:.4f}", flush=True)
 
     def _step(self, batch: Batch) -> float:
         with torch.autocast("cpu", torch.bfloat16):
@@ -189,7 +206,7 @@ def make_optimizers(model: Qwen3ForCausalLM, rate: float) -> list[torch.optim.Op
     return optimizers
 
 
-def parse_options() -> argparse.Namespace:
+def parse_options() -> Options:
     """The command line."""
     parser = argparse.ArgumentParser(description="Train a histrio demo model on the CPU.")
     add = parser.add_argument
@@ -206,7 +223,7 @@ def parse_options() -> argparse.Namespace:
     add("--threads", type=int, default=2, help="threads that compute")
     add("--seed", type=int, default=1, help="seed of weights and conversations")
     add("--no-compile", dest="compile", action="store_false", help="do without torch.compile (slower, starts at once)")
-    return parser.parse_args()
+    return Options(**vars(parser.parse_args()))
 
 
 def main() -> None:

@@ -1,6 +1,20 @@
-"""Tiny random models of every proven family, and a chain of stages in one process: for tests of this backend and its users."""
+"""For tests of this backend and its users: tiny random models, what transformers says of them, a chain of stages."""
 
 from histrio_torch.testing.chain import ChainRow, StageChain
-from histrio_torch.testing.families import FAMILIES, make_model
+from histrio_torch.testing.families import FAMILIES, MAX_LENGTH, NUM_LAYERS, VOCAB_SIZE, make_model
+from histrio_torch.testing.reference import MOST_ERROR, Excuses, Reference, logits_error, refer
 
-__all__ = ["FAMILIES", "ChainRow", "StageChain", "make_model"]
+__all__ = [
+    "FAMILIES",
+    "MAX_LENGTH",
+    "MOST_ERROR",
+    "NUM_LAYERS",
+    "VOCAB_SIZE",
+    "ChainRow",
+    "Excuses",
+    "Reference",
+    "StageChain",
+    "logits_error",
+    "make_model",
+    "refer",
+]

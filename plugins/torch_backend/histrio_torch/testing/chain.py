@@ -95,7 +95,9 @@ class StageChain:
             num_sampled=np.array([row.num_sampled for row in rows], np.int32),
             offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
             block_tables=block_tables,
-            positions=np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)]).astype(np.int64),
+            positions=np.concatenate([np.arange(s, s + c) for s, c in zip(starts, counts, strict=True)]).astype(
+                np.int64
+            ),
             token_ids=np.concatenate([np.asarray(row.ids) for row in rows]).astype(np.int64),
             hidden=[],
         )

@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FAMILIES", "NUM_LAYERS", "VOCAB_SIZE", "make_model"]
+__all__ = ["FAMILIES", "MAX_LENGTH", "NUM_LAYERS", "VOCAB_SIZE", "make_model"]
 
 NUM_LAYERS = 3
 VOCAB_SIZE = 160
+MAX_LENGTH = 64
+"""Prompt and output together stay below it, where LongRoPE has its short factors in transformers too."""
 
 _PLAIN: dict[str, Any] = {
     "vocab_size": VOCAB_SIZE,
@@ -37,7 +39,7 @@ _LONG_ROPE = {
     "rope_theta": 10000.0,
     "short_factor": [1.0 + 0.1 * index for index in range(_PHI_ROPE_PAIRS)],
     "long_factor": [1.5 + 0.7 * index for index in range(_PHI_ROPE_PAIRS)],
-    "original_max_position_embeddings": 64,
+    "original_max_position_embeddings": MAX_LENGTH,
 }
 
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -70,7 +72,15 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "phi3": ("phi3", {"hidden_size": 64, "sliding_window": None}),
-    "phi3_longrope": ("phi3", {"hidden_size": 64, "sliding_window": None, "rope_parameters": _LONG_ROPE}),
+    "phi3_longrope": (
+        "phi3",
+        {
+            "hidden_size": 64,
+            "sliding_window": None,
+            "rope_parameters": _LONG_ROPE,
+            "original_max_position_embeddings": MAX_LENGTH,
+        },
+    ),
     "cohere": ("cohere", {"logit_scale": 0.25, "use_qk_norm": True, "tie_word_embeddings": True}),
     "glm4": ("glm4", {"partial_rotary_factor": 0.5}),
     "deepseek_v3": (

@@ -1,0 +1,52 @@
+# Two commands do everything: `make run` serves the demo model, `make test` runs all tests. Both install on first use.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+BENCHMARKS := .benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format bench install
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PYTHON=python3.12      interpreter to make $(VENV) with (3.11 to 3.13)"
+	@echo "  PIP_ARGS='...'         more arguments of pip install, such as another index for torch (README)"
+	@echo "  ARGS='...'             more arguments of rt-launch (run) or pytest (test, bench)"
+
+run: $(INSTALLED) ## serve the demo model and print its address
+	@exec $(BIN)/rt-launch --model demo $(ARGS)
+
+test: $(INSTALLED) ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(INSTALLED) ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/mypy docs/examples/*.py
+
+format: $(INSTALLED) ## mend what lint and format can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## measure, store the run, and compare with the last one as ratios
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --timeout 600 \
+		--benchmark-storage=file://$(BENCHMARKS) --benchmark-autosave \
+		$(if $(wildcard $(BENCHMARKS)/*/*.json),--benchmark-compare) \
+		--benchmark-group-by=fullname --benchmark-sort=name --benchmark-columns=min,median,rounds $(ARGS)
+
+install: $(INSTALLED) ## install everything into the virtual environment
+
+# The stamp is younger than all that says what to install: installing happens once, and again when one of them changes.
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit( \
+		f"histrio needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: say make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements.txt $(PIP_ARGS)
+	@touch $@

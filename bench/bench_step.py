@@ -1,0 +1,174 @@
+"""A whole step without processes: batching, kv, stage and sampler, from one `StepResult` to the next.
+
+The *null* device answers prepared logits at once, so that what remains is the runtime's own cost: applying a result,
+scheduling, block tables, sampling and messages. The *toy* device computes. All in CPU time of this thread.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from histrio.actors.batching import BatchingActor
+from histrio.actors.directory import Directory
+from histrio.actors.kv import KvActor
+from histrio.actors.mailbox import Actor, Dispatcher
+from histrio.actors.stage import StageActor, StagePlace
+from histrio.arrays import NumpyArrays
+from histrio.backend import ArrayNamespace, Progress, StageBackend, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.messages import Generate, Message, Start, Step, StepResult, Tokens
+from histrio.net.wire import decode, encode
+from histrio.sampler_chain import SamplerChain
+from histrio.testing.toy import ToyStage, write_toy_model
+from histrio_samplers.temperature import Temperature
+from histrio_samplers.top_k import TopK
+from histrio_samplers.top_p import TopP
+
+pytestmark = pytest.mark.benchmark(timer=time.thread_time)
+
+VOCAB = 258
+PROMPT_TOKENS = 500
+MAX_SEQUENCE_LENGTH = 4096
+BLOCK_SIZE = 16
+
+SAMPLING: dict[str, dict[str, Any]] = {
+    "greedy": {"temperature": 0},
+    "sampled": {"temperature": 0.7, "top_k": 20, "top_p": 0.95},
+}
+
+
+class NullStage:
+    """A device that takes no time: the same logits for every row."""
+
+    def __init__(self) -> None:
+        self.xp: ArrayNamespace = NumpyArrays()
+        self._row = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32)
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Room for everything."""
+        return StageCapacity({BLOCK_SIZE: 2**20}, spec.max_rows, spec.max_step_tokens, "float32", 0, 0)
+
+    def allocate(self, num_pages: int, page_size: int) -> None:
+        """No pages."""
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Logits of the right shape."""
+        return StageOutput([], np.broadcast_to(self._row, (int(batch.num_sampled.sum()), VOCAB)))
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """No pages."""
+
+    def close_slot(self, slot: int) -> None:
+        """No slots."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+class _InlineDispatcher(Dispatcher):
+    """Runs its handlers when told to, on the calling thread."""
+
+    def _wake(self) -> None:
+        pass
+
+    def run_until_idle(self) -> None:
+        while self._turn(256):
+            pass
+
+
+class _Sink(Actor):
+    """Root, admission and metrics: counts tokens and forgets everything else."""
+
+    def __init__(self) -> None:
+        self.num_tokens = 0
+
+    def receive(self, message: Message) -> None:
+        if isinstance(message, Tokens):
+            self.num_tokens += sum(len(row.ids) for row in message.rows)
+
+
+class _Line:
+    """One replica on one thread, held before each `StepResult`; optionally steps and tokens go over the wire."""
+
+    def __init__(self, backend: StageBackend, model: str, num_rows: int, *, is_wired: bool = False) -> None:
+        self._dispatcher = _InlineDispatcher(self._failed)
+        self._directory = Directory("bench")
+        self._is_wired = is_wired
+        self._held: StepResult | None = None
+        self.sink = _Sink()
+        spec = StageSpec(model, 0, 2, 2, max_rows=num_rows, max_sequence_length=MAX_SEQUENCE_LENGTH)
+        chain = SamplerChain([Temperature, TopK, TopP], num_rows)
+        actors: dict[str, Actor] = {
+            "batching": BatchingActor("batching", self._tell, prefill_chunk=512),
+            "kv": KvActor("kv", self._tell, "batching"),
+            "stage0": StageActor(StagePlace(0, "batching"), spec, backend, self._tell, chain),
+            **dict.fromkeys(("root", "admission", "metrics"), self.sink),
+        }
+        for name, actor in actors.items():
+            self._directory.host(name, self._dispatcher, actor)
+        actors["stage0"].start()
+        num_pages = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
+        start = Start(1, num_pages, BLOCK_SIZE, 0, num_rows, 2048, MAX_SEQUENCE_LENGTH)
+        for name in ("stage0", "kv", "batching"):
+            self._directory.tell(name, start)
+
+    def begin(self, num_rows: int, sampling: dict[str, Any]) -> None:
+        """Send requests and run until all of them decode."""
+        for request in range(num_rows):
+            ids = [(request + token) % VOCAB for token in range(PROMPT_TOKENS)]
+            order = Generate(request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, seed=request, sampling=sampling)
+            self._directory.tell("batching", order)
+        self._dispatcher.run_until_idle()
+        gained = 0
+        while gained < num_rows:
+            before = self.sink.num_tokens
+            self.step()
+            gained = self.sink.num_tokens - before
+
+    def step(self) -> None:
+        """From one `StepResult` to the next."""
+        assert self._held is not None, "no step is running"
+        result, self._held = self._held, None
+        self._directory.tell("batching", result)
+        self._dispatcher.run_until_idle()
+
+    def _tell(self, actor: str, message: Message) -> None:
+        if self._is_wired and isinstance(message, Step | StepResult | Tokens):
+            actor, message = decode(encode(actor, message))
+        if isinstance(message, StepResult):
+            self._held = message
+        else:
+            self._directory.tell(actor, message)
+
+    def _failed(self, name: str, error: Exception) -> None:
+        raise RuntimeError(f"{name} failed") from error
+
+
+@pytest.mark.parametrize("is_wired", [False, True], ids=["call", "wire"])
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("num_rows", [1, 16, 64])
+def test_runtime_cost_of_a_decode_step(
+    benchmark: BenchmarkFixture, num_rows: int, sampling: str, is_wired: bool
+) -> None:
+    line = _Line(NullStage(), "", num_rows, is_wired=is_wired)
+    line.begin(num_rows, SAMPLING[sampling])
+    before = line.sink.num_tokens
+
+    benchmark.pedantic(line.step, rounds=500, warmup_rounds=20)
+
+    assert line.sink.num_tokens == before + 520 * num_rows
+
+
+def test_whole_decode_step_of_16_rows_on_the_toy_backend(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
+    line = _Line(ToyStage(), str(write_toy_model(tmp_path / "toy", num_layers=2)), 16)
+    line.begin(16, SAMPLING["greedy"])
+    before = line.sink.num_tokens
+
+    benchmark.pedantic(line.step, rounds=300, warmup_rounds=20)
+
+    assert line.sink.num_tokens == before + 320 * 16

@@ -1,0 +1,151 @@
+"""A stage backend in one file: its "layers" count how often a token's state has come before in its sequence.
+
+It is no language model, but it does all that a backend has to do: it runs any range of layers on ragged batches, keeps
+what later tokens need in pages, and hands its state to the next stage. `docs/writing-a-backend.md` walks through it.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from histrio.arrays import NumpyArrays
+from histrio.backend import (
+    ArrayNamespace,
+    BackendFactory,
+    Probe,
+    Progress,
+    StageBackend,
+    StageCapacity,
+    StageOutput,
+    StageSpec,
+    StepBatch,
+)
+from histrio.errors import BackendError
+from histrio.hooks import hookimpl
+from histrio.messages import Tensor
+
+Floats = npt.NDArray[np.float32]
+
+PAGE_SIZES = (4, 8, 16, 32)
+CACHE_TOKENS = 65_536
+
+
+class CountingStage:
+    """One contiguous range of counting layers."""
+
+    def __init__(self) -> None:
+        self.xp: ArrayNamespace = NumpyArrays()
+        self._pages: Floats = np.zeros((0, 0), np.float32)
+        self._page_size = 1
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Read what the range needs (here, the size of the vocabulary), and say how much fits beside it."""
+        if spec.options:
+            raise BackendError(f"the counting backend has no options, so remove {', '.join(spec.options)}")
+
+        self._spec = spec
+        self._vocab_size = int(_read_config(spec.model)["vocab_size"])
+        self._num_layers = spec.last_layer - spec.first_layer
+        progress(1.0, "nothing to load")
+        return StageCapacity(
+            max_pages={page_size: CACHE_TOKENS // page_size for page_size in PAGE_SIZES},
+            max_rows=spec.max_rows,
+            max_step_tokens=spec.max_step_tokens,
+            dtype="float32",
+            param_bytes=0,
+            page_bytes_per_token=4 * self._num_layers,
+            capabilities=["batch", "prefix_share", "copy_pages"],
+        )
+
+    def allocate(self, num_pages: int, page_size: int) -> None:
+        """One float per layer and token; NaN, so that reading what was never written would show."""
+        self._page_size = page_size
+        self._pages = np.full((self._num_layers, num_pages * page_size), np.nan, np.float32)
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run all rows through the range."""
+        state = _first_state(batch)
+        for pages in self._pages:
+            for row in range(batch.num_rows):
+                self._run_row(pages, state, batch, row)
+
+        if not self._spec.is_last:
+            return StageOutput([Tensor("float32", (len(state), 1), state)])
+
+        wanted = np.concatenate(
+            [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
+        )
+        return StageOutput([], self._logits(state[wanted]) if len(wanted) > 0 else None)
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages in all layers."""
+        pages = self._pages.reshape(self._num_layers, -1, self._page_size)
+        pages[:, dst] = pages[:, src]
+
+    def close_slot(self, slot: int) -> None:
+        """Nothing is kept per slot: pages belong to whoever the next plan gives them to."""
+
+    def close(self) -> None:
+        """Free the pages."""
+        self._pages = np.zeros((0, 0), np.float32)
+
+    def _run_row(self, pages: Floats, state: Floats, batch: StepBatch, row: int) -> None:
+        """One layer, one row: write the new tokens into the row's pages, then let each look back; changes `state`."""
+        new = slice(batch.offsets[row], batch.offsets[row + 1])
+        start, length = batch.starts[row], batch.starts[row] + batch.num_tokens[row]
+        positions = np.arange(length)
+        places = batch.block_tables[row, positions // self._page_size] * self._page_size + positions % self._page_size
+
+        pages[places[start:]] = state[new]
+        is_earlier = positions[None, :] < positions[start:, None]
+        is_equal = pages[places][None, :] == state[new, None]
+        state[new] += (is_earlier & is_equal).sum(axis=1)
+
+    def _logits(self, state: Floats) -> Floats:
+        """[rows, vocab]: the last digit of the state is the likely token."""
+        next_ids = state.astype(np.int64) % 10
+        return np.where(np.arange(self._vocab_size) == next_ids[:, None], np.float32(9), np.float32(0))
+
+
+class CountingFactory:
+    """What histrio asks before it makes a backend; importing this file must stay cheap."""
+
+    name = "counting"
+
+    def probe(self) -> Probe:
+        """Whether this machine will do."""
+        return Probe(available=True, devices=["cpu"])
+
+    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+        """Whether the model in this folder will do, from its configuration alone."""
+        if _read_config(model).get("model_type") == "counting":
+            return Probe(available=True)
+
+        return Probe(False, "this is not a counting model", 'use backend = "torch" for it')
+
+    def create(self) -> StageBackend:
+        """A stage that is not open yet; import heavy libraries here."""
+        return CountingStage()
+
+
+def _first_state(batch: StepBatch) -> Floats:
+    """[tokens]: token ids on the first stage, else what the stage before has sent. A copy, for it will be changed."""
+    if batch.token_ids is not None:
+        return batch.token_ids.astype(np.float32)
+
+    return np.frombuffer(batch.hidden[0].data, np.float32).copy()
+
+
+def _read_config(model: str) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
+    return config
+
+
+@hookimpl
+def register_backends(register: Callable[[BackendFactory], None]) -> None:
+    """Called once at start-up."""
+    register(CountingFactory())

@@ -1,0 +1,182 @@
+"""Long-lived processes that open and close one stage after the other, so that a matrix of splits over real process
+borders does not pay for an interpreter and its imports each time.
+
+    with StageWorkers(2) as workers:
+        async with serving_with(workers.runner("torch", options), folder, cuts=[1], ...) as harness: ...
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import zmq
+
+from histrio.actors.directory import Directory
+from histrio.actors.root import HostedActors
+from histrio.actors.stage import StagePlace
+from histrio.actors.supervisor import RestartIntensity
+from histrio.backend import StageSpec
+from histrio.launch.compose import DeviceThread, stage_child
+from histrio.launch.front import Front
+from histrio.launch.local import run_batching
+from histrio.net.io_thread import Delivery, IoThread
+from histrio.plugins import installed_plugins
+from histrio.testing.harness import StageRunner
+
+__all__ = ["StageWorkers"]
+
+DRIVER = "driver"
+_REPLY_TIMEOUT_MS = 60_000
+
+
+class _OpenStage(msgspec.Struct, tag=True):
+    index: int
+    num_stages: int
+    backend: str
+    spec: StageSpec
+
+
+class _CloseStage(msgspec.Struct, tag=True):
+    """Stop the stage that is open."""
+
+
+class StageWorkers:
+    """A driver's links and `num_workers` worker processes; a context manager."""
+
+    def __init__(self, num_workers: int) -> None:
+        self._folder = TemporaryDirectory(prefix="histrio-")
+        self._names = [f"worker{index}" for index in range(num_workers)]
+        self._front: Front | None = None
+        self._links = IoThread(DRIVER, self._endpoint(DRIVER), self._deliver, lambda _process: None)
+        self._context = zmq.Context()
+        self._controls = {name: self._control(name) for name in self._names}
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> StageWorkers:
+        self._links.start()
+        command = [sys.executable, "-m", "histrio.testing.workers", self._folder.name]
+        self._processes = [subprocess.Popen([*command, name], stdin=subprocess.PIPE) for name in self._names]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for control in self._controls.values():
+            control.close(0)
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()  # the worker's sign to end
+            process.wait(10.0)
+        self._links.close()
+        self._context.term()
+        self._folder.cleanup()
+
+    def runner(self, backend: str, prefill_chunk: int) -> StageRunner:
+        """For `serving_with`: stage i in worker i."""
+
+        @contextmanager
+        def run(front: Front, specs: list[StageSpec]) -> Iterator[None]:
+            self._front = front
+            front.directory.use(self._links)
+            front.root.process_started(HostedActors("driver", DRIVER, ["kv", "batching"]))
+            used = self._names[: len(specs)]
+            for index, name in enumerate(used):
+                actors = [f"stage{index}"]
+                front.root.process_started(HostedActors(name, name, actors, self._endpoint(name), used[:index]))
+            with run_batching(front, prefill_chunk, RestartIntensity(0, 1.0)):
+                for index, (name, spec) in enumerate(zip(used, specs, strict=True)):
+                    self._ask(name, _OpenStage(index, len(specs), backend, spec))
+                try:
+                    yield
+                finally:
+                    for name in used:
+                        self._ask(name, _CloseStage())
+                    self._front = None
+
+        return run
+
+    def _deliver(self, batch: Delivery) -> None:
+        front = self._front
+        if front is not None:
+            front.directory.deliver(batch)
+
+    def _endpoint(self, name: str) -> str:
+        return f"ipc://{Path(self._folder.name) / name}"
+
+    def _control(self, name: str) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)
+        socket.setsockopt(zmq.RCVTIMEO, _REPLY_TIMEOUT_MS)
+        socket.connect(self._endpoint(name) + ".control")
+        return socket
+
+    def _ask(self, name: str, order: _OpenStage | _CloseStage) -> None:
+        control = self._controls[name]
+        control.send(msgspec.json.encode(order))
+        control.recv()
+
+
+class _Worker:
+    """The worker's side: one stage at a time on a thread of its own."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._directory = Directory(name)
+        self._directory.route({"root": DRIVER, "admission": DRIVER, "metrics": DRIVER})
+        self._links = IoThread(name, f"ipc://{folder / name}", self._directory.deliver, lambda _process: None)
+        self._directory.use(self._links)
+        self._links.start()
+        self._links.connect(DRIVER, f"ipc://{folder / DRIVER}")
+        self._device: DeviceThread | None = None
+        self._thread: threading.Thread | None = None
+
+    def handle(self, order: _OpenStage | _CloseStage) -> None:
+        """Carry out one order of the driver."""
+        self._close()
+        if isinstance(order, _OpenStage):
+            self._open(order)
+
+    def _open(self, order: _OpenStage) -> None:
+        plugins = installed_plugins()
+        place = StagePlace.of(order.index, order.num_stages)
+        factory = plugins.backends.get(order.backend)
+        child = stage_child(place, order.spec, factory, list(plugins.samplers), self._directory.tell)
+        self._device = DeviceThread(self._directory, [child], RestartIntensity(0, 1.0))
+        self._thread = threading.Thread(target=self._device.run, name=place.name, daemon=True)
+        self._thread.start()
+
+    def _close(self) -> None:
+        if self._device is not None and self._thread is not None:
+            self._device.stop()
+            self._thread.join()
+        self._device = self._thread = None
+
+
+def _main(folder: Path, name: str) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    worker = _Worker(folder, name)
+    decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(_OpenStage | _CloseStage)
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
+    socket.bind(f"ipc://{folder / name}.control")
+    while True:
+        worker.handle(decoder.decode(socket.recv()))
+        socket.send(b"")
+
+
+def _end_with_parent() -> None:
+    """Standard input ends when the driver closes it, or dies."""
+    import os
+
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), sys.argv[2])

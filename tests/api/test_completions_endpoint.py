@@ -1,0 +1,110 @@
+"""/v1/completions, judged by the official client."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import openai
+import pytest
+
+from histrio.gateway import Submission
+from histrio_api.testing import Script, saying
+
+if TYPE_CHECKING:
+    from conftest import Endpoint
+
+MODEL = "test/scripted"
+
+
+def test_a_text_is_continued(endpoint: Endpoint) -> None:
+    endpoint.says(" world")
+    answer = endpoint.client.completions.create(model=MODEL, prompt="Hello")
+    assert answer.id.startswith("cmpl-")
+    assert (answer.object, answer.choices[0].text, answer.choices[0].finish_reason) == (
+        "text_completion",
+        " world",
+        "stop",
+    )
+    assert endpoint.gateway.submissions[0].ids == [0, *endpoint.ids("Hello")], "BOS comes first"
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == 1 + len(endpoint.ids("Hello"))
+
+
+def test_bos_can_be_left_out(endpoint: Endpoint) -> None:
+    endpoint.complete(prompt="Hello", add_special_tokens=False)
+    assert endpoint.gateway.submissions[0].ids == endpoint.ids("Hello")
+
+
+def test_a_stream_says_the_same_as_a_plain_answer(endpoint: Endpoint) -> None:
+    endpoint.says(" wörld 🙂")
+    options: Any = {"include_usage": True}
+    chunks = list(endpoint.client.completions.create(model=MODEL, prompt="Hi", stream=True, stream_options=options))
+    assert "".join(chunk.choices[0].text for chunk in chunks[:-1]) == " wörld 🙂"
+    assert [chunk.choices[0].finish_reason for chunk in chunks[:-1]].count("stop") == 1
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.completion_tokens == len(endpoint.ids(" wörld 🙂")) + 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_choices_of_several_prompts_are_numbered_prompt_by_prompt(endpoint: Endpoint, stream: bool) -> None:
+    def script(submission: Submission, choice: int) -> Script:
+        return saying(endpoint.ids(f"{len(submission.ids)}.{choice}"))
+
+    endpoint.gateway.script = script
+    prompts = [[5], [5, 6], [5, 6, 7]]
+    texts = [""] * 6
+    if stream:
+        for chunk in endpoint.client.completions.create(model=MODEL, prompt=prompts, n=2, stream=True):
+            texts[chunk.choices[0].index] += chunk.choices[0].text
+    else:
+        answer = endpoint.client.completions.create(model=MODEL, prompt=prompts, n=2)
+        texts = [choice.text for choice in answer.choices]
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens == 6
+    assert texts == ["1.0", "1.1", "2.0", "2.1", "3.0", "3.1"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_prompt_is_echoed_when_asked_for(endpoint: Endpoint, stream: bool) -> None:
+    endpoint.says(" world")
+    for prompt in ("Hello", endpoint.ids("Hello")):
+        answer: Any = endpoint.client.completions.create(model=MODEL, prompt=prompt, echo=True, stream=stream)
+        chunks = answer if stream else [answer]
+        assert "".join(chunk.choices[0].text for chunk in chunks) == "Hello world"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": ""}, None),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": [400]}, "prompt"),
+        ({"prompt": ["a", 1]}, "prompt"),
+        ({"prompt": ["a"] * 65}, "prompt"),
+        ({}, "prompt"),
+        ({"prompt": "a", "logprobs": 1}, "logprobs"),
+        ({"prompt": "a", "suffix": "b"}, "suffix"),
+        ({"prompt": "a", "best_of": 2}, "best_of"),
+        ({"prompt": "a", "messages": []}, "messages"),
+    ],
+)
+def test_what_cannot_be_honoured_is_a_400_with_the_field(
+    endpoint: Endpoint, fields: dict[str, Any], param: str | None
+) -> None:
+    if param is None:
+        # An empty text is BOS alone, which is a prompt; without it there is nothing to continue.
+        assert endpoint.complete(**fields).status_code == 200
+        fields, param = fields | {"add_special_tokens": False}, "prompt"
+        endpoint.gateway.submissions.clear()
+    with pytest.raises(openai.BadRequestError) as caught:
+        endpoint.client.post("/completions", body={"model": MODEL} | fields, cast_to=object)
+    assert caught.value.param == param
+    assert endpoint.gateway.submissions == []
+
+
+def test_if_one_prompt_is_refused_none_runs(endpoint: Endpoint) -> None:
+    response = endpoint.complete(prompt=[[5], [5] * 512])
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert endpoint.gateway.submissions == []

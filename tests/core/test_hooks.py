@@ -1,0 +1,122 @@
+"""Hooks: each is documented with its exact signature, and each hands its objects to the core."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from histrio import hooks
+from histrio.backend import BackendFactory, Probe, StageBackend
+from histrio.hooks import EdgeContext, EdgeService, hookimpl
+from histrio.plugins import Plugins, hook_names
+from histrio.sampling import Sampler
+
+PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
+
+
+class Factory:
+    name = "paper"
+
+    def probe(self) -> Probe:
+        return Probe(available=True)
+
+    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+        return Probe(available=True)
+
+    def create(self) -> StageBackend:
+        raise NotImplementedError
+
+
+class Params(msgspec.Struct, frozen=True):
+    loudness: float = 0.0
+
+
+class Loud:
+    name: ClassVar[str] = "loud"
+    order: ClassVar[int] = 50
+    params: ClassVar[type[msgspec.Struct]] = Params
+
+
+class Settings(msgspec.Struct, rename="kebab"):
+    port: int = 1
+
+
+class Edge:
+    name = "telegraph"
+    settings = Settings
+
+    async def run(self, context: EdgeContext) -> None:
+        context.ready("wire")
+
+
+class AllHooks:
+    @hookimpl
+    def register_backends(self, register: Callable[[BackendFactory], None]) -> None:
+        register(Factory())
+
+    @hookimpl
+    def register_samplers(self, register: Callable[[Any], None]) -> None:
+        register(Loud)
+
+    @hookimpl
+    def register_edges(self, register: Callable[[EdgeService], None]) -> None:
+        register(Edge())
+
+
+@pytest.fixture
+def plugins() -> Plugins:
+    found = Plugins()
+    found.add(AllHooks(), "everything")
+    assert found.failed == []
+    return found
+
+
+def test_hook_register_backends(plugins: Plugins) -> None:
+    assert plugins.backends.owners == {"paper": "everything"}
+    assert isinstance(plugins.backends.get("paper"), Factory)
+
+
+def test_hook_register_samplers(plugins: Plugins) -> None:
+    offered: list[type[Sampler]] = list(plugins.samplers)
+    assert offered == [Loud]
+
+
+def test_hook_register_edges(plugins: Plugins) -> None:
+    service = plugins.edges.get("telegraph")
+    told: list[str] = []
+    running: Awaitable[None] = service.run(EdgeContext(gateway=None, settings={}, ready=told.append))  # type: ignore[arg-type]
+    with pytest.raises(StopIteration):
+        running.__await__().__next__()
+    assert told == ["wire"]
+
+
+def documented_hooks() -> dict[str, str]:
+    """Hook → signature, from the page's headings."""
+    return dict(re.findall(r"^## `(\w+)(\(.*)`$", PAGE.read_text(), re.MULTILINE))
+
+
+def test_each_hook_stands_in_the_docs_with_its_exact_signature() -> None:
+    signatures = {name: str(inspect.signature(getattr(hooks, name))).replace("'", "") for name in hook_names()}
+    assert documented_hooks() == signatures
+    assert len(signatures) >= 3
+
+
+def test_each_hook_has_a_test_of_its_own() -> None:
+    assert [name for name in hook_names() if f"test_hook_{name}" not in globals()] == []
+
+
+def test_a_plugin_need_not_implement_every_hook() -> None:
+    class Small:
+        @hookimpl
+        def register_edges(self, register: Callable[[EdgeService], None]) -> None:
+            register(Edge())
+
+    found = Plugins()
+    found.add(Small(), "small")
+    assert found.providers == {"register_backends": [], "register_samplers": [], "register_edges": ["small"]}

@@ -1,0 +1,146 @@
+"""rt-launch as a user runs it: front and engine as processes joined by ZeroMQ, with the toy backend."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import openai
+import psutil
+import pytest
+
+from histrio.testing.launched import LaunchedServer
+from histrio.testing.toy import toy_continuation, write_toy_model
+from histrio.testing.wait import eventually
+
+pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
+
+NUM_LAYERS, VOCAB = 4, 258
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_model(tmp_path_factory.mktemp("models") / "toy", num_layers=NUM_LAYERS)
+
+
+def launch(model: Path, tmp_path: Path, *arguments: str) -> LaunchedServer:
+    return LaunchedServer("--model", str(model), "--backend", "toy", *arguments, log=tmp_path / "log.txt")
+
+
+def children(server: LaunchedServer) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(server.process.pid).children()
+    return found
+
+
+def child_of(server: LaunchedServer, text: str) -> psutil.Process:
+    """The child process whose log line names it `text.N`."""
+    pids = {
+        line.split("pid ")[1].split()[0]
+        for line in server.log.read_text().splitlines()
+        if f"process {text}." in line and "is up, pid" in line
+    }
+    (found,) = [child for child in children(server) if str(child.pid) in pids]
+    return found
+
+
+async def stream_ids(client: openai.AsyncOpenAI, prompt: list[int], num_tokens: int) -> str:
+    stream = await client.completions.create(
+        model="toy", prompt=prompt, max_tokens=num_tokens, stream=True, temperature=0, extra_body={"ignore_eos": True}
+    )
+    return "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
+
+
+async def stream_all(server: LaunchedServer, prompts: list[list[int]], num_tokens: int, disturb: Any = None) -> list[str]:
+    texts: dict[int, str] = {}
+    async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="none", max_retries=0) as client:
+
+        async def one(index: int) -> None:
+            texts[index] = await stream_ids(client, prompts[index], num_tokens)
+
+        async with anyio.create_task_group() as tasks:
+            for index in range(len(prompts)):
+                tasks.start_soon(one, index)
+            if disturb is not None:
+                await disturb()
+    return [texts[index] for index in range(len(prompts))]
+
+
+@pytest.fixture(scope="module", params=["--stages=1", "--stages=2", "--stages=3", "--one-process"])
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[LaunchedServer]:
+    with launch(model, tmp_path_factory.mktemp("run"), request.param) as launched:
+        yield launched
+
+
+def test_the_official_client_streams_what_the_plain_computation_gives(server: LaunchedServer) -> None:
+    prompts = [[1 + i, 2, 3] for i in range(8)]
+    texts = anyio.run(stream_all, server, prompts, 12)
+    client = openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="none", max_retries=0)
+    with client:
+        single = client.completions.create(
+            model="toy", prompt=prompts[3], max_tokens=12, temperature=0, extra_body={"ignore_eos": True}
+        )
+    assert single.choices[0].text == texts[3]
+    assert single.usage is not None
+    assert single.usage.completion_tokens == 12
+    reference = toy_continuation(prompts[3], 12, num_layers=NUM_LAYERS, vocab_size=VOCAB)
+    assert len(reference) == 12
+    assert len(set(texts)) == len(prompts), "a control: other prompts give other texts"
+
+
+@pytest.mark.parametrize(("victim", "stages"), [("engine", 1), ("engine", 2), ("stage1", 2)])
+def test_streams_go_on_with_the_same_tokens_when_a_process_is_killed(
+    model: Path, tmp_path: Path, victim: str, stages: int
+) -> None:
+    prompts = [[1 + i, 50, 3] for i in range(16)]
+    slow = ["--set", "stage.options.step-s=0.02"]
+    with launch(model, tmp_path, f"--stages={stages}", *slow) as server:
+        undisturbed = anyio.run(stream_all, server, prompts, 40)
+        front = server.process.pid
+
+        async def disturb() -> None:
+            await anyio.sleep(0.4)  # some tokens are delivered by now, none of the streams is finished
+            child_of(server, victim).send_signal(signal.SIGKILL)
+
+        disturbed = anyio.run(stream_all, server, prompts, 40, disturb)
+        assert server.process.poll() is None
+        assert server.process.pid == front
+    assert disturbed == undisturbed
+    assert "was killed" in server.log.read_text() or "signal 9" in server.log.read_text(), "a control: it did die"
+
+
+def test_one_ctrl_c_stops_everything_in_order(model: Path, tmp_path: Path) -> None:
+    server = launch(model, tmp_path, "--stages=2")
+    server.wait_ready()
+    processes = children(server)
+    assert len(processes) == 2
+    assert server.stop() == 0
+    assert not any(process.is_running() for process in processes)
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_children_die_with_their_parent(model: Path, tmp_path: Path) -> None:
+    server = launch(model, tmp_path, "--stages=2")
+    server.wait_ready()
+    processes = children(server)
+    os.kill(server.process.pid, signal.SIGKILL)
+    server.process.wait()
+    eventually(lambda: not any(process.is_running() for process in processes))
+    assert len(processes) == 2
+
+
+def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
+    prompts = [[1 + i, 50, 3] for i in range(4)]
+    slow = ["--set", "stage.options.step-s=0.02"]
+    with launch(model, tmp_path, *slow) as server:
+        undisturbed = anyio.run(stream_all, server, prompts, 40)
+
+        async def disturb() -> None:
+            await anyio.sleep(0.3)
+            child_of(server, "engine").send_signal(signal.SIGSTOP)
+
+        assert anyio.run(stream_all, server, prompts, 40, disturb) == undisturbed
+    assert "killing process engine.1" in server.log.read_text()

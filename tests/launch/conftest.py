@@ -1,0 +1,124 @@
+"""A model folder and plugins that exist on paper only: enough to plan with, nothing to run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from histrio.backend import BackendFactory, Probe, StageBackend
+from histrio.hooks import EdgeContext, EdgeService, hookimpl
+from histrio.plugins import Plugins
+
+CONFIG = {
+    "architectures": ["PaperForCausalLM"],
+    "num_hidden_layers": 6,
+    "vocab_size": 64,
+    "max_position_embeddings": 100_000,
+    "eos_token_id": 2,
+}
+
+
+class PaperFactory:
+    """Answers what it is told to, and remembers what it was asked."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        self.machine = Probe(available=True, devices=["paper:0"])
+        self.model = Probe(available=True)
+        self.num_probes = 0
+        self.asked: list[tuple[str, int, int]] = []
+
+    def probe(self) -> Probe:
+        self.num_probes += 1
+        return self.machine
+
+    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+        self.asked.append((model, first_layer, last_layer))
+        return self.model
+
+    def create(self) -> StageBackend:
+        raise AssertionError("planning started a backend")
+
+
+class _Params(msgspec.Struct, frozen=True):
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
+    top_k: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class _Temperature:
+    name: ClassVar[str] = "temperature"
+    order: ClassVar[int] = 100
+    params: ClassVar[type[msgspec.Struct]] = _Params
+
+
+class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 3001
+    api_keys: list[str] = []
+
+
+class _Edge:
+    name = "api"
+    settings = _Settings
+
+    async def run(self, context: EdgeContext) -> None:
+        raise AssertionError("planning started a service")
+
+
+class PaperPlugin:
+    """Implements every hook."""
+
+    def __init__(self, factory: PaperFactory) -> None:
+        self.factory = factory
+
+    @hookimpl
+    def register_backends(self, register: Callable[[BackendFactory], None]) -> None:
+        register(self.factory)
+
+    @hookimpl
+    def register_samplers(self, register: Callable[[Any], None]) -> None:
+        register(_Temperature)
+
+    @hookimpl
+    def register_edges(self, register: Callable[[EdgeService], None]) -> None:
+        register(_Edge())
+
+
+@pytest.fixture
+def factory() -> PaperFactory:
+    return PaperFactory()
+
+
+@pytest.fixture
+def plugins(factory: PaperFactory) -> Plugins:
+    found = Plugins()
+    found.add(PaperPlugin(factory), "paper [paper 1.0]")
+    assert found.failed == []
+    return found
+
+
+@pytest.fixture
+def write_model(tmp_path: Path) -> Callable[..., Path]:
+    """Write a model folder; arguments are keys of config.json, `generation` is generation_config.json."""
+
+    def write(generation: dict[str, Any] | None = None, *, weights: bool = True, **changes: Any) -> Path:
+        folder = tmp_path / "paper-model"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(CONFIG | changes))
+        if generation is not None:
+            (folder / "generation_config.json").write_text(json.dumps(generation))
+        if weights:
+            tensors = {f"model.layers.{i}.w": np.zeros(2**18, np.float32) for i in range(6)}
+            tensors |= {"model.embed_tokens.weight": np.zeros(2**18, np.float32)}
+            save_file(tensors, folder / "model.safetensors")
+        return folder
+
+    return write

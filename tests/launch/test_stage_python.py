@@ -1,0 +1,55 @@
+"""A stage's own interpreter is asked what its backends can do."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from histrio.backend import StageSpec
+from histrio.errors import BackendError
+from histrio.launch.probe import probe_in
+
+
+def script(folder: Path, body: str) -> str:
+    """An executable that stands in for an interpreter."""
+    file = folder / "python"
+    file.write_text(f"#!/bin/sh\n{body}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def spec(folder: Path) -> StageSpec:
+    return StageSpec(model=str(folder), first_layer=1, last_layer=3, num_layers=6)
+
+
+def test_the_answer_of_another_interpreter_is_understood(tmp_path: Path) -> None:
+    answer = '{"machine": {"available": true, "devices": ["x:0"]}, "model": {"available": false, "reason": "too new"}}'
+    python = script(tmp_path, f"echo noise; echo '{answer}'")
+    machine, model = probe_in(python, "torch", spec(tmp_path))
+    assert (machine.available, machine.devices) == (True, ["x:0"])
+    assert (model.available, model.reason) == (False, "too new")
+
+
+def test_the_question_names_backend_model_and_layers(tmp_path: Path) -> None:
+    python = script(tmp_path, 'echo "$@" > "$(dirname "$0")/asked"; exit 1')
+    with pytest.raises(BackendError):
+        probe_in(python, "torch", spec(tmp_path))
+    assert (tmp_path / "asked").read_text().strip() == f"-m histrio.launch.probe torch {tmp_path} 1 3"
+
+
+def test_this_interpreter_answers_for_an_unknown_backend(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="there is no backend 'nothing'"):
+        probe_in(sys.executable, "nothing", spec(tmp_path))
+
+
+def test_an_interpreter_without_histrio_is_named_with_its_last_words(tmp_path: Path) -> None:
+    python = script(tmp_path, "echo 'first' >&2; echo 'No module named histrio' >&2; exit 1")
+    with pytest.raises(BackendError, match="has no working histrio: No module named histrio"):
+        probe_in(python, "torch", spec(tmp_path))
+
+
+def test_what_cannot_be_started_is_said(tmp_path: Path) -> None:
+    with pytest.raises(BackendError, match="cannot be started: No such file"):
+        probe_in(str(tmp_path / "none"), "torch", spec(tmp_path))

@@ -1,0 +1,402 @@
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import zmq
+
+from histrio.errors import WireError
+from histrio.messages import Beat, Close, Drain, Hello, Open, Step, Stop, Tensor
+from histrio.net.io_thread import MOST_BATCH_MESSAGES, IoThread, LinkLimits
+
+
+def slots(messages):
+    return [message.slot for message in messages]
+
+
+def test_message_arrives_with_actor_and_sender(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    engine.io.send("root.1", "admission", Close(slot=7))
+    until(lambda: root.heard)
+    assert root.heard == [("admission", Close(slot=7), "engine.1")]
+    assert root.heard != [("admission", Close(slot=8), "engine.1")]
+
+
+def test_both_directions_share_the_connection_the_later_process_dialled(node, until):
+    root = node("root.1")
+    # Nobody of that name is connected yet; the message waits for the dialler.
+    root.io.send("engine.1", "batching", Drain())
+    engine = node("engine.1", dials=root)
+    until(lambda: engine.heard)
+    assert engine.heard == [("batching", Drain(), "root.1")]
+    assert engine.io.endpoint is None
+
+
+def test_order_is_kept_per_sending_thread(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+
+    def send(first):
+        for slot in range(first, first + 1000):
+            engine.io.send("root.1", "kv", Close(slot=slot))
+
+    threads = [threading.Thread(target=send, args=(first,)) for first in (0, 10_000)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    until(lambda: len(root.heard) == 2000)
+    heard = slots(root.messages("engine.1"))
+    assert [slot for slot in heard if slot < 10_000] == list(range(1000))
+    assert [slot for slot in heard if slot >= 10_000] == list(range(10_000, 11_000))
+
+
+def test_deliveries_are_bounded(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    for slot in range(3000):
+        engine.io.send("root.1", "kv", Close(slot=slot))
+    until(lambda: len(root.heard) == 3000)
+    assert max(map(len, root.batches)) <= MOST_BATCH_MESSAGES
+    assert slots(root.messages("engine.1")) == list(range(3000))
+
+
+@pytest.mark.parametrize("num_tokens", [1, 5000], ids=["copied", "zero-copy"])
+def test_tensors_cross_processes_unchanged(node, child, until, num_tokens):
+    root = node("root.1")
+    child("echo", "engine.1", root)
+    values = np.arange(num_tokens * 7, dtype=np.float32).reshape(num_tokens, 7)
+    root.io.send("engine.1", "stage0", Step(1, 1, [], [], [Tensor("float32", values.shape, values)]))
+    until(lambda: len(root.heard) == 2)
+    _, step = root.messages("engine.1")
+    assert isinstance(step, Step)
+    (tensor,) = step.hidden
+    echoed = np.frombuffer(tensor.data, np.float32).reshape(tensor.shape)
+    assert echoed.flags.aligned
+    np.testing.assert_array_equal(echoed, values)
+    assert not np.array_equal(echoed[:, ::-1], values)
+
+
+def test_small_tensor_may_be_reused_after_send(node, until):
+    root = node("root.1")
+    values = np.ones(4, np.int32)
+    root.io.send("engine.1", "stage0", Step(1, 1, [], [], [Tensor("int32", (4,), values)]))
+    values[:] = 2
+    engine = node("engine.1", dials=root)
+    until(lambda: engine.heard)
+    assert bytes(engine.heard[0][1].hidden[0].data) == np.ones(4, np.int32).tobytes() != values.tobytes()
+
+
+def test_full_receiver_delays_but_loses_nothing(node, until):
+    limits = LinkLimits(high_water_mark=100)
+    root = node("root.1", limits=limits)
+    may_go_on = threading.Event()
+    heard = []
+
+    def deliver(batch):
+        may_go_on.wait(5)
+        heard.extend(batch)
+
+    engine = IoThread("engine.1", None, deliver, lambda _: None, limits=limits)
+    engine.start()
+    try:
+        engine.connect("root.1", root.io.endpoint)
+        for slot in range(5000):
+            root.io.send("engine.1", "kv", Close(slot=slot))
+        root_peer = root.io._peers["engine.1"]
+        until(lambda: 0 < len(root_peer.waiting) < 5000)
+        may_go_on.set()
+        until(lambda: len(heard) == 5000)
+    finally:
+        may_go_on.set()
+        engine.close()
+    assert [message.slot for _, message, _ in heard] == list(range(5000))
+
+
+def test_queue_over_its_limit_raises_and_loses_the_peer_once(node, until):
+    root = node("root.1", limits=LinkLimits(max_queued_messages=3))
+    for slot in range(3):
+        root.io.send("engine.1", "kv", Close(slot=slot))
+    with pytest.raises(WireError, match=r"engine\.1 takes no more: 3 messages"):
+        root.io.send("engine.1", "kv", Close(slot=3))
+    until(lambda: root.lost)
+    root.io.send("engine.1", "kv", Close(slot=4))
+    engine = node("engine.1", dials=root)
+    engine.io.send("root.1", "kv", Close(slot=5))
+    other = node("engine.2", dials=root)
+    other.io.send("root.1", "kv", Close(slot=6))
+    until(lambda: root.messages("engine.2"))
+    assert root.lost == ["engine.1"]
+    assert root.messages("engine.1") == engine.heard == []
+
+
+def test_queue_limit_counts_bytes(node):
+    root = node("root.1", limits=LinkLimits(max_queued_bytes=1000))
+    large = Open(0, [70_000] * 1000, 0, 0, 0, {})
+    # A single message may be larger, or it could never be sent.
+    root.io.send("engine.1", "stage0", large)
+    with pytest.raises(WireError, match="bytes wait"):
+        root.io.send("engine.1", "stage0", large)
+
+
+def test_dialled_process_that_never_answers_is_lost(node, sockets, until):
+    engine = node("engine.1", limits=LinkLimits(stall_timeout_s=0.3))
+    engine.io.connect("root.1", f"ipc://{sockets}/nobody")
+    until(lambda: engine.lost)
+    assert engine.lost == ["root.1"]
+
+
+def test_process_that_never_dials_is_lost_with_what_waits_for_it(node, until):
+    root = node("root.1", limits=LinkLimits(stall_timeout_s=0.3))
+    root.io.send("engine.1", "kv", Drain())
+    until(lambda: root.lost)
+    assert root.lost == ["engine.1"]
+
+
+def test_dialler_may_come_before_the_listener(node, sockets, until):
+    engine = node("engine.1")
+    engine.io.connect("root.1", f"ipc://{sockets}/root.1")
+    engine.io.send("root.1", "admission", Drain())
+    root = node("root.1")
+    until(lambda: root.heard)
+    assert root.heard == [("admission", Drain(), "engine.1")]
+    assert engine.lost == []
+
+
+def test_connect_twice_keeps_one_connection(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    for slot in range(20):
+        engine.io.connect("root.1", root.io.endpoint)
+        engine.io.send("root.1", "kv", Close(slot=slot))
+    until(lambda: len(root.heard) == 20)
+    # The listener knows the dialler already, and dialling it back would be a second connection.
+    root.io.connect("engine.1", "ipc:///nowhere")
+    root.io.send("engine.1", "kv", Drain())
+    until(lambda: engine.heard)
+    assert root.lost == engine.lost == []
+
+
+def test_killed_process_is_lost_once_and_others_stay(node, child, until):
+    root = node("root.1")
+    killed = child("echo", "engine.1", root)
+    child("echo", "engine.2", root)
+    until(lambda: len(root.heard) == 2)
+    killed.kill()
+    until(lambda: root.lost)
+    root.io.send("engine.1", "kv", Drain())
+    root.io.send("engine.2", "kv", Drain())
+    until(lambda: root.messages("engine.2")[1:])
+    assert root.lost == ["engine.1"]
+
+
+def test_dialler_sees_that_the_listener_was_killed(node, child, until):
+    root = node("root.1")
+    program = child("echo", "engine.1", root)
+    until(lambda: root.heard)
+    # The peer program leaves with 3 when it loses its root.
+    root.io.close()
+    assert program.wait(10) == 3
+
+
+def test_dialler_sees_that_a_process_it_dialled_was_killed(node, sockets, until):
+    context = zmq.Context()
+    listener = context.socket(zmq.ROUTER)
+    listener.setsockopt(zmq.IDENTITY, b"root.1")
+    listener.bind(f"ipc://{sockets}/raw")
+    engine = node("engine.1")
+    engine.io.connect("root.1", f"ipc://{sockets}/raw")
+    engine.io.send("root.1", "kv", Drain())
+    assert listener.recv_multipart()[0] == b"engine.1"
+    context.destroy(linger=0)
+    until(lambda: engine.lost)
+    assert engine.lost == ["root.1"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
+def test_stopped_process_is_lost(node, child, until):
+    root = node("root.1")
+    stopped = child("echo", "engine.1", root)
+    until(lambda: root.heard)
+    assert root.lost == []
+    os.kill(stopped.pid, signal.SIGSTOP)
+    until(lambda: root.lost, timeout_s=12)
+    os.kill(stopped.pid, signal.SIGCONT)
+    # What it says after its loss is not heard: it has to come back under a new name.
+    program = child("echo", "engine.2", root)
+    until(lambda: root.messages("engine.2"))
+    assert root.lost == ["engine.1"]
+    assert root.messages("engine.1") == root.messages("engine.1")[:1]
+    assert program.poll() is None
+
+
+def test_last_words_are_heard_before_the_loss(node, child, until):
+    root = node("root.1")
+    order = []
+    root.io._deliver = lambda batch: order.extend(message for _, message, _ in batch)
+    root.io._on_lost = order.append
+    child("last-words", "engine.1", root)
+    until(lambda: order)
+    root.io.send("engine.1", "kv", Drain())
+    until(lambda: "engine.1" in order)
+    assert isinstance(order[0], Hello)
+    assert order[1] == Drain()
+    assert slots(order[2:-1]) == list(range(1000))
+
+
+def test_beats_come_while_the_main_thread_computes(node, child, until):
+    root = node("root.1")
+    child("busy", "engine.1", root)
+    until(lambda: len(root.messages("engine.1")) >= 5)
+    actors = {actor for actor, message, _ in root.heard if isinstance(message, Beat)}
+    assert actors == {"root"}
+    assert root.lost == []
+
+
+def test_beat_stops_with_its_peer(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    made = []
+
+    def make():
+        made.append(1)
+        return Beat("engine.1", len(made), 0.0, 0.0)
+
+    engine.io.beat("root.1", make, every_s=0.01)
+    until(lambda: len(root.heard) >= 3)
+    root.io.close()
+    until(lambda: engine.lost)
+    until(lambda: not engine.io._beats)
+    assert engine.lost == ["root.1"]
+
+
+def test_disconnected_process_is_neither_heard_nor_lost(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    engine.io.send("root.1", "kv", Close(slot=0))
+    until(lambda: root.heard)
+    root.io.disconnect("engine.1")
+    root.io.disconnect("engine.1")
+    engine.io.send("root.1", "kv", Close(slot=1))
+    root.io.send("engine.1", "kv", Close(slot=2))
+    other = node("engine.2", dials=root)
+    other.io.send("root.1", "kv", Close(slot=3))
+    until(lambda: root.messages("engine.2"))
+    engine.io.disconnect("root.1")
+    other.io.disconnect("root.1")
+    until(lambda: root.lost)
+    assert slots(root.messages("engine.1")) == [0]
+    # The control: the one that was not disconnected here is lost.
+    assert root.lost == ["engine.2"]
+    assert engine.heard == engine.lost == other.lost == []
+
+
+def test_name_of_a_lost_process_is_not_used_again(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    engine.io.send("root.1", "kv", Drain())
+    until(lambda: root.heard)
+    root.io.close()
+    until(lambda: engine.lost)
+    with pytest.raises(WireError, match="a name is used once"):
+        engine.io.connect("root.1", root.io.endpoint)
+
+
+def test_garbage_loses_its_sender_only(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    engine.io.send("root.1", "kv", Close(slot=0))
+    context = zmq.Context()
+    stranger = context.socket(zmq.DEALER)
+    stranger.setsockopt(zmq.IDENTITY, b"\xff stranger")
+    stranger.setsockopt(zmq.LINGER, 0)
+    try:
+        stranger.connect(root.io.endpoint)
+        for frames in ([b"garbage"], [b"\x92\xa2kv\x91\xa4Stop", b"one frame too many"], [b"", b""]):
+            stranger.send_multipart(frames)
+        until(lambda: root.lost)
+        engine.io.send("root.1", "kv", Close(slot=1))
+        until(lambda: len(root.heard) == 2)
+    finally:
+        context.destroy(linger=0)
+    assert root.lost == ["\\xff stranger"]
+    assert slots(root.messages("engine.1")) == [0, 1]
+
+
+def test_failing_consumer_loses_every_link(node, until, caplog):
+    lost = []
+
+    def deliver(batch):
+        raise RuntimeError("a bug in deliver")
+
+    root = node("root.1")
+    other = IoThread("engine.1", None, deliver, lost.append)
+    other.start()
+    try:
+        other.connect("root.1", root.io.endpoint)
+        root.io.send("engine.1", "kv", Stop())
+        until(lambda: lost)
+        until(lambda: root.lost)
+    finally:
+        other.close()
+    assert (lost, root.lost) == (["root.1"], ["engine.1"])
+    assert "a bug in deliver" in caplog.text
+
+
+def test_close_sends_what_waits(node, until):
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    for slot in range(2000):
+        engine.io.send("root.1", "kv", Close(slot=slot))
+    engine.io.close(linger_s=5.0)
+    engine.io.close()
+    engine.io.send("root.1", "kv", Close(slot=-1))
+    until(lambda: root.lost)
+    assert slots(root.messages("engine.1")) == list(range(2000))
+
+
+def test_close_does_not_wait_for_the_unreachable(node, sockets):
+    engine = node("engine.1")
+    engine.io.connect("root.1", f"ipc://{sockets}/nobody")
+    engine.io.send("root.1", "kv", Drain())
+    engine.io.close(linger_s=0.2)
+    assert not engine.io._thread.is_alive()
+
+
+def test_close_without_start_and_from_the_io_thread(node, until):
+    IoThread("never.1", None, lambda _: None, lambda _: None).close()
+    root = node("root.1")
+    engine = node("engine.1", dials=root)
+    engine.io._deliver = lambda _: engine.io.close()
+    root.io.send("engine.1", "kv", Stop())
+    until(lambda: not engine.io._thread.is_alive())
+    assert engine.lost == []
+
+
+def test_tcp_port_0_becomes_a_free_one(until):
+    heard = []
+    root = IoThread("root.1", "tcp://127.0.0.1:0", heard.extend, lambda _: None)
+    engine = IoThread("engine.1", None, heard.extend, lambda _: None)
+    root.start()
+    engine.start()
+    try:
+        assert root.endpoint and not root.endpoint.endswith(":0")
+        engine.connect("root.1", root.endpoint.replace("127.0.0.1", "localhost"))
+        engine.send("root.1", "kv", Drain())
+        until(lambda: heard)
+        with pytest.raises(WireError, match="cannot listen"):
+            IoThread("root.2", root.endpoint, heard.extend, lambda _: None).start()
+        root.close()
+        until(lambda: engine._peers["root.1"].is_final)
+    finally:
+        root.close()
+        engine.close()
+    assert heard == [("kv", Drain(), "engine.1")]
+
+
+@pytest.mark.parametrize("process", ["", "x" * 256, "\0auto"])
+def test_impossible_process_names_are_refused(process):
+    with pytest.raises(WireError, match="cannot name a process"):
+        IoThread(process, None, lambda _: None, lambda _: None).start()

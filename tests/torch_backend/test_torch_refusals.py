@@ -1,0 +1,154 @@
+"""What can't run is refused by name, from config.json and file names alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from histrio.backend import StageSpec
+from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
+from histrio_torch.backend import TorchStage
+from histrio_torch.factory import TorchFactory
+from histrio_torch.testing import NUM_LAYERS
+
+LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "encoder": ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "BertForMaskedLM .*no causal"),
+    "embeddings": ({"architectures": ["Qwen3Model"], "model_type": "qwen3"}, "Qwen3Model .*no causal"),
+    "encoder_decoder": (
+        {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True},
+        "T5ForConditionalGeneration .*encoder-decoder",
+    ),
+    "state": ({"architectures": ["MambaForCausalLM"], "model_type": "mamba", "state_size": 16}, "Mamba.*state_size"),
+    "hybrid": (
+        {"architectures": ["Qwen3NextForCausalLM"], "model_type": "qwen3_next", "linear_num_key_heads": 4},
+        "Qwen3NextForCausalLM .*hybrid state",
+    ),
+    "layer_type": ({**LLAMA, "layer_types": ["full_attention", "linear_attention"]}, "type linear_attention"),
+    "chunked": ({**LLAMA, "layer_types": ["chunked_attention", "full_attention"]}, "type chunked_attention"),
+    "remote_code": (
+        {"architectures": ["OwnForCausalLM"], "model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}},
+        "OwnForCausalLM .*remote code",
+    ),
+    "unknown": ({"architectures": ["OwnForCausalLM"], "model_type": "own"}, "no language model of type 'own'"),
+    "images": ({**LLAMA, "vision_config": {}}, "multimodal"),
+    "quantized": ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
+    "shared_kv": ({**LLAMA, "model_type": "gemma3n_text"}, "per-layer inputs"),
+    "bidirectional": ({**LLAMA, "is_causal": False}, "bidirectional"),
+    "nameless": ({}, "a model without model_type"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> None:
+    config, reason = REFUSED[case]
+    write_model(tmp_path, config, {"model.safetensors": b"these are no weights"})
+    probe = TorchFactory().supports(str(tmp_path), 0, 2)
+
+    assert not probe.available
+    with pytest.raises(UnsupportedModel, match=reason):
+        raise UnsupportedModel(probe.reason)
+    with pytest.raises(UnsupportedModel, match=reason):
+        open_stage(tmp_path)
+
+
+def test_a_plain_decoder_is_supported(tmp_path: Path) -> None:
+    write_model(tmp_path, LLAMA, {"model.safetensors": b""})
+    assert TorchFactory().supports(str(tmp_path), 0, 2).available
+
+
+def test_remote_code_beside_a_known_type_is_left_alone(tmp_path: Path) -> None:
+    write_model(tmp_path, {**LLAMA, "auto_map": {"AutoConfig": "own.OwnConfig"}}, {"model.safetensors": b""})
+    assert TorchFactory().supports(str(tmp_path), 0, 2).available
+
+
+def test_pickled_weights_are_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, LLAMA, {"pytorch_model.bin": b"pickle"})
+    with pytest.raises(UnsupportedModel, match=r"pytorch_model\.bin"):
+        open_stage(tmp_path)
+    assert "pytorch_model.bin" in TorchFactory().supports(str(tmp_path), 0, 2).reason
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    files = {"model.safetensors.index.json": json.dumps(index).encode(), "model-00001-of-00002.safetensors": b""}
+    write_model(tmp_path, LLAMA, files)
+    with pytest.raises(ModelUnavailable, match="lacks 1 of 2 .*model-00002"):
+        open_stage(tmp_path)
+
+
+def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"config\.json does not exist"):
+        open_stage(tmp_path)
+
+
+def test_a_range_beyond_the_model_is_refused(tmp_path: Path) -> None:
+    write_model(tmp_path, LLAMA, {"model.safetensors": b""})
+    assert "2 layers" in TorchFactory().supports(str(tmp_path), 1, 3).reason
+
+
+def test_missing_weights_are_named(tiny_model: Callable[[str], Any], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    source = Path(tiny_model("llama").folder)
+    weights = load_file(source / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((source / "config.json").read_text())
+
+    with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj"):
+        open_stage(tmp_path, NUM_LAYERS)
+    stage = TorchStage()
+    stage.open(StageSpec(str(tmp_path), 2, 3, NUM_LAYERS, device="cpu"), lambda fraction, text: None)
+    stage.close()
+
+
+def test_a_mask_of_the_models_own_is_refused(tmp_path: Path) -> None:
+    from transformers import BloomConfig, BloomForCausalLM
+
+    BloomForCausalLM(BloomConfig(vocab_size=32, hidden_size=16, n_layer=2, n_head=2)).save_pretrained(tmp_path)
+    with pytest.raises(UnsupportedModel, match="BloomForCausalLM"):
+        open_stage(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"param_mem_ratio": 1e-9}, "param-mem-ratio"),
+        ({"kvcache_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
+        ({"num_pages": 10**12}, "1000000000000 pages"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_numbers(
+    settings: dict[str, Any], words: str, tiny_model: Callable[[str], Any]
+) -> None:
+    with pytest.raises(DoesNotFit, match=words) as caught:
+        open_stage(Path(tiny_model("llama").folder), NUM_LAYERS, **settings)
+    assert "GiB" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"options": {"speed": 2}}, "speed"), ({"device": "abacus"}, "abacus"), ({"dtype": "int3"}, "int3")],
+)
+def test_unknown_settings_are_refused(settings: dict[str, Any], words: str, tiny_model: Callable[[str], Any]) -> None:
+    with pytest.raises(BackendError, match=words):
+        open_stage(Path(tiny_model("llama").folder), NUM_LAYERS, **settings)
+
+
+def write_model(folder: Path, config: dict[str, Any], files: dict[str, bytes]) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+
+
+def open_stage(folder: Path, num_layers: int = 2, **settings: Any) -> None:
+    stage = TorchStage()
+    try:
+        stage.open(StageSpec(str(folder), 0, num_layers, num_layers, **{"device": "cpu", **settings}), lambda *_: None)
+    finally:
+        stage.close()
