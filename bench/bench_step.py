@@ -1,11 +1,14 @@
 """A whole step without processes: batching, kv, stage and sampler, from one `StepResult` to the next.
 
 The *null* device answers prepared logits at once, so that what remains is the runtime's own cost: applying a result,
-scheduling, block tables, sampling and messages. The *toy* device computes. All in CPU time of this thread.
+scheduling, block tables, sampling and messages. With *torch* the clock stands still while the model's kernels run, from
+the embedding to the logits; `indices` also counts how long the backend takes to turn block tables into indices, which
+it does when the first layer asks. The *toy* device is measured as a whole. All in CPU time of this thread.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,28 @@ VOCAB = 258
 PROMPT_TOKENS = 500
 MAX_SEQUENCE_LENGTH = 4096
 BLOCK_SIZE = 16
+
+
+class _Clock:
+    """CPU time of this thread without that of a device."""
+
+    def __init__(self) -> None:
+        self._device_s = 0.0
+        self._since: float | None = None
+
+    def now(self) -> float:
+        return time.thread_time() - self._device_s
+
+    def device_starts(self, *_: Any) -> None:
+        self._since = time.thread_time()
+
+    def device_stops(self, *_: Any) -> None:
+        if self._since is not None:
+            self._device_s += time.thread_time() - self._since
+            self._since = None
+
+
+CLOCK = _Clock()
 
 SAMPLING: dict[str, dict[str, Any]] = {
     "greedy": {"temperature": 0},
@@ -95,13 +120,23 @@ class _Sink(Actor):
 class _Line:
     """One replica on one thread, held before each `StepResult`; optionally steps and tokens go over the wire."""
 
-    def __init__(self, backend: StageBackend, model: str, num_rows: int, *, is_wired: bool = False) -> None:
+    def __init__(
+        self, backend: StageBackend, model: str, num_rows: int, *, is_wired: bool = False, num_layers: int = 2
+    ) -> None:
         self._dispatcher = _InlineDispatcher(self._failed)
         self._directory = Directory("bench")
         self._is_wired = is_wired
         self._held: StepResult | None = None
         self.sink = _Sink()
-        spec = StageSpec(model, 0, 2, 2, max_rows=num_rows, max_sequence_length=MAX_SEQUENCE_LENGTH)
+        spec = StageSpec(
+            model,
+            0,
+            num_layers,
+            num_layers,
+            device="cpu",
+            max_rows=num_rows,
+            max_sequence_length=MAX_SEQUENCE_LENGTH,
+        )
         chain = SamplerChain([Temperature, TopK, TopP], num_rows)
         actors: dict[str, Actor] = {
             "batching": BatchingActor("batching", self._tell, prefill_chunk=512),
@@ -172,3 +207,42 @@ def test_whole_decode_step_of_16_rows_on_the_toy_backend(benchmark: BenchmarkFix
     benchmark.pedantic(line.step, rounds=300, warmup_rounds=20)
 
     assert line.sink.num_tokens == before + 320 * 16
+
+
+@pytest.mark.benchmark(timer=CLOCK.now)
+@pytest.mark.parametrize("has_indices", [False, True], ids=["until_kernels", "indices"])
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_runtime_cost_of_a_decode_step_of_16_rows_on_torch(
+    benchmark: BenchmarkFixture, tmp_path: Path, sampling: str, has_indices: bool
+) -> None:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from histrio_torch.backend import TorchStage
+    from histrio_torch.testing import NUM_LAYERS, make_model
+
+    make_model("qwen3", tmp_path, vocab_size=VOCAB, max_position_embeddings=MAX_SEQUENCE_LENGTH)
+    backend = TorchStage()
+    line = _Line(backend, str(tmp_path), 16, num_layers=NUM_LAYERS)
+    line.begin(16, SAMPLING[sampling])
+    _stop_clock_in_kernels(backend, has_indices)
+    before = line.sink.num_tokens
+
+    benchmark.pedantic(line.step, rounds=300, warmup_rounds=20)
+
+    assert line.sink.num_tokens == before + 320 * 16
+
+
+def _stop_clock_in_kernels(backend: Any, has_indices: bool) -> None:
+    """The device works from the embedding to the logits, perhaps except where the backend prepares indices."""
+    model, groups = backend._stage.model, backend._cache.groups
+    model.get_input_embeddings().register_forward_pre_hook(CLOCK.device_starts)
+    model.register_forward_hook(CLOCK.device_stops)
+
+    def prepare(window: int | None) -> Any:
+        CLOCK.device_stops()
+        try:
+            return groups(window)
+        finally:
+            CLOCK.device_starts()
+
+    if has_indices:
+        backend._cache.groups = prepare

@@ -25,6 +25,7 @@ def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     if scheme.lower() != "bearer" or not given:
         raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`")
     # Every key is compared, so that the time taken tells nothing.
-    matches = [compare_digest(given.strip().encode(), key.encode()) for key in keys]
+    sent = given.strip().encode("latin-1")  # the bytes as they came
+    matches = [compare_digest(sent, key.encode()) for key in keys]
     if not any(matches):
         raise InvalidKey("the API key is wrong")

@@ -73,22 +73,27 @@ Script: TypeAlias = Sequence[Delta | Gate | Exception]
 class ScriptedStream:
     """Plays a script once."""
 
-    def __init__(self, num_prompt_tokens: int, script: Script) -> None:
+    def __init__(self, num_prompt_tokens: int, script: Script, yields: bool = False) -> None:
         self.num_prompt_tokens = num_prompt_tokens
         self.is_recovering = False
         self.cancelled_with: RequestState | None = None
         """What `cancel` was called with while the stream still ran."""
         self.was_cancelled = threading.Event()
         self._script = deque(script)
+        self._is_over = False
+        self._yields = yields
 
     def __aiter__(self) -> AsyncIterator[Delta]:
         return self
 
     async def __anext__(self) -> Delta:
         """The next delta of the script."""
+        if self._yields:
+            await asyncio.sleep(0)
         while self._script:
             match self._script.popleft():
                 case Delta() as delta:
+                    self._is_over = delta.state.is_finished
                     return delta
                 case Gate() as gate:
                     await gate.wait()
@@ -98,7 +103,8 @@ class ScriptedStream:
 
     def cancel(self, state: RequestState = RequestState.CANCELLED) -> None:
         """Remember it; nothing follows."""
-        if self._script:
+        if not self._is_over:
+            self._is_over = True
             self._script.clear()
             self.cancelled_with = state
             self.was_cancelled.set()
@@ -113,6 +119,8 @@ class ScriptedGateway:
     status: GatewayStatus = field(default_factory=lambda: GatewayStatus(state="ready", progress=1.0))
     submissions: list[Submission] = field(default_factory=list)
     streams: list[ScriptedStream] = field(default_factory=list)
+    yields_between_deltas: bool = False
+    """The loop turns after every delta, as it does when a step ends; for benchmarks."""
     refusal: HistrioError | None = None
     """Raised by `submit` if set."""
 
@@ -132,7 +140,7 @@ class ScriptedGateway:
         self.submissions.append(submission)
         num_prompt_tokens = len(submission.ids)
         streams = [
-            ScriptedStream(num_prompt_tokens, self.script(submission, choice))
+            ScriptedStream(num_prompt_tokens, self.script(submission, choice), self.yields_between_deltas)
             for choice in range(submission.num_choices)
         ]
         self.streams += streams

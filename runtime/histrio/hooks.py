@@ -5,7 +5,7 @@ Hooks are called at start-up, never per step: they hand over objects, and the co
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,7 +44,7 @@ class EdgeService(Protocol):
     settings: type[Any]
     """A msgspec struct with `rename="kebab"` and defaults: the keys its table may have."""
 
-    def run(self, context: EdgeContext) -> Awaitable[None]:
+    def run(self, context: EdgeContext) -> Coroutine[Any, Any, None]:
         """Serve until cancelled; clean up in `finally`. Raise `HistrioError` for what a user can mend."""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
-__all__ = ["DEMO", "locate_model"]
+__all__ = ["DEMO", "locate_model", "remote_tensors"]
 
 DEMO = "demo"
 """Id of the small model that ships with histrio."""
@@ -29,7 +29,7 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 def locate_model(path: str, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
     """Folder with config.json of the model `path` names, fetched from the hub if it has to be.
 
-    Without `weights` only the configuration is fetched and asked for. Raises `ModelUnavailable`, `UnsupportedModel`.
+    Without `weights` only the configuration is fetched. Raises `ModelUnavailable`, `UnsupportedModel`.
     """
     if path == DEMO:
         return _demo()
@@ -39,9 +39,34 @@ def locate_model(path: str, *, revision: str | None = None, offline: bool = Fals
         if _looks_like_folder(path):
             raise ModelUnavailable(f"there is no folder {path}")
         folder = _fetch(path, revision, offline, weights)
+        if weights and not any(folder.glob("*.safetensors")):
+            raise UnsupportedModel(f"the model {path} has no *.safetensors on the hub, and nothing else is read")
 
-    _check_files(folder, weights)
+    _check_files(folder)
     return folder.resolve()
+
+
+def remote_tensors(repo: str, *, revision: str | None, offline: bool) -> list[tuple[str, int]] | None:
+    """Name and bytes of every tensor of a hub's model, read from the headers of its files; None if that cannot be."""
+    if offline or _is_offline() or Path(repo).expanduser().is_dir():
+        return None
+
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import NotASafetensorsRepoError, SafetensorsParsingError
+
+    try:
+        metadata = HfApi().get_safetensors_metadata(repo, revision=revision)
+    except (NotASafetensorsRepoError, SafetensorsParsingError):
+        return None
+    except Exception as error:
+        if _reason(error, repo, revision, offline) is None:
+            raise
+        return None
+    return [
+        (name, tensor.data_offsets[1] - tensor.data_offsets[0])
+        for file in metadata.files_metadata.values()
+        for name, tensor in file.tensors.items()
+    ]
 
 
 def _demo() -> Path:
@@ -60,10 +85,14 @@ def _looks_like_folder(path: str) -> bool:
     return path.startswith(("/", "./", "../", "~", ".")) or path.count("/") > 1 or "\\" in path or path.endswith("/")
 
 
-def _check_files(folder: Path, weights: bool) -> None:
+def _check_files(folder: Path) -> None:
+    """Refuse by name what is no model, or holds its weights only in a form that is not read.
+
+    A folder without any weights passes: whether it needs some is the backend's matter.
+    """
     if not (folder / "config.json").is_file():
         raise UnsupportedModel(f"{folder} has no config.json, so it is not a model in the layout of transformers")
-    if not weights or any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.safetensors")):
         return
 
     pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
@@ -74,7 +103,6 @@ def _check_files(folder: Path, weights: bool) -> None:
         )
     if any(folder.glob("*.gguf")):
         raise UnsupportedModel(f"{folder} holds GGUF weights, which are not read; use its safetensors form")
-    raise UnsupportedModel(f"{folder} has no *.safetensors file, so there are no weights to load")
 
 
 def _fetch(repo: str, revision: str | None, offline: bool, weights: bool) -> Path:
@@ -150,4 +178,4 @@ def _hint(repo: str) -> str:
         return f" (and there is no folder {repo} here)"
     if repo.lower() == DEMO:
         return f" (did you mean {DEMO!r}?)"
-    return " (a folder needs a path that exists from here)"
+    return " (and no folder of that name is here)"

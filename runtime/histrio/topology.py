@@ -104,7 +104,7 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     chunked_prefill_size: _Count = 512
     """Most prompt tokens of one sequence in one step."""
     kv_block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Tokens in one KV block; omitted: one that all stages can do, 16 where possible."""
+    """Tokens in one KV block, or the next larger number that all stages can do; omitted: 16."""
     num_cache_blocks: _Count | None = None
     """Exact number of KV blocks; omitted: what fits into `kvcache-mem-ratio`."""
     param_mem_ratio: _Ratio = 0.65

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import msgspec
@@ -105,6 +107,18 @@ def test_each_hook_stands_in_the_docs_with_its_exact_signature() -> None:
     signatures = {name: str(inspect.signature(getattr(hooks, name))).replace("'", "") for name in hook_names()}
     assert documented_hooks() == signatures
     assert len(signatures) >= 3
+
+
+def test_the_example_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, factory = ModuleType("my_package"), ModuleType("my_package.factory")
+    factory.MyFactory = Factory  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_package", package)
+    monkeypatch.setitem(sys.modules, "my_package.factory", factory)
+    plugin = ModuleType("my_package.plugin")
+    exec(PAGE.read_text().split("```python\n")[1].split("```")[0], vars(plugin))
+    found = Plugins()
+    found.add(plugin, "mine")
+    assert (found.failed, found.backends.owners) == ([], {"paper": "mine"})
 
 
 def test_each_hook_has_a_test_of_its_own() -> None:

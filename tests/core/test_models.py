@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import errors
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
-from histrio.models import locate_model
+from histrio.models import locate_model, remote_tensors
 
 
 def make_folder(folder: Path, *names: str) -> Path:
@@ -75,20 +75,25 @@ def test_what_looks_like_a_folder_is_never_asked_of_the_hub(path: str, hub: Call
     ("names", "fragment"),
     [
         ((), "no config.json"),
-        (("config.json",), "no weights to load"),
         (("config.json", "pytorch_model.bin"), r"only pickled weights \(pytorch_model.bin\)"),
         (("config.json", "model.gguf"), "GGUF"),
     ],
 )
-def test_a_folder_without_safetensors_is_refused_by_name(tmp_path: Path, names: tuple[str, ...], fragment: str) -> None:
+def test_weights_in_other_forms_are_refused_by_name(tmp_path: Path, names: tuple[str, ...], fragment: str) -> None:
     folder = make_folder(tmp_path / "model", *names)
     with pytest.raises(UnsupportedModel, match=fragment):
         locate_model(str(folder))
 
 
-def test_a_check_does_not_ask_for_weights(tmp_path: Path) -> None:
+def test_a_folder_without_any_weights_is_left_to_the_backend(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model", "config.json")
-    assert locate_model(str(folder), weights=False) == folder.resolve()
+    assert locate_model(str(folder)) == folder.resolve()
+
+
+def test_a_hub_model_without_safetensors_is_refused(tmp_path: Path, hub: Callable[[Any], list[dict[str, Any]]]) -> None:
+    hub(make_folder(tmp_path / "snapshot", "config.json"))
+    with pytest.raises(UnsupportedModel, match="the model owner/name has no"):
+        locate_model("owner/name")
 
 
 def test_the_hub_gives_safetensors_and_texts_but_no_pickles_and_no_code(
@@ -192,6 +197,25 @@ def test_a_bug_is_not_dressed_up_as_the_hubs_fault(hub: Callable[[Any], list[dic
     hub(ZeroDivisionError("bug"))
     with pytest.raises(ZeroDivisionError):
         locate_model("owner/name")
+
+
+def test_remote_headers_give_name_and_bytes_of_every_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"a": SimpleNamespace(data_offsets=(10, 30)), "b": SimpleNamespace(data_offsets=(30, 31))}
+    metadata = SimpleNamespace(files_metadata={"model.safetensors": SimpleNamespace(tensors=tensors)})
+    monkeypatch.setattr(huggingface_hub.HfApi, "get_safetensors_metadata", lambda self, repo, revision=None: metadata)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert remote_tensors("owner/name", revision=None, offline=False) == [("a", 20), ("b", 1)]
+    assert remote_tensors("owner/name", revision=None, offline=True) is None
+
+
+@pytest.mark.parametrize("error", [OSError("no network"), errors.NotASafetensorsRepoError("none")])
+def test_remote_headers_are_an_estimate_one_can_do_without(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object, repo: str, revision: str | None = None) -> None:
+        raise error
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "get_safetensors_metadata", fail)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    assert remote_tensors("owner/name", revision=None, offline=False) is None
 
 
 def test_the_real_client_without_network_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

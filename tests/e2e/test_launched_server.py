@@ -96,7 +96,7 @@ def test_streams_go_on_with_the_same_tokens_when_a_process_is_killed(
     model: Path, tmp_path: Path, victim: str, stages: int
 ) -> None:
     prompts = [[1 + i, 50, 3] for i in range(16)]
-    slow = ["--set", "stage.options.step-s=0.02"]
+    slow = ["--set", "stage.options={step-s = 0.02}"]
     with launch(model, tmp_path, f"--stages={stages}", *slow) as server:
         undisturbed = anyio.run(stream_all, server, prompts, 40)
         front = server.process.pid
@@ -134,7 +134,7 @@ def test_children_die_with_their_parent(model: Path, tmp_path: Path) -> None:
 
 def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
     prompts = [[1 + i, 50, 3] for i in range(4)]
-    slow = ["--set", "stage.options.step-s=0.02"]
+    slow = ["--set", "stage.options={step-s = 0.02}"]
     with launch(model, tmp_path, *slow) as server:
         undisturbed = anyio.run(stream_all, server, prompts, 40)
 

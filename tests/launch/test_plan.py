@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from histrio.backend import Probe
-from histrio.errors import BackendError, ModelUnavailable, TopologyError, UnsupportedModel
+from histrio.errors import BackendError, DoesNotFit, ModelUnavailable, TopologyError, UnsupportedModel
 from histrio.launch.plan import Plan, StagePlan, resolve, split_layers
 from histrio.plugins import Plugins
 from histrio.topology import StageTable, parse_tables
@@ -180,11 +180,41 @@ def test_only_a_check_asks_whether_the_machine_can(write_model: WriteModel, plug
         plan_for(folder, plugins, is_check=True)
 
 
-def test_a_check_needs_no_weights(write_model: WriteModel, plugins: Plugins) -> None:
+def test_weights_that_are_not_there_have_no_size(write_model: WriteModel, plugins: Plugins) -> None:
+    assert plan_for(write_model(weights=False), plugins).stages[0].weight_bytes is None
+
+
+def test_stages_of_one_device_divide_its_memory_for_pages(write_model: WriteModel, plugins: Plugins) -> None:
+    stages = [
+        {"layers": "0:1", "device": "cuda:0"},
+        {"layers": "1:4", "device": "cuda:0"},
+        {"layers": "4:6", "device": "cuda:1"},
+    ]
+    plan = plan_for(write_model(), plugins, stage=stages, engine={"kvcache-mem-ratio": 0.2})
+    assert [stage.spec.kvcache_mem_ratio for stage in plan.stages] == pytest.approx([0.05, 0.15, 0.2])
+
+
+def test_weights_that_do_not_fit_into_main_memory_are_refused_with_the_numbers(
+    write_model: WriteModel, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_model(dtype="bfloat16")
+    monkeypatch.setattr("histrio.launch.support.memory_bytes", lambda: 20 * 2**20)
+    stages = [{"device": "cpu"}, {"device": "cpu"}]
+    assert len(plan_for(folder, plugins, stage=stages).stages) == 2
+    with pytest.raises(DoesNotFit, match=r"need 0\.0 GiB; this machine has 0\.0 GiB, of which param-mem-ratio 0\.65"):
+        plan_for(folder, plugins, stage=stages, model={"dtype": "float32"})
+    assert plan_for(folder, plugins, stage=[{"device": "cuda"}], model={"dtype": "float32"}).stages
+
+
+def test_a_check_estimates_a_hub_model_from_its_remote_headers(
+    write_model: WriteModel, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_model(weights=False)
-    assert plan_for(folder, plugins, is_check=True).stages[0].weight_bytes is None
-    with pytest.raises(UnsupportedModel, match="no weights to load"):
-        plan_for(folder, plugins)
+    tensors = [(f"model.layers.{index}.w", 1000) for index in range(6)]
+    monkeypatch.setattr("histrio.launch.plan.locate_model", lambda path, **options: folder)
+    monkeypatch.setattr("histrio.launch.plan.remote_tensors", lambda path, **options: tensors)
+    plan = plan_for(folder, plugins, is_check=True, stage=[{"layers": "0:2"}, {"layers": "2:6"}])
+    assert [stage.weight_bytes for stage in plan.stages] == [2000, 4000]
 
 
 def test_a_stage_with_its_own_python_is_not_looked_up_here(write_model: WriteModel, plugins: Plugins) -> None:

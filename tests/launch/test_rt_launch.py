@@ -204,8 +204,8 @@ def test_check_prints_the_plan_and_starts_nothing(
     assert main([str(two_stages), "--check"]) == 0
     out, err = capsys.readouterr()
     rows = [line.split() for line in out.splitlines()]
-    assert ["0", "0:2", "torch", "auto", "auto", "engine", "3.0", "MiB"] in rows
-    assert ["1", "2:6", "torch", "auto", "auto", "stage1", "5.0", "MiB"] in rows
+    assert ["0", "0:2", "torch", "auto:", "paper:0", "auto", "engine", "3.0", "MiB"] in rows
+    assert ["1", "2:6", "torch", "auto:", "paper:0", "auto", "stage1", "5.0", "MiB"] in rows
     assert "PaperForCausalLM, 6 layers" in out
     assert "http://127.0.0.1:99" in out
     assert "32768 tokens" in out
@@ -252,6 +252,26 @@ def test_information_is_exit_code_0(option: str, text: str, capsys: pytest.Captu
         main([option])
     assert caught.value.code == 0
     assert text in capsys.readouterr().out
+
+
+def test_planning_a_start_imports_no_array_library_and_no_web_framework(write_model: WriteModel) -> None:
+    sizes = {
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 4,
+        "intermediate_size": 8,
+    }
+    folder = write_model(architectures=["Qwen3ForCausalLM"], model_type="qwen3", **sizes)
+    code = (
+        "import sys; from histrio.plugins import installed_plugins; from histrio.topology import parse_tables; "
+        "from histrio.launch.plan import resolve; "
+        f"topology = parse_tables({{'model': {{'path': {str(folder)!r}}}}}); "
+        "plan = resolve(topology, installed_plugins()); "
+        "print(plan.stages[0].backend, {'torch', 'transformers', 'litestar'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=15)
+    assert done.stdout == "torch set()\n", done.stderr
 
 
 def test_the_installed_command_returns_its_exit_code(tmp_path: Path) -> None:

@@ -41,19 +41,19 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
         time.sleep(0.002)
 
 
-@pytest.fixture()
+@pytest.fixture
 def until() -> Callable[..., None]:
     return wait_until
 
 
-@pytest.fixture()
+@pytest.fixture
 def sockets() -> Iterator[Path]:
     # Not tmp_path: that is too long for a socket on some systems.
     with tempfile.TemporaryDirectory(prefix="hnet") as folder:
         yield Path(folder)
 
 
-@pytest.fixture()
+@pytest.fixture
 def node(sockets: Path) -> Iterator[Callable[..., Node]]:
     """`node(name)` listens on an ipc socket, `node(name, dials=other)` is connected to another node."""
     nodes: list[Node] = []
@@ -72,7 +72,7 @@ def node(sockets: Path) -> Iterator[Callable[..., Node]]:
         made.io.close(linger_s=0.0)
 
 
-@pytest.fixture()
+@pytest.fixture
 def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     """`child("echo", name, node)` starts the peer program as a process of its own, which dials the node."""
     children: list[subprocess.Popen[bytes]] = []

@@ -382,7 +382,8 @@ def test_tcp_port_0_becomes_a_free_one(until):
     root.start()
     engine.start()
     try:
-        assert root.endpoint and not root.endpoint.endswith(":0")
+        assert root.endpoint
+        assert not root.endpoint.endswith(":0")
         engine.connect("root.1", root.endpoint.replace("127.0.0.1", "localhost"))
         engine.send("root.1", "kv", Drain())
         until(lambda: heard)

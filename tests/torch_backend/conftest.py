@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from histrio_torch.omp import bound_spinning
 
 bound_spinning()
 
 import torch  # noqa: E402 - the OpenMP setting is read while torch loads
+
 from histrio_torch.testing import VOCAB_SIZE, Reference, make_model, refer  # noqa: E402
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from histrio_torch import linear
-from histrio_torch.linear import PackedLinear, can_pack, pack_linears
+from histrio_torch.linear import JoinedPart, PackedLinear, can_pack, pack_linears
 
 
 @pytest.fixture
@@ -65,6 +66,53 @@ def test_subclasses_of_linear_are_left_alone() -> None:
     model = nn.Sequential(Odd(4, 4))
     assert pack_linears(model) == 0
     assert type(model[0]) is Odd
+
+
+class Attention(nn.Module):
+    """Three linears that read the same input."""
+
+    def __init__(self, biases: tuple[bool, bool, bool] = (False, False, False)) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(16, 24, bias=biases[0])
+        self.k_proj = nn.Linear(16, 8, bias=biases[1])
+        self.v_proj = nn.Linear(16, 8, bias=biases[2])
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.q_proj(inputs), self.k_proj(inputs), self.v_proj(inputs)
+
+
+@pytest.mark.parametrize("biases", [(False, False, False), (True, True, True), (True, False, True)])
+def test_linears_of_one_input_are_joined(biases: tuple[bool, bool, bool]) -> None:
+    model = Attention(biases).requires_grad_(False)
+    first, second = torch.randn(2, 5, 16).unbind()
+    wanted = model(first), model(second)
+    assert pack_linears(model) == 3
+    assert isinstance(model.v_proj, JoinedPart)
+    for inputs, want in zip((first, second), wanted, strict=True):
+        torch.testing.assert_close(model(inputs), want)
+    assert (model(first)[0] - wanted[1][0]).abs().max() > 0.01
+
+
+def test_joined_parts_may_be_called_in_any_order_and_alone() -> None:
+    model = Attention().requires_grad_(False)
+    first, second = torch.randn(2, 5, 16).unbind()
+    wanted = {
+        name: (getattr(model, name)(first), getattr(model, name)(second)) for name in ("q_proj", "k_proj", "v_proj")
+    }
+    pack_linears(model)
+    for name in ("v_proj", "q_proj", "k_proj", "q_proj", "v_proj"):
+        torch.testing.assert_close(getattr(model, name)(first), wanted[name][0])
+        torch.testing.assert_close(getattr(model, name)(second), wanted[name][1])
+
+
+def test_joined_parts_keep_no_activations() -> None:
+    model = Attention().requires_grad_(False)
+    pack_linears(model)
+    inputs = torch.randn(5, 16)
+    alive = weakref.ref(inputs)
+    model(inputs)
+    del inputs
+    assert alive() is None
 
 
 @pytest.mark.usefixtures("fresh_probe")

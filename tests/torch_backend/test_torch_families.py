@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from histrio.messages import Tensor
 from histrio_torch.testing import (
     FAMILIES,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from histrio.backend import StageSpec
 from histrio_torch.backend import TorchStage
 from histrio_torch.linear import PackedLinear
@@ -94,11 +95,8 @@ def test_param_bytes_of_the_stages_add_up(tiny_model: Callable[[str], Any]) -> N
 
 
 @pytest.mark.parametrize(("asked", "given"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")])
-def test_small_models_are_float32_unless_asked_otherwise(
-    asked: str, given: str, tiny_model: Callable[[str], Any], tmp_path: Path
-) -> None:
-    tiny_model("qwen3").model.to(torch.bfloat16).save_pretrained(tmp_path)
-    tiny_model("qwen3").model.float()
+def test_small_models_are_float32_unless_asked_otherwise(asked: str, given: str, tmp_path: Path) -> None:
+    make_model("qwen3", tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
     chain = StageChain(str(tmp_path), NUM_LAYERS, (1,), dtype=asked)
 
     assert {capacity.dtype for capacity in chain.capacities} == {given}
@@ -106,11 +104,8 @@ def test_small_models_are_float32_unless_asked_otherwise(
     chain.close()
 
 
-def test_large_checkpoints_keep_their_dtype(
-    tiny_model: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny_model("qwen3").model.to(torch.bfloat16).save_pretrained(tmp_path)
-    tiny_model("qwen3").model.float()
+def test_large_checkpoints_keep_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model("qwen3", tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
     monkeypatch.setattr("histrio_torch.loader.SMALL_CHECKPOINT_BYTES", 1)
     stage = TorchStage()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+
 from histrio.gateway import Submission
 from histrio.sampling import Sampler
 from histrio.testing.harness import Harness, HarnessOptions, serving_with

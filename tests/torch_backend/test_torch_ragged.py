@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from histrio_torch.testing import FAMILIES, MAX_LENGTH, NUM_LAYERS, ChainRow, Excuses, Reference, StageChain
 
 LENGTHS = [5, 33, 17, 2, 48, 11, 26, 1]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from histrio.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
 from histrio_torch.backend import TorchStage
@@ -77,7 +78,7 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     files = {"model.safetensors.index.json": json.dumps(index).encode(), "model-00001-of-00002.safetensors": b""}
     write_model(tmp_path, LLAMA, files)
-    with pytest.raises(ModelUnavailable, match="lacks 1 of 2 .*model-00002"):
+    with pytest.raises(ModelUnavailable, match=r"lacks 1 of 2 .*model-00002"):
         open_stage(tmp_path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from histrio.errors import UnsupportedModel
 from histrio_torch.rope import fix_rope
 from histrio_torch.testing import MOST_ERROR, NUM_LAYERS, ChainRow, StageChain, logits_error, make_model, refer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from histrio.errors import BackendError
 from histrio.messages import Tensor
 from histrio_torch.wire import from_wire, to_wire

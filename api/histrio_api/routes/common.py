@@ -55,6 +55,7 @@ async def answer_at_once(
     request: HttpRequest, generation: Generation, show: Callable[[Choice, str], Awaitable[None]]
 ) -> bool:
     """Run all choices to their end; False if the client left before it, which cancels them."""
+    error: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cancel_when_client_leaves, request, tasks.cancel_scope)

@@ -150,4 +150,5 @@ def _sampled_tokens(batch: StepBatch) -> np.ndarray[tuple[int], np.dtype[np.int6
     ends = batch.offsets[1:].astype(np.int64)
     counts = batch.num_sampled.astype(np.int64)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    return np.repeat(ends - counts, counts) + within
+    indices: np.ndarray[tuple[int], np.dtype[np.int64]] = np.repeat(ends - counts, counts) + within
+    return indices

@@ -18,7 +18,7 @@ _MOST_HEADER_BYTES = 100_000_000
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files, in the index's order. Raises `UnsupportedModel` for pickled weights, `ModelUnavailable`."""
+    """The safetensors files, in the index's order. Raises `UnsupportedModel` for pickled ones, `ModelUnavailable`."""
     if (folder / _SINGLE).exists():
         return [folder / _SINGLE]
 
@@ -28,7 +28,7 @@ def find_weight_files(folder: Path) -> list[Path]:
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickled:
         raise UnsupportedModel(
-            f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert them to safetensors"
+            f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert to safetensors"
         )
 
     raise ModelUnavailable(f"{folder} has neither {_SINGLE} nor {_INDEX}")

@@ -1,7 +1,7 @@
 """Which models this backend runs, told from config.json alone.
 
-Everything that transformers has as a decoder with plain or windowed causal attention runs; what doesn't is refused here by
-name, before weights are read. `structure.py` and `dry_run.py` check what only the modelling code can tell.
+Everything that transformers has as a decoder with plain or windowed causal attention runs; what doesn't is refused here
+by name, before weights are read. `splice.py` and `dry_run.py` check what only the modelling code can tell.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _REFUSED_TYPES = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json. Raises `ModelUnavailable` where there is none, `UnsupportedModel` where it is no object."""
+    """The model's config.json. Raises `ModelUnavailable` where there is none, `UnsupportedModel` if it is no object."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -99,7 +99,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
 
 
 def _is_native(model_type: str) -> bool:
-    """Whether the installed transformers has a language model of the type; read as text, for importing it takes seconds."""
+    """Whether the installed transformers has such a language model; read as text, for importing it takes seconds."""
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
         return False

@@ -1,8 +1,8 @@
 """Multi-head latent attention (DeepSeek-V2/V3) over pages that hold the latent, not the heads expanded from it.
 
 A key is W_uk · latent beside the rotary part, a value W_uv · latent. So a score is (W_ukᵀ · query) · latent, and the
-weighted sum can be taken over latents and expanded once: the two products move to the query's and the output's
-side ("absorbed", DeepSeek-V2, section 2.1.2), and a token costs kv_lora_rank + rope numbers instead of heads × (key + value).
+weighted sum can be taken over latents and expanded once: the two products move to the query's and the output's side
+("absorbed", DeepSeek-V2, section 2.1.2). A token then costs kv_lora_rank + rope numbers, not heads × (key + value).
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ LATENT_ATTENTION = "histrio_latent"
 class _Absorbed:
     """What one layer's absorbed attention needs."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.key_dim = int(module.qk_nope_head_dim)  # type: ignore[arg-type]
-        rank = int(module.kv_lora_rank)  # type: ignore[arg-type]
-        expand: torch.Tensor = module.kv_b_proj.weight.detach()  # type: ignore[union-attr,assignment]
-        expand = expand.view(-1, self.key_dim + int(module.v_head_dim), rank)  # type: ignore[arg-type]
+    def __init__(self, module: Any) -> None:
+        self.key_dim = int(module.qk_nope_head_dim)
+        rank = int(module.kv_lora_rank)
+        expand: torch.Tensor = module.kv_b_proj.weight.detach()
+        expand = expand.view(-1, self.key_dim + int(module.v_head_dim), rank)
         self.key_weight = expand[:, : self.key_dim]
         """[heads, nope, rank]"""
         self.value_weight = expand[:, self.key_dim :].transpose(1, 2)
         """[heads, rank, value]"""
         self.rank = rank
-        self.shape = LayerShape(1, rank + int(module.qk_rope_head_dim), 0)  # type: ignore[arg-type]
+        self.shape = LayerShape(1, rank + int(module.qk_rope_head_dim), 0)
 
 
 def register_latent_attention() -> None:
@@ -74,10 +74,10 @@ def latent_attention_forward(
     scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """[1, heads, tokens, nope + rope] queries, [1, 1, tokens, rank] latents, [1, 1, tokens, rope] → [1, tokens, heads, value]."""
+    """[1, heads, tokens, nope + rope], latents [1, 1, tokens, rank] and […, rope] → [1, tokens, heads, value]."""
     absorbed: _Absorbed = vars(module)["histrio_latent"]
     cache: PagedCache = vars(module)["histrio_cache"]
-    plain, rotary = query[0].split([absorbed.key_dim, query.shape[-1] - absorbed.key_dim], dim=-1)
+    plain, rotary = query[0, ..., : absorbed.key_dim], query[0, ..., absorbed.key_dim :]
     queries = torch.cat([torch.bmm(plain, absorbed.key_weight), rotary], dim=-1).transpose(0, 1)
     latents = torch.cat([key[0, 0], value[0, 0]], dim=-1)
     layer: int = vars(module)["layer_idx"]

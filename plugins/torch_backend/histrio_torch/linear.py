@@ -1,9 +1,9 @@
 """Linear layers on a CPU through oneDNN's packed weights.
 
 `F.linear` hands a bf16 weight over row by row and reaches a third of the memory's bandwidth at one token; the packed
-form is 2–3 times faster from one token to a long prompt (float32 gains as much on AMD). The two operators are
-private to torch, so a probe compares them with `F.linear` once per dtype, and where they are missing or wrong the
-module stays what it was.
+form is 2–3 times faster from one token to a long prompt (float32 gains as much on AMD). Linears that read the same
+input (query, key and value; gate and up) become one product. The two operators are private to torch, so a probe
+compares them with `F.linear` once per dtype, and where they are missing or wrong the module stays what it was.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["PackedLinear", "can_pack", "pack_linears"]
+__all__ = ["JoinedPart", "PackedLinear", "can_pack", "pack_linears"]
+
+_JOINED = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")]
+"""Siblings under these names read the same input, in this order."""
 
 
 class PackedLinear(nn.Module):
@@ -40,20 +43,65 @@ class PackedLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
 
+class JoinedPart(nn.Module):
+    """One of several linears that were joined into one product.
+
+    The part that is called first with an input computes all of them; the others, called with the very same tensor, only
+    take their columns. Whoever calls them with another tensor, or in another order, gets the right result later.
+    """
+
+    def __init__(self, product: _JoinedProduct, index: int) -> None:
+        super().__init__()
+        # Kept out of the module tree: the parts share it.
+        vars(self)["product"] = product
+        self.index = index
+        self.in_features = product.linear.in_features
+        self.out_features = product.sizes[index]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[..., in_features] → [..., out_features], a view of the joined result."""
+        product: _JoinedProduct = vars(self)["product"]
+        return product.take(inputs, self.index)
+
+
+class _JoinedProduct:
+    """The packed weights of all parts below each other, and the last result until its last part is taken."""
+
+    def __init__(self, linears: list[nn.Linear]) -> None:
+        self.sizes = [linear.out_features for linear in linears]
+        bias = None
+        if any(linear.bias is not None for linear in linears):
+            bias = torch.cat([_bias_or_zeros(linear) for linear in linears])
+        self.linear = PackedLinear(torch.cat([linear.weight.detach() for linear in linears]), bias)
+        self._inputs: Tensor | None = None
+        self._parts: tuple[Tensor, ...] = ()
+
+    def take(self, inputs: Tensor, index: int) -> Tensor:
+        """Columns of part `index`."""
+        if inputs is not self._inputs:
+            self._inputs = inputs
+            self._parts = self.linear(inputs).split(self.sizes, dim=-1)
+        part = self._parts[index]
+        if index == len(self.sizes) - 1:
+            self._inputs, self._parts = None, ()
+
+        return part
+
+
 def pack_linears(module: nn.Module) -> int:
-    """Replace every `nn.Linear` below `module` by a `PackedLinear` in place; returns how many.
+    """Replace every `nn.Linear` in and below `module` by packed ones in place; returns how many.
 
     Subclasses of `nn.Linear`, weights on other devices and dtypes that the probe refuses stay as they are. A weight
     that is shared (tied embeddings) keeps its original for the other owner; every other original is dropped.
     """
     num_replaced = 0
     for parent in list(module.modules()):
+        for names in _JOINED:
+            num_replaced += _join(parent, names)
         for name, child in list(parent.named_children()):
-            if type(child) is not nn.Linear or child.weight.device.type != "cpu" or not can_pack(child.weight.dtype):
-                continue
-
-            setattr(parent, name, PackedLinear(child.weight.detach(), child.bias))
-            num_replaced += 1
+            if isinstance(child, nn.Linear) and _is_packable(child):
+                setattr(parent, name, PackedLinear(child.weight.detach(), child.bias))
+                num_replaced += 1
 
     return num_replaced
 
@@ -76,6 +124,28 @@ def can_pack(dtype: torch.dtype) -> bool:
     wanted = F.linear(inputs.double(), weight.double(), bias.double())
     error = float((result.double() - wanted).abs().max() / wanted.abs().max())
     return error < 8 * torch.finfo(dtype).eps
+
+
+def _is_packable(linear: nn.Linear) -> bool:
+    # Subclasses may compute something else.
+    return type(linear) is nn.Linear and linear.weight.device.type == "cpu" and can_pack(linear.weight.dtype)
+
+
+def _join(parent: nn.Module, names: tuple[str, ...]) -> int:
+    children = dict(parent.named_children())
+    linears = [child for name in names if isinstance(child := children.get(name), nn.Linear) and _is_packable(child)]
+    if len(linears) < len(names) or len({(linear.in_features, linear.weight.dtype) for linear in linears}) > 1:
+        return 0
+
+    product = _JoinedProduct(linears)
+    for index, name in enumerate(names):
+        setattr(parent, name, JoinedPart(product, index))
+    return len(names)
+
+
+def _bias_or_zeros(linear: nn.Linear) -> Tensor:
+    bias: Tensor | None = linear.bias
+    return linear.weight.new_zeros(linear.out_features) if bias is None else bias.detach()
 
 
 def _pack(weight: Tensor) -> Tensor:

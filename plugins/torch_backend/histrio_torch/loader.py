@@ -1,9 +1,9 @@
 """Loads the weights of one stage with transformers' own loader, and no others.
 
-The loader is given a subclass of the model's class whose constructor splices the model (see `splice.py`) while it is still on
-the meta device. So other layers are never allocated, their bytes never read, and what only transformers knows still happens:
-renamed and merged weights, tied heads, parts kept in float32, buffers that no checkpoint holds (inv_freq, Gemma's
-embedding scale).
+The loader is given a subclass of the model's class whose constructor splices the model (see `splice.py`) while it is
+still on the meta device. So other layers are never allocated, their bytes never read, and what only transformers knows
+still happens: renamed and merged weights, tied heads, parts kept in float32, buffers that no checkpoint holds
+(inv_freq, Gemma's embedding scale).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     except (KeyError, ValueError) as error:
         raise UnsupportedModel(f"{folder}: transformers can't make this model: {error}") from None
 
@@ -111,7 +111,7 @@ def _stage_class(
     class Stage(model_class):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            vars(self)["histrio_relay"] = splice(self, spec)
+            self.histrio_relay = splice(self, spec)
             measure(device).check_weights(_param_bytes(self, dtype), spec)
 
         @staticmethod
@@ -213,9 +213,9 @@ def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress)
         num_read += 1
         progress(_READ_SHARE * min(num_read / len(tensors), 1.0), name)
 
-    handles = [safe_open(file, framework="pt", device="cpu") for file in files]
+    handles: list[Any] = [safe_open(file, framework="pt", device="cpu") for file in files]
     for handle in handles:
-        own = [name for name in handle.keys() if not others.match(name)]  # noqa: SIM118 - not a dict
+        own = [name for name in handle.keys() if not others.match(name)]
         tensors.update({name: _CountedSlice(handle.get_slice(name), name, told) for name in own})
     try:
         yield tensors
@@ -227,8 +227,9 @@ def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress)
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
     """No progress bars and reports on the terminal, and tensors read one after another on this thread."""
-    from transformers.utils import logging
+    from transformers.utils import logging as module
 
+    logging: Any = module
     setting, had_bar, before = logging.get_verbosity(), logging.is_progress_bar_enabled(), os.environ.copy()
     # One by one: progress is told from this thread, and merging experts never holds a second layer's parts.
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"

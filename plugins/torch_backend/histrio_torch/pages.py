@@ -152,7 +152,7 @@ class PagedCache:
             return {}
 
         sizes = (len(indices), num_kv_heads, self.num_pages, self.page_size, dim)
-        pool = torch.zeros(sizes, dtype=self.dtype, device=self.device)
+        pool = _zeros(sizes, self.dtype, self.device)
         self._pools.append(pool)
         return dict(zip(indices, pool.unbind(0), strict=True))
 
@@ -210,3 +210,12 @@ class PagedCache:
 
     def _to_device(self, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
+
+
+def _zeros(sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeroed memory; on a CPU the system hands it out as it is first used, so that unused pages cost nothing."""
+    if device.type != "cpu":
+        return torch.zeros(sizes, dtype=dtype, device=device)
+
+    num_bytes = int(np.prod(sizes)) * dtype.itemsize
+    return torch.from_numpy(np.zeros(num_bytes, np.uint8)).view(dtype).view(sizes)

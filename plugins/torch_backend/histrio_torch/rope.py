@@ -1,9 +1,9 @@
 """Rotary positions must not depend on the batch.
 
-transformers picks LongRoPE's short or long factors, and dynamic NTK's base, by the longest position of the batch: a short row
-beside a long one would change. Here they are fixed at load for the longest sequence that the stage accepts, and the
-per-batch update is switched off. Sequences of a model that is served below its original length so get the short
-factors, all others the long ones.
+transformers picks LongRoPE's short or long factors, and dynamic NTK's base, by the longest position of the batch: a
+short row beside a long one would change. Here they are fixed at load for the longest sequence that the stage accepts,
+and the per-batch update is switched off. So a model that is served up to its original length gets the short
+factors, any other the long ones.
 """
 
 from __future__ import annotations

@@ -100,6 +100,12 @@ class RootActor(Actor):
         self._hosts[host.process] = host
         self._directory.route(dict.fromkeys(host.actors, host.process))
 
+    def process_leaving(self, process: str) -> None:
+        """A process is about to be stopped: its silence is no news."""
+        self._hosts.pop(process, None)
+        self._last_beat.pop(process, None)
+        self._directory.forget(process)
+
     def process_exited(self, process: str, reason: str) -> None:
         """A process ended by itself: what it hosted is gone until a new one has opened."""
         host = self._hosts.pop(process, None)

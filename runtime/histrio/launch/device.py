@@ -1,9 +1,10 @@
-"""A device process: batching and kv, or stages, or both, on its main thread. It may block; its I/O thread never does."""
+"""A device process: batching and kv, or stages, or both, on a main thread that may block. Its I/O thread never does."""
 
 from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,7 +12,7 @@ import msgspec
 from histrio.actors.directory import Directory
 from histrio.actors.root import LINK
 from histrio.actors.stage import Activity, StagePlace
-from histrio.actors.supervisor import RestartIntensity
+from histrio.actors.supervisor import Child, RestartIntensity
 from histrio.launch.compose import DeviceThread, batching_children, stage_child
 from histrio.launch.plan import FRONT, StagePlan
 from histrio.logs import LogFormat, set_up_logs
@@ -71,11 +72,11 @@ class _Current:
     """The activity of whichever stage of this process computes now."""
 
     def __init__(self) -> None:
-        self._activities: dict[str, Activity] = {}
+        self._activities: dict[int, Activity] = {}
 
-    def watch(self, name: str, activity: Activity) -> None:
+    def watch(self, stage: int, activity: Activity) -> None:
         """The stage was made, or made anew."""
-        self._activities[name] = activity
+        self._activities[stage] = activity
 
     def beat(self, process: str) -> Beat:
         """What the process is busy with."""
@@ -89,19 +90,17 @@ def _intensity(spec: DeviceProcess) -> RestartIntensity:
     return RestartIntensity(spec.max_restarts, spec.restart_window_s)
 
 
-def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, current: _Current) -> list[Any]:
+def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, current: _Current) -> list[Child]:
     """Stages first, then kv and batching, which are restarted when a stage of their process is."""
-    children = []
-    for stage in spec.stages:
-        place = StagePlace.of(stage.index, spec.num_stages)
-        children.append(
-            stage_child(
-                place,
-                stage.spec,
-                plugins.backends.get(stage.backend),
-                list(plugins.samplers),
-                directory.tell,
-                lambda activity, name=place.name: current.watch(name, activity),
-            )
+    children = [
+        stage_child(
+            StagePlace.of(stage.index, spec.num_stages),
+            stage.spec,
+            plugins.backends.get(stage.backend),
+            list(plugins.samplers),
+            directory.tell,
+            partial(current.watch, stage.index),
         )
+        for stage in spec.stages
+    ]
     return children + (batching_children(directory.tell, spec.prefill_chunk) if spec.has_batching else [])

@@ -9,29 +9,28 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from histrio.backend import Probe, StageSpec
+from histrio.backend import StageSpec
 from histrio.errors import (
-    BackendError,
     PluginError,
     RequestError,
     TopologyError,
-    UnsupportedModel,
 )
 from histrio.gateway import ServedModel
 from histrio.hooks import EdgeService
-from histrio.launch.probe import probe_in
+from histrio.launch.support import check_backend_name, check_memory, check_support
 from histrio.model_config import ModelConfig, read_model_config
-from histrio.models import DEMO, locate_model
+from histrio.models import DEMO, locate_model, remote_tensors
 from histrio.plugins import Plugins
 from histrio.sampling_fields import FieldTable
 from histrio.topology import TABLES, EngineTable, ModelTable, RuntimeTable, StageTable, Topology
 from histrio.topology_parse import convert_table, did_you_mean
-from histrio.weights import LayerBytes, read_layer_bytes
+from histrio.weights import LayerBytes, read_layer_bytes, sum_layer_bytes
 
 __all__ = ["ENGINE", "FRONT", "EdgePlan", "Plan", "StagePlan", "edge_settings", "resolve", "split_layers"]
 
@@ -59,7 +58,9 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Interpreter of the process; None: this one."""
     host: str = "127.0.0.1"
     weight_bytes: int | None = None
-    """Of its layers as stored on disk; None where the weights are not here yet."""
+    """Of its layers as stored; None where that is not known without fetching the weights."""
+    devices: list[str] = []
+    """What the backend can use on its machine; only a check asks."""
 
 
 class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineTable
     runtime: RuntimeTable
     edges: list[EdgePlan]
+    checkpoint_dtype: str | None = None
+    """Number format of the weights as stored, by the model's own account."""
 
     @property
     def processes(self) -> list[str]:
@@ -93,19 +96,28 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     """
     edges = _edges(topology, plugins)
     for index, stage_table in enumerate(topology.stages):
-        _check_backend_name(stage_table, index, plugins)
+        check_backend_name(stage_table, index, plugins)
     table = topology.model
     folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=not is_check)
     config = read_model_config(folder)
+    if config.own_code:
+        _log.info("%s names code of its own (%s), which is never run", table.path, ", ".join(config.own_code))
     model = _served_model(table, folder, config, FieldTable(list(plugins.samplers)))
-    sizes = _layer_bytes(folder, config.num_layers)
-    stages = [
-        _stage(topology, model, index, layers, sizes)
-        for index, layers in enumerate(split_layers(topology.stages, config.num_layers))
-    ]
-    for stage in stages:
-        _check_support(stage, plugins, config, is_check)
-    return Plan(model=model, stages=stages, engine=topology.engine, runtime=topology.runtime, edges=edges)
+    sizes = _layer_bytes(folder, table, config.num_layers)
+    stages = []
+    for index, layers in enumerate(split_layers(topology.stages, config.num_layers)):
+        stage = _stage(topology, model, index, layers, sizes)
+        devices = check_support(stage, plugins, config, is_check=is_check)
+        stages.append(msgspec.structs.replace(stage, devices=devices))
+    check_memory(stages, config.dtype)
+    return Plan(
+        model=model,
+        stages=_share_memory(stages),
+        engine=topology.engine,
+        runtime=topology.runtime,
+        edges=edges,
+        checkpoint_dtype=config.dtype,
+    )
 
 
 def split_layers(stages: list[StageTable], num_layers: int) -> list[tuple[int, int]]:
@@ -181,6 +193,9 @@ def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
     """The model's defaults without those that no sampler knows or allows; a log line names each one left out."""
     kept = {}
     for field, value in defaults.items():
+        if field not in fields.known_fields:
+            _log.warning("generation_config.json sets %s, which no sampler here honours; it is left out", field)
+            continue
         try:
             fields.check({field: value})
         except RequestError as error:
@@ -190,8 +205,27 @@ def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
     return kept
 
 
-def _layer_bytes(folder: Path, num_layers: int) -> LayerBytes | None:
-    return read_layer_bytes(folder, num_layers) if any(folder.glob("*.safetensors")) else None
+def _layer_bytes(folder: Path, table: ModelTable, num_layers: int) -> LayerBytes | None:
+    if any(folder.glob("*.safetensors")):
+        return read_layer_bytes(folder, num_layers)
+
+    tensors = remote_tensors(table.path, revision=table.revision, offline=table.offline)
+    return None if tensors is None else sum_layer_bytes(tensors, num_layers)
+
+
+def _share_memory(stages: list[StagePlan]) -> list[StagePlan]:
+    """Stages on one device divide its memory for pages by their layers, since each of them measures all of it."""
+    layers: Counter[str] = Counter()
+    for stage in stages:
+        layers[stage.spec.device] += stage.spec.last_layer - stage.spec.first_layer
+
+    def shared(stage: StagePlan) -> StagePlan:
+        spec = stage.spec
+        part = (spec.last_layer - spec.first_layer) / layers[spec.device]
+        ratio = spec.kvcache_mem_ratio * part
+        return msgspec.structs.replace(stage, spec=msgspec.structs.replace(spec, kvcache_mem_ratio=ratio))
+
+    return [shared(stage) for stage in stages]
 
 
 def _stage(
@@ -238,42 +272,3 @@ def _interpreter(python: str, path: str) -> str:
     if not (file.is_file() and os.access(file, os.X_OK)):
         raise TopologyError(path, f"{python} is not an executable file")
     return str(file.absolute())
-
-
-def _check_backend_name(stage: StageTable, index: int, plugins: Plugins) -> None:
-    """Known here, unless another environment is to know it."""
-    if stage.python is not None:
-        return
-
-    try:
-        plugins.backends.get(stage.backend)
-    except PluginError as error:
-        raise TopologyError(f"stage[{index}].backend", str(error)) from None
-
-
-def _check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, is_check: bool) -> None:
-    """The backend supports these layers of the model; in a check also: it works on this machine."""
-    spec, place = stage.spec, f"stage[{stage.index}]"
-    if stage.python is not None and not is_check:
-        return
-
-    if stage.python is not None:
-        machine, model = probe_in(stage.python, stage.backend, spec)
-    else:
-        factory = plugins.backends.get(stage.backend)
-        machine = factory.probe() if is_check else Probe(available=True)
-        model = factory.supports(spec.model, spec.first_layer, spec.last_layer) if machine.available else machine
-    if not machine.available:
-        raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
-    if not model.available:
-        raise UnsupportedModel(f"{place}: {_sentence(model)}{_about_own_code(config)}")
-
-
-def _sentence(probe: Probe) -> str:
-    return f"{probe.reason}; {probe.remedy}" if probe.remedy else probe.reason
-
-
-def _about_own_code(config: ModelConfig) -> str:
-    if not config.own_code:
-        return ""
-    return f" (the model comes with code of its own, {', '.join(config.own_code)}, which histrio never runs)"

@@ -13,16 +13,17 @@ import msgspec
 from histrio.actors.root import HostedActors, RootActor
 from histrio.actors.supervisor import RestartIntensity
 from histrio.errors import RestartLimitReached
+from histrio.launch.child import ChildSpec
 from histrio.launch.device import DeviceProcess
 from histrio.launch.plan import ENGINE, FRONT, Plan
-from histrio.launch.spawn import ChildProcess, ChildSpec, spawn
+from histrio.launch.spawn import ChildProcess, spawn
 
 __all__ = ["ReplicaProcesses", "device_processes"]
 
 log = logging.getLogger(__name__)
 
 _ENTRY = "histrio.launch.device:run_device_process"
-_GRACE_S = 10.0
+_GRACE_S = 5.0
 
 
 def device_processes(plan: Plan) -> list[DeviceProcess]:
@@ -71,13 +72,14 @@ class ReplicaProcesses:
                 self._is_stopping = True
                 with anyio.CancelScope(shield=True):
                     for name in reversed(list(self._running)):
+                        self._root.process_leaving(name)
                         await self._running[name].terminate(_GRACE_S)
                 tasks.cancel_scope.cancel()
 
     def kill(self, process: str, reason: str) -> None:
         """End a hung or silent process; its task then restarts it."""
         child = self._running.get(process)
-        if child is not None:
+        if child is not None and not self._is_stopping:
             log.warning("killing process %s: it %s", process, reason)
             child.kill()
 
@@ -104,7 +106,7 @@ class ReplicaProcesses:
         """Start one incarnation and wait for its end; how it ended, in words."""
         self._root.process_started(self._host(role, spec))
         child = await spawn(
-            ChildSpec(entry=_ENTRY, payload=msgspec.to_builtins(spec)), python=self._pythons.get(role.process)
+            ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process), python=self._pythons.get(role.process)
         )
         self._running[spec.process] = child
         reason = await child.wait()

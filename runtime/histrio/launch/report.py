@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 from histrio.launch.plan import FRONT, EdgePlan, Plan, StagePlan
+from histrio.machine import memory_bytes
 from histrio.plugins import Plugins
 
 __all__ = ["describe_plan", "describe_plugins"]
@@ -17,9 +16,9 @@ def describe_plan(plan: Plan) -> str:
     """The resolved plan as text: model, stages, limits, addresses. Keys and other settings of services stay unsaid."""
     model, engine, runtime = plan.model, plan.engine, plan.runtime
     rows = [["stage", "layers", "backend", "device", "dtype", "process", "weights"]]
-    rows += [_stage_row(stage) for stage in plan.stages]
+    rows += [_stage_row(stage, plan.checkpoint_dtype) for stage in plan.stages]
     blocks = "from memory" if engine.num_cache_blocks is None else str(engine.num_cache_blocks)
-    block_size = "chosen by the stages" if engine.kv_block_size is None else f"{engine.kv_block_size} tokens"
+    block_size = "16 tokens or more" if engine.kv_block_size is None else f"{engine.kv_block_size} tokens"
     facts = [
         ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),
         ("folder", model.path),
@@ -35,7 +34,7 @@ def describe_plan(plan: Plan) -> str:
         (
             "memory",
             f"weights up to {engine.param_mem_ratio:.0%}, kv up to {engine.kv_share:.0%} of each device; "
-            f"this machine has {_bytes(_machine_bytes())}",
+            f"this machine has {_bytes(memory_bytes())}",
         ),
         ("restarts", f"{runtime.max_restarts} in {runtime.restart_window_s:g} s"),
         ("processes", ", ".join(plan.processes)),
@@ -66,16 +65,18 @@ def describe_plugins(plugins: Plugins) -> str:
     return "\n".join(lines)
 
 
-def _stage_row(stage: StagePlan) -> list[str]:
+def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
     spec = stage.spec
+    device = f"auto: {', '.join(stage.devices)}" if spec.device == "auto" and stage.devices else spec.device
+    dtype = f"auto: {checkpoint_dtype}" if spec.dtype == "auto" and checkpoint_dtype else spec.dtype
     return [
         str(stage.index),
         f"{spec.first_layer}:{spec.last_layer}",
         stage.backend,
-        spec.device,
-        spec.dtype,
+        device,
+        dtype,
         stage.process + (f" ({stage.python})" if stage.python else ""),
-        "not fetched yet" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
+        "unknown" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
     ]
 
 
@@ -89,10 +90,6 @@ def _address(edge: EdgePlan) -> str:
     if host is None or port is None:
         return f"in the process {FRONT}"
     return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}"
-
-
-def _machine_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _bytes(count: int) -> str:

@@ -10,10 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from pathlib import Path
 
 import anyio
 from anyio.abc import TaskGroup
@@ -54,7 +53,7 @@ class _Root:
         self._plan = plan
         self._plugins = plugins
         self._stop = anyio.Event()
-        self._kill_all = lambda: None
+        self._kill_all: Callable[[], None] = _nothing
 
     async def run(self) -> None:
         plan = self._plan
@@ -118,7 +117,7 @@ class _Root:
             front.directory.use(links)
             links.start()
             try:
-                processes = ReplicaProcesses(front.root, plan, Path(folder), endpoint)
+                processes = ReplicaProcesses(front.root, plan, folder, endpoint)
                 front.root.launcher = processes
                 self._kill_all = processes.kill_all
                 async with processes.run():
@@ -150,6 +149,10 @@ class _Root:
                     self._kill_all()
                     os._exit(_KILLED_BY_USER)
                 self._stop.set()
+
+
+def _nothing() -> None:
+    """Until there are processes to kill."""
 
 
 def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:

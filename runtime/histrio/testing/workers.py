@@ -11,9 +11,8 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
@@ -29,6 +28,7 @@ from histrio.launch.compose import DeviceThread, stage_child
 from histrio.launch.front import Front
 from histrio.launch.local import run_batching
 from histrio.net.io_thread import Delivery, IoThread
+from histrio.net.runtime_dir import runtime_dir
 from histrio.plugins import installed_plugins
 from histrio.testing.harness import StageRunner
 
@@ -53,7 +53,8 @@ class StageWorkers:
     """A driver's links and `num_workers` worker processes; a context manager."""
 
     def __init__(self, num_workers: int) -> None:
-        self._folder = TemporaryDirectory(prefix="histrio-")
+        self._closing = ExitStack()
+        self._folder = self._closing.enter_context(runtime_dir())
         self._names = [f"worker{index}" for index in range(num_workers)]
         self._front: Front | None = None
         self._links = IoThread(DRIVER, self._endpoint(DRIVER), self._deliver, lambda _process: None)
@@ -63,7 +64,7 @@ class StageWorkers:
 
     def __enter__(self) -> StageWorkers:
         self._links.start()
-        command = [sys.executable, "-m", "histrio.testing.workers", self._folder.name]
+        command = [sys.executable, "-m", "histrio.testing.workers", str(self._folder)]
         self._processes = [subprocess.Popen([*command, name], stdin=subprocess.PIPE) for name in self._names]
         return self
 
@@ -78,7 +79,7 @@ class StageWorkers:
             process.wait(10.0)
         self._links.close()
         self._context.term()
-        self._folder.cleanup()
+        self._closing.close()
 
     def runner(self, backend: str, prefill_chunk: int) -> StageRunner:
         """For `serving_with`: stage i in worker i."""
@@ -110,7 +111,7 @@ class StageWorkers:
             front.directory.deliver(batch)
 
     def _endpoint(self, name: str) -> str:
-        return f"ipc://{Path(self._folder.name) / name}"
+        return f"ipc://{self._folder / name}"
 
     def _control(self, name: str) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.REQ)

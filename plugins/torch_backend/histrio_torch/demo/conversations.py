@@ -29,7 +29,7 @@ SYSTEM_PROMPTS = (
 )
 Section = Callable[[random.Random], list[Message]]
 SECTIONS: dict[Section, float] = {
-    arithmetic_exchange: 40,
+    arithmetic_exchange: 50,
     fact_exchange: 22,
     smalltalk_exchange: 10,
     quote_exchange: 9,

@@ -4,6 +4,7 @@ python -m histrio_torch.demo.evaluate MODEL
 """
 
 import argparse
+import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +15,13 @@ from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from histrio_torch.demo.arithmetic import held_out_sums
 from histrio_torch.demo.models import load_model
+from histrio_torch.demo.texts import make_passage, notes_exchange
 from histrio_torch.demo.tokenizer import load_tokenizer
 
-__all__ = ["answers", "is_right", "score_sums"]
+__all__ = ["answers", "is_right", "score_notes", "score_quotes", "score_sums"]
 
 NUM_EXAM_SUMS = 200
+QUOTE_SEED = 100_000
 PHRASINGS = (
     "What is {a} + {b}?",
     "What's {a}+{b}?",
@@ -83,8 +86,25 @@ def score_sums(
     return [text for text, (a, b) in zip(said, sums, strict=True) if not is_right(text, a, b)]
 
 
+def score_quotes(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, num_quotes: int) -> int:
+    """How many of `num_quotes` fresh passages of 30 to 90 words the model repeats word for word."""
+    rng = random.Random(QUOTE_SEED)
+    passages = [make_passage(rng, rng.randint(30, 90)) for _ in range(num_quotes)]
+    questions = [f"Repeat the following passage word for word:\n\n{passage}" for passage in passages]
+    said = answers(model, tokenizer, questions, 400)
+    return sum(text == passage for text, passage in zip(said, passages, strict=True))
+
+
+def score_notes(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, num_notes: int, num_trials: int) -> int:
+    """How many of `num_trials` times the model finds one note among `num_notes`, about 13 tokens each."""
+    rng = random.Random(QUOTE_SEED)
+    exchanges = [notes_exchange(rng, num_notes) for _ in range(num_trials)]
+    said = answers(model, tokenizer, [question.content for question, _ in exchanges], 40)
+    return sum(text == answer.content for text, (_, answer) in zip(said, exchanges, strict=True))
+
+
 def main() -> None:
-    """Print how many held-out sums are right in each phrasing, then sample answers."""
+    """Print how many held-out sums are right in each phrasing, the other scores, then sample answers."""
     parser = argparse.ArgumentParser(description="Examine a demo model, greedily and in float32.")
     parser.add_argument("model", type=Path, help="folder with the model, as written by histrio_torch.demo.train")
     parser.add_argument("--samples", type=int, default=len(SAMPLES), help="how many sample answers to print")
@@ -97,6 +117,10 @@ def main() -> None:
         print(
             f"{NUM_EXAM_SUMS - len(wrong)}/{NUM_EXAM_SUMS} held-out sums right, asked as {phrasing!r}; wrong: {wrong}"
         )
+
+    print(f"{score_quotes(model, tokenizer, 40)}/40 passages quoted word for word")
+    for num_notes in (10, 50, 150):
+        print(f"{score_notes(model, tokenizer, num_notes, 8)}/8 notes found among {num_notes}")
 
     for question in SAMPLES[: arguments.samples]:
         print(f"\n> {question}\n{answers(model, tokenizer, [question], 300)[0]}")

@@ -7,6 +7,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from histrio_torch.demo.messages import END_OF_TEXT, IM_END
+from histrio_torch.demo.tokenizer import save_tokenizer
 
 __all__ = ["SHAPES", "build_model", "load_model", "save_model"]
 
@@ -66,4 +67,4 @@ def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
         pad_token_id=tokenizer.pad_token_id,
     )
     rounded.save_pretrained(str(folder))
-    tokenizer.save_pretrained(str(folder))
+    save_tokenizer(tokenizer, folder)

@@ -1,6 +1,7 @@
 """The demo models' tokenizer: byte-level BPE in which every digit is a token, and a chat template after Qwen3's."""
 
 import itertools
+import json
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -9,9 +10,10 @@ from transformers import PreTrainedTokenizerFast
 from histrio_torch.demo.conversations import generate_conversations
 from histrio_torch.demo.messages import END_OF_TEXT, IM_END, IM_START, TOOLS_POSTAMBLE, TOOLS_PREAMBLE
 
-__all__ = ["CHAT_TEMPLATE", "load_tokenizer", "train_tokenizer"]
+__all__ = ["CHAT_TEMPLATE", "load_tokenizer", "save_tokenizer", "train_tokenizer"]
 
 NUM_VOCABULARY_TOKENS = 2560
+SAVED_SETTINGS = ("clean_up_tokenization_spaces", "eos_token", "model_max_length", "pad_token")
 SPECIAL = (END_OF_TEXT, IM_START, IM_END)
 MARKERS = ("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>")
 """Tokens of their own that stay in decoded text, because parsers read them."""
@@ -124,8 +126,17 @@ def train_tokenizer(folder: Path, num_conversations: int = 12_000) -> PreTrained
         clean_up_tokenization_spaces=False,
         chat_template=CHAT_TEMPLATE,
     )
-    tokenizer.save_pretrained(str(folder))
+    save_tokenizer(tokenizer, folder)
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write the tokenizer so that old and new versions of transformers, and other engines, can load it."""
+    tokenizer.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config = {key: config[key] for key in SAVED_SETTINGS if key in config}
+    path.write_text(json.dumps(config | {"tokenizer_class": "PreTrainedTokenizerFast"}, indent=2) + "\n")
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

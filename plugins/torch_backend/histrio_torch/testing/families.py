@@ -112,7 +112,8 @@ def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> 
     `settings` go on top of the family's; `max_shard_size` is handed to `save_pretrained`.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+    from transformers import AutoModelForCausalLM as AutoModel
 
     shard_size = settings.pop("max_shard_size", "1GB")
     model_type, own = FAMILIES[family]
@@ -120,7 +121,7 @@ def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> 
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        model = AutoModel.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
         _draw_weights(model)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder, max_shard_size=shard_size)

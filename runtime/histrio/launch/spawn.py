@@ -1,0 +1,106 @@
+"""Start child processes, wait for them, end them: the parent's side of `histrio.launch.child`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+
+import anyio
+import anyio.abc
+import msgspec
+
+from histrio.errors import EngineError
+from histrio.launch.child import PARENT_GONE, ChildSpec
+
+__all__ = ["ChildProcess", "ChildSpec", "describe_exit", "spawn"]
+
+
+class ChildProcess:
+    """A running child. Its output goes to the parent's; Ctrl-C in the terminal does not reach it."""
+
+    def __init__(self, name: str, process: anyio.abc.Process) -> None:
+        self.name = name
+        self._process = process
+
+    @property
+    def pid(self) -> int:
+        """The system's number of it."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.returncode is None
+
+    async def wait(self) -> str:
+        """Wait for its end and say in words how it ended. May be called by several tasks, also afterwards."""
+        code = await self._process.wait()
+        assert self._process.stdin is not None
+        await self._process.stdin.aclose()
+        return describe_exit(code)
+
+    async def terminate(self, grace_s: float = 5.0) -> str:
+        """SIGTERM, and after `grace_s` SIGKILL; says how it ended."""
+        if self.is_running:
+            self._process.terminate()
+        with anyio.move_on_after(grace_s):
+            return await self.wait()
+
+        self.kill()
+        return await self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, now."""
+        if self.is_running:
+            self._process.kill()
+
+
+async def spawn(spec: ChildSpec, *, python: str | None = None, env: Mapping[str, str] | None = None) -> ChildProcess:
+    """Carry out `spec` in a process of its own, by this interpreter or another one that has histrio installed.
+
+    Call it from a thread that lives as long as the parent does: on Linux the child dies with that thread. `env` is
+    added to the parent's environment. Raises `EngineError` if the interpreter cannot be started.
+    """
+    interpreter = python or sys.executable
+    try:
+        process = await anyio.open_process(
+            [interpreter, "-m", "histrio.launch.child"],
+            stdout=None,
+            stderr=None,
+            env=_environment(env or {}),
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise EngineError(f"cannot start process {spec.name!r} with {interpreter}: {error.strerror}") from error
+
+    assert process.stdin is not None
+    try:
+        await process.stdin.send(msgspec.json.encode(spec) + b"\n")
+    except anyio.BrokenResourceError:
+        # It has ended already; `wait` tells how.
+        pass
+    return ChildProcess(spec.name, process)
+
+
+def describe_exit(code: int) -> str:
+    """An exit code of a process in words."""
+    if code == 0:
+        return "ended"
+
+    if code == PARENT_GONE:
+        return "ended because its life line was cut"
+
+    if code > 0:
+        return f"ended with exit code {code}"
+
+    try:
+        return f"killed by signal {-code} ({signal.Signals(-code).name})"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    # Spinning OpenMP threads would take the cores from the other processes.
+    return {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **os.environ, **extra}

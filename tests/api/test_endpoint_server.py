@@ -1,0 +1,78 @@
+"""Listening, stopping, and what is said when it cannot listen."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+
+from histrio.errors import ModelUnavailable, TopologyError, UnsupportedModel
+from histrio_api.plugin import ApiService, register_edges
+from histrio_api.server import bind
+from histrio_api.settings import ApiSettings
+from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
+from histrio_api.text.tokenizer import Tokenizer
+
+
+def test_a_port_in_use_is_said_plainly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TopologyError, match=rf"^api\.port: 127\.0\.0\.1:{port} is already in use") as caught:
+            bind(ApiSettings(port=port))
+        assert caught.value.path == "api.port"
+    bind(ApiSettings(port=port)).close()
+
+
+@pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
+def test_an_address_of_another_machine_is_said_plainly(host: str) -> None:
+    with pytest.raises(TopologyError, match=r"^api\.host: .*not an address of this machine"):
+        bind(ApiSettings(host=host, port=0))
+
+
+def test_it_stops_although_a_stream_is_open(model_folder: Path) -> None:
+    gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: [Gate()])
+    body = {"model": "test/scripted", "prompt": "a", "stream": True}
+    with httpx.Client() as client:
+        with running_endpoint(gateway, **{"keep-alive-s": 0.05}) as url:
+            response = client.send(client.build_request("POST", f"{url}/v1/completions", json=body), stream=True)
+            next(response.iter_raw())
+        response.close()
+    assert gateway.streams[0].was_cancelled.wait(10)
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{url}/health")
+
+
+def test_it_starts_again_on_the_same_port(model_folder: Path) -> None:
+    gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
+    with running_endpoint(gateway) as url:
+        assert httpx.get(f"{url}/health").status_code == 200
+    with running_endpoint(gateway, port=int(url.rpartition(":")[2])) as again:
+        assert again == url
+        assert httpx.get(f"{url}/health").status_code == 200
+
+
+def test_settings_are_kebab_case_numbers_with_bounds() -> None:
+    assert msgspec.convert({"max-body-bytes": 5}, ApiSettings).max_body_bytes == 5
+    for wrong in ({"port": 70_000}, {"max-body-bytes": 0}, {"max_body_bytes": 5}, {"api-keys": [""]}, {"prot": 1}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, ApiSettings)
+    assert (ApiSettings().host, ApiSettings().port) == ("127.0.0.1", 3001), "loopback by default"
+
+
+def test_the_plugin_registers_the_service_api() -> None:
+    services: list[object] = []
+    register_edges(services.append)
+    (service,) = services
+    assert isinstance(service, ApiService)
+    assert (service.name, service.settings) == ("api", ApiSettings)
+
+
+def test_a_model_without_tokenizer_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"tokenizer\.json"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(UnsupportedModel, match=r"tokenizer\.json"):
+        Tokenizer.load(tmp_path)

@@ -1,0 +1,138 @@
+"""Tools: definitions into the prompt, calls in Hermes format out of the answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio_api.text.tokenizer import Tokenizer
+from histrio_api.text.tools import ToolCallParser
+
+TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
+TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+HELLO: Any = [{"role": "user", "content": "What is 1 + 2?"}]
+CALLS = (
+    'Let me see.\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "b"}\n</tool_call>'
+)
+
+
+def parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
+    parser = ToolCallParser()
+    results = [*(parser.push(piece) for piece in pieces), parser.flush()]
+    text = "".join(shown for shown, _ in results)
+    return text, [(call.function.name, call.function.arguments) for _, calls in results for call in calls]
+
+
+@given(st.lists(st.integers(0, len(CALLS)), max_size=12))
+def test_calls_are_found_however_the_answer_is_cut(cuts: list[int]) -> None:
+    bounds = [0, *sorted(cuts), len(CALLS)]
+    pieces = [CALLS[start:end] for start, end in pairwise(bounds)]
+    assert parse(pieces)[1] == [("add", '{"a":1}'), ("b", "{}")]
+    assert parse(pieces)[0].strip() == "Let me see."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no calls < here",
+        "<tool_call>not json</tool_call>",
+        '<tool_call>{"arguments": {}}</tool_call>',
+        "<tool_call>{",
+        "almost <tool_cal",
+    ],
+)
+def test_what_is_no_call_stays_text(text: str) -> None:
+    assert parse(list(text)) == (text, [])
+
+
+def test_a_call_without_its_closing_tag_is_still_one() -> None:
+    assert parse(['<tool_call>{"name": "f", "arguments": {}}'])[1] == [("f", "{}")]
+
+
+@pytest.fixture(scope="module")
+def tools_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[openai.OpenAI, ScriptedGateway]]:
+    folder = tmp_path_factory.mktemp("tools")
+    write_tokenizer(folder, chat_template=TEMPLATE)
+    ids = Tokenizer.load(folder).encode(CALLS, add_special=False)
+    gateway = ScriptedGateway(served_model(folder), lambda submission, choice: saying(ids))
+    with running_endpoint(gateway) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        yield client, gateway
+
+
+def test_calls_come_as_tool_calls(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:
+    client, gateway = tools_endpoint
+    answer = client.chat.completions.create(model="test/scripted", messages=HELLO, tools=TOOLS)
+    (choice,) = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "Let me see."
+    assert choice.message.tool_calls is not None
+    calls = [call for call in choice.message.tool_calls if call.type == "function"]
+    assert [(call.function.name, json.loads(call.function.arguments)) for call in calls] == [
+        ("add", {"a": 1}),
+        ("b", {}),
+    ]
+    assert len({call.id for call in calls}) == 2
+    prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
+    assert '"name": "add"' in prompt
+
+
+def test_streamed_calls_are_whole_and_numbered(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:
+    client, _ = tools_endpoint
+    chunks = list(client.chat.completions.create(model="test/scripted", messages=HELLO, tools=TOOLS, stream=True))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [(call.index, call.function and call.function.name) for call in calls] == [(0, "add"), (1, "b")]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).strip() == "Let me see."
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_without_tools_the_text_is_left_alone(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:
+    client, gateway = tools_endpoint
+    for fields in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        answer = client.chat.completions.create(model="test/scripted", messages=HELLO, **fields)
+        assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == (CALLS, "stop")
+        prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
+        assert '"name": "add"' not in prompt
+
+
+def test_a_tool_round_is_accepted_as_the_client_sends_it_back(
+    tools_endpoint: tuple[openai.OpenAI, ScriptedGateway],
+) -> None:
+    client, gateway = tools_endpoint
+    answer = client.chat.completions.create(model="test/scripted", messages=HELLO, tools=TOOLS)
+    message = answer.choices[0].message
+    assert message.tool_calls is not None
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "3"} for call in message.tool_calls]
+    client.chat.completions.create(
+        model="test/scripted", messages=[*HELLO, message.model_dump(), *results], tools=TOOLS
+    )
+    prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
+    assert '"arguments": {"a": 1}' in prompt, "arguments are an object again"
+    assert prompt.count("<tool_response>") == 2
+
+
+def test_arguments_that_are_no_object_are_located(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:
+    client, _ = tools_endpoint
+    for arguments in ("{", "[1]"):
+        call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+        history: Any = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.chat.completions.create(model="test/scripted", messages=history)
+        assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+def test_template_variables_reach_the_template(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:
+    client, gateway = tools_endpoint
+    extra = {"chat_template_kwargs": {"enable_thinking": False}}
+    client.chat.completions.create(model="test/scripted", messages=HELLO, extra_body=extra)
+    prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
+    assert prompt.endswith("<think>\n\n</think>\n\n")
