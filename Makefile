@@ -29,7 +29,7 @@ check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/examples/*.py
+	$(BIN)/mypy docs/*.py docs/examples/*.py
 
 format: $(INSTALLED) ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
+from histrio_api.choice import Choice
 from histrio_api.edge import Edge
-from histrio_api.generation import Choice, run_choices, start_generation
+from histrio_api.generation import run_choices, start_generation
 from histrio_api.prompts import completion_prompts
+from histrio_api.received import Received
 from histrio_api.schemas import CompletionRequest
 from histrio_api.service import open_edge
 from histrio_api.settings import ApiSettings
@@ -69,8 +71,8 @@ def test_ids_to_chunks(benchmark: BenchmarkFixture, edge: Edge, stop: list[str])
 
 
 async def _chunks(edge: Edge, request: CompletionRequest) -> int:
-    prompts = completion_prompts(edge, request)
-    generation = start_generation(edge, request, {}, prompts, None)
+    received = Received(request, {}, 0, time.perf_counter())
+    generation = start_generation(edge, received, completion_prompts(edge, request), None)
     chunks = ChatChunks(generation, "test/scripted", edge.fingerprint, "none")
     num_bytes = 0
 

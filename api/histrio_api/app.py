@@ -9,10 +9,9 @@ from litestar.config.cors import CORSConfig
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
 
-from histrio.errors import HistrioError
 from histrio_api.auth import require_key
 from histrio_api.edge import Edge
-from histrio_api.errors import on_histrio_error, on_http_exception, on_unexpected
+from histrio_api.errors import on_error, on_http_exception
 from histrio_api.routes import ROUTES
 
 __all__ = ["create_app"]
@@ -26,7 +25,7 @@ def create_app(edge: Edge) -> Litestar:
         guards=[require_key],
         exception_handlers=cast(
             "dict[int | type[Exception], Any]",
-            {HistrioError: on_histrio_error, HTTPException: on_http_exception, Exception: on_unexpected},
+            {HTTPException: on_http_exception, Exception: on_error},
         ),
         state=State({"edge": edge}),
         cors_config=CORSConfig(allow_origins=origins) if origins else None,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from histrio.errors import EngineError, ModelNotFound
+from histrio.errors import EngineError, ModelNotFound, Overloaded
 from histrio.gateway import Gateway
 from histrio_api.metrics import EndpointMetrics
 from histrio_api.settings import ApiSettings
@@ -31,6 +31,7 @@ class Edge:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     metrics: EndpointMetrics
+    _num_encoding: int = 0
 
     @cached_property
     def fingerprint(self) -> str:
@@ -68,4 +69,11 @@ class Edge:
         if num_chars <= self.settings.thread_encode_chars:
             return work()
 
-        return await to_thread.run_sync(work, limiter=self._encode_threads)
+        if self._num_encoding >= self.settings.max_encode_queue:
+            raise Overloaded("too many long prompts are waiting to be encoded; try again soon")
+
+        self._num_encoding += 1
+        try:
+            return await to_thread.run_sync(work, limiter=self._encode_threads)
+        finally:
+            self._num_encoding -= 1

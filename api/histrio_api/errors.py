@@ -21,9 +21,9 @@ __all__ = [
     "InvalidKey",
     "error_body",
     "from_validation",
-    "on_histrio_error",
+    "on_error",
     "on_http_exception",
-    "on_unexpected",
+    "presentable",
 ]
 
 logger = logging.getLogger(__name__)
@@ -101,20 +101,27 @@ def from_validation(error: msgspec.ValidationError, prefix: str = "") -> Request
     return RequestError(f"{path}: {text}" if path else text, param=path or None)
 
 
-def on_histrio_error(request: Request[Any, Any, Any], error: HistrioError) -> Response[bytes]:
-    """Handler for the errors we raise on purpose."""
-    request.app.state.edge.metrics.count_request(request.scope["path"], error.status)
+def presentable(error: Exception) -> HistrioError:
+    """What a client may see of an error. Of a bug it only learns that there is one; the log has the traceback."""
+    if isinstance(error, HistrioError) and (error.status != 500 or isinstance(error, GenerationFailed)):
+        return error
+
+    logger.error("a request failed with an unexpected error", exc_info=error)
+    return HistrioError("internal error; the server's log has the details")
+
+
+def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Handler for the errors we raise on purpose, and for bugs."""
+    shown = presentable(error)
+    request.app.state.edge.metrics.count_request(request.scope["path"], shown.status)
     headers = {}
-    if isinstance(error, Overloaded):
-        headers["retry-after"] = str(error.retry_after_s)
-    elif error.status == 503:
+    if isinstance(shown, Overloaded):
+        headers["retry-after"] = str(shown.retry_after_s)
+    elif shown.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S)
-    elif error.status == 401:
+    elif shown.status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.status == 500 and not isinstance(error, GenerationFailed):
-        logger.error("request failed", exc_info=error)
-        error = HistrioError("internal error; the server's log has the details")
-    return Response(error_body(error), status_code=error.status, headers=headers, media_type=MediaType.JSON)
+    return Response(error_body(shown), status_code=shown.status, headers=headers, media_type=MediaType.JSON)
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
@@ -130,15 +137,9 @@ def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> 
         case _ if error.status_code < 500:
             ours = RequestError("the request is malformed")
         case _:
-            return on_unexpected(request, error)
-    response = on_histrio_error(request, ours)
+            return on_error(request, error)
+    response = on_error(request, ours)
     if error.headers:
         for name, value in error.headers.items():
             response.headers.setdefault(name, value)
     return response
-
-
-def on_unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Handler for bugs: the log has the traceback, the client only learns that there is one."""
-    logger.error("unexpected error in %s", request.scope["path"], exc_info=error)
-    return on_histrio_error(request, GenerationFailed("internal error; the server's log has the details"))

@@ -1,105 +1,38 @@
-"""One request's generation: its choices, how their tokens become text, and its end whatever happens."""
+"""One request's generation: submitting it, reading its choices side by side, and its end whatever happens."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 from uuid import uuid4
 
 import anyio
 
-from histrio.errors import EngineError, RequestError, RequestTimeout
-from histrio.gateway import Delta, Submission, TokenStream
-from histrio.messages import RequestState, SamplingFields
+from histrio.errors import RequestError
+from histrio.gateway import Submission
+from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.prompts import Prompt, num_new_tokens
-from histrio_api.schemas import GenerationRequest, Usage
-from histrio_api.text.detokenizer import Detokenizer
-from histrio_api.text.stops import StopStrings
+from histrio_api.received import Received
+from histrio_api.schemas import ChatRequest, GenerationRequest, Usage
 
-__all__ = ["Choice", "Generation", "run_choices", "start_generation"]
+__all__ = ["Generation", "run_choices", "start_generation"]
 
 _UINT64 = 2**64 - 1
-
-TIME_LIMIT_TEXT = "time limit"
-"""In the reason of a request that admission ended because its time was over."""
-
-
-class Choice:
-    """One answer: takes deltas of ids, gives pieces of text."""
-
-    __slots__ = ("_detokenizer", "_ending", "_stops", "finish_reason", "index", "num_tokens", "prompt", "stream")
-
-    def __init__(self, index: int, prompt: Prompt, stream: TokenStream, ending: frozenset[int]) -> None:
-        self.index = index
-        self.prompt = prompt
-        self.stream = stream
-        self.num_tokens = 0
-        self.finish_reason = ""
-        """"stop" or "length" once the last piece was taken."""
-        self._ending = ending
-        self._detokenizer: Detokenizer
-        self._stops: StopStrings | None = None
-
-    def decode_with(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
-        """Set how ids become text; called once, before the first delta."""
-        self._detokenizer = detokenizer
-        self._stops = StopStrings(stops) if stops else None
-
-    def take(self, delta: Delta) -> str:
-        """The text a delta adds; sets `finish_reason` with the last. Raises `EngineError` if generation failed."""
-        state = delta.state
-        if state is RequestState.ERROR:
-            raise _error_of(delta)
-        if state is RequestState.CANCELLED:
-            raise EngineError("the server stopped this request; try again")
-
-        ids = delta.ids
-        if ids and ids[-1] in self._ending:
-            # The id that ends a text is counted, but is no part of it.
-            self.num_tokens += 1
-            ids = ids[:-1]
-        if self._stops is not None:
-            return self._take_until_stop(ids, self._stops, state)
-
-        self.num_tokens += len(ids)
-        text = self._detokenizer.push(ids)
-        if state.is_finished:
-            self.finish_reason = _finish_reason(state)
-            text += self._detokenizer.flush()
-        return text
-
-    def _take_until_stop(self, ids: list[int], stops: StopStrings, state: RequestState) -> str:
-        """Token by token, so that the count of tokens does not depend on how they were grouped into deltas."""
-        pieces: list[str] = []
-        for token_id in ids:
-            self.num_tokens += 1
-            pieces.append(stops.push(self._detokenizer.push((token_id,))))
-            if stops.is_stopped:
-                break
-
-        if state.is_finished and not stops.is_stopped:
-            pieces.append(stops.push(self._detokenizer.flush()))
-            pieces.append(stops.flush())
-        if stops.is_stopped:
-            self.finish_reason = "stop"
-            self.stream.cancel(RequestState.FINISHED_STOP)
-        elif state.is_finished:
-            self.finish_reason = _finish_reason(state)
-        return "".join(pieces)
 
 
 class Generation:
     """All choices of one request. `close()` must be called however the request ends."""
 
-    def __init__(self, edge: Edge, id_prefix: str) -> None:
+    def __init__(self, edge: Edge, id_prefix: str, arrived_s: float) -> None:
         self.id = f"{id_prefix}-{uuid4().hex}"
         self.created = int(time.time())
         self.choices: list[Choice] = []
         self.num_prompt_tokens = 0
         self._metrics = edge.metrics
-        self._started = time.perf_counter()
+        self._arrived_s = arrived_s
         self._is_closed = False
 
     @property
@@ -115,13 +48,15 @@ class Generation:
 
     async def read(self, choice: Choice, show: Callable[[Choice, str], Awaitable[None]]) -> None:
         """Show every piece of a choice's text; the last call of `show` has the choice's `finish_reason` set."""
-        metrics, last = self._metrics, self._started
-        histogram = metrics.first_token
+        metrics, last = self._metrics, 0.0
         async for delta in choice.stream:
             now = time.perf_counter()
             if num_tokens := len(delta.ids):
-                histogram.observe((now - last) / num_tokens, num_tokens if histogram is metrics.inter_token else 1)
-                histogram, last = metrics.inter_token, now
+                if last:
+                    metrics.inter_token.observe((now - last) / num_tokens, num_tokens)
+                else:
+                    metrics.first_token.observe(now - self._arrived_s)
+                last = now
             text = choice.take(delta)
             if choice.finish_reason:
                 await show(choice, text)
@@ -132,37 +67,37 @@ class Generation:
         raise GenerationFailed("generation ended without a reason")
 
     def close(self) -> None:
-        """Cancel what still runs, and count the request. Safe to call twice."""
+        """Cancel what still runs, and count the request if it was taken. Safe to call twice."""
         for choice in self.choices:
             if not choice.finish_reason:
                 choice.stream.cancel()
-        if not self._is_closed:
+        if self.choices and not self._is_closed:
             self._is_closed = True
             usage = self.usage
-            elapsed_s = time.perf_counter() - self._started
+            elapsed_s = time.perf_counter() - self._arrived_s
             self._metrics.count_finished(usage.prompt_tokens, usage.completion_tokens, elapsed_s)
 
 
-def start_generation(
-    edge: Edge, request: GenerationRequest, sampling: SamplingFields, prompts: Sequence[Prompt], wanted: int | None
-) -> Generation:
-    """Submit every prompt: all or none. Raises `RequestError`, `Overloaded`, `EngineError`."""
+def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prompt], wanted: int | None) -> Generation:
+    """Submit every prompt: all or none; `wanted` new tokens each, or as many as fit.
+
+    Raises `RequestError`, `Overloaded`, `EngineError`.
+    """
+    request: GenerationRequest = received.request
     stops = _checked_stops(edge, request)
     if request.n > edge.settings.max_choices:
         raise RequestError(f"n: at most {edge.settings.max_choices} choices are accepted", param="n")
     if request.stream_options.include_usage and not request.stream:
         raise RequestError("stream_options: only allowed when stream is true", param="stream_options")
 
-    edge.gateway.check_sampling(sampling)
-    is_chat = hasattr(request, "messages")
+    edge.gateway.check_sampling(received.sampling)
+    is_chat = isinstance(request, ChatRequest)
     param = "messages" if is_chat else "prompt"
     rooms = [num_new_tokens(edge.gateway.model, prompt, wanted, param) for prompt in prompts]
-    edge.require_accepting()
-
-    generation = Generation(edge, "chatcmpl" if is_chat else "cmpl")
+    generation = Generation(edge, "chatcmpl" if is_chat else "cmpl", received.arrived_s)
     try:
         for prompt, room in zip(prompts, rooms, strict=True):
-            _add_choices(edge, generation, prompt, _submission(edge, request, sampling, prompt, room))
+            _submit(edge, generation, prompt, _submission(edge, received, prompt, room))
     except BaseException:
         generation.close()
         raise
@@ -195,14 +130,12 @@ async def run_choices(generation: Generation, show: Callable[[Choice, str], Awai
         raise errors[0]
 
 
-def _submission(
-    edge: Edge, request: GenerationRequest, sampling: SamplingFields, prompt: Prompt, max_new_tokens: int
-) -> Submission:
-    model = edge.gateway.model
+def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> Submission:
+    model, request = edge.gateway.model, received.request
     return Submission(
         ids=prompt.ids,
         max_new_tokens=max_new_tokens,
-        sampling=model.default_sampling | sampling,
+        sampling=model.default_sampling | received.sampling,
         eos_ids=[] if request.ignore_eos else model.eos_ids,
         stop_ids=request.stop_token_ids,
         seed=None if request.seed is None else request.seed & _UINT64,
@@ -210,7 +143,7 @@ def _submission(
     )
 
 
-def _add_choices(edge: Edge, generation: Generation, prompt: Prompt, submission: Submission) -> None:
+def _submit(edge: Edge, generation: Generation, prompt: Prompt, submission: Submission) -> None:
     ending = frozenset(submission.eos_ids).union(submission.stop_ids)
     for stream in edge.gateway.submit(submission):
         generation.choices.append(Choice(len(generation.choices), prompt, stream, ending))
@@ -224,16 +157,11 @@ def _checked_stops(edge: Edge, request: GenerationRequest) -> list[str]:
         if len(entries) > limit:
             raise RequestError(f"{name}: at most {limit} entries are accepted", param=name)
 
+    vocab_size = edge.gateway.model.vocab_size
+    if any(token_id >= vocab_size for token_id in request.stop_token_ids):
+        raise RequestError(f"stop_token_ids: token ids must be below {vocab_size}", param="stop_token_ids")
+
     max_chars = edge.settings.max_stop_chars
     if any(not 1 <= len(stop) <= max_chars for stop in stops):
         raise RequestError(f"stop: an entry must have 1 to {max_chars} characters", param="stop")
     return stops
-
-
-def _finish_reason(state: RequestState) -> str:
-    return "length" if state is RequestState.FINISHED_MAX_LENGTH else "stop"
-
-
-def _error_of(delta: Delta) -> EngineError:
-    reason = delta.reason or "generation failed"
-    return RequestTimeout(reason) if TIME_LIMIT_TEXT in reason else GenerationFailed(reason)

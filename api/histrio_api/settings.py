@@ -47,4 +47,6 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     thread_encode_chars: _Count = 16_384
     """Prompts longer than this are rendered and encoded in a thread, so that running streams don't wait."""
     max_encode_threads: _Count = 2
-    """Threads that encode long prompts at the same time; further ones queue."""
+    """Threads that encode long prompts at the same time."""
+    max_encode_queue: _Count = 64
+    """Most long prompts that are encoded or wait for it; further ones get 429."""

@@ -6,17 +6,18 @@ Per token only the text itself is encoded; everything else of a chunk is the sam
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import msgspec
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
 
-from histrio_api.generation import Choice, Generation
+from histrio_api.choice import Choice
+from histrio_api.generation import Generation
 from histrio_api.schemas import CalledTool, UsageStats
 
-__all__ = ["DONE", "ChatChunks", "CompletionChunks", "EventStream", "error_event"]
+__all__ = ["DONE", "ChatChunks", "CompletionChunks", "EventSource", "EventStream", "Write", "error_event"]
 
 DONE = b"data: [DONE]\n\n"
 
@@ -94,26 +95,29 @@ def error_event(body: bytes) -> bytes:
     return b"data: " + body + b"\n\n"
 
 
+class EventSource(Protocol):
+    """Where a stream's events come from."""
+
+    async def produce(self, write: Write) -> None:
+        """Write all events, then return; cancelled if the client leaves."""
+
+    def comment(self) -> bytes:
+        """What is waited for, in a word: sent while nothing is written."""
+
+    def close(self, is_complete: bool) -> None:
+        """Called once, whatever happened; `is_complete` if all was sent."""
+
+
 class EventStream(ASGIResponse):
-    """Sends what `produce` writes, and comments while it is silent. Always calls `close`, also if the client leaves."""
+    """Sends what a source writes, and comments while it is silent; always closes the source."""
 
     _should_set_content_length = False
 
-    def __init__(
-        self,
-        produce: Callable[[Write], Awaitable[None]],
-        *,
-        comment: Callable[[], bytes],
-        close: Callable[[bool], None],
-        keep_alive_s: float,
-        headers: dict[str, Any],
-    ) -> None:
-        """`comment` names what is waited for; `close` learns whether everything was sent."""
+    def __init__(self, source: EventSource, *, keep_alive_s: float, headers: dict[str, Any]) -> None:
+        """A comment is sent before the stream was silent for `keep_alive_s` seconds."""
         stream_headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
         super().__init__(headers=stream_headers | headers, media_type="text/event-stream")
-        self._produce = produce
-        self._comment = comment
-        self._close = close
+        self._source = source
         self._keep_alive_s = keep_alive_s
         self._num_events = 0
         self._is_complete = False
@@ -123,7 +127,7 @@ class EventStream(ASGIResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._close(self._is_complete)
+            self._source.close(self._is_complete)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Run the producer until it is through or the client has left."""
@@ -135,7 +139,7 @@ class EventStream(ASGIResponse):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._watch_client, receive, tasks.cancel_scope)
             tasks.start_soon(self._keep_alive, send)
-            await self._produce(write)
+            await self._source.produce(write)
             self._is_complete = True
             tasks.cancel_scope.cancel()
         if self._is_complete:
@@ -151,7 +155,7 @@ class EventStream(ASGIResponse):
         num_events = -1
         while True:
             if num_events == self._num_events:
-                body = b": " + self._comment() + b"\n\n"
+                body = b": " + self._source.comment() + b"\n\n"
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             num_events = self._num_events
             await anyio.sleep(self._keep_alive_s / 2)

@@ -95,3 +95,22 @@ def test_other_threads_may_post_to_a_loop() -> None:
         return [line for line in log if line.startswith("end")]
 
     assert asyncio.run(run()) == [f"end {slot}" for slot in range(20, 1020)]
+
+
+def test_actors_hear_once_that_nothing_comes_any_more() -> None:
+    class Idler(Recorder):
+        def idle(self) -> None:
+            self.log.append("idle")
+
+    log: list[str] = []
+    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)))
+    dispatcher.host("idler", Idler(log))
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    dispatcher.post("idler", Close(5))
+    eventually(lambda: "idle" in log)
+    dispatcher.post("idler", Close(6))
+    eventually(lambda: log.count("idle") == 2)
+    dispatcher.stop()
+    thread.join(5.0)
+    assert log == ["begin 5", "end 5", "flush", "idle", "begin 6", "end 6", "flush", "idle"]

@@ -20,7 +20,7 @@ from histrio.hooks import EdgeContext
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
-from histrio_api.generation import TIME_LIMIT_TEXT
+from histrio_api.choice import TIME_LIMIT_TEXT
 from histrio_api.plugin import ApiService
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_samplers.temperature import Temperature

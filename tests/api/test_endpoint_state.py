@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from histrio.errors import Overloaded
 from histrio_api.metrics import EndpointMetrics, Histogram, exposition
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def test_metrics_count_what_happened(endpoint: Endpoint) -> None:
     endpoint.chat()
     endpoint.chat(stream=True)
     endpoint.chat(n=0)
+    endpoint.gateway.refusal = Overloaded("no credit left")
+    endpoint.chat()
     endpoint.http.get("/scanner/1")
     endpoint.http.get("/scanner/2")
     after = samples(endpoint)
@@ -65,11 +68,12 @@ def test_metrics_count_what_happened(endpoint: Endpoint) -> None:
     assert gained('histrio_http_requests_total{path="/v1/chat/completions",status="200"}') == 2
     assert gained('histrio_http_requests_total{path="/v1/chat/completions",status="400"}') == 1
     assert gained('histrio_http_requests_total{path="other",status="404"}') == 2
+    assert gained('histrio_http_requests_total{path="/v1/chat/completions",status="429"}') == 1
     num_tokens = len(endpoint.ids("some words")) + 1
     assert gained("histrio_http_completion_tokens_total") == 2 * num_tokens
     assert gained("histrio_time_to_first_token_seconds_count") == 2
     assert gained("histrio_inter_token_seconds_count") == 2 * (num_tokens - 1)
-    assert gained("histrio_request_seconds_count") == 2
+    assert gained("histrio_request_seconds_count") == 2, "refused requests take no time"
 
 
 def test_the_gateways_own_metrics_are_shown(endpoint: Endpoint) -> None:

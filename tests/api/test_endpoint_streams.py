@@ -72,7 +72,7 @@ def test_a_lively_stream_gets_no_comments(endpoint: Endpoint) -> None:
         ([Delta([], RequestState.ERROR, "the request did not finish within its time limit")], 504, "request_timeout"),
         ([Delta([], RequestState.CANCELLED)], 503, "engine_unavailable"),
         ([], 500, "generation_failed"),
-        ([RuntimeError("secret detail")], 500, "generation_failed"),
+        ([RuntimeError("secret detail")], 500, "internal_error"),
     ],
 )
 def test_an_error_ends_a_stream_with_an_error_event(

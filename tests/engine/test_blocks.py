@@ -15,11 +15,11 @@ def test_a_pool_grants_no_more_than_it_has() -> None:
     pool.check_integrity()
 
 
-def test_returned_blocks_are_leased_again_oldest_first() -> None:
+def test_the_last_block_returned_is_the_first_leased_again() -> None:
     pool = BlockPool(3, first_id=10)
-    pool.lease(3)
-    pool.give_back([12, 10])
-    assert pool.lease(2) == [12, 10]
+    pool.lease(2)
+    pool.give_back([11, 10])
+    assert pool.lease(3) == [10, 11, 12]
 
 
 def test_returning_a_block_twice_is_an_error() -> None:

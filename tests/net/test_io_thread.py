@@ -141,15 +141,18 @@ def test_queue_limit_counts_bytes(node):
         root.io.send("engine.1", "stage0", large)
 
 
-def test_dialled_process_that_never_answers_is_lost(node, sockets, until):
-    engine = node("engine.1", limits=LinkLimits(stall_timeout_s=0.3))
+@pytest.mark.parametrize("num_messages", [0, 3])
+def test_dialled_process_that_never_answers_is_lost(node, sockets, until, num_messages):
+    engine = node("engine.1", limits=LinkLimits(connect_timeout_s=0.3))
     engine.io.connect("root.1", f"ipc://{sockets}/nobody")
+    for slot in range(num_messages):
+        engine.io.send("root.1", "kv", Close(slot=slot))
     until(lambda: engine.lost)
     assert engine.lost == ["root.1"]
 
 
 def test_process_that_never_dials_is_lost_with_what_waits_for_it(node, until):
-    root = node("root.1", limits=LinkLimits(stall_timeout_s=0.3))
+    root = node("root.1", limits=LinkLimits(connect_timeout_s=0.3))
     root.io.send("engine.1", "kv", Drain())
     until(lambda: root.lost)
     assert root.lost == ["engine.1"]
@@ -230,6 +233,19 @@ def test_stopped_process_is_lost(node, child, until):
     assert root.lost == ["engine.1"]
     assert root.messages("engine.1") == root.messages("engine.1")[:1]
     assert program.poll() is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
+def test_stopped_process_with_full_buffers_is_lost(node, child, until):
+    root = node("root.1", limits=LinkLimits(high_water_mark=1, stall_timeout_s=0.5))
+    stopped = child("echo", "engine.1", root)
+    until(lambda: root.heard)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    values = np.zeros(1 << 20, np.float32)
+    for step in range(4):
+        root.io.send("engine.1", "stage0", Step(step, 1, [], [], [Tensor("float32", values.shape, values)]))
+    until(lambda: root.lost)
+    assert root.lost == ["engine.1"]
 
 
 def test_last_words_are_heard_before_the_loss(node, child, until):

@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from histrio.backend import StepBatch
 from histrio_torch.attention import (
     ATTENTION_NAME,
     attend,
@@ -20,6 +18,7 @@ from histrio_torch.attention import (
     register_attention,
 )
 from histrio_torch.pages import LayerShape, PagedCache
+from histrio_torch.testing.batches import make_batch
 
 PAGE_SIZE = 8
 
@@ -94,26 +93,6 @@ class Bench:
         wanted = [dense_attention(row, layer or self.layer)[: row.num_computed] for row in self.rows]
         pairs = zip(self.rows, wanted, strict=True)
         return [float((torch.cat(row.outputs).double() - want).abs().max()) for row, want in pairs]
-
-
-def make_batch(rows: list[tuple[int, int, list[int]]]) -> StepBatch:
-    """Rows of (start, new tokens, pages)."""
-    starts, counts, tables = zip(*rows, strict=True)
-    block_tables = np.zeros((len(rows), max(map(len, tables))), np.int32)
-    for row, table in enumerate(tables):
-        block_tables[row, : len(table)] = table
-    spans = [np.arange(start, start + count, dtype=np.int64) for start, count in zip(starts, counts, strict=True)]
-    return StepBatch(
-        slots=np.arange(len(rows), dtype=np.int32),
-        starts=np.asarray(starts, np.int32),
-        num_tokens=np.asarray(counts, np.int32),
-        num_sampled=np.ones(len(rows), np.int32),
-        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
-        block_tables=block_tables,
-        positions=np.concatenate(spans),
-        token_ids=None,
-        hidden=[],
-    )
 
 
 def dense_attention(row: Row, layer: Layer) -> Tensor:

@@ -8,8 +8,9 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
+from histrio_api.choice import Choice
 from histrio_api.edge import Edge
-from histrio_api.generation import Choice, Generation, run_choices, start_generation
+from histrio_api.generation import Generation, run_choices, start_generation
 from histrio_api.prompts import chat_prompt
 from histrio_api.routes.common import (
     HttpRequest,
@@ -30,13 +31,14 @@ __all__ = ["chat_completions"]
 async def chat_completions(request: HttpRequest) -> ASGIResponse:
     """Answer a chat, at once or as a stream."""
     edge = edge_of(request)
-    chat, sampling, num_body_bytes = await read_request(request, ChatRequest)
+    received = await read_request(request, ChatRequest)
+    chat = received.request
     wanted = _num_wanted(chat)
     has_tools = bool(chat.tools) and chat.tool_choice == "auto"
     if has_tools and edge.tokenizer.hides(CALL_OPEN):
         chat.skip_special_tokens = False
-    prompt = await edge.run_text(partial(chat_prompt, edge, chat), num_body_bytes)
-    generation = start_generation(edge, chat, sampling, [prompt], wanted)
+    prompt = await edge.run_text(partial(chat_prompt, edge, chat), received.num_body_bytes)
+    generation = start_generation(edge, received, [prompt], wanted)
     if chat.stream:
         return _stream(request, chat, generation, has_tools)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import anyio
@@ -11,18 +11,15 @@ import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
-from histrio.errors import HistrioError
-from histrio.messages import SamplingFields
+from histrio_api.choice import Choice
 from histrio_api.edge import Edge
-from histrio_api.errors import GenerationFailed, error_body
-from histrio_api.fields import decode_object, split_fields
-from histrio_api.generation import Choice, Generation, run_choices
+from histrio_api.errors import error_body, presentable
+from histrio_api.generation import Generation, run_choices
+from histrio_api.received import Received, receive
 from histrio_api.schemas import GenerationRequest
 from histrio_api.sse import EventStream, Write, error_event
 
 __all__ = ["HttpRequest", "answer_at_once", "edge_of", "json_response", "read_request", "stream_events"]
-
-logger = logging.getLogger(__name__)
 
 HttpRequest = Request[Any, Any, Any]
 R = TypeVar("R", bound=GenerationRequest)
@@ -42,13 +39,9 @@ def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIRe
     return ASGIResponse(body=msgspec.json.encode(content), headers=headers)
 
 
-async def read_request(request: HttpRequest, kind: type[R]) -> tuple[R, SamplingFields, int]:
-    """The checked request, its sampling fields, and the size of its body in bytes. Raises `RequestError`."""
-    edge = edge_of(request)
-    body = await request.body()
-    checked, sampling = split_fields(decode_object(body), kind, edge.sampling_fields)
-    edge.require_model(checked.model)
-    return checked, sampling, len(body)
+async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
+    """The checked request. Raises `RequestError`, and `EngineError` while nothing can be generated."""
+    return receive(edge_of(request), await request.body(), kind)
 
 
 async def answer_at_once(
@@ -76,31 +69,38 @@ def stream_events(
 ) -> EventStream:
     """The response that streams what `produce` writes; an error on the way becomes the last event."""
     edge = edge_of(request)
-    status = 200
+    source = _GenerationEvents(generation, produce, partial(edge.metrics.count_request, request.scope["path"]))
+    return EventStream(source, keep_alive_s=edge.settings.keep_alive_s, headers={"x-request-id": generation.id})
 
-    async def produce_or_report(write: Write) -> None:
-        nonlocal status
+
+class _GenerationEvents:
+    """The event source of a generation; `count` is told the status when all is over."""
+
+    def __init__(
+        self, generation: Generation, produce: Callable[[Write], Awaitable[None]], count: Callable[[int], None]
+    ) -> None:
+        self._generation = generation
+        self._produce = produce
+        self._count = count
+        self._status = 200
+
+    async def produce(self, write: Write) -> None:
+        """All events; the headers are out, so an error has to be one of them."""
         try:
-            await produce(write)
-        except HistrioError as error:
-            status = error.status
-            await write(error_event(error_body(error)))
-        except Exception:
-            logger.exception("a stream broke off")
-            status = 500
-            await write(error_event(error_body(GenerationFailed("internal error; the server's log has the details"))))
+            await self._produce(write)
+        except Exception as error:
+            shown = presentable(error)
+            self._status = shown.status
+            await write(error_event(error_body(shown)))
 
-    def close(is_complete: bool) -> None:
-        generation.close()
-        edge.metrics.count_request(request.scope["path"], status if is_complete else STATUS_CLIENT_LEFT)
+    def comment(self) -> bytes:
+        """Whether a failed process is being replaced."""
+        return b"recovering" if self._generation.is_recovering else b"ping"
 
-    return EventStream(
-        produce_or_report,
-        comment=lambda: b"recovering" if generation.is_recovering else b"ping",
-        close=close,
-        keep_alive_s=edge.settings.keep_alive_s,
-        headers={"x-request-id": generation.id},
-    )
+    def close(self, is_complete: bool) -> None:
+        """Cancel what still runs, and count the request."""
+        self._generation.close()
+        self._count(self._status if is_complete else STATUS_CLIENT_LEFT)
 
 
 async def _run(generation: Generation, show: Callable[[Choice, str], Awaitable[None]]) -> Exception | None:

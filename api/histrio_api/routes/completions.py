@@ -7,8 +7,9 @@ from functools import partial
 from litestar import post
 from litestar.response.base import ASGIResponse
 
+from histrio_api.choice import Choice
 from histrio_api.edge import Edge
-from histrio_api.generation import Choice, Generation, run_choices, start_generation
+from histrio_api.generation import Generation, run_choices, start_generation
 from histrio_api.prompts import completion_prompts
 from histrio_api.routes.common import (
     HttpRequest,
@@ -28,9 +29,10 @@ __all__ = ["completions"]
 async def completions(request: HttpRequest) -> ASGIResponse:
     """Continue one or several prompts, at once or as a stream."""
     edge = edge_of(request)
-    wanted, sampling, num_body_bytes = await read_request(request, CompletionRequest)
-    prompts = await edge.run_text(partial(completion_prompts, edge, wanted), num_body_bytes)
-    generation = start_generation(edge, wanted, sampling, prompts, wanted.max_tokens)
+    received = await read_request(request, CompletionRequest)
+    wanted = received.request
+    prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
+    generation = start_generation(edge, received, prompts, wanted.max_tokens)
     if wanted.stream:
         return _stream(request, wanted, generation)
 

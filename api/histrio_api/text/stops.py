@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["StopStrings", "partial_start"]
+__all__ = ["StopStrings", "Wanted"]
 
 
 class StopStrings:
@@ -17,7 +17,7 @@ class StopStrings:
     __slots__ = ("_held", "_stops", "is_stopped")
 
     def __init__(self, stops: Sequence[str]) -> None:
-        self._stops = tuple(stops)
+        self._stops = Wanted(stops)
         self._held = ""
         self.is_stopped = False
         """Whether a stop string was found; nothing comes out afterwards."""
@@ -34,7 +34,7 @@ class StopStrings:
             self._held = ""
             return text[:start]
 
-        cut = partial_start(text, self._stops)
+        cut = self._stops.partial_start(text)
         self._held = text[cut:]
         return text[:cut]
 
@@ -45,16 +45,25 @@ class StopStrings:
 
     def _find(self, text: str) -> int | None:
         """Where the first completed stop string begins."""
-        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops.strings if (at := text.find(stop)) >= 0]
         return min(found)[1] if found else None
 
 
-def partial_start(text: str, wanted: Sequence[str]) -> int:
-    """Where the longest tail of `text` that is a proper prefix of a wanted string begins; its length if none is."""
-    longest = max(map(len, wanted)) - 1
-    firsts = {string[0] for string in wanted}
-    for at in range(max(0, len(text) - longest), len(text)):
-        if text[at] in firsts and any(string.startswith(text[at:]) for string in wanted):
-            return at
+class Wanted:
+    """Strings looked for in a stream of text, prepared for the question what could still become one."""
 
-    return len(text)
+    __slots__ = ("_firsts", "_num_tail_chars", "strings")
+
+    def __init__(self, strings: Sequence[str]) -> None:
+        """`strings`: at least one, none empty."""
+        self.strings = tuple(strings)
+        self._firsts = frozenset(string[0] for string in strings)
+        self._num_tail_chars = max(map(len, strings)) - 1
+
+    def partial_start(self, text: str) -> int:
+        """Where the longest tail that is a proper prefix of a wanted string begins; the text's length if none is."""
+        for at in range(max(0, len(text) - self._num_tail_chars), len(text)):
+            if text[at] in self._firsts and any(string.startswith(text[at:]) for string in self.strings):
+                return at
+
+        return len(text)

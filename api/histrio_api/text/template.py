@@ -1,25 +1,18 @@
-"""The model's chat template: messages to the text it was trained on.
-
-Templates are programs from strangers, so they run in jinja's immutable sandbox, with the environment that the hub's
-templates are written for (block trimming, `tojson`, `raise_exception`, `strftime_now`, `{% generation %}`).
-"""
+"""The model's chat template: messages to the text it was trained on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import meta, nodes
-from jinja2.ext import Extension, loopcontrols
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import meta
 
 from histrio.errors import RequestError, UnsupportedModel
+from histrio_api.text.sandbox import template_environment
 
 __all__ = ["ChatTemplate", "Message", "load_chat_template"]
 
@@ -46,8 +39,8 @@ class ChatTemplate:
         """Names a request may set (`enable_thinking` …): those the template reads and nobody else gives."""
         names: set[str] = set()
         for source in self._sources.values():
-            names |= meta.find_undeclared_variables(_environment().parse(source))
-        return frozenset(names - _OURS - self._special_tokens.keys() - _environment().globals.keys())
+            names |= meta.find_undeclared_variables(template_environment().parse(source))
+        return frozenset(names - _OURS - self._special_tokens.keys() - template_environment().globals.keys())
 
     @property
     def knows_developer(self) -> bool:
@@ -163,47 +156,6 @@ def _as_parts(message: Message) -> Message:
 
 def _compile(name: str, source: str) -> jinja2.Template:
     try:
-        return _environment().from_string(source)
+        return template_environment().from_string(source)
     except jinja2.TemplateSyntaxError as error:
         raise UnsupportedModel(f"chat template {name!r}, line {error.lineno}: {error.message}") from error
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, loopcontrols]
-    )
-    environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-class _GenerationBlock(Extension):
-    """`{% generation %}…{% endgeneration %}` marks what a model is trained on; to a prompt it means nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 - declared so by jinja
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        """The block's own statements, in a scope of their own as training tools have it."""
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return [nodes.Scope(body, lineno=line)]
-
-
-def _tojson(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """JSON as models were trained on it: jinja's own filter would escape `<`, `>`, `&` and quotes for HTML."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(pattern: str) -> str:
-    return datetime.now().strftime(pattern)

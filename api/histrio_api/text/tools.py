@@ -8,12 +8,14 @@ from uuid import uuid4
 import msgspec
 
 from histrio_api.schemas import CalledFunction, CalledTool
-from histrio_api.text.stops import partial_start
+from histrio_api.text.stops import Wanted
 
 __all__ = ["CALL_CLOSE", "CALL_OPEN", "ToolCallParser"]
 
 CALL_OPEN = "<tool_call>"
 CALL_CLOSE = "</tool_call>"
+
+_OPENING = Wanted([CALL_OPEN])
 
 
 class ToolCallParser:
@@ -52,7 +54,7 @@ class ToolCallParser:
         before, found, after = self._buffer.partition(tag)
         if not found:
             if not self._is_inside:
-                cut = partial_start(self._buffer, [CALL_OPEN])
+                cut = _OPENING.partial_start(self._buffer)
                 shown.append(self._visible(self._buffer[:cut]))
                 self._buffer = self._buffer[cut:]
             return False

@@ -23,9 +23,10 @@ ATTENTION_NAME = "histrio_paged"
 
 @dataclass(frozen=True, slots=True)
 class _Scoring:
-    """How a layer turns products into weights."""
+    """Which keys a layer sees, and how it turns products into weights."""
 
     scale: float
+    window: int | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
     """[heads] a logit of each head that takes weight and gives nothing."""
@@ -49,7 +50,8 @@ def attend(
     position p sees keys in (p - window, p]. Scores are `softcap * tanh(score / softcap)` with one (Gemma 2).
     """
     cache.write(layer_index, key, value)
-    return _attend_pages(cache, layer_index, query, window, _Scoring(scale, softcap, sinks))
+    scoring = _Scoring(scale, window, softcap, sinks)
+    return _attend_pages(cache, layer_index, (query, key, value), scoring)
 
 
 def write_latent(cache: PagedCache, layer_index: int, latent: Tensor) -> None:
@@ -66,7 +68,7 @@ def attend_latent(
     `value_dim` numbers of each latent.
     """
     write_latent(cache, layer_index, latent)
-    return _attend_pages(cache, layer_index, query, None, _Scoring(scale))[..., :value_dim]
+    return _attend_pages(cache, layer_index, (query, latent, None), _Scoring(scale))[..., :value_dim]
 
 
 def paged_attention_forward(
@@ -115,12 +117,15 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     return None
 
 
-def _attend_pages(cache: PagedCache, layer_index: int, query: Tensor, window: int | None, scoring: _Scoring) -> Tensor:
+def _attend_pages(
+    cache: PagedCache, layer_index: int, inputs: tuple[Tensor, Tensor, Tensor | None], scoring: _Scoring
+) -> Tensor:
+    query, key, value = inputs
     shape = cache.layers[layer_index]
     num_tokens, num_heads, _ = query.shape
     output = query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
-    for group in cache.groups(window):
-        keys, values = cache.gather(layer_index, group)
+    for group in cache.groups(scoring.window):
+        keys, values = cache.gather(layer_index, group, key, value)
         queries = _fold(query[group.tokens], group, shape.num_kv_heads)
         weights = _weights(queries, keys, group, scoring)
         _unfold(torch.bmm(weights, keys if values is None else values), output, group)

@@ -112,24 +112,24 @@ class TorchStage:
         assert self._spec is not None
         positions = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
         if self._spec.is_first:
-            return {"input_ids": positions, "position_ids": positions, "use_cache": False}
+            return _arguments("input_ids", positions, positions)
 
-        hidden_size = stage.model.config.hidden_size
-        hidden = torch.ones(1, 1, hidden_size, dtype=stage.dtype, device=stage.device)
-        stage.relay.received = hidden
-        return {"inputs_embeds": hidden, "position_ids": positions, "use_cache": False}
+        hidden = torch.ones(1, 1, stage.model.config.hidden_size, dtype=stage.dtype, device=stage.device)
+        return self._receive(stage, hidden, positions)
 
     def _inputs(self, batch: StepBatch) -> dict[str, Any]:
         assert self._stage is not None
         stage = self._stage
         positions = torch.from_numpy(batch.positions)[None].to(stage.device)
         if batch.token_ids is not None:
-            ids = torch.from_numpy(batch.token_ids)[None].to(stage.device)
-            return {"input_ids": ids, "position_ids": positions, "use_cache": False}
+            return _arguments("input_ids", torch.from_numpy(batch.token_ids)[None].to(stage.device), positions)
 
-        hidden = from_wire(batch.hidden[0], stage.dtype, stage.device)[None]
+        return self._receive(stage, from_wire(batch.hidden[0], stage.dtype, stage.device)[None], positions)
+
+    def _receive(self, stage: StageModel, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
         stage.relay.received = hidden
-        return {"inputs_embeds": hidden, "position_ids": positions, "use_cache": False}
+        # The proxies hand over what was received; what goes in here is of no account, and some models scale it in place.
+        return _arguments("inputs_embeds", torch.zeros_like(hidden), positions)
 
     def _run_layers(self, inputs: dict[str, Any]) -> torch.Tensor:
         assert self._stage is not None
@@ -143,6 +143,10 @@ class TorchStage:
         keep = torch.from_numpy(sampled).to(self._stage.device)
         logits: torch.Tensor = self._stage.model(**inputs, logits_to_keep=keep).logits
         return logits[0]
+
+
+def _arguments(name: str, inputs: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
+    return {name: inputs, "position_ids": positions, "use_cache": False}
 
 
 def _sampled_tokens(batch: StepBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

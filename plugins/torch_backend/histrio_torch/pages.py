@@ -15,9 +15,14 @@ import torch
 from torch import Tensor
 
 from histrio.backend import StepBatch
+from histrio_torch.residents import Arena, ResidentRows, Residents
 from histrio_torch.row_groups import RowGroup, group_rows
 
 __all__ = ["DeviceGroup", "LayerShape", "PagedCache"]
+
+
+RESIDENT_RATIO = 0.2
+"""Memory for copies of running rows (see `residents.py`) in addition to the pool, as a share of it; CPU only."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,14 @@ class DeviceGroup:
     """[rows, 1, queries, 1, keys - first_masked] 0 or -inf; None where nothing is hidden."""
     biases: dict[int, Tensor] = field(default_factory=dict)
     """Query heads per key head → `hidden` as [rows, 1, queries * heads, keys - first_masked]."""
+    resident: ResidentRows | None = None
+    """The set of rows that it continues."""
+    positions: Tensor | None = None
+    """[rows, queries] of a resident group: which key of its row each query's own is."""
     page_rows: dict[int, Tensor] = field(default_factory=dict)
     """num_kv_heads → [rows * heads * pages] rows of a pool seen as [heads * pages, …]."""
+    resident_rows: dict[int, Tensor] = field(default_factory=dict)
+    """num_kv_heads → [rows * queries * heads] where the new tokens go in a copy seen as [rows * heads * keys, dim]."""
 
     def bias(self, num_group: int) -> Tensor | None:
         """What to add to the scores of `num_group` query heads per key head."""
@@ -75,11 +86,13 @@ class PagedCache:
         self._pools: list[Tensor] = []
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
-        self._scratch: dict[str, Tensor] = {}
+        self._scratch: Tensor | None = None
         self._batch: StepBatch | None = None
         self._slots = torch.empty(0, dtype=torch.int64)
         self._slot_rows: dict[int, Tensor] = {}
+        self._written = np.empty(0, np.int64)
         self._groups: dict[int | None, list[DeviceGroup]] = {}
+        self._residents: Residents | None = None
 
     @property
     def bytes_per_token(self) -> int:
@@ -88,6 +101,10 @@ class PagedCache:
 
     def allocate(self, num_pages: int, page_size: int) -> None:
         """Make the pool, zeroed; same sizes as before keep it with what it holds."""
+        self._residents = None
+        if self.device.type == "cpu":
+            num_values = num_pages * page_size * self.bytes_per_token // self.dtype.itemsize
+            self._residents = Residents(Arena(int(num_values * RESIDENT_RATIO), self.dtype, self.device))
         if (num_pages, page_size) == (self.num_pages, self.page_size):
             return
 
@@ -105,6 +122,8 @@ class PagedCache:
         targets = torch.tensor(dst, dtype=torch.int64, device=self.device)
         for pool in self._pools:
             pool.index_copy_(2, targets, pool.index_select(2, sources))
+        if self._residents is not None:
+            self._residents.forget(dst)
 
     def begin(self, batch: StepBatch) -> None:
         """Make `batch` the running step: where its tokens are written, and (at first use) what its rows read."""
@@ -112,10 +131,9 @@ class PagedCache:
         rows = np.repeat(np.arange(batch.num_rows), batch.num_tokens)
         within = np.arange(batch.total_tokens) - batch.offsets[:-1].astype(np.int64)[rows]
         positions = batch.starts.astype(np.int64)[rows] + within
-        slots = batch.block_tables[rows, positions // self.page_size].astype(np.int64) * self.page_size
-        slots += positions % self.page_size
+        self._written = batch.block_tables[rows, positions // self.page_size].astype(np.int64)
         self._batch = batch
-        self._slots = self._to_device(slots)
+        self._slots = self._to_device(self._written * self.page_size + positions % self.page_size)
         self._slot_rows = {}
         self._groups = {}
         self._clear_entered_pages(batch)
@@ -124,8 +142,12 @@ class PagedCache:
         """The running step's rows, grouped for layers with this window (None: all keys are seen)."""
         if window not in self._groups:
             assert self._batch is not None, "begin() comes before the first layer"
-            rows = group_rows(self._batch, self.page_size, window)
-            self._groups[window] = [self._device_group(group) for group in rows]
+            groups = group_rows(self._batch, self.page_size, window)
+            residents: list[ResidentRows | None] = [None] * len(groups)
+            if window is None and self._residents is not None:
+                residents = self._residents.begin(self._batch, groups, self._written)
+            pairs = zip(groups, residents, strict=True)
+            self._groups[window] = [self._device_group(group, resident) for group, resident in pairs]
 
         return self._groups[window]
 
@@ -137,15 +159,46 @@ class PagedCache:
         if value is not None:
             self._values[layer_index].view(-1, shape.value_dim).index_copy_(0, rows, value.reshape(-1, shape.value_dim))
 
-    def gather(self, layer_index: int, group: DeviceGroup) -> tuple[Tensor, Tensor | None]:
-        """Keys and values [rows * kv_heads, keys, dim] of the group's pages, in scratch that the next gather reuses."""
-        shape = self.layers[layer_index]
-        rows = self._page_rows_of(group, shape.num_kv_heads)
-        keys = self._gather_pool("key", self._keys[layer_index], rows, group)
-        if not shape.value_dim:
-            return keys, None
+    def gather(
+        self, layer_index: int, group: DeviceGroup, key: Tensor, value: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Keys and values [rows * kv_heads, keys, dim] of the group's pages, in memory that the next gather reuses.
 
-        return keys, self._gather_pool("value", self._values[layer_index], rows, group)
+        `key` and `value` are what `write` has just stored: all that is missing where the rows are resident.
+        """
+        shape = self.layers[layer_index]
+        num_heads, num_keys = shape.num_kv_heads * group.num_rows, group.pages.shape[-1] * self.page_size
+        memory, is_current = self._memory_for(
+            layer_index, group, num_heads * num_keys * (shape.key_dim + shape.value_dim)
+        )
+        keys = memory[: num_heads * num_keys * shape.key_dim].view(num_heads, num_keys, shape.key_dim)
+        values = memory[keys.numel() :].view(num_heads, num_keys, shape.value_dim) if shape.value_dim else None
+        pairs = [(keys, self._keys[layer_index], key)]
+        if values is not None and value is not None:
+            pairs.append((values, self._values[layer_index], value))
+        for target, pool, new in pairs:
+            dim = pool.shape[-1]
+            if is_current:
+                rows = self._resident_rows_of(group, shape.num_kv_heads)
+                target.view(-1, dim).index_copy_(0, rows, new[group.tokens].reshape(-1, dim))
+                continue
+
+            rows = self._page_rows_of(group, shape.num_kv_heads)
+            pages = target.view(-1, self.page_size * dim)
+            torch.index_select(pool.view(-1, self.page_size * dim), 0, rows, out=pages)
+
+        return keys, values
+
+    def _memory_for(self, layer_index: int, group: DeviceGroup, num_values: int) -> tuple[Tensor, bool]:
+        """A flat tensor for the group's keys and values, and whether it holds all but this step's."""
+        if group.resident is not None and self._residents is not None:
+            found = self._residents.copy_of(group.resident, layer_index, num_values)
+            if found is not None:
+                return found
+
+        if self._scratch is None or self._scratch.numel() < num_values:
+            self._scratch = torch.empty(num_values, dtype=self.dtype, device=self.device)
+        return self._scratch[:num_values], False
 
     def _make_pool(self, indices: list[int], num_kv_heads: int, dim: int) -> dict[int, Tensor]:
         if not dim:
@@ -169,7 +222,9 @@ class PagedCache:
         for pool in self._pools:
             pool.index_fill_(2, pages, 0)
 
-    def _device_group(self, group: RowGroup) -> DeviceGroup:
+    def _device_group(self, group: RowGroup, resident: ResidentRows | None) -> DeviceGroup:
+        if resident is not None:
+            group.widen(resident.capacity, self.page_size)
         first, last = int(group.tokens[0]), int(group.tokens[-1])
         neighbours = last - first + 1 == len(group.tokens)
         tokens = slice(first, last + 1) if neighbours else self._to_device(group.tokens)
@@ -178,8 +233,18 @@ class PagedCache:
             bias = np.where(group.hidden, np.float32(-np.inf), np.float32(0))
             hidden = self._to_device(bias).to(self.dtype)[:, None, :, None, :]
 
-        pages = self._to_device(group.pages)[:, None, :]
-        return DeviceGroup(group.num_rows, group.num_queries, group.first_masked, tokens, pages, hidden)
+        result = DeviceGroup(
+            num_rows=group.num_rows,
+            num_queries=group.num_queries,
+            first_masked=group.first_masked,
+            tokens=tokens,
+            pages=self._to_device(group.pages)[:, None, :],
+            hidden=hidden,
+        )
+        if resident is not None:
+            result.resident = resident
+            result.positions = self._to_device(resident.ends[:, None] - np.arange(group.num_queries, 0, -1))
+        return result
 
     def _slot_rows_of(self, num_kv_heads: int) -> Tensor:
         """[tokens * heads] rows of a pool seen as [heads * tokens of all pages, dim]."""
@@ -196,17 +261,15 @@ class PagedCache:
 
         return group.page_rows[num_kv_heads]
 
-    def _gather_pool(self, name: str, pool: Tensor, rows: Tensor, group: DeviceGroup) -> Tensor:
-        dim = pool.shape[-1]
-        page_values = self.page_size * dim
-        num_values = len(rows) * page_values
-        scratch = self._scratch.get(name)
-        if scratch is None or scratch.numel() < num_values:
-            scratch = self._scratch[name] = torch.empty(num_values, dtype=self.dtype, device=self.device)
+    def _resident_rows_of(self, group: DeviceGroup, num_kv_heads: int) -> Tensor:
+        if num_kv_heads not in group.resident_rows:
+            assert group.positions is not None
+            num_keys = group.pages.shape[-1] * self.page_size
+            heads = torch.arange(group.num_rows * num_kv_heads, device=self.device) * num_keys
+            rows = heads.view(group.num_rows, 1, num_kv_heads) + group.positions[:, :, None]
+            group.resident_rows[num_kv_heads] = rows.reshape(-1)
 
-        gathered = scratch[:num_values].view(len(rows), page_values)
-        torch.index_select(pool.view(-1, page_values), 0, rows, out=gathered)
-        return gathered.view(-1, group.pages.shape[-1] * self.page_size, dim)
+        return group.resident_rows[num_kv_heads]
 
     def _to_device(self, values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
         return torch.from_numpy(values).to(self.device)

@@ -33,14 +33,25 @@ IndexArray = npt.NDArray[np.int64]
 class RowGroup:
     """Equally many queries of one or more rows, which are attended in one product over whole pages."""
 
+    rows: IndexArray
+    """[rows] which rows of the step."""
     tokens: IndexArray
     """[rows * queries] which tokens of the step they are."""
     pages: IndexArray
     """[rows, pages] in order; a row with fewer repeats its first one."""
+    num_pages: IndexArray
+    """[rows] without the repeated ones."""
     first_masked: int
     """All queries see the keys before this one (counted from the first page's start); the others are in `hidden`."""
     hidden: npt.NDArray[np.bool_]
     """[rows, queries, keys - first_masked] true where a query must not see a key."""
+
+    def widen(self, most_pages: int, page_size: int) -> None:
+        """Repeat first pages up to `most_pages`; nobody sees the keys that this adds."""
+        missing = most_pages - self.pages.shape[1]
+        self.pages = np.concatenate([self.pages, np.repeat(self.pages[:, :1], missing, axis=1)], axis=1)
+        added = np.ones((*self.hidden.shape[:2], missing * page_size), np.bool_)
+        self.hidden = np.concatenate([self.hidden, added], axis=2)
 
     @property
     def num_rows(self) -> int:
@@ -123,4 +134,11 @@ def _make_group(batch: StepBatch, rows: _Rows, members: IndexArray, page_size: i
     if window is not None:
         hidden |= keys <= positions[:, :, None] - window
 
-    return RowGroup(tokens.astype(np.int64), pages, first_masked, hidden)
+    return RowGroup(
+        rows.table[members],
+        tokens.astype(np.int64),
+        pages,
+        rows.num_pages[members].astype(np.int64),
+        first_masked,
+        hidden,
+    )

@@ -86,6 +86,16 @@ class BatchingActor(Actor):
             self._tell("stage0", Step(plan.step, self._epoch, plan.rows, plan.ids))
         self._report(self.scheduler)
 
+    def idle(self) -> None:
+        """Check the books; without work the lease goes back as a whole."""
+        if self.scheduler is None:
+            return
+
+        self.scheduler.check_integrity()
+        if not self.scheduler.has_work:
+            self.scheduler.lease.give_up()
+            self._settle_blocks(self.scheduler)
+
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
         self._in_flight.clear()

@@ -20,6 +20,10 @@ class KvActor(Actor):
         self._batching = batching
         self.pool = BlockPool(0)
 
+    def idle(self) -> None:
+        """Count the blocks: none may be lost, none in two places."""
+        self.pool.check_integrity()
+
     def receive(self, message: Message) -> None:
         """Lease, return, or begin an epoch with all blocks free."""
         match message:

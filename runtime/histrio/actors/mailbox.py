@@ -31,12 +31,17 @@ class Actor(ABC):
     def flush(self) -> None:  # noqa: B027 - most actors have nothing to add
         """The mailbox is empty: act on what was received since the last flush."""
 
+    def idle(self) -> None:  # noqa: B027
+        """Nothing came to any actor of this dispatcher for a while: time for checks that cost something."""
+
 
 OnFailure = Callable[[str, Exception], None]
 """Called with the actor's name when a handler raised; runs on the dispatcher's thread."""
 
 _MAX_PER_TURN = 256
 """Messages handled before the event loop gets its turn."""
+_IDLE_AFTER_S = 0.25
+"""Quiet time after which actors are told that they are idle, once."""
 
 
 class Dispatcher(ABC):
@@ -84,15 +89,21 @@ class Dispatcher(ABC):
             self._flush()
         return bool(inbox)
 
+    def _idle(self) -> None:
+        for name, actor in list(self._actors.items()):
+            self._guard(name, actor.idle)
+
+    def _guard(self, name: str, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self._on_failure(name, error)
+
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, {}
         for name, actor in dirty.items():
-            if self._actors.get(name) is not actor:
-                continue
-            try:
-                actor.flush()
-            except Exception as error:
-                self._on_failure(name, error)
+            if self._actors.get(name) is actor:
+                self._guard(name, actor.flush)
 
 
 class LoopDispatcher(Dispatcher):
@@ -102,6 +113,8 @@ class LoopDispatcher(Dispatcher):
         super().__init__(on_failure)
         self._loop = loop
         self._armed = False
+        self._turns = 0
+        self._is_watching = False
 
     def _wake(self) -> None:
         if self._armed:
@@ -114,8 +127,20 @@ class LoopDispatcher(Dispatcher):
 
     def _run(self) -> None:
         self._armed = False
+        self._turns += 1
+        if not self._is_watching:
+            self._is_watching = True
+            self._loop.call_later(_IDLE_AFTER_S, self._watch, self._turns)
         if self._turn(_MAX_PER_TURN):
             self._wake()
+
+    def _watch(self, turns: int) -> None:
+        """Quiet since the last look: idle. Otherwise look again later."""
+        if turns != self._turns:
+            self._loop.call_later(_IDLE_AFTER_S, self._watch, self._turns)
+            return
+        self._is_watching = False
+        self._idle()
 
 
 class ThreadDispatcher(Dispatcher):
@@ -132,8 +157,13 @@ class ThreadDispatcher(Dispatcher):
 
     def run(self) -> None:
         """Handle messages until stopped. Call it on the thread that owns the device."""
+        was_active = False
         while not self._stopping:
-            self._event.wait()
+            if not self._event.wait(_IDLE_AFTER_S if was_active else None):
+                was_active = False
+                self._idle()
+                continue
+            was_active = True
             self._event.clear()
             while not self._stopping and self._turn(_MAX_PER_TURN):
                 pass

@@ -13,6 +13,7 @@ from histrio.actors.mailbox import Actor
 from histrio.backend import StageBackend, StageOutput, StageSpec, StepBatch
 from histrio.engine.slots import SlotTable
 from histrio.errors import WireError
+from histrio.heap import release_free_memory
 from histrio.messages import (
     Allocated,
     Close,
@@ -127,6 +128,10 @@ class StageActor(Actor):
                 self._backend.close()
             case _:
                 raise WireError(f"a stage does not understand {type(message).__name__}")
+
+    def idle(self) -> None:
+        """Steps of many shapes leave a scattered heap behind; give it back while nobody waits."""
+        release_free_memory()
 
     def _progress(self, fraction: float, text: str) -> None:
         self._tell("root", Loading(self._place.index, fraction, text))

@@ -8,17 +8,16 @@ A block is a logical id that is valid on every stage; what a stage keeps there i
 
 from __future__ import annotations
 
-from collections import deque
-
 __all__ = ["BlockLease", "BlockPool"]
 
 
 class BlockPool:
-    """All blocks of a replica. Hands them out oldest-freed first."""
+    """All blocks of a replica. The last one freed is handed out first: its memory is warm, and what was never used stays
+    unused, so that a large pool costs nothing until it is needed."""
 
     def __init__(self, num_blocks: int, first_id: int = 0) -> None:
         self.num_blocks = num_blocks
-        self._free: deque[int] = deque(range(first_id, first_id + num_blocks))
+        self._free = list(range(first_id + num_blocks - 1, first_id - 1, -1))
         self._leased: set[int] = set()
 
     @property
@@ -33,7 +32,7 @@ class BlockPool:
 
     def lease(self, num_blocks: int) -> list[int]:
         """Up to `num_blocks` free blocks; fewer, or none, when the pool runs out."""
-        granted = [self._free.popleft() for _ in range(min(num_blocks, len(self._free)))]
+        granted = [self._free.pop() for _ in range(min(num_blocks, len(self._free)))]
         self._leased.update(granted)
         return granted
 
@@ -54,7 +53,7 @@ class BlockLease:
     """The blocks batching may use without asking. `wanted` says how many it missed in the last plan."""
 
     def __init__(self) -> None:
-        self._in_hand: deque[int] = deque()
+        self._in_hand: list[int] = []
         self._used: set[int] = set()
         self._returned: list[int] = []
         self.is_exhausted = False
@@ -72,7 +71,7 @@ class BlockLease:
 
     def add(self, block_ids: list[int]) -> None:
         """Kv granted these."""
-        self._in_hand.extend(block_ids)
+        self._in_hand[:0] = reversed(block_ids)
 
     def can_allocate(self, num_blocks: int) -> bool:
         """Whether that many are in hand."""
@@ -81,7 +80,7 @@ class BlockLease:
     def allocate(self, num_blocks: int) -> list[int]:
         """Take blocks for a sequence; `can_allocate` must hold."""
         assert len(self._in_hand) >= num_blocks, "allocated more than is in hand"
-        taken = [self._in_hand.popleft() for _ in range(num_blocks)]
+        taken = [self._in_hand.pop() for _ in range(num_blocks)]
         self._used.update(taken)
         return taken
 
@@ -91,6 +90,11 @@ class BlockLease:
         self._returned.extend(block_ids)
         if block_ids:
             self.is_exhausted = False
+
+    def give_up(self) -> None:
+        """Return what is in hand as well: nothing is running that could need it."""
+        self._returned.extend(self._in_hand)
+        self._in_hand.clear()
 
     def reclaim(self) -> None:
         """Keep the freed blocks in hand instead of returning them (the pool is short)."""

@@ -96,7 +96,7 @@ class IoThread:
         self._thread.start()
 
     def connect(self, process: str, endpoint: str) -> None:
-        """Dial a process that listens there; again and again for `stall_timeout_s`. Does nothing if it is known."""
+        """Dial a process that listens there; again and again for `connect_timeout_s`. Does nothing if it is known."""
         endpoint = checked_endpoint(endpoint)
         with self._lock:
             peer = self._peer(process)
@@ -173,18 +173,21 @@ class IoThread:
             self._router.close(int(1000 * (self._linger_s or 0.0)))
 
     def _turn(self) -> None:
-        if self._router.poll(self._wake.fd, self._timeout_ms()):
+        ready = self._router.poll(self._wake.fd, self._timeout_ms())
+        if ready.is_woken:
             self._wake.clear()
         now = time.monotonic()
         self._send_beats(now)
         self._flush_changed(now)
-        is_drained = self._receive()
-        for change in self._router.changes():
-            self._note(change, now)
+        if ready.has_messages:
+            self._receive()
+        if ready.has_changes:
+            for change in self._router.changes():
+                self._note(change, now)
         self._retry(now)
         self._probe(now)
-        # Only now, since what a dying process said last is still to be heard.
-        if self._broken and is_drained and self._receive():
+        # Only when all is received, since what a dying process said last is still to be heard.
+        if self._broken and self._receive():
             self._lose_broken()
 
     def _timeout_ms(self) -> int:
@@ -247,8 +250,10 @@ class IoThread:
                 self._stall(peer, sending, now)
                 return
 
-            peer.stalled_at = None
-            if peer.endpoint is None:
+            # The socket takes messages for a peer it dials before that one answers.
+            if peer.state is PeerState.UP:
+                peer.stalled_at = None
+            elif peer.endpoint is None:
                 self._mark_up(peer)
         # The others' turn; the rest goes at once afterwards.
         with self._lock:
@@ -266,13 +271,17 @@ class IoThread:
     def _retry(self, now: float) -> None:
         for peer in list(self._pending):
             self._flush(peer, now)
-            is_settled = peer.is_final or peer in self._broken
-            is_settled |= peer.state is PeerState.UP and peer.stalled_at is None
-            if is_settled:
+            if peer.is_final or peer in self._broken or peer.stalled_at is None:
                 del self._pending[peer]
-            elif peer.stalled_at is not None and now - peer.stalled_at > self._limits.stall_timeout_s:
+                continue
+
+            is_new = peer.state is PeerState.NEW
+            limit_s = self._limits.connect_timeout_s if is_new else self._limits.stall_timeout_s
+            if now - peer.stalled_at > limit_s:
                 del self._pending[peer]
-                self._broken[peer] = f"it took nothing for {self._limits.stall_timeout_s:g} s"
+                self._broken[peer] = (
+                    f"no connection in {limit_s:g} s" if is_new else f"it took nothing for {limit_s:g} s"
+                )
 
     def _receive(self) -> bool:
         """Deliver a batch; tells whether nothing more is there."""
@@ -295,7 +304,7 @@ class IoThread:
         if peer is None:
             with self._lock:
                 peer = self._peer(process)
-        if peer.is_final:
+        if peer.is_final or peer.is_garbled:
             return
 
         if peer.state is PeerState.NEW:
@@ -307,11 +316,11 @@ class IoThread:
         try:
             actor, message = decode(frames)
         except WireError as error:
+            peer.is_garbled = True
             self._broken[peer] = str(error)
             return
 
-        if peer not in self._broken:
-            batch.append((actor, message, process))
+        batch.append((actor, message, process))
 
     def _note(self, change: LinkChange, now: float) -> None:
         peer = self._dialled.get(change.endpoint)

@@ -28,8 +28,11 @@ class LinkLimits(msgspec.Struct, frozen=True):
     heartbeat_interval_ms: int = 500
     heartbeat_timeout_ms: int = 1500
     """A peer whose system answers nothing for so long is lost."""
-    stall_timeout_s: float = 30.0
-    """How long a first connection, or the oldest waiting message, may take until the peer is lost."""
+    connect_timeout_s: float = 30.0
+    """How long the first connection may take: of a process that is dialled, or that a message waits for."""
+    stall_timeout_s: float = 10.0
+    """How long a connected peer may take nothing while messages wait for it. Its I/O thread always reads, so it stands
+    still; heartbeats miss that when the system's buffers are full, as they are behind the messages."""
 
 
 DEFAULT_LIMITS = LinkLimits()
@@ -67,7 +70,9 @@ class Peer:
     is_refusing: bool = False
     """A message did not fit into its queue."""
     is_dialled: bool = False
-    """Only for the I/O thread, as is the next one."""
+    """Only for the I/O thread, as are the next ones."""
+    is_garbled: bool = False
+    """It sent something that is no message; what follows cannot be trusted either."""
     stalled_at: float | None = None
     """When the oldest waiting message was first refused."""
 

@@ -29,11 +29,11 @@ SYSTEM_PROMPTS = (
 )
 Section = Callable[[random.Random], list[Message]]
 SECTIONS: dict[Section, float] = {
-    arithmetic_exchange: 50,
-    fact_exchange: 22,
+    arithmetic_exchange: 36,
+    fact_exchange: 18,
     smalltalk_exchange: 10,
-    quote_exchange: 9,
-    json_exchange: 6,
+    quote_exchange: 30,
+    json_exchange: 7,
     counting_exchange: 4,
     list_exchange: 4,
     story_exchange: 4,

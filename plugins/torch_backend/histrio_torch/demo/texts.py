@@ -142,8 +142,9 @@ def _story(rng: random.Random, cast: tuple[str, str, str], is_long: bool) -> str
 
 
 def quote_exchange(rng: random.Random) -> list[Message]:
-    """A passage and its exact copy."""
-    passage = make_passage(rng, rng.randint(8, 110 if rng.random() < 0.35 else 40))
+    """A passage and its exact copy; half of them are short, because copying is learnt on short ones first."""
+    longest = rng.choices((12, 40, 110), weights=(50, 35, 15))[0]
+    passage = make_passage(rng, rng.randint(2, longest))
     return [user(rng.choice(ASK_QUOTE).format(p=passage)), assistant(passage)]
 
 

@@ -1,0 +1,91 @@
+"""One choice of a request: deltas of ids in, pieces of text out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from histrio.errors import EngineError, RequestTimeout
+from histrio.gateway import Delta, TokenStream
+from histrio.messages import RequestState
+from histrio_api.errors import GenerationFailed
+from histrio_api.prompts import Prompt
+from histrio_api.text.detokenizer import Detokenizer
+from histrio_api.text.stops import StopStrings
+
+__all__ = ["Choice"]
+
+TIME_LIMIT_TEXT = "time limit"
+"""In the reason of a request that admission ended because its time was over."""
+
+
+class Choice:
+    """One answer: takes deltas of ids, gives pieces of text."""
+
+    __slots__ = ("_detokenizer", "_ending", "_stops", "finish_reason", "index", "num_tokens", "prompt", "stream")
+
+    def __init__(self, index: int, prompt: Prompt, stream: TokenStream, ending: frozenset[int]) -> None:
+        self.index = index
+        self.prompt = prompt
+        self.stream = stream
+        self.num_tokens = 0
+        self.finish_reason = ""
+        """"stop" or "length" once the last piece was taken."""
+        self._ending = ending
+        self._detokenizer: Detokenizer
+        self._stops: StopStrings | None = None
+
+    def decode_with(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
+        """Set how ids become text; called once, before the first delta."""
+        self._detokenizer = detokenizer
+        self._stops = StopStrings(stops) if stops else None
+
+    def take(self, delta: Delta) -> str:
+        """The text a delta adds; sets `finish_reason` with the last. Raises `EngineError` if generation failed."""
+        state = delta.state
+        if state is RequestState.ERROR:
+            raise _error_of(delta)
+        if state is RequestState.CANCELLED:
+            raise EngineError("the server stopped this request; try again")
+
+        ids = delta.ids
+        if ids and ids[-1] in self._ending:
+            # The id that ends a text is counted, but is no part of it.
+            self.num_tokens += 1
+            ids = ids[:-1]
+        if self._stops is not None:
+            return self._take_until_stop(ids, self._stops, state)
+
+        self.num_tokens += len(ids)
+        text = self._detokenizer.push(ids)
+        if state.is_finished:
+            self.finish_reason = _finish_reason(state)
+            text += self._detokenizer.flush()
+        return text
+
+    def _take_until_stop(self, ids: list[int], stops: StopStrings, state: RequestState) -> str:
+        """Token by token, so that the count of tokens does not depend on how they were grouped into deltas."""
+        pieces: list[str] = []
+        for token_id in ids:
+            self.num_tokens += 1
+            pieces.append(stops.push(self._detokenizer.push((token_id,))))
+            if stops.is_stopped:
+                break
+
+        if state.is_finished and not stops.is_stopped:
+            pieces.append(stops.push(self._detokenizer.flush()))
+            pieces.append(stops.flush())
+        if stops.is_stopped:
+            self.finish_reason = "stop"
+            self.stream.cancel(RequestState.FINISHED_STOP)
+        elif state.is_finished:
+            self.finish_reason = _finish_reason(state)
+        return "".join(pieces)
+
+
+def _finish_reason(state: RequestState) -> str:
+    return "length" if state is RequestState.FINISHED_MAX_LENGTH else "stop"
+
+
+def _error_of(delta: Delta) -> EngineError:
+    reason = delta.reason or "generation failed"
+    return RequestTimeout(reason) if TIME_LIMIT_TEXT in reason else GenerationFailed(reason)

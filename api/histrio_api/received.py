@@ -1,0 +1,37 @@
+"""A request as it came in: checked, its sampling fields apart, and when."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from histrio.messages import SamplingFields
+from histrio_api.edge import Edge
+from histrio_api.fields import decode_object, split_fields
+from histrio_api.schemas import GenerationRequest
+
+__all__ = ["Received", "receive"]
+
+R = TypeVar("R", bound=GenerationRequest)
+
+
+@dataclass(frozen=True, slots=True)
+class Received(Generic[R]):
+    """What the generating routes work with."""
+
+    request: R
+    sampling: SamplingFields
+    """Only what the client gave; the model's defaults are not merged yet."""
+    num_body_bytes: int
+    arrived_s: float
+    """On the clock of `time.perf_counter`."""
+
+
+def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
+    """Check a request's body. Raises `RequestError`, and `EngineError` while nothing can be generated."""
+    arrived_s = time.perf_counter()
+    request, sampling = split_fields(decode_object(body), kind, edge.sampling_fields)
+    edge.require_model(request.model)
+    edge.require_accepting()
+    return Received(request, sampling, len(body), arrived_s)
