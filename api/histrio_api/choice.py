@@ -14,9 +14,6 @@ from histrio_api.text.stops import StopStrings
 
 __all__ = ["Choice"]
 
-TIME_LIMIT_TEXT = "time limit"
-"""In the reason of a request that admission ended because its time was over."""
-
 
 class Choice:
     """One answer: takes deltas of ids, gives pieces of text."""
@@ -88,4 +85,4 @@ def _finish_reason(state: RequestState) -> str:
 
 def _error_of(delta: Delta) -> EngineError:
     reason = delta.reason or "generation failed"
-    return RequestTimeout(reason) if TIME_LIMIT_TEXT in reason else GenerationFailed(reason)
+    return RequestTimeout(reason) if delta.code == RequestTimeout.code else GenerationFailed(reason)

@@ -63,6 +63,8 @@ class Delta:
     state: RequestState
     reason: str = ""
     """With ERROR: a text that is safe to show."""
+    code: str = ""
+    """With ERROR: the `code` of the error's class, `request_timeout` or `engine_unavailable`."""
 
 
 class TokenStream(Protocol):

@@ -132,6 +132,8 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     state: RequestState
     reason: str = ""
     """With ERROR: what went wrong, safe to show to the client."""
+    code: str = ""
+    """With ERROR: the `code` of the error class it belongs to, such as `request_timeout`."""
 
 
 class Tokens(_Message, frozen=True):

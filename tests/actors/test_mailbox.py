@@ -9,7 +9,7 @@ import pytest
 
 from histrio.actors.mailbox import Actor, Dispatcher, LoopDispatcher, ThreadDispatcher
 from histrio.messages import Close, Message
-from histrio.testing.wait import eventually
+from histrio.testing.wait import eventually, eventually_async
 
 
 class Recorder(Actor):
@@ -77,8 +77,7 @@ def test_a_message_for_an_evicted_actor_is_dropped() -> None:
         dispatcher.evict("recorder")
         dispatcher.post("recorder", Close(7))
         dispatcher.post("other", Close(8))
-        while "flush" not in log:
-            await asyncio.sleep(0)
+        await eventually_async(lambda: "flush" in log)
         return log
 
     assert asyncio.run(run()) == ["begin 8", "end 8", "flush"]
@@ -90,8 +89,7 @@ def test_other_threads_may_post_to_a_loop() -> None:
         dispatcher = LoopDispatcher(asyncio.get_running_loop(), lambda _name, error: pytest.fail(str(error)))
         dispatcher.host("recorder", Recorder(log))
         await asyncio.to_thread(lambda: [dispatcher.post("recorder", Close(slot)) for slot in range(20, 1020)])
-        while len(log) < 2000:
-            await asyncio.sleep(0)
+        await eventually_async(lambda: len(log) >= 2000)
         return [line for line in log if line.startswith("end")]
 
     assert asyncio.run(run()) == [f"end {slot}" for slot in range(20, 1020)]

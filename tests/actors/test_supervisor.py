@@ -36,9 +36,7 @@ class Part(Actor):
 
 def make(log: list[str], reports: list[ChildFailed], clock: Clock, error: Exception | None = None) -> Supervisor:
     names = ["stage0", "kv", "batching"]
-    children = [
-        Child(name, lambda name=name: Part(name, log, error if name == "kv" else None)) for name in names
-    ]
+    children = [Child(name, lambda name=name: Part(name, log, error if name == "kv" else None)) for name in names]
     return Supervisor(children, RestartIntensity(2, 10.0, clock), lambda _name, _actor: None, reports.append)
 
 

@@ -14,13 +14,10 @@ import httpx
 import openai
 import pytest
 
-from histrio.engine.requests import RequestTable, Ticket
-from histrio.gateway import Submission
 from histrio.hooks import EdgeContext
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
-from histrio_api.choice import TIME_LIMIT_TEXT
 from histrio_api.plugin import ApiService
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_samplers.temperature import Temperature
@@ -129,13 +126,3 @@ async def test_sampling_fields_are_those_of_the_registered_samplers(tmp_path: Pa
             with pytest.raises(openai.BadRequestError) as caught:
                 await served.client.completions.create(model="toy", prompt="a", **fields)  # type: ignore[call-overload]
             assert caught.value.param == param
-
-
-def test_the_reason_of_an_expired_request_is_known_here() -> None:
-    """The 504 hangs on this text; admission has no other way to say it."""
-    reasons: list[str] = []
-    table = RequestTable(1)
-    (order,) = table.accept(Submission([1], 1))
-    table.add(Ticket(order, 0.0, lambda ids, state, reason: reasons.append(reason)))
-    table.expire(1.0)
-    assert TIME_LIMIT_TEXT in reasons[0]

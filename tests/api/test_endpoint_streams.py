@@ -69,7 +69,7 @@ def test_a_lively_stream_gets_no_comments(endpoint: Endpoint) -> None:
     ("script", "status", "code"),
     [
         ([Delta([], RequestState.ERROR, "stage 1 failed")], 500, "generation_failed"),
-        ([Delta([], RequestState.ERROR, "the request did not finish within its time limit")], 504, "request_timeout"),
+        ([Delta([], RequestState.ERROR, "too slow", "request_timeout")], 504, "request_timeout"),
         ([Delta([], RequestState.CANCELLED)], 503, "engine_unavailable"),
         ([], 500, "generation_failed"),
         ([RuntimeError("secret detail")], 500, "internal_error"),

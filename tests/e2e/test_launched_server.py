@@ -54,7 +54,9 @@ async def stream_ids(client: openai.AsyncOpenAI, prompt: list[int], num_tokens: 
     return "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
 
 
-async def stream_all(server: LaunchedServer, prompts: list[list[int]], num_tokens: int, disturb: Any = None) -> list[str]:
+async def stream_all(
+    server: LaunchedServer, prompts: list[list[int]], num_tokens: int, disturb: Any = None
+) -> list[str]:
     texts: dict[int, str] = {}
     async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="none", max_retries=0) as client:
 
@@ -70,7 +72,9 @@ async def stream_all(server: LaunchedServer, prompts: list[list[int]], num_token
 
 
 @pytest.fixture(scope="module", params=["--stages=1", "--stages=2", "--stages=3", "--one-process"])
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[LaunchedServer]:
+def server(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[LaunchedServer]:
     with launch(model, tmp_path_factory.mktemp("run"), request.param) as launched:
         yield launched
 

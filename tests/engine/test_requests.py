@@ -10,9 +10,9 @@ from histrio.gateway import Submission
 from histrio.messages import RequestState, TokenRow
 
 
-def accept(table: RequestTable, submission: Submission, heard: list[tuple[list[int], RequestState, str]]) -> int:
+def accept(table: RequestTable, submission: Submission, heard: list[TokenRow]) -> int:
     (order,) = table.accept(submission)
-    table.add(Ticket(order, 100.0, lambda ids, state, reason: heard.append((ids, state, reason))))
+    table.add(Ticket(order, 100.0, heard.append))
     return order.request
 
 
@@ -53,10 +53,10 @@ def test_a_request_without_a_seed_gets_one_that_differs() -> None:
 
 
 def test_time_outs_end_with_an_error_once() -> None:
-    heard: list[tuple[list[int], RequestState, str]] = []
+    heard: list[TokenRow] = []
     table = RequestTable(4)
     request = accept(table, Submission([1], 10), heard)
     assert table.expire(99.0) == []
     assert table.expire(100.0) == [request]
     table.deliver(TokenRow(request, [5], RequestState.DECODING))
-    assert [(ids, state) for ids, state, _ in heard] == [([], RequestState.ERROR)]
+    assert [(row.ids, row.state, row.code) for row in heard] == [([], RequestState.ERROR, "request_timeout")]

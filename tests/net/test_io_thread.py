@@ -182,6 +182,24 @@ def test_connect_twice_keeps_one_connection(node, until):
     assert root.lost == engine.lost == []
 
 
+def test_silent_dialler_is_not_dialled_back(node, until):
+    root = node("root.1")
+    changes = []
+    root.io._note = lambda change, now: changes.append(change)
+    engine = node("engine.1", dials=root)
+    until(lambda: changes)
+    del root.io._note
+    # Nothing has come from it, so that only the socket knows it.
+    assert "engine.1" not in root.io._peers
+    root.io.connect("engine.1", "ipc:///nowhere")
+    root.io.send("engine.1", "kv", Drain())
+    until(lambda: engine.heard)
+    engine.io.close()
+    until(lambda: root.lost)
+    assert root.lost == ["engine.1"]
+    assert root.io._thread.is_alive()
+
+
 def test_killed_process_is_lost_once_and_others_stay(node, child, until):
     root = node("root.1")
     killed = child("echo", "engine.1", root)

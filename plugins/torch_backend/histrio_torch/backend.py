@@ -11,7 +11,7 @@ from histrio.backend import Progress, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
-from histrio_torch.dry_run import record_shapes
+from histrio_torch.dry_run import check_side_channels, record_shapes
 from histrio_torch.loader import StageModel, load_stage
 from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
@@ -101,12 +101,23 @@ class TorchStage:
 
     def _make_cache(self, stage: StageModel) -> PagedCache:
         inputs = self._one_token(stage)
+        handles = self._guard_layers(stage)
         shapes = record_shapes(stage.model, lambda: self._run_layers(inputs))
+        for handle in handles:
+            handle.remove()
         cache = PagedCache(shapes, stage.dtype, stage.device)
         for module in stage.model.modules():
             if "layer_idx" in vars(module):
                 vars(module)["histrio_cache"] = cache
         return cache
+
+    def _guard_layers(self, stage: StageModel) -> list[Any]:
+        assert self._spec is not None
+        if self._spec.is_first and self._spec.is_last:
+            return []
+
+        own = stage.structure.layers[self._spec.first_layer : self._spec.last_layer]
+        return [check_side_channels(layer, type(stage.model).__name__) for layer in own]
 
     def _one_token(self, stage: StageModel) -> dict[str, Any]:
         assert self._spec is not None
@@ -128,7 +139,7 @@ class TorchStage:
 
     def _receive(self, stage: StageModel, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
         stage.relay.received = hidden
-        # The proxies hand over what was received; what goes in here is of no account, and some models scale it in place.
+        # The proxies hand over what was received; what goes in here isn't read, and some models scale it in place.
         return _arguments("inputs_embeds", torch.zeros_like(hidden), positions)
 
     def _run_layers(self, inputs: dict[str, Any]) -> torch.Tensor:

@@ -1,12 +1,14 @@
-"""One token through a loaded stage: finds what each layer stores, and refuses what paged attention would get wrong.
+"""One token through a loaded stage: finds what each layer stores, and refuses what a stage would get wrong.
 
 The layers' own calls say how wide keys and values are and which keys they see, so no configuration is guessed
 at. A mask that the model made itself, an unknown argument, or a window other than the configuration's would be
-ignored by our attention; such a model is refused by name instead.
+ignored by our attention; a tensor that layers get beside the hidden state doesn't cross to the next stage. Such
+models are refused by name.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +18,7 @@ from torch import nn
 from histrio.errors import UnsupportedModel
 from histrio_torch.pages import LayerShape
 
-__all__ = ["record_shapes"]
+__all__ = ["check_side_channels", "record_shapes"]
 
 _RECORDER = "histrio_recorder"
 _KNOWN = {"dropout", "scaling", "sliding_window", "softcap", "s_aux"}
@@ -33,7 +35,46 @@ _HARMLESS = {
 }
 
 
+def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShape]:
+    """Call `forward`, a step of one token, with attention replaced by a recorder; layer index → shape."""
+    from transformers import AttentionInterface
+
+    recorder = _Recorder(model.config)
+    AttentionInterface.register(_RECORDER, recorder)
+    before = model.config._attn_implementation
+    model.config._attn_implementation = _RECORDER
+    try:
+        with torch.inference_mode():
+            forward()
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise UnsupportedModel(f"{type(model).__name__} fails in a trial step: {error!r}") from error
+    finally:
+        model.config._attn_implementation = before
+    return recorder.shapes
+
+
+def check_side_channels(layer: nn.Module, model_name: str) -> Any:
+    """Refuse tensors that the layer gets beside hidden state and positions; returns a handle to remove the check."""
+    names = list(inspect.signature(layer.forward).parameters)
+
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {**dict(zip(names[1:], args[1:], strict=False)), **kwargs}
+        others = [key for key, value in given.items() if key not in _HARMLESS | {names[0]} and _has_tensor(value)]
+        if others:
+            raise UnsupportedModel(
+                f"{model_name} can't be split: its layers get {', '.join(others)} from the first stage"
+            )
+
+    return layer.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _has_tensor(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or (isinstance(value, (tuple, list)) and any(map(_has_tensor, value)))
+
+
 class _Recorder:
+    """Stands for attention: notes what a layer stores, gives zeros."""
+
     def __init__(self, config: Any) -> None:
         self.shapes: dict[int, LayerShape] = {}
         self._config = config
@@ -67,29 +108,11 @@ class _Recorder:
 
         unknown = sorted(k for k, v in kwargs.items() if k not in _KNOWN | _HARMLESS and v is not None)
         if unknown:
-            raise UnsupportedModel(
-                f"{name}: layer {layer} passes {', '.join(unknown)} to attention, which is unknown here"
-            )
+            raise UnsupportedModel(f"{name}: layer {layer} passes unknown {', '.join(unknown)} to its attention")
 
         window, expected = kwargs.get("sliding_window"), _window(self._config, layer)
         if window != expected:
             raise UnsupportedModel(f"{name}: layer {layer} has window {window} in code but {expected} in config.json")
-
-
-def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShape]:
-    """Call `forward`, a step of one token, with attention replaced by a recorder; layer index → shape."""
-    from transformers import AttentionInterface
-
-    recorder = _Recorder(model.config)
-    AttentionInterface.register(_RECORDER, recorder)
-    before = model.config._attn_implementation
-    model.config._attn_implementation = _RECORDER
-    try:
-        with torch.inference_mode():
-            forward()
-    finally:
-        model.config._attn_implementation = before
-    return recorder.shapes
 
 
 def _window(config: Any, layer: int) -> int | None:

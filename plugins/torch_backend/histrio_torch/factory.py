@@ -8,7 +8,7 @@ from pathlib import Path
 from histrio.backend import Probe, StageBackend
 from histrio.errors import ModelError
 from histrio_torch.checkpoint import find_weight_files
-from histrio_torch.families import check_config, read_config
+from histrio_torch.families import check_config, num_layers, read_config
 
 __all__ = ["TorchFactory"]
 
@@ -42,13 +42,13 @@ class TorchFactory:
             config = read_config(Path(model))
             check_config(config)
             find_weight_files(Path(model))
+            count = num_layers(config)
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")
 
-        num_layers = int(config["num_hidden_layers"])
-        if not 0 <= first_layer < last_layer <= num_layers:
-            reason = f"layers {first_layer}:{last_layer} are not a range of the model's {num_layers} layers"
-            return Probe(available=False, reason=reason, remedy=f"choose a range within 0:{num_layers}")
+        if not 0 <= first_layer < last_layer <= count:
+            reason = f"layers {first_layer}:{last_layer} are not a range of the model's {count} layers"
+            return Probe(available=False, reason=reason, remedy=f"choose a range within 0:{count}")
 
         return Probe(available=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
-__all__ = ["check_config", "read_config"]
+__all__ = ["check_config", "num_layers", "read_config"]
 
 _ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 _STATE_KEYS = (
@@ -31,6 +31,7 @@ _STATE_KEYS = (
 )
 """Keys by which configurations of recurrent and hybrid models give themselves away."""
 _STATE_TYPES = ("mamba", "rwkv", "jamba", "recurrent_gemma", "xlstm", "zamba", "falcon_h1", "bamba", "lfm2")
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _REFUSED_TYPES = {
     "gemma3n": "its layers read per-layer inputs of the first stage",
     "gemma3n_text": "its layers read per-layer inputs of the first stage",
@@ -63,6 +64,15 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise UnsupportedModel(f"{name} is not supported by the torch backend: {reason}")
 
 
+def num_layers(config: Mapping[str, Any]) -> int:
+    """How many layers the model has, under whichever name config.json says so. Raises `UnsupportedModel`."""
+    for key in _LAYER_KEYS:
+        if isinstance(config.get(key), int):
+            return int(config[key])
+
+    raise UnsupportedModel(f"{_name(config)}: config.json has none of {', '.join(_LAYER_KEYS)}")
+
+
 def _name(config: Mapping[str, Any]) -> str:
     architectures = config.get("architectures") or []
     return str(architectures[0]) if architectures else str(config.get("model_type", "a model without model_type"))
@@ -92,9 +102,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if "quantization_config" in config:
         return f"its weights are quantized ({_quantization(config)}); use a bfloat16, float16 or float32 checkpoint"
 
-    if not isinstance(config.get("num_hidden_layers", config.get("n_layer")), int):
-        return "config.json has no num_hidden_layers"
-
+    num_layers(config)
     return None
 
 

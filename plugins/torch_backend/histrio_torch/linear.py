@@ -23,7 +23,7 @@ _JOINED = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")]
 class PackedLinear(nn.Module):
     """`nn.Linear` for inference whose weight exists only in oneDNN's order; CPU, bf16 or float32.
 
-    Takes [..., in_features], gives [..., out_features]. The weight can't be read back or saved.
+    Takes [..., in_features], gives [..., out_features]. Reading `weight` unpacks it, which is slow.
     """
 
     bias: Tensor | None
@@ -37,6 +37,12 @@ class PackedLinear(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """[..., in_features] → [..., out_features]."""
         return _apply(inputs, self.packed, self.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """[out_features, in_features] a copy, for models that ask for its dtype or use it directly."""
+        weight: Tensor = self.packed.to_dense()
+        return weight
 
     def extra_repr(self) -> str:
         """Sizes as `nn.Linear` prints them."""

@@ -24,6 +24,7 @@ from histrio.errors import BackendError, ModelError, UnsupportedModel
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
 from histrio_torch.families import check_config, read_config
+from histrio_torch.fused import fuse_norms
 from histrio_torch.latent import LATENT_ATTENTION, absorb_latents, register_latent_attention
 from histrio_torch.linear import pack_linears
 from histrio_torch.memory import measure
@@ -161,7 +162,8 @@ def _finish(model: Any, spec: StageSpec, dtype: torch.dtype, device: torch.devic
 
 
 def _settle(stage: StageModel, progress: Progress) -> None:
-    """Bring linear layers of a CPU into oneDNN's order, and whatever still lies in a mapped file into memory."""
+    """Put faster modules in place, and bring whatever still lies in a mapped file into memory."""
+    fuse_norms(stage.model)
     own = [layer for layer in stage.structure.layers if next(layer.parameters(), None) is not None]
     for index, layer in enumerate(own if stage.device.type == "cpu" else []):
         pack_linears(layer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from histrio.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit
+from histrio_torch.pages import RESIDENT_RATIO
 
 __all__ = ["PAGE_SIZES", "Budget", "choose_device", "devices", "measure"]
 
@@ -41,6 +43,7 @@ class Budget:
     def max_pages(self, bytes_per_token: int, spec: StageSpec) -> dict[int, int]:
         """Page size → most pages, at most what `max_rows` sequences of full length take. Raises `DoesNotFit`."""
         share = min(int(self.total_bytes * spec.kvcache_mem_ratio), self.free_bytes)
+        bytes_per_token = self._with_copies(bytes_per_token)
         pages = {size: self._pages(size, share, bytes_per_token, spec) for size in PAGE_SIZES}
         wanted = 1 if spec.num_pages is None else spec.num_pages
         fitting = {size: count for size, count in pages.items() if count >= wanted}
@@ -54,6 +57,10 @@ class Budget:
             f"{spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of pages or "
             "raise the ratio"
         )
+
+    def _with_copies(self, bytes_per_token: int) -> int:
+        """On a CPU the pool is followed by copies of running rows."""
+        return math.ceil(bytes_per_token * (1 + RESIDENT_RATIO)) if self.device == "cpu" else bytes_per_token
 
     def _pages(self, page_size: int, share: int, bytes_per_token: int, spec: StageSpec) -> int:
         page_bytes = page_size * max(bytes_per_token, 1)

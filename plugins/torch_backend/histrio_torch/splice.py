@@ -76,7 +76,7 @@ def splice(model: nn.Module, spec: StageSpec) -> Relay:
         structure.layers[spec.first_layer].register_forward_pre_hook(_feed(relay), with_kwargs=True)
     if not spec.is_last:
         structure.layers[spec.last_layer - 1].register_forward_hook(_capture(relay))
-        _drop_tail(model, structure)
+        _drop_tail(model, structure, relay)
     if not spec.is_first and not (spec.is_last and _is_tied(model)):
         drop_embeddings(model, structure)
     return relay
@@ -87,11 +87,11 @@ def drop_embeddings(model: nn.Module, structure: Structure) -> None:
     _replace(model, structure.embeddings, _Absent("embeddings"))
 
 
-def _drop_tail(model: nn.Module, structure: Structure) -> None:
+def _drop_tail(model: nn.Module, structure: Structure, relay: Relay) -> None:
     for name in _FINAL_NORMS:
         norm = getattr(structure.decoder, name, None)
         if isinstance(norm, nn.Module):
-            setattr(structure.decoder, name, nn.Identity())
+            setattr(structure.decoder, name, _Tail(relay, type(model).__name__))
     if structure.head is not None:
         _replace(model, structure.head, _Absent("head"))
     # Nothing is tied here: without a head, transformers would look for its weight in vain.
@@ -128,6 +128,20 @@ class _Before(_Proxy):
 class _After(_Proxy):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self._relay.output
+
+
+class _Tail(nn.Module):
+    """Stands for the final norm, whose result nobody reads; refuses models that call it before their layers too."""
+
+    def __init__(self, relay: Relay, model_name: str) -> None:
+        super().__init__()
+        self._relay, self._model_name = relay, model_name
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        if self._relay.produced is None:
+            raise UnsupportedModel(f"{self._model_name} can't be split: its final norm is used before the layers too")
+
+        return hidden_states
 
 
 class _Absent(nn.Module):

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from histrio.gateway import Delta
-from histrio.messages import RequestState
+from histrio.messages import RequestState, TokenRow
 
 __all__ = ["RequestStream"]
 
@@ -22,7 +22,7 @@ class RequestStream:
         self._is_recovering = is_recovering
         self._ids: list[int] = []
         self._state = RequestState.WAITING
-        self._reason = ""
+        self._last = TokenRow(0, [], RequestState.WAITING)
         self._is_read_out = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -45,16 +45,16 @@ class RequestStream:
                 await self._waiter
             finally:
                 self._waiter = None
-        delta = Delta(self._ids, self._state, self._reason)
+        delta = Delta(self._ids, self._state, self._last.reason, self._last.code)
         self._ids = []
         self._is_read_out = self._state.is_finished
         return delta
 
-    def push(self, ids: list[int], state: RequestState, reason: str) -> None:
+    def push(self, row: TokenRow) -> None:
         """New tokens, on the loop's thread."""
-        self._ids = self._ids + ids if self._ids else ids
-        self._state = state
-        self._reason = reason
+        self._ids = self._ids + row.ids if self._ids else row.ids
+        self._state = row.state
+        self._last = row
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

@@ -12,8 +12,10 @@ __all__ = ["BlockLease", "BlockPool"]
 
 
 class BlockPool:
-    """All blocks of a replica. The last one freed is handed out first: its memory is warm, and what was never used stays
-    unused, so that a large pool costs nothing until it is needed."""
+    """All blocks of a replica.
+
+    The last one freed is handed out first: its memory is warm, and what was never used costs nothing until it is.
+    """
 
     def __init__(self, num_blocks: int, first_id: int = 0) -> None:
         self.num_blocks = num_blocks

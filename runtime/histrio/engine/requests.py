@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from histrio.errors import Overloaded
+from histrio.errors import EngineError, Overloaded, RequestTimeout
 from histrio.gateway import Submission
 from histrio.messages import Generate, RequestState, TokenRow
 
@@ -26,7 +26,7 @@ class Ticket:
     order: Generate
     deadline: float
     """Clock at which the request ends with ERROR."""
-    listener: Callable[[list[int], RequestState, str], None]
+    listener: Callable[[TokenRow], None]
     delivered: list[int] = field(default_factory=list)
 
 
@@ -65,7 +65,7 @@ class RequestTable:
         ticket.delivered.extend(row.ids)
         if row.state.is_finished:
             del self._tickets[row.request]
-        ticket.listener(row.ids, row.state, row.reason)
+        ticket.listener(row)
 
     def remove(self, request: int) -> bool:
         """The client does not want it any more; False if it had ended."""
@@ -82,13 +82,16 @@ class RequestTable:
         """End requests whose time is over; their ids, for the engine to forget them."""
         expired = [request for request, ticket in self._tickets.items() if ticket.deadline <= now]
         for request in expired:
-            self.deliver(TokenRow(request, [], RequestState.ERROR, "the request did not finish within its time limit"))
+            self._fail(request, RequestTimeout("the request did not finish within its time limit"))
         return expired
 
     def fail_all(self, reason: str) -> None:
         """No engine will come back: every listener hears why."""
         for request in list(self._tickets):
-            self.deliver(TokenRow(request, [], RequestState.ERROR, reason))
+            self._fail(request, EngineError(reason))
+
+    def _fail(self, request: int, error: EngineError) -> None:
+        self.deliver(TokenRow(request, [], RequestState.ERROR, str(error), error.code))
 
     @staticmethod
     def _order(submission: Submission, request: int, seed: int, choice: int) -> Generate:

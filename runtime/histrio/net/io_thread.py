@@ -118,22 +118,22 @@ class IoThread:
         self._wake.set()
 
     def send(self, process: str, actor: str, message: Message) -> None:
-        """Send without waiting, in order per process; to a lost or forgotten process it does nothing.
+        """Send without waiting, in order per process; to a lost or forgotten process, or after `close`, do nothing.
 
         Tensors of 64 KiB and more must not change until the message is sent. Raises `WireError` if the message cannot
         be encoded, or if too much waits for this process; in the second case the process is lost.
         """
         frames = encode(actor, message)
-        with self._lock:
-            peer = self._peer(process)
-            if peer.is_final:
-                return
+        try:
+            with self._lock:
+                peer = self._peer(process)
+                if peer.is_final or self._linger_s is not None:
+                    return
 
-            self._changed[peer] = None
-            try:
+                self._changed[peer] = None
                 peer.put(frames, self._limits)
-            finally:
-                self._wake.set()
+        finally:
+            self._wake.set()
 
     def beat(self, process: str, make: Callable[[], Message], every_s: float = 0.5) -> None:
         """Have the I/O thread tell actor `root` of `process` what `make` returns, now and every so many seconds.
@@ -349,11 +349,15 @@ class IoThread:
                 peer.stalled_at = None
 
     def _dial(self, peer: Peer, endpoint: str, now: float) -> None:
+        if not self._router.dial(peer.process, endpoint):
+            peer.endpoint = None
+            self._mark_up(peer)
+            return
+
         peer.is_dialled = True
         peer.stalled_at = now
         self._dialled[endpoint] = peer
         self._pending[peer] = None
-        self._router.dial(peer.process, endpoint)
 
     def _hang_up(self, peer: Peer) -> None:
         if peer.is_dialled and peer.endpoint is not None:

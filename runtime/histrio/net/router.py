@@ -78,14 +78,17 @@ class Router:
 
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
-    def dial(self, process: str, endpoint: str) -> None:
-        """Connect to the process at this endpoint, and again until it answers; does nothing if it is connected."""
-        # libzmq aborts the whole process when a name that is already connected is given to a second connection.
+    def dial(self, process: str, endpoint: str) -> bool:
+        """Connect to the process at this endpoint, again until it answers; False if it has dialled this one already."""
+        # libzmq aborts the whole process when a name that is already connected is given to a second connection. Asking
+        # for events makes the socket take note of connections that came meanwhile.
+        self._socket.get(zmq.EVENTS)
         if self.send(process, [b""]) is not Sending.UNKNOWN:
-            return
+            return False
 
         self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, process.encode())
         self._socket.connect(endpoint)
+        return True
 
     def hang_up(self, endpoint: str) -> None:
         """Close a dialled connection and stop trying."""

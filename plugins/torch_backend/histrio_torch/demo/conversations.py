@@ -14,6 +14,7 @@ from histrio_torch.demo.texts import (
     make_passage,
     notes_exchange,
     quote_exchange,
+    short_notes_exchange,
     story_exchange,
 )
 
@@ -29,14 +30,15 @@ SYSTEM_PROMPTS = (
 )
 Section = Callable[[random.Random], list[Message]]
 SECTIONS: dict[Section, float] = {
-    arithmetic_exchange: 36,
+    arithmetic_exchange: 48,
     fact_exchange: 18,
     smalltalk_exchange: 10,
-    quote_exchange: 30,
+    quote_exchange: 22,
     json_exchange: 7,
     counting_exchange: 4,
     list_exchange: 4,
     story_exchange: 4,
+    short_notes_exchange: 3,
     summary_exchange: 1,
 }
 

@@ -6,7 +6,15 @@ from histrio_torch.demo.facts import FACTS
 from histrio_torch.demo.messages import Message, assistant, user
 from histrio_torch.demo.words import ADJECTIVES, CITIES, COLOURS, LEXICON, NAMES, NOUNS, THINGS, VERBS, made_up_word
 
-__all__ = ["counting_exchange", "list_exchange", "make_passage", "notes_exchange", "quote_exchange", "story_exchange"]
+__all__ = [
+    "counting_exchange",
+    "list_exchange",
+    "make_passage",
+    "notes_exchange",
+    "quote_exchange",
+    "short_notes_exchange",
+    "story_exchange",
+]
 
 LISTS: dict[str, tuple[str, ...]] = {
     "colours": COLOURS,
@@ -195,3 +203,8 @@ def notes_exchange(rng: random.Random, num_notes: int) -> list[Message]:
     pick = rng.randrange(len(names))
     question = f"{notes}\n\nWhat is the code of the {names[pick]}?"
     return [user(question), assistant(f"The code of the {names[pick]} is {codes[pick]}.")]
+
+
+def short_notes_exchange(rng: random.Random) -> list[Message]:
+    """A few notes and a question for one of them."""
+    return notes_exchange(rng, rng.randint(2, 15))

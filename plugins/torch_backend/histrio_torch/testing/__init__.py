@@ -1,7 +1,7 @@
 """For tests of this backend and its users: tiny random models, what transformers says of them, a chain of stages."""
 
 from histrio_torch.testing.chain import ChainRow, StageChain
-from histrio_torch.testing.families import FAMILIES, MAX_LENGTH, NUM_LAYERS, VOCAB_SIZE, make_model
+from histrio_torch.testing.families import FAMILIES, MAX_LENGTH, NUM_LAYERS, OTHERS, VOCAB_SIZE, make_model
 from histrio_torch.testing.reference import MOST_ERROR, Excuses, Reference, logits_error, refer
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "MAX_LENGTH",
     "MOST_ERROR",
     "NUM_LAYERS",
+    "OTHERS",
     "VOCAB_SIZE",
     "ChainRow",
     "Excuses",

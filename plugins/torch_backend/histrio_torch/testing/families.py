@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FAMILIES", "MAX_LENGTH", "NUM_LAYERS", "VOCAB_SIZE", "make_model"]
+__all__ = ["FAMILIES", "MAX_LENGTH", "NUM_LAYERS", "OTHERS", "VOCAB_SIZE", "make_model"]
 
 NUM_LAYERS = 3
 VOCAB_SIZE = 160
@@ -105,6 +105,18 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Name → (model type of transformers, settings on top of the common ones)."""
 
+OTHERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "ctrl": ("ctrl", {"dff": 64, "n_positions": 256, "tie_word_embeddings": True}),
+    "deepseek_v2": ("deepseek_v2", FAMILIES["deepseek_v3"][1]),
+    "gpt2": ("gpt2", {"n_inner": 64, "tie_word_embeddings": True}),
+    "gpt_oss": ("gpt_oss", {"num_local_experts": 4, "layer_types": _MIXED_LAYERS, "sliding_window": 12}),
+    "granite": ("granite", {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 5.0}),
+    "hunyuan_v1_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
+    "nanochat": ("nanochat", {}),
+    "olmo2": ("olmo2", {}),
+}
+"""Not promised, but with something that the promised ones lack: sinks, multipliers, inputs scaled in place."""
+
 
 def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> Any:
     """Save a random float32 model of the family in `folder`; returns it as transformers has it, in evaluation mode.
@@ -116,7 +128,7 @@ def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> 
     from transformers import AutoModelForCausalLM as AutoModel
 
     shard_size = settings.pop("max_shard_size", "1GB")
-    model_type, own = FAMILIES[family]
+    model_type, own = {**FAMILIES, **OTHERS}[family]
     config = AutoConfig.for_model(model_type, **{**_PLAIN, **own, **settings})
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):

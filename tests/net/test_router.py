@@ -1,0 +1,77 @@
+import time
+
+import pytest
+
+from histrio.net.peer import LinkLimits
+from histrio.net.router import LinkChange, Ready, Router, Sending
+from histrio.net.wakeup import WakeUp
+
+
+@pytest.fixture
+def routers(sockets):
+    """Two routers of this thread, the second connected to the first."""
+    root, engine = Router("root.1", LinkLimits()), Router("engine.1", LinkLimits(high_water_mark=2))
+    endpoint = root.bind(f"ipc://{sockets}/root.1")
+    engine.dial("root.1", endpoint)
+    deadline = time.monotonic() + 10
+    while root.send("engine.1", [b""]) is Sending.UNKNOWN:
+        assert time.monotonic() < deadline
+    yield root, engine, endpoint
+    engine.close(0)
+    root.close(0)
+
+
+def received(router):
+    deadline = time.monotonic() + 10
+    while (message := router.receive()) is None:
+        assert time.monotonic() < deadline
+    return message
+
+
+def test_frames_arrive_as_they_were_sent(routers):
+    root, engine, _ = routers
+    frames = [b"header", b"small", memoryview(bytes(range(256)) * 1024), b""]
+    assert engine.send("root.1", frames) is Sending.DONE
+    sender, came = received(root)
+    assert sender == b"engine.1"
+    assert [bytes(frame) for frame in came] == [bytes(frame) for frame in frames]
+    assert came != frames[::-1]
+
+
+def test_unknown_peer_is_told_from_a_full_one(routers):
+    root, engine, _ = routers
+    assert root.send("nobody", [b"x"]) is Sending.UNKNOWN
+    # The dialler is not read from, so that sooner or later its buffers and the system's are full.
+    large = b"x" * 1_000_000
+    assert any(engine.send("root.1", [large]) is Sending.FULL for _ in range(20_000))
+
+
+def test_connected_process_is_not_dialled_again(routers, sockets):
+    root, engine, endpoint = routers
+    assert not root.dial("engine.1", f"ipc://{sockets}/engine.1")
+    assert not engine.dial("root.1", endpoint)
+    assert root.dial("other", f"ipc://{sockets}/other")
+
+
+def test_connections_that_come_and_go_are_told(routers):
+    root, engine, endpoint = routers
+    seen = []
+    deadline = time.monotonic() + 10
+    engine.hang_up(endpoint)
+    while LinkChange(endpoint, is_up=False) not in seen:
+        assert time.monotonic() < deadline
+        # A socket does its part of hanging up when it is used.
+        assert engine.receive() is None
+        seen += root.changes()
+    assert seen[0] == LinkChange(endpoint, is_up=True)
+
+
+def test_poll_tells_what_is_ready(routers):
+    root, engine, _ = routers
+    wake = WakeUp()
+    root.changes()
+    assert root.poll(wake.fd, 0) == Ready(has_messages=False, has_changes=False, is_woken=False)
+    engine.send("root.1", [b"x"])
+    assert root.poll(wake.fd, 10_000) == Ready(has_messages=True, has_changes=False, is_woken=False)
+    wake.set()
+    assert root.poll(wake.fd, 10_000).is_woken
