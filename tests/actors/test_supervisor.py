@@ -86,3 +86,11 @@ def test_a_model_that_cannot_be_served_is_not_tried_again() -> None:
     make(log, reports, Clock(), DoesNotFit("too large")).start()
     assert reports == [ChildFailed("kv", "too large", is_final=True)]
     assert log == ["start stage0"], "what depends on it must not start"
+
+
+def test_every_child_has_a_mailbox_before_the_first_one_starts() -> None:
+    log: list[str] = []
+    names = ["stage0", "kv"]
+    children = [Child(name, lambda name=name: Part(name, log)) for name in names]
+    Supervisor(children, RestartIntensity(1, 1.0), lambda name, _actor: log.append(f"host {name}"), print).start()
+    assert log == ["host stage0", "host kv", "start stage0", "start kv"]

@@ -148,3 +148,47 @@ def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
 
         assert anyio.run(stream_all, server, prompts, 40, disturb) == undisturbed
     assert "killing process engine.1" in server.log.read_text()
+
+
+def test_a_first_ctrl_c_lets_running_requests_finish(model: Path, tmp_path: Path) -> None:
+    with launch(model, tmp_path, "--set", "stage.options={step-s = 0.02}") as server:
+
+        async def disturb() -> None:
+            await anyio.sleep(0.3)
+            server.process.send_signal(signal.SIGINT)
+
+        texts = anyio.run(stream_all, server, [[1, 2, 3], [4, 5, 6]], 40, disturb)
+        assert server.process.wait(15.0) == 0
+    assert all(len(text) > 0 for text in texts)
+    assert "draining 2 requests" in server.log.read_text()
+
+
+def test_a_second_ctrl_c_stops_at_once(model: Path, tmp_path: Path) -> None:
+    with launch(model, tmp_path, "--set", "stage.options={step-s = 0.05}") as server:
+        processes = children(server)
+
+        async def disturb() -> None:
+            await anyio.sleep(0.3)
+            server.process.send_signal(signal.SIGINT)
+            await anyio.to_thread.run_sync(eventually, lambda: "draining" in server.log.read_text())
+            server.process.send_signal(signal.SIGINT)
+
+        with pytest.raises(BaseExceptionGroup):  # the connection is cut in the middle of a stream of a minute
+            anyio.run(stream_all, server, [[1, 2, 3]], 900, disturb)
+        assert server.process.wait(15.0) == 130
+        eventually(lambda: not any(process.is_running() for process in processes))
+
+
+def test_a_port_in_use_is_said_plainly(model: Path, tmp_path: Path, server: LaunchedServer) -> None:
+    other = launch(model, tmp_path, "--set", f"api.port={server.port}")
+    assert other.process.wait(30.0) in (1, 2)
+    text = other.log.read_text()
+    assert "Traceback" not in text
+
+
+def test_a_model_that_cannot_be_served_ends_the_start_with_one_line(tmp_path: Path, model: Path) -> None:
+    other = LaunchedServer("--model", str(model), "--backend", "torch", log=tmp_path / "log.txt")
+    assert other.process.wait(60.0) == 1
+    text = other.log.read_text()
+    assert "Traceback" not in text
+    assert "rt-launch: " in text.splitlines()[-1]

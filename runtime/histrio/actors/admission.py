@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
@@ -15,6 +18,8 @@ from histrio.gateway import GatewayStatus, ServedModel, Submission
 from histrio.messages import Cancel, Generate, Message, ReplicaDown, ReplicaUp, RequestState, Tokens
 
 __all__ = ["AdmissionActor"]
+
+log = logging.getLogger(__name__)
 
 
 class AdmissionActor(Actor):
@@ -116,12 +121,19 @@ class AdmissionActor(Actor):
         self._epoch = message.epoch
         self.status.epoch = message.epoch
         self.status.gauges["num_blocks"] = message.num_blocks
+        self._limit_length(message.max_sequence_length)
         if self.status.state != "draining":
             self.status.state, self.status.detail = "ready", ""
         orders = self._table.replay()
         self.status.num_replays += len(orders)
         for order in orders:
             self._tell("batching", order)
+
+    def _limit_length(self, max_sequence_length: int) -> None:
+        """One sequence cannot be longer than all blocks together hold."""
+        if max_sequence_length < self.model.max_sequence_length:
+            log.warning("the KV blocks hold %d tokens: no request can be longer", max_sequence_length)
+            self.model = msgspec.structs.replace(self.model, max_sequence_length=max_sequence_length)
 
     def _down(self, message: ReplicaDown) -> None:
         self._epoch = None

@@ -9,7 +9,7 @@ from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
 from histrio.engine.blocks import BlockLease
 from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
-from histrio.errors import WireError
+from histrio.errors import EngineError, WireError
 from histrio.messages import (
     Allocated,
     Cancel,
@@ -17,12 +17,14 @@ from histrio.messages import (
     Granted,
     LeaseBlocks,
     Message,
+    RequestState,
     ReturnBlocks,
     Start,
     Stats,
     Step,
     StepResult,
     Stop,
+    TokenRow,
     Tokens,
 )
 
@@ -61,7 +63,7 @@ class BatchingActor(Actor):
             case StepResult():
                 self._apply(message, self.scheduler)
             case Generate():
-                self.scheduler.add(message)
+                self._take(message, self.scheduler)
             case Cancel(request, state):
                 self.scheduler.cancel(request, state)
             case Granted(block_ids):
@@ -95,6 +97,17 @@ class BatchingActor(Actor):
         if not self.scheduler.has_work:
             self.scheduler.lease.give_up()
             self._settle_blocks(self.scheduler)
+
+    def _take(self, order: Generate, scheduler: Scheduler) -> None:
+        """Queue the request, unless a replica that came back smaller cannot hold it any more."""
+        longest = scheduler.limits.max_sequence_length
+        if order.max_total_tokens <= longest:
+            scheduler.add(order)
+            return
+
+        error = EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
+        row = TokenRow(order.request, [], RequestState.ERROR, str(error), error.code)
+        self._tell("admission", Tokens(self._epoch, [row]))
 
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch

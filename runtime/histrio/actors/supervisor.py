@@ -88,22 +88,20 @@ class Supervisor:
         self._stop_from(0)
 
     def _start_from(self, first: int) -> None:
-        for index in range(first, len(self._children)):
-            child = self._children[index]
+        """Give all their mailboxes before the first one starts: its news may bring messages for the others at once."""
+        children = self._children[first:]
+        for child in children:
+            self._actors[child.name] = child.make()
+            self._host(child.name, self._actors[child.name])
+        for child in children:
             try:
-                self._begin(child)
+                self._actors[child.name].start()
             except HistrioError as error:  # it would fail in the same way again
                 self._report(ChildFailed(child.name, str(error), is_final=True))
                 return
             except Exception as error:
                 self.failed(child.name, error)
                 return
-
-    def _begin(self, child: Child) -> None:
-        actor = child.make()
-        self._actors[child.name] = actor
-        self._host(child.name, actor)
-        actor.start()
 
     def _stop_from(self, first: int) -> None:
         for child in reversed(self._children[first:]):

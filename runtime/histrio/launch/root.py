@@ -36,10 +36,13 @@ log = logging.getLogger(__name__)
 
 _DEFAULT_BLOCK_SIZE = 16
 _KILLED_BY_USER = 130
+_SWITCH_INTERVAL_S = 0.0005
+"""A busy thread holds the interpreter at most this long while the loop or the I/O thread wait for it."""
 
 
 def run(plan: Plan) -> int:
     """Serve the plan until stopped; the process's exit status. Raises `HistrioError` when it cannot go on."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     root = _Root(plan, installed_plugins())
     try:
         anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})

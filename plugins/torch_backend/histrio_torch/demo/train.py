@@ -1,7 +1,7 @@
 """Trains a demo model on this machine's processor.
 
     python -m histrio_torch.demo.train --out runs/target --minutes 75
-    python -m histrio_torch.demo.train --out runs/draft --model draft --teacher runs/target/model --minutes 8
+    python -m histrio_torch.demo.train --out runs/draft --model draft --tokenizer runs/target/model --minutes 12
 
 Matrices learn by Muon (Jordan et al., 2024), the rest by AdamW. The learning rate warms up, stays, and falls to zero in
 the last part of the time ("warm-up, stable, decay"), so a stopped run may be resumed with more or fewer minutes. Time
@@ -12,7 +12,7 @@ import argparse
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 from torch import Tensor
 from torch.nn import functional
-from transformers import Qwen3ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from histrio_torch.demo.batches import Batch, make_batches
 from histrio_torch.demo.evaluate import score_sums
@@ -55,6 +55,7 @@ class Options:
 
     out: Path
     model: str
+    tokenizer: Path | None
     teacher: Path | None
     minutes: float
     resume: bool
@@ -74,14 +75,7 @@ class Run:
     def __init__(self, options: Options) -> None:
         self.options = options
         self.folder = options.out
-        has_tokenizer = (self.folder / "tokenizer" / "tokenizer.json").exists()
-        if options.teacher:
-            self.tokenizer = load_tokenizer(options.teacher)
-        elif has_tokenizer:
-            self.tokenizer = load_tokenizer(self.folder / "tokenizer")
-        else:
-            self.tokenizer = train_tokenizer(self.folder / "tokenizer")
-
+        self.tokenizer = find_tokenizer(options)
         self.teacher = load_model(options.teacher) if options.teacher else None
         torch.manual_seed(options.seed)
         self.model = build_model(options.model, self.tokenizer)
@@ -105,22 +99,26 @@ class Run:
 
     def train(self) -> None:
         """Take steps until the time is over; saves the model and a checkpoint from time to time and at the end."""
-        is_decaying = False
-        batches: Iterable[Batch] = []
+        batches, has_long_ones = self._batches(), self.is_decaying
         next_save_s = self.progress.active_s + self.options.save_minutes * 60
         while not self.is_stopped and self.remaining_share() > 0:
-            if not batches or (not is_decaying and self.remaining_share() < self.options.decay):
-                is_decaying = self.remaining_share() < self.options.decay
-                batches = iter(self._batches(long_share=self.options.long_share if is_decaying else 0.0))
+            if self.is_decaying and not has_long_ones:
+                batches, has_long_ones = self._batches(), True
 
-            self._timed_step(next(iter(batches)))
+            self._timed_step(next(batches))
             if self.progress.active_s >= next_save_s:
                 next_save_s += self.options.save_minutes * 60
                 self.save()
         self.save()
 
-    def _batches(self, long_share: float) -> Iterable[Batch]:
+    @property
+    def is_decaying(self) -> bool:
+        """Whether the learning rate is on its way to zero; long conversations are kept for then."""
+        return self.remaining_share() < self.options.decay
+
+    def _batches(self) -> Iterator[Batch]:
         seed = self.options.seed + 1 + self.progress.num_steps
+        long_share = self.options.long_share if self.is_decaying else 0.0
         return make_batches(self.tokenizer, seed, self.options.batch_tokens, long_share)
 
     def _timed_step(self, batch: Batch) -> None:
@@ -193,6 +191,16 @@ class Run:
         self.progress = Progress(**state["progress"])
 
 
+def find_tokenizer(options: Options) -> PreTrainedTokenizerFast:
+    """The tokenizer of another model if one is named, else the run's own, trained when it is not there yet."""
+    named = options.tokenizer or options.teacher
+    if named:
+        return load_tokenizer(named)
+
+    folder = options.out / "tokenizer"
+    return load_tokenizer(folder) if folder.exists() else train_tokenizer(folder)
+
+
 def make_optimizers(model: Qwen3ForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the layers, AdamW for embeddings and norms."""
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
@@ -212,7 +220,8 @@ def parse_options() -> Options:
     add = parser.add_argument
     add("--out", type=Path, required=True, help="folder of the run; the finished model is in OUT/model")
     add("--model", choices=tuple(SHAPES), default="target", help="which shape to train")
-    add("--teacher", type=Path, help="model whose tokenizer is taken and whose distribution is learnt as well")
+    add("--tokenizer", type=Path, help="model whose tokenizer is taken; without it one is trained")
+    add("--teacher", type=Path, help="model with the same tokenizer, whose distribution is learnt as well")
     add("--minutes", type=float, default=75, help="training time, pauses not counted")
     add("--resume", action="store_true", help="continue the run in OUT; --minutes counts from its beginning")
     add("--decay", type=float, default=0.35, help="last share of the time, in which the learning rate falls to zero")

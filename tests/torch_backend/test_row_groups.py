@@ -1,0 +1,73 @@
+"""How the rows of a step are put together: every token once, every visible page read, and little else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from histrio_torch.row_groups import BLOCK_TOKENS, LEAST_FILL, RowGroup, group_rows
+from histrio_torch.testing.batches import make_batch
+
+PAGE_SIZE = 16
+
+
+def groups_of(lengths: list[tuple[int, int]], window: int | None = None) -> list[RowGroup]:
+    """Groups of rows of (start, new tokens); row r has the pages 1000 r, 1000 r + 1, …"""
+    rows = [
+        (start, count, [1000 * row + page for page in range(-(-(start + count) // PAGE_SIZE))])
+        for row, (start, count) in enumerate(lengths)
+    ]
+    return group_rows(make_batch(rows), PAGE_SIZE, window)
+
+
+@pytest.mark.parametrize("window", [None, 20])
+def test_every_token_is_in_one_group(window: int | None) -> None:
+    lengths = [(5, 1), (0, 300), (90, 1), (40, 5), (7, 1), (41, 5), (500, 17)]
+    tokens = np.concatenate([group.tokens for group in groups_of(lengths, window)])
+    assert sorted(tokens.tolist()) == list(range(sum(count for _, count in lengths)))
+
+
+def test_rows_of_similar_length_share_a_group() -> None:
+    (group,) = groups_of([(160 + row, 1) for row in range(8)])
+    assert group.num_rows == 8
+    assert group.num_queries == 1
+
+
+def test_a_much_longer_row_is_alone() -> None:
+    groups = groups_of([(160, 1), (4000, 1), (170, 1)])
+    assert sorted(group.rows.tolist() for group in groups) == [[0, 2], [1]]
+
+
+def test_no_row_reads_much_more_than_its_own_pages() -> None:
+    lengths = [(int(length), 1) for length in np.random.default_rng(0).integers(1, 5000, 64)]
+    for group in groups_of(lengths):
+        assert (group.num_pages >= np.minimum(LEAST_FILL * group.pages.shape[1], group.pages.shape[1] - 4)).all()
+
+
+def test_prefill_blocks_read_no_pages_behind_them() -> None:
+    groups = groups_of([(0, 4 * BLOCK_TOKENS)])
+    widths = sorted(group.pages.shape[1] * PAGE_SIZE for group in groups)
+    assert widths == [BLOCK_TOKENS * block for block in range(1, 5)]
+
+
+@pytest.mark.parametrize(("start", "first_page"), [(10, 0), (63, 0), (64, 0), (79, 1), (80, 1), (95, 2)])
+def test_a_window_names_only_pages_with_a_visible_key(start: int, first_page: int) -> None:
+    (group,) = groups_of([(start, 1)], window=64)
+    assert group.pages[0].tolist() == list(range(first_page, start // PAGE_SIZE + 1))
+
+
+def test_hidden_keys_are_those_behind_the_query_and_before_the_window() -> None:
+    (group,) = groups_of([(100, 2)], window=30)
+    first_key = int(group.pages[0, 0]) * PAGE_SIZE + group.first_masked
+    visible = [(np.flatnonzero(~hidden) + first_key).tolist() for hidden in group.hidden[0]]
+    assert visible == [list(range(71, 101)), list(range(72, 102))]
+
+
+def test_widening_adds_only_hidden_keys() -> None:
+    (group,) = groups_of([(20, 1), (30, 1)])
+    before = group.hidden.copy()
+    group.widen(5, PAGE_SIZE)
+    assert group.pages.tolist() == [[0, 1, 0, 0, 0], [1000, 1001, 1000, 1000, 1000]]
+    np.testing.assert_array_equal(group.hidden[..., : before.shape[-1]], before)
+    assert group.hidden[..., before.shape[-1] :].all()
+    assert not before.all()
