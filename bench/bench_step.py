@@ -24,7 +24,7 @@ from histrio.actors.mailbox import Actor, Dispatcher
 from histrio.actors.stage import StageActor, StagePlace
 from histrio.arrays import NumpyArrays
 from histrio.backend import ArrayNamespace, Progress, StageBackend, StageCapacity, StageOutput, StageSpec, StepBatch
-from histrio.messages import Generate, Message, Start, Step, StepResult, Tokens
+from histrio.messages import Generate, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
 from histrio.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyStage, write_toy_model
@@ -148,7 +148,7 @@ class _Line:
             self._directory.host(name, self._dispatcher, actor)
         actors["stage0"].start()
         num_pages = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
-        start = Start(1, num_pages, BLOCK_SIZE, 0, num_rows, 2048, MAX_SEQUENCE_LENGTH)
+        start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, 0, num_rows, 2048, MAX_SEQUENCE_LENGTH))
         for name in ("stage0", "kv", "batching"):
             self._directory.tell(name, start)
 

@@ -46,6 +46,7 @@ def set_up_logs(
     for name in _UVICORN:
         logger = logging.getLogger(name)
         logger.handlers.clear()
+        logger.setLevel(logging.NOTSET)
         logger.propagate = True
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(least)

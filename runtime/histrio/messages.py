@@ -30,6 +30,7 @@ __all__ = [
     "Open",
     "Opened",
     "ReplicaDown",
+    "ReplicaSize",
     "ReplicaUp",
     "RequestState",
     "ReturnBlocks",
@@ -250,6 +251,18 @@ class StageCapacity(msgspec.Struct, frozen=True):
     """Of: rewind, prefix_share, copy_pages, all_position_logits, adapters, own_process, batch."""
 
 
+class ReplicaSize(msgspec.Struct, frozen=True, array_like=True):
+    """What all stages of a replica allocate alike: the minimum of what each can hold."""
+
+    num_pages: int
+    page_size: int
+    """Tokens per page, and so per block."""
+    first_page_id: int
+    max_rows: int
+    max_step_tokens: int
+    max_sequence_length: int
+
+
 class Hello(_Message, frozen=True):
     """Child process → root, first thing."""
 
@@ -277,12 +290,7 @@ class Start(_Message, frozen=True):
     """Root → every actor of a replica: begin epoch `epoch` with nothing running and all blocks free."""
 
     epoch: int
-    num_pages: int
-    page_size: int
-    first_page_id: int
-    max_rows: int
-    max_step_tokens: int
-    max_sequence_length: int
+    size: ReplicaSize
     peers: dict[str, str] = {}
     """Actor name → process that hosts it."""
     endpoints: dict[str, str] = {}
@@ -301,9 +309,7 @@ class ReplicaUp(_Message, frozen=True):
 
     replica: int
     epoch: int
-    max_sequence_length: int
-    num_blocks: int
-    block_size: int
+    size: ReplicaSize
 
 
 class ReplicaDown(_Message, frozen=True):

@@ -102,7 +102,7 @@ def test_nothing_starts_before_every_stage_is_open() -> None:
         ("engine.1", "batching"),
         ("stage1.1", "stage1"),
     ]
-    num_pages = {start.num_pages for _, _, start in starts if isinstance(start, Start)}
+    num_pages = {start.size.num_pages for _, _, start in starts if isinstance(start, Start)}
     assert num_pages == {40}, "the smallest stage decides"
 
 

@@ -35,7 +35,7 @@ __all__ = ["StageModel", "load_stage"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _READ_SHARE = 0.5
-"""Of the time to load; the rest is packing, which on a CPU touches the weights for the first time."""
+"""Of the time to load; the rest is packing."""
 SMALL_CHECKPOINT_BYTES = 128_000_000
 """Below it a CPU computes in float32 where the dtype is `auto`."""
 
@@ -162,7 +162,7 @@ def _finish(model: Any, spec: StageSpec, dtype: torch.dtype, device: torch.devic
 
 
 def _settle(stage: StageModel, progress: Progress) -> None:
-    """Put faster modules in place, and bring whatever still lies in a mapped file into memory."""
+    """Put faster modules in place; on a CPU linear layers get oneDNN's order, which takes as long as reading."""
     fuse_norms(stage.model)
     own = [layer for layer in stage.structure.layers if next(layer.parameters(), None) is not None]
     for index, layer in enumerate(own if stage.device.type == "cpu" else []):
@@ -170,9 +170,6 @@ def _settle(stage: StageModel, progress: Progress) -> None:
         progress(_READ_SHARE + (1 - _READ_SHARE) * index / len(own), f"layer {index + 1} of {len(own)}")
     if stage.device.type == "cpu":
         pack_linears(stage.model)
-    for parameter in stage.model.parameters():
-        if parameter.untyped_storage().nbytes() > parameter.nbytes:
-            parameter.data = parameter.data.clone()
     progress(1.0, "ready")
 
 
@@ -215,7 +212,8 @@ def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress)
         num_read += 1
         progress(_READ_SHARE * min(num_read / len(tensors), 1.0), name)
 
-    handles: list[Any] = [safe_open(file, framework="pt", device="cpu") for file in files]
+    # Read, not mapped: weights that are packed and dropped would stay resident as long as one tensor of the file lives.
+    handles: list[Any] = [safe_open(file, framework="pt", device="cpu", backend="pread") for file in files]
     for handle in handles:
         own = [name for name in handle.keys() if not others.match(name)]
         tensors.update({name: _CountedSlice(handle.get_slice(name), name, told) for name in own})

@@ -1,7 +1,9 @@
 """The pool of pages that holds the keys and values of a stage's layers, and where the running step finds its own.
 
-A layer's keys are one tensor [kv head, page, token of the page, dim], its values another. So the pages of one head,
-gathered in order, are a matrix [tokens, dim] that the attention's products take as it is; nothing is permuted.
+Layers of equal shape share a tensor of keys [page, layer, kv head, token of the page, dim] and one of values. So a page
+is one stretch of memory: copying and clearing it is quick, and what no page in use lies in is never touched (with
+huge pages, a pool with layers outside took 0.9 GB and a second at its first token). What is gathered are the parts of
+a page that belong to one head: in order they are a matrix [tokens, dim] that the attention's products take as it is.
 `begin` turns a step's block tables into indices once, and all layers use them.
 """
 
@@ -58,8 +60,8 @@ class DeviceGroup:
     """The set of rows that it continues."""
     positions: Tensor | None = None
     """[rows, queries] of a resident group: which key of its row each query's own is."""
-    page_rows: dict[int, Tensor] = field(default_factory=dict)
-    """num_kv_heads → [rows * heads * pages] rows of a pool seen as [heads * pages, …]."""
+    page_rows: dict[LayerShape, Tensor] = field(default_factory=dict)
+    """[rows * heads * pages] rows of a pool seen as [pages * layers * heads, …], for the first layer."""
     resident_rows: dict[int, Tensor] = field(default_factory=dict)
     """num_kv_heads → [rows * queries * heads] where the new tokens go in a copy seen as [rows * heads * keys, dim]."""
 
@@ -84,12 +86,15 @@ class PagedCache:
         self.num_pages = 0
         self.page_size = 0
         self._pools: list[Tensor] = []
+        self._heads_per_page: dict[LayerShape, int] = {}
+        # Flat, from the layer's part of page 0 on: one row index then serves all layers of a shape.
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
         self._scratch: Tensor | None = None
         self._batch: StepBatch | None = None
-        self._slots = torch.empty(0, dtype=torch.int64)
-        self._slot_rows: dict[int, Tensor] = {}
+        self._slot_pages = torch.empty(0, dtype=torch.int64)
+        self._slot_tokens = self._slot_pages
+        self._slot_rows: dict[LayerShape, Tensor] = {}
         self._written = np.empty(0, np.int64)
         self._groups: dict[int | None, list[DeviceGroup]] = {}
         self._residents: Residents | None = None
@@ -113,6 +118,7 @@ class PagedCache:
         self.num_pages, self.page_size = num_pages, page_size
         for shape in sorted(set(self.layers.values()), key=repr):
             indices = [index for index, other in self.layers.items() if other == shape]
+            self._heads_per_page[shape] = len(indices) * shape.num_kv_heads
             self._keys.update(self._make_pool(indices, shape.num_kv_heads, shape.key_dim))
             self._values.update(self._make_pool(indices, shape.num_kv_heads, shape.value_dim))
 
@@ -121,7 +127,7 @@ class PagedCache:
         sources = torch.tensor(src, dtype=torch.int64, device=self.device)
         targets = torch.tensor(dst, dtype=torch.int64, device=self.device)
         for pool in self._pools:
-            pool.index_copy_(2, targets, pool.index_select(2, sources))
+            pool.index_copy_(0, targets, pool.index_select(0, sources))
         if self._residents is not None:
             self._residents.forget(dst)
 
@@ -133,7 +139,8 @@ class PagedCache:
         positions = batch.starts.astype(np.int64)[rows] + within
         self._written = batch.block_tables[rows, positions // self.page_size].astype(np.int64)
         self._batch = batch
-        self._slots = self._to_device(self._written * self.page_size + positions % self.page_size)
+        self._slot_pages = self._to_device(self._written)
+        self._slot_tokens = self._to_device(positions % self.page_size)
         self._slot_rows = {}
         self._groups = {}
         self._clear_entered_pages(batch)
@@ -154,7 +161,7 @@ class PagedCache:
     def write(self, layer_index: int, key: Tensor, value: Tensor | None) -> None:
         """Store the step's keys [tokens, kv_heads, key_dim] and values in the pages of their rows."""
         shape = self.layers[layer_index]
-        rows = self._slot_rows_of(shape.num_kv_heads)
+        rows = self._slot_rows_of(shape)
         self._keys[layer_index].view(-1, shape.key_dim).index_copy_(0, rows, key.reshape(-1, shape.key_dim))
         if value is not None:
             self._values[layer_index].view(-1, shape.value_dim).index_copy_(0, rows, value.reshape(-1, shape.value_dim))
@@ -177,13 +184,13 @@ class PagedCache:
         if values is not None and value is not None:
             pairs.append((values, self._values[layer_index], value))
         for target, pool, new in pairs:
-            dim = pool.shape[-1]
+            dim = target.shape[-1]
             if is_current:
                 rows = self._resident_rows_of(group, shape.num_kv_heads)
                 target.view(-1, dim).index_copy_(0, rows, new[group.tokens].reshape(-1, dim))
                 continue
 
-            rows = self._page_rows_of(group, shape.num_kv_heads)
+            rows = self._page_rows_of(group, shape)
             pages = target.view(-1, self.page_size * dim)
             torch.index_select(pool.view(-1, self.page_size * dim), 0, rows, out=pages)
 
@@ -204,10 +211,11 @@ class PagedCache:
         if not dim:
             return {}
 
-        sizes = (len(indices), num_kv_heads, self.num_pages, self.page_size, dim)
+        sizes = (self.num_pages, len(indices), num_kv_heads, self.page_size, dim)
         pool = _zeros(sizes, self.dtype, self.device)
         self._pools.append(pool)
-        return dict(zip(indices, pool.unbind(0), strict=True))
+        values_per_layer = num_kv_heads * self.page_size * dim
+        return {index: pool.view(-1)[order * values_per_layer :] for order, index in enumerate(indices)}
 
     def _clear_entered_pages(self, batch: StepBatch) -> None:
         # A page's former owner may have left NaN behind the tokens that this step writes; 0 * NaN would reach the row.
@@ -220,7 +228,7 @@ class PagedCache:
         rows = np.flatnonzero(entered)
         pages = self._to_device(batch.block_tables[rows, last_pages[rows]].astype(np.int64))
         for pool in self._pools:
-            pool.index_fill_(2, pages, 0)
+            pool.index_fill_(0, pages, 0)
 
     def _device_group(self, group: RowGroup, resident: ResidentRows | None) -> DeviceGroup:
         if resident is not None:
@@ -246,20 +254,21 @@ class PagedCache:
             result.positions = self._to_device(resident.ends[:, None] - np.arange(group.num_queries, 0, -1))
         return result
 
-    def _slot_rows_of(self, num_kv_heads: int) -> Tensor:
-        """[tokens * heads] rows of a pool seen as [heads * tokens of all pages, dim]."""
-        if num_kv_heads not in self._slot_rows:
-            heads = torch.arange(num_kv_heads, device=self.device) * (self.num_pages * self.page_size)
-            self._slot_rows[num_kv_heads] = (self._slots[:, None] + heads).reshape(-1)
+    def _slot_rows_of(self, shape: LayerShape) -> Tensor:
+        """[tokens * heads] rows of a pool seen as [pages * layers * heads * tokens of a page, dim], first layer."""
+        if shape not in self._slot_rows:
+            heads = torch.arange(shape.num_kv_heads, device=self.device)
+            rows = self._slot_pages[:, None] * self._heads_per_page[shape] + heads
+            self._slot_rows[shape] = (rows * self.page_size + self._slot_tokens[:, None]).reshape(-1)
 
-        return self._slot_rows[num_kv_heads]
+        return self._slot_rows[shape]
 
-    def _page_rows_of(self, group: DeviceGroup, num_kv_heads: int) -> Tensor:
-        if num_kv_heads not in group.page_rows:
-            heads = torch.arange(num_kv_heads, device=self.device)[:, None] * self.num_pages
-            group.page_rows[num_kv_heads] = (group.pages + heads).reshape(-1)
+    def _page_rows_of(self, group: DeviceGroup, shape: LayerShape) -> Tensor:
+        if shape not in group.page_rows:
+            heads = torch.arange(shape.num_kv_heads, device=self.device)[:, None]
+            group.page_rows[shape] = (group.pages * self._heads_per_page[shape] + heads).reshape(-1)
 
-        return group.page_rows[num_kv_heads]
+        return group.page_rows[shape]
 
     def _resident_rows_of(self, group: DeviceGroup, num_kv_heads: int) -> Tensor:
         if num_kv_heads not in group.resident_rows:

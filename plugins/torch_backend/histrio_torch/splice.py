@@ -65,6 +65,7 @@ def find_structure(model: nn.Module, num_layers: int) -> Structure:
 def splice(model: nn.Module, spec: StageSpec) -> Relay:
     """Replace what other stages own. Must run before weights are allocated; the caller loads what is left."""
     structure = find_structure(model, spec.num_layers)
+    structure.layers.__class__ = _LayerList
     relay = Relay()
     for index in range(spec.num_layers):
         if index < spec.first_layer:
@@ -107,6 +108,16 @@ def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if child is old:
                 setattr(parent, name, new)
+
+
+class _LayerList(nn.ModuleList):
+    """Models loop over `layers[: num_hidden_layers]`, which makes a new list of modules in every step: 0.1 ms."""
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) and index.indices(len(self)) == (0, len(self), 1):
+            return self
+
+        return super().__getitem__(index)
 
 
 class _Proxy(nn.Module):

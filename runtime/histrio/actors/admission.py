@@ -120,8 +120,8 @@ class AdmissionActor(Actor):
     def _up(self, message: ReplicaUp) -> None:
         self._epoch = message.epoch
         self.status.epoch = message.epoch
-        self.status.gauges["num_blocks"] = message.num_blocks
-        self._limit_length(message.max_sequence_length)
+        self.status.gauges["num_blocks"] = message.size.num_pages
+        self._limit_length(message.size.max_sequence_length)
         if self.status.state != "draining":
             self.status.state, self.status.detail = "ready", ""
         orders = self._table.replay()

@@ -113,14 +113,15 @@ class BatchingActor(Actor):
         self._epoch = start.epoch
         self._in_flight.clear()
         self._asked_blocks = 0
+        size = start.size
         limits = SchedulerLimits(
-            max_rows=start.max_rows,
-            max_step_tokens=start.max_step_tokens,
-            block_size=start.page_size,
+            max_rows=size.max_rows,
+            max_step_tokens=size.max_step_tokens,
+            block_size=size.page_size,
             prefill_chunk=self._prefill_chunk,
-            max_sequence_length=start.max_sequence_length,
+            max_sequence_length=size.max_sequence_length,
         )
-        self._lease_ahead = -(-start.max_step_tokens // start.page_size) + start.max_rows
+        self._lease_ahead = -(-size.max_step_tokens // size.page_size) + size.max_rows
         self.scheduler = Scheduler(limits, BlockLease())
         self._tell("root", Allocated(self._name, start.epoch))
 

@@ -214,15 +214,9 @@ class RootActor(Actor):
                 self._directory.tell(name, order)
 
     def _order(self, peers: dict[str, str], host: HostedActors) -> Start:
-        size = self._size
         return Start(
             epoch=self.epoch,
-            num_pages=size.num_pages,
-            page_size=size.page_size,
-            first_page_id=size.first_page_id,
-            max_rows=size.max_rows,
-            max_step_tokens=size.max_step_tokens,
-            max_sequence_length=size.max_sequence_length,
+            size=self._size,
             peers=peers,
             endpoints={peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials},
         )
@@ -237,6 +231,4 @@ class RootActor(Actor):
         self._is_up = True
         size = self._size
         log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
-        self._directory.tell(
-            "admission", ReplicaUp(0, self.epoch, size.max_sequence_length, size.num_pages, size.page_size)
-        )
+        self._directory.tell("admission", ReplicaUp(0, self.epoch, size))

@@ -138,8 +138,9 @@ class StageActor(Actor):
 
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
-        self._backend.allocate(start.num_pages, start.page_size)
-        self._table = SlotTable(start.max_rows, -(-start.max_sequence_length // start.page_size))
+        size = start.size
+        self._backend.allocate(size.num_pages, size.page_size)
+        self._table = SlotTable(size.max_rows, -(-size.max_sequence_length // size.page_size))
         self._tell("root", Allocated(self._place.name, start.epoch))
 
     def _open(self, order: Open) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from histrio.errors import DoesNotFit
-from histrio.messages import StageCapacity
+from histrio.messages import ReplicaSize, StageCapacity
 
-__all__ = ["ReplicaSize", "SizeLimits", "fit"]
+__all__ = ["SizeLimits", "fit"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +17,6 @@ class SizeLimits:
     block_size: int
     """Wanted tokens per block; the nearest larger size that every stage can do is taken."""
     num_blocks: int | None
-    max_rows: int
-    max_step_tokens: int
-    max_sequence_length: int
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaSize:
-    """What all stages of a replica allocate alike."""
-
-    num_pages: int
-    page_size: int
-    first_page_id: int
     max_rows: int
     max_step_tokens: int
     max_sequence_length: int
