@@ -120,13 +120,19 @@ def _attend_pages(
     query, key, value = inputs
     shape = cache.layers[layer_index]
     num_tokens, num_heads, _ = query.shape
-    output = query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
-    for group in cache.groups(scoring.window):
+    groups = cache.groups(scoring.window)
+    output = None if len(groups) == 1 else query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
+    for group in groups:
         keys, values = cache.gather(layer_index, group, key, value)
         queries = _fold(query[group.tokens], group, shape.num_kv_heads)
         weights = _weights(queries, keys, group, scoring)
-        _unfold(torch.bmm(weights, keys if values is None else values), output, group)
+        result = _unfold(torch.bmm(weights, keys if values is None else values), group, num_heads)
+        if output is None:
+            return result
 
+        output[group.tokens] = result
+
+    assert output is not None, "a step has rows"
     return output
 
 
@@ -136,17 +142,11 @@ def _fold(query: Tensor, group: DeviceGroup, num_kv_heads: int) -> Tensor:
     return folded.transpose(1, 2).reshape(group.num_rows * num_kv_heads, -1, query.shape[-1])
 
 
-def _unfold(result: Tensor, output: Tensor, group: DeviceGroup) -> None:
-    """Put [rows * kv_heads, queries * group, dim] where the group's tokens are in `output` [tokens, heads, dim]."""
-    _, num_heads, dim = output.shape
-    num_kv_heads = len(result) // group.num_rows
-    unfolded = result.view(group.num_rows, num_kv_heads, group.num_queries, num_heads // num_kv_heads, dim)
-    unfolded = unfolded.transpose(1, 2)
-    if isinstance(group.tokens, slice):
-        output[group.tokens].view(unfolded.shape).copy_(unfolded)
-        return
-
-    output.index_copy_(0, group.tokens, unfolded.reshape(-1, num_heads, dim))
+def _unfold(result: Tensor, group: DeviceGroup, num_heads: int) -> Tensor:
+    """The inverse of `_fold`."""
+    dim = result.shape[-1]
+    unfolded = result.view(group.num_rows, len(result) // group.num_rows, group.num_queries, -1, dim)
+    return unfolded.transpose(1, 2).reshape(-1, num_heads, dim)
 
 
 def _weights(queries: Tensor, keys: Tensor, group: DeviceGroup, scoring: _Scoring) -> Tensor:

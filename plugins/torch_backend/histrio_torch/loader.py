@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from histrio.backend import Progress, StageSpec
-from histrio.errors import BackendError, ModelError, UnsupportedModel
+from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedModel
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
 from histrio_torch.families import check_config, read_config
@@ -138,6 +138,8 @@ def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype, devic
             local_files_only=True,
             output_loading_info=True,
         )
+    except torch.OutOfMemoryError as error:
+        raise DoesNotFit(f"{folder}: {device} ran out of memory while weights were loaded: {error}") from error
     except (RuntimeError, OSError, ValueError) as error:
         raise UnsupportedModel(f"{folder}: its weights don't fit its config.json: {error}") from error
 

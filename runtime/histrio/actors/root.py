@@ -27,6 +27,7 @@ from histrio.messages import (
     Message,
     Opened,
     ReplicaDown,
+    ReplicaSize,
     ReplicaUp,
     StageCapacity,
     Start,
@@ -87,6 +88,7 @@ class RootActor(Actor):
         self._last_beat: dict[str, float] = {}
         self._awaited: set[str] = set()
         self._is_up = False
+        self._size: ReplicaSize | None = None
         self.launcher: Launcher | None = None
         self.epoch = 0
         self.failure: Exception | None = None
@@ -199,36 +201,32 @@ class RootActor(Actor):
         if len(capacities) < len(self._capacities) or self.failure is not None:
             return
         try:
-            self._size = fit(self._limits, capacities)
+            size = fit(self._limits, capacities)
         except ModelError as error:
             self.fail(error)
             return
 
         self.epoch += 1
+        self._size = size
         peers = {name: host.process for host in self._hosts.values() for name in host.actors}
         peers |= dict.fromkeys(("root", "admission", "metrics"), self._directory.process)
         self._awaited = {name for host in self._hosts.values() for name in host.actors}
         for host in self._hosts.values():
-            order = self._order(peers, host)
+            order = Start(self.epoch, size, peers, self._endpoints(host))
             for name in host.actors:
                 self._directory.tell(name, order)
 
-    def _order(self, peers: dict[str, str], host: HostedActors) -> Start:
-        return Start(
-            epoch=self.epoch,
-            size=self._size,
-            peers=peers,
-            endpoints={peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials},
-        )
+    def _endpoints(self, host: HostedActors) -> dict[str, str]:
+        return {peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials}
 
     def _allocated(self, actor: str, epoch: int) -> None:
         if epoch != self.epoch or not self._awaited:
             return
         self._awaited.discard(actor)
-        if self._awaited:
+        size = self._size
+        if self._awaited or size is None:
             return
 
         self._is_up = True
-        size = self._size
         log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
         self._directory.tell("admission", ReplicaUp(0, self.epoch, size))
