@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from histrio_torch import attention
 from histrio_torch.attention import (
     ATTENTION_NAME,
     attend,
@@ -209,6 +210,17 @@ def test_half_precisions_stay_within_their_rounding(dtype: torch.dtype) -> None:
     bench = Bench(Layer(), [5, 50, 131], dtype)
     prefill_then_decode(bench)
     assert max(bench.errors()) < 8 * torch.finfo(dtype).eps
+
+
+def test_the_way_for_other_devices_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
+    for devices in (("cpu",), ()):
+        monkeypatch.setattr(attention, "_TRUSTED_DEVICES", devices)
+        bench = Bench(Layer(), [50, 131], torch.bfloat16)
+        prefill_then_decode(bench)
+        results.append(torch.cat([output for row in bench.rows for output in row.outputs]))
+    assert torch.equal(*results)
+    assert not torch.equal(results[0], results[1].flip(0))
 
 
 def test_a_shared_prefix_is_read_by_both_rows() -> None:

@@ -134,6 +134,15 @@ def test_closing_twice_is_harmless_and_a_stage_opens_again(tiny_model: Callable[
     assert capacity.max_pages[16] >= capacity.max_pages[32] >= 1
 
 
+def test_accelerate_is_not_needed(tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.integrations.accelerate.is_accelerate_available", lambda: False)
+    folder = tiny_model("llama").folder
+
+    assert "model.norm" in load(folder, (1, 3))
+    with pytest.raises(ValueError, match="accelerate"):
+        type(tiny_model("llama").model).from_pretrained(folder, device_map="cpu")
+
+
 def load(folder: str, bounds: tuple[int, int]) -> set[str]:
     """Names of the modules that hold weights."""
     model = load_stage(spec(folder, bounds), CPU, lambda fraction, text: None).model

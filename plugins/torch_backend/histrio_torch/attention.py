@@ -20,6 +20,8 @@ __all__ = ["ATTENTION_NAME", "attend", "attend_latent", "paged_attention_forward
 ATTENTION_NAME = "histrio_paged"
 """`attn_implementation` under which transformers finds `paged_attention_forward`."""
 
+_TRUSTED_DEVICES = ("cpu", "cuda")
+
 
 @dataclass(frozen=True, slots=True)
 class _Scoring:
@@ -121,18 +123,21 @@ def _attend_pages(
     shape = cache.layers[layer_index]
     num_tokens, num_heads, _ = query.shape
     groups = cache.groups(scoring.window)
-    output = None if len(groups) == 1 else query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
+    output = query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
     for group in groups:
         keys, values = cache.gather(layer_index, group, key, value)
         queries = _fold(query[group.tokens], group, shape.num_kv_heads)
         weights = _weights(queries, keys, group, scoring)
-        result = _unfold(torch.bmm(weights, keys if values is None else values), group, num_heads)
-        if output is None:
-            return result
+        result = _unfold(torch.bmm(weights, keys if values is None else values), group)
+        if len(groups) == 1:
+            return result.reshape(output.shape)
 
-        output[group.tokens] = result
+        if isinstance(group.tokens, slice):
+            output[group.tokens].view(result.shape).copy_(result)
+            continue
 
-    assert output is not None, "a step has rows"
+        output[group.tokens] = result.reshape(-1, *output.shape[1:])
+
     return output
 
 
@@ -142,17 +147,18 @@ def _fold(query: Tensor, group: DeviceGroup, num_kv_heads: int) -> Tensor:
     return folded.transpose(1, 2).reshape(group.num_rows * num_kv_heads, -1, query.shape[-1])
 
 
-def _unfold(result: Tensor, group: DeviceGroup, num_heads: int) -> Tensor:
-    """The inverse of `_fold`."""
-    dim = result.shape[-1]
-    unfolded = result.view(group.num_rows, len(result) // group.num_rows, group.num_queries, -1, dim)
-    return unfolded.transpose(1, 2).reshape(-1, num_heads, dim)
+def _unfold(result: Tensor, group: DeviceGroup) -> Tensor:
+    """[rows * kv_heads, queries * group, dim] → a view [rows, queries, kv_heads, group, dim]."""
+    folded = result.view(group.num_rows, -1, group.num_queries, result.shape[1] // group.num_queries, result.shape[2])
+    return folded.transpose(1, 2)
 
 
 def _weights(queries: Tensor, keys: Tensor, group: DeviceGroup, scoring: _Scoring) -> Tensor:
     """[rows * kv_heads, queries * group, keys], each line adding up to 1."""
     batch, num_lines, _ = queries.shape
-    scores = queries.new_empty(batch, num_lines, keys.shape[1])
+    # beta=0 promises on CPU and CUDA that what the memory holds doesn't count.
+    make = queries.new_empty if queries.device.type in _TRUSTED_DEVICES else queries.new_zeros
+    scores = make(batch, num_lines, keys.shape[1])
     torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=0, alpha=scoring.scale, out=scores)
     if scoring.softcap is not None:
         scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
@@ -170,6 +176,9 @@ def _weights(queries: Tensor, keys: Tensor, group: DeviceGroup, scoring: _Scorin
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    # Half precisions are summed in float32 inside the operator, and only the result is rounded: the same numbers as
-    # with dtype=float32 and a conversion, without the two large tensors in between.
-    return torch.softmax(scores, dim=-1)
+    # On these devices half precisions are summed in float32 inside the operator, and only the result is rounded: the
+    # same numbers as with a conversion before and after, without the two large tensors in between.
+    if scores.device.type in _TRUSTED_DEVICES:
+        return torch.softmax(scores, dim=-1)
+
+    return torch.softmax(scores, dim=-1, dtype=torch.float32).to(scores.dtype)

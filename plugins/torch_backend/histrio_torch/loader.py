@@ -8,11 +8,12 @@ still happens: renamed and merged weights, tied heads, parts kept in float32, bu
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,15 @@ class StageModel:
     param_bytes: int
 
 
+@dataclass(frozen=True)
+class _Order:
+    """What is to be loaded, and where it goes."""
+
+    spec: StageSpec
+    dtype: torch.dtype
+    device: torch.device
+
+
 def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> StageModel:
     """Read config and weights of the stage's layers. Raises `UnsupportedModel`, `DoesNotFit`, `ModelUnavailable`."""
     folder = Path(spec.model)
@@ -65,10 +75,10 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
     if model_config.num_hidden_layers != spec.num_layers:
         raise BackendError(f"{folder} has {model_config.num_hidden_layers} layers, the plan says {spec.num_layers}")
 
-    stage_class = _stage_class(model_class, spec, dtype, device, progress)
+    order = _Order(spec, dtype, device)
     with _quiet_transformers():
-        model = _load(stage_class, folder, model_config, dtype, device)
-    stage = _finish(model, spec, dtype, device)
+        model = _load(_stage_class(model_class, order, progress), folder, model_config, dtype)
+    stage = _finish(model, order)
     _settle(stage, progress)
     return stage
 
@@ -101,24 +111,27 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
     if not getattr(model_class, "_supports_attention_backend", False):
         raise UnsupportedModel(f"{name} is not supported: its attention can't be replaced through transformers")
 
+    if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
+        raise UnsupportedModel(f"{name} is not supported: it can't compute the logits of chosen tokens only")
+
     return model_class, config
 
 
-def _stage_class(
-    model_class: Any, spec: StageSpec, dtype: torch.dtype, device: torch.device, progress: Progress
-) -> Any:
+def _stage_class(model_class: Any, order: _Order, progress: Progress) -> Any:
     """A subclass that drops what other stages own, checks the memory, and reads only what is left."""
 
     class Stage(model_class):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            self.histrio_relay = splice(self, spec)
-            measure(device).check_weights(_param_bytes(self, dtype), spec)
+            self.histrio_relay = splice(self, order.spec)
+            measure(order.device).check_weights(_param_bytes(self, order.dtype), order.spec)
 
         @staticmethod
-        def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], *args: Any, **kwargs: Any) -> Any:
-            with _open_tensors(files, _other_layers(model, spec), progress) as tensors:
-                return model_class._load_pretrained_model(model, tensors, files, *args, **kwargs)
+        def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], settings: Any, **kwargs: Any) -> Any:
+            # Given to `from_pretrained`, the device would call for the package accelerate.
+            settings = replace(settings, device_map={"": order.device})
+            with _open_tensors(files, _other_layers(model, order.spec), progress) as tensors:
+                return model_class._load_pretrained_model(model, tensors, files, settings, **kwargs)
 
     # transformers looks some things up by the class's name
     Stage.__name__ = Stage.__qualname__ = model_class.__name__
@@ -126,20 +139,19 @@ def _stage_class(
     return Stage
 
 
-def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:
     try:
         model, report = stage_class.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            device_map={"": device},
             attn_implementation=ATTENTION_NAME,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
         )
     except torch.OutOfMemoryError as error:
-        raise DoesNotFit(f"{folder}: {device} ran out of memory while weights were loaded: {error}") from error
+        raise DoesNotFit(f"{folder}: out of memory while weights were loaded: {error}") from error
     except (RuntimeError, OSError, ValueError) as error:
         raise UnsupportedModel(f"{folder}: its weights don't fit its config.json: {error}") from error
 
@@ -150,17 +162,19 @@ def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype, devic
     return model
 
 
-def _finish(model: Any, spec: StageSpec, dtype: torch.dtype, device: torch.device) -> StageModel:
+def _finish(model: Any, order: _Order) -> StageModel:
+    spec = order.spec
     relay: Relay = vars(model).pop("histrio_relay")
     structure = find_structure(model, spec.num_layers)
     if not spec.is_first:
         drop_embeddings(model, structure)
+    model.to(order.device)
     fix_rope(model, spec.max_sequence_length)
     model.requires_grad_(False)
-    param_bytes = _param_bytes(model, dtype)
+    param_bytes = _param_bytes(model, order.dtype)
     if absorb_latents(model):
         model.config._attn_implementation = LATENT_ATTENTION
-    return StageModel(model, structure, relay, dtype, device, param_bytes)
+    return StageModel(model, structure, relay, order.dtype, order.device, param_bytes)
 
 
 def _settle(stage: StageModel, progress: Progress) -> None:
