@@ -131,3 +131,19 @@ def test_a_missing_operator_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(linear, "_pack", missing)
     assert not can_pack(torch.float32)
+
+
+def test_row_counts_are_rounded_to_few_sizes_and_never_down() -> None:
+    sizes = {rows: linear._padded_rows(rows) for rows in range(1, 2049)}
+    assert all(rows <= size <= rows * 1.125 + 1 for rows, size in sizes.items())
+    assert all(sizes[rows] == rows for rows in [*range(1, 33), 64, 128, 256, 512, 1024, 2048])
+    assert len(set(sizes.values())) < 120
+
+
+def test_a_padded_product_equals_the_plain_one() -> None:
+    plain = nn.Linear(24, 40)
+    packed = linear.PackedLinear(plain.weight, plain.bias)
+    inputs = torch.randn(3, 13, 24)
+    with torch.inference_mode():
+        assert packed(inputs).shape == (3, 13, 40)
+        torch.testing.assert_close(packed(inputs), plain(inputs))
