@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import openai
@@ -47,27 +46,47 @@ def child_of(server: LaunchedServer, text: str) -> psutil.Process:
     return found
 
 
-async def stream_ids(client: openai.AsyncOpenAI, prompt: list[int], num_tokens: int) -> str:
+Disturb = Callable[[anyio.Event], Awaitable[None]]
+"""Runs beside the streams; the event is set once each of them has begun."""
+
+
+async def nothing(_begun: anyio.Event) -> None:
+    """No disturbance."""
+
+
+async def stream_text(
+    client: openai.AsyncOpenAI, prompt: list[int], num_tokens: int, on_piece: Callable[[], None]
+) -> str:
     stream = await client.completions.create(
         model="toy", prompt=prompt, max_tokens=num_tokens, stream=True, temperature=0, extra_body={"ignore_eos": True}
     )
-    return "".join([chunk.choices[0].text async for chunk in stream if chunk.choices])
+    pieces = []
+    async for chunk in stream:
+        pieces += [choice.text for choice in chunk.choices]
+        on_piece()
+    return "".join(pieces)
 
 
 async def stream_all(
-    server: LaunchedServer, prompts: list[list[int]], num_tokens: int, disturb: Any = None
+    server: LaunchedServer, prompts: list[list[int]], num_tokens: int, disturb: Disturb = nothing
 ) -> list[str]:
     texts: dict[int, str] = {}
+    begun: set[int] = set()
+    all_begun = anyio.Event()
     async with openai.AsyncOpenAI(base_url=f"{server.base_url}/v1", api_key="none", max_retries=0) as client:
 
         async def one(index: int) -> None:
-            texts[index] = await stream_ids(client, prompts[index], num_tokens)
+            def on_piece() -> None:
+                begun.add(index)
+                if len(begun) == len(prompts):
+                    all_begun.set()
+
+            texts[index] = await stream_text(client, prompts[index], num_tokens, on_piece)
 
         async with anyio.create_task_group() as tasks:
+            tasks.start_soon(disturb, all_begun)
             for index in range(len(prompts)):
                 tasks.start_soon(one, index)
-            if disturb is not None:
-                await disturb()
     return [texts[index] for index in range(len(prompts))]
 
 
@@ -105,8 +124,8 @@ def test_streams_go_on_with_the_same_tokens_when_a_process_is_killed(
         undisturbed = anyio.run(stream_all, server, prompts, 40)
         front = server.process.pid
 
-        async def disturb() -> None:
-            await anyio.sleep(0.4)  # some tokens are delivered by now, none of the streams is finished
+        async def disturb(begun: anyio.Event) -> None:
+            await begun.wait()
             child_of(server, victim).send_signal(signal.SIGKILL)
 
         disturbed = anyio.run(stream_all, server, prompts, 40, disturb)
@@ -142,8 +161,8 @@ def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
     with launch(model, tmp_path, *slow) as server:
         undisturbed = anyio.run(stream_all, server, prompts, 40)
 
-        async def disturb() -> None:
-            await anyio.sleep(0.3)
+        async def disturb(begun: anyio.Event) -> None:
+            await begun.wait()
             child_of(server, "engine").send_signal(signal.SIGSTOP)
 
         assert anyio.run(stream_all, server, prompts, 40, disturb) == undisturbed
@@ -153,8 +172,8 @@ def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
 def test_a_first_ctrl_c_lets_running_requests_finish(model: Path, tmp_path: Path) -> None:
     with launch(model, tmp_path, "--set", "stage.options={step-s = 0.02}") as server:
 
-        async def disturb() -> None:
-            await anyio.sleep(0.3)
+        async def disturb(begun: anyio.Event) -> None:
+            await begun.wait()
             server.process.send_signal(signal.SIGINT)
 
         texts = anyio.run(stream_all, server, [[1, 2, 3], [4, 5, 6]], 40, disturb)
@@ -167,8 +186,8 @@ def test_a_second_ctrl_c_stops_at_once(model: Path, tmp_path: Path) -> None:
     with launch(model, tmp_path, "--set", "stage.options={step-s = 0.05}") as server:
         processes = children(server)
 
-        async def disturb() -> None:
-            await anyio.sleep(0.3)
+        async def disturb(begun: anyio.Event) -> None:
+            await begun.wait()
             server.process.send_signal(signal.SIGINT)
             await anyio.to_thread.run_sync(eventually, lambda: "draining" in server.log.read_text())
             server.process.send_signal(signal.SIGINT)

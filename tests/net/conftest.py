@@ -3,7 +3,6 @@
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from histrio.messages import Message
 from histrio.net.io_thread import DEFAULT_LIMITS, IoThread, LinkLimits
+from histrio.testing.wait import eventually
 
 PEER_PROGRAM = Path(__file__).with_name("peer_program.py")
 
@@ -33,17 +33,9 @@ class Node:
         return [message for _, message, process in self.heard if process == sender]
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Poll until the condition holds; fails after the time-out."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "this did not come about in time"
-        time.sleep(0.002)
-
-
 @pytest.fixture
 def until() -> Callable[..., None]:
-    return wait_until
+    return eventually
 
 
 @pytest.fixture

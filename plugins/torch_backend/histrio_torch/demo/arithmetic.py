@@ -214,4 +214,4 @@ def arithmetic_exchange(rng: random.Random) -> list[Message]:
         comparison_exchange,
         story_problem_exchange,
     )
-    return rng.choices(kinds, weights=(46, 26, 10, 7, 4, 7))[0](rng)
+    return rng.choices(kinds, weights=(40, 24, 18, 8, 4, 6))[0](rng)

@@ -33,7 +33,7 @@ SECTIONS: dict[Section, float] = {
     arithmetic_exchange: 48,
     fact_exchange: 18,
     smalltalk_exchange: 10,
-    quote_exchange: 22,
+    quote_exchange: 26,
     json_exchange: 7,
     counting_exchange: 4,
     list_exchange: 4,

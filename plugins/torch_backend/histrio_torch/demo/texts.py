@@ -1,6 +1,7 @@
 """Longer texts: counting, lists, short stories, and passages that are quoted word for word."""
 
 import random
+import re
 
 from histrio_torch.demo.facts import FACTS
 from histrio_torch.demo.messages import Message, assistant, user
@@ -43,6 +44,8 @@ ASK_QUOTE = (
     "{p}\n\nRepeat the text above word for word.",
     "Read this passage:\n\n{p}\n\nNow repeat it word for word.",
 )
+FACT_WORDS = {word for topic in FACTS for text in topic.questions + topic.answers for word in text.split()}
+KNOWN_WORDS = (*LEXICON, *sorted(word for word in FACT_WORDS if not re.search(r"\d", word)))
 NUMBER_WORDS = "one two three four five six seven eight nine ten eleven twelve".split()
 
 
@@ -160,7 +163,7 @@ def make_passage(rng: random.Random, num_words: int) -> str:
     """A passage whose words stand together for the first time."""
     style = rng.random()
     if style < 0.3:
-        return " ".join(rng.choice(LEXICON) for _ in range(num_words))
+        return " ".join(_any_word(rng) for _ in range(num_words))
 
     if style < 0.45:
         return " ".join(made_up_word(rng) if rng.random() < 0.5 else rng.choice(LEXICON) for _ in range(num_words))
@@ -171,6 +174,14 @@ def make_passage(rng: random.Random, num_words: int) -> str:
         sentences.append(_sentence(rng))
         num_written += sentences[-1].count(" ") + 1
     return " ".join(sentences)
+
+
+def _any_word(rng: random.Random) -> str:
+    word = rng.choice(KNOWN_WORDS)
+    case = rng.random()
+    if case < 0.1:
+        return word.capitalize()
+    return word.lower() if case < 0.3 else word
 
 
 def _sentence(rng: random.Random) -> str:
