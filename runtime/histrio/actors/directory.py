@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
@@ -10,6 +11,10 @@ from histrio.errors import WireError
 from histrio.messages import Message, Start
 
 __all__ = ["Directory", "RemoteLinks", "Tell"]
+
+log = logging.getLogger(__name__)
+
+_NOWHERE = ""
 
 Tell: TypeAlias = Callable[[str, Message], None]
 """`tell(actor, message)`: appended to that actor's mailbox, in order; never blocks, never runs the handler."""
@@ -40,6 +45,7 @@ class Directory:
         self._links = links
         self._local: dict[str, Dispatcher] = {}
         self._remote: dict[str, str] = {}
+        """Replaced as a whole, never changed: the I/O thread reads it."""
 
     def use(self, links: RemoteLinks) -> None:
         """Tell remote actors through these links."""
@@ -52,19 +58,22 @@ class Directory:
 
     def route(self, peers: dict[str, str], endpoints: dict[str, str] | None = None) -> None:
         """Learn where actors live now, and dial the processes that this one has to dial."""
-        gone = {process for actor, process in self._remote.items() if peers.get(actor, process) != process}
-        self._remote.update({actor: process for actor, process in peers.items() if process != self.process})
+        remote = {actor: process for actor, process in peers.items() if process != self.process}
+        replaced = {old for actor, old in self._remote.items() if old != _NOWHERE and remote.get(actor, old) != old}
+        self._remote = {**self._remote, **remote}
         if self._links is None:
             return
-        for process in gone:
+        for process in replaced:
             self._links.disconnect(process)
         for process, endpoint in (endpoints or {}).items():
-            self._links.connect(process, endpoint)
+            try:
+                self._links.connect(process, endpoint)
+            except WireError as error:  # lost again already; root is about to hear of it
+                log.info("%s does not dial %s: %s", self.process, process, error)
 
     def forget(self, process: str) -> None:
-        """The process has ended: what may still arrive from it is dropped."""
-        for name in [name for name, host in self._remote.items() if host == process]:
-            del self._remote[name]
+        """The process has ended: what may still arrive from it is dropped, and what is told to its actors too."""
+        self._remote = {name: _NOWHERE if host == process else host for name, host in self._remote.items()}
         if self._links is not None:
             self._links.disconnect(process)
 
@@ -76,6 +85,8 @@ class Directory:
             return
 
         process = self._remote.get(name)
+        if process == _NOWHERE:
+            return  # its process has ended; whoever follows gets what is unfinished from admission
         if process is None or self._links is None:
             raise WireError(f"no actor is called {name!r} in process {self.process!r} or among its peers")
         self._links.send(process, name, message)

@@ -1,0 +1,105 @@
+"""One `tell` for every kind of link, and nothing from the dead."""
+
+from __future__ import annotations
+
+import pytest
+
+from histrio.actors.directory import Directory
+from histrio.actors.mailbox import Actor, ThreadDispatcher
+from histrio.errors import WireError
+from histrio.messages import Close, Message, ReplicaSize, Start
+
+
+class Links:
+    """Records; refuses to dial `lost.1`."""
+
+    def __init__(self) -> None:
+        self.log: list[tuple[str, ...]] = []
+
+    def connect(self, process: str, endpoint: str) -> None:
+        if process == "lost.1":
+            raise WireError("a name is used once")
+        self.log.append(("connect", process, endpoint))
+
+    def disconnect(self, process: str) -> None:
+        self.log.append(("disconnect", process))
+
+    def send(self, process: str, actor: str, message: Message) -> None:
+        self.log.append(("send", process, actor))
+
+
+class Listener(Actor):
+    """Keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: list[Message] = []
+
+    def receive(self, message: Message) -> None:
+        self.heard.append(message)
+
+
+def make() -> tuple[Directory, Links]:
+    links = Links()
+    directory = Directory("front", links)
+    directory.route({"batching": "engine.1", "stage1": "stage1.1"})
+    return directory, links
+
+
+def hear(directory: Directory, batch: list[tuple[str, Message, str]]) -> list[Message]:
+    """What a local actor named `root` gets of a batch from other processes."""
+    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)))
+    listener = Listener()
+    directory.host("root", dispatcher, listener)
+    directory.deliver(batch)
+    dispatcher._turn(100)
+    return listener.heard
+
+
+def test_a_remote_actor_is_told_through_its_process() -> None:
+    directory, links = make()
+    directory.tell("stage1", Close(1))
+    assert links.log == [("send", "stage1.1", "stage1")]
+
+
+def test_an_unknown_actor_is_an_error() -> None:
+    directory, _ = make()
+    with pytest.raises(WireError, match="batchign"):
+        directory.tell("batchign", Close(1))
+
+
+def test_what_is_told_to_a_dead_process_is_dropped() -> None:
+    directory, links = make()
+    directory.forget("engine.1")
+    directory.tell("batching", Close(1))
+    assert links.log == [("disconnect", "engine.1")]
+
+
+def test_a_restarted_process_takes_over_its_actors() -> None:
+    directory, links = make()
+    directory.route({"batching": "engine.2"}, {"engine.2": "ipc://there"})
+    directory.tell("batching", Close(1))
+    assert links.log == [
+        ("disconnect", "engine.1"),
+        ("connect", "engine.2", "ipc://there"),
+        ("send", "engine.2", "batching"),
+    ]
+
+
+def test_a_process_that_was_lost_again_is_not_dialled() -> None:
+    directory, links = make()
+    directory.route({"batching": "lost.1"}, {"lost.1": "ipc://gone"})
+    assert links.log == [("disconnect", "engine.1")]
+
+
+def test_messages_of_a_dead_incarnation_are_dropped_and_those_of_the_living_arrive() -> None:
+    directory, _ = make()
+    directory.forget("engine.1")
+    heard = hear(directory, [("root", Close(1), "engine.1"), ("root", Close(2), "stage1.1")])
+    assert heard == [Close(2)]
+
+
+def test_a_start_tells_where_everybody_lives_before_it_arrives() -> None:
+    directory, links = make()
+    start = Start(2, ReplicaSize(1, 1, 0, 1, 1, 1), {"batching": "engine.2"}, {"engine.2": "ipc://there"})
+    assert hear(directory, [("root", start, "stage1.1"), ("root", Close(3), "engine.2")]) == [start, Close(3)]
+    assert ("connect", "engine.2", "ipc://there") in links.log
