@@ -29,6 +29,7 @@ __all__ = [
     "Message",
     "Open",
     "Opened",
+    "Ready",
     "ReplicaDown",
     "ReplicaSize",
     "ReplicaUp",
@@ -286,6 +287,12 @@ class Opened(_Message, frozen=True):
     capacity: StageCapacity
 
 
+class Ready(_Message, frozen=True):
+    """Kv, batching → root: made, hosted and waiting for `Start`. (Stages say so with `Opened`.)"""
+
+    actor: str
+
+
 class Start(_Message, frozen=True):
     """Root → every actor of a replica: begin epoch `epoch` with nothing running and all blocks free."""
 
@@ -328,6 +335,8 @@ class ChildFailed(_Message, frozen=True):
     error: str
     is_final: bool = False
     """Starting it again would fail in the same way (a model that cannot be served, say)."""
+    dependants: list[str] = []
+    """Actors that are made anew along with it."""
 
 
 class Beat(_Message, frozen=True):
@@ -371,6 +380,7 @@ Message: TypeAlias = (
     | Hello
     | Loading
     | Opened
+    | Ready
     | Start
     | Allocated
     | ReplicaUp

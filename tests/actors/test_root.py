@@ -14,6 +14,7 @@ from histrio.messages import (
     Hello,
     Message,
     Opened,
+    Ready,
     ReplicaDown,
     ReplicaUp,
     StageCapacity,
@@ -79,22 +80,28 @@ class World:
         self.root.process_started(HostedActors(role, process, actors, f"ipc://{process}", dials))
         self.root.receive(Hello(process, 1, PROTOCOL_VERSION))
 
+    def join(self) -> None:
+        for actor in ("kv", "batching"):
+            self.root.receive(Ready(actor))
+
     def open(self, stage: int, num_pages: int = 100) -> None:
         capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8)
         self.root.receive(Opened(stage, capacity))
 
     def come_up(self) -> None:
+        self.join()
         self.open(0)
         self.open(1, num_pages=40)
         for actor in ("stage0", "kv", "batching", "stage1"):
             self.root.receive(Allocated(actor, self.root.epoch))
 
 
-def test_nothing_starts_before_every_stage_is_open() -> None:
+def test_nothing_starts_before_every_actor_is_there() -> None:
     world = World()
     world.open(0)
-    assert world.links.taken(Start) == []
     world.open(1, num_pages=40)
+    assert world.links.taken(Start) == [], "kv and batching are not there yet"
+    world.join()
     starts = world.links.taken(Start)
     assert [(process, actor) for process, actor, _ in starts] == [
         ("engine.1", "stage0"),
@@ -115,6 +122,7 @@ def test_a_later_process_is_told_where_to_dial_the_earlier_one() -> None:
 
 def test_requests_flow_only_when_all_have_allocated() -> None:
     world = World()
+    world.join()
     world.open(0)
     world.open(1)
     for actor in ("stage0", "kv", "batching"):
@@ -142,6 +150,8 @@ def test_answers_to_an_epoch_that_is_over_do_not_count() -> None:
     world.come_up()
     world.root.receive(ChildFailed("kv", "broken"))
     world.links.taken(ReplicaUp)
+    world.root.receive(Ready("kv"))
+    assert world.root.epoch == 2
     for actor in ("stage0", "kv", "batching", "stage1"):
         world.root.receive(Allocated(actor, 1))
     assert world.links.taken(ReplicaUp) == []
@@ -167,6 +177,7 @@ def test_a_silent_process_is_killed() -> None:
 
 def test_what_does_not_fit_fails_for_good() -> None:
     world = World(SizeLimits(16, 1000, 8, 128, 256))
+    world.join()
     world.open(0)
     world.open(1)
     assert isinstance(world.failed[0], HistrioError)
@@ -174,3 +185,15 @@ def test_what_does_not_fit_fails_for_good() -> None:
     (_, _, down) = world.links.taken(ReplicaDown)[0]
     assert isinstance(down, ReplicaDown)
     assert down.final
+
+
+def test_an_engine_without_a_stage_is_started_again_like_any_other() -> None:
+    world = World()
+    world.come_up()
+    world.root.process_exited("engine.1", "was killed by signal 9")
+    world.start("engine", 2)
+    world.open(0)
+    world.links.sent.clear()
+    assert world.links.taken(Start) == []
+    world.join()
+    assert {process for process, _, _ in world.links.taken(Start)} == {"engine.2", "stage1.1"}

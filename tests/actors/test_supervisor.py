@@ -56,7 +56,7 @@ def test_a_failed_child_takes_those_after_it_along_and_none_before() -> None:
     log.clear()
     supervisor.failed("kv", ValueError("broken"))
     assert log == ["stop batching", "stop kv", "start kv", "start batching"]
-    assert reports == [ChildFailed("kv", "ValueError: broken")]
+    assert reports == [ChildFailed("kv", "ValueError: broken", dependants=["batching"])]
 
 
 def test_more_failures_than_the_limit_are_final() -> None:

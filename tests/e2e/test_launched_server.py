@@ -19,6 +19,7 @@ from histrio.testing.wait import eventually
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
 NUM_LAYERS, VOCAB = 4, 258
+TOPOLOGIES = ["--stages=1", "--stages=2", "--stages=3", "--one-process", "--stages=2 --set stage.process=own"]
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +91,11 @@ async def stream_all(
     return [texts[index] for index in range(len(prompts))]
 
 
-@pytest.fixture(scope="module", params=["--stages=1", "--stages=2", "--stages=3", "--one-process"])
+@pytest.fixture(scope="module", params=TOPOLOGIES)
 def server(
     model: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[LaunchedServer]:
-    with launch(model, tmp_path_factory.mktemp("run"), request.param) as launched:
+    with launch(model, tmp_path_factory.mktemp("run"), *request.param.split()) as launched:
         yield launched
 
 
@@ -114,13 +115,16 @@ def test_the_official_client_streams_what_the_plain_computation_gives(server: La
     assert len(set(texts)) == len(prompts), "a control: other prompts give other texts"
 
 
-@pytest.mark.parametrize(("victim", "stages"), [("engine", 1), ("engine", 2), ("stage1", 2)])
+@pytest.mark.parametrize(
+    ("victim", "stages"), [("engine", 1), ("engine", 2), ("stage1", 2), ("engine", 3), ("stage0", 3)]
+)
 def test_streams_go_on_with_the_same_tokens_when_a_process_is_killed(
     model: Path, tmp_path: Path, victim: str, stages: int
 ) -> None:
     prompts = [[1 + i, 50, 3] for i in range(16)]
     slow = ["--set", "stage.options={step-s = 0.02}"]
-    with launch(model, tmp_path, f"--stages={stages}", *slow) as server:
+    own = ["--set", "stage.process=own"] if stages == 3 else []
+    with launch(model, tmp_path, f"--stages={stages}", *slow, *own) as server:
         undisturbed = anyio.run(stream_all, server, prompts, 40)
         front = server.process.pid
 

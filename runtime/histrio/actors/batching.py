@@ -17,6 +17,7 @@ from histrio.messages import (
     Granted,
     LeaseBlocks,
     Message,
+    Ready,
     RequestState,
     ReturnBlocks,
     Start,
@@ -48,6 +49,10 @@ class BatchingActor(Actor):
         self._totals = dict.fromkeys(("steps", "scheduled_tokens", "generated_tokens"), 0)
         self._stats_due = 0.0
         self.scheduler: Scheduler | None = None
+
+    def start(self) -> None:
+        """Tell root that an epoch may begin."""
+        self._tell("root", Ready(self._name))
 
     def receive(self, message: Message) -> None:
         """Take in what changed; the next step is planned in `flush`."""

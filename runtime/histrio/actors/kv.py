@@ -6,7 +6,7 @@ from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
 from histrio.engine.blocks import BlockPool
 from histrio.errors import WireError
-from histrio.messages import Allocated, Granted, LeaseBlocks, Message, ReturnBlocks, Start, Stop
+from histrio.messages import Allocated, Granted, LeaseBlocks, Message, Ready, ReturnBlocks, Start, Stop
 
 __all__ = ["KvActor"]
 
@@ -23,6 +23,10 @@ class KvActor(Actor):
     def idle(self) -> None:
         """Count the blocks: none may be lost, none in two places."""
         self.pool.check_integrity()
+
+    def start(self) -> None:
+        """Tell root that an epoch may begin."""
+        self._tell("root", Ready(self._name))
 
     def receive(self, message: Message) -> None:
         """Lease, return, or begin an epoch with all blocks free."""

@@ -26,6 +26,7 @@ from histrio.messages import (
     Loading,
     Message,
     Opened,
+    Ready,
     ReplicaDown,
     ReplicaSize,
     ReplicaUp,
@@ -86,6 +87,8 @@ class RootActor(Actor):
         self._clock = clock
         self._hosts: dict[str, HostedActors] = {}
         self._last_beat: dict[str, float] = {}
+        self._present: set[str] = set()
+        """Actors that are made and wait for an epoch, or run in one."""
         self._awaited: set[str] = set()
         self._is_up = False
         self._size: ReplicaSize | None = None
@@ -145,7 +148,9 @@ class RootActor(Actor):
                 self._on_loading(stage, fraction, text)
             case Opened(stage, capacity):
                 self._capacities[stage] = capacity
-                self._start_if_complete()
+                self._join(f"stage{stage}")
+            case Ready(actor):
+                self._join(actor)
             case Allocated(actor, epoch):
                 self._allocated(actor, epoch)
             case Hello():
@@ -178,11 +183,16 @@ class RootActor(Actor):
             self.launcher.kill(failed.child.removeprefix(LINK), failed.error)
             return  # its exit will be reported
 
-        self._lose(failed.child)
+        for name in [failed.child, *failed.dependants]:
+            self._lose(name)
         self._down(f"{failed.child} failed: {failed.error}")
+
+    def _join(self, actor: str) -> None:
+        self._present.add(actor)
         self._start_if_complete()
 
     def _lose(self, actor: str) -> None:
+        self._present.discard(actor)
         if actor.startswith("stage"):
             self._capacities[int(actor.removeprefix("stage"))] = None
 
@@ -196,9 +206,10 @@ class RootActor(Actor):
         self._is_up = False
 
     def _start_if_complete(self) -> None:
-        """Begin an epoch when every stage is open. All actors forget what they knew."""
+        """Begin an epoch when every actor is there. All of them forget what they knew."""
         capacities = [capacity for capacity in self._capacities if capacity is not None]
-        if len(capacities) < len(self._capacities) or self.failure is not None:
+        is_complete = len(capacities) == len(self._capacities) and {"kv", "batching"} <= self._present
+        if not is_complete or self.failure is not None:
             return
         try:
             size = fit(self._limits, capacities)

@@ -80,7 +80,8 @@ class Supervisor:
             self._report(ChildFailed(name, str(limit), is_final=True))
             return
 
-        self._report(ChildFailed(name, f"{type(error).__name__}: {error}"))
+        dependants = [child.name for child in self._children[first + 1 :]]
+        self._report(ChildFailed(name, f"{type(error).__name__}: {error}", dependants=dependants))
         self._start_from(first)
 
     def stop(self) -> None:
