@@ -17,7 +17,6 @@ def write_facts(payload: dict[str, Any]) -> None:
     """Say what this process sees."""
     facts = [
         payload["text"],
-        os.environ["OMP_WAIT_POLICY"],
         os.environ["PYTHONUNBUFFERED"],
         str(os.getsid(0) == os.getpid()),
         str(signal.getsignal(signal.SIGINT) == signal.SIG_IGN),

@@ -39,19 +39,19 @@ async def number_in(file):
 
 
 async def test_child_gets_its_call_and_environment(tmp_path, monkeypatch):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     child = await start("write_facts", {"text": "ä" * 100_000, "file": str(tmp_path / "facts")})
     assert await child.wait() == await child.wait() == "ended"
     assert not child.is_running
     facts = (tmp_path / "facts").read_text().split("\n")
-    assert facts == ["ä" * 100_000, "PASSIVE", "1", "True", "True", "", "rt:facts.1"]
+    assert facts == ["ä" * 100_000, "1", "True", "True", "", "rt:facts.1"]
 
 
-async def test_the_users_own_wait_policy_wins(tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+async def test_the_users_own_environment_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "2")
     child = await start("write_facts", {"text": "", "file": str(tmp_path / "facts")})
     await child.wait()
-    assert (tmp_path / "facts").read_text().split("\n")[1] == "ACTIVE"
+    assert (tmp_path / "facts").read_text().split("\n")[1] == "2"
 
 
 async def test_failure_is_told_by_exit_code(capfd):

@@ -102,5 +102,4 @@ def describe_exit(code: int) -> str:
 
 
 def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    # Spinning OpenMP threads would take the cores from the other processes.
-    return {"OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1", **os.environ, **extra}
+    return {"PYTHONUNBUFFERED": "1", **os.environ, **extra}
