@@ -1,7 +1,21 @@
-"""Tests share their cores with each other's processes: waiting OpenMP threads sleep, here and in every child."""
+"""What holds for all tests: shared cores, and patience with the first import of torch and transformers."""
 
 from __future__ import annotations
 
 import os
 
+import pytest
+
+# Tests share their cores with each other's processes: waiting OpenMP threads sleep, here and in every child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+_IMPORTS_TRANSFORMERS = ("torch_backend", "demo", "test_chat_templates_oracle", "samplers")
+_COLD_IMPORT_TIMEOUT_S = 90
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever of these tests comes first waits for a cold disk to hand over a gigabyte of libraries."""
+    for item in items:
+        is_slow = any(part in item.nodeid for part in _IMPORTS_TRANSFORMERS)
+        if is_slow and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_COLD_IMPORT_TIMEOUT_S))
