@@ -82,6 +82,9 @@ async def test_a_failing_device_is_restarted_and_streams_go_on(model: Path) -> N
         more = await harness.generate([7, 8, 9], 8)
         assert harness.front.gateway.status.epoch == 2
         assert harness.front.gateway.status.num_replays == 1
+        counters = harness.front.gateway.status.counters
+        await eventually_async(lambda: harness.front.gateway.status.gauges["running_sequences"] == 0)
+        assert counters["generated_tokens_total"] == len(tokens) + len(more), "a restart counts nothing twice"
     assert state is RequestState.FINISHED_MAX_LENGTH
     assert tokens == reference([4, 5, 6], 9)
     assert more == reference([7, 8, 9], 8)

@@ -32,6 +32,7 @@ from histrio.messages import (
 __all__ = ["BatchingActor"]
 
 _STATS_EVERY_S = 1.0
+_TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
 
 
 class BatchingActor(Actor):
@@ -46,7 +47,7 @@ class BatchingActor(Actor):
         self._in_flight: dict[int, Plan] = {}
         self._asked_blocks = 0
         self._lease_ahead = 0
-        self._totals = dict.fromkeys(("steps", "scheduled_tokens", "generated_tokens"), 0)
+        self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
         self.scheduler: Scheduler | None = None
 
@@ -118,6 +119,7 @@ class BatchingActor(Actor):
         self._epoch = start.epoch
         self._in_flight.clear()
         self._asked_blocks = 0
+        self._totals = dict.fromkeys(_TOTALS, 0)
         size = start.size
         limits = SchedulerLimits(
             max_rows=size.max_rows,
