@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio.messages import Close, Drain, Message, Step, StepResult, Tensor
+from histrio.messages import Close, Message, Step, StepResult, Stop, Tensor
 from histrio.net.io_thread import Delivery, IoThread
 from histrio.net.wakeup import WakeUp
 
@@ -84,14 +84,14 @@ def test_burst_one_way(benchmark: BenchmarkFixture, ends: Ends) -> None:
     def burst() -> Message:
         for number in range(NUM_BURST_MESSAGES):
             ends.io.send("engine", "sink", Close(number))
-        return ends.ask(Drain())
+        return ends.ask(Stop())
 
     started = time.process_time()
     answer = benchmark.pedantic(burst, rounds=20, warmup_rounds=1)
     num_messages = 21 * NUM_BURST_MESSAGES
     benchmark.extra_info["cpu_us_per_message"] = round((time.process_time() - started) / num_messages * 1e6, 2)
 
-    assert answer == Drain()
+    assert answer == Stop()
 
 
 def test_waking_a_thread_by_descriptor(benchmark: BenchmarkFixture) -> None:
@@ -131,7 +131,7 @@ def _answer(endpoint: str) -> None:
     io = IoThread("engine", None, deliver, lambda _: inbox.put(None))
     io.start()
     io.connect("front", endpoint)
-    io.send("front", "root", Drain())
+    io.send("front", "root", Stop())
     while (message := inbox.get()) is not None:
         io.send("front", "stage0", message)
     io.close()

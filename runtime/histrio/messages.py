@@ -20,7 +20,6 @@ __all__ = [
     "ChildFailed",
     "Close",
     "Copy",
-    "Drain",
     "Generate",
     "Granted",
     "Hello",
@@ -357,10 +356,6 @@ class Stats(_Message, frozen=True):
     values: dict[str, float]
 
 
-class Drain(_Message, frozen=True):
-    """Stop taking requests, finish what runs."""
-
-
 class Stop(_Message, frozen=True):
     """Close what you own and end."""
 
@@ -388,7 +383,6 @@ Message: TypeAlias = (
     | ChildFailed
     | Beat
     | Stats
-    | Drain
     | Stop
 )
 """The union every link carries."""

@@ -65,9 +65,7 @@ class World:
         self.now = 0.0
         directory = Directory("front", self.links)
         directory.route({"admission": "edge", "metrics": "edge"})
-        self.failed: list[Exception] = []
         self.root = RootActor(directory, limits, 2, clock=lambda: self.now)
-        self.root.on_failed = self.failed.append
         self.killer = Killer()
         self.root.launcher = self.killer
         self.start("engine", 1)
@@ -180,8 +178,8 @@ def test_what_does_not_fit_fails_for_good() -> None:
     world.join()
     world.open(0)
     world.open(1)
-    assert isinstance(world.failed[0], HistrioError)
-    assert "1000" in str(world.failed[0])
+    assert isinstance(world.root.failure, HistrioError)
+    assert "1000" in str(world.root.failure)
     (_, _, down) = world.links.taken(ReplicaDown)[0]
     assert isinstance(down, ReplicaDown)
     assert down.final

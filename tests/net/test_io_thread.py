@@ -7,7 +7,7 @@ import pytest
 import zmq
 
 from histrio.errors import WireError
-from histrio.messages import Beat, Close, Drain, Hello, Open, Step, Stop, Tensor
+from histrio.messages import Beat, Close, Hello, Open, Step, Stop, Tensor
 from histrio.net.io_thread import MOST_BATCH_MESSAGES, IoThread, LinkLimits
 
 
@@ -27,10 +27,10 @@ def test_message_arrives_with_actor_and_sender(node, until):
 def test_both_directions_share_the_connection_the_later_process_dialled(node, until):
     root = node("root.1")
     # Nobody of that name is connected yet; the message waits for the dialler.
-    root.io.send("engine.1", "batching", Drain())
+    root.io.send("engine.1", "batching", Stop())
     engine = node("engine.1", dials=root)
     until(lambda: engine.heard)
-    assert engine.heard == [("batching", Drain(), "root.1")]
+    assert engine.heard == [("batching", Stop(), "root.1")]
     assert engine.io.endpoint is None
 
 
@@ -153,7 +153,7 @@ def test_dialled_process_that_never_answers_is_lost(node, sockets, until, num_me
 
 def test_process_that_never_dials_is_lost_with_what_waits_for_it(node, until):
     root = node("root.1", limits=LinkLimits(connect_timeout_s=0.3))
-    root.io.send("engine.1", "kv", Drain())
+    root.io.send("engine.1", "kv", Stop())
     until(lambda: root.lost)
     assert root.lost == ["engine.1"]
 
@@ -161,10 +161,10 @@ def test_process_that_never_dials_is_lost_with_what_waits_for_it(node, until):
 def test_dialler_may_come_before_the_listener(node, sockets, until):
     engine = node("engine.1")
     engine.io.connect("root.1", f"ipc://{sockets}/root.1")
-    engine.io.send("root.1", "admission", Drain())
+    engine.io.send("root.1", "admission", Stop())
     root = node("root.1")
     until(lambda: root.heard)
-    assert root.heard == [("admission", Drain(), "engine.1")]
+    assert root.heard == [("admission", Stop(), "engine.1")]
     assert engine.lost == []
 
 
@@ -177,7 +177,7 @@ def test_connect_twice_keeps_one_connection(node, until):
     until(lambda: len(root.heard) == 20)
     # The listener knows the dialler already, and dialling it back would be a second connection.
     root.io.connect("engine.1", "ipc:///nowhere")
-    root.io.send("engine.1", "kv", Drain())
+    root.io.send("engine.1", "kv", Stop())
     until(lambda: engine.heard)
     assert root.lost == engine.lost == []
 
@@ -192,7 +192,7 @@ def test_silent_dialler_is_not_dialled_back(node, until):
     # Nothing has come from it, so that only the socket knows it.
     assert "engine.1" not in root.io._peers
     root.io.connect("engine.1", "ipc:///nowhere")
-    root.io.send("engine.1", "kv", Drain())
+    root.io.send("engine.1", "kv", Stop())
     until(lambda: engine.heard)
     engine.io.close()
     until(lambda: root.lost)
@@ -207,8 +207,8 @@ def test_killed_process_is_lost_once_and_others_stay(node, child, until):
     until(lambda: len(root.heard) == 2)
     killed.kill()
     until(lambda: root.lost)
-    root.io.send("engine.1", "kv", Drain())
-    root.io.send("engine.2", "kv", Drain())
+    root.io.send("engine.1", "kv", Stop())
+    root.io.send("engine.2", "kv", Stop())
     until(lambda: root.messages("engine.2")[1:])
     assert root.lost == ["engine.1"]
 
@@ -229,7 +229,7 @@ def test_dialler_sees_that_a_process_it_dialled_was_killed(node, sockets, until)
     listener.bind(f"ipc://{sockets}/raw")
     engine = node("engine.1")
     engine.io.connect("root.1", f"ipc://{sockets}/raw")
-    engine.io.send("root.1", "kv", Drain())
+    engine.io.send("root.1", "kv", Stop())
     assert listener.recv_multipart()[0] == b"engine.1"
     context.destroy(linger=0)
     until(lambda: engine.lost)
@@ -273,10 +273,10 @@ def test_last_words_are_heard_before_the_loss(node, child, until):
     root.io._on_lost = order.append
     child("last-words", "engine.1", root)
     until(lambda: order)
-    root.io.send("engine.1", "kv", Drain())
+    root.io.send("engine.1", "kv", Stop())
     until(lambda: "engine.1" in order)
     assert isinstance(order[0], Hello)
-    assert order[1] == Drain()
+    assert order[1] == Stop()
     assert slots(order[2:-1]) == list(range(1000))
 
 
@@ -330,7 +330,7 @@ def test_disconnected_process_is_neither_heard_nor_lost(node, until):
 def test_name_of_a_lost_process_is_not_used_again(node, until):
     root = node("root.1")
     engine = node("engine.1", dials=root)
-    engine.io.send("root.1", "kv", Drain())
+    engine.io.send("root.1", "kv", Stop())
     until(lambda: root.heard)
     root.io.close()
     until(lambda: engine.lost)
@@ -394,7 +394,7 @@ def test_close_sends_what_waits(node, until):
 def test_close_does_not_wait_for_the_unreachable(node, sockets):
     engine = node("engine.1")
     engine.io.connect("root.1", f"ipc://{sockets}/nobody")
-    engine.io.send("root.1", "kv", Drain())
+    engine.io.send("root.1", "kv", Stop())
     engine.io.close(linger_s=0.2)
     assert not engine.io._thread.is_alive()
 
@@ -419,7 +419,7 @@ def test_tcp_port_0_becomes_a_free_one(until):
         assert root.endpoint
         assert not root.endpoint.endswith(":0")
         engine.connect("root.1", root.endpoint.replace("127.0.0.1", "localhost"))
-        engine.send("root.1", "kv", Drain())
+        engine.send("root.1", "kv", Stop())
         until(lambda: heard)
         with pytest.raises(WireError, match="cannot listen"):
             IoThread("root.2", root.endpoint, heard.extend, lambda _: None).start()
@@ -428,7 +428,7 @@ def test_tcp_port_0_becomes_a_free_one(until):
     finally:
         root.close()
         engine.close()
-    assert heard == [("kv", Drain(), "engine.1")]
+    assert heard == [("kv", Stop(), "engine.1")]
 
 
 @pytest.mark.parametrize("process", ["", "x" * 256, "\0auto"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from histrio import messages
 from histrio.errors import WireError
-from histrio.messages import Close, Drain, Granted, Message, Open, Step, StepResult, Stop, Tensor
+from histrio.messages import Close, Granted, Message, Open, Step, StepResult, Stop, Tensor
 from histrio.net.wire import COPY_BELOW_BYTES, decode, encode, frames_bytes
 
 KINDS = typing.get_args(Message)
@@ -265,5 +265,5 @@ def test_failed_encode_leaves_nothing_behind():
     with pytest.raises(WireError):
         encode("a", Step(1, 1, [], [], [Tensor("int32", (1,), b"1234"), Tensor("int32", (9,), b"1234")]))
     assert len(encode("a", StepResult(1, 1, []))) == 1
-    assert decode(encode("a", Drain())) == ("a", Drain())
+    assert decode(encode("a", Stop())) == ("a", Stop())
     assert decode(encode("kv", Granted([1, 2]))) == ("kv", Granted([1, 2]))

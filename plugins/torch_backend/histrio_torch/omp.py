@@ -1,7 +1,7 @@
 """How long OpenMP threads spin at a barrier; import this before torch, in every process that computes.
 
 libgomp spins without end by default. Beside one busy neighbour on two cores that turned a product of 0.12 ms into one
-of seconds. Not spinning at all costs a wake-up at each of the 200 barriers of a step: measured on two quiet cores,
+of seconds. Not spinning at all costs a wake-up at each barrier of a step: measured on two quiet cores,
 0.6 B parameters in bf16, a decode step of one row took 52 ms, with a bounded spin 38 ms. Beside two busy neighbours
 the bounded spin loses (80 ms against 49 ms) and does not collapse; `OMP_WAIT_POLICY=PASSIVE` is for such machines.
 """
@@ -15,7 +15,7 @@ __all__ = ["bound_spinning"]
 
 _USER_SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _SPIN_COUNT = "10000"
-"""Rounds of libgomp's waiting loop, about 0.1 ms."""
+"""Rounds of libgomp's waiting loop."""
 
 
 def bound_spinning() -> bool:

@@ -57,11 +57,6 @@ class Dispatcher(ABC):
         """The actor lives here from now on; replaces one of the same name."""
         self._actors[name] = actor
 
-    def evict(self, name: str) -> None:
-        """Messages for this name are dropped from now on."""
-        self._actors.pop(name, None)
-        self._dirty.pop(name, None)
-
     def post(self, name: str, message: Message) -> None:
         """Append a message to the mailbox; never blocks, never runs a handler."""
         self._inbox.append((name, message))

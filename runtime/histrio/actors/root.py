@@ -96,7 +96,6 @@ class RootActor(Actor):
         self.epoch = 0
         self.failure: Exception | None = None
         """Why no replica will come up again."""
-        self.on_failed: Callable[[Exception], None] = lambda _error: None
 
     # --- what the launcher reports -----------------------------------------------------------------------------------
 
@@ -127,7 +126,6 @@ class RootActor(Actor):
         self.failure = error
         self._is_up = False
         self._directory.tell("admission", ReplicaDown(0, str(error), final=True))
-        self.on_failed(error)
 
     def check_beats(self) -> None:
         """Kill processes that fell silent or hang in a step. Called by the front's timer."""

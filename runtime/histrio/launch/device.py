@@ -40,6 +40,11 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat
     log_level: str
 
+    @property
+    def actors(self) -> list[str]:
+        """Names of the actors it hosts, in the order of their supervision."""
+        return [f"stage{stage.index}" for stage in self.stages] + (["kv", "batching"] if self.has_batching else [])
+
 
 def run_device_process(payload: Any) -> None:
     """Entry of a child process: run until told to stop, by SIGTERM or by the end of the parent."""

@@ -121,9 +121,7 @@ class ReplicaProcesses:
         )
 
     def _host(self, role: DeviceProcess, spec: DeviceProcess) -> HostedActors:
-        actors = [f"stage{stage.index}" for stage in spec.stages]
-        actors += ["kv", "batching"] if spec.has_batching else []
-        return HostedActors(role.process, spec.process, actors, spec.endpoint, dials=self._dials(role))
+        return HostedActors(role.process, spec.process, spec.actors, spec.endpoint, dials=self._dials(role))
 
     def _dials(self, role: DeviceProcess) -> list[str]:
         """Earlier processes this one exchanges messages with: one connection per pair, dialled by the later one."""
@@ -136,9 +134,4 @@ def _are_linked(one: DeviceProcess, other: DeviceProcess) -> bool:
     last = one.num_stages - 1
     line = [{"batching", "stage0"}, {"batching", f"stage{last}"}]
     line += [{f"stage{index}", f"stage{index + 1}"} for index in range(last)]
-    mine, theirs = _actor_names(one), _actor_names(other)
-    return any(pair & mine and pair & theirs for pair in line)
-
-
-def _actor_names(role: DeviceProcess) -> set[str]:
-    return {f"stage{stage.index}" for stage in role.stages} | ({"batching"} if role.has_batching else set())
+    return any(pair.intersection(one.actors) and pair.intersection(other.actors) for pair in line)
