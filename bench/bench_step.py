@@ -78,7 +78,7 @@ class NullStage:
         """Room for everything."""
         return StageCapacity({BLOCK_SIZE: 2**20}, spec.max_rows, spec.max_step_tokens, "float32", 0, 0)
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
+    def allocate(self, size: ReplicaSize) -> None:
         """No pages."""
 
     def step(self, batch: StepBatch) -> StageOutput:
@@ -148,7 +148,7 @@ class _Line:
             self._directory.host(name, self._dispatcher, actor)
         actors["stage0"].start()
         num_pages = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
-        start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, 0, num_rows, 2048, MAX_SEQUENCE_LENGTH))
+        start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, num_rows, 2048, MAX_SEQUENCE_LENGTH))
         for name in ("stage0", "kv", "batching"):
             self._directory.tell(name, start)
 

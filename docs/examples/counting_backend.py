@@ -16,13 +16,16 @@ from histrio.arrays import NumpyArrays
 from histrio.backend import (
     ArrayNamespace,
     BackendFactory,
+    Capability,
     Probe,
     Progress,
+    ReplicaSize,
     StageBackend,
     StageCapacity,
     StageOutput,
     StageSpec,
     StepBatch,
+    Traits,
 )
 from histrio.errors import BackendError
 from histrio.hooks import hookimpl
@@ -32,6 +35,7 @@ Floats = npt.NDArray[np.float32]
 
 PAGE_SIZES = (4, 8, 16, 32)
 CACHE_TOKENS = 65_536
+CAPABILITIES = [Capability.BATCH, Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_PAGES]
 
 
 class CountingStage:
@@ -58,13 +62,13 @@ class CountingStage:
             dtype="float32",
             param_bytes=0,
             page_bytes_per_token=4 * self._num_layers,
-            capabilities=["batch", "prefix_share", "copy_pages"],
+            capabilities=list(CAPABILITIES),
         )
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
+    def allocate(self, size: ReplicaSize) -> None:
         """One float per layer and token; NaN, so that reading what was never written would show."""
-        self._page_size = page_size
-        self._pages = np.full((self._num_layers, num_pages * page_size), np.nan, np.float32)
+        self._page_size = size.page_size
+        self._pages = np.full((self._num_layers, size.num_pages * size.page_size), np.nan, np.float32)
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the range."""
@@ -115,15 +119,16 @@ class CountingFactory:
     """What histrio asks before it makes a backend; importing this file must stay cheap."""
 
     name = "counting"
+    traits = Traits(contract=1)
 
     def probe(self) -> Probe:
         """Whether this machine will do."""
         return Probe(available=True, devices=["cpu"])
 
-    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
-        """Whether the model in this folder will do, from its configuration alone."""
-        if _read_config(model).get("model_type") == "counting":
-            return Probe(available=True)
+    def supports(self, spec: StageSpec) -> Probe:
+        """Whether these layers of the model will do, from its configuration alone."""
+        if _read_config(spec.model).get("model_type") == "counting":
+            return Probe(available=True, capabilities=CAPABILITIES)
 
         return Probe(False, "this is not a counting model", 'use backend = "torch" for it')
 

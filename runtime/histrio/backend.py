@@ -2,33 +2,43 @@
 
 A backend is dumb on purpose. It infers nothing: which rows run, where they start, which pages they own, all comes with
 each `StepBatch`. It runs on one thread that opens, computes and closes. The core never imports an array library; what
-samplers need is offered by the backend as an `ArrayNamespace`.
+samplers need is offered by the backend as an `ArrayNamespace`. Engines with a scheduler of their own implement
+`histrio.engine_backend` instead. `docs/backends.md` gives the reasons; `histrio.testing.conformance` checks a backend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from enum import StrEnum
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.messages import StageCapacity, Tensor
+from histrio.messages import ReplicaSize, StageCapacity, Tensor
 
 __all__ = [
+    "CONTRACT",
     "Array",
     "ArrayNamespace",
     "BackendFactory",
+    "Capability",
     "Probe",
     "Progress",
+    "ReplicaSize",
     "StageBackend",
     "StageCapacity",
     "StageOutput",
     "StageSpec",
     "StepBatch",
+    "Traits",
 ]
+
+CONTRACT = 1
+"""The version of this contract. Within one version, capabilities and fields with defaults may be added; no meaning
+changes. A plugin names the version it was written for, and is refused by name where that is another."""
 
 Array: TypeAlias = Any
 """An array of the backend's own library, on its device."""
@@ -38,13 +48,47 @@ Progress: TypeAlias = Callable[[float, str], None]
 """Called with the fraction done and a short text while weights load."""
 
 
+class Capability(StrEnum):
+    """What a backend can do beyond the least, or needs. A replica can do what all of its stages can."""
+
+    BATCH = "batch"
+    """Several rows in one step; without it a replica runs one sequence at a time. Of an opened stage."""
+    REWIND = "rewind"
+    """A row may start again at an earlier position, whatever it computed beyond. Of an opened stage."""
+    PREFIX_SHARE = "prefix_share"
+    """Rows may have pages in common. Of an opened stage."""
+    COPY_PAGES = "copy_pages"
+    """`copy` works. Of an opened stage."""
+    ALL_POSITION_LOGITS = "all_position_logits"
+    """`num_sampled` may be above 1: logits of several trailing positions of a row. Of an opened stage."""
+    ADAPTERS = "adapters"
+    """`StageSpec.adapter` is honoured; without it, a topology that names one is refused. In `Traits`."""
+    OWN_PROCESS = "own_process"
+    """Shares no process with other actors, whatever the topology leaves open. In `Traits`."""
+    ONE_STAGE_PER_PROCESS = "one_stage_per_process"
+    """Two stages of this backend need two processes. In `Traits`."""
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a backend wherever it runs, known before anything is loaded."""
+
+    contract: int
+    """The `CONTRACT` it was written for, as a number."""
+    level: Literal["stage", "engine"] = "stage"
+    """`engine`: it implements `histrio.engine_backend`."""
+    capabilities: list[Capability] = []
+
+
 class Probe(msgspec.Struct, frozen=True):
-    """Whether a backend (or a model on it) can be used here; if not, why and what to do."""
+    """Whether a backend (or a placement on it) can be used here; if not, why and what to do."""
 
     available: bool
     reason: str = ""
     remedy: str = ""
     devices: list[str] = []
+    """What `StageSpec.device` may name here."""
+    capabilities: list[Capability] = []
+    """Of a placement: what the opened stage will be capable of, as far as its configuration tells."""
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -73,6 +117,8 @@ class StageSpec(msgspec.Struct, frozen=True):
     """Compute threads on a CPU; None: the backend's choice."""
     options: dict[str, Any] = {}
     """Settings of one backend; an unknown one is refused by name."""
+    adapter: str | None = None
+    """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
 
     @property
     def is_first(self) -> bool:
@@ -90,23 +136,24 @@ class StepBatch:
     """One step's rows, ragged: row r owns tokens `offsets[r]:offsets[r+1]` of all flat arrays."""
 
     slots: IntArray
-    """[rows]"""
+    """[rows] ids `first_row` … `first_row + max_rows - 1` of this stage's own `StageCapacity`."""
     starts: IntArray
     """[rows] tokens of the row already in its pages."""
     num_tokens: IntArray
     """[rows] new tokens of the row in this step, >= 1."""
     num_sampled: IntArray
-    """[rows] trailing positions whose logits are wanted, 0 for none."""
+    """[rows] trailing positions whose logits are wanted, 0 for none; above 1 only with `ALL_POSITION_LOGITS`."""
     offsets: IntArray
     """[rows + 1] prefix sum of `num_tokens`."""
     block_tables: IntArray
-    """[rows, most blocks of a row] page ids, 0 beyond the row's own."""
+    """[rows, most blocks of a row] page ids `first_page_id` … `first_page_id + num_pages - 1` of this stage's own
+    `StageCapacity`; `first_page_id` beyond the row's own."""
     positions: npt.NDArray[np.int64]
     """[tokens]"""
     token_ids: npt.NDArray[np.int64] | None
     """[tokens] on the first stage, None elsewhere."""
     hidden: list[Tensor]
-    """[tokens, hidden] from the stage before; empty on the first."""
+    """[tokens, hidden] the summed residual stream of the stage before, then its named parts; empty on the first."""
 
     @property
     def num_rows(self) -> int:
@@ -123,8 +170,10 @@ class StepBatch:
 class StageOutput:
     """What a step gives: `hidden` for the next stage, or on the last one `logits`.
 
-    `logits` is a float array [sum(num_sampled), vocab] of the backend's library in row order, or None where no row
-    samples.
+    `hidden` is the residual stream, summed up and unnamed, so that stages of different backends can follow each other;
+    models whose layers hand on more add named parts. Its buffers are left alone from then on: the next step may begin
+    before they are sent. `logits` is a float array [sum(num_sampled), vocab] of the backend's library in row order, or
+    None where no row samples.
     """
 
     hidden: list[Tensor]
@@ -192,15 +241,21 @@ class StageBackend(Protocol):
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Load the weights of the range; answer what fits beside them. Raises `ModelError`, `BackendError`."""
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
-        """Make the page pool (ids 0 … num_pages-1, after `first_page_id`). Called again with a new epoch: same sizes
-        keep the pool, its contents are garbage then."""
+    def allocate(self, size: ReplicaSize) -> None:
+        """Make room for `size.num_pages` pages and `size.max_rows` rows, besides those the backend keeps for itself.
+
+        Called again with a new epoch: same sizes may keep the memory, its contents are garbage then.
+        """
 
     def step(self, batch: StepBatch) -> StageOutput:
-        """Run all rows through the layers, writing their keys and values into their pages."""
+        """Run all rows through the layers, writing their keys and values into their pages.
+
+        A row with `starts[r] == 0` is a new sequence, whatever its slot held before. Raises `BackendError` for what
+        it cannot do, before anything is written.
+        """
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages, `src[i]` to `dst[i]`; only with the capability `copy_pages`."""
+        """Copy pages, `src[i]` to `dst[i]`; only with `COPY_PAGES`."""
 
     def close_slot(self, slot: int) -> None:
         """The sequence in this slot is gone (for backends that keep rows)."""
@@ -213,12 +268,13 @@ class BackendFactory(Protocol):
     """What a plugin registers under a name; cheap to import, heavy only when a backend is made."""
 
     name: str
+    traits: Traits
 
     def probe(self) -> Probe:
         """Whether this machine can run the backend, without loading a model."""
 
-    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
-        """Whether it can run these layers of the model in folder `model`; reads config.json only."""
+    def supports(self, spec: StageSpec) -> Probe:
+        """Whether it can hold this placement of the model; reads configuration files only."""
 
     def create(self) -> StageBackend:
         """A backend that is not yet open."""

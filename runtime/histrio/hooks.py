@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from histrio.backend import BackendFactory
+from histrio.engine_backend import EngineFactory
 from histrio.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -49,8 +50,8 @@ class EdgeService(Protocol):
 
 
 @hookspec
-def register_backends(register: Callable[[BackendFactory], None]) -> None:
-    """Offer stage backends: call `register(factory)` for each."""
+def register_backends(register: Callable[[BackendFactory | EngineFactory], None]) -> None:
+    """Offer stage and engine backends: call `register(factory)` for each."""
 
 
 @hookspec

@@ -20,6 +20,8 @@ __all__ = [
     "ChildFailed",
     "Close",
     "Copy",
+    "EngineCapacity",
+    "EngineOpened",
     "Generate",
     "Granted",
     "Hello",
@@ -46,7 +48,7 @@ __all__ = [
     "Tokens",
 ]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """Peers compare it in `Hello`; it changes when the meaning of a message does."""
 
 SamplingFields: TypeAlias = dict[str, Any]
@@ -75,18 +77,20 @@ class Tensor:
     """A dense row-major array on its way between stages: dtype name, shape and the raw bytes.
 
     `data` is any object with the buffer protocol, `dtype` one of "float32", "float16", "bfloat16", "int32", "int64".
-    The bytes are never copied on the way out; whoever made them leaves them alone until the message is sent.
+    `name` is empty for the residual stream, and says what else a stage hands on. The bytes are never copied on the way
+    out; whoever made them leaves them alone until the message is sent.
     """
 
-    __slots__ = ("data", "dtype", "shape")
+    __slots__ = ("data", "dtype", "name", "shape")
 
-    def __init__(self, dtype: str, shape: tuple[int, ...], data: Any) -> None:
+    def __init__(self, dtype: str, shape: tuple[int, ...], data: Any, name: str = "") -> None:
         self.dtype = dtype
         self.shape = shape
         self.data = data
+        self.name = name
 
     def __repr__(self) -> str:
-        return f"Tensor({self.dtype}, {self.shape})"
+        return f"Tensor({self.dtype}, {self.shape}{f', {self.name!r}' if self.name else ''})"
 
 
 class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
@@ -135,6 +139,8 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     """With ERROR: what went wrong, safe to show to the client."""
     code: str = ""
     """With ERROR: the `code` of the error class it belongs to, such as `request_timeout`."""
+    logprobs: list[float] = []
+    """Of the ids, natural logarithms, where they were asked for."""
 
 
 class Tokens(_Message, frozen=True):
@@ -204,7 +210,7 @@ class Step(_Message, frozen=True):
     ids: list[int]
     """Token ids of all rows, concatenated; read by stage 0."""
     hidden: list[Tensor] = []
-    """The summed residual stream [num_tokens, hidden] from the stage before; empty for stage 0."""
+    """The summed residual stream [num_tokens, hidden] of the stage before, then its named parts; empty for stage 0."""
 
 
 class Copy(_Message, frozen=True):
@@ -237,9 +243,9 @@ class StageCapacity(msgspec.Struct, frozen=True):
     """What a stage backend can hold, answered by `open` before pages are allocated."""
 
     max_pages: dict[int, int]
-    """Page size in tokens → most pages of that size that fit into memory."""
+    """Page size in tokens → most pages of that size that fit into memory, besides those it keeps for itself."""
     max_rows: int
-    """Most slots, and so most rows of a step."""
+    """Most slots, and so most rows of a step, besides those it keeps for itself."""
     max_step_tokens: int
     """Most tokens of all rows of a step together."""
     dtype: str
@@ -247,8 +253,23 @@ class StageCapacity(msgspec.Struct, frozen=True):
     page_bytes_per_token: int
     """Bytes one token takes in this stage's pages, all its layers together."""
     first_page_id: int = 0
+    """Lowest page id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
     capabilities: list[str] = []
-    """Of: rewind, prefix_share, copy_pages, all_position_logits, adapters, own_process, batch."""
+    """Of `histrio.backend.Capability`; names that the core does not know are passed over."""
+    first_row: int = 0
+    """Lowest slot in a `StepBatch` of this stage."""
+
+
+class EngineCapacity(msgspec.Struct, frozen=True):
+    """What an engine backend can hold, answered by its `open`."""
+
+    max_rows: int
+    """Most requests it runs at a time; further ones wait inside it."""
+    max_sequence_length: int
+    num_cache_tokens: int
+    """Tokens its cache holds, of all requests together."""
+    dtype: str
+    capabilities: list[str] = []
 
 
 class ReplicaSize(msgspec.Struct, frozen=True, array_like=True):
@@ -257,10 +278,11 @@ class ReplicaSize(msgspec.Struct, frozen=True, array_like=True):
     num_pages: int
     page_size: int
     """Tokens per page, and so per block."""
-    first_page_id: int
     max_rows: int
     max_step_tokens: int
     max_sequence_length: int
+    capabilities: list[str] = []
+    """What all stages are capable of."""
 
 
 class Hello(_Message, frozen=True):
@@ -284,6 +306,12 @@ class Opened(_Message, frozen=True):
 
     stage: int
     capacity: StageCapacity
+
+
+class EngineOpened(_Message, frozen=True):
+    """Engine actor → root: the engine runs, this is what it holds."""
+
+    capacity: EngineCapacity
 
 
 class Ready(_Message, frozen=True):
@@ -375,6 +403,7 @@ Message: TypeAlias = (
     | Hello
     | Loading
     | Opened
+    | EngineOpened
     | Ready
     | Start
     | Allocated

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import msgspec
 import pluggy
 
 from histrio import hooks
-from histrio.backend import BackendFactory
+from histrio.backend import CONTRACT, BackendFactory
+from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError
 from histrio.hooks import EdgeService
 from histrio.sampling import Sampler
@@ -83,7 +84,7 @@ class Plugins:
         self.manager = pluggy.PluginManager(hooks.PROJECT)
         self.manager.add_hookspecs(hooks)
         self.failed: list[FailedPlugin] = []
-        self.backends: Registry[BackendFactory] = Registry("backend", self.failed)
+        self.backends: Registry[BackendFactory | EngineFactory] = Registry("backend", self.failed)
         self.samplers: Registry[type[Sampler]] = Registry("sampler", self.failed)
         self.edges: Registry[EdgeService] = Registry("edge service", self.failed)
         self.providers: dict[str, list[str]] = {name: [] for name in hook_names()}
@@ -111,6 +112,22 @@ class Plugins:
         for registry, item in offers:
             registry.add(str(item.name), item, owner)
 
+    def stage_backend(self, name: str) -> BackendFactory:
+        """The stage backend of this name. Raises `PluginError`."""
+        factory = self.backends.get(name)
+        if factory.traits.level != "stage":
+            raise PluginError(f"the backend {name!r} is a whole engine, which cannot run a range of layers")
+
+        return cast(BackendFactory, factory)
+
+    def engine_backend(self, name: str) -> EngineFactory:
+        """The engine backend of this name. Raises `PluginError`."""
+        factory = self.backends.get(name)
+        if factory.traits.level != "engine":
+            raise PluginError(f"the backend {name!r} runs ranges of layers and is no engine")
+
+        return cast(EngineFactory, factory)
+
     def _collect(self, plugin: object, owner: str) -> list[tuple[Registry[Any], Any]]:
         """Register with pluggy and ask for the offers, without taking them in yet."""
         self.manager.register(plugin, owner)
@@ -128,6 +145,9 @@ class Plugins:
             registry = self._registries[caller.name]
             only_this = self.manager.subset_hook_caller(caller.name, others)
             only_this(register=_collector(registry, offers))
+        for registry, item in offers:
+            if registry is self.backends:
+                _check_contract(item)
         for caller in callers:
             self.providers[caller.name].append(owner)
         return offers
@@ -143,6 +163,18 @@ class Plugins:
 
 def _collector(registry: Registry[Any], offers: list[tuple[Registry[Any], Any]]) -> Callable[[Any], None]:
     return lambda item: offers.append((registry, item))
+
+
+def _check_contract(factory: BackendFactory | EngineFactory) -> None:
+    """A backend is written for one version of the contract. Raises ValueError, which fails its plugin alone."""
+    if factory.traits.contract == CONTRACT:
+        return
+
+    newer = factory.traits.contract > CONTRACT
+    raise ValueError(
+        f"the backend {factory.name!r} is written for version {factory.traits.contract} of the contract, and this "
+        f"histrio has {CONTRACT}: update {'histrio' if newer else 'the plugin'}"
+    )
 
 
 def hook_names() -> list[str]:

@@ -83,7 +83,7 @@ class World:
             self.root.receive(Ready(actor))
 
     def open(self, stage: int, num_pages: int = 100) -> None:
-        capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8)
+        capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8, capabilities=["batch"])
         self.root.receive(Opened(stage, capacity))
 
     def come_up(self) -> None:

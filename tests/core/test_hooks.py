@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from histrio import hooks
-from histrio.backend import BackendFactory, Probe, StageBackend
+from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.plugins import Plugins, hook_names
 from histrio.sampling import Sampler
@@ -24,11 +24,12 @@ PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 
 class Factory:
     name = "paper"
+    traits = Traits(contract=1)
 
     def probe(self) -> Probe:
         return Probe(available=True)
 
-    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+    def supports(self, spec: StageSpec) -> Probe:
         return Probe(available=True)
 
     def create(self) -> StageBackend:

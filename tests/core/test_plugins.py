@@ -10,17 +10,19 @@ from typing import Any
 
 import pytest
 
+from histrio.backend import Traits
 from histrio.errors import PluginError
 from histrio.hooks import hookimpl
 from histrio.plugins import Plugins, load_plugins
 
 GOOD = """
 from types import SimpleNamespace
+from histrio.backend import Traits
 from histrio.hooks import hookimpl
 
 @hookimpl
 def register_backends(register):
-    register(SimpleNamespace(name="{backend}"))
+    register(SimpleNamespace(name="{backend}", traits=Traits(contract=1)))
 """
 
 
@@ -31,7 +33,7 @@ def offering(*names: str) -> Any:
         @hookimpl
         def register_backends(self, register: Callable[[Any], None]) -> None:
             for name in names:
-                register(SimpleNamespace(name=name))
+                register(SimpleNamespace(name=name, traits=Traits(contract=1)))
 
     return Offer()
 

@@ -12,6 +12,7 @@ from types import ModuleType
 import anyio
 import pytest
 
+from histrio.backend import StageSpec
 from histrio.plugins import Plugins
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import write_toy_model
@@ -83,8 +84,8 @@ def test_it_registers_through_the_hook_and_knows_its_model(module: ModuleType, m
 
     assert plugins.failed == []
     assert factory.probe().available
-    assert factory.supports(str(model), 0, NUM_LAYERS).available
-    refusal = factory.supports(str(other), 0, NUM_LAYERS)
+    assert factory.supports(StageSpec(str(model), 0, NUM_LAYERS, NUM_LAYERS)).available
+    refusal = factory.supports(StageSpec(str(other), 0, NUM_LAYERS, NUM_LAYERS))
     assert (refusal.available, refusal.reason) == (False, "this is not a counting model")
 
 

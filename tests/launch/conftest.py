@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from histrio.backend import BackendFactory, Probe, StageBackend
+from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.plugins import Plugins
 
@@ -29,6 +29,7 @@ class PaperFactory:
     """Answers what it is told to, and remembers what it was asked."""
 
     name = "torch"
+    traits = Traits(contract=1)
 
     def __init__(self) -> None:
         self.machine = Probe(available=True, devices=["paper:0"])
@@ -40,8 +41,8 @@ class PaperFactory:
         self.num_probes += 1
         return self.machine
 
-    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
-        self.asked.append((model, first_layer, last_layer))
+    def supports(self, spec: StageSpec) -> Probe:
+        self.asked.append((spec.model, spec.first_layer, spec.last_layer))
         return self.model
 
     def create(self) -> StageBackend:

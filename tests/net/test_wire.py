@@ -25,7 +25,8 @@ def tensors(draw):
     dtype = draw(st.sampled_from(sorted(ITEM_BYTES)))
     shape = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
     num_bytes = math.prod(shape) * ITEM_BYTES[dtype]
-    return Tensor(dtype, shape, draw(st.binary(min_size=num_bytes, max_size=num_bytes)))
+    data = draw(st.binary(min_size=num_bytes, max_size=num_bytes))
+    return Tensor(dtype, shape, data, draw(st.text(max_size=5)))
 
 
 def values(kind):
@@ -54,7 +55,7 @@ def values(kind):
 
 def plain(message):
     """Something that `==` compares, tensors with their bytes."""
-    fields = msgspec.to_builtins(message, enc_hook=lambda t: (t.dtype, tuple(t.shape), bytes(t.data)))
+    fields = msgspec.to_builtins(message, enc_hook=lambda t: (t.dtype, tuple(t.shape), bytes(t.data), t.name))
     return type(message), fields
 
 
@@ -145,22 +146,23 @@ def test_every_way_to_miscount_frames_is_refused():
 @pytest.mark.parametrize(
     "tensor",
     [
-        [0, "int32", [2]],
-        [2, "int32", [2]],
-        [-1, "int32", [2]],
-        ["1", "int32", [2]],
-        [1, "int33", [2]],
-        [1, "x" * 10_000, [2]],
-        [1, 32, [2]],
-        [1, "int32", 2],
-        [1, "int32", [3]],
-        [1, "int32", [-1, -2]],
-        [1, "int32", [2.0]],
-        [1, "int32", [True, 2]],
-        [1, "int32", [2] + [1] * 100_000],
-        [1, "int32", [2**63, 2**63]],
-        [1, "int32"],
+        [0, "int32", [2], ""],
+        [2, "int32", [2], ""],
+        [-1, "int32", [2], ""],
+        ["1", "int32", [2], ""],
+        [1, "int33", [2], ""],
+        [1, "x" * 10_000, [2], ""],
+        [1, 32, [2], ""],
+        [1, "int32", 2, ""],
+        [1, "int32", [3], ""],
+        [1, "int32", [-1, -2], ""],
+        [1, "int32", [2.0], ""],
+        [1, "int32", [True, 2], ""],
+        [1, "int32", [2] + [1] * 100_000, ""],
+        [1, "int32", [2**63, 2**63], ""],
+        [1, "int32", [2]],
         [1, "int32", [2], 0],
+        [1, "int32", [2], "", 0],
         {},
         None,
     ],
@@ -169,14 +171,14 @@ def test_false_description_of_a_tensor_is_refused(tensor):
     def header(description):
         return msgspec.msgpack.encode(("stage1", ["Step", 1, 1, [], [], [description]]))
 
-    assert decode([header([1, "int32", [2]]), b"12345678"])[1].hidden[0].shape == (2,)
+    assert decode([header([1, "int32", [2], "part"]), b"12345678"])[1].hidden[0].shape == (2,)
     with pytest.raises(WireError) as refusal:
         decode([header(tensor), b"12345678"])
     assert len(str(refusal.value)) < 500
 
 
 def test_one_frame_is_not_two_tensors():
-    description = [1, "int32", [2]]
+    description = [1, "int32", [2], ""]
     header = msgspec.msgpack.encode(("stage1", ["Step", 1, 1, [], [], [description, description]]))
     with pytest.raises(WireError):
         decode([header, b"12345678"])

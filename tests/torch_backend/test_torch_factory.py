@@ -14,10 +14,11 @@ from histrio_torch.factory import TorchFactory
 
 CHILD = """
 import sys
+from histrio.backend import StageSpec
 from histrio_torch import plugin
 found = []
 plugin.register_backends(found.append)
-probe = found[0].supports(sys.argv[1], 0, 3)
+probe = found[0].supports(StageSpec(sys.argv[1], 0, 3, 3))
 assert probe.available, probe
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 """

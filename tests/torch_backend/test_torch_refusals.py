@@ -48,7 +48,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> None:
     config, reason = REFUSED[case]
     write_model(tmp_path, config, {"model.safetensors": b"these are no weights"})
-    probe = TorchFactory().supports(str(tmp_path), 0, 2)
+    probe = TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2))
 
     assert not probe.available
     with pytest.raises(UnsupportedModel, match=reason):
@@ -59,19 +59,19 @@ def test_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> N
 
 def test_a_plain_decoder_is_supported(tmp_path: Path) -> None:
     write_model(tmp_path, LLAMA, {"model.safetensors": b""})
-    assert TorchFactory().supports(str(tmp_path), 0, 2).available
+    assert TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).available
 
 
 def test_remote_code_beside_a_known_type_is_left_alone(tmp_path: Path) -> None:
     write_model(tmp_path, {**LLAMA, "auto_map": {"AutoConfig": "own.OwnConfig"}}, {"model.safetensors": b""})
-    assert TorchFactory().supports(str(tmp_path), 0, 2).available
+    assert TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).available
 
 
 def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     write_model(tmp_path, LLAMA, {"pytorch_model.bin": b"pickle"})
     with pytest.raises(UnsupportedModel, match=r"pytorch_model\.bin"):
         open_stage(tmp_path)
-    assert "pytorch_model.bin" in TorchFactory().supports(str(tmp_path), 0, 2).reason
+    assert "pytorch_model.bin" in TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).reason
 
 
 def test_missing_shards_are_named(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
 
 def test_a_range_beyond_the_model_is_refused(tmp_path: Path) -> None:
     write_model(tmp_path, LLAMA, {"model.safetensors": b""})
-    assert "2 layers" in TorchFactory().supports(str(tmp_path), 1, 3).reason
+    assert "2 layers" in TorchFactory().supports(StageSpec(str(tmp_path), 1, 3, 2)).reason
 
 
 def test_missing_weights_are_named(tiny_model: Callable[[str], Any], tmp_path: Path) -> None:

@@ -7,19 +7,18 @@ from typing import Any
 import numpy as np
 import torch
 
-from histrio.backend import Progress, StageOutput, StageSpec, StepBatch
+from histrio.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.dry_run import check_side_channels, record_shapes
+from histrio_torch.factory import CAPABILITIES
 from histrio_torch.loader import StageModel, load_stage
 from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
 from histrio_torch.wire import from_wire, to_wire
 
 __all__ = ["TorchStage"]
-
-_CAPABILITIES = ["rewind", "prefix_share", "copy_pages", "all_position_logits", "batch"]
 
 
 class TorchStage:
@@ -49,13 +48,13 @@ class TorchStage:
             dtype=str(self._stage.dtype).removeprefix("torch."),
             param_bytes=self._stage.param_bytes,
             page_bytes_per_token=self._cache.bytes_per_token,
-            capabilities=_CAPABILITIES,
+            capabilities=list(CAPABILITIES),
         )
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
+    def allocate(self, size: ReplicaSize) -> None:
         """Make the pool of pages; the same sizes again keep it."""
         assert self._cache is not None, "open() comes before allocate()"
-        self._cache.allocate(num_pages, page_size)
+        self._cache.allocate(size.num_pages, size.page_size)
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run the rows as one sequence [1, tokens]; attention tells them apart by their pages."""

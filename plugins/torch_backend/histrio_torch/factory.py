@@ -5,20 +5,29 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.backend import Probe, StageBackend
+from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import ModelError
 from histrio_torch.checkpoint import find_weight_files
 from histrio_torch.families import check_config, num_layers, read_config
 
-__all__ = ["TorchFactory"]
+__all__ = ["CAPABILITIES", "TorchFactory"]
 
 _INSTALL = "pip install histrio-torch"
+CAPABILITIES = (
+    Capability.BATCH,
+    Capability.REWIND,
+    Capability.PREFIX_SHARE,
+    Capability.COPY_PAGES,
+    Capability.ALL_POSITION_LOGITS,
+)
+"""Of every torch stage, whatever the model."""
 
 
 class TorchFactory:
     """Makes torch stages; importing it imports neither torch nor transformers."""
 
     name = "torch"
+    traits = Traits(contract=1)
 
     def probe(self) -> Probe:
         """Whether torch and transformers load here, and the devices that torch sees."""
@@ -36,21 +45,22 @@ class TorchFactory:
 
         return Probe(available=True, devices=devices())
 
-    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
-        """Whether the layers of the model in folder `model` can run; reads config.json and lists the folder."""
+    def supports(self, spec: StageSpec) -> Probe:
+        """Whether the stage's layers can run; reads config.json and lists the folder."""
+        folder = Path(spec.model)
         try:
-            config = read_config(Path(model))
+            config = read_config(folder)
             check_config(config)
-            find_weight_files(Path(model))
+            find_weight_files(folder)
             count = num_layers(config)
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")
 
-        if not 0 <= first_layer < last_layer <= count:
-            reason = f"layers {first_layer}:{last_layer} are not a range of the model's {count} layers"
+        if not 0 <= spec.first_layer < spec.last_layer <= count:
+            reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
             return Probe(available=False, reason=reason, remedy=f"choose a range within 0:{count}")
 
-        return Probe(available=True)
+        return Probe(available=True, capabilities=list(CAPABILITIES))
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch."""

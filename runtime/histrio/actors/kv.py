@@ -36,7 +36,7 @@ class KvActor(Actor):
             case ReturnBlocks(block_ids):
                 self.pool.give_back(block_ids)
             case Start():
-                self.pool = BlockPool(message.size.num_pages, message.size.first_page_id)
+                self.pool = BlockPool(message.size.num_pages)
                 self._tell("root", Allocated(self._name, message.epoch))
             case Stop():
                 self.pool = BlockPool(0)

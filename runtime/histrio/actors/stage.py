@@ -22,12 +22,14 @@ from histrio.messages import (
     Message,
     Open,
     Opened,
+    StageCapacity,
     Start,
     Step,
     StepResult,
     Stop,
 )
 from histrio.sampler_chain import SamplerChain
+from histrio.sampling import Slots
 
 __all__ = ["Activity", "StageActor", "StagePlace"]
 
@@ -99,13 +101,14 @@ class StageActor(Actor):
         self._tell = tell
         self._chain = chain
         self._epoch = 0
+        self._capacity: StageCapacity | None = None
         self._table = SlotTable(0, 0)
         self.activity = Activity()
 
     def start(self) -> None:
         """Open the backend, which may take minutes; raises what it raises."""
-        capacity = self._backend.open(self._spec, self._progress)
-        self._tell("root", Opened(self._place.index, capacity))
+        self._capacity = self._backend.open(self._spec, self._progress)
+        self._tell("root", Opened(self._place.index, self._capacity))
 
     def receive(self, message: Message) -> None:
         """One order of the line."""
@@ -115,12 +118,13 @@ class StageActor(Actor):
             case Open():
                 self._open(message)
             case Close(slot):
-                self._backend.close_slot(slot)
+                assert self._capacity is not None, "a stage opens before it is told anything"
+                self._backend.close_slot(slot + self._capacity.first_row)
                 if self._chain is not None:
                     self._chain.close(slot)
                 self._forward(message)
-            case Copy(src, dst):
-                self._backend.copy(src, dst)
+            case Copy():
+                self._copy(message)
                 self._forward(message)
             case Start():
                 self._start(message)
@@ -137,11 +141,18 @@ class StageActor(Actor):
         self._tell("root", Loading(self._place.index, fraction, text))
 
     def _start(self, start: Start) -> None:
+        assert self._capacity is not None, "a stage opens before it starts"
         self._epoch = start.epoch
         size = start.size
-        self._backend.allocate(size.num_pages, size.page_size)
-        self._table = SlotTable(size.max_rows, -(-size.max_sequence_length // size.page_size))
+        self._backend.allocate(size)
+        max_blocks = -(-size.max_sequence_length // size.page_size)
+        self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
         self._tell("root", Allocated(self._place.name, start.epoch))
+
+    def _copy(self, order: Copy) -> None:
+        assert self._capacity is not None, "a stage opens before it is told anything"
+        first = self._capacity.first_page_id
+        self._backend.copy([page + first for page in order.src], [page + first for page in order.dst])
 
     def _open(self, order: Open) -> None:
         self._table.open(order.slot)
@@ -166,17 +177,20 @@ class StageActor(Actor):
             self._tell(self._place.next, Step(step.step, step.epoch, step.rows, [], output.hidden))
             return
 
-        ids = _sample(self._chain, self._backend, batch, output)
+        slots = np.array([row.slot for row in step.rows], np.intp)
+        ids = _sample(self._chain, self._backend, slots, batch, output)
         self._tell(self._place.next, StepResult(step.step, step.epoch, ids, self.activity.end()))
 
 
-def _sample(chain: SamplerChain, backend: StageBackend, batch: StepBatch, output: StageOutput) -> list[int]:
+def _sample(
+    chain: SamplerChain, backend: StageBackend, slots: Slots, batch: StepBatch, output: StageOutput
+) -> list[int]:
     """One token per sampled position. The token drawn from position p becomes token p + 1."""
     if output.logits is None:
         return []
 
     ends = batch.starts + batch.num_tokens
-    slots = np.repeat(batch.slots, batch.num_sampled)
+    slots = np.repeat(slots, batch.num_sampled)
     nth = np.concatenate([np.arange(-count, 0) for count in batch.num_sampled])
     positions = np.repeat(ends, batch.num_sampled) + nth + 1
-    return chain.sample(backend.xp, output.logits, slots.astype(np.intp), positions)
+    return chain.sample(backend.xp, output.logits, slots, positions)

@@ -17,9 +17,9 @@ class BlockPool:
     The last one freed is handed out first: its memory is warm, and what was never used costs nothing until it is.
     """
 
-    def __init__(self, num_blocks: int, first_id: int = 0) -> None:
+    def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._free = list(range(first_id + num_blocks - 1, first_id - 1, -1))
+        self._free = list(range(num_blocks - 1, -1, -1))
         self._leased: set[int] = set()
 
     @property

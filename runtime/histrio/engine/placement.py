@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from histrio.backend import Capability
 from histrio.errors import DoesNotFit
 from histrio.messages import ReplicaSize, StageCapacity
 
@@ -23,13 +24,19 @@ class SizeLimits:
 
 
 def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
-    """The minimum over the stages. Raises `DoesNotFit` when no block size suits all, or no block fits."""
+    """The minimum over the stages, and what all of them are capable of.
+
+    Raises `DoesNotFit` when no block size suits all, or no block fits.
+    """
     common = set.intersection(*(set(capacity.max_pages) for capacity in capacities))
     if not common:
         raise DoesNotFit(f"the stages share no page size: {[sorted(c.max_pages) for c in capacities]}")
 
     page_size = min((size for size in common if size >= limits.block_size), default=max(common))
+    capabilities = sorted(set.intersection(*(set(capacity.capabilities) for capacity in capacities)))
     max_rows = min(limits.max_rows, *(capacity.max_rows for capacity in capacities))
+    if Capability.BATCH not in capabilities:
+        max_rows = 1
     useful = max_rows * -(-limits.max_sequence_length // page_size)
     num_pages = min(useful, *(capacity.max_pages[page_size] for capacity in capacities))
     if limits.num_blocks is not None:
@@ -45,8 +52,8 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
     return ReplicaSize(
         num_pages=num_pages,
         page_size=page_size,
-        first_page_id=max(capacity.first_page_id for capacity in capacities),
         max_rows=max_rows,
         max_step_tokens=min(limits.max_step_tokens, *(capacity.max_step_tokens for capacity in capacities)),
         max_sequence_length=min(limits.max_sequence_length, num_pages * page_size),
+        capabilities=capabilities,
     )

@@ -11,12 +11,18 @@ __all__ = ["SlotTable"]
 
 
 class SlotTable:
-    """Length and block table of every slot of one stage. Decides nothing: everything comes with the orders."""
+    """Length and block table of every slot of one stage. Decides nothing: everything comes with the orders.
 
-    def __init__(self, max_rows: int, max_blocks_per_row: int) -> None:
+    Orders count slots and blocks from 0; the batch has the stage's own ids, which begin at `first_row` and
+    `first_page_id`.
+    """
+
+    def __init__(self, max_rows: int, max_blocks_per_row: int, first_row: int = 0, first_page_id: int = 0) -> None:
         self.lengths = np.zeros(max_rows, np.int32)
         self._num_blocks = np.zeros(max_rows, np.int32)
-        self._tables = np.zeros((max_rows, max_blocks_per_row), np.int32)
+        self._tables = np.full((max_rows, max_blocks_per_row), first_page_id, np.int32)
+        self._first_row = first_row
+        self._first_page_id = first_page_id
 
     def open(self, slot: int) -> None:
         """A sequence takes the slot; nothing of it is computed yet."""
@@ -36,7 +42,7 @@ class SlotTable:
         np.cumsum(num_tokens, out=offsets[1:])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_tokens)
         return StepBatch(
-            slots=slots,
+            slots=slots + np.int32(self._first_row),
             starts=starts,
             num_tokens=num_tokens,
             num_sampled=np.array([row.num_sampled for row in rows], np.int32),
@@ -52,5 +58,5 @@ class SlotTable:
         assert start == length or (rewind and start < length), f"slot {slot} is at {length}, the plan says {start}"
         if block_ids:
             old = int(self._num_blocks[slot])
-            self._tables[slot, old : old + len(block_ids)] = block_ids
+            self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_page_id
             self._num_blocks[slot] = old + len(block_ids)

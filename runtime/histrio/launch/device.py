@@ -101,7 +101,7 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, curre
         stage_child(
             StagePlace.of(stage.index, spec.num_stages),
             stage.spec,
-            plugins.backends.get(stage.backend),
+            plugins.stage_backend(stage.backend),
             list(plugins.samplers),
             directory.tell,
             partial(current.watch, stage.index),

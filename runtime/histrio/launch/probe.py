@@ -1,7 +1,7 @@
-"""Ask another interpreter what its backends can do: `PYTHON -m histrio.launch.probe BACKEND FOLDER FIRST END`.
+"""Ask another interpreter about its backends: `PYTHON -m histrio.launch.probe BACKEND [SPEC]`.
 
 A stage may run in a virtual environment of its own, whose plugins this process cannot import. The answer is one line of
-JSON on stdout: two probes, of the machine and of the layer range.
+JSON on stdout: the backend's traits, and with a placement also two probes, of the machine and of the placement.
 """
 
 from __future__ import annotations
@@ -11,27 +11,59 @@ import sys
 
 import msgspec
 
-from histrio.backend import Probe, StageSpec
+from histrio.backend import Probe, StageSpec, Traits
 from histrio.errors import BackendError, HistrioError
 from histrio.plugins import installed_plugins
 
-__all__ = ["main", "probe_in"]
+__all__ = ["main", "probe_in", "traits_in"]
 
 _TIMEOUT_S = 180.0
 """Importing a large engine from a cold disk takes a minute."""
 
 
 class _Answer(msgspec.Struct, frozen=True):
-    """Both probes, or the error that prevented them."""
+    """What was asked for, or the error that prevented it."""
 
+    traits: Traits | None = None
     machine: Probe | None = None
     model: Probe | None = None
     error: str = ""
 
 
+def traits_in(python: str, backend: str) -> Traits:
+    """What kind of backend `backend` is in the environment of `python`. Raises `BackendError`."""
+    answer = _ask(python, backend)
+    if answer.traits is None:
+        raise BackendError(f"{python}: {answer.error}")
+    return answer.traits
+
+
 def probe_in(python: str, backend: str, spec: StageSpec) -> tuple[Probe, Probe]:
-    """What `backend` says in the environment of `python`. Raises `BackendError`."""
-    command = [python, "-m", "histrio.launch.probe", backend, spec.model, str(spec.first_layer), str(spec.last_layer)]
+    """What `backend` says of the machine and of the placement in the environment of `python`. Raises `BackendError`."""
+    answer = _ask(python, backend, msgspec.json.encode(spec).decode())
+    if answer.machine is None or answer.model is None:
+        raise BackendError(f"{python}: {answer.error}")
+    return answer.machine, answer.model
+
+
+def main(argv: list[str]) -> None:
+    """Print the answer of this interpreter."""
+    backend, *placement = argv
+    try:
+        factory = installed_plugins().backends.get(backend)
+        if not placement:
+            answer = _Answer(factory.traits)
+        else:
+            spec = msgspec.json.decode(placement[0], type=StageSpec)
+            machine = factory.probe()
+            answer = _Answer(factory.traits, machine, factory.supports(spec) if machine.available else machine)
+    except HistrioError as error:
+        answer = _Answer(error=str(error))
+    print(msgspec.json.encode(answer).decode())
+
+
+def _ask(python: str, *arguments: str) -> _Answer:
+    command = [python, "-m", "histrio.launch.probe", *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -40,26 +72,10 @@ def probe_in(python: str, backend: str, spec: StageSpec) -> tuple[Probe, Probe]:
         raise BackendError(f"{python} cannot be started: {error.strerror}") from None
 
     try:
-        answer = msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=_Answer)
+        return msgspec.json.decode(done.stdout.strip().rpartition("\n")[2], type=_Answer)
     except msgspec.DecodeError:
         last = (done.stderr.strip().splitlines() or ["it ended without an answer"])[-1][:200]
         raise BackendError(f"{python} has no working histrio: {last}") from None
-    if answer.machine is None or answer.model is None:
-        raise BackendError(f"{python}: {answer.error}")
-    return answer.machine, answer.model
-
-
-def main(argv: list[str]) -> None:
-    """Print the answer of this interpreter."""
-    backend, folder, first, end = argv
-    try:
-        factory = installed_plugins().backends.get(backend)
-        machine = factory.probe()
-        model = factory.supports(folder, int(first), int(end)) if machine.available else machine
-        answer = _Answer(machine, model)
-    except HistrioError as error:
-        answer = _Answer(error=str(error))
-    print(msgspec.json.encode(answer).decode())
 
 
 if __name__ == "__main__":

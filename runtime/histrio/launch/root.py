@@ -130,7 +130,7 @@ class _Root:
 
     def _local_replica(self, front: Front) -> AbstractContextManager[None]:
         plan = self._plan
-        stages = [LocalStage(stage.spec, self._plugins.backends.get(stage.backend)) for stage in plan.stages]
+        stages = [LocalStage(stage.spec, self._plugins.stage_backend(stage.backend)) for stage in plan.stages]
         return run_local_replica(
             front,
             stages,

@@ -46,7 +46,7 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
     else:
         factory = plugins.backends.get(stage.backend)
         machine = factory.probe() if is_check else Probe(available=True)
-        model = factory.supports(spec.model, spec.first_layer, spec.last_layer) if machine.available else machine
+        model = factory.supports(spec) if machine.available else machine
     if not machine.available:
         raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
     if not model.available:

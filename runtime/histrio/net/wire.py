@@ -1,8 +1,8 @@
 """Messages as frames: `[header, tensor buffers …]`, and back, with one serialisation and one parse per hop.
 
-The header is msgpack of (actor name, message). A `Tensor` inside the message leaves only (frame index, dtype, shape)
-in the header; its bytes travel as a frame of their own, large ones without a copy. Frames come from other processes,
-so whatever is wrong with them ends as `WireError`, and nothing in them is ever executed.
+The header is msgpack of (actor name, message). A `Tensor` inside the message leaves only (frame index, dtype, shape,
+name) in the header; its bytes travel as a frame of their own, large ones without a copy. Frames come from other
+processes, so whatever is wrong with them ends as `WireError`, and nothing in them is ever executed.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class _Codec:
 
         return addressed
 
-    def _take_out(self, value: Any) -> tuple[int, str, tuple[int, ...]]:
+    def _take_out(self, value: Any) -> tuple[int, str, tuple[int, ...], str]:
         if not isinstance(value, Tensor):
             raise TypeError(f"a {type(value).__name__} has no place on the wire")
 
@@ -99,12 +99,14 @@ class _Codec:
         _check_length(view.nbytes, value.dtype, value.shape)
         small = view.nbytes < COPY_BELOW_BYTES
         self._frames.append(view.tobytes() if small else view.cast("B"))
-        return len(self._frames) - 1, value.dtype, value.shape
+        return len(self._frames) - 1, value.dtype, value.shape, value.name
 
     def _put_back(self, kind: type, value: Any) -> Tensor:
         # Only tensors have no msgpack form of their own, and they appear in the header in the order of their frames.
         match value:
-            case [int() as index, str() as dtype, [*sizes]] if index == self._num_used < len(self._frames):
+            case [int() as index, str() as dtype, [*sizes], str() as name] if (
+                index == self._num_used < len(self._frames)
+            ):
                 shape = _checked_shape(sizes)
             case _:
                 raise ValueError(f"no frame for {kind.__name__} {self._num_used}")
@@ -112,7 +114,7 @@ class _Codec:
         data = memoryview(self._frames[index])
         _check_length(data.nbytes, dtype, shape)
         self._num_used += 1
-        return Tensor(dtype, shape, data)
+        return Tensor(dtype, shape, data, name)
 
 
 def _checked_shape(sizes: list[Any]) -> tuple[int, ...]:

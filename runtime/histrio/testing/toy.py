@@ -17,13 +17,31 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.arrays import NumpyArrays
-from histrio.backend import Probe, Progress, StageBackend, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.backend import (
+    Capability,
+    Probe,
+    Progress,
+    ReplicaSize,
+    StageBackend,
+    StageCapacity,
+    StageOutput,
+    StageSpec,
+    StepBatch,
+    Traits,
+)
 from histrio.errors import BackendError, UnsupportedModel
 from histrio.messages import Tensor
 
 __all__ = ["ToyFactory", "ToyStage", "toy_continuation", "write_toy_model"]
 
 _PRIME = 2**31 - 1
+_CAPABILITIES = [
+    Capability.BATCH,
+    Capability.REWIND,
+    Capability.PREFIX_SHARE,
+    Capability.COPY_PAGES,
+    Capability.ALL_POSITION_LOGITS,
+]
 _Ints = npt.NDArray[np.int64]
 
 
@@ -42,16 +60,17 @@ class ToyFactory:
     """Registers as `toy`."""
 
     name = "toy"
+    traits = Traits(contract=1)
 
     def probe(self) -> Probe:
         """Runs everywhere."""
         return Probe(available=True, devices=["cpu"])
 
-    def supports(self, model: str, first_layer: int, last_layer: int) -> Probe:
+    def supports(self, spec: StageSpec) -> Probe:
         """Only models written by `write_toy_model`."""
-        config = _read_config(model)
+        config = _read_config(spec.model)
         if config.get("model_type") == "toy":
-            return Probe(available=True)
+            return Probe(available=True, capabilities=_CAPABILITIES)
         return Probe(False, f"the toy backend cannot run {config.get('model_type')!r}", "use the torch backend")
 
     def create(self) -> StageBackend:
@@ -89,13 +108,13 @@ class ToyStage:
             dtype="int64",
             param_bytes=0,
             page_bytes_per_token=8 * (spec.last_layer - spec.first_layer),
-            capabilities=["batch", "rewind", "prefix_share", "copy_pages", "all_position_logits"],
+            capabilities=list(_CAPABILITIES),
         )
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
+    def allocate(self, size: ReplicaSize) -> None:
         """Pages [layers, pages, page_size]; filled with garbage that would show."""
         num_layers = self._spec.last_layer - self._spec.first_layer
-        self._pages = np.full((num_layers, num_pages, page_size), 123_456_789, np.int64)
+        self._pages = np.full((num_layers, size.num_pages, size.page_size), 123_456_789, np.int64)
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the range."""

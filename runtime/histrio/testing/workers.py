@@ -147,7 +147,7 @@ class _Worker:
     def _open(self, order: _OpenStage) -> None:
         plugins = installed_plugins()
         place = StagePlace.of(order.index, order.num_stages)
-        factory = plugins.backends.get(order.backend)
+        factory = plugins.stage_backend(order.backend)
         child = stage_child(place, order.spec, factory, list(plugins.samplers), self._directory.tell)
         self._device = DeviceThread(self._directory, [child], RestartIntensity(0, 1.0))
         self._thread = threading.Thread(target=self._device.run, name=place.name, daemon=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from histrio.backend import StageSpec, StepBatch
+from histrio.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.messages import Tensor
 from histrio_torch.backend import TorchStage
 
@@ -39,7 +39,7 @@ class StageChain:
         for stage, first, last in zip(self.stages, bounds[:-1], bounds[1:], strict=True):
             spec = StageSpec(model, first, last, num_layers, **{"device": "cpu", "dtype": "float32", **settings})
             self.capacities.append(stage.open(spec, _no_progress))
-            stage.allocate(self.num_pages, self.page_size)
+            stage.allocate(ReplicaSize(self.num_pages, self.page_size, 64, 4096, 4096))
         self.disturb: Callable[[Tensor], Tensor] | None = None
         """Applied to what goes from stage to stage, for controls."""
         self._free = np.random.default_rng(0).permutation(self.num_pages).tolist()
