@@ -71,6 +71,10 @@ def test_an_installed_distribution_is_found_and_named(tmp_path: Path, monkeypatc
         (GOOD.format(backend="x").replace("register_backends", "register_backend"), "did you mean 'register_backends'"),
         (GOOD.format(backend="x").replace("(register)", "(registry)", 1), "PluginValidationError"),
         (GOOD.format(backend="x") + "    raise OSError('late')", "OSError: late"),
+        (
+            GOOD.format(backend="x").replace("contract=1", "contract=2"),
+            "version 2 of the contract, and this histrio has 1",
+        ),
     ],
 )
 def test_a_plugin_that_cannot_load_is_recorded_and_others_work(
