@@ -9,7 +9,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from histrio.engine.blocks import BlockLease
 from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
-from histrio.messages import Generate
+from histrio.messages import Generate, StepResult
 
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 
@@ -36,7 +36,7 @@ def _scheduler(num_sequences: int, num_long: int = 0) -> Scheduler:
 def _step(scheduler: Scheduler) -> Plan:
     plan = scheduler.plan()
     assert plan is not None
-    scheduler.apply(plan, [7] * sum(row.num_sampled for row in plan.rows))
+    scheduler.apply(plan, StepResult(plan.step, 1, [7] * sum(row.num_sampled for row in plan.rows)))
     return plan
 
 

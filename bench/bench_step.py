@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio.actors.batching import BatchingActor
+from histrio.actors.batching import BatchingActor, BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.kv import KvActor
 from histrio.actors.mailbox import Actor, Dispatcher
 from histrio.actors.stage import StageActor, StagePlace
 from histrio.arrays import NumpyArrays
 from histrio.backend import ArrayNamespace, Progress, StageBackend, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.drawer import Drawer
 from histrio.messages import Generate, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
 from histrio.sampler_chain import SamplerChain
@@ -139,9 +140,9 @@ class _Line:
         )
         chain = SamplerChain([Temperature, TopK, TopP], num_rows)
         actors: dict[str, Actor] = {
-            "batching": BatchingActor("batching", self._tell, prefill_chunk=512),
+            "batching": BatchingActor("batching", self._tell, BatchingSettings(prefill_chunk=512)),
             "kv": KvActor("kv", self._tell, "batching"),
-            "stage0": StageActor(StagePlace(0, "batching"), spec, backend, self._tell, chain),
+            "stage0": StageActor(StagePlace(0, "batching"), spec, backend, self._tell, Drawer(chain)),
             **dict.fromkeys(("root", "admission", "metrics"), self.sink),
         }
         for name, actor in actors.items():

@@ -12,7 +12,10 @@ PACKAGES = (
     "runtime/histrio",
     "api/histrio_api",
     "plugins/torch_backend/histrio_torch",
+    "plugins/mlx_backend/histrio_mlx",
+    "plugins/sglang_backend/histrio_sglang",
     "plugins/samplers/histrio_samplers",
+    "plugins/grammars/histrio_grammars",
 )
 BEGIN, END = "<!-- modules: python docs/list_modules.py -->\n", "<!-- end of modules -->\n"
 

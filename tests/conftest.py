@@ -9,7 +9,14 @@ import pytest
 # Tests share their cores with each other's processes: waiting OpenMP threads sleep, here and in every child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_IMPORTS_TRANSFORMERS = ("torch_backend", "demo", "test_chat_templates_oracle", "samplers")
+_IMPORTS_TRANSFORMERS = (
+    "torch_backend",
+    "mlx_backend",
+    "sglang_backend",
+    "demo",
+    "test_chat_templates_oracle",
+    "samplers",
+)
 _COLD_IMPORT_TIMEOUT_S = 90
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from histrio.errors import EngineError, RequestTimeout
+from histrio.errors import EngineError, EngineRestarted, RequestTimeout
 from histrio.gateway import Delta, TokenStream
 from histrio.messages import RequestState
 from histrio_api.errors import GenerationFailed
@@ -14,16 +14,32 @@ from histrio_api.text.stops import StopStrings
 
 __all__ = ["Choice"]
 
+_ERRORS: dict[str, type[EngineError]] = {each.code: each for each in (RequestTimeout, EngineRestarted)}
+
 
 class Choice:
     """One answer: takes deltas of ids, gives pieces of text."""
 
-    __slots__ = ("_detokenizer", "_ending", "_stops", "finish_reason", "index", "num_tokens", "prompt", "stream")
+    __slots__ = (
+        "_detokenizer",
+        "_ending",
+        "_stops",
+        "counts_prompt",
+        "finish_reason",
+        "index",
+        "num_tokens",
+        "prompt",
+        "stream",
+    )
 
-    def __init__(self, index: int, prompt: Prompt, stream: TokenStream, ending: frozenset[int]) -> None:
+    def __init__(
+        self, index: int, prompt: Prompt, stream: TokenStream, ending: frozenset[int], *, counts_prompt: bool
+    ) -> None:
         self.index = index
         self.prompt = prompt
         self.stream = stream
+        self.counts_prompt = counts_prompt
+        """Whether it is the first choice of its prompt, which stands for what the prompt cost."""
         self.num_tokens = 0
         self.finish_reason = ""
         """"stop" or "length" once the last piece was taken."""
@@ -85,4 +101,4 @@ def _finish_reason(state: RequestState) -> str:
 
 def _error_of(delta: Delta) -> EngineError:
     reason = delta.reason or "generation failed"
-    return RequestTimeout(reason) if delta.code == RequestTimeout.code else GenerationFailed(reason)
+    return _ERRORS.get(delta.code, GenerationFailed)(reason)

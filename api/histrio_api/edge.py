@@ -10,16 +10,24 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
-from histrio.errors import EngineError, ModelNotFound, Overloaded
+from histrio.errors import EngineError, ModelNotFound, Overloaded, RequestError
 from histrio.gateway import Gateway
+from histrio.grammar import GrammarSpec
+from histrio.grammar_check import GrammarChecker
+from histrio.messages import SamplingFields
 from histrio_api.metrics import EndpointMetrics
+from histrio_api.schemas import GenerationRequest
 from histrio_api.settings import ApiSettings
+from histrio_api.structured import wanted_grammar
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
 
 __all__ = ["Edge"]
 
 T = TypeVar("T")
+
+_NOT_ANSWERED = {"logprobs"}
+"""Sampling fields of backends whose results the endpoint's answers do not carry."""
 
 
 @dataclass
@@ -31,6 +39,8 @@ class Edge:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     metrics: EndpointMetrics
+    grammars: GrammarChecker | None = None
+    """None: whoever enforces the served model's grammars checks them too."""
     _num_encoding: int = 0
 
     @cached_property
@@ -41,8 +51,14 @@ class Edge:
 
     @cached_property
     def sampling_fields(self) -> frozenset[str]:
-        """Request fields that some sampler honours."""
-        return frozenset(self.gateway.model.sampling_fields)
+        """Request fields that some sampler, or the engine backend, honours."""
+        return frozenset(self.gateway.model.sampling_fields) - _NOT_ANSWERED
+
+    @cached_property
+    def honoured_by(self) -> str:
+        """Who does not know the other fields, in words."""
+        engine = self.gateway.model.engine
+        return f"the backend {engine!r}" if engine else "this server"
 
     @cached_property
     def _encode_threads(self) -> CapacityLimiter:
@@ -63,6 +79,21 @@ class Edge:
                 raise EngineError("the server is shutting down")
             case "failed":
                 raise EngineError("the engine failed and was not restarted; the server's log has the reason")
+
+    async def checked_grammar(self, request: GenerationRequest, sampling: SamplingFields) -> GrammarSpec | None:
+        """The form that the request asks for, known to be enforceable. Raises `RequestError`, `Overloaded`."""
+        wanted = wanted_grammar(request, sampling, self.gateway.model.grammar_kinds, self.honoured_by)
+        if wanted is None:
+            return None
+
+        if self.grammars is not None:
+            try:
+                await self.grammars.check(wanted.spec)
+            except Overloaded:
+                raise
+            except RequestError as error:
+                raise wanted.locate(error) from None
+        return wanted.spec
 
     async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
         """Do rendering and encoding here if it is short, else in a thread so that running streams don't wait."""

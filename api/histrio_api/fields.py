@@ -35,19 +35,20 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": (),
     "audio": (),
     "bad_words": ([],),
+    "bad_words_ids": ([],),
     "best_of": (1,),
-    "cache_salt": (),
     "chat_template": (),
     "documents": ([],),
+    "dry_allowed_length": (2,),
+    "dry_base": (1.75,),
+    "dry_multiplier": (0,),
+    "dry_penalty_last_n": (-1, 0),
+    "dry_sequence_breaker_ids": ([],),
+    "dry_sequence_breakers": ([],),
     "echo": (False,),
     "frequency_penalty": (0,),
     "function_call": ("none", "auto"),
     "functions": ([],),
-    "grammar": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "guided_json": (),
-    "guided_regex": (),
     "include_reasoning": (True,),
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
@@ -55,30 +56,32 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "logprobs": (False,),
     "min_p": (0,),
     "min_tokens": (0,),
+    "mirostat": (0,),
+    "mirostat_eta": (0.1,),
+    "mirostat_tau": (5,),
     "modalities": (["text"],),
     "parallel_tool_calls": (True,),
     "presence_penalty": (0,),
-    "priority": (0,),
     "prompt_logprobs": (),
     "reasoning_effort": (),
-    "regex": (),
     "repetition_penalty": (1,),
-    "response_format": ({"type": "text"},),
     "return_token_ids": (False,),
     "service_tier": ("auto", "default"),
     "spaces_between_special_tokens": (True,),
     "store": (False,),
-    "structured_outputs": (),
     "suffix": ("",),
     "temperature": (1,),
     "top_k": (0, -1),
     "top_logprobs": (0,),
+    "top_n_sigma": (0, -1),
     "top_p": (1,),
     "truncate_prompt_tokens": (),
     "typical_p": (1,),
     "use_beam_search": (False,),
     "verbosity": ("medium",),
     "web_search_options": (),
+    "xtc_probability": (0,),
+    "xtc_threshold": (0.1,),
 }
 """Known fields that are not supported here, with the values besides null at which they would change nothing."""
 
@@ -96,8 +99,13 @@ def decode_object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def split_fields(request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str]) -> tuple[R, dict[str, Any]]:
-    """The checked request and its sampling fields. A null means that the field is not given."""
+def split_fields(
+    request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str], honoured_by: str = "this server"
+) -> tuple[R, dict[str, Any]]:
+    """The checked request and its sampling fields. A null means that the field is not given.
+
+    `honoured_by` are the words for who honours these fields and no others. Raises `RequestError`.
+    """
     own: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     names = kind.__struct_fields__
@@ -107,7 +115,7 @@ def split_fields(request: dict[str, Any], kind: type[R], sampling_fields: frozen
         elif name in sampling_fields:
             target = sampling
         else:
-            _require_neutral(name, value)
+            _require_neutral(name, value, honoured_by)
             target = None
         if target is not None and value is not None:
             target[name] = value
@@ -118,7 +126,7 @@ def split_fields(request: dict[str, Any], kind: type[R], sampling_fields: frozen
         raise from_validation(error) from None
 
 
-def _require_neutral(name: str, value: Any) -> None:
+def _require_neutral(name: str, value: Any, honoured_by: str) -> None:
     if name in NO_EFFECT:
         return
 
@@ -134,4 +142,4 @@ def _require_neutral(name: str, value: Any) -> None:
             return
     allowed = " or ".join(msgspec.json.encode(neutral).decode() for neutral in NEUTRAL_VALUES[name])
     only = f"; leave it out or give {allowed}" if allowed else "; leave it out"
-    raise RequestError(f"{shown}: not supported by this server{only}", param=shown, code="unsupported_parameter")
+    raise RequestError(f"{shown}: not supported by {honoured_by}{only}", param=shown, code="unsupported_parameter")

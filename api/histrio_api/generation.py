@@ -16,7 +16,7 @@ from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.prompts import Prompt, num_new_tokens
 from histrio_api.received import Received
-from histrio_api.schemas import ChatRequest, GenerationRequest, Usage
+from histrio_api.schemas import ChatRequest, GenerationRequest, PromptTokensDetails, Usage
 
 __all__ = ["Generation", "run_choices", "start_generation"]
 
@@ -31,6 +31,8 @@ class Generation:
         self.created = int(time.time())
         self.choices: list[Choice] = []
         self.num_prompt_tokens = 0
+        self.num_cached_tokens = 0
+        """Of the prompts, from the prefix cache. The `n` choices of one prompt count for one."""
         self._metrics = edge.metrics
         self._arrived_s = arrived_s
         self._is_closed = False
@@ -39,7 +41,12 @@ class Generation:
     def usage(self) -> Usage:
         """Tokens so far."""
         num_completion_tokens = sum(choice.num_tokens for choice in self.choices)
-        return Usage(self.num_prompt_tokens, num_completion_tokens, self.num_prompt_tokens + num_completion_tokens)
+        return Usage(
+            prompt_tokens=self.num_prompt_tokens,
+            completion_tokens=num_completion_tokens,
+            total_tokens=self.num_prompt_tokens + num_completion_tokens,
+            prompt_tokens_details=PromptTokensDetails(self.num_cached_tokens),
+        )
 
     @property
     def is_recovering(self) -> bool:
@@ -57,6 +64,8 @@ class Generation:
                 else:
                     metrics.first_token.observe(now - self._arrived_s)
                 last = now
+            if choice.counts_prompt:
+                self.num_cached_tokens += delta.num_cached_tokens
             text = choice.take(delta)
             if choice.finish_reason:
                 await show(choice, text)
@@ -140,13 +149,16 @@ def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tok
         stop_ids=request.stop_token_ids,
         seed=None if request.seed is None else request.seed & _UINT64,
         num_choices=request.n,
+        grammar=received.grammar,
+        priority=request.priority,
+        cache_salt=request.cache_salt,
     )
 
 
 def _submit(edge: Edge, generation: Generation, prompt: Prompt, submission: Submission) -> None:
     ending = frozenset(submission.eos_ids).union(submission.stop_ids)
-    for stream in edge.gateway.submit(submission):
-        generation.choices.append(Choice(len(generation.choices), prompt, stream, ending))
+    for nth, stream in enumerate(edge.gateway.submit(submission)):
+        generation.choices.append(Choice(len(generation.choices), prompt, stream, ending, counts_prompt=nth == 0))
     generation.num_prompt_tokens += len(prompt.ids)
 
 

@@ -6,10 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from histrio.grammar import GrammarSpec
 from histrio.messages import SamplingFields
 from histrio_api.edge import Edge
 from histrio_api.fields import decode_object, split_fields
 from histrio_api.schemas import GenerationRequest
+from histrio_api.words import with_word_ids
 
 __all__ = ["Received", "receive"]
 
@@ -26,12 +28,15 @@ class Received(Generic[R]):
     num_body_bytes: int
     arrived_s: float
     """On the clock of `time.perf_counter`."""
+    grammar: GrammarSpec | None = None
+    """What the answer must look like; checked."""
 
 
 def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
     """Check a request's body. Raises `RequestError`, and `EngineError` while nothing can be generated."""
     arrived_s = time.perf_counter()
-    request, sampling = split_fields(decode_object(body), kind, edge.sampling_fields)
+    given = with_word_ids(decode_object(body), edge.tokenizer, edge.sampling_fields)
+    request, sampling = split_fields(given, kind, edge.sampling_fields, edge.honoured_by)
     edge.require_model(request.model)
     edge.require_accepting()
     return Received(request, sampling, len(body), arrived_s)

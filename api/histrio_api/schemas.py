@@ -22,7 +22,9 @@ __all__ = [
     "DetokenizeRequest",
     "GenerationRequest",
     "ModelCard",
+    "ResponseFormat",
     "StreamOptions",
+    "StructuredOutputs",
     "TokenizeRequest",
     "Usage",
     "UsageStats",
@@ -31,6 +33,8 @@ __all__ = [
 UsageStats: TypeAlias = Literal["none", "last", "every"]
 
 _TokenId = Annotated[int, Meta(ge=0)]
+_Priority = Annotated[int, Meta(ge=0, le=100)]
+_Salt = Annotated[str, Meta(max_length=256)]
 _PositiveInt = Annotated[int, Meta(ge=1)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
@@ -110,6 +114,34 @@ class ToolDefinition(_Strict):
     type: Literal["function"] = "function"
 
 
+class SchemaFormat(_Strict):
+    """The named schema of a `json_schema` format; it is always followed strictly."""
+
+    name: str = ""
+    description: str | None = None
+    schema: dict[str, Any] | bool | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(_Strict):
+    """`response_format`: any text, any JSON object, or JSON after a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: SchemaFormat | None = None
+    schema: dict[str, Any] | bool | None = None
+    """Of `json_object`, as some servers have it."""
+
+
+class StructuredOutputs(_Strict):
+    """`structured_outputs`: one of these."""
+
+    json: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
 class GenerationRequest(_Strict):
     """What chat and plain completions have in common; sampling fields are kept apart."""
 
@@ -123,6 +155,20 @@ class GenerationRequest(_Strict):
     stop_token_ids: list[_TokenId] = []
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    json_schema: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    ebnf: str | None = None
+    priority: _Priority = 0
+    """0 is let in first."""
+    cache_salt: _Salt = ""
+    """Prefixes are shared only among requests of the same salt."""
+    guided_json: dict[str, Any] | bool | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
@@ -164,12 +210,20 @@ class DetokenizeRequest(_Strict):
     model: str | None = None
 
 
+class PromptTokensDetails(msgspec.Struct):
+    """How a prompt's tokens were come by."""
+
+    cached_tokens: int
+    """Of all prompts of the request, taken from the prefix cache."""
+
+
 class Usage(msgspec.Struct):
     """Tokens of a request; those of all its choices together."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
 class CalledFunction(msgspec.Struct):

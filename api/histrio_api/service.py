@@ -5,8 +5,11 @@ from __future__ import annotations
 import msgspec
 from anyio import to_thread
 
-from histrio.gateway import Gateway
+from histrio.gateway import Gateway, ServedModel
+from histrio.grammar import GrammarKinds, VocabularySpec
+from histrio.grammar_check import GrammarChecker
 from histrio.hooks import EdgeContext
+from histrio.plugins import installed_plugins
 from histrio_api.app import create_app
 from histrio_api.edge import Edge
 from histrio_api.metrics import EndpointMetrics
@@ -29,4 +32,14 @@ def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:
     """Read tokenizer and chat template from the model's folder (about 0.4 s); raises `ModelError`."""
     model = gateway.model
     tokenizer = Tokenizer.load(model.path, model.bos_id)
-    return Edge(gateway, settings, tokenizer, load_chat_template(model.path), EndpointMetrics())
+    template = load_chat_template(model.path)
+    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model))
+
+
+def _grammar_checker(model: ServedModel) -> GrammarChecker | None:
+    """An engine backend that enforces grammars has rules of its own."""
+    if model.engine or not model.grammar_kinds:
+        return None
+
+    vocabulary = VocabularySpec(model.path, model.vocab_size, tuple(model.eos_ids))
+    return GrammarChecker(GrammarKinds(installed_plugins().grammars), vocabulary)

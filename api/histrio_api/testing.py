@@ -121,6 +121,7 @@ class ScriptedGateway:
     streams: list[ScriptedStream] = field(default_factory=list)
     yields_between_deltas: bool = False
     """The loop turns after every delta, as it does when a step ends; for benchmarks."""
+    num_resets: int = 0
     refusal: HistrioError | None = None
     """Raised by `submit` if set."""
 
@@ -131,6 +132,10 @@ class ScriptedGateway:
                 raise RequestError(f"{name}: unknown field", param=name)
             if name == "temperature" and not (isinstance(value, int | float) and 0 <= value <= 2):
                 raise RequestError("temperature: must be between 0 and 2", param="temperature")
+
+    def reset_cache(self) -> None:
+        """Count it."""
+        self.num_resets += 1
 
     def submit(self, submission: Submission) -> list[TokenStream]:
         """One scripted stream for each choice."""

@@ -29,13 +29,20 @@ from histrio.backend import (
 )
 from histrio.errors import BackendError
 from histrio.hooks import hookimpl
+from histrio.machine import memory_bytes
 from histrio.messages import Tensor
 
 Floats = npt.NDArray[np.float32]
 
 PAGE_SIZES = (4, 8, 16, 32)
 CACHE_TOKENS = 65_536
-CAPABILITIES = [Capability.BATCH, Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_PAGES]
+CAPABILITIES = [
+    Capability.BATCH,
+    Capability.REWIND,
+    Capability.PREFIX_SHARE,
+    Capability.COPY_PAGES,
+    Capability.ALL_POSITION_LOGITS,
+]
 
 
 class CountingStage:
@@ -54,9 +61,10 @@ class CountingStage:
         self._spec = spec
         self._vocab_size = int(_read_config(spec.model)["vocab_size"])
         self._num_layers = spec.last_layer - spec.first_layer
+        num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.kvcache_mem_ratio) // (4 * self._num_layers))
         progress(1.0, "nothing to load")
         return StageCapacity(
-            max_pages={page_size: CACHE_TOKENS // page_size for page_size in PAGE_SIZES},
+            max_pages={page_size: num_tokens // page_size for page_size in PAGE_SIZES},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="float32",
@@ -127,10 +135,13 @@ class CountingFactory:
 
     def supports(self, spec: StageSpec) -> Probe:
         """Whether these layers of the model will do, from its configuration alone."""
-        if _read_config(spec.model).get("model_type") == "counting":
-            return Probe(available=True, capabilities=CAPABILITIES)
+        config = _read_config(spec.model)
+        if config.get("model_type") != "counting":
+            return Probe(False, "this is not a counting model", 'use backend = "torch" for it')
+        if not 0 <= spec.first_layer < spec.last_layer <= config["num_hidden_layers"]:
+            return Probe(False, "these are not layers of the model", f"it has {config['num_hidden_layers']}")
 
-        return Probe(False, "this is not a counting model", 'use backend = "torch" for it')
+        return Probe(available=True, capabilities=CAPABILITIES)
 
     def create(self) -> StageBackend:
         """A stage that is not open yet; import heavy libraries here."""

@@ -16,6 +16,7 @@ class NumpyArrays:
     """`histrio.backend.ArrayNamespace` on numpy; each function treats every row by itself."""
 
     name = "numpy"
+    chunk_values = 2**21
 
     def asarray(self, values: npt.NDArray[Any]) -> NumpyArray:
         """The host array itself."""
@@ -50,15 +51,26 @@ class NumpyArrays:
         order = np.argsort(-values, axis=-1, kind="stable")
         return np.take_along_axis(values, order, axis=-1), np.take_along_axis(chosen, order, axis=-1)
 
-    def sort_descending(self, array: NumpyArray) -> tuple[NumpyArray, NumpyArray]:
-        """All values of each row in descending order (stable), and their indices."""
-        order = np.argsort(-array, axis=-1, kind="stable")
-        return np.take_along_axis(array, order, axis=-1), order
+    def sorted_values(self, array: NumpyArray) -> NumpyArray:
+        """All values of each row in descending order."""
+        # Sorting values is some fifteen times faster than finding their order, and numpy does it ascending only.
+        values = -array
+        values.sort(axis=-1)
+        return np.negative(values, out=values)
 
     def softmax(self, array: NumpyArray) -> NumpyArray:
-        """Over the last axis; -inf becomes 0."""
-        weights = np.exp(array - array.max(axis=-1, keepdims=True))
-        return np.asarray(weights / weights.sum(axis=-1, keepdims=True))
+        """Over the last axis; -inf becomes 0, a row of nothing else NaN."""
+        with np.errstate(invalid="ignore"):
+            weights = array - array.max(axis=-1, keepdims=True)
+            np.exp(weights, out=weights)
+            weights /= weights.sum(axis=-1, keepdims=True)
+            return np.asarray(weights)
+
+    def log_softmax(self, array: NumpyArray) -> NumpyArray:
+        """Over the last axis; -inf stays, a row of nothing else becomes NaN."""
+        with np.errstate(invalid="ignore"):
+            shifted = array - array.max(axis=-1, keepdims=True)
+            return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
     def cumsum(self, array: NumpyArray) -> NumpyArray:
         """Over the last axis; accumulated in float64, since float32 drifts over a vocabulary."""
@@ -72,9 +84,22 @@ class NumpyArrays:
         """`array[r, indices[r, j]]`."""
         return np.take_along_axis(array, indices, axis=-1)
 
+    def put_along(self, array: NumpyArray, indices: NumpyArray, values: NumpyArray) -> NumpyArray:
+        """`array` with `array[r, indices[r, j]] = values[r, j]`, in place."""
+        np.put_along_axis(array, indices, values, axis=-1)
+        return array
+
+    def max(self, array: NumpyArray) -> NumpyArray:
+        """Largest of each row, kept as size 1."""
+        return np.asarray(array.max(axis=-1, keepdims=True))
+
     def sum(self, array: NumpyArray) -> NumpyArray:
         """Over the last axis, kept as size 1; of a condition, how often it holds."""
         return np.asarray(array.sum(axis=-1, keepdims=True))
+
+    def block_sums(self, array: NumpyArray, width: int) -> NumpyArray:
+        """Sums of `width` columns after the other; the last block may be narrower."""
+        return np.add.reduceat(array, np.arange(0, array.shape[-1], width), axis=-1)
 
     def arange(self, length: int) -> NumpyArray:
         """Indices 0 … length-1."""

@@ -61,6 +61,8 @@ class Capability(StrEnum):
     """`copy` works. Of an opened stage."""
     ALL_POSITION_LOGITS = "all_position_logits"
     """`num_sampled` may be above 1: logits of several trailing positions of a row. Of an opened stage."""
+    LOGPROBS = "logprobs"
+    """Requests whose sampling has `logprobs: true` get `TokenRow.logprobs`. Of an opened engine."""
     ADAPTERS = "adapters"
     """`StageSpec.adapter` is honoured; without it, a topology that names one is refused. In `Traits`."""
     OWN_PROCESS = "own_process"
@@ -114,11 +116,13 @@ class StageSpec(msgspec.Struct, frozen=True):
     num_pages: int | None = None
     """Exact number of pages asked for; None: from the memory."""
     threads: int | None = None
-    """Compute threads on a CPU; None: the backend's choice."""
+    """Compute threads on a CPU; None: the backend's choice. A backend that cannot choose says so in the log."""
     options: dict[str, Any] = {}
     """Settings of one backend; an unknown one is refused by name."""
     adapter: str | None = None
     """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
+    page_size: int | None = None
+    """Tokens per page that are wanted, for backends that settle it when they open."""
 
     @property
     def is_first(self) -> bool:
@@ -147,7 +151,8 @@ class StepBatch:
     """[rows + 1] prefix sum of `num_tokens`."""
     block_tables: IntArray
     """[rows, most blocks of a row] page ids `first_page_id` … `first_page_id + num_pages - 1` of this stage's own
-    `StageCapacity`; `first_page_id` beyond the row's own."""
+    `StageCapacity`; `first_page_id` beyond the row's own. Each step's table is the truth: the first pages of a new
+    sequence may hold tokens that another one computed."""
     positions: npt.NDArray[np.int64]
     """[tokens]"""
     token_ids: npt.NDArray[np.int64] | None
@@ -187,6 +192,8 @@ class ArrayNamespace(Protocol):
     """
 
     name: str
+    chunk_values: int
+    """How many values are best worked on at once: on a CPU as many as the cache holds, elsewhere plenty."""
 
     def asarray(self, values: npt.NDArray[Any]) -> Array:
         """Host array → device array of the same dtype."""
@@ -209,11 +216,14 @@ class ArrayNamespace(Protocol):
     def topk(self, array: Array, k: int) -> tuple[Array, Array]:
         """The k largest values of each row in descending order, and their indices."""
 
-    def sort_descending(self, array: Array) -> tuple[Array, Array]:
-        """All values of each row in descending order (stable), and their indices."""
+    def sorted_values(self, array: Array) -> Array:
+        """All values of each row in descending order; much cheaper than `topk` of all."""
 
     def softmax(self, array: Array) -> Array:
-        """Over the last axis."""
+        """Over the last axis; -inf becomes 0, a row of nothing else NaN."""
+
+    def log_softmax(self, array: Array) -> Array:
+        """Over the last axis; -inf stays, a row of nothing else becomes NaN."""
 
     def cumsum(self, array: Array) -> Array:
         """Over the last axis."""
@@ -224,8 +234,20 @@ class ArrayNamespace(Protocol):
     def take_along(self, array: Array, indices: Array) -> Array:
         """`array[r, indices[r, j]]`."""
 
+    def put_along(self, array: Array, indices: Array, values: Array) -> Array:
+        """`array` with `array[r, indices[r, j]] = values[r, j]`; may work in place.
+
+        An index that comes twice in a row must come with the same value.
+        """
+
+    def max(self, array: Array) -> Array:
+        """Largest of each row, kept as size 1."""
+
     def sum(self, array: Array) -> Array:
-        """Over the last axis, kept as size 1."""
+        """Over the last axis, kept as size 1; of a condition, how often it holds."""
+
+    def block_sums(self, array: Array, width: int) -> Array:
+        """[rows, blocks]: sums of `width` columns after the other; the last block may be narrower."""
 
     def arange(self, length: int) -> Array:
         """Indices 0 … length-1 as integers."""
@@ -250,8 +272,9 @@ class StageBackend(Protocol):
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the layers, writing their keys and values into their pages.
 
-        A row with `starts[r] == 0` is a new sequence, whatever its slot held before. Raises `BackendError` for what
-        it cannot do, before anything is written.
+        A row with `starts[r] == 0` is a new sequence, whatever its slot held before. Raises `BackendError` before
+        anything is written for what it cannot do, such as a rewind or several sampled positions that it did not
+        declare. Logits are read before the next call; hidden states may be read later.
         """
 
     def copy(self, src: list[int], dst: list[int]) -> None:
@@ -261,7 +284,8 @@ class StageBackend(Protocol):
         """The sequence in this slot is gone (for backends that keep rows)."""
 
     def close(self) -> None:
-        """Free everything. Safe to call twice."""
+        """Free everything, down to the device's memory: after a failure the same process opens again. Safe to call
+        twice, and before `open`."""
 
 
 class BackendFactory(Protocol):
@@ -271,7 +295,8 @@ class BackendFactory(Protocol):
     traits: Traits
 
     def probe(self) -> Probe:
-        """Whether this machine can run the backend, without loading a model."""
+        """Whether this machine can run the backend, without loading a model. What depends on options is asked of
+        `supports`."""
 
     def supports(self, spec: StageSpec) -> Probe:
         """Whether it can hold this placement of the model; reads configuration files only."""

@@ -2,7 +2,8 @@
 
 An engine hosts the whole model. Requests are passed through to it as they are, and it answers tokens when it likes. An
 engine actor takes the place of batching, kv and stages behind the same mailbox, so the front cannot tell the
-difference. Engines start processes and install signal handlers as they please, so each has a process of its own.
+difference. Engines start processes and install signal handlers as they please, so each has a process of its own, which
+ends when the engine breaks and is started again.
 """
 
 from __future__ import annotations
@@ -24,28 +25,36 @@ class EngineEvents(Protocol):
         """How far loading is."""
 
     def tokens(self, rows: list[TokenRow]) -> None:
-        """New tokens, and how requests ended. Rows of requests that have ended or were aborted are dropped."""
+        """New tokens, and how requests ended; one call per step rather than per request. Rows of requests that have
+        ended or were aborted are dropped. A row with ERROR has a reason that is safe to show."""
 
     def failed(self, error: str) -> None:
-        """The engine is broken and has to be started anew, with this in the log."""
+        """The engine is broken: its process ends with this in the log, and another is started."""
 
 
 class EngineBackend(Protocol):
-    """A whole engine. All calls come from one thread, and none but `open` and `close` waits for the engine."""
+    """A whole engine. All calls come from one thread, the main thread of its process, and none but `open` and `close`
+    waits for the engine. What a method raises beyond what it says breaks the engine, as `EngineEvents.failed` does."""
 
     def open(self, spec: StageSpec, events: EngineEvents) -> EngineCapacity:
-        """Load the model, all of its layers; return once requests may come. Raises `ModelError`, `BackendError`."""
+        """Load the model, all of its layers; return once requests may come. `spec.num_pages` is how many tokens the
+        cache shall hold, if given. Raises `ModelError`, `BackendError` where another try would fail in the same way.
+        """
 
     def submit(self, order: Generate) -> None:
         """Run a request until it ends: FINISHED_EOS after an id of `eos_ids`, FINISHED_STOP after one of `stop_ids`,
         FINISHED_MAX_LENGTH at `max_total_tokens`. The id that ended it is part of its tokens. Fields were checked
-        against `EngineFactory.fields`."""
+        against `EngineFactory.fields`. `order.request` is a number of this one run, of up to 63 bits.
+
+        With more `ids` than `num_prompt_tokens` it goes on with an answer: what follows `ids` is told, and nothing of
+        them again. Raises `RequestError` for an order it cannot run, which ends that request alone.
+        """
 
     def abort(self, request: int) -> None:
         """Forget a request; it may have ended already."""
 
     def close(self) -> None:
-        """End the engine and its processes. Safe to call twice."""
+        """End the engine and its processes. Safe to call twice, and after a failure."""
 
 
 class EngineFactory(Protocol):
@@ -55,7 +64,11 @@ class EngineFactory(Protocol):
     traits: Traits
     fields: type[msgspec.Struct]
     """The sampling fields the engine enforces, with their bounds as `msgspec.Meta` and defaults that do nothing. A
-    request that needs another is refused with 400."""
+    request that needs another is refused with 400.
+
+    Two names have a meaning: `logprobs: bool` asks for `TokenRow.logprobs`, and `seed` with the bounds of a client's
+    seed says that draws depend on `Generate.seed` and `choice` alone, where the seed then comes. Without it a request
+    with a seed is refused."""
 
     def probe(self) -> Probe:
         """Whether this machine can run the engine, without loading a model."""
@@ -65,7 +78,7 @@ class EngineFactory(Protocol):
 
     def can_continue(self, sampling: dict[str, Any]) -> bool:
         """Whether a request with these fields, part of whose tokens were delivered before the engine died, goes on with
-        the very tokens that an undisturbed run would have given."""
+        the very tokens that an undisturbed run would have given. Where not, it ends at once with `EngineRestarted`."""
 
     def create(self) -> EngineBackend:
         """An engine that is not yet open."""

@@ -12,8 +12,10 @@ HistrioError                    500
 │   ├── UnsupportedModel             an architecture or file format that is refused
 │   └── DoesNotFit                   not enough memory, with the numbers
 ├── BackendError                     a backend cannot be used, with reason and remedy
+├── GenerationStuck            500  an answer cannot go on as its request demands
 ├── EngineError                 503  generation is not possible now
 │   ├── RequestTimeout          504  the request's own time limit passed
+│   ├── EngineRestarted              the engine that answered is gone, and no other can go on
 │   └── RestartLimitReached          a child failed too often
 └── WireError                        frames that are not ours, or a peer that left
 """
@@ -25,6 +27,8 @@ __all__ = [
     "ContextLengthExceeded",
     "DoesNotFit",
     "EngineError",
+    "EngineRestarted",
+    "GenerationStuck",
     "HistrioError",
     "ModelError",
     "ModelNotFound",
@@ -120,6 +124,12 @@ class BackendError(HistrioError):
     """A backend cannot be used here; the text has the reason and the remedy."""
 
 
+class GenerationStuck(HistrioError):
+    """An answer cannot go on as its request demands: a grammar or its fields leave no token."""
+
+    code = "generation_stuck"
+
+
 class EngineError(HistrioError):
     """Generation is not possible now."""
 
@@ -132,6 +142,12 @@ class RequestTimeout(EngineError):
 
     status = 504
     code = "request_timeout"
+
+
+class EngineRestarted(EngineError):
+    """Part of the answer was delivered, and the engine that follows cannot go on with it."""
+
+    code = "engine_restarted"
 
 
 class RestartLimitReached(EngineError):

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from histrio.grammar import GrammarSpec
 from histrio.messages import RequestState, SamplingFields
 
 __all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
@@ -36,7 +37,11 @@ class ServedModel(msgspec.Struct, frozen=True):
     default_sampling: SamplingFields = {}
     """Sampling fields that generation_config.json sets (`temperature`, `top_k`, …)."""
     sampling_fields: list[str] = []
-    """Every request field that some sampler honours."""
+    """Every request field that some sampler, or the engine backend, honours."""
+    engine: str = ""
+    """Name of the engine backend that serves it; empty where stages and samplers do."""
+    grammar_kinds: list[str] = []
+    """Kinds of `GrammarSpec` that are enforced; requests for others get 400."""
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -53,6 +58,14 @@ class Submission(msgspec.Struct, frozen=True):
     num_choices: int = 1
     timeout_s: float | None = None
     """None: the topology's `request-timeout-s`."""
+    priority: int = 0
+    """0 is served first."""
+    cache_salt: str = ""
+    """Prefixes are shared only among submissions of the same salt."""
+    grammar: GrammarSpec | None = None
+    """What the answer must look like; checked, and of one of `ServedModel.grammar_kinds`."""
+    num_logprobs: int | None = None
+    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
 
 
 @dataclass(slots=True)
@@ -64,7 +77,13 @@ class Delta:
     reason: str = ""
     """With ERROR: a text that is safe to show."""
     code: str = ""
-    """With ERROR: the `code` of the error's class, `request_timeout` or `engine_unavailable`."""
+    """With ERROR: the `code` of the error's class: `request_timeout`, `engine_restarted`, `engine_unavailable`."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of the ids, natural logarithms, where the backend was asked for them; empty elsewhere."""
+    num_cached_tokens: int = 0
+    """With the first delta: tokens of the prompt that came from the prefix cache."""
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """Of each id: the most likely tokens and their own, where they were asked for."""
 
 
 class TokenStream(Protocol):
@@ -114,4 +133,8 @@ class Gateway(Protocol):
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
 
     def submit(self, submission: Submission) -> Sequence[TokenStream]:
-        """One stream per choice. Raises `Overloaded`, `EngineError`; takes all credits or none."""
+        """One stream per choice. Raises `RequestError` for a seed that cannot be honoured, `Overloaded`, `EngineError`;
+        takes all credits or none."""
+
+    def reset_cache(self) -> None:
+        """Forget all prefixes that no running request reads."""

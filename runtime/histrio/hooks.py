@@ -13,12 +13,21 @@ import pluggy
 
 from histrio.backend import BackendFactory
 from histrio.engine_backend import EngineFactory
+from histrio.grammar import GrammarBackend
 from histrio.sampling import Sampler
 
 if TYPE_CHECKING:
     from histrio.gateway import Gateway
 
-__all__ = ["EdgeContext", "EdgeService", "hookimpl", "register_backends", "register_edges", "register_samplers"]
+__all__ = [
+    "EdgeContext",
+    "EdgeService",
+    "hookimpl",
+    "register_backends",
+    "register_edges",
+    "register_grammars",
+    "register_samplers",
+]
 
 PROJECT = "histrio"
 
@@ -57,6 +66,11 @@ def register_backends(register: Callable[[BackendFactory | EngineFactory], None]
 @hookspec
 def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
     """Offer samplers: call `register(SamplerClass)` for each."""
+
+
+@hookspec
+def register_grammars(register: Callable[[GrammarBackend], None]) -> None:
+    """Offer what enforces grammars: call `register(backend)` for each."""
 
 
 @hookspec

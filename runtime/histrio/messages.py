@@ -12,6 +12,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from histrio.grammar import GrammarSpec
+
 __all__ = [
     "PROTOCOL_VERSION",
     "Allocated",
@@ -27,16 +29,21 @@ __all__ = [
     "Hello",
     "LeaseBlocks",
     "Loading",
+    "Match",
+    "Matched",
     "Message",
     "Open",
     "Opened",
     "Ready",
+    "Release",
     "ReplicaDown",
     "ReplicaSize",
     "ReplicaUp",
     "RequestState",
+    "ResetCache",
     "ReturnBlocks",
     "Row",
+    "Sealed",
     "StageCapacity",
     "Start",
     "Stats",
@@ -44,6 +51,7 @@ __all__ = [
     "StepResult",
     "Stop",
     "Tensor",
+    "TokenLogprobs",
     "TokenRow",
     "Tokens",
 ]
@@ -71,6 +79,19 @@ class RequestState(IntEnum):
     def is_finished(self) -> bool:
         """Whether no more tokens will come."""
         return self >= RequestState.FINISHED_EOS
+
+
+SamplerState: TypeAlias = dict[str, Any]
+"""Sampler → state that its tokens cannot rebuild; opaque to everybody else."""
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """One position: how likely the token that stands there was, and which others were."""
+
+    logprob: float
+    """Natural logarithm."""
+    top: list[tuple[int, float]] = []
+    """The most likely tokens in descending order, each with its own; as many as were asked for."""
 
 
 class Tensor:
@@ -120,6 +141,16 @@ class Generate(_Message, frozen=True):
     choice: int = 0
     """Index among the `n` answers to one prompt; part of the draw's counter."""
     sampling: SamplingFields = {}
+    priority: int = 0
+    """0 is served first."""
+    cache_salt: str = ""
+    """Prefixes are shared only among requests of the same salt."""
+    grammar: GrammarSpec | None = None
+    """What the answer must look like."""
+    num_logprobs: int | None = None
+    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
+    sampler_state: SamplerState = {}
+    """What came with the last of the delivered tokens, on replay."""
 
 
 class Cancel(_Message, frozen=True):
@@ -141,6 +172,12 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     """With ERROR: the `code` of the error class it belongs to, such as `request_timeout`."""
     logprobs: list[float] = []
     """Of the ids, natural logarithms, where they were asked for."""
+    num_cached_tokens: int = 0
+    """With the first tokens: how many of the prompt were taken from the prefix cache."""
+    top_logprobs: list[list[tuple[int, float]]] = []
+    """Of each id: the most likely tokens and their own, where they were asked for."""
+    sampler_state: SamplerState = {}
+    """After these tokens, where samplers have one; a replay gives it back."""
 
 
 class Tokens(_Message, frozen=True):
@@ -151,6 +188,42 @@ class Tokens(_Message, frozen=True):
 
 
 # --- kv blocks -------------------------------------------------------------------------------------------------------
+
+
+class Match(_Message, frozen=True):
+    """Batching → kv: a request is about to be scheduled; what is known of its beginning?"""
+
+    request: int
+    ids: list[int]
+    salt: str = ""
+    """Requests share blocks only with those of the same salt."""
+
+
+class Matched(_Message, frozen=True):
+    """Kv → batching: these blocks hold the beginning of the request's tokens and are shared with it."""
+
+    request: int
+    block_ids: list[int]
+
+
+class Sealed(_Message, frozen=True):
+    """Batching → kv: the request's next blocks are full, by a step that was issued."""
+
+    request: int
+    block_ids: list[int]
+    ids: list[int]
+    """The tokens in them."""
+
+
+class Release(_Message, frozen=True):
+    """Batching → kv: the request reads none of these blocks any more, and computes nothing that others may wait for."""
+
+    request: int
+    block_ids: list[int]
+
+
+class ResetCache(_Message, frozen=True):
+    """Front → kv: forget all prefixes that no running request reads."""
 
 
 class LeaseBlocks(_Message, frozen=True):
@@ -166,7 +239,7 @@ class Granted(_Message, frozen=True):
 
 
 class ReturnBlocks(_Message, frozen=True):
-    """Batching → kv: nobody reads these blocks any more."""
+    """Batching → kv: leased blocks that nobody used."""
 
     block_ids: list[int]
 
@@ -184,6 +257,13 @@ class Open(_Message, frozen=True):
     seed: int
     choice: int
     sampling: SamplingFields
+    num_cached_tokens: int = 0
+    """Tokens whose keys and values are in the blocks that come with the first row: it starts there."""
+    end_ids: list[int] = []
+    """Tokens that end the text, for samplers that put the end off."""
+    grammar: GrammarSpec | None = None
+    num_logprobs: int | None = None
+    sampler_state: SamplerState = {}
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -211,6 +291,10 @@ class Step(_Message, frozen=True):
     """Token ids of all rows, concatenated; read by stage 0."""
     hidden: list[Tensor] = []
     """The summed residual stream [num_tokens, hidden] of the stage before, then its named parts; empty for stage 0."""
+    busy_s: float = 0.0
+    """Seconds that earlier stages spent computing it."""
+    drafts: list[int] = []
+    """Drafted tokens of the rows that sample several positions, `num_sampled - 1` each; read by the last stage."""
 
 
 class Copy(_Message, frozen=True):
@@ -227,13 +311,21 @@ class Close(_Message, frozen=True):
 
 
 class StepResult(_Message, frozen=True):
-    """Last stage → batching: the sampled ids of all rows, concatenated in row order."""
+    """Last stage → batching: the tokens that the sampled rows gained, concatenated in row order."""
 
     step: int
     epoch: int
     ids: list[int]
     busy_s: float = 0.0
-    """Seconds the last stage spent computing."""
+    """Seconds that all stages together spent computing."""
+    num_ids: list[int] = []
+    """How many ids each sampled row gained; empty if each gained one."""
+    logprobs: dict[int, TokenLogprobs] = {}
+    """By index into `ids`, of the rows that asked for them."""
+    states: dict[int, SamplerState] = {}
+    """By slot, where they changed."""
+    failures: dict[int, str] = {}
+    """By slot: why its sequence cannot go on, safe to show."""
 
 
 # --- life of a replica -----------------------------------------------------------------------------------------------
@@ -392,6 +484,11 @@ Message: TypeAlias = (
     Generate
     | Cancel
     | Tokens
+    | Match
+    | Matched
+    | Sealed
+    | Release
+    | ResetCache
     | LeaseBlocks
     | Granted
     | ReturnBlocks

@@ -19,6 +19,7 @@ from histrio import hooks
 from histrio.backend import CONTRACT, BackendFactory
 from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError
+from histrio.grammar import GrammarBackend
 from histrio.hooks import EdgeService
 from histrio.sampling import Sampler
 from histrio.topology_parse import did_you_mean
@@ -86,6 +87,7 @@ class Plugins:
         self.failed: list[FailedPlugin] = []
         self.backends: Registry[BackendFactory | EngineFactory] = Registry("backend", self.failed)
         self.samplers: Registry[type[Sampler]] = Registry("sampler", self.failed)
+        self.grammars: Registry[GrammarBackend] = Registry("grammar backend", self.failed)
         self.edges: Registry[EdgeService] = Registry("edge service", self.failed)
         self.providers: dict[str, list[str]] = {name: [] for name in hook_names()}
         """Hook → plugins that implement it."""
@@ -157,6 +159,7 @@ class Plugins:
         return {
             "register_backends": self.backends,
             "register_samplers": self.samplers,
+            "register_grammars": self.grammars,
             "register_edges": self.edges,
         }
 

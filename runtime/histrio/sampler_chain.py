@@ -2,12 +2,18 @@
 
 A row's token depends on that row alone: its logits, its request fields and its (seed, choice, position). Whatever is
 decided for a row is decided from the row, never from the batch it happens to be in. Rows whose temperature is 0 are
-greedy: penalties and biases, then argmax and nothing else.
+greedy: constraints and penalties, then argmax and nothing else.
+
+Drafts are verified by drawing. Each row of a sequence draws the model's own token with its own number, as if the
+drafted tokens before it were accepted; they are, up to the first that differs from what was drawn there. So a stream
+with drafts is the very stream without them, greedy or sampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -15,18 +21,33 @@ import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
 from histrio.draw import draw
-from histrio.sampling import Sampler, Slots, uniform
+from histrio.errors import BackendError
+from histrio.logprobs import TokenLogprobs, token_logprobs
+from histrio.philox import uniform
+from histrio.sampling import Observer, Opening, Rows, Sampler, Slots, Stateful
 from histrio.sampling_fields import FieldTable
 
-__all__ = ["SamplerChain"]
+__all__ = ["Drafts", "Sampled", "SamplerChain"]
 
-Positions = npt.NDArray[Any]
+Ints = npt.NDArray[Any]
+Drafts = Mapping[int, Sequence[int]]
+"""Slot → drafted tokens, of which its rows after the first are the verification."""
 
 _FIRST_SHAPING_ORDER = 100
 """Samplers from here on shape a distribution, which means nothing to an argmax; those below change the logits."""
 
-_MAX_CHUNK_VALUES = 2**21
-"""Logits sampled at once: temporaries of 8 MB stay in the cache and reuse memory; larger ones are page faults."""
+
+@dataclass(slots=True)
+class Sampled:
+    """What a step's sequences gained."""
+
+    ids: list[int]
+    """The tokens that count, in row order. -1: the samplers of this row removed every token."""
+    num_ids: list[int] = field(default_factory=list)
+    """With drafts, how many of `ids` each sequence of the step gained: the drafts accepted and one more. Empty without
+    drafts, when each row gains one."""
+    logprobs: dict[int, TokenLogprobs] = field(default_factory=dict)
+    """Index into `ids` → its log probabilities, where the sequence asked for them."""
 
 
 class SamplerChain:
@@ -37,79 +58,212 @@ class SamplerChain:
 
     def __init__(self, samplers: Sequence[type[Sampler]], max_rows: int) -> None:
         self.fields = FieldTable(samplers)
-        ordered = [kind(max_rows) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
-        self._changing = [sampler for sampler in ordered if sampler.order < _FIRST_SHAPING_ORDER]
-        self._shaping = [sampler for sampler in ordered if sampler.order >= _FIRST_SHAPING_ORDER]
+        self._samplers = [kind(max_rows) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
+        self._num_changing = sum(sampler.order < _FIRST_SHAPING_ORDER for sampler in self._samplers)
+        self._wants = np.zeros((max_rows, len(self._samplers)), np.bool_)
         self._is_open = np.zeros(max_rows, np.bool_)
         self._is_greedy = np.zeros(max_rows, np.bool_)
+        self._is_plain = np.zeros(max_rows, np.bool_)
+        """Open, greedy, and nobody wants more than an argmax."""
+        self._is_observed = np.zeros(max_rows, np.bool_)
+        """Some sampler that wants the slot follows its tokens."""
+        self._num_top = np.full(max_rows, -1, np.int64)
+        """Alternatives to give log probabilities of; -1: no log probabilities at all."""
         self._seeds = np.zeros(max_rows, np.uint64)
         self._choices = np.zeros(max_rows, np.uint32)
+        self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
+        self._changed_slots: set[int] = set()
 
     def open(
-        self, slot: int, sampling: Mapping[str, Any], ids: list[int], num_prompt_tokens: int, seed: int, choice: int
+        self,
+        slot: int,
+        sampling: Mapping[str, Any],
+        ids: Sequence[int],
+        num_prompt_tokens: int,
+        seed: int,
+        choice: int,
+        *,
+        end_ids: Sequence[int] = (),
+        state: Mapping[str, Any] | None = None,
+        num_logprobs: int | None = None,
     ) -> None:
         """A sequence takes the slot; `RequestError` for a field that no sampler here knows, or out of its bounds.
 
-        A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64.
+        A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64. `end_ids` are the tokens that end
+        its text, `state` is what `take_states` gave last for it. With `num_logprobs`, log probabilities are computed of
+        each chosen token and of that many of the most likely ones.
         """
         is_greedy = sampling.get("temperature") == 0
         if is_greedy:
-            sampling = {field: value for field, value in sampling.items() if field != "temperature"}
+            sampling = {name: value for name, value in sampling.items() if name != "temperature"}
 
         self.fields.check(sampling)
-        for sampler in (*self._changing, *self._shaping):
-            sampler.open(slot, self.fields.params(type(sampler), sampling), ids, num_prompt_tokens)
+        states = state or {}
+        for index, sampler in enumerate(self._samplers):
+            opening = Opening(ids, num_prompt_tokens, end_ids, states.get(sampler.name))
+            is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
+            self._wants[slot, index] = is_wanted and not (is_greedy and index >= self._num_changing)
 
         self._is_open[slot] = True
         self._is_greedy[slot] = is_greedy
+        self._is_observed[slot] = self._wants[slot, self._observers].any()
+        self._num_top[slot] = -1 if num_logprobs is None else num_logprobs
+        self._is_plain[slot] = is_greedy and num_logprobs is None and not self._wants[slot].any()
         self._seeds[slot] = seed % 2**64
         self._choices[slot] = choice
+        self._changed_slots.discard(slot)
 
     def close(self, slot: int) -> None:
         """The slot is free. Closing a free slot does nothing."""
-        self._is_open[slot] = False
+        self._is_open[slot] = self._is_plain[slot] = False
+        self._changed_slots.discard(slot)
 
-    def sample(self, xp: ArrayNamespace, logits: Array, slots: Slots, positions: Positions) -> list[int]:
-        """One token per row of `logits` [rows, vocab], which stay as they are.
+    def take_states(self) -> dict[int, dict[str, Any]]:
+        """Slot → sampler → state, of open slots whose state has changed since this was asked last.
 
-        `slots` [rows] names the sequence of each row, `positions` [rows] the index in it of the token to be drawn.
-        Raises `BackendError` if a row to be drawn from has no distribution.
+        Given to `open` together with the tokens sampled so far, it goes on as if nothing had happened.
         """
+        slots, self._changed_slots = self._changed_slots, set()
+        return {slot: self._states(slot) for slot in slots}
+
+    def sample(
+        self,
+        xp: ArrayNamespace,
+        logits: Array,
+        slots: Slots,
+        positions: Ints,
+        drafts: Drafts | None = None,
+        raw: Array | None = None,
+    ) -> Sampled:
+        """Draw for each row of `logits` [rows, vocab], which stay as they are.
+
+        `slots` [rows] names the sequence of each row, `positions` [rows] the index in it of the token to be drawn. A
+        slot in `drafts` has one row more than drafted tokens, side by side and ascending. `raw` are the model's own
+        logits if a grammar has masked `logits`; log probabilities are theirs. Raises `BackendError` if they are not
+        numbers where a token is drawn from them.
+        """
+        if not drafts and self._is_plain[slots].all():
+            return Sampled(xp.to_host(xp.argmax(logits)).tolist())
+
         assert self._is_open[slots].all(), "a row is sampled whose slot is closed"
-        is_greedy = self._is_greedy[slots]
-        logits = _apply(self._changing, xp, logits, slots)
+        ids, probabilities = np.zeros(len(slots), np.int64), np.ones(len(slots), np.float32)
+        before = _drafts_before(slots, drafts) if drafts else ()
+        for chunk in _chunks(slots, max(1, xp.chunk_values // logits.shape[-1]), bool(drafts)):
+            rows = self._rows(slots[chunk], positions[chunk], before[chunk])
+            self._sample_chunk(xp, logits[chunk], rows, ids[chunk], probabilities[chunk])
+
+        raw = logits if raw is None else raw
+        _check(xp, raw, np.flatnonzero(ids < 0))
+        kept, num_ids = _accept(ids, slots, drafts) if drafts else (np.arange(len(ids)), [])
+        accepted = slots[kept]
+        if self._is_observed[accepted].any():
+            self._observe(accepted, ids[kept], probabilities[kept])
+        sampled = Sampled(ids[kept].tolist(), num_ids)
+        if (self._num_top[accepted] >= 0).any():
+            asking = np.flatnonzero((self._num_top[accepted] >= 0) & (ids[kept] >= 0))
+            num_top = self._num_top[accepted[asking]].tolist()
+            found = token_logprobs(xp, xp.take_rows(raw, kept[asking]), ids[kept[asking]].tolist(), num_top)
+            sampled.logprobs = dict(zip(asking.tolist(), found, strict=True))
+        return sampled
+
+    def _rows(self, slots: Slots, positions: Ints, drafts: Sequence[Sequence[int]]) -> Rows:
+        return Rows(slots, positions, self._seeds[slots], self._choices[slots], drafts)
+
+    def _sample_chunk(
+        self, xp: ArrayNamespace, logits: Array, rows: Rows, ids: Ints, probabilities: npt.NDArray[np.float32]
+    ) -> None:
+        """Fill in `ids` and `probabilities` for these rows."""
+        wanted = np.flatnonzero(self._wants[rows.slots].any(axis=0)).tolist()
+        changing = [self._samplers[index] for index in wanted if index < self._num_changing]
+        shaping = [self._samplers[index] for index in wanted if index >= self._num_changing]
+        # Samplers may work in place, so they get a copy.
+        changed = xp.float32(xp.take_rows(logits, np.arange(len(rows)))) if wanted else logits
+        for sampler in changing:
+            changed = sampler.apply(xp, changed, rows)
+
+        is_greedy = self._is_greedy[rows.slots]
+        if is_greedy.any():
+            ids[is_greedy] = _argmax(xp, changed, bool(changing))[is_greedy]
         if is_greedy.all():
-            return _ints(xp.to_host(xp.argmax(logits)))
+            return
 
-        tokens = xp.to_host(xp.argmax(logits)).copy() if is_greedy.any() else np.zeros(len(slots), np.int64)
-        for rows, chunk in _chunks(xp, logits, np.flatnonzero(~is_greedy)):
-            tokens[rows] = self._draw(xp, chunk, slots[rows], positions[rows])
-        return _ints(tokens)
+        drawn = np.flatnonzero(~is_greedy)
+        if len(drawn) < len(rows):
+            changed, rows = xp.take_rows(changed, drawn), rows.take(drawn)
+        for sampler in shaping:
+            changed = sampler.apply(xp, changed, rows)
+        uniforms = uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32))
+        ids[drawn], probabilities[drawn] = draw(xp, xp.float32(changed), uniforms)
 
-    def _draw(self, xp: ArrayNamespace, logits: Array, slots: Slots, positions: Positions) -> npt.NDArray[Any]:
-        """Shape the distributions of these rows, then draw from each with its own number."""
-        shaped = _apply(self._shaping, xp, xp.float32(logits), slots)
-        return draw(xp, shaped, uniform(self._seeds[slots], self._choices[slots], positions.astype(np.uint32)))
+    def _observe(self, slots: Slots, ids: Ints, probabilities: npt.NDArray[np.float32]) -> None:
+        """Tell those samplers that follow the tokens of these sequences."""
+        for index in self._observers:
+            rows = np.flatnonzero(self._wants[slots, index] & (ids >= 0))
+            if len(rows) == 0:
+                continue
 
+            sampler = self._samplers[index]
+            assert isinstance(sampler, Observer)
+            sampler.observe(slots[rows], ids[rows], probabilities[rows])
+            if isinstance(sampler, Stateful):
+                self._changed_slots.update(slots[rows].tolist())
 
-def _apply(samplers: list[Sampler], xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
-    """Run those samplers that any of the rows wants, on float32."""
-    for sampler in samplers:
-        if sampler.needed(slots):
-            logits = sampler.apply(xp, xp.float32(logits), slots)
-    return logits
-
-
-def _chunks(xp: ArrayNamespace, logits: Array, rows: Slots) -> Iterator[tuple[Slots, Array]]:
-    """The given rows of the logits, a few at a time."""
-    num_rows, vocab = logits.shape
-    chunk_rows = max(1, _MAX_CHUNK_VALUES // vocab)
-    for start in range(0, len(rows), chunk_rows):
-        chunk = rows[start : start + chunk_rows]
-        is_every_row = len(rows) == num_rows
-        yield chunk, logits[start : start + chunk_rows] if is_every_row else xp.take_rows(logits, chunk)
+    def _states(self, slot: int) -> dict[str, Any]:
+        wanted = zip(self._samplers, self._wants[slot], strict=True)
+        return {each.name: each.state(slot) for each, is_wanted in wanted if is_wanted and isinstance(each, Stateful)}
 
 
-def _ints(tokens: npt.NDArray[Any]) -> list[int]:
-    """Plain ints, as messages carry them."""
-    return [int(token) for token in tokens]
+def _chunks(slots: Slots, chunk_rows: int, has_drafts: bool) -> Iterator[slice]:
+    """The rows a few at a time; those of one sequence stay together if they build upon each other."""
+    start = 0
+    while start < len(slots):
+        end = min(start + chunk_rows, len(slots))
+        while has_drafts and end < len(slots) and slots[end] == slots[end - 1]:
+            end += 1
+        yield slice(start, end)
+        start = end
+
+
+def _drafts_before(slots: Slots, drafts: Drafts) -> list[Sequence[int]]:
+    """For each row, the drafted tokens between what is known of its sequence and its own position."""
+    before: list[Sequence[int]] = []
+    for slot, rows in groupby(slots.tolist()):
+        drafted = drafts.get(slot, ())
+        count = len(list(rows))
+        assert count == len(drafted) + 1, "a sequence needs one row for each of its drafts, and one more"
+        before.extend(drafted[:end] for end in range(count))
+    return before
+
+
+def _accept(ids: Ints, slots: Slots, drafts: Drafts) -> tuple[npt.NDArray[np.intp], list[int]]:
+    """The rows that count, up to and with the first of each sequence that differs from its draft, and how many each."""
+    kept: list[int] = []
+    num_ids: list[int] = []
+    drawn, first = ids.tolist(), 0
+    for slot, rows in groupby(slots.tolist()):
+        drafted = drafts.get(slot, ())
+        count = 1
+        while count <= len(drafted) and drafted[count - 1] == drawn[first + count - 1]:
+            count += 1
+        kept.extend(range(first, first + count))
+        num_ids.append(count)
+        first += len(list(rows))
+    return np.array(kept, np.intp), num_ids
+
+
+def _argmax(xp: ArrayNamespace, logits: Array, is_changed: bool) -> Ints:
+    """[rows] the first of the largest; -1 where samplers have removed every token."""
+    ids = xp.to_host(xp.argmax(logits))
+    if not is_changed:
+        return ids
+    return np.where(xp.to_host(xp.max(logits))[:, 0] > -np.inf, ids, -1)
+
+
+def _check(xp: ArrayNamespace, logits: Array, rows: Ints) -> None:
+    """Nothing could be drawn in these rows: that is the samplers' doing, or else the model is broken."""
+    if len(rows) == 0:
+        return
+
+    largest = xp.to_host(xp.max(xp.float32(xp.take_rows(logits, rows))))
+    if not np.isfinite(largest).all():
+        raise BackendError("the model's logits are not numbers: nothing to draw from")

@@ -1,24 +1,74 @@
-"""The sampler contract and the counter-based random numbers behind every draw.
+"""The sampler contract.
 
 A *sampler* is one link of the chain from logits to a token. It owns its per-slot state, works on all rows of a step at
-once through the backend's `ArrayNamespace`, and never sees text. A draw uses one uniform number per
-(seed, choice, position), so that it depends neither on the batch, nor on the split, nor on a restart.
+once through the backend's `ArrayNamespace`, and never sees text. What it does to a row depends on that row alone: on
+its logits, its request fields, its tokens and its place in the sequence, never on the batch.
+
+Most samplers need `open` and `apply`. One that counts or matches tokens is an `Observer` too; one with a state that
+tokens cannot rebuild, which therefore has to survive a restart, is `Stateful`. A class is what it has methods for.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
+from histrio.philox import uniform
 
-__all__ = ["Sampler", "Slots", "philox4x32", "uniform"]
+__all__ = ["Observer", "Opening", "Rows", "Sampler", "Slots", "Stateful"]
 
-Slots = npt.NDArray[np.intp]
-"""Slot of each row of the logits; slots repeat where several positions of a sequence are sampled."""
+Slots: TypeAlias = npt.NDArray[np.intp]
+"""Slot of each row; slots repeat, side by side, where several positions of a sequence are sampled."""
+
+Ints: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A sequence as it takes a slot. After a restart it has more `ids`, and everything else is what it was."""
+
+    ids: Sequence[int]
+    """Prompt, followed by the tokens generated so far."""
+    num_prompt_tokens: int
+    end_ids: Sequence[int] = ()
+    """Tokens that end the text: the model's, unless the request ignores them, and those the client named."""
+    state: Any = None
+    """What `Stateful.state` said after the last of `ids`; None in the beginning."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows of the logits a sampler works on. All arrays are on the host."""
+
+    slots: Slots
+    """[rows]"""
+    positions: Ints
+    """[rows] index in its sequence of the token that is to be chosen, so also the number of tokens before it."""
+    seeds: npt.NDArray[np.uint64]
+    """[rows] of the sequence's random numbers, as `choices`."""
+    choices: npt.NDArray[np.uint32]
+    drafts: Sequence[Sequence[int]] = ()
+    """[rows] drafted tokens that stand between the slot's known tokens and this row's position, taken as if accepted;
+    empty as a whole if no row of the step has any. All rows of a sequence come together, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def take(self, rows: Ints) -> Rows:
+        """Some of these rows."""
+        drafts = [self.drafts[row] for row in rows] if self.drafts else ()
+        return Rows(self.slots[rows], self.positions[rows], self.seeds[rows], self.choices[rows], drafts)
+
+    def uniform(self, name: str) -> npt.NDArray[np.float32]:
+        """[rows] a number in (0, 1) for each row, always the same for this row; `name` tells users of them apart."""
+        return uniform(self.seeds, self.choices, self.positions.astype(np.uint32), stream=zlib.crc32(name.encode()))
 
 
 class Sampler(Protocol):
@@ -26,49 +76,41 @@ class Sampler(Protocol):
 
     name: ClassVar[str]
     order: ClassVar[int]
-    """Samplers run in ascending order; 0-99 penalties and biases, 100-199 temperature, 200-299 truncations."""
+    """Samplers run in ascending order; 0-99 constraints and penalties, which greedy rows have too, 100-199 temperature,
+    200-299 truncations."""
     params: ClassVar[type[msgspec.Struct]]
     """Request fields it honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
 
     def __init__(self, max_rows: int) -> None:
         """Make the per-slot state."""
 
-    def open(self, slot: int, params: msgspec.Struct, ids: list[int], num_prompt_tokens: int) -> None:
-        """A sequence takes the slot; `params` is an instance of `self.params`."""
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
+        """A sequence takes the slot, and whatever was there is gone; `params` is an instance of `self.params`.
 
-    def needed(self, slots: Slots) -> bool:
-        """Whether any of these rows wants this sampler; it is skipped otherwise."""
+        Answers whether the sequence wants this sampler. If no row of a step does, `apply` is not called at all.
+        """
 
-    def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
-        """Change float32 logits [rows, vocab]; -inf removes a token. Rows that do not want it stay as they are."""
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+        """Change float32 logits [rows, vocab], in place or not; -inf removes a token.
 
-
-_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
-_ROUND_KEYS = np.arange(10, dtype=np.uint64)[:, None, None] * np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)
-_LOW = np.uint64(0xFFFFFFFF)
-_HALF = np.uint64(32)
+        Rows that do not want this sampler stay as they are.
+        """
 
 
-def philox4x32(counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+@runtime_checkable
+class Observer(Protocol):
+    """A sampler that follows the tokens of the sequences that want it."""
 
-    `counter` is [n, 4], `key` [n, 2]; returns [n, 4] random words. Equals the published Random123 test vectors.
-    """
-    words = counter.T.astype(np.uint64)
-    even, odd = words[0::2], words[1::2]
-    for round_key in (key.T.astype(np.uint64) + _ROUND_KEYS) & _LOW:
-        product = _MULTIPLIERS * even
-        even, odd = (product >> _HALF)[::-1] ^ odd ^ round_key, (product & _LOW)[::-1]
-    return np.stack([even[0], odd[0], even[1], odd[1]], axis=1).astype(np.uint32)
+    def observe(self, slots: Slots, ids: Ints, probabilities: npt.NDArray[np.float32]) -> None:
+        """`ids[i]` has become the next token of the sequence in `slots[i]`, in this order where a slot repeats.
+
+        `probabilities[i]` is what the token had in the distribution it was drawn from; 1 for a greedy row.
+        """
 
 
-def uniform(
-    seeds: npt.NDArray[np.uint64], choices: npt.NDArray[np.uint32], positions: npt.NDArray[np.uint32]
-) -> npt.NDArray[np.float32]:
-    """One number in (0, 1) per row, float32, from Philox with key = seed and counter = (position, choice, 0, 0)."""
-    counter = np.zeros((len(seeds), 4), np.uint32)
-    counter[:, 0] = positions
-    counter[:, 1] = choices
-    key = np.stack([seeds & _LOW, seeds >> np.uint64(32)], axis=1).astype(np.uint32)
-    words = philox4x32(counter, key)[:, 0]
-    return ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
+@runtime_checkable
+class Stateful(Protocol):
+    """A sampler with a state that a sequence's tokens alone do not determine."""
+
+    def state(self, slot: int) -> Any:
+        """The state after the tokens observed so far, of plain numbers, strings, lists and dicts."""

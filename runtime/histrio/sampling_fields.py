@@ -1,24 +1,32 @@
-"""Which request fields samplers honour, and within which bounds: nothing is ignored in silence.
+"""Which request fields are honoured, and within which bounds: nothing is ignored in silence.
 
-The bounds stand once, as `msgspec.Meta` on the params struct of the sampler that owns the field; the texts a client
-sees are made from them, and never repeat what the client sent.
+The bounds stand once, as `msgspec.Meta` on the struct of whoever owns the field, a sampler or an engine backend; the
+texts a client sees are made from them, and never repeat what the client sent.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import inspect
 
+from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError, RequestError
 from histrio.sampling import Sampler
 
 __all__ = ["FieldTable"]
 
 _MAX_PARAM_CHARS = 64
+
+
+class _Owner(NamedTuple):
+    """Who honours a field: a sampler or an engine backend."""
+
+    name: str
+    params: type[msgspec.Struct]
 
 
 class FieldTable:
@@ -28,18 +36,31 @@ class FieldTable:
     """
 
     def __init__(self, samplers: Sequence[type[Sampler]]) -> None:
-        self._owners: dict[str, type[Sampler]] = {}
+        self.unknown = "this field is not known here"
+        """What is said of any other field."""
+        self.can_continue: Callable[[dict[str, Any]], bool] = lambda _fields: True
+        """Whether a begun answer with these fields goes on with the same tokens after a failure; with samplers any."""
+        self._owners: dict[str, _Owner] = {}
         self._types: dict[str, inspect.Type] = {}
         names = [sampler.name for sampler in samplers]
         for sampler in samplers:
             if names.count(sampler.name) > 1:
                 raise PluginError(f"two samplers are named {sampler.name!r}: rename one of them")
 
-            self._add(sampler)
+            self._add(_Owner(sampler.name, sampler.params))
+
+    @classmethod
+    def of_engine(cls, factory: EngineFactory) -> FieldTable:
+        """The fields that an engine backend enforces, in place of all samplers. Raises `PluginError`."""
+        table = cls([])
+        table.unknown = f"the backend {factory.name!r} does not honour this field"
+        table.can_continue = factory.can_continue
+        table._add(_Owner(factory.name, factory.fields))
+        return table
 
     @property
     def known_fields(self) -> list[str]:
-        """Every field some sampler honours, sorted."""
+        """Every field that is honoured, sorted."""
         return sorted(self._owners)
 
     def check(self, fields: Mapping[str, Any]) -> None:
@@ -49,7 +70,7 @@ class FieldTable:
             if owner is None:
                 known = ", ".join(self.known_fields) or "none"
                 raise RequestError(
-                    f"this field is not known here; sampling fields are: {known}",
+                    f"{self.unknown}; sampling fields are: {known}",
                     param=field[:_MAX_PARAM_CHARS],
                     code="unknown_parameter",
                 )
@@ -59,25 +80,26 @@ class FieldTable:
 
     def params(self, sampler: type[Sampler], fields: Mapping[str, Any]) -> msgspec.Struct:
         """The sampler's own part of checked fields, as its params struct; what is absent has its default."""
-        own = {field: value for field, value in fields.items() if self._owners.get(field) is sampler}
+        owner = _Owner(sampler.name, sampler.params)
+        own = {field: value for field, value in fields.items() if self._owners.get(field) == owner}
         return msgspec.convert(own, sampler.params)
 
-    def _add(self, sampler: type[Sampler]) -> None:
-        info = inspect.type_info(sampler.params)
-        assert isinstance(info, inspect.StructType), f"{sampler.__name__}.params is no msgspec struct"
+    def _add(self, owner: _Owner) -> None:
+        info = inspect.type_info(owner.params)
+        assert isinstance(info, inspect.StructType), f"the fields of {owner.name!r} are no msgspec struct"
         for field in info.fields:
-            name, owner = field.encode_name, self._owners.get(field.encode_name)
-            if owner is not None:
-                raise PluginError(f"the samplers {owner.name!r} and {sampler.name!r} both own the field {name!r}")
+            name, other = field.encode_name, self._owners.get(field.encode_name)
+            if other is not None:
+                raise PluginError(f"the samplers {other.name!r} and {owner.name!r} both own the field {name!r}")
 
             if field.required:
-                raise PluginError(f"the field {name!r} of sampler {sampler.name!r} needs a default that does nothing")
+                raise PluginError(f"the field {name!r} of {owner.name!r} needs a default that does nothing")
 
-            self._owners[name] = sampler
+            self._owners[name] = owner
             self._types[name] = field.type
 
 
-def _fits(owner: type[Sampler], field: str, value: Any) -> bool:
+def _fits(owner: _Owner, field: str, value: Any) -> bool:
     """Whether the value has the type and bounds its owner declares."""
     if isinstance(value, float) and not math.isfinite(value):
         return False
@@ -118,5 +140,5 @@ def _allowed_number(expected: inspect.IntType | inspect.FloatType) -> str:
     """The range of a number in words, e.g. "a number above 0 and at most 1"."""
     noun = "an integer" if isinstance(expected, inspect.IntType) else "a number"
     bounds = (("at least", expected.ge), ("above", expected.gt), ("at most", expected.le), ("below", expected.lt))
-    limits = [f"{words} {limit:g}" for words, limit in bounds if limit is not None]
+    limits = [f"{words} {limit:.15g}" for words, limit in bounds if limit is not None]
     return f"{noun} {' and '.join(limits)}" if limits else noun

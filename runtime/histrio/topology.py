@@ -51,6 +51,8 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Name clients use; omitted: the hub id, or the folder's name."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights and activations; auto is the checkpoint's, float32 for small ones on a CPU."""
+    adapter: _Text | None = None
+    """Folder of a LoRA-like adapter, applied to the weights as they are loaded."""
     max_sequence_length: Annotated[int, Meta(ge=2)] | None = None
     """Most tokens of prompt and output together; omitted: the model's own limit, at most 32,768."""
 
@@ -103,6 +105,12 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Most tokens of all sequences in one step."""
     chunked_prefill_size: _Count = 512
     """Most prompt tokens of one sequence in one step."""
+    step_budget_ms: Annotated[float, Meta(gt=0, le=1_000_000)] = 250.0
+    """Milliseconds that prompts may make a step take while others wait for their next token."""
+    micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
+    prefix_cache: bool = True
+    """Keep KV blocks of finished requests for later ones that begin with the same tokens."""
     kv_block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Tokens in one KV block, or the next larger number that all stages can do; omitted: 16."""
     num_cache_blocks: _Count | None = None

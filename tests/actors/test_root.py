@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
+import pytest
+
 from histrio.actors.directory import Directory
-from histrio.actors.root import HostedActors, RootActor
+from histrio.actors.root import HostedActors, RootActor, replica_actors
 from histrio.engine.placement import SizeLimits
 from histrio.errors import HistrioError
 from histrio.messages import (
@@ -11,6 +15,8 @@ from histrio.messages import (
     Allocated,
     Beat,
     ChildFailed,
+    EngineCapacity,
+    EngineOpened,
     Hello,
     Message,
     Opened,
@@ -65,7 +71,7 @@ class World:
         self.now = 0.0
         directory = Directory("front", self.links)
         directory.route({"admission": "edge", "metrics": "edge"})
-        self.root = RootActor(directory, limits, 2, clock=lambda: self.now)
+        self.root = RootActor(directory, limits, replica_actors(2), clock=lambda: self.now)
         self.killer = Killer()
         self.root.launcher = self.killer
         self.start("engine", 1)
@@ -82,8 +88,8 @@ class World:
         for actor in ("kv", "batching"):
             self.root.receive(Ready(actor))
 
-    def open(self, stage: int, num_pages: int = 100) -> None:
-        capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8, capabilities=["batch"])
+    def open(self, stage: int, num_pages: int = 100, capabilities: tuple[str, ...] = ("batch",)) -> None:
+        capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8, capabilities=list(capabilities))
         self.root.receive(Opened(stage, capacity))
 
     def come_up(self) -> None:
@@ -195,3 +201,38 @@ def test_an_engine_without_a_stage_is_started_again_like_any_other() -> None:
     assert world.links.taken(Start) == []
     world.join()
     assert {process for process, _, _ in world.links.taken(Start)} == {"engine.2", "stage1.1"}
+
+
+def test_what_a_stage_cannot_is_said_when_the_replica_comes_up(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    world.join()
+    world.open(0, capabilities=("rewind", "batch"))
+    world.open(1, capabilities=("rewind",))
+    with caplog.at_level(logging.INFO):
+        for actor in ("stage0", "kv", "batching", "stage1"):
+            world.root.receive(Allocated(actor, 1))
+    assert "stage1 cannot batch: one sequence runs at a time" in caplog.messages
+    assert not any("rewind" in message for message in caplog.messages), "a control: both can"
+
+
+def test_an_engine_is_a_whole_replica() -> None:
+    links = Links()
+    directory = Directory("front", links)
+    directory.route({"admission": "edge", "metrics": "edge"})
+    root = RootActor(directory, LIMITS, replica_actors(0))
+    root.process_started(HostedActors("engine", "engine.1", ["batching"], "ipc://engine.1"))
+    assert links.taken(Start) == []
+    root.receive(EngineOpened(EngineCapacity(4, 200, 1000, "float32", ["logprobs"])))
+    ((process, actor, start),) = links.taken(Start)
+    assert (process, actor) == ("engine.1", "batching")
+    assert isinstance(start, Start)
+    assert (start.size.num_pages, start.size.page_size, start.size.max_rows) == (1000, 1, 4)
+    assert (start.size.max_sequence_length, start.size.capabilities) == (200, ["logprobs"])
+    root.receive(Allocated("batching", 1))
+    assert len(links.taken(ReplicaUp)) == 1
+
+    root.process_exited("engine.1", "was killed by signal 9")
+    root.process_started(HostedActors("engine", "engine.2", ["batching"], "ipc://engine.2"))
+    assert links.taken(Start) == [], "the new one has not opened"
+    root.receive(EngineOpened(EngineCapacity(4, 200, 1000, "float32")))
+    assert [process for process, _, _ in links.taken(Start)] == ["engine.2"]

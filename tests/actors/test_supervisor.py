@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
+import pytest
+
 from histrio.actors.mailbox import Actor
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.errors import DoesNotFit
 from histrio.messages import ChildFailed, Message, Stop
+from histrio.testing.wait import eventually
 
 
 class Clock:
@@ -94,3 +99,19 @@ def test_every_child_has_a_mailbox_before_the_first_one_starts() -> None:
     children = [Child(name, lambda name=name: Part(name, log)) for name in names]
     Supervisor(children, RestartIntensity(1, 1.0), lambda name, _actor: log.append(f"host {name}"), print).start()
     assert log == ["host stage0", "host kv", "start stage0", "start kv"]
+
+
+def test_without_restarts_a_failure_ends_the_process_even_if_closing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    monkeypatch.setattr("histrio.actors.supervisor._CLOSE_S", 0.01)
+    log: list[str] = []
+    reports: list[ChildFailed] = []
+    children = [Child("batching", lambda: Part("batching", log))]
+    supervisor = Supervisor(children, None, lambda _name, _actor: None, reports.append)
+    supervisor.start()
+    with pytest.raises(SystemExit) as caught:
+        supervisor.failed("batching", ValueError("broken"))
+    assert caught.value.code == 1
+    assert (log, reports) == (["start batching"], []), "nothing is made anew here, and the exit says enough"
+    eventually(lambda: ended == [1])

@@ -126,3 +126,31 @@ async def test_sampling_fields_are_those_of_the_registered_samplers(tmp_path: Pa
             with pytest.raises(openai.BadRequestError) as caught:
                 await served.client.completions.create(model="toy", prompt="a", **fields)  # type: ignore[call-overload]
             assert caught.value.param == param
+
+
+async def test_usage_tells_what_the_prefix_cache_saved(tmp_path: Path) -> None:
+    async def cached(served: Served, **extra: Any) -> int:
+        answer = await served.client.completions.create(
+            model="toy", prompt="the same beginning", max_tokens=2, n=2, temperature=1, extra_body=extra
+        )
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        assert answer.usage.prompt_tokens == 18
+        return answer.usage.prompt_tokens_details.cached_tokens or 0
+
+    async with endpoint(tmp_path) as served:
+        cold, warm, salted = await cached(served), await cached(served), await cached(served, cache_salt="other")
+        async with httpx.AsyncClient(base_url=served.url) as http:
+            reset = await http.post("/v1/cache/reset")
+        assert (reset.status_code, reset.json()) == (200, {"status": "reset"})
+        after_reset = await cached(served)
+    assert (cold, warm, salted, after_reset) == (0, 16, 0, 0)
+
+
+async def test_a_priority_is_within_its_bounds(tmp_path: Path) -> None:
+    async with endpoint(tmp_path) as served:
+        for priority in (-1, 101, 1.5):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await served.client.completions.create(model="toy", prompt="a", extra_body={"priority": priority})
+            assert caught.value.param == "priority"
+        await served.client.completions.create(model="toy", prompt="a", max_tokens=1, extra_body={"priority": 3})

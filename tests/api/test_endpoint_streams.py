@@ -70,6 +70,7 @@ def test_a_lively_stream_gets_no_comments(endpoint: Endpoint) -> None:
     [
         ([Delta([], RequestState.ERROR, "stage 1 failed")], 500, "generation_failed"),
         ([Delta([], RequestState.ERROR, "too slow", "request_timeout")], 504, "request_timeout"),
+        ([Delta([], RequestState.ERROR, "send it again", "engine_restarted")], 503, "engine_restarted"),
         ([Delta([], RequestState.CANCELLED)], 503, "engine_unavailable"),
         ([], 500, "generation_failed"),
         ([RuntimeError("secret detail")], 500, "internal_error"),

@@ -15,6 +15,7 @@ import pytest
 
 from histrio import hooks
 from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
+from histrio.grammar import GrammarBackend, GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.plugins import Plugins, hook_names
 from histrio.sampling import Sampler
@@ -46,6 +47,17 @@ class Loud:
     params: ClassVar[type[msgspec.Struct]] = Params
 
 
+class Rhymes:
+    name = "rhymes"
+    kinds = ("limerick",)
+
+    def check(self, spec: GrammarSpec) -> None:
+        return
+
+    def open(self, spec: VocabularySpec) -> Vocabulary:
+        raise NotImplementedError
+
+
 class Settings(msgspec.Struct, rename="kebab"):
     port: int = 1
 
@@ -68,6 +80,10 @@ class AllHooks:
         register(Loud)
 
     @hookimpl
+    def register_grammars(self, register: Callable[[GrammarBackend], None]) -> None:
+        register(Rhymes())
+
+    @hookimpl
     def register_edges(self, register: Callable[[EdgeService], None]) -> None:
         register(Edge())
 
@@ -88,6 +104,11 @@ def test_hook_register_backends(plugins: Plugins) -> None:
 def test_hook_register_samplers(plugins: Plugins) -> None:
     offered: list[type[Sampler]] = list(plugins.samplers)
     assert offered == [Loud]
+
+
+def test_hook_register_grammars(plugins: Plugins) -> None:
+    assert plugins.grammars.owners == {"rhymes": "everything"}
+    assert GrammarKinds(plugins.grammars).backend("limerick").name == "rhymes"
 
 
 def test_hook_register_edges(plugins: Plugins) -> None:
@@ -134,4 +155,9 @@ def test_a_plugin_need_not_implement_every_hook() -> None:
 
     found = Plugins()
     found.add(Small(), "small")
-    assert found.providers == {"register_backends": [], "register_samplers": [], "register_edges": ["small"]}
+    assert found.providers == {
+        "register_backends": [],
+        "register_samplers": [],
+        "register_grammars": [],
+        "register_edges": ["small"],
+    }

@@ -1,65 +1,52 @@
-"""Every block is in exactly one place, whatever happens."""
+"""The lease: what batching has in hand, and what it tells kv."""
 
 from __future__ import annotations
 
 import pytest
 
-from histrio.engine.blocks import BlockLease, BlockPool
+from histrio.engine.blocks import BlockLease
+from histrio.messages import Release
 
 
-def test_a_pool_grants_no_more_than_it_has() -> None:
-    pool = BlockPool(4)
-    assert pool.lease(3) == [0, 1, 2]
-    assert pool.lease(3) == [3]
-    assert pool.lease(1) == []
-    pool.check_integrity()
-
-
-def test_the_last_block_returned_is_the_first_leased_again() -> None:
-    pool = BlockPool(3)
-    pool.lease(2)
-    pool.give_back([1, 0])
-    assert pool.lease(3) == [0, 1, 2]
-
-
-def test_returning_a_block_twice_is_an_error() -> None:
-    pool = BlockPool(2)
-    pool.lease(1)
-    pool.give_back([0])
-    with pytest.raises(KeyError):
-        pool.give_back([0])
-
-
-def test_integrity_fails_when_a_block_is_lost() -> None:
-    pool = BlockPool(2)
-    pool._free.pop()
-    with pytest.raises(AssertionError, match="lost"):
-        pool.check_integrity()
-
-
-def test_a_lease_keeps_used_and_returned_apart() -> None:
+def test_a_lease_keeps_used_and_released_apart() -> None:
     lease = BlockLease()
     lease.add([4, 5, 6])
     table = lease.allocate(2)
     lease.check_integrity([table])
-    lease.free(table)
+    lease.release(1, table)
     lease.check_integrity([])
-    assert lease.take_returned() == [4, 5]
-    assert lease.take_returned() == []
+    assert lease.take_releases() == [Release(1, [4, 5])]
+    assert lease.take_releases() == []
     assert lease.num_blocks_in_hand == 1
 
 
-def test_lease_integrity_fails_when_two_tables_share_a_block() -> None:
+def test_blocks_that_kv_shares_are_in_tables_but_not_on_lease() -> None:
+    lease = BlockLease()
+    lease.add([1, 2])
+    lease.check_integrity([[8, 9, *lease.allocate(1)], [8, 9]])
+    assert lease.num_used_blocks == 1
+
+
+def test_integrity_fails_when_a_used_block_is_in_no_table() -> None:
     lease = BlockLease()
     lease.add([1, 2])
     table = lease.allocate(1)
-    with pytest.raises(AssertionError, match="two tables"):
-        lease.check_integrity([table, table])
+    lease.check_integrity([table])
+    with pytest.raises(AssertionError, match="in no table"):
+        lease.check_integrity([])
+    with pytest.raises(AssertionError, match="in a table twice"):
+        lease.check_integrity([table * 2])
 
 
-def test_freeing_ends_exhaustion() -> None:
+def test_a_release_ends_exhaustion() -> None:
     lease = BlockLease()
-    lease.add([1])
     lease.is_exhausted = True
-    lease.free(lease.allocate(1))
+    lease.release(1, [])
     assert not lease.is_exhausted
+
+
+def test_what_is_given_up_is_no_longer_in_hand() -> None:
+    lease = BlockLease()
+    lease.add([3, 4])
+    assert sorted(lease.give_up()) == [3, 4]
+    assert not lease.can_allocate(1)

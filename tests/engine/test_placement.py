@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from histrio.engine.placement import SizeLimits, fit
+from histrio.engine.placement import SizeLimits, fit, fit_engine, lost_capabilities
 from histrio.errors import DoesNotFit
-from histrio.messages import StageCapacity
+from histrio.messages import EngineCapacity, StageCapacity
 
 LIMITS = SizeLimits(block_size=16, num_blocks=None, max_rows=8, max_step_tokens=512, max_sequence_length=256)
 STAGE = StageCapacity({16: 100, 32: 50}, 64, 2048, "float32", 0, 64, capabilities=["batch", "rewind", "copy_pages"])
@@ -49,3 +49,26 @@ def test_blocks_that_no_stage_can_hold_are_refused() -> None:
         fit(SizeLimits(16, 101, 8, 512, 256), [STAGE])
     with pytest.raises(DoesNotFit, match="not one page"):
         fit(LIMITS, [stage(max_pages={16: 0})])
+
+
+def test_an_engine_holds_single_tokens_and_no_more_than_the_topology_asks_of_a_sequence() -> None:
+    size = fit_engine(LIMITS, EngineCapacity(4, 200, 1000, "float32"))
+    assert (size.num_pages, size.page_size, size.max_rows, size.max_sequence_length) == (1000, 1, 4, 200)
+    assert fit_engine(LIMITS, EngineCapacity(4, 900, 1000, "float32")).max_sequence_length == 256
+    assert fit_engine(LIMITS, EngineCapacity(4, 200, 150, "float32")).max_sequence_length == 150
+
+
+def test_more_blocks_than_an_engine_holds_are_refused() -> None:
+    asked = SizeLimits(16, 10, 8, 512, 256)
+    assert fit_engine(asked, EngineCapacity(4, 200, 160, "float32")).num_pages == 160
+    with pytest.raises(DoesNotFit, match="asks for 10 blocks of 16 tokens, and the engine holds 159 tokens"):
+        fit_engine(asked, EngineCapacity(4, 200, 159, "float32"))
+
+
+def test_a_capability_is_lost_where_one_stage_lacks_it() -> None:
+    lost = lost_capabilities({"stage0": ["batch", "rewind"], "stage2": ["batch"], "stage1": ["batch"]})
+    assert lost == ["stage1, stage2 cannot rewind: the replica does without"]
+    assert lost_capabilities({"stage0": [], "stage1": []}) == [
+        "stage0, stage1 cannot batch: one sequence runs at a time"
+    ]
+    assert lost_capabilities({"stage0": ["batch"], "stage1": ["batch"]}) == []

@@ -60,3 +60,20 @@ def test_time_outs_end_with_an_error_once() -> None:
     assert table.expire(100.0) == [request]
     table.deliver(TokenRow(request, [5], RequestState.DECODING))
     assert [(row.ids, row.state, row.code) for row in heard] == [([], RequestState.ERROR, "request_timeout")]
+
+
+def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
+    heard: list[TokenRow] = []
+    table = RequestTable(4)
+    greedy, drawn, waiting = (
+        accept(table, Submission([1], 10, sampling={"temperature": heat}), heard) for heat in (0.0, 0.7, 0.8)
+    )
+    table.deliver(TokenRow(greedy, [5], RequestState.DECODING))
+    table.deliver(TokenRow(drawn, [6], RequestState.DECODING))
+    heard.clear()
+    table.end_begun(lambda fields: bool(fields["temperature"] == 0))
+    assert [(row.request, row.state, row.code) for row in heard] == [(drawn, RequestState.ERROR, "engine_restarted")]
+    assert "send the request again" in heard[0].reason
+    assert [order.request for order in table.replay()] == [greedy, waiting], "what has not begun can begin anew"
+    table.end_begun(lambda _fields: True)
+    assert len(table) == 2, "a control: samplers can always go on"

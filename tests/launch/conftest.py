@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
+from histrio.backend import BackendFactory, Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.engine_backend import EngineFactory
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.plugins import Plugins
 
@@ -34,6 +35,8 @@ class PaperFactory:
     def __init__(self) -> None:
         self.machine = Probe(available=True, devices=["paper:0"])
         self.model = Probe(available=True)
+        self.capabilities_from: dict[int, list[Capability]] = {}
+        """First layer of a stage → what it is capable of."""
         self.num_probes = 0
         self.asked: list[tuple[str, int, int]] = []
 
@@ -43,10 +46,32 @@ class PaperFactory:
 
     def supports(self, spec: StageSpec) -> Probe:
         self.asked.append((spec.model, spec.first_layer, spec.last_layer))
-        return self.model
+        capabilities = self.capabilities_from.get(spec.first_layer, self.model.capabilities)
+        return msgspec.structs.replace(self.model, capabilities=capabilities)
 
     def create(self) -> StageBackend:
         raise AssertionError("planning started a backend")
+
+
+class EngineFields(msgspec.Struct, frozen=True):
+    """What the paper engine honours."""
+
+    temperature: Annotated[float, msgspec.Meta(ge=0, le=1)] = 1.0
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**32)] = 0
+
+
+class PaperEngineFactory(PaperFactory):
+    """An engine in the same way."""
+
+    name = "paper-engine"
+    traits = Traits(contract=1, level="engine")
+    fields: type[msgspec.Struct] = EngineFields
+
+    def can_continue(self, sampling: dict[str, Any]) -> bool:
+        return False
+
+    def create(self) -> Any:
+        raise AssertionError("planning started an engine")
 
 
 class _Params(msgspec.Struct, frozen=True):
@@ -77,12 +102,14 @@ class _Edge:
 class PaperPlugin:
     """Implements every hook."""
 
-    def __init__(self, factory: PaperFactory) -> None:
+    def __init__(self, factory: PaperFactory, engine: PaperEngineFactory) -> None:
         self.factory = factory
+        self.engine = engine
 
     @hookimpl
-    def register_backends(self, register: Callable[[BackendFactory], None]) -> None:
+    def register_backends(self, register: Callable[[BackendFactory | EngineFactory], None]) -> None:
         register(self.factory)
+        register(self.engine)
 
     @hookimpl
     def register_samplers(self, register: Callable[[Any], None]) -> None:
@@ -99,9 +126,14 @@ def factory() -> PaperFactory:
 
 
 @pytest.fixture
-def plugins(factory: PaperFactory) -> Plugins:
+def engine() -> PaperEngineFactory:
+    return PaperEngineFactory()
+
+
+@pytest.fixture
+def plugins(factory: PaperFactory, engine: PaperEngineFactory) -> Plugins:
     found = Plugins()
-    found.add(PaperPlugin(factory), "paper [paper 1.0]")
+    found.add(PaperPlugin(factory, engine), "paper [paper 1.0]")
     assert found.failed == []
     return found
 

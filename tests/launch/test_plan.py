@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +139,7 @@ def test_an_edge_runs_if_its_table_is_there_and_api_runs_without_any(write_model
         ({"telegraph": {}}, "telegraph", r"known: api \(by paper \[paper 1.0\]\)"),
         ({"stage": [{"backend": "trch"}]}, "stage[0].backend", "did you mean 'torch'"),
         ({"stage": [{"python": "/none/python"}]}, "stage[0].python", "not an executable file"),
+        ({"stage": [{"backend": "zzz", "python": "/none/python"}]}, "stage[0].python", "not an executable file"),
     ],
 )
 def test_what_only_plugins_know_is_checked_with_its_path(
@@ -215,12 +215,6 @@ def test_a_check_estimates_a_hub_model_from_its_remote_headers(
     monkeypatch.setattr("histrio.launch.plan.remote_tensors", lambda path, **options: tensors)
     plan = plan_for(folder, plugins, is_check=True, stage=[{"layers": "0:2"}, {"layers": "2:6"}])
     assert [stage.weight_bytes for stage in plan.stages] == [2000, 4000]
-
-
-def test_a_stage_with_its_own_python_is_not_looked_up_here(write_model: WriteModel, plugins: Plugins) -> None:
-    stage = {"backend": "elsewhere", "python": sys.executable}
-    (planned,) = plan_for(write_model(), plugins, stage=[stage]).stages
-    assert (planned.process, planned.python, planned.backend) == ("stage0", sys.executable, "elsewhere")
 
 
 def test_a_plan_survives_the_way_to_another_process(write_model: WriteModel, plugins: Plugins) -> None:

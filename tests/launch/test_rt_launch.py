@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import histrio
-from histrio.backend import Probe
+from histrio.backend import Capability, Probe, Traits
 from histrio.errors import EngineError
 from histrio.launch.main import main
 from histrio.launch.plan import Plan
@@ -109,6 +109,18 @@ def test_set_takes_toml_values_and_bare_words(write_model: WriteModel, paper_run
     assert (spec.device, spec.options, spec.dtype) == ("cuda:1", {"a": [1]}, "bfloat16")
 
 
+def test_flags_of_other_serving_programs_are_options_of_every_stage(
+    two_stages: Path, paper_runtime: list[Plan]
+) -> None:
+    two_stages.write_text(two_stages.read_text() + 'options = {mode = "x", tp-size = 1}\n')
+    argv = ["--attention-backend", "triton", "--moe-runner-backend", "auto", "--tp-size", "2"]
+    assert main([str(two_stages), *argv, "--backend-option", "page-size=32", "--backend-option", "mode=y"]) == 0
+    given = {"attention-backend": "triton", "moe-runner-backend": "auto", "tp-size": 2, "page-size": 32, "mode": "y"}
+    assert [stage.spec.options for stage in paper_runtime[0].stages] == [given, given]
+    assert main([str(two_stages)]) == 0
+    assert [stage.spec.options for stage in paper_runtime[1].stages] == [{}, {"mode": "x", "tp-size": 1}]
+
+
 def test_the_kv_share_has_both_flags(write_model: WriteModel, paper_runtime: list[Plan]) -> None:
     assert main(["--model", str(write_model()), "--kv-cache-memory-fraction", "0.11"]) == 0
     assert paper_runtime[0].engine.kv_share == 0.11
@@ -125,6 +137,8 @@ def test_the_kv_share_has_both_flags(write_model: WriteModel, paper_runtime: lis
         (["FILE", "--backend", "trch"], "--backend: there is no backend 'trch'; did you mean 'torch'"),
         (["FILE", "--port", "70000"], "--port: must be an integer <= 65535, not 70000"),
         (["FILE", "--set", "engine.max-batch=3"], "--set engine.max-batch: unknown key; did you mean 'max-batch-size'"),
+        (["FILE", "--adapter", "none"], "--adapter: the backend 'torch' of stage[0] applies no adapters"),
+        (["FILE", "--backend", "paper-engine"], "--backend: 'paper-engine' is a whole engine, which must be the only"),
         (["FILE", "--layers", "0:3,4:6"], "stage[1].layers: layers 4:6 leave a gap: layer 3 is on no stage"),
         (["FILE", "--max-sequence-length", "999999"], "--max-sequence-length: 999999 is more than the model's own"),
     ],
@@ -157,6 +171,9 @@ def test_a_mistake_in_a_file_names_the_file(two_stages: Path, capsys: pytest.Cap
         (["--stages", "2", "--layers", "0:2"], "not together with --layers"),
         (["--stages", "0"], "must be 1 to"),
         (["--set", "engine"], "'engine' is not TABLE.KEY=VALUE"),
+        (["--set", "engine=3"], "'engine=3' is not TABLE.KEY=VALUE"),
+        (["--backend-option", "speed"], "--backend-option: 'speed' is not KEY=VALUE"),
+        (["--tp-size", "two"], "--tp-size: invalid int value"),
     ],
 )
 def test_an_unreadable_command_line_is_one_line_and_exit_code_2(
@@ -199,19 +216,43 @@ def test_a_missing_folder_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_check_prints_the_plan_and_starts_nothing(
-    two_stages: Path, paper_runtime: list[Plan], capsys: pytest.CaptureFixture[str]
+    two_stages: Path, factory: Any, paper_runtime: list[Plan], capsys: pytest.CaptureFixture[str]
 ) -> None:
+    factory.model = Probe(available=True, capabilities=[Capability.BATCH])
     assert main([str(two_stages), "--check"]) == 0
     out, err = capsys.readouterr()
     rows = [line.split() for line in out.splitlines()]
-    assert ["0", "0:2", "torch", "auto:", "paper:0", "auto", "engine", "3.0", "MiB"] in rows
-    assert ["1", "2:6", "torch", "auto:", "paper:0", "auto", "stage1", "5.0", "MiB"] in rows
+    assert ["0", "0:2", "torch", "stage", "auto:", "paper:0", "auto", "engine", "3.0", "MiB", "batch"] in rows
+    assert ["1", "2:6", "torch", "stage", "auto:", "paper:0", "auto", "stage1", "5.0", "MiB", "batch"] in rows
     assert "PaperForCausalLM, 6 layers" in out
     assert "http://127.0.0.1:99" in out
     assert "32768 tokens" in out
     assert "sk-secret" not in out
     assert err == ""
     assert paper_runtime == []
+
+
+def test_check_says_what_stages_cannot_and_which_adapter_is_applied(
+    two_stages: Path, factory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    factory.traits = Traits(contract=1, capabilities=[Capability.ADAPTERS])
+    factory.capabilities_from = {0: [Capability.BATCH, Capability.REWIND], 2: [Capability.BATCH]}
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    assert main([str(two_stages), "--check", "--adapter", str(adapter)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"adapter    {adapter}" in lines
+    assert "stage1 cannot rewind: the replica does without" in lines
+    assert not any("cannot batch" in line for line in lines), "a control: both can"
+
+
+def test_check_names_an_engine(write_model: WriteModel, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", str(write_model()), "--backend", "paper-engine", "--check"]) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines()]
+    assert ["0", "0:6", "paper-engine", "engine", "auto:", "paper:0", "auto", "engine", "7.0", "MiB", "-"] in rows
+    assert "cannot" not in out
+    assert "fields: seed, temperature" in out
 
 
 @pytest.mark.parametrize("change", [("2:6", "3:6"), ("2:6", "2:7"), ("[engine]", "[engin]")])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from histrio.backend import StageSpec
+from histrio.backend import Capability, StageSpec, Traits
 from histrio.errors import BackendError
-from histrio.launch.probe import probe_in
+from histrio.launch.probe import probe_in, traits_in
 
 
 def script(folder: Path, body: str) -> str:
@@ -32,11 +33,27 @@ def test_the_answer_of_another_interpreter_is_understood(tmp_path: Path) -> None
     assert (model.available, model.reason) == (False, "too new")
 
 
-def test_the_question_names_backend_model_and_layers(tmp_path: Path) -> None:
+def test_traits_are_asked_for_without_a_placement(tmp_path: Path) -> None:
+    answer = '{"traits": {"contract": 1, "level": "engine", "capabilities": ["own_process"]}}'
+    python = script(tmp_path, f"""echo "$@" > "$(dirname "$0")/asked"; echo '{answer}'""")
+    assert traits_in(python, "far") == Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
+    assert (tmp_path / "asked").read_text().strip() == "-m histrio.launch.probe far"
+
+
+def test_this_interpreter_tells_the_traits_of_its_backends() -> None:
+    assert traits_in(sys.executable, "toy-engine").level == "engine"
+    assert traits_in(sys.executable, "toy").level == "stage"
+    with pytest.raises(BackendError, match="there is no backend 'nothing'"):
+        traits_in(sys.executable, "nothing")
+
+
+def test_the_question_names_backend_and_placement(tmp_path: Path) -> None:
     python = script(tmp_path, 'echo "$@" > "$(dirname "$0")/asked"; exit 1')
     with pytest.raises(BackendError):
         probe_in(python, "torch", spec(tmp_path))
-    assert (tmp_path / "asked").read_text().strip() == f"-m histrio.launch.probe torch {tmp_path} 1 3"
+    *words, asked = (tmp_path / "asked").read_text().split()
+    assert words == ["-m", "histrio.launch.probe", "torch"]
+    assert msgspec.json.decode(asked, type=StageSpec) == spec(tmp_path)
 
 
 def test_this_interpreter_answers_for_an_unknown_backend(tmp_path: Path) -> None:

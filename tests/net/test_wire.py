@@ -44,6 +44,8 @@ def values(kind):
         return st.from_type(kind)
     if origin is list:
         return st.lists(values(arguments[0]), max_size=4)
+    if origin is tuple:
+        return st.tuples(*map(values, arguments))
     if origin is dict:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=4)
     if origin in (typing.Union, types.UnionType):

@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import MinPLogitsWarper
+from transformers import EtaLogitsWarper
 
 from histrio.backend import ArrayNamespace
 from histrio.errors import RequestError
 from histrio.plugins import Plugins, installed_plugins
 from histrio.sampler_chain import SamplerChain
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "min_p_sampler.py"
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "eta_sampler.py"
+LOGITS = (np.random.default_rng(2).standard_normal((4, 200)) * 2).astype(np.float32)
+LOGITS[3, 3:] = -np.inf
 
 
 @pytest.fixture
 def module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("min_p_sampler", EXAMPLE)
+    spec = importlib.util.spec_from_file_location("eta_sampler", EXAMPLE)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -37,33 +41,51 @@ def plugins(module: ModuleType) -> Plugins:
     return plugins
 
 
+def _kept(row: int, cutoff: float) -> Any:
+    scores = EtaLogitsWarper(cutoff)(torch.zeros((1, 0), dtype=torch.long), torch.tensor(LOGITS[row : row + 1]))
+    return scores[0].isfinite().numpy()
+
+
 def test_installed_samplers_come_from_their_plugin() -> None:
     owners = installed_plugins().samplers.owners
 
-    assert {"temperature", "top_k", "top_p"} <= owners.keys()
-    assert "min_p" not in owners
+    assert {"temperature", "top_k", "top_p", "min_p", "mirostat"} <= owners.keys()
+    assert "eta" not in owners
 
 
 def test_its_field_is_known_once_the_file_is_registered(plugins: Plugins) -> None:
     installed = list(installed_plugins().samplers)
     chain = SamplerChain([*installed, *plugins.samplers], max_rows=1)
 
-    chain.fields.check({"min_p": 0.1, "temperature": 0.5})
-    with pytest.raises(RequestError, match="min_p must be a number at least 0 and at most 1"):
-        chain.fields.check({"min_p": 1.5})
+    chain.fields.check({"eta_cutoff": 0.1, "temperature": 0.5})
+    with pytest.raises(RequestError, match="eta_cutoff must be a number at least 0 and below 1"):
+        chain.fields.check({"eta_cutoff": 1.5})
     with pytest.raises(RequestError):
-        SamplerChain(installed, max_rows=1).fields.check({"min_p": 0.1})
+        SamplerChain(installed, max_rows=1).fields.check({"eta_cutoff": 0.1})
 
 
-def test_it_draws_only_from_what_transformers_keeps(plugins: Plugins, xp: ArrayNamespace) -> None:
-    row = (np.random.default_rng(2).standard_normal(200) * 2).astype(np.float32)
-    kept = MinPLogitsWarper(0.2)(torch.zeros((1, 0), dtype=torch.long), torch.tensor(row[None]))[0].isfinite().numpy()
+@pytest.mark.parametrize("cutoff", [0.3, 0.02, 3e-4])
+def test_it_keeps_what_transformers_keeps(
+    plugins: Plugins, xp: ArrayNamespace, shape: Callable[..., Any], cutoff: float
+) -> None:
+    own = {"eta_cutoff": cutoff}
+
+    shaped = shape(xp, list(plugins.samplers), LOGITS, [own, own, {}, own])
+
+    for row in (0, 1, 3):
+        assert np.array_equal(np.isfinite(shaped[row]), _kept(row, cutoff))
+        assert 0 < _kept(0, cutoff).sum() < 200
+    assert np.array_equal(shaped[2], LOGITS[2])
+
+
+def test_rows_that_ask_draw_from_what_stays_and_others_from_all(plugins: Plugins, xp: ArrayNamespace) -> None:
+    kept = _kept(0, 0.02)
     chain = SamplerChain(list(plugins.samplers), max_rows=2)
-    chain.open(0, {"min_p": 0.2}, [], 0, seed=1, choice=0)
+    chain.open(0, {"eta_cutoff": 0.02}, [], 0, seed=1, choice=0)
     chain.open(1, {}, [], 0, seed=1, choice=0)
-    logits, positions = xp.asarray(np.repeat(row[None], 600, axis=0)), np.arange(600) // 2
+    logits, positions = xp.asarray(np.repeat(LOGITS[:1], 600, axis=0)), np.arange(600) // 2
 
-    ids = np.array(chain.sample(xp, logits, np.arange(600) % 2, positions))
+    ids = np.array(chain.sample(xp, logits, np.arange(600) % 2, positions).ids)
 
-    assert set(ids[0::2]) == set(np.flatnonzero(kept))
+    assert set(ids[0::2]) <= set(np.flatnonzero(kept))
     assert not set(ids[1::2]) <= set(np.flatnonzero(kept))

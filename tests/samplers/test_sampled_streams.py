@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -11,6 +12,8 @@ from histrio.gateway import Submission
 from histrio.messages import RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
+from histrio.testing.wait import eventually_async
+from histrio_samplers.plugin import SAMPLERS as ALL_SAMPLERS
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 from histrio_samplers.top_p import TopP
@@ -85,3 +88,82 @@ async def test_choices_of_one_seed_differ(model: Path) -> None:
 
     assert first != second
     assert first == await _undisturbed(model, seed=7)
+
+
+EVERY: dict[str, dict[str, Any]] = {
+    "allowed_token_ids": {"allowed_token_ids": list(range(0, 250, 3))},
+    "bad_words": {"bad_words_ids": [[token] for token in range(100)]},
+    "min_tokens": {"min_tokens": 15},
+    "logit_bias": {"logit_bias": {"3": 8.0, "4": 8.0}},
+    "repetition_penalty": {"repetition_penalty": 3.0},
+    "occurrence_penalties": {"presence_penalty": 2.0, "frequency_penalty": 1.0, "temperature": 0},
+    "dry": {"dry_multiplier": 50.0, "dry_allowed_length": 1, "allowed_token_ids": [1, 2, 3, 4]},
+    "temperature": {"temperature": 0.5},
+    "top_n_sigma": {"top_n_sigma": 1.0},
+    "top_k": {"top_k": 10},
+    "top_p": {"top_p": 0.4},
+    "min_p": {"min_p": 0.3},
+    "typical_p": {"typical_p": 0.3},
+    "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.001},
+}
+STOPS = list(range(0, 256, 4))
+
+
+async def _every_stream(harness: Harness) -> dict[str, list[int]]:
+    """One stream for each sampler, all at the same time; that of `min_tokens` has tokens to stop at."""
+    streams: dict[str, list[int]] = {}
+
+    async def run(name: str, seed: int) -> None:
+        stops = STOPS if name == "min_tokens" else []
+        prompt = [seed, 1, 2, 3, 1, 2, 3, 1]
+        submission = Submission(prompt, NUM_TOKENS, sampling=EVERY[name], stop_ids=stops, seed=seed)
+        streams[name], _ = await harness.run(submission)
+
+    async with anyio.create_task_group() as tasks:
+        for seed, name in enumerate(EVERY):
+            tasks.start_soon(run, name, seed)
+    return streams
+
+
+DISTURBANCES: dict[str, tuple[list[int], HarnessOptions]] = {
+    "split": ([1, 3], HarnessOptions()),
+    "restarts": ([], HarnessOptions(stage_options={"fail-at-step": 10})),
+    "preemption": ([2], HarnessOptions(num_blocks=24)),
+    "small_chunks": ([], HarnessOptions(prefill_chunk=3, max_step_tokens=16)),
+}
+
+
+@pytest.mark.parametrize("disturbance", DISTURBANCES)
+async def test_no_disturbance_changes_a_stream_of_any_sampler(model: Path, disturbance: str) -> None:
+    cuts, options = DISTURBANCES[disturbance]
+    async with serving(model, ToyFactory(), samplers=list(ALL_SAMPLERS)) as harness:
+        expected = await _every_stream(harness)
+        assert harness.front.gateway.status.num_replays == 0
+
+    async with serving(model, ToyFactory(), cuts=cuts, samplers=list(ALL_SAMPLERS), options=options) as harness:
+        assert await _every_stream(harness) == expected
+        status = harness.front.gateway.status
+        await eventually_async(lambda: status.gauges.get("running_sequences") == 0)
+        assert (status.num_replays > 0) == (disturbance == "restarts")
+        assert (status.counters["preemptions_total"] > 0) == (disturbance == "preemption")
+
+
+async def test_a_text_with_min_tokens_ends_at_the_first_stop_after_them(model: Path) -> None:
+    async with serving(model, ToyFactory(), samplers=list(ALL_SAMPLERS)) as harness:
+        tokens = (await _every_stream(harness))["min_tokens"]
+        submission = Submission([2, 1, 2, 3, 1, 2, 3, 1], NUM_TOKENS, stop_ids=STOPS, seed=2)
+        unlimited, _ = await harness.run(submission)
+
+    assert not set(tokens[:15]) & set(STOPS)
+    assert len(unlimited) < 15
+    assert unlimited[-1] in STOPS
+
+
+async def test_a_request_whose_constraints_contradict_each_other_ends_with_an_error_alone(model: Path) -> None:
+    nothing = {"allowed_token_ids": [4, 8], "min_tokens": 5}
+    async with serving(model, ToyFactory(), samplers=list(ALL_SAMPLERS)) as harness:
+        for temperature in (0, 1.0):
+            submission = Submission(PROMPT, NUM_TOKENS, sampling=nothing | {"temperature": temperature}, stop_ids=STOPS)
+            assert await harness.run(submission) == ([], RequestState.ERROR)
+        assert len(await _stream(harness, seed=1)) == NUM_TOKENS
+        assert harness.front.gateway.status.num_replays == 0

@@ -14,7 +14,7 @@ from histrio.arrays import NumpyArrays
 from histrio.backend import Array, ArrayNamespace
 from histrio.errors import BackendError, RequestError
 from histrio.sampler_chain import SamplerChain
-from histrio.sampling import Slots
+from histrio.sampling import Opening, Rows
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 from histrio_samplers.top_p import TopP
@@ -48,10 +48,10 @@ def test_greedy_rows_are_argmax(xp: ArrayNamespace) -> None:
     logits = _logits(4)
     chain = _chain([{"temperature": 0}, {"temperature": 0.0, "top_k": 3}, {"temperature": 0}, {"temperature": 0}])
 
-    ids = chain.sample(xp, xp.asarray(logits), np.arange(4), np.arange(4))
+    ids = chain.sample(xp, xp.asarray(logits), np.arange(4), np.arange(4)).ids
 
     assert ids == logits.argmax(axis=1).tolist()
-    assert ids != chain.sample(xp, xp.asarray(-logits), np.arange(4), np.arange(4))
+    assert ids != chain.sample(xp, xp.asarray(-logits), np.arange(4), np.arange(4)).ids
     assert all(type(token) is int for token in ids)
 
 
@@ -59,46 +59,46 @@ def test_a_draw_is_the_same_alone_embedded_and_permuted(xp: ArrayNamespace) -> N
     fields = KINDS * 3
     logits, slots, positions = _logits(len(fields)), np.arange(len(fields)), np.arange(100, 100 + len(fields))
     chain = _chain(fields)
-    together = chain.sample(xp, xp.asarray(logits), slots, positions)
+    together = chain.sample(xp, xp.asarray(logits), slots, positions).ids
 
-    alone = [chain.sample(xp, xp.asarray(logits[r : r + 1]), slots[[r]], positions[[r]])[0] for r in slots]
+    alone = [chain.sample(xp, xp.asarray(logits[r : r + 1]), slots[[r]], positions[[r]]).ids[0] for r in slots]
     order = np.array(random.Random(1).sample(range(len(fields)), len(fields)))
-    permuted = chain.sample(xp, xp.asarray(logits[order]), slots[order], positions[order])
+    permuted = chain.sample(xp, xp.asarray(logits[order]), slots[order], positions[order]).ids
     some = np.array([7, 1, 12])
 
     assert alone == together
     assert permuted == [together[r] for r in order]
-    assert chain.sample(xp, xp.asarray(logits[some]), slots[some], positions[some]) == [together[r] for r in some]
-    assert chain.sample(xp, xp.asarray(logits), slots, positions + 1) != together
+    assert chain.sample(xp, xp.asarray(logits[some]), slots[some], positions[some]).ids == [together[r] for r in some]
+    assert chain.sample(xp, xp.asarray(logits), slots, positions + 1).ids != together
 
 
 def test_chunks_of_a_large_batch_do_not_change_a_draw(xp: ArrayNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     fields = KINDS * 3
     logits, slots = xp.asarray(_logits(len(fields))), np.arange(len(fields))
-    whole = _chain(fields).sample(xp, logits, slots, slots)
+    whole = _chain(fields).sample(xp, logits, slots, slots).ids
 
-    monkeypatch.setattr("histrio.sampler_chain._MAX_CHUNK_VALUES", 2 * VOCAB)
+    monkeypatch.setattr(xp, "chunk_values", 2 * VOCAB)
 
-    assert _chain(fields).sample(xp, logits, slots, slots) == whole
-    assert _chain(fields, seeds=[99] * len(fields)).sample(xp, logits, slots, slots) != whole
+    assert _chain(fields).sample(xp, logits, slots, slots).ids == whole
+    assert _chain(fields, seeds=[99] * len(fields)).sample(xp, logits, slots, slots).ids != whole
 
 
 def test_numpy_and_torch_draw_the_same(xp: ArrayNamespace) -> None:
     fields = KINDS * 8
     logits, slots = _logits(len(fields)), np.arange(len(fields))
-    reference = _chain(fields).sample(NumpyArrays(), logits, slots, slots)
+    reference = _chain(fields).sample(NumpyArrays(), logits, slots, slots).ids
 
-    assert _chain(fields).sample(xp, xp.asarray(logits), slots, slots) == reference
-    assert _chain(fields).sample(xp, xp.asarray(logits), slots, slots + 1) != reference
+    assert _chain(fields).sample(xp, xp.asarray(logits), slots, slots).ids == reference
+    assert _chain(fields).sample(xp, xp.asarray(logits), slots, slots + 1).ids != reference
 
 
 def test_several_positions_of_one_sequence_draw_apart(xp: ArrayNamespace) -> None:
     logits, chain = np.repeat(_logits(1), 40, axis=0), _chain([{}])
 
-    ids = chain.sample(xp, xp.asarray(logits), np.zeros(40, np.intp), np.arange(40))
+    ids = chain.sample(xp, xp.asarray(logits), np.zeros(40, np.intp), np.arange(40)).ids
 
     assert len(set(ids)) > 20
-    assert chain.sample(xp, xp.asarray(logits[:1]), np.zeros(1, np.intp), np.array([17]))[0] == ids[17]
+    assert chain.sample(xp, xp.asarray(logits[:1]), np.zeros(1, np.intp), np.array([17])).ids[0] == ids[17]
 
 
 def test_seed_and_choice_decide_the_stream(xp: ArrayNamespace) -> None:
@@ -107,7 +107,7 @@ def test_seed_and_choice_decide_the_stream(xp: ArrayNamespace) -> None:
     for seed, choice in [(5, 0), (5, 0), (6, 0), (5, 1), (5 + 2**64, 0), (-1, 0), (2**64 - 1, 0)]:
         chain = SamplerChain(SAMPLERS, max_rows=1)
         chain.open(0, {}, [], 0, seed=seed, choice=choice)
-        streams.append(chain.sample(xp, logits, slots, np.arange(30)))
+        streams.append(chain.sample(xp, logits, slots, np.arange(30)).ids)
 
     assert streams[0] == streams[1] == streams[4]
     assert streams[5] == streams[6]
@@ -124,7 +124,7 @@ def test_draws_follow_the_softmax(xp: ArrayNamespace, fields: dict[str, Any]) ->
     row = np.random.default_rng(3).standard_normal(vocab).astype(np.float32)
     chain = _chain([fields])
 
-    ids = chain.sample(xp, xp.asarray(np.repeat(row[None], count, 0)), np.zeros(count, np.intp), np.arange(count))
+    ids = chain.sample(xp, xp.asarray(np.repeat(row[None], count, 0)), np.zeros(count, np.intp), np.arange(count)).ids
 
     counts = np.bincount(ids, minlength=vocab)
     kept, expected = _expected(row, fields)
@@ -153,10 +153,10 @@ def test_half_precision_logits_sample_as_their_float32_values() -> None:
     xp, fields = TorchArrays("cpu"), KINDS * 2
     half, slots = torch.tensor(_logits(len(fields))).bfloat16(), np.arange(len(fields))
 
-    ids = _chain(fields).sample(xp, half, slots, slots)
+    ids = _chain(fields).sample(xp, half, slots, slots).ids
 
-    assert ids == _chain(fields).sample(xp, half.float(), slots, slots)
-    assert ids != _chain(fields).sample(xp, torch.roll(half, 1, dims=-1), slots, slots)
+    assert ids == _chain(fields).sample(xp, half.float(), slots, slots).ids
+    assert ids != _chain(fields).sample(xp, torch.roll(half, 1, dims=-1), slots, slots).ids
 
 
 def test_logits_without_a_distribution_are_an_error(xp: ArrayNamespace) -> None:
@@ -169,7 +169,7 @@ def test_logits_without_a_distribution_are_an_error(xp: ArrayNamespace) -> None:
         chain.sample(xp, xp.asarray(nan), slots, slots)
     with pytest.raises(BackendError, match="nothing to draw from"), np.errstate(invalid="ignore"):
         chain.sample(xp, xp.asarray(empty), slots, slots)
-    assert len(chain.sample(xp, xp.asarray(good), slots, slots)) == 2
+    assert len(chain.sample(xp, xp.asarray(good), slots, slots).ids) == 2
 
 
 def test_a_closed_slot_cannot_be_sampled(xp: ArrayNamespace) -> None:
@@ -178,16 +178,16 @@ def test_a_closed_slot_cannot_be_sampled(xp: ArrayNamespace) -> None:
 
     with pytest.raises(AssertionError, match="closed"):
         chain.sample(xp, xp.asarray(_logits(1)), np.array([1]), np.array([0]))
-    assert len(chain.sample(xp, xp.asarray(_logits(1)), np.array([0]), np.array([0]))) == 1
+    assert len(chain.sample(xp, xp.asarray(_logits(1)), np.array([0]), np.array([0])).ids) == 1
 
 
 def test_a_slot_forgets_the_fields_of_the_sequence_before(xp: ArrayNamespace) -> None:
     chain, logits, slot = _chain([{"top_k": 1}]), xp.asarray(_logits(1)), np.zeros(1, np.intp)
-    limited = {chain.sample(xp, logits, slot, np.array([position]))[0] for position in range(20)}
+    limited = {chain.sample(xp, logits, slot, np.array([position])).ids[0] for position in range(20)}
     chain.close(0)
     chain.open(0, {}, [], 0, seed=0, choice=0)
 
-    free = {chain.sample(xp, logits, slot, np.array([position]))[0] for position in range(20)}
+    free = {chain.sample(xp, logits, slot, np.array([position])).ids[0] for position in range(20)}
 
     assert len(limited) == 1
     assert len(free) > 5
@@ -216,15 +216,14 @@ class _Forbid:
     def __init__(self, max_rows: int) -> None:
         self._forbidden = np.full(max_rows, -1)
 
-    def open(self, slot: int, params: msgspec.Struct, ids: list[int], num_prompt_tokens: int) -> None:
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         assert isinstance(params, _ForbidParams)
         self._forbidden[slot] = params.forbid
+        return params.forbid >= 0
 
-    def needed(self, slots: Slots) -> bool:
-        return bool((self._forbidden[slots] >= 0).any())
-
-    def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
-        return xp.where(xp.arange(logits.shape[-1]) == xp.asarray(self._forbidden[slots][:, None]), -np.inf, logits)
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+        forbidden = xp.asarray(self._forbidden[rows.slots][:, None])
+        return xp.where(xp.arange(logits.shape[-1]) == forbidden, -np.inf, logits)
 
 
 def test_biases_act_on_greedy_rows_too(xp: ArrayNamespace) -> None:
@@ -234,6 +233,6 @@ def test_biases_act_on_greedy_rows_too(xp: ArrayNamespace) -> None:
     chain.open(0, {"temperature": 0, "forbid": best}, [], 0, seed=0, choice=0)
     chain.open(1, {"temperature": 0}, [], 0, seed=0, choice=0)
 
-    ids = chain.sample(xp, xp.asarray(logits), np.arange(2), np.arange(2))
+    ids = chain.sample(xp, xp.asarray(logits), np.arange(2), np.arange(2)).ids
 
     assert ids == [second, int(logits[1].argmax())]

@@ -67,12 +67,53 @@ def test_topk_beyond_the_width_gives_all(xp: ArrayNamespace) -> None:
     assert xp.to_host(xp.topk(xp.asarray(VALUES), 99)[0]).shape == VALUES.shape
 
 
-def test_sort_is_stable(xp: ArrayNamespace) -> None:
+def test_sorted_values_descend(xp: ArrayNamespace) -> None:
     values = np.round(VALUES)
-    got, indices = (xp.to_host(array) for array in xp.sort_descending(xp.asarray(values)))
-    wanted = np.argsort(-values, axis=-1, kind="stable")
-    np.testing.assert_array_equal(indices, wanted)
-    np.testing.assert_array_equal(got, np.take_along_axis(values, wanted, -1))
+    values[0, ::3] = -np.inf
+    got = xp.to_host(xp.sorted_values(xp.asarray(values)))
+    np.testing.assert_array_equal(got, -np.sort(-values, axis=-1))
+    assert not np.array_equal(got, values)
+
+
+def test_sorting_leaves_the_array_as_it_is(xp: ArrayNamespace) -> None:
+    array = xp.asarray(VALUES)
+    xp.sorted_values(array)
+    np.testing.assert_array_equal(xp.to_host(array), VALUES)
+
+
+def test_log_softmax_keeps_what_was_removed(xp: ArrayNamespace) -> None:
+    values = VALUES.copy()
+    values[:, 3] = -np.inf
+    weights = np.exp(values.astype(np.float64))
+    got = xp.to_host(xp.log_softmax(xp.asarray(values)))
+    np.testing.assert_allclose(np.exp(got), weights / weights.sum(-1, keepdims=True), rtol=1e-5)
+    assert (got[:, 3] == -np.inf).all()
+
+
+def test_max_is_kept_as_a_column(xp: ArrayNamespace) -> None:
+    np.testing.assert_array_equal(xp.to_host(xp.max(xp.asarray(VALUES))), VALUES.max(-1, keepdims=True))
+
+
+@pytest.mark.parametrize("width", [1, 7, 8, 40, 64])
+def test_block_sums_add_up_neighbours(xp: ArrayNamespace, width: int) -> None:
+    got = xp.to_host(xp.block_sums(xp.asarray(VALUES), width))
+    wanted = [[row[start : start + width].sum() for start in range(0, 40, width)] for row in VALUES]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_put_along_writes_within_rows(xp: ArrayNamespace) -> None:
+    indices = np.array([[0, 5, 5], [39, 1, 2], [7, 7, 7], [0, 1, 2], [4, 3, 2]])
+    values = np.array([[1, 2, 2], [3, 4, 5], [6, 6, 6], [-np.inf, 0, 1], [7, 8, 9]], np.float32)
+    got = xp.to_host(xp.put_along(xp.asarray(VALUES), xp.asarray(indices), xp.asarray(values)))
+    wanted = VALUES.copy()
+    np.put_along_axis(wanted, indices, values, -1)
+    np.testing.assert_array_equal(got, wanted)
+    assert not np.array_equal(got, VALUES)
+
+
+def test_a_condition_sums_to_how_often_it_holds(xp: ArrayNamespace) -> None:
+    got = xp.to_host(xp.sum(xp.asarray(VALUES) > 0))
+    np.testing.assert_array_equal(got, (VALUES > 0).sum(-1, keepdims=True))
 
 
 def test_softmax_sum_and_cumsum_agree(xp: ArrayNamespace) -> None:

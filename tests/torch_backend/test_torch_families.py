@@ -9,16 +9,10 @@ import numpy as np
 import pytest
 
 from histrio.messages import Tensor
-from histrio_torch.testing import (
-    FAMILIES,
-    MAX_LENGTH,
-    MOST_ERROR,
-    NUM_LAYERS,
-    ChainRow,
-    Excuses,
-    StageChain,
-    logits_error,
-)
+from histrio.testing.chain import ChainRow, StageChain
+from histrio.testing.harness import HarnessOptions
+from histrio_torch.factory import TorchFactory
+from histrio_torch.testing import FAMILIES, MAX_LENGTH, MOST_ERROR, NUM_LAYERS, Excuses, logits_error
 
 CUTS = [(), *((cut,) for cut in range(1, NUM_LAYERS))]
 NUM_PROMPT_TOKENS = 21
@@ -87,4 +81,4 @@ def _one_percent_more(tensor: Tensor) -> Tensor:
 
 
 def open_chain(folder: str, cuts: tuple[int, ...] = ()) -> StageChain:
-    return StageChain(folder, NUM_LAYERS, cuts, max_sequence_length=MAX_LENGTH)
+    return StageChain(TorchFactory(), folder, cuts, HarnessOptions(max_sequence_length=MAX_LENGTH))

@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from histrio.backend import StageSpec
+from histrio.testing.chain import ChainRow, StageChain
+from histrio.testing.harness import HarnessOptions
 from histrio_torch.backend import TorchStage
+from histrio_torch.factory import TorchFactory
 from histrio_torch.linear import PackedLinear
 from histrio_torch.loader import load_stage
-from histrio_torch.testing import NUM_LAYERS, ChainRow, StageChain, make_model
+from histrio_torch.testing import NUM_LAYERS, make_model
 
 CPU = torch.device("cpu")
 
@@ -88,7 +91,7 @@ def test_a_tied_head_needs_no_embeddings(tiny_model: Callable[[str], Any]) -> No
 def test_param_bytes_of_the_stages_add_up(tiny_model: Callable[[str], Any]) -> None:
     tiny = tiny_model("mistral")
     whole = sum(parameter.numel() for parameter in tiny.model.parameters()) * 4
-    chain = StageChain(tiny.folder, NUM_LAYERS, (1, 2))
+    chain = StageChain(TorchFactory(), tiny.folder, (1, 2))
 
     assert sum(capacity.param_bytes for capacity in chain.capacities) == whole
     chain.close()
@@ -97,7 +100,7 @@ def test_param_bytes_of_the_stages_add_up(tiny_model: Callable[[str], Any]) -> N
 @pytest.mark.parametrize(("asked", "given"), [("auto", "float32"), ("bfloat16", "bfloat16"), ("float16", "float16")])
 def test_small_models_are_float32_unless_asked_otherwise(asked: str, given: str, tmp_path: Path) -> None:
     make_model("qwen3", tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
-    chain = StageChain(str(tmp_path), NUM_LAYERS, (1,), dtype=asked)
+    chain = StageChain(TorchFactory(), str(tmp_path), (1,), HarnessOptions(dtype=asked))
 
     assert {capacity.dtype for capacity in chain.capacities} == {given}
     assert chain.step([ChainRow(0, [5, 6, 7])]).shape == (1, 160)

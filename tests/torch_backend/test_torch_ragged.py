@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 
-from histrio_torch.testing import FAMILIES, MAX_LENGTH, NUM_LAYERS, ChainRow, Excuses, Reference, StageChain
+from histrio.testing.chain import ChainRow, StageChain
+from histrio.testing.harness import HarnessOptions
+from histrio_torch.factory import TorchFactory
+from histrio_torch.testing import FAMILIES, MAX_LENGTH, Excuses, Reference
 
 LENGTHS = [5, 33, 17, 2, 48, 11, 26, 1]
 """Prompt tokens of the eight rows; the longest spans several pages and windows."""
@@ -99,4 +102,4 @@ def test_several_positions_of_a_row_are_sampled(tiny_model: Callable[[str], Any]
 
 
 def open_chain(folder: str, cuts: tuple[int, ...] = ()) -> StageChain:
-    return StageChain(folder, NUM_LAYERS, cuts, max_sequence_length=MAX_LENGTH)
+    return StageChain(TorchFactory(), folder, cuts, HarnessOptions(max_sequence_length=MAX_LENGTH))

@@ -6,12 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import torch
 
 from histrio.errors import UnsupportedModel
+from histrio.testing.chain import ChainRow, StageChain
+from histrio.testing.harness import HarnessOptions
+from histrio_torch.factory import TorchFactory
 from histrio_torch.rope import fix_rope
-from histrio_torch.testing import MOST_ERROR, NUM_LAYERS, ChainRow, StageChain, logits_error, make_model, refer
+from histrio_torch.testing import MOST_ERROR, logits_error, make_model, refer
 
 ORIGINAL_LENGTH = 64
 """At which the tiny LongRoPE model changes from short to long factors."""
@@ -26,14 +31,23 @@ def last_logits(chain: StageChain, rows: list[list[int]]) -> Any:
     return logits
 
 
+def misled(folder: str, length: int) -> StageChain:
+    """For controls: a stage that was opened for sequences of another length than it then gets."""
+    chain = StageChain(TorchFactory(), folder, (), HarnessOptions(max_sequence_length=length))
+    chain.restart(msgspec.structs.replace(chain.size, max_sequence_length=256))
+    return chain
+
+
 def test_a_short_row_beside_a_long_one_does_not_change(tiny_model: Callable[[str], Any]) -> None:
-    chain = StageChain(tiny_model("phi3_longrope").folder, NUM_LAYERS, (1,), max_sequence_length=256)
+    chain = StageChain(
+        TorchFactory(), tiny_model("phi3_longrope").folder, (1,), HarnessOptions(max_sequence_length=256)
+    )
     alone = last_logits(chain, [SHORT])
     beside = last_logits(chain, [SHORT, LONG])
     after = last_logits(chain, [SHORT])
 
     assert logits_error(beside[:1], alone) < MOST_ERROR
-    assert torch.equal(after, alone)
+    assert np.array_equal(after, alone)
     chain.close()
 
 
@@ -52,8 +66,8 @@ def test_longrope_is_chosen_by_the_longest_sequence(
     ids: list[int], length: int, tiny_model: Callable[[str], Any]
 ) -> None:
     tiny = tiny_model("phi3_longrope")
-    chain = StageChain(tiny.folder, NUM_LAYERS, max_sequence_length=length)
-    other = StageChain(tiny.folder, NUM_LAYERS, max_sequence_length=256 + ORIGINAL_LENGTH - length)
+    chain = StageChain(TorchFactory(), tiny.folder, (), HarnessOptions(max_sequence_length=length))
+    other = misled(tiny.folder, 256 + ORIGINAL_LENGTH - length)
     reference = refer(tiny.model, ids, 1).logits[-1:]
 
     assert logits_error(last_logits(chain, [ids]), reference) < MOST_ERROR
@@ -65,8 +79,8 @@ def test_longrope_is_chosen_by_the_longest_sequence(
 def test_dynamic_scaling_is_that_of_the_longest_sequence(tmp_path: Path) -> None:
     rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0}
     model = make_model("llama", tmp_path, rope_parameters=rope, max_position_embeddings=32)
-    chain = StageChain(str(tmp_path), NUM_LAYERS, (2,), max_sequence_length=len(LONG))
-    unscaled = StageChain(str(tmp_path), NUM_LAYERS, max_sequence_length=32)
+    chain = StageChain(TorchFactory(), str(tmp_path), (2,), HarnessOptions(max_sequence_length=len(LONG)))
+    unscaled = misled(str(tmp_path), 32)
     reference = refer(model, LONG, 1).logits[-1:]
 
     assert logits_error(last_logits(chain, [SHORT, LONG])[1:], reference) < MOST_ERROR

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from histrio.errors import UnsupportedModel
+from histrio.testing.chain import ChainRow, StageChain
+from histrio.testing.harness import HarnessOptions
 from histrio_torch.dry_run import check_side_channels
+from histrio_torch.factory import TorchFactory
 from histrio_torch.splice import find_structure
-from histrio_torch.testing import MAX_LENGTH, MOST_ERROR, NUM_LAYERS, OTHERS, ChainRow, StageChain, logits_error
+from histrio_torch.testing import MAX_LENGTH, MOST_ERROR, NUM_LAYERS, OTHERS, logits_error
 
 SPLITTING = sorted(set(OTHERS) - {"nanochat"})
 
@@ -21,7 +24,7 @@ SPLITTING = sorted(set(OTHERS) - {"nanochat"})
 def test_other_families_equal_transformers_when_split(family: str, tiny_model: Callable[[str], Any]) -> None:
     tiny = tiny_model(family)
     reference = tiny.refer(seed=1, num_prompt_tokens=21, num_tokens=1)
-    chain = StageChain(tiny.folder, NUM_LAYERS, (1,), max_sequence_length=MAX_LENGTH)
+    chain = StageChain(TorchFactory(), tiny.folder, (1,), HarnessOptions(max_sequence_length=MAX_LENGTH))
     chain.step([ChainRow(0, reference.ids[:8], 0)])
     logits = chain.step([ChainRow(0, reference.ids[8:], 13)])
 
@@ -33,11 +36,11 @@ def test_other_families_equal_transformers_when_split(family: str, tiny_model: C
 def test_a_norm_before_the_layers_forbids_splitting(tiny_model: Callable[[str], Any]) -> None:
     tiny = tiny_model("nanochat")
     reference = tiny.refer(seed=1, num_prompt_tokens=9, num_tokens=1)
-    whole = StageChain(tiny.folder, NUM_LAYERS)
+    whole = StageChain(TorchFactory(), tiny.folder)
 
     assert logits_error(whole.step([ChainRow(0, reference.ids, 9)]), reference.logits) <= MOST_ERROR
     with pytest.raises(UnsupportedModel, match="NanoChatForCausalLM can't be split"):
-        StageChain(tiny.folder, NUM_LAYERS, (1,))
+        StageChain(TorchFactory(), tiny.folder, (1,))
     whole.close()
 
 

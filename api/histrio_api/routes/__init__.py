@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from litestar.handlers import HTTPRouteHandler
 
+from histrio_api.routes.cache import reset_cache
 from histrio_api.routes.chat import chat_completions
 from histrio_api.routes.completions import completions
 from histrio_api.routes.models import list_models, show_model
@@ -20,6 +21,7 @@ ROUTES: list[HTTPRouteHandler] = [
     list_models,
     liveness,
     metrics,
+    reset_cache,
     show_model,
     tokenize,
     version,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -41,7 +42,9 @@ def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIRe
 
 async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
     """The checked request. Raises `RequestError`, and `EngineError` while nothing can be generated."""
-    return receive(edge_of(request), await request.body(), kind)
+    edge = edge_of(request)
+    received = receive(edge, await request.body(), kind)
+    return replace(received, grammar=await edge.checked_grammar(received.request, received.sampling))
 
 
 async def answer_at_once(

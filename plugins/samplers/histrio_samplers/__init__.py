@@ -1,1 +1,1 @@
-"""Samplers: greedy, temperature, top-k, top-p, and the seeded draw."""
+"""Samplers: constraints and penalties, temperature, truncations; one file each."""

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Slots
+from histrio.sampling import Opening, Rows
 
 __all__ = ["Temperature", "TemperatureParams"]
 
@@ -32,15 +32,13 @@ class Temperature:
     def __init__(self, max_rows: int) -> None:
         self._temperatures = np.ones(max_rows, np.float32)
 
-    def open(self, slot: int, params: msgspec.Struct, ids: list[int], num_prompt_tokens: int) -> None:
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's temperature."""
         assert isinstance(params, TemperatureParams)
         self._temperatures[slot] = max(params.temperature, _LEAST)
+        return params.temperature != 1
 
-    def needed(self, slots: Slots) -> bool:
-        """Whether any row has a temperature other than 1."""
-        return bool((self._temperatures[slots] != 1).any())
-
-    def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
         """Divide each row; rows of temperature 1 stay exactly as they are."""
-        return logits / xp.asarray(self._temperatures[slots][:, None])
+        logits /= xp.asarray(self._temperatures[rows.slots][:, None])
+        return logits

@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Slots
+from histrio.sampling import Opening, Rows
 
 __all__ = ["TopK", "TopKParams"]
 
 _SMALL_K = 1024
-"""Rows with a larger k are looked at apart, so that they slow down no others."""
+"""Rows with a larger k are sorted as a whole, and apart, so that they slow down no others."""
 
 
 class TopKParams(msgspec.Struct, frozen=True):
@@ -27,34 +27,32 @@ class TopK:
     """Removes what is less likely than the k-th most likely token; tokens equal to that one stay."""
 
     name: ClassVar[str] = "top_k"
-    order: ClassVar[int] = 200
+    order: ClassVar[int] = 210
     params: ClassVar[type[msgspec.Struct]] = TopKParams
 
     def __init__(self, max_rows: int) -> None:
         self._ks = np.zeros(max_rows, np.int64)
 
-    def open(self, slot: int, params: msgspec.Struct, ids: list[int], num_prompt_tokens: int) -> None:
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's k."""
         assert isinstance(params, TopKParams)
         self._ks[slot] = min(max(params.top_k, 0), np.iinfo(np.int32).max)
+        return bool(self._ks[slot] > 0)
 
-    def needed(self, slots: Slots) -> bool:
-        """Whether any row has a k."""
-        return bool(self._ks[slots].any())
-
-    def apply(self, xp: ArrayNamespace, logits: Array, slots: Slots) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
         """Set everything below the row's k-th largest logit to -inf."""
-        ks = np.minimum(self._ks[slots], logits.shape[-1])
+        ks = np.minimum(self._ks[rows.slots], logits.shape[-1])
         thresholds = xp.asarray(np.full((len(ks), 1), -np.inf, np.float32))
-        for rows in (np.flatnonzero((ks > 0) & (ks <= _SMALL_K)), np.flatnonzero(ks > _SMALL_K)):
-            if len(rows) > 0:
-                part = logits if len(rows) == len(ks) else xp.take_rows(logits, rows)
-                thresholds = xp.put_rows(thresholds, rows, _kth_largest(xp, part, ks[rows]))
+        for some in (np.flatnonzero((ks > 0) & (ks <= _SMALL_K)), np.flatnonzero(ks > _SMALL_K)):
+            if len(some) > 0:
+                part = logits if len(some) == len(ks) else xp.take_rows(logits, some)
+                thresholds = xp.put_rows(thresholds, some, _kth_largest(xp, part, ks[some]))
 
         return xp.where(logits < thresholds, -np.inf, logits)
 
 
 def _kth_largest(xp: ArrayNamespace, logits: Array, ks: npt.NDArray[np.int64]) -> Array:
     """[rows, 1]: the ks[r]-th largest value of each row r; 1 <= ks[r] <= vocab."""
-    values, _ = xp.topk(logits, int(ks.max()))
+    largest_k = int(ks.max())
+    values = xp.topk(logits, largest_k)[0] if largest_k <= _SMALL_K else xp.sorted_values(logits)
     return xp.take_along(values, xp.asarray(ks[:, None] - 1))

@@ -19,6 +19,8 @@ class TorchArrays:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
+        # 8 MB of float32 stay in a CPU's cache and reuse memory; more are page faults.
+        self.chunk_values = 2**21 if self.device.type == "cpu" else 2**25
 
     def asarray(self, values: npt.NDArray[Any]) -> Tensor:
         """Host array → device array of the same dtype; float64 becomes float32 on MPS, which has none."""
@@ -59,14 +61,23 @@ class TorchArrays:
         values, indices = torch.topk(array, min(k, array.shape[-1]), dim=-1)
         return values, indices
 
-    def sort_descending(self, array: Tensor) -> tuple[Tensor, Tensor]:
-        """All values of each row in descending order (stable), and their indices."""
-        values, indices = torch.sort(array, dim=-1, descending=True, stable=True)
-        return values, indices
+    def sorted_values(self, array: Tensor) -> Tensor:
+        """All values of each row in descending order."""
+        if self.device.type != "cpu":
+            return torch.sort(array, dim=-1, descending=True).values
+
+        # numpy sorts values with vector instructions: a fifteenth of the time.
+        values = array.neg().numpy()
+        values.sort(axis=-1)
+        return torch.from_numpy(values).neg_()
 
     def softmax(self, array: Tensor) -> Tensor:
         """Over the last axis."""
         return torch.softmax(array, dim=-1)
+
+    def log_softmax(self, array: Tensor) -> Tensor:
+        """Over the last axis; -inf stays."""
+        return torch.log_softmax(array, dim=-1)
 
     def cumsum(self, array: Tensor) -> Tensor:
         """Over the last axis."""
@@ -80,9 +91,23 @@ class TorchArrays:
         """`array[r, indices[r, j]]`."""
         return torch.take_along_dim(array, indices.to(torch.int64), dim=-1)
 
+    def put_along(self, array: Tensor, indices: Tensor, values: Tensor) -> Tensor:
+        """`array` with `array[r, indices[r, j]] = values[r, j]`, in place."""
+        return array.scatter_(-1, indices.to(torch.int64), values)
+
+    def max(self, array: Tensor) -> Tensor:
+        """Largest of each row, kept as size 1."""
+        return array.amax(dim=-1, keepdim=True)
+
     def sum(self, array: Tensor) -> Tensor:
         """Over the last axis, kept as size 1."""
         return array.sum(dim=-1, keepdim=True)
+
+    def block_sums(self, array: Tensor, width: int) -> Tensor:
+        """Sums of `width` columns after the other; the last block may be narrower."""
+        rest = -array.shape[-1] % width
+        padded = torch.nn.functional.pad(array, (0, rest)) if rest else array
+        return padded.reshape(len(array), -1, width).sum(dim=-1)
 
     def arange(self, length: int) -> Tensor:
         """Indices 0 … length-1 as integers."""

@@ -15,7 +15,8 @@ from histrio.actors.streams import RequestStream
 from histrio.engine.requests import RequestTable, Ticket
 from histrio.errors import EngineError, WireError
 from histrio.gateway import GatewayStatus, ServedModel, Submission
-from histrio.messages import Cancel, Generate, Message, ReplicaDown, ReplicaUp, RequestState, Tokens
+from histrio.messages import Cancel, Generate, Message, ReplicaDown, ReplicaUp, RequestState, ResetCache, Tokens
+from histrio.sampling_fields import FieldTable
 
 __all__ = ["AdmissionActor"]
 
@@ -30,16 +31,16 @@ class AdmissionActor(Actor):
         tell: Tell,
         model: ServedModel,
         table: RequestTable,
-        check_sampling: Callable[[dict[str, Any]], None],
+        fields: FieldTable,
         *,
         request_timeout_s: float = 600.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
         self.status = GatewayStatus(max_unfinished=table.max_unfinished)
-        self.check_sampling = check_sampling
         self._tell = tell
         self._table = table
+        self._fields = fields
         self._request_timeout_s = request_timeout_s
         self._clock = clock
         self._epoch: int | None = None
@@ -49,14 +50,26 @@ class AdmissionActor(Actor):
 
     # --- gateway -----------------------------------------------------------------------------------------------------
 
+    def check_sampling(self, fields: dict[str, Any]) -> None:
+        """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
+        self._fields.check(fields)
+
     def submit(self, submission: Submission) -> list[RequestStream]:
-        """One stream per choice. Raises `Overloaded`, and `EngineError` while loading, draining or after a failure."""
+        """One stream per choice. Raises `RequestError` for a seed that would be ignored, `Overloaded`, `EngineError`
+        while loading, draining or after a failure."""
         if self.status.state not in ("ready", "recovering"):
             raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
 
+        if self.model.engine and submission.seed is not None:
+            self.check_sampling({"seed": submission.seed})
         timeout_s = submission.timeout_s or self._request_timeout_s
         deadline = self._clock() + timeout_s
         return [self._open(order, deadline) for order in self._table.accept(submission)]
+
+    def reset_cache(self) -> None:
+        """Forget all prefixes that no running request reads. With no replica there are none."""
+        if self._epoch is not None and not self.model.engine:
+            self._tell("kv", ResetCache())
 
     def expire(self) -> None:
         """End requests whose time is over. Called by the front's timer."""
@@ -140,5 +153,9 @@ class AdmissionActor(Actor):
         if message.final:
             self.status.state, self.status.detail = "failed", message.reason
             self._table.fail_all(message.reason)
-        elif self.status.state == "ready":
+            return
+
+        self._table.end_begun(self._fields.can_continue)
+        self._count()
+        if self.status.state == "ready":
             self.status.state, self.status.detail = "recovering", message.reason

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
+from histrio.backend import Capability
 from histrio.engine.blocks import BlockLease
 from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
 from histrio.errors import EngineError, WireError
@@ -16,6 +20,7 @@ from histrio.messages import (
     Generate,
     Granted,
     LeaseBlocks,
+    Matched,
     Message,
     Ready,
     RequestState,
@@ -29,24 +34,42 @@ from histrio.messages import (
     Tokens,
 )
 
-__all__ = ["BatchingActor"]
+__all__ = ["BatchingActor", "BatchingSettings"]
 
 _STATS_EVERY_S = 1.0
 _TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
 
 
+class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the topology says of batching; travels to the process that does it."""
+
+    prefill_chunk: int = 512
+    """Most tokens of one prompt in one step."""
+    step_budget_s: float | None = None
+    """Seconds of a step that chunks of prompts are cut to fit into while others decode; None for no bound."""
+    num_micro_batches: int = 1
+    """Steps in flight along the stages."""
+    has_prefix_cache: bool = True
+
+
 class BatchingActor(Actor):
     """Plans a step whenever its mailbox is empty and the stages are free; applies results as they come."""
 
-    def __init__(self, name: str, tell: Tell, prefill_chunk: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        tell: Tell,
+        settings: BatchingSettings,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._name = name
         self._tell = tell
-        self._prefill_chunk = prefill_chunk
+        self._settings = settings
         self._clock = clock
         self._epoch = 0
         self._in_flight: dict[int, Plan] = {}
         self._asked_blocks = 0
-        self._lease_ahead = 0
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
         self.scheduler: Scheduler | None = None
@@ -72,6 +95,8 @@ class BatchingActor(Actor):
                 self._take(message, self.scheduler)
             case Cancel(request, state):
                 self.scheduler.cancel(request, state)
+            case Matched(request, block_ids):
+                self.scheduler.matched(request, block_ids)
             case Granted(block_ids):
                 self.scheduler.lease.add(block_ids)
                 self.scheduler.lease.is_exhausted = len(block_ids) < self._asked_blocks
@@ -80,19 +105,21 @@ class BatchingActor(Actor):
                 raise WireError(f"batching does not understand {type(message).__name__}")
 
     def flush(self) -> None:
-        """plan → run: one step in flight at a time."""
-        if self.scheduler is None or self._in_flight:
+        """plan → run, until as many micro-batches are in flight as there shall be."""
+        scheduler = self.scheduler
+        if scheduler is None:
             return
 
-        plan = self.scheduler.plan()
-        self._settle_blocks(self.scheduler)
-        orders = plan.orders if plan else self.scheduler.take_orders()
-        for order in orders:
-            self._tell("stage0", order)
-        if plan is not None:
+        while len(self._in_flight) < self._settings.num_micro_batches:
+            plan = scheduler.plan(self._settings.num_micro_batches)
+            self._settle_blocks(scheduler, plan)
+            for order in plan.orders if plan is not None else scheduler.take_orders():
+                self._tell("stage0", order)
+            if plan is None:
+                break
             self._in_flight[plan.step] = plan
             self._tell("stage0", Step(plan.step, self._epoch, plan.rows, plan.ids))
-        self._report(self.scheduler)
+        self._report(scheduler)
 
     def idle(self) -> None:
         """Check the books; without work the lease goes back as a whole."""
@@ -101,8 +128,9 @@ class BatchingActor(Actor):
 
         self.scheduler.check_integrity()
         if not self.scheduler.has_work:
-            self.scheduler.lease.give_up()
-            self._settle_blocks(self.scheduler)
+            given = self.scheduler.lease.give_up()
+            if given:
+                self._tell("kv", ReturnBlocks(given))
 
     def _take(self, order: Generate, scheduler: Scheduler) -> None:
         """Queue the request, unless a replica that came back smaller cannot hold it any more."""
@@ -125,10 +153,11 @@ class BatchingActor(Actor):
             max_rows=size.max_rows,
             max_step_tokens=size.max_step_tokens,
             block_size=size.page_size,
-            prefill_chunk=self._prefill_chunk,
+            prefill_chunk=self._settings.prefill_chunk,
+            step_budget_s=math.inf if self._settings.step_budget_s is None else self._settings.step_budget_s,
             max_sequence_length=size.max_sequence_length,
+            has_prefix_cache=self._settings.has_prefix_cache and Capability.PREFIX_SHARE in size.capabilities,
         )
-        self._lease_ahead = -(-size.max_step_tokens // size.page_size) + size.max_rows
         self.scheduler = Scheduler(limits, BlockLease())
         self._tell("root", Allocated(self._name, start.epoch))
 
@@ -137,27 +166,30 @@ class BatchingActor(Actor):
             return  # from a chain that no longer exists
 
         plan = self._in_flight.pop(result.step)
-        rows = scheduler.apply(plan, result.ids)
+        scheduler.cost.observe(len(plan.ids), plan.num_pairs, result.busy_s)
+        rows = scheduler.apply(plan, result)
         self._totals["steps"] += 1
         self._totals["scheduled_tokens"] += len(plan.ids)
         self._totals["generated_tokens"] += len(result.ids)
         if rows:
             self._tell("admission", Tokens(self._epoch, rows))
 
-    def _settle_blocks(self, scheduler: Scheduler) -> None:
-        """Give back what sequences left behind; ask for what one more step can need."""
+    def _settle_blocks(self, scheduler: Scheduler, plan: Plan | None) -> None:
+        """Tell kv what sequences left behind and what they fill; ask for what one more step can need."""
         lease = scheduler.lease
-        returned = lease.take_returned()
-        if returned:
-            self._tell("kv", ReturnBlocks(returned))
-        is_short = lease.num_blocks_in_hand < self._lease_ahead // 2 and not lease.is_exhausted and scheduler.has_work
-        if self._asked_blocks or not (is_short or scheduler.num_missing_blocks):
+        for release in lease.take_releases():
+            self._tell("kv", release)
+        for sealed in plan.sealed if plan is not None else ():
+            self._tell("kv", sealed)
+        for match in scheduler.take_matches():
+            self._tell("kv", match)
+        if self._asked_blocks or lease.is_exhausted or not scheduler.has_work:
             return
 
-        if scheduler.num_missing_blocks and lease.is_exhausted:
-            return  # preemption or a result has to free some first
-        self._asked_blocks = max(self._lease_ahead - lease.num_blocks_in_hand, scheduler.num_missing_blocks)
-        self._tell("kv", LeaseBlocks(self._asked_blocks))
+        num_blocks = max(scheduler.num_blocks_ahead, scheduler.num_missing_blocks)
+        if scheduler.num_missing_blocks or lease.num_blocks_in_hand < num_blocks // 2:
+            self._asked_blocks = num_blocks - min(lease.num_blocks_in_hand, num_blocks - 1)
+            self._tell("kv", LeaseBlocks(self._asked_blocks))
 
     def _report(self, scheduler: Scheduler) -> None:
         """Totals and sizes to metrics, at most once a second, and once more when work has run out."""

@@ -1,6 +1,6 @@
 """Root: brings a replica up, notices what dies, and begins a new epoch once everything is there again.
 
-loading ──all Opened──▶ starting ──all Allocated──▶ up
+loading ──all there──▶ starting ──all Allocated──▶ up
    ▲                                                 │
    └──────────── a process or an actor failed ───────┘       (or: failed, for good)
 """
@@ -14,14 +14,17 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from histrio.actors.directory import Directory
+from histrio.actors.engine import ENGINE_ACTOR
 from histrio.actors.mailbox import Actor
-from histrio.engine.placement import SizeLimits, fit
+from histrio.engine.placement import SizeLimits, fit, fit_engine, lost_capabilities
 from histrio.errors import ModelError, WireError
 from histrio.messages import (
     PROTOCOL_VERSION,
     Allocated,
     Beat,
     ChildFailed,
+    EngineCapacity,
+    EngineOpened,
     Hello,
     Loading,
     Message,
@@ -34,7 +37,7 @@ from histrio.messages import (
     Start,
 )
 
-__all__ = ["LINK", "HostedActors", "Launcher", "RootActor"]
+__all__ = ["LINK", "HostedActors", "Launcher", "RootActor", "replica_actors"]
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +69,13 @@ class HostedActors:
     """Roles this one connects to at the start of an epoch."""
 
 
+def replica_actors(num_stages: int) -> frozenset[str]:
+    """Which actors make a replica complete: batching, kv and the stages, or without stages an engine in their place."""
+    if num_stages == 0:
+        return frozenset({ENGINE_ACTOR})
+    return frozenset({"batching", "kv", *(f"stage{index}" for index in range(num_stages))})
+
+
 class RootActor(Actor):
     """The replica's life, on the front's loop."""
 
@@ -73,7 +83,7 @@ class RootActor(Actor):
         self,
         directory: Directory,
         limits: SizeLimits,
-        num_stages: int,
+        actors: frozenset[str],
         *,
         on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
         hang_timeout_s: float = 10.0,
@@ -81,7 +91,10 @@ class RootActor(Actor):
     ) -> None:
         self._directory = directory
         self._limits = limits
-        self._capacities: list[StageCapacity | None] = [None] * num_stages
+        self._actors = actors
+        """Those that make the replica complete."""
+        self._capacities: dict[str, StageCapacity | EngineCapacity] = {}
+        """Of the actors that compute and are present."""
         self._on_loading = on_loading
         self._hang_timeout_s = hang_timeout_s
         self._clock = clock
@@ -145,8 +158,9 @@ class RootActor(Actor):
             case Loading(stage, fraction, text):
                 self._on_loading(stage, fraction, text)
             case Opened(stage, capacity):
-                self._capacities[stage] = capacity
-                self._join(f"stage{stage}")
+                self._open(f"stage{stage}", capacity)
+            case EngineOpened(capacity):
+                self._open(ENGINE_ACTOR, capacity)
             case Ready(actor):
                 self._join(actor)
             case Allocated(actor, epoch):
@@ -185,14 +199,17 @@ class RootActor(Actor):
             self._lose(name)
         self._down(f"{failed.child} failed: {failed.error}")
 
+    def _open(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:
+        self._capacities[actor] = capacity
+        self._join(actor)
+
     def _join(self, actor: str) -> None:
         self._present.add(actor)
         self._start_if_complete()
 
     def _lose(self, actor: str) -> None:
         self._present.discard(actor)
-        if actor.startswith("stage"):
-            self._capacities[int(actor.removeprefix("stage"))] = None
+        self._capacities.pop(actor, None)
 
     def _down(self, reason: str) -> None:
         self._awaited.clear()
@@ -205,12 +222,10 @@ class RootActor(Actor):
 
     def _start_if_complete(self) -> None:
         """Begin an epoch when every actor is there. All of them forget what they knew."""
-        capacities = [capacity for capacity in self._capacities if capacity is not None]
-        is_complete = len(capacities) == len(self._capacities) and {"kv", "batching"} <= self._present
-        if not is_complete or self.failure is not None:
+        if not self._actors <= self._present or self.failure is not None:
             return
         try:
-            size = fit(self._limits, capacities)
+            size = self._fit()
         except ModelError as error:
             self.fail(error)
             return
@@ -225,6 +240,15 @@ class RootActor(Actor):
             for name in host.actors:
                 self._directory.tell(name, order)
 
+    def _fit(self) -> ReplicaSize:
+        """What the replica can hold. Raises `DoesNotFit`."""
+        engines = [each for each in self._capacities.values() if isinstance(each, EngineCapacity)]
+        return fit_engine(self._limits, engines[0]) if engines else fit(self._limits, list(self._stages.values()))
+
+    @property
+    def _stages(self) -> dict[str, StageCapacity]:
+        return {name: each for name, each in self._capacities.items() if isinstance(each, StageCapacity)}
+
     def _endpoints(self, host: HostedActors) -> dict[str, str]:
         return {peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials}
 
@@ -238,4 +262,6 @@ class RootActor(Actor):
 
         self._is_up = True
         log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
+        for sentence in lost_capabilities({name: each.capabilities for name, each in self._stages.items()}):
+            log.info("%s", sentence)
         self._directory.tell("admission", ReplicaUp(0, self.epoch, size))

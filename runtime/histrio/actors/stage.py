@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
+import msgspec
 
 from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
-from histrio.backend import StageBackend, StageOutput, StageSpec, StepBatch
+from histrio.backend import StageBackend, StageSpec
+from histrio.drawer import Drawer
 from histrio.engine.slots import SlotTable
 from histrio.errors import WireError
 from histrio.heap import release_free_memory
@@ -24,12 +25,10 @@ from histrio.messages import (
     Opened,
     StageCapacity,
     Start,
+    Stats,
     Step,
-    StepResult,
     Stop,
 )
-from histrio.sampler_chain import SamplerChain
-from histrio.sampling import Slots
 
 __all__ = ["Activity", "StageActor", "StagePlace"]
 
@@ -44,6 +43,8 @@ class Activity:
         self.step = 0
         self.since = 0.0
         """Clock at the begin of the running step; 0 when idle."""
+        self.total_s = 0.0
+        """Seconds of all steps so far."""
 
     @property
     def busy_s(self) -> float:
@@ -66,6 +67,7 @@ class Activity:
         took = self._clock() - self.since
         self.since = 0.0
         self._expected[self._shape] = took
+        self.total_s += took
         return took
 
 
@@ -92,14 +94,14 @@ class StageActor(Actor):
     """Turns steps into batches for the backend, samples on the last stage, passes everything else on in order."""
 
     def __init__(
-        self, place: StagePlace, spec: StageSpec, backend: StageBackend, tell: Tell, chain: SamplerChain | None
+        self, place: StagePlace, spec: StageSpec, backend: StageBackend, tell: Tell, drawer: Drawer | None
     ) -> None:
-        assert (chain is not None) == spec.is_last, "the last stage samples, no other"
+        assert (drawer is not None) == spec.is_last, "the last stage samples, no other"
         self._place = place
         self._spec = spec
         self._backend = backend
         self._tell = tell
-        self._chain = chain
+        self._drawer = drawer
         self._epoch = 0
         self._capacity: StageCapacity | None = None
         self._table = SlotTable(0, 0)
@@ -120,8 +122,8 @@ class StageActor(Actor):
             case Close(slot):
                 assert self._capacity is not None, "a stage opens before it is told anything"
                 self._backend.close_slot(slot + self._capacity.first_row)
-                if self._chain is not None:
-                    self._chain.close(slot)
+                if self._drawer is not None:
+                    self._drawer.close(slot)
                 self._forward(message)
             case Copy():
                 self._copy(message)
@@ -129,6 +131,8 @@ class StageActor(Actor):
             case Start():
                 self._start(message)
             case Stop():
+                if self._drawer is not None:
+                    self._drawer.shutdown()
                 self._backend.close()
             case _:
                 raise WireError(f"a stage does not understand {type(message).__name__}")
@@ -136,6 +140,7 @@ class StageActor(Actor):
     def idle(self) -> None:
         """Steps of many shapes leave a scattered heap behind; give it back while nobody waits."""
         release_free_memory()
+        self._tell("metrics", Stats(self._epoch, {f"{self._place.name}_busy_seconds_total": self.activity.total_s}))
 
     def _progress(self, fraction: float, text: str) -> None:
         self._tell("root", Loading(self._place.index, fraction, text))
@@ -155,14 +160,14 @@ class StageActor(Actor):
         self._backend.copy([page + first for page in order.src], [page + first for page in order.dst])
 
     def _open(self, order: Open) -> None:
-        self._table.open(order.slot)
-        if self._chain is not None:
-            self._chain.open(order.slot, order.sampling, order.ids, order.num_prompt_tokens, order.seed, order.choice)
+        self._table.open(order.slot, order.num_cached_tokens)
+        if self._drawer is not None:
+            self._drawer.open(order)
         self._forward(order)
 
     def _forward(self, order: Open | Close | Copy) -> None:
         """Orders go along the line, so that they cannot overtake steps."""
-        if self._chain is None:
+        if self._drawer is None:
             self._tell(self._place.next, order)
 
     def _step(self, step: Step) -> None:
@@ -171,26 +176,14 @@ class StageActor(Actor):
 
         self.activity.begin(step.step, len(step.rows), sum(row.num_tokens for row in step.rows))
         batch = self._table.batch(step)
+        if self._drawer is not None:
+            self._drawer.begin(step)
         output = self._backend.step(batch)
-        if self._chain is None:
-            self.activity.end()
-            self._tell(self._place.next, Step(step.step, step.epoch, step.rows, [], output.hidden))
+        if self._drawer is None:
+            busy_s = step.busy_s + self.activity.end()
+            self._tell(self._place.next, Step(step.step, step.epoch, step.rows, [], output.hidden, busy_s, step.drafts))
             return
 
-        slots = np.array([row.slot for row in step.rows], np.intp)
-        ids = _sample(self._chain, self._backend, slots, batch, output)
-        self._tell(self._place.next, StepResult(step.step, step.epoch, ids, self.activity.end()))
-
-
-def _sample(
-    chain: SamplerChain, backend: StageBackend, slots: Slots, batch: StepBatch, output: StageOutput
-) -> list[int]:
-    """One token per sampled position. The token drawn from position p becomes token p + 1."""
-    if output.logits is None:
-        return []
-
-    ends = batch.starts + batch.num_tokens
-    slots = np.repeat(slots, batch.num_sampled)
-    nth = np.concatenate([np.arange(-count, 0) for count in batch.num_sampled])
-    positions = np.repeat(ends, batch.num_sampled) + nth + 1
-    return chain.sample(backend.xp, output.logits, slots, positions)
+        result = self._drawer.draw(self._backend.xp, output.logits, step)
+        busy_s = step.busy_s + self.activity.end()
+        self._tell(self._place.next, msgspec.structs.replace(result, busy_s=busy_s))

@@ -21,6 +21,9 @@ class RequestStream:
         self._cancel = cancel
         self._is_recovering = is_recovering
         self._ids: list[int] = []
+        self._logprobs: list[float] = []
+        self._top_logprobs: list[list[tuple[int, float]]] = []
+        self._num_cached_tokens = 0
         self._state = RequestState.WAITING
         self._last = TokenRow(0, [], RequestState.WAITING)
         self._is_read_out = False
@@ -45,14 +48,20 @@ class RequestStream:
                 await self._waiter
             finally:
                 self._waiter = None
-        delta = Delta(self._ids, self._state, self._last.reason, self._last.code)
-        self._ids = []
+        last = self._last
+        delta = Delta(
+            self._ids, self._state, last.reason, last.code, self._logprobs, self._num_cached_tokens, self._top_logprobs
+        )
+        self._ids, self._logprobs, self._top_logprobs, self._num_cached_tokens = [], [], [], 0
         self._is_read_out = self._state.is_finished
         return delta
 
     def push(self, row: TokenRow) -> None:
         """New tokens, on the loop's thread."""
         self._ids = self._ids + row.ids if self._ids else row.ids
+        self._logprobs = self._logprobs + row.logprobs if self._logprobs else row.logprobs
+        self._top_logprobs = self._top_logprobs + row.top_logprobs if self._top_logprobs else row.top_logprobs
+        self._num_cached_tokens += row.num_cached_tokens
         self._state = row.state
         self._last = row
         if self._waiter is not None and not self._waiter.done():

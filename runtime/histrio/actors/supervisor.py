@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from histrio.actors.mailbox import Actor
 from histrio.errors import HistrioError, RestartLimitReached
@@ -15,6 +19,9 @@ from histrio.messages import ChildFailed, Stop
 __all__ = ["Child", "RestartIntensity", "Supervisor"]
 
 log = logging.getLogger(__name__)
+
+_CLOSE_S = 5.0
+"""Seconds that a process which ends for a failed actor has to close what it owns."""
 
 
 class RestartIntensity:
@@ -52,10 +59,11 @@ class Supervisor:
     def __init__(
         self,
         children: list[Child],
-        intensity: RestartIntensity,
+        intensity: RestartIntensity | None,
         host: Callable[[str, Actor], None],
         report: Callable[[ChildFailed], None],
     ) -> None:
+        """`intensity` None: nothing is restarted here, a failure ends the process, whose parent starts another."""
         self._children = children
         self._intensity = intensity
         self._host = host
@@ -71,8 +79,11 @@ class Supervisor:
         return any(child.name == name for child in self._children)
 
     def failed(self, name: str, error: Exception) -> None:
-        """A child's handler raised: log it once, start it and its dependants again, then report."""
+        """A child's handler raised: log it once, then start it and its dependants again, or end the process."""
         log.error("actor %s failed", name, exc_info=error)
+        if self._intensity is None:
+            _end_process()
+
         first = next(index for index, child in enumerate(self._children) if child.name == name)
         self._stop_from(first)
         if not self._intensity.allows_restart():
@@ -113,3 +124,11 @@ class Supervisor:
                 actor.receive(Stop())
             except Exception as error:
                 log.warning("actor %s did not stop cleanly: %s", child.name, error)
+
+
+def _end_process() -> NoReturn:
+    """By the usual way out, but within a limit: what has failed may not close any more."""
+    timer = threading.Timer(_CLOSE_S, os._exit, (1,))
+    timer.daemon = True
+    timer.start()
+    sys.exit(1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from histrio.backend import Capability
 from histrio.errors import DoesNotFit
-from histrio.messages import ReplicaSize, StageCapacity
+from histrio.messages import EngineCapacity, ReplicaSize, StageCapacity
 
-__all__ = ["SizeLimits", "fit"]
+__all__ = ["SizeLimits", "fit", "fit_engine", "lost_capabilities"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,3 +58,36 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
         max_sequence_length=min(limits.max_sequence_length, num_pages * page_size),
         capabilities=capabilities,
     )
+
+
+def fit_engine(limits: SizeLimits, capacity: EngineCapacity) -> ReplicaSize:
+    """What an engine holds by itself, as blocks of one token; a longest sequence is the topology's, if it is shorter.
+
+    Raises `DoesNotFit` when the topology asks for more blocks than that.
+    """
+    if limits.num_blocks is not None and limits.num_blocks * limits.block_size > capacity.num_cache_tokens:
+        raise DoesNotFit(
+            f"num-cache-blocks asks for {limits.num_blocks} blocks of {limits.block_size} tokens, and the engine holds "
+            f"{capacity.num_cache_tokens} tokens"
+        )
+    longest = min(limits.max_sequence_length, capacity.max_sequence_length, capacity.num_cache_tokens)
+    return ReplicaSize(
+        num_pages=capacity.num_cache_tokens,
+        page_size=1,
+        max_rows=capacity.max_rows,
+        max_step_tokens=limits.max_step_tokens,
+        max_sequence_length=longest,
+        capabilities=sorted(capacity.capabilities),
+    )
+
+
+def lost_capabilities(capabilities: Mapping[str, Collection[str]]) -> list[str]:
+    """One sentence for each capability that a stage has and the replica lacks, from the capabilities by stage."""
+    known = sorted({str(each) for stage in capabilities.values() for each in stage} | {str(Capability.BATCH)})
+    lost = []
+    for capability in known:
+        without = [name for name in sorted(capabilities) if capability not in capabilities[name]]
+        effect = "one sequence runs at a time" if capability == Capability.BATCH else "the replica does without"
+        if without:
+            lost.append(f"{', '.join(without)} cannot {capability}: {effect}")
+    return lost

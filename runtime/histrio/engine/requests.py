@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-from histrio.errors import EngineError, Overloaded, RequestTimeout
+from histrio.errors import EngineError, EngineRestarted, Overloaded, RequestTimeout
 from histrio.gateway import Submission
-from histrio.messages import Generate, RequestState, TokenRow
+from histrio.messages import Generate, RequestState, SamplerState, TokenRow
 
 __all__ = ["RequestTable", "Ticket"]
 
@@ -28,6 +29,8 @@ class Ticket:
     """Clock at which the request ends with ERROR."""
     listener: Callable[[TokenRow], None]
     delivered: list[int] = field(default_factory=list)
+    sampler_state: SamplerState = field(default_factory=dict)
+    """After the last token delivered."""
 
 
 class RequestTable:
@@ -63,6 +66,7 @@ class RequestTable:
             return  # cancelled meanwhile
 
         ticket.delivered.extend(row.ids)
+        ticket.sampler_state = row.sampler_state
         if row.state.is_finished:
             del self._tickets[row.request]
         ticket.listener(row)
@@ -74,9 +78,18 @@ class RequestTable:
     def replay(self) -> list[Generate]:
         """Every unfinished request, to be opened again on a chain that knows nothing of it."""
         return [
-            msgspec.structs.replace(ticket.order, ids=ticket.order.ids + ticket.delivered)
+            msgspec.structs.replace(
+                ticket.order, ids=ticket.order.ids + ticket.delivered, sampler_state=ticket.sampler_state
+            )
             for ticket in self._tickets.values()
         ]
+
+    def end_begun(self, can_continue: Callable[[dict[str, Any]], bool]) -> None:
+        """The engine is gone: end begun answers with sampling fields for which another could not go on."""
+        for request, ticket in list(self._tickets.items()):
+            if ticket.delivered and not can_continue(ticket.order.sampling):
+                text = "the engine was lost, and another cannot continue this answer; send the request again"
+                self._fail(request, EngineRestarted(text))
 
     def expire(self, now: float) -> list[int]:
         """End requests whose time is over; their ids, for the engine to forget them."""
@@ -105,4 +118,8 @@ class RequestTable:
             seed=seed,
             choice=choice,
             sampling=submission.sampling,
+            priority=submission.priority,
+            cache_salt=submission.cache_salt,
+            grammar=submission.grammar,
+            num_logprobs=submission.num_logprobs,
         )

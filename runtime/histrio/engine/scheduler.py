@@ -4,18 +4,22 @@ Every sequence has `num_computed_tokens` that catch up with its known tokens. Ea
 decoding sequence first, then chunks of those with more pending, then lets waiting ones in, all under one token budget.
 A long prompt is thereby cut into chunks and never stalls the others. Sequences join and leave at every step.
 
-When kv has no block left, the youngest running sequence gives up its blocks and is recomputed later from its tokens.
+A sequence that is about to enter is matched first: kv says which blocks hold the beginning of its tokens already. When
+kv has no block left, the running sequence of the last rank gives up its blocks and is computed again later.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
+from bisect import insort
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from histrio.engine.blocks import BlockLease
+from histrio.engine.cost import CostModel, attended_pairs
 from histrio.engine.sequence import Sequence
-from histrio.messages import Close, Generate, Open, RequestState, Row, TokenRow
+from histrio.errors import GenerationStuck
+from histrio.messages import Close, Generate, Match, Open, RequestState, Row, Sealed, StepResult, TokenRow
 
 __all__ = ["Plan", "Scheduler", "SchedulerLimits"]
 
@@ -30,6 +34,11 @@ class SchedulerLimits:
     prefill_chunk: int
     """Most tokens of one sequence in one step."""
     max_sequence_length: int
+    has_prefix_cache: bool = True
+    step_budget_s: float = math.inf
+    """Seconds that chunks of prompts may make a step take which others wait for to decode."""
+    overtake_limit: int = 32
+    """Later requests of the next higher priority that may enter before a waiting one: nobody waits for ever."""
 
 
 @dataclass(slots=True)
@@ -41,23 +50,31 @@ class Plan:
     rows: list[Row]
     ids: list[int]
     sequences: list[Sequence]
+    sealed: list[Sealed]
+    """Blocks that this step fills."""
+    num_pairs: float
+    """Tokens attended to by all its tokens, for the cost model."""
 
 
 class Scheduler:
     """Waiting and running sequences of one replica."""
 
-    def __init__(self, limits: SchedulerLimits, lease: BlockLease) -> None:
+    def __init__(self, limits: SchedulerLimits, lease: BlockLease, cost: CostModel | None = None) -> None:
         self.limits = limits
         self.lease = lease
+        self.cost = cost or CostModel()
         self.num_missing_blocks = 0
         """Blocks the last plan would have needed beyond those in hand."""
         self.num_preemptions = 0
         self._step = 0
-        self._waiting: deque[Sequence] = deque()
+        self._num_arrived = 0
+        self._waiting: list[Sequence] = []
+        """By rank."""
         self._running: list[Sequence] = []
         self._sequences: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_rows - 1, -1, -1))
         self._orders: list[Open | Close] = []
+        self._matches: list[Match] = []
         self._has_preempted = False
 
     # --- what batching asks ------------------------------------------------------------------------------------------
@@ -77,12 +94,38 @@ class Scheduler:
         """Whether any sequence is unfinished."""
         return bool(self._sequences)
 
+    @property
+    def _is_decoding(self) -> bool:
+        """Whether anybody waits for the next token, in this step or in another micro-batch."""
+        return any(sequence.state is RequestState.DECODING for sequence in self._running)
+
+    @property
+    def num_blocks_ahead(self) -> int:
+        """Fresh blocks that the next step can need at most."""
+        pending = sum(sequence.num_pending_tokens for sequence in self._running)
+        if self._free_slots:
+            pending += sum(sequence.num_pending_tokens for sequence in self._waiting[: len(self._free_slots)])
+        tokens = min(pending, self.limits.max_step_tokens)
+        return tokens // self.limits.block_size + min(len(self._sequences), self.limits.max_rows)
+
     def add(self, order: Generate) -> None:
-        """A new or replayed request joins at the end of the queue."""
+        """A new or replayed request waits behind those of its own and higher priorities."""
         sequence = Sequence.from_order(order)
         assert order.request not in self._sequences, "a request was sent twice"
+        self._num_arrived += 1
+        sequence.rank = self._num_arrived + order.priority * self.limits.overtake_limit
+        sequence.is_matched = not self.limits.has_prefix_cache
         self._sequences[order.request] = sequence
-        self._waiting.append(sequence)
+        self._wait(sequence)
+
+    def matched(self, request: int, block_ids: list[int]) -> None:
+        """Kv shares these blocks with a request that was about to enter."""
+        sequence = self._sequences.get(request)
+        if sequence is None:
+            self.lease.release(request, block_ids)  # it was cancelled meanwhile
+            return
+
+        sequence.share(block_ids, self.limits.block_size)
 
     def cancel(self, request: int, state: RequestState) -> bool:
         """Drop a request at once; a result still in flight for it is ignored. False if it is not here (any more)."""
@@ -96,47 +139,47 @@ class Scheduler:
         self._leave(sequence)
         return True
 
-    def plan(self) -> Plan | None:
-        """The next step, or None when nothing can run; then `num_missing_blocks` tells whether blocks are short."""
+    def plan(self, num_micro_batches: int = 1) -> Plan | None:
+        """The next step, or None when nothing can run; then `num_missing_blocks` tells whether blocks are short.
+
+        With several micro-batches in flight each takes its share of the sequences.
+        """
         self.num_missing_blocks = 0
         self._has_preempted = False
-        rows: list[Row] = []
-        members: list[Sequence] = []
-        budget = self.limits.max_step_tokens
+        draft = _Draft()
+        max_rows = -(-min(len(self._sequences), self.limits.max_rows) // num_micro_batches)
         for sequence in self._candidates():
-            if budget == 0 or len(members) == self.limits.max_rows:
+            budget = self._budget(sequence, draft)
+            if budget <= 0 or len(draft.rows) == max_rows:
                 break
             row = self._row(sequence, budget)
-            if row is None:
-                continue
-            rows.append(row)
-            members.append(sequence)
-            budget -= row.num_tokens
-        members, rows = _without_preempted(members, rows)
-        orders, self._orders = self._orders, []
+            if row is not None:
+                draft.add(sequence, row)
+        members, rows = _without_preempted(draft.members, draft.rows)
         if not rows:
-            self._orders = orders
             return None
 
         self._step += 1
-        return Plan(self._step, orders, rows, self._issue(members, rows), members)
+        ids = self._issue(members, rows)
+        return Plan(self._step, self.take_orders(), rows, ids, members, self._seal(members, rows), draft.num_pairs)
 
-    def apply(self, plan: Plan, sampled: list[int]) -> list[TokenRow]:
+    def apply(self, plan: Plan, result: StepResult) -> list[TokenRow]:
         """Take in a step's result: tokens for the front, one row per sequence that gained some."""
         gained: list[TokenRow] = []
         at = 0
+        counts = iter(result.num_ids)
         for sequence, row in zip(plan.sequences, plan.rows, strict=True):
-            ids = sampled[at : at + row.num_sampled]
-            at += row.num_sampled
+            count = (next(counts) if result.num_ids else 1) if row.num_sampled else 0
+            first, at = at, at + count
             if sequence.is_finished:
                 continue
             sequence.is_in_flight = False
-            sequence.num_computed_tokens += row.num_tokens
+            sequence.num_computed_tokens += row.num_tokens - max(row.num_sampled - count, 0)
             if row.num_sampled:
-                gained.append(TokenRow(sequence.request, ids, sequence.append(ids[0])))
+                gained.append(_token_row(sequence, row, result, range(first, at)))
             if sequence.is_finished:
                 self._leave(sequence)
-        assert at == len(sampled), "a stage sampled other rows than were planned"
+        assert at == len(result.ids), "a stage sampled other rows than were planned"
         return gained
 
     def take_orders(self) -> list[Open | Close]:
@@ -144,12 +187,18 @@ class Scheduler:
         orders, self._orders = self._orders, []
         return orders
 
+    def take_matches(self) -> list[Match]:
+        """Questions for kv, of sequences that could enter next."""
+        matches, self._matches = self._matches, []
+        return matches
+
     def check_integrity(self) -> None:
         """Raise AssertionError if slots, blocks or queues disagree."""
         slots = [sequence.slot for sequence in self._running]
         assert sorted(slots + self._free_slots) == list(range(self.limits.max_rows)), "slots were lost or doubled"
         assert len(self._waiting) + len(self._running) == len(self._sequences), "a sequence is in no queue, or in two"
-        self.lease.check_integrity([sequence.block_ids for sequence in self._running])
+        assert self._waiting == sorted(self._waiting, key=_rank), "those who wait are out of order"
+        self.lease.check_integrity([sequence.block_ids for sequence in self._sequences.values()])
         for sequence in self._running:
             assert len(sequence.block_ids) * self.limits.block_size >= sequence.num_computed_tokens, (
                 "blocks are missing"
@@ -162,66 +211,111 @@ class Scheduler:
         ready = [sequence for sequence in self._running if not sequence.is_in_flight]
         yield from (sequence for sequence in ready if sequence.num_pending_tokens == 1 and sequence.slot >= 0)
         yield from (sequence for sequence in ready if sequence.num_pending_tokens > 1 and sequence.slot >= 0)
-        while self._waiting and self._free_slots and not self.num_missing_blocks and not self._has_preempted:
-            head = self._waiting[0]
-            yield head
-            if head.slot < 0:
+        for sequence in self._waiting[: len(self._free_slots)]:
+            if self.num_missing_blocks or self._has_preempted:
+                return
+            if not sequence.is_matched:
+                self._ask(sequence)
+                continue
+            yield sequence
+            if sequence.slot < 0:
                 return  # it could not be let in, so nobody behind it is
+
+    def _budget(self, sequence: Sequence, draft: _Draft) -> int:
+        """Most tokens that this sequence may have of the step. Those who decode wait for it: so prompts are cut to fit
+        into its time, but the first of them gains a block at least."""
+        num_left = self.limits.max_step_tokens - draft.num_tokens
+        is_free = sequence.num_pending_tokens == 1 or math.isinf(self.limits.step_budget_s)
+        if is_free or not self.cost.is_trusted or not self._is_decoding:
+            return num_left
+
+        seconds = self.limits.step_budget_s - self.cost.predict(draft.num_tokens, draft.num_pairs)
+        fitting = self.cost.tokens_within(seconds, sequence.num_computed_tokens)
+        is_first = len(draft.rows) == draft.num_decoding
+        return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
+
+    def _ask(self, sequence: Sequence) -> None:
+        if not sequence.is_matching:
+            sequence.is_matching = True
+            self._matches.append(Match(sequence.request, list(sequence.ids), sequence.order.cache_salt))
 
     def _row(self, sequence: Sequence, budget: int) -> Row | None:
         """This sequence's part of the step, with its blocks allocated; None if blocks are short."""
         pending = sequence.num_pending_tokens
         num_tokens = min(pending, budget, self.limits.prefill_chunk)
-        block_ids = self._allocate(sequence, num_tokens)
-        if block_ids is None:
+        new_ids = self._allocate(sequence, num_tokens)
+        if new_ids is None:
             return None
 
         if sequence.slot < 0:
             self._enter(sequence)
-        sequence.block_ids.extend(block_ids)
-        return Row(sequence.slot, sequence.num_computed_tokens, num_tokens, int(num_tokens == pending), block_ids)
+            sequence.block_ids.extend(new_ids)
+            new_ids = list(sequence.block_ids)  # the stages hear of the shared ones too
+        else:
+            sequence.block_ids.extend(new_ids)
+        return Row(sequence.slot, sequence.num_computed_tokens, num_tokens, int(num_tokens == pending), new_ids)
 
     def _allocate(self, sequence: Sequence, num_tokens: int) -> list[int] | None:
-        """Blocks for the next `num_tokens`, preempting younger sequences if kv has none."""
+        """Blocks for the next `num_tokens`; None if kv has to be asked, or others have to give way first."""
         end = sequence.num_computed_tokens + num_tokens
         num_blocks = -(-end // self.limits.block_size) - len(sequence.block_ids)
-        while not self.lease.can_allocate(num_blocks):
-            if not self._preempt_for(sequence):
-                self.num_missing_blocks += num_blocks - self.lease.num_blocks_in_hand
-                return None
-        return self.lease.allocate(num_blocks)
+        if self.lease.can_allocate(num_blocks):
+            return self.lease.allocate(num_blocks)
 
-    def _preempt_for(self, sequence: Sequence) -> bool:
-        """Take the blocks of the youngest idle sequence that is younger than this one. Only when kv has none left."""
-        if not self.lease.is_exhausted or sequence.slot < 0:
-            return False
+        self.num_missing_blocks += num_blocks - self.lease.num_blocks_in_hand
+        if self.lease.is_exhausted and sequence.slot >= 0:
+            self._make_room(sequence, self.num_missing_blocks)
+        return None
 
-        position = self._running.index(sequence)
-        for victim in reversed(self._running[position + 1 :]):
+    def _make_room(self, sequence: Sequence, num_blocks: int) -> None:
+        """Take the blocks of those who wait, then of idle sequences of a later rank than this one, the last first.
+
+        Kv gets them, because it knows what else is in them; it grants what is free with the next plan.
+        """
+        num_released = 0
+        for waiting in self._waiting:
+            if waiting.block_ids:
+                num_released += len(waiting.block_ids)
+                self.lease.release(waiting.request, waiting.forget_blocks())
+        for victim in sorted(self._running, key=_rank, reverse=True):
+            if num_released >= num_blocks or victim.rank <= sequence.rank:
+                return
             if not victim.is_in_flight:
+                num_released += len(victim.block_ids)
                 self._preempt(victim)
-                return True
-        return False
 
     # --- joining and leaving -----------------------------------------------------------------------------------------
 
+    def _wait(self, sequence: Sequence) -> None:
+        insort(self._waiting, sequence, key=_rank)
+
     def _enter(self, sequence: Sequence) -> None:
-        first = self._waiting.popleft()
-        assert first is sequence, "a sequence jumped the queue"
+        self._waiting.remove(sequence)
         sequence.slot = self._free_slots.pop()
         sequence.state = RequestState.PREFILLING
         self._running.append(sequence)
         order = sequence.order
         self._orders.append(
-            Open(sequence.slot, list(sequence.ids), order.num_prompt_tokens, order.seed, order.choice, order.sampling)
+            Open(
+                slot=sequence.slot,
+                ids=list(sequence.ids),
+                num_prompt_tokens=order.num_prompt_tokens,
+                seed=order.seed,
+                choice=order.choice,
+                sampling=order.sampling,
+                num_cached_tokens=sequence.num_cached_tokens,
+                grammar=order.grammar,
+                num_logprobs=order.num_logprobs,
+                sampler_state=sequence.sampler_state,
+                end_ids=[*order.eos_ids, *order.stop_ids],
+            )
         )
 
     def _preempt(self, sequence: Sequence) -> None:
         self._vacate(sequence)
-        self.lease.reclaim()
-        sequence.num_computed_tokens = 0
+        sequence.is_matched = not self.limits.has_prefix_cache
         sequence.state = RequestState.WAITING
-        self._waiting.appendleft(sequence)
+        self._wait(sequence)
         self.num_preemptions += 1
         self._has_preempted = True
 
@@ -229,6 +323,8 @@ class Scheduler:
         del self._sequences[sequence.request]
         if sequence.slot >= 0:
             self._vacate(sequence)
+        else:
+            self.lease.release(sequence.request, sequence.forget_blocks())
 
     def _vacate(self, sequence: Sequence) -> None:
         """Give slot and blocks back; steps already issued stay valid, because links are first in, first out."""
@@ -236,8 +332,9 @@ class Scheduler:
         self._orders.append(Close(sequence.slot))
         self._free_slots.append(sequence.slot)
         sequence.slot = -1
-        self.lease.free(sequence.block_ids)
-        sequence.block_ids = []
+        self.lease.release(sequence.request, sequence.forget_blocks())
+
+    # --- what a step carries -----------------------------------------------------------------------------------------
 
     def _issue(self, members: list[Sequence], rows: list[Row]) -> list[int]:
         """Mark the rows as in flight and collect their token ids."""
@@ -246,6 +343,73 @@ class Scheduler:
             sequence.is_in_flight = True
             ids.extend(sequence.ids[row.start : row.start + row.num_tokens])
         return ids
+
+    def _seal(self, members: list[Sequence], rows: list[Row]) -> list[Sealed]:
+        """The blocks that these rows fill, for kv to know their contents."""
+        if not self.limits.has_prefix_cache:
+            return []
+
+        block_size = self.limits.block_size
+        sealed = []
+        for sequence, row in zip(members, rows, strict=True):
+            first, end = sequence.num_sealed_blocks, (row.start + row.num_tokens) // block_size
+            if end > first:
+                ids = sequence.ids[first * block_size : end * block_size]
+                sealed.append(Sealed(sequence.request, sequence.block_ids[first:end], ids))
+                sequence.num_sealed_blocks = end
+        return sealed
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A step while it is planned."""
+
+    members: list[Sequence] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    num_tokens: int = 0
+    num_pairs: float = 0.0
+    num_decoding: int = 0
+    """Rows of sequences that had one token to compute."""
+
+    def add(self, sequence: Sequence, row: Row) -> None:
+        self.members.append(sequence)
+        self.rows.append(row)
+        self.num_tokens += row.num_tokens
+        self.num_pairs += attended_pairs(row.start, row.num_tokens)
+        self.num_decoding += row.num_tokens == row.num_sampled
+
+
+def _rank(sequence: Sequence) -> int:
+    return sequence.rank
+
+
+def _token_row(sequence: Sequence, row: Row, result: StepResult, gained: range) -> TokenRow:
+    """What the front hears of a row: its tokens, up to the one that ends the text, or why it cannot go on.
+
+    The first ones of a request say how much of its prompt came from the cache.
+    """
+    if row.slot in result.failures:
+        sequence.state = RequestState.ERROR
+        return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
+
+    ids = []
+    for index in gained:
+        ids.append(result.ids[index])
+        if sequence.append(ids[-1]).is_finished:
+            break
+    found = [result.logprobs[index] for index in gained[: len(ids)] if index in result.logprobs]
+    sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)
+    num_cached = 0 if sequence.has_reported else min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
+    sequence.has_reported = True
+    return TokenRow(
+        sequence.request,
+        ids,
+        sequence.state,
+        logprobs=[each.logprob for each in found],
+        num_cached_tokens=num_cached,
+        top_logprobs=[each.top for each in found],
+        sampler_state=sequence.sampler_state,
+    )
 
 
 def _without_preempted(members: list[Sequence], rows: list[Row]) -> tuple[list[Sequence], list[Row]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from histrio.messages import Generate, RequestState
+from histrio.messages import Generate, RequestState, SamplerState
 
 __all__ = ["Sequence"]
 
@@ -26,13 +26,33 @@ class Sequence:
     """Its place in the stages' tables while it runs, -1 while it waits."""
     is_in_flight: bool = False
     """A step with its row has been issued and not yet answered."""
+    rank: int = 0
+    """Its place among those who wait: lower ranks enter first."""
+    is_matched: bool = False
+    """Kv has said what it knows of the beginning; the blocks are in `block_ids`."""
+    is_matching: bool = False
+    """Kv was asked and has not answered."""
+    num_cached_tokens: int = 0
+    """How many tokens the last match gave."""
+    num_sealed_blocks: int = 0
+    """Full blocks whose contents kv knows."""
+    sampler_state: SamplerState = field(default_factory=dict)
+    """Of the samplers whose state its tokens cannot rebuild."""
+    has_reported: bool = False
+    """Its first tokens, and with them the size of its first match, were told."""
     eos_ids: frozenset[int] = frozenset()
     stop_ids: frozenset[int] = frozenset()
 
     @classmethod
     def from_order(cls, order: Generate) -> Sequence:
         """A waiting sequence; after a failure `order.ids` already holds delivered tokens."""
-        return cls(order, list(order.ids), eos_ids=frozenset(order.eos_ids), stop_ids=frozenset(order.stop_ids))
+        return cls(
+            order,
+            list(order.ids),
+            sampler_state=order.sampler_state,
+            eos_ids=frozenset(order.eos_ids),
+            stop_ids=frozenset(order.stop_ids),
+        )
 
     @property
     def request(self) -> int:
@@ -43,6 +63,20 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Known tokens that are not computed yet."""
         return len(self.ids) - self.num_computed_tokens
+
+    def share(self, block_ids: list[int], block_size: int) -> None:
+        """Begin with blocks that hold the first tokens already."""
+        self.is_matched, self.is_matching = True, False
+        self.block_ids = block_ids
+        self.num_sealed_blocks = len(block_ids)
+        self.num_cached_tokens = self.num_computed_tokens = len(block_ids) * block_size
+
+    def forget_blocks(self) -> list[int]:
+        """Begin anew, without any block; those it had."""
+        block_ids, self.block_ids = self.block_ids, []
+        self.is_matched = self.is_matching = False
+        self.num_computed_tokens = self.num_sealed_blocks = 0
+        return block_ids
 
     @property
     def is_finished(self) -> bool:

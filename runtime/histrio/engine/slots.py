@@ -24,9 +24,10 @@ class SlotTable:
         self._first_row = first_row
         self._first_page_id = first_page_id
 
-    def open(self, slot: int) -> None:
-        """A sequence takes the slot; nothing of it is computed yet."""
-        self.lengths[slot] = 0
+    def open(self, slot: int, num_cached_tokens: int = 0) -> None:
+        """A sequence takes the slot; its first tokens may be in blocks that come with its first row."""
+        self.lengths[slot] = num_cached_tokens
+        self._tables[slot] = self._first_page_id
         self._num_blocks[slot] = 0
 
     def batch(self, step: Step) -> StepBatch:

@@ -6,4 +6,5 @@ import sys
 
 from histrio.launch.main import main
 
-sys.exit(main())
+if __name__ == "__main__":  # worker processes load the main module under another name
+    sys.exit(main())

@@ -2,52 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from histrio.actors.batching import BatchingActor
+from histrio.actors.batching import BatchingActor, BatchingSettings
 from histrio.actors.directory import Directory, Tell
+from histrio.actors.engine import ENGINE_ACTOR, EngineActor
 from histrio.actors.kv import KvActor
 from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.stage import Activity, StageActor, StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
+from histrio.drawer import Drawer
+from histrio.engine_backend import EngineFactory
+from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
+from histrio.grammar_table import GrammarTable
+from histrio.model_config import read_model_config
+from histrio.plugins import Plugins
 from histrio.sampler_chain import SamplerChain
 from histrio.sampling import Sampler
 
-__all__ = ["DeviceThread", "batching_children", "stage_child"]
+__all__ = ["Choosers", "DeviceThread", "batching_children", "engine_child", "stage_child"]
+
+
+@dataclass(frozen=True, slots=True)
+class Choosers:
+    """What decides which token comes: the samplers and the grammar backends that plugins offer."""
+
+    samplers: Sequence[type[Sampler]]
+    grammars: Sequence[GrammarBackend] = ()
+
+    @classmethod
+    def of(cls, plugins: Plugins) -> Choosers:
+        """Those of all plugins."""
+        return cls(list(plugins.samplers), list(plugins.grammars))
+
+    def drawer(self, spec: StageSpec) -> Drawer:
+        """For one last stage."""
+        chain = SamplerChain(self.samplers, spec.max_rows)
+        if not self.grammars:
+            return Drawer(chain)
+
+        config = read_model_config(Path(spec.model))
+        vocabulary = VocabularySpec(spec.model, config.vocab_size, tuple(config.eos_ids))
+        return Drawer(chain, GrammarTable(GrammarKinds(self.grammars), vocabulary))
 
 
 def stage_child(
     place: StagePlace,
     spec: StageSpec,
     factory: BackendFactory,
-    samplers: list[type[Sampler]],
+    choosers: Choosers,
     tell: Tell,
     watch: Callable[[Activity], None] = lambda _activity: None,
 ) -> Child:
     """A stage; starting it loads its weights. `watch` gets the activity that heartbeats report."""
 
     def make() -> Actor:
-        chain = SamplerChain(samplers, spec.max_rows) if spec.is_last else None
-        actor = StageActor(place, spec, factory.create(), tell, chain)
+        actor = StageActor(place, spec, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
         watch(actor.activity)
         return actor
 
     return Child(place.name, make)
 
 
-def batching_children(tell: Tell, prefill_chunk: int) -> list[Child]:
-    """Kv and batching, which every replica has once."""
+def batching_children(tell: Tell, settings: BatchingSettings) -> list[Child]:
+    """Kv and batching, which every replica of stages has once."""
     return [
-        Child("kv", lambda: KvActor("kv", tell, "batching")),
-        Child("batching", lambda: BatchingActor("batching", tell, prefill_chunk)),
+        Child("kv", lambda: KvActor("kv", tell, "batching", has_prefix_cache=settings.has_prefix_cache)),
+        Child("batching", lambda: BatchingActor("batching", tell, settings)),
     ]
 
 
-class DeviceThread:
-    """Supervised actors on one blocking dispatcher: a device process's main thread, or a thread beside the front."""
+def engine_child(spec: StageSpec, factory: EngineFactory, tell: Tell) -> Child:
+    """An engine, which is a whole replica; starting it loads the model."""
+    return Child(ENGINE_ACTOR, lambda: EngineActor(spec, factory, tell))
 
-    def __init__(self, directory: Directory, children: list[Child], intensity: RestartIntensity) -> None:
+
+class DeviceThread:
+    """Supervised actors on one blocking dispatcher: a device process's main thread, or a thread beside the front.
+
+    Without `intensity` nothing is restarted: the first failure ends the process.
+    """
+
+    def __init__(self, directory: Directory, children: list[Child], intensity: RestartIntensity | None) -> None:
         self.dispatcher = ThreadDispatcher(self._on_failure)
         self._supervisor = Supervisor(
             children,

@@ -1,4 +1,8 @@
-"""A device process: batching and kv, or stages, or both, on a main thread that may block. Its I/O thread never does."""
+"""A device process: batching and kv, or stages, or both, or a whole engine, on a main thread that may block.
+
+Its I/O thread never does. An actor that fails is made anew in its process; an engine, which has started who knows what,
+ends with its process, and root starts another.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,14 @@ from typing import Any
 
 import msgspec
 
+from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.root import LINK
 from histrio.actors.stage import Activity, StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity
-from histrio.launch.compose import DeviceThread, batching_children, stage_child
-from histrio.launch.plan import FRONT, StagePlan
+from histrio.launch.compose import Choosers, DeviceThread, batching_children, engine_child, stage_child
+from histrio.launch.place import FRONT
+from histrio.launch.plan import StagePlan
 from histrio.logs import LogFormat, set_up_logs
 from histrio.messages import PROTOCOL_VERSION, Beat, ChildFailed, Hello
 from histrio.net.io_thread import IoThread
@@ -33,8 +39,8 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StagePlan]
     num_stages: int
     """Of the whole replica."""
-    has_batching: bool
-    prefill_chunk: int
+    batching: BatchingSettings | None
+    """Where batching and kv live; None elsewhere, and in a process with an engine."""
     max_restarts: int
     restart_window_s: float
     log_format: LogFormat
@@ -43,7 +49,14 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def actors(self) -> list[str]:
         """Names of the actors it hosts, in the order of their supervision."""
-        return [f"stage{stage.index}" for stage in self.stages] + (["kv", "batching"] if self.has_batching else [])
+        return [stage.actor for stage in self.stages] + (["kv", "batching"] if self.batching is not None else [])
+
+    @property
+    def intensity(self) -> RestartIntensity | None:
+        """How often actors are restarted inside; None where a failure ends the process."""
+        if any(stage.is_engine for stage in self.stages):
+            return None
+        return RestartIntensity(self.max_restarts, self.restart_window_s)
 
 
 def run_device_process(payload: Any) -> None:
@@ -53,7 +66,7 @@ def run_device_process(payload: Any) -> None:
     directory = Directory(spec.process)
     directory.route({"root": FRONT, "admission": FRONT, "metrics": FRONT})
     activity = _Current()
-    device = DeviceThread(directory, _children(spec, installed_plugins(), directory, activity), _intensity(spec))
+    device = DeviceThread(directory, _children(spec, installed_plugins(), directory, activity), spec.intensity)
     signal.signal(signal.SIGTERM, lambda _signum, _frame: device.stop())
 
     def on_lost(peer: str) -> None:
@@ -91,21 +104,19 @@ class _Current:
         return Beat(process, 0, 0.0, 0.0)
 
 
-def _intensity(spec: DeviceProcess) -> RestartIntensity:
-    return RestartIntensity(spec.max_restarts, spec.restart_window_s)
-
-
 def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, current: _Current) -> list[Child]:
-    """Stages first, then kv and batching, which are restarted when a stage of their process is."""
-    children = [
-        stage_child(
+    """An engine, or stages first, then kv and batching, which are restarted when a stage of their process is."""
+    children = []
+    for stage in spec.stages:
+        if stage.is_engine:
+            return [engine_child(stage.spec, plugins.engine_backend(stage.backend), directory.tell)]
+        child = stage_child(
             StagePlace.of(stage.index, spec.num_stages),
             stage.spec,
             plugins.stage_backend(stage.backend),
-            list(plugins.samplers),
+            Choosers.of(plugins),
             directory.tell,
             partial(current.watch, stage.index),
         )
-        for stage in spec.stages
-    ]
-    return children + (batching_children(directory.tell, spec.prefill_chunk) if spec.has_batching else [])
+        children.append(child)
+    return children + (batching_children(directory.tell, spec.batching) if spec.batching is not None else [])

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import anyio
 
@@ -19,6 +18,7 @@ from histrio.actors.supervisor import Supervisor
 from histrio.engine.placement import SizeLimits
 from histrio.engine.requests import RequestTable
 from histrio.gateway import ServedModel
+from histrio.sampling_fields import FieldTable
 
 __all__ = ["Front", "FrontSettings"]
 
@@ -33,8 +33,10 @@ class FrontSettings:
 
     model: ServedModel
     limits: SizeLimits
-    num_stages: int
-    check_sampling: Callable[[dict[str, Any]], None]
+    actors: frozenset[str]
+    """Of a complete replica: `histrio.actors.root.replica_actors`."""
+    fields: FieldTable
+    """Which request fields are honoured."""
     max_unfinished: int = 512
     request_timeout_s: float = 600.0
     hang_timeout_s: float = 10.0
@@ -55,7 +57,7 @@ class Front:
             self.directory.tell,
             settings.model,
             RequestTable(settings.max_unfinished),
-            settings.check_sampling,
+            settings.fields,
             request_timeout_s=settings.request_timeout_s,
         )
         self._on_loading = on_loading
@@ -63,7 +65,7 @@ class Front:
         self.root = RootActor(
             self.directory,
             settings.limits,
-            settings.num_stages,
+            settings.actors,
             on_loading=self._loading,
             hang_timeout_s=settings.hang_timeout_s,
         )

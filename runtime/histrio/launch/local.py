@@ -1,4 +1,4 @@
-"""A whole replica in this process: every stage on a thread of its own, everything else on the front's loop."""
+"""A whole replica in this process: every stage, or an engine, on a thread of its own, the rest on the front's loop."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from histrio.actors.batching import BatchingSettings
+from histrio.actors.directory import Directory
 from histrio.actors.root import HostedActors
 from histrio.actors.stage import StagePlace
-from histrio.actors.supervisor import RestartIntensity, Supervisor
+from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
-from histrio.launch.compose import DeviceThread, batching_children, stage_child
+from histrio.engine_backend import EngineFactory
+from histrio.launch.compose import Choosers, DeviceThread, batching_children, engine_child, stage_child
 from histrio.launch.front import Front
-from histrio.sampling import Sampler
 
-__all__ = ["LocalStage", "run_batching", "run_local_replica"]
+__all__ = ["LocalStage", "run_batching", "run_local_engine", "run_local_replica"]
 
 _JOIN_S = 10.0
 
@@ -29,10 +31,10 @@ class LocalStage:
 
 
 @contextmanager
-def run_batching(front: Front, prefill_chunk: int, intensity: RestartIntensity) -> Iterator[None]:
+def run_batching(front: Front, settings: BatchingSettings, intensity: RestartIntensity) -> Iterator[None]:
     """Kv and batching on the front's loop, supervised."""
     supervisor = Supervisor(
-        batching_children(front.directory.tell, prefill_chunk),
+        batching_children(front.directory.tell, settings),
         intensity,
         host=lambda name, actor: front.directory.host(name, front.dispatcher, actor),
         report=lambda failed: front.directory.tell("root", failed),
@@ -49,9 +51,9 @@ def run_batching(front: Front, prefill_chunk: int, intensity: RestartIntensity) 
 def run_local_replica(
     front: Front,
     stages: list[LocalStage],
-    samplers: list[type[Sampler]],
+    choosers: Choosers,
     *,
-    prefill_chunk: int,
+    batching: BatchingSettings,
     max_restarts: int = 3,
     restart_window_s: float = 60.0,
 ) -> Iterator[None]:
@@ -59,18 +61,40 @@ def run_local_replica(
     directory = front.directory
     names = ["kv", "batching", *(f"stage{index}" for index in range(len(stages)))]
     front.root.process_started(HostedActors("local", directory.process, names))
-    devices = []
-    for index, stage in enumerate(stages):
-        place = StagePlace.of(index, len(stages))
-        child = stage_child(place, stage.spec, stage.factory, samplers, directory.tell)
-        devices.append(DeviceThread(directory, [child], RestartIntensity(max_restarts, restart_window_s)))
-    threads = [threading.Thread(target=device.run, name=f"stage{i}", daemon=True) for i, device in enumerate(devices)]
-    with run_batching(front, prefill_chunk, RestartIntensity(max_restarts, restart_window_s)):
-        for thread in threads:
-            thread.start()
-        try:
+    children = [
+        stage_child(StagePlace.of(index, len(stages)), stage.spec, stage.factory, choosers, directory.tell)
+        for index, stage in enumerate(stages)
+    ]
+    with run_batching(front, batching, RestartIntensity(max_restarts, restart_window_s)):
+        intensities = [RestartIntensity(max_restarts, restart_window_s) for _stage in stages]
+        with _on_threads(directory, children, intensities):
             yield
-        finally:
-            for device, thread in reversed(list(zip(devices, threads, strict=True))):
-                device.stop()
-                thread.join(_JOIN_S)
+
+
+@contextmanager
+def run_local_engine(
+    front: Front, spec: StageSpec, factory: EngineFactory, *, max_restarts: int = 3, restart_window_s: float = 60.0
+) -> Iterator[None]:
+    """An engine on a thread of this process, for tests: one that fails is made anew here, and leaves what it left."""
+    child = engine_child(spec, factory, front.directory.tell)
+    front.root.process_started(HostedActors("local", front.directory.process, [child.name]))
+    with _on_threads(front.directory, [child], [RestartIntensity(max_restarts, restart_window_s)]):
+        yield
+
+
+@contextmanager
+def _on_threads(directory: Directory, children: list[Child], intensities: list[RestartIntensity]) -> Iterator[None]:
+    """Each child on a thread of its own; stops in reverse order."""
+    devices = [DeviceThread(directory, [child], each) for child, each in zip(children, intensities, strict=True)]
+    threads = [
+        threading.Thread(target=device.run, name=child.name, daemon=True)
+        for child, device in zip(children, devices, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        for device, thread in reversed(list(zip(devices, threads, strict=True))):
+            device.stop()
+            thread.join(_JOIN_S)

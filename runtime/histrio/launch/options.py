@@ -14,6 +14,8 @@ from histrio import __version__
 __all__ = ["Options", "parse_options"]
 
 _MAX_STAGES = 1024
+_BACKEND_FLAGS = ("attention-backend", "moe-runner-backend", "tp-size")
+"""Flags of other serving programs that stand for keys of a stage's `options`."""
 
 _EXAMPLES = """examples:
   rt-launch --model demo                               the small model that ships with histrio, on port 3001
@@ -36,24 +38,29 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """Table → keys that options set; `stage` holds those set on every stage."""
     stages: list[dict[str, Any]] | None = None
     """Stages that options ask for, in place of the file's."""
+    backend_options: dict[str, Any] = {}
+    """Keys of every stage's `options`, laid over those of the file."""
     flags: dict[str, str] = {}
     """Path of a key in the topology → the option that set it, for messages."""
 
     def applied_to(self, tables: Mapping[str, Any]) -> dict[str, Any]:
         """The tables of a file with the options laid over them; does not modify `tables`."""
         merged = dict(tables)
-        if self.stages is not None:
-            merged["stage"] = self.stages
         for name, keys in self.tables.items():
-            if name == "stage":
-                stages = merged.get("stage", [{}])
-                if isinstance(stages, list):
-                    merged["stage"] = [_over(stage, keys) for stage in stages]
-            else:
+            if name != "stage":
                 merged[name] = _over(merged.get(name, {}), keys)
+        stages = merged.get("stage", [{}]) if self.stages is None else self.stages
+        if isinstance(stages, list):
+            merged["stage"] = [self._stage(stage) for stage in stages]
         if "kvcache-mem-ratio" in self.tables.get("engine", {}):
             merged["engine"].pop("kv-cache-memory-fraction", None)
         return merged
+
+    def _stage(self, stage: Any) -> Any:
+        stage = _over(stage, self.tables.get("stage", {}))
+        if isinstance(stage, Mapping) and self.backend_options:
+            return {**stage, "options": _over(stage.get("options", {}), self.backend_options)}
+        return stage
 
 
 def parse_options(argv: Sequence[str]) -> Options:
@@ -68,18 +75,19 @@ def parse_options(argv: Sequence[str]) -> Options:
             tables.setdefault(table, {})[key] = value
             flags[path] = _flag_of(parser, path)
     for text in given["set"]:
-        path, _, value = text.partition("=")
-        table, _, key = path.strip().partition(".")
-        if not key or not value:
+        path, value = _assignment(parser, "--set", "TABLE.KEY", text)
+        table, _, key = path.partition(".")
+        if not key:
             parser.error(f"argument --set: {text!r} is not TABLE.KEY=VALUE")
-        tables.setdefault(table, {})[key] = _toml_value(value)
-        flags[f"{table}.{key}"] = f"--set {table}.{key}"
+        tables.setdefault(table, {})[key] = value
+        flags[path] = f"--set {path}"
     return Options(
         file=given["file"],
         is_check=given["check"],
         is_plugins=given["plugins"],
         tables=tables,
         stages=_stages(parser, given["stages"], given["layers"]),
+        backend_options=_backend_options(parser, given),
         flags=flags,
     )
 
@@ -99,6 +107,20 @@ def _over(table: Any, keys: dict[str, Any]) -> Any:
 
 def _flag_of(parser: argparse.ArgumentParser, path: str) -> str:
     return next(action.option_strings[0] for action in parser._actions if action.dest == path)
+
+
+def _assignment(parser: argparse.ArgumentParser, flag: str, name: str, text: str) -> tuple[str, Any]:
+    """What stands left and right of the equals sign in an argument of `flag`."""
+    key, _, value = text.partition("=")
+    if not key.strip() or not value:
+        parser.error(f"argument {flag}: {text!r} is not {name}=VALUE")
+    return key.strip(), _toml_value(value)
+
+
+def _backend_options(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Those with flags of their own, then those named by `--backend-option`."""
+    options = {key: given[key] for key in _BACKEND_FLAGS if given[key] is not None}
+    return options | dict(_assignment(parser, "--backend-option", "KEY", text) for text in given["backend-option"])
 
 
 def _toml_value(text: str) -> Any:
@@ -148,6 +170,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--served-name", dest="model.served-name", metavar="NAME", help="name that clients use")
     group.add_argument("--dtype", dest="model.dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16")
+    group.add_argument("--adapter", dest="model.adapter", metavar="FOLDER", help="LoRA-like adapter for the weights")
     group.add_argument(
         "--max-sequence-length",
         dest="model.max-sequence-length",
@@ -160,8 +183,21 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 def _add_stages(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--stages", type=int, metavar="N", help="split the layers evenly into N stages")
     group.add_argument("--layers", metavar="A:B,B:C", help="split them as given, e.g. 0:12,12:28")
-    group.add_argument("--backend", dest="stage.backend", metavar="NAME", help="backend of every stage (torch)")
+    group.add_argument(
+        "--backend", "--gpu-backend", dest="stage.backend", metavar="NAME", help="backend of every stage (torch)"
+    )
     group.add_argument("--device", dest="stage.device", metavar="DEVICE", help="device of every stage (auto)")
+    group.add_argument("--attention-backend", dest="attention-backend", metavar="NAME", help="an option of the backend")
+    group.add_argument("--moe-runner-backend", dest="moe-runner-backend", metavar="NAME", help="likewise")
+    group.add_argument("--tp-size", dest="tp-size", type=int, metavar="N", help="likewise")
+    group.add_argument(
+        "--backend-option",
+        dest="backend-option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any other key of every stage's options; a backend refuses those it does not know",
+    )
     group.add_argument("--threads", dest="stage.threads", type=int, metavar="N", help="CPU threads of every stage")
     group.add_argument(
         "--one-process",

@@ -7,23 +7,29 @@ that runs the stage.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
-from histrio.backend import StageSpec
-from histrio.errors import (
-    PluginError,
-    RequestError,
-    TopologyError,
-)
+from histrio.actors.batching import BatchingSettings
+from histrio.actors.engine import ENGINE_ACTOR
+from histrio.backend import StageSpec, Traits
+from histrio.errors import PluginError, RequestError, TopologyError
 from histrio.gateway import ServedModel
+from histrio.grammar import GrammarKinds
 from histrio.hooks import EdgeService
-from histrio.launch.support import check_backend_name, check_memory, check_support
+from histrio.launch.place import ENGINE, FRONT, place_stages
+from histrio.launch.support import (
+    backend_traits,
+    check_adapter,
+    check_engine_keys,
+    check_memory,
+    check_support,
+    interpreter,
+)
 from histrio.model_config import ModelConfig, read_model_config
 from histrio.models import DEMO, locate_model, remote_tensors
 from histrio.plugins import Plugins
@@ -32,16 +38,23 @@ from histrio.topology import TABLES, EngineTable, ModelTable, RuntimeTable, Stag
 from histrio.topology_parse import convert_table, did_you_mean
 from histrio.weights import LayerBytes, read_layer_bytes, sum_layer_bytes
 
-__all__ = ["ENGINE", "FRONT", "EdgePlan", "Plan", "StagePlan", "edge_settings", "resolve", "split_layers"]
+__all__ = [
+    "DEFAULT_BLOCK_SIZE",
+    "EdgePlan",
+    "Plan",
+    "StagePlan",
+    "edge_settings",
+    "field_table",
+    "resolve",
+    "split_layers",
+]
 
 _log = logging.getLogger(__name__)
 
-FRONT = "front"
-"""Process of the edges and admission; with `processes = "one"` of everything."""
-ENGINE = "engine"
-"""Process of batching, kv and, by default, stage 0."""
 DEFAULT_EDGE = "api"
 """Runs where a topology has no table of any edge service."""
+DEFAULT_BLOCK_SIZE = 16
+"""Tokens in a KV block where the topology says nothing."""
 DEFAULT_MAX_SEQUENCE_LENGTH = 32_768
 """Where the model could do more and the topology says nothing: longer contexts are to be asked for."""
 
@@ -54,6 +67,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     backend: str
     process: str
     """`front`, `engine`, or `stage1`, `stage2` … for processes of their own."""
+    level: Literal["stage", "engine"] = "stage"
+    """`engine`: the backend is a whole engine, which takes the place of stages, kv and batching."""
     python: str | None = None
     """Interpreter of the process; None: this one."""
     host: str = "127.0.0.1"
@@ -61,6 +76,18 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of its layers as stored; None where that is not known without fetching the weights."""
     devices: list[str] = []
     """What the backend can use on its machine; only a check asks."""
+    capabilities: list[str] = []
+    """What the backend expects the opened stage to be capable of; of another interpreter only a check asks."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is no stage among others, but all there is."""
+        return self.level == "engine"
+
+    @property
+    def actor(self) -> str:
+        """Name of the actor that hosts it."""
+        return ENGINE_ACTOR if self.is_engine else f"stage{self.index}"
 
 
 class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,6 +109,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Number format of the weights as stored, by the model's own account."""
 
     @property
+    def num_stages(self) -> int:
+        """0 with an engine backend."""
+        return sum(not stage.is_engine for stage in self.stages)
+
+    @property
+    def batching(self) -> BatchingSettings:
+        """What its batching goes by."""
+        engine = self.engine
+        return BatchingSettings(
+            prefill_chunk=engine.chunked_prefill_size,
+            step_budget_s=engine.step_budget_ms / 1000,
+            num_micro_batches=engine.micro_batch_ratio or max(self.num_stages, 1),
+            has_prefix_cache=engine.prefix_cache,
+        )
+
+    @property
     def processes(self) -> list[str]:
         """Every process of the plan in starting order, the front first."""
         core = [FRONT] if self.runtime.processes == "one" else [FRONT, ENGINE]
@@ -95,20 +138,30 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     start leaves that to the processes that own the devices: it imports array libraries, which the front never needs.
     """
     edges = _edges(topology, plugins)
-    for index, stage_table in enumerate(topology.stages):
-        check_backend_name(stage_table, index, plugins)
+    traits, processes = _place(topology, plugins)
+    engine = topology.stages[0].backend if traits[0].level == "engine" else ""
     table = topology.model
     folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=not is_check)
     config = read_model_config(folder)
     if config.own_code:
         _log.info("%s names code of its own (%s), which is never run", table.path, ", ".join(config.own_code))
-    model = _served_model(table, folder, config, FieldTable(list(plugins.samplers)))
+    model = _served_model(table, folder, config, field_table(plugins, engine))
+    kinds = [] if engine else GrammarKinds(plugins.grammars).known
+    model = msgspec.structs.replace(model, engine=engine, grammar_kinds=kinds)
     sizes = _layer_bytes(folder, table, config.num_layers)
     stages = []
     for index, layers in enumerate(split_layers(topology.stages, config.num_layers)):
-        stage = _stage(topology, model, index, layers, sizes)
-        devices = check_support(stage, plugins, config, is_check=is_check)
-        stages.append(msgspec.structs.replace(stage, devices=devices))
+        stage = StagePlan(
+            index=index,
+            spec=_spec(topology, model, index, layers),
+            backend=topology.stages[index].backend,
+            level=traits[index].level,
+            process=processes[index],
+            python=interpreter(topology.stages[index], index),
+            host=topology.stages[index].host,
+            weight_bytes=None if sizes is None else sizes.of_range(*layers),
+        )
+        stages.append(check_support(stage, plugins, config, is_check=is_check))
     check_memory(stages, config.dtype)
     return Plan(
         model=model,
@@ -118,6 +171,21 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         edges=edges,
         checkpoint_dtype=config.dtype,
     )
+
+
+def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str]]:
+    """Traits and process of every stage, and every check that needs no model. Raises `TopologyError`."""
+    traits = backend_traits(topology.stages, plugins)
+    processes = place_stages(topology.stages, traits, topology.runtime)
+    check_adapter(topology.model.adapter, topology.stages, traits)
+    if traits[0].level == "engine":
+        check_engine_keys(topology.engine, topology.stages[0].backend)
+    return traits, processes
+
+
+def field_table(plugins: Plugins, engine: str) -> FieldTable:
+    """The request fields that are honoured: an engine backend's own, or without one (`engine` empty) the samplers'."""
+    return FieldTable.of_engine(plugins.engine_backend(engine)) if engine else FieldTable(list(plugins.samplers))
 
 
 def split_layers(stages: list[StageTable], num_layers: int) -> list[tuple[int, int]]:
@@ -190,11 +258,11 @@ def _max_sequence_length(wanted: int | None, max_positions: int) -> int:
 
 
 def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
-    """The model's defaults without those that no sampler knows or allows; a log line names each one left out."""
+    """The model's defaults without those that nobody here knows or allows; a log line names each one left out."""
     kept = {}
     for field, value in defaults.items():
         if field not in fields.known_fields:
-            _log.warning("generation_config.json sets %s, which no sampler here honours; it is left out", field)
+            _log.warning("generation_config.json sets %s, which is left out: %s", field, fields.unknown)
             continue
         try:
             fields.check({field: value})
@@ -228,11 +296,12 @@ def _share_memory(stages: list[StagePlan]) -> list[StagePlan]:
     return [shared(stage) for stage in stages]
 
 
-def _stage(
-    topology: Topology, model: ServedModel, index: int, layers: tuple[int, int], sizes: LayerBytes | None
-) -> StagePlan:
+def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int, int]) -> StageSpec:
     table, engine = topology.stages[index], topology.engine
-    spec = StageSpec(
+    num_pages = engine.num_cache_blocks
+    if num_pages is not None and model.engine:
+        num_pages *= engine.kv_block_size or DEFAULT_BLOCK_SIZE  # pages of an engine are single tokens
+    return StageSpec(
         model=model.path,
         first_layer=layers[0],
         last_layer=layers[1],
@@ -244,31 +313,9 @@ def _stage(
         max_step_tokens=engine.max_num_tokens_per_batch,
         param_mem_ratio=engine.param_mem_ratio,
         kvcache_mem_ratio=engine.kv_share,
-        num_pages=engine.num_cache_blocks,
+        num_pages=num_pages,
         threads=table.threads,
         options=table.options,
+        page_size=engine.kv_block_size,
+        adapter=topology.model.adapter and str(Path(topology.model.adapter).expanduser().absolute()),
     )
-    return StagePlan(
-        index=index,
-        spec=spec,
-        backend=table.backend,
-        process=_process(table, index, topology.runtime),
-        python=None if table.python is None else _interpreter(table.python, f"stage[{index}].python"),
-        host=table.host,
-        weight_bytes=None if sizes is None else sizes.of_range(*layers),
-    )
-
-
-def _process(table: StageTable, index: int, runtime: RuntimeTable) -> str:
-    if runtime.processes == "one":
-        return FRONT
-    if table.process == "engine" or (index == 0 and not table.wants_own_process):
-        return ENGINE
-    return f"stage{index}"
-
-
-def _interpreter(python: str, path: str) -> str:
-    file = Path(python).expanduser()
-    if not (file.is_file() and os.access(file, os.X_OK)):
-        raise TopologyError(path, f"{python} is not an executable file")
-    return str(file.absolute())

@@ -15,7 +15,8 @@ from histrio.actors.supervisor import RestartIntensity
 from histrio.errors import RestartLimitReached
 from histrio.launch.child import ChildSpec
 from histrio.launch.device import DeviceProcess
-from histrio.launch.plan import ENGINE, FRONT, Plan
+from histrio.launch.place import ENGINE, FRONT
+from histrio.launch.plan import Plan
 from histrio.launch.spawn import ChildProcess, spawn
 
 __all__ = ["ReplicaProcesses", "device_processes"]
@@ -34,9 +35,8 @@ def device_processes(plan: Plan) -> list[DeviceProcess]:
             endpoint="",
             front_endpoint="",
             stages=[stage for stage in plan.stages if stage.process == role],
-            num_stages=len(plan.stages),
-            has_batching=role == ENGINE,
-            prefill_chunk=plan.engine.chunked_prefill_size,
+            num_stages=plan.num_stages,
+            batching=plan.batching if role == ENGINE and plan.num_stages > 0 else None,
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
             log_format=plan.runtime.log_format,

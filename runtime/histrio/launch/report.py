@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from histrio.launch.plan import FRONT, EdgePlan, Plan, StagePlan
+from histrio.engine.placement import lost_capabilities
+from histrio.launch.place import FRONT
+from histrio.launch.plan import EdgePlan, Plan, StagePlan
 from histrio.machine import memory_bytes
 from histrio.plugins import Plugins
 
@@ -15,13 +17,15 @@ _MIB = 2**20
 def describe_plan(plan: Plan) -> str:
     """The resolved plan as text: model, stages, limits, addresses. Keys and other settings of services stay unsaid."""
     model, engine, runtime = plan.model, plan.engine, plan.runtime
-    rows = [["stage", "layers", "backend", "device", "dtype", "process", "weights"]]
+    rows = [["stage", "layers", "backend", "level", "device", "dtype", "process", "weights", "capabilities"]]
     rows += [_stage_row(stage, plan.checkpoint_dtype) for stage in plan.stages]
     blocks = "from memory" if engine.num_cache_blocks is None else str(engine.num_cache_blocks)
     block_size = "16 tokens or more" if engine.kv_block_size is None else f"{engine.kv_block_size} tokens"
+    adapter = plan.stages[0].spec.adapter
     facts = [
         ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),
         ("folder", model.path),
+        *([("adapter", adapter)] if adapter else []),
         ("context", f"{model.max_sequence_length} tokens of prompt and output"),
         ("sampling", _sampling(plan)),
         ("requests", f"{engine.max_unfinished_requests} unfinished at most, {engine.request_timeout_s:g} s each"),
@@ -41,7 +45,7 @@ def describe_plan(plan: Plan) -> str:
         *((edge.name, _address(edge)) for edge in plan.edges),
     ]
     lines = [f"{name:<10} {text}" for name, text in facts]
-    return "\n".join([*lines, "", *_table(rows)])
+    return "\n".join([*lines, "", *_table(rows), *_losses(plan)])
 
 
 def describe_plugins(plugins: Plugins) -> str:
@@ -52,6 +56,8 @@ def describe_plugins(plugins: Plugins) -> str:
     for factory in plugins.backends:
         probe = factory.probe()
         state = f"available on {', '.join(probe.devices) or 'this machine'}" if probe.available else "not available"
+        if factory.traits.level == "engine":
+            state = f"a whole engine, {state}"
         why = "".join(f"; {text}" for text in (probe.reason, probe.remedy) if text)
         lines.append(f"  {factory.name:<20} {state}{why}  ({plugins.backends.owners[factory.name]})")
     lines += ["", "samplers"]
@@ -73,11 +79,20 @@ def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
         str(stage.index),
         f"{spec.first_layer}:{spec.last_layer}",
         stage.backend,
+        stage.level,
         device,
         dtype,
         stage.process + (f" ({stage.python})" if stage.python else ""),
         "unknown" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
+        ", ".join(stage.capabilities) or "-",
     ]
+
+
+def _losses(plan: Plan) -> list[str]:
+    """What the replica cannot do although some of its stages can; an engine loses nothing to others."""
+    capabilities = {stage.actor: stage.capabilities for stage in plan.stages if not stage.is_engine}
+    lost = lost_capabilities(capabilities)
+    return ["", *lost] if lost else []
 
 
 def _sampling(plan: Plan) -> str:

@@ -17,24 +17,25 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from histrio.actors.root import replica_actors
 from histrio.engine.placement import SizeLimits
 from histrio.errors import HistrioError
 from histrio.hooks import EdgeContext
+from histrio.launch.compose import Choosers
 from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_replica
-from histrio.launch.plan import FRONT, Plan
+from histrio.launch.place import FRONT
+from histrio.launch.plan import DEFAULT_BLOCK_SIZE, Plan, field_table
 from histrio.launch.processes import ReplicaProcesses
 from histrio.launch.progress import LoadingProgress
 from histrio.net.io_thread import IoThread
 from histrio.net.runtime_dir import runtime_dir
 from histrio.plugins import Plugins, installed_plugins
-from histrio.sampling_fields import FieldTable
 
 __all__ = ["run"]
 
 log = logging.getLogger(__name__)
 
-_DEFAULT_BLOCK_SIZE = 16
 _KILLED_BY_USER = 130
 _SWITCH_INTERVAL_S = 0.0005
 """A busy thread holds the interpreter at most this long while the loop or the I/O thread wait for it."""
@@ -134,8 +135,8 @@ class _Root:
         return run_local_replica(
             front,
             stages,
-            list(self._plugins.samplers),
-            prefill_chunk=plan.engine.chunked_prefill_size,
+            Choosers.of(self._plugins),
+            batching=plan.batching,
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
         )
@@ -172,14 +173,14 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
     return FrontSettings(
         model=plan.model,
         limits=SizeLimits(
-            block_size=engine.kv_block_size or _DEFAULT_BLOCK_SIZE,
+            block_size=engine.kv_block_size or DEFAULT_BLOCK_SIZE,
             num_blocks=engine.num_cache_blocks,
             max_rows=engine.max_batch_size,
             max_step_tokens=engine.max_num_tokens_per_batch,
             max_sequence_length=plan.model.max_sequence_length,
         ),
-        num_stages=len(plan.stages),
-        check_sampling=FieldTable(list(plugins.samplers)).check,
+        actors=replica_actors(plan.num_stages),
+        fields=field_table(plugins, plan.model.engine),
         max_unfinished=engine.max_unfinished_requests,
         request_timeout_s=engine.request_timeout_s,
         hang_timeout_s=plan.runtime.hang_timeout_s,

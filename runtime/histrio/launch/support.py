@@ -2,44 +2,106 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histrio.backend import Probe
+import msgspec
+
+from histrio.backend import Capability, Probe, Traits
 from histrio.errors import BackendError, DoesNotFit, PluginError, TopologyError, UnsupportedModel
-from histrio.launch.probe import probe_in
+from histrio.launch.probe import probe_in, traits_in
 from histrio.machine import memory_bytes
 from histrio.model_config import ModelConfig
 from histrio.plugins import Plugins
-from histrio.topology import StageTable
+from histrio.topology import EngineTable, StageTable
 
 if TYPE_CHECKING:
     from histrio.launch.plan import StagePlan
 
-__all__ = ["check_backend_name", "check_memory", "check_support"]
+__all__ = [
+    "backend_traits",
+    "check_adapter",
+    "check_engine_keys",
+    "check_memory",
+    "check_support",
+    "interpreter",
+]
 
 _GIB = 2**30
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
-def check_backend_name(stage: StageTable, index: int, plugins: Plugins) -> None:
-    """Known here, unless another environment is to know it. Raises `TopologyError`."""
-    if stage.python is not None:
-        return
+def backend_traits(stages: list[StageTable], plugins: Plugins) -> list[Traits]:
+    """What kind of backend each stage has; the stage's own interpreter is asked once for a name that is not known here.
 
+    Raises `TopologyError`, and `BackendError` where an interpreter does not know it either.
+    """
+    foreign: dict[tuple[str, str], Traits] = {}
+    traits = []
+    for index, stage in enumerate(stages):
+        python = interpreter(stage, index)
+        if python is None or stage.backend in plugins.backends:
+            traits.append(_known_traits(stage, index, plugins))
+            continue
+        key = (python, stage.backend)
+        if key not in foreign:
+            foreign[key] = traits_in(*key)
+        if foreign[key].level == "engine":
+            raise TopologyError(
+                f"stage[{index}].backend",
+                f"{stage.backend!r} is a whole engine: install its plugin, which is small, beside this histrio as "
+                "well, because it says which request fields the engine honours",
+            )
+        traits.append(foreign[key])
+    return traits
+
+
+def _known_traits(stage: StageTable, index: int, plugins: Plugins) -> Traits:
     try:
-        plugins.backends.get(stage.backend)
+        return plugins.backends.get(stage.backend).traits
     except PluginError as error:
         raise TopologyError(f"stage[{index}].backend", str(error)) from None
 
 
-def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is_check: bool) -> list[str]:
-    """The backend supports these layers of the model; in a check also: it works on this machine, and its devices.
+def interpreter(stage: StageTable, index: int) -> str | None:
+    """The interpreter of the stage's own environment as an absolute path; None: this one. Raises `TopologyError`."""
+    if stage.python is None:
+        return None
 
-    Raises `BackendError`, `UnsupportedModel`.
+    file = Path(stage.python).expanduser()
+    if not (file.is_file() and os.access(file, os.X_OK)):
+        raise TopologyError(f"stage[{index}].python", f"{stage.python} is not an executable file")
+    return str(file.absolute())
+
+
+def check_adapter(adapter: str | None, stages: list[StageTable], traits: list[Traits]) -> None:
+    """Every stage's backend can apply it, and its folder is there. Raises `TopologyError`."""
+    if adapter is None:
+        return
+
+    for index, (stage, its) in enumerate(zip(stages, traits, strict=True)):
+        if Capability.ADAPTERS not in its.capabilities:
+            raise TopologyError("model.adapter", f"the backend {stage.backend!r} of stage[{index}] applies no adapters")
+    if not Path(adapter).expanduser().is_dir():
+        raise TopologyError("model.adapter", "there is no such folder; adapters are not fetched from the hub")
+
+
+def check_engine_keys(table: EngineTable, backend: str) -> None:
+    """No key asks for what an engine decides by itself. Raises `TopologyError`."""
+    if table.chunked_prefill_size != EngineTable().chunked_prefill_size:
+        text = f"the engine {backend!r} cuts prompts by itself; see the backend's own options"
+        raise TopologyError("engine.chunked-prefill-size", text)
+
+
+def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is_check: bool) -> StagePlan:
+    """The stage with what its backend, which supports these layers of the model, can do with them.
+
+    A check also asks whether it works on this machine, and for its devices. Raises `BackendError`, `UnsupportedModel`.
     """
     spec, place = stage.spec, f"stage[{stage.index}]"
     if stage.python is not None and not is_check:
-        return []
+        return stage
 
     if stage.python is not None:
         machine, model = probe_in(stage.python, stage.backend, spec)
@@ -51,7 +113,8 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
         raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
     if not model.available:
         raise UnsupportedModel(f"{place}: {_sentence(model)}{_about_own_code(config)}")
-    return machine.devices
+    capabilities = [str(each) for each in model.capabilities]
+    return msgspec.structs.replace(stage, devices=machine.devices, capabilities=capabilities)
 
 
 def check_memory(stages: list[StagePlan], checkpoint_dtype: str | None) -> None:

@@ -1,7 +1,9 @@
 """A complete histrio in one process, without HTTP: for tests of plugins, and of the runtime itself.
 
-async with serving(folder, ToyFactory(), num_stages=2, samplers=[...]) as harness:
+async with serving(folder, ToyFactory(), cuts=[2], samplers=[...]) as harness:
     ids = await harness.generate([1, 2, 3], num_tokens=8)
+
+`serving_engine` does the same with an engine backend.
 """
 
 from __future__ import annotations
@@ -14,18 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 
+from histrio.actors.batching import BatchingSettings
+from histrio.actors.root import replica_actors
 from histrio.backend import BackendFactory, StageSpec
 from histrio.engine.placement import SizeLimits
+from histrio.engine_backend import EngineFactory
 from histrio.gateway import Gateway, ServedModel, Submission
+from histrio.grammar import GrammarBackend, GrammarKinds
+from histrio.launch.compose import Choosers
 from histrio.launch.front import Front, FrontSettings
-from histrio.launch.local import LocalStage, run_local_replica
+from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
 from histrio.messages import RequestState
 from histrio.model_config import read_model_config
 from histrio.sampling import Sampler
 from histrio.sampling_fields import FieldTable
 
-__all__ = ["Harness", "HarnessOptions", "StageRunner", "serving", "serving_with"]
+__all__ = ["Harness", "HarnessOptions", "StageRunner", "serving", "serving_engine", "serving_with"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +45,22 @@ class HarnessOptions:
     max_rows: int = 16
     max_step_tokens: int = 64
     prefill_chunk: int = 32
+    num_micro_batches: int = 1
+    has_prefix_cache: bool = True
     max_sequence_length: int = 512
     max_unfinished: int = 512
     dtype: str = "float32"
     device: str = "cpu"
     stage_options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def batching(self) -> BatchingSettings:
+        """What batching goes by."""
+        return BatchingSettings(
+            prefill_chunk=self.prefill_chunk,
+            num_micro_batches=self.num_micro_batches,
+            has_prefix_cache=self.has_prefix_cache,
+        )
 
 
 class Harness:
@@ -82,6 +101,7 @@ async def serving(
     factory: BackendFactory,
     *,
     samplers: list[type[Sampler]],
+    grammars: Sequence[GrammarBackend] = (),
     cuts: Sequence[int] = (),
     options: HarnessOptions | None = None,
 ) -> AsyncIterator[Harness]:
@@ -90,10 +110,29 @@ async def serving(
 
     def run_stages(front: Front, specs: list[StageSpec]) -> AbstractContextManager[None]:
         stages = [LocalStage(spec, factory) for spec in specs]
-        return run_local_replica(front, stages, samplers, prefill_chunk=options.prefill_chunk)
+        return run_local_replica(front, stages, Choosers(samplers, grammars), batching=options.batching)
 
-    async with serving_with(run_stages, model, samplers=samplers, cuts=cuts, options=options) as harness:
+    kinds = GrammarKinds(grammars).known
+    async with serving_with(
+        run_stages, model, samplers=samplers, grammar_kinds=kinds, cuts=cuts, options=options
+    ) as harness:
         yield harness
+
+
+@asynccontextmanager
+async def serving_engine(
+    model: Path, factory: EngineFactory, *, options: HarnessOptions | None = None
+) -> AsyncIterator[Harness]:
+    """Serve the model in folder `model` with an engine on a thread of this process, until the block ends."""
+    options = options or HarnessOptions()
+    fields = FieldTable.of_engine(factory)
+    served = msgspec.structs.replace(_served(model, fields, options), engine=factory.name)
+    num_tokens = options.num_blocks and options.num_blocks * options.block_size
+    spec = msgspec.structs.replace(_spec(model, served, 0, served.num_layers, options), num_pages=num_tokens)
+    front = Front(_settings(served, 0, fields, options), "front")
+    with run_local_engine(front, spec, factory):
+        async with _up(front) as harness:
+            yield harness
 
 
 @asynccontextmanager
@@ -102,24 +141,33 @@ async def serving_with(
     model: Path,
     *,
     samplers: list[type[Sampler]],
+    grammar_kinds: Sequence[str] = (),
     cuts: Sequence[int] = (),
     options: HarnessOptions,
     process: str = "front",
 ) -> AsyncIterator[Harness]:
     """The same with the stages run by `run_stages`."""
-    served = _served(model, samplers, options)
+    fields = FieldTable(samplers)
+    served = msgspec.structs.replace(_served(model, fields, options), grammar_kinds=list(grammar_kinds))
     bounds = [0, *cuts, served.num_layers]
     specs = [_spec(model, served, first, last, options) for first, last in pairwise(bounds)]
-    front = Front(_settings(served, len(specs), samplers, options), process)
+    front = Front(_settings(served, len(specs), fields, options), process)
     with run_stages(front, specs):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(front.run_timer)
-            await front.wait_ready()
-            yield Harness(front)
-            tasks.cancel_scope.cancel()
+        async with _up(front) as harness:
+            yield harness
 
 
-def _served(model: Path, samplers: list[type[Sampler]], options: HarnessOptions) -> ServedModel:
+@asynccontextmanager
+async def _up(front: Front) -> AsyncIterator[Harness]:
+    """From ready to the end of the block."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(front.run_timer)
+        await front.wait_ready()
+        yield Harness(front)
+        tasks.cancel_scope.cancel()
+
+
+def _served(model: Path, fields: FieldTable, options: HarnessOptions) -> ServedModel:
     config = read_model_config(model)
     return ServedModel(
         id=model.name,
@@ -131,7 +179,7 @@ def _served(model: Path, samplers: list[type[Sampler]], options: HarnessOptions)
         max_sequence_length=min(config.max_positions, options.max_sequence_length),
         eos_ids=config.eos_ids,
         default_sampling=config.default_sampling,
-        sampling_fields=FieldTable(samplers).known_fields,
+        sampling_fields=fields.known_fields,
     )
 
 
@@ -148,12 +196,11 @@ def _spec(model: Path, served: ServedModel, first: int, last: int, options: Harn
         max_step_tokens=options.max_step_tokens,
         num_pages=options.num_blocks,
         options=options.stage_options,
+        page_size=options.block_size,
     )
 
 
-def _settings(
-    served: ServedModel, num_stages: int, samplers: list[type[Sampler]], options: HarnessOptions
-) -> FrontSettings:
+def _settings(served: ServedModel, num_stages: int, fields: FieldTable, options: HarnessOptions) -> FrontSettings:
     limits = SizeLimits(
         block_size=options.block_size,
         num_blocks=options.num_blocks,
@@ -164,7 +211,7 @@ def _settings(
     return FrontSettings(
         model=served,
         limits=limits,
-        num_stages=num_stages,
-        check_sampling=FieldTable(samplers).check,
+        actors=replica_actors(num_stages),
+        fields=fields,
         max_unfinished=options.max_unfinished,
     )

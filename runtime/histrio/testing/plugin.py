@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from histrio.backend import BackendFactory
+from histrio.engine_backend import EngineFactory
 from histrio.hooks import hookimpl
 
 __all__ = ["register_backends"]
 
 
 @hookimpl
-def register_backends(register: Callable[[BackendFactory], None]) -> None:
-    """Offer `toy`."""
+def register_backends(register: Callable[[BackendFactory | EngineFactory], None]) -> None:
+    """Offer `toy` and `toy-engine`."""
     from histrio.testing.toy import ToyFactory
+    from histrio.testing.toy_engine import ToyEngineFactory
 
     register(ToyFactory())
+    register(ToyEngineFactory())

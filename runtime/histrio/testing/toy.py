@@ -30,9 +30,21 @@ from histrio.backend import (
     Traits,
 )
 from histrio.errors import BackendError, UnsupportedModel
+from histrio.machine import memory_bytes
 from histrio.messages import Tensor
+from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 
-__all__ = ["ToyFactory", "ToyStage", "toy_continuation", "write_toy_model"]
+__all__ = [
+    "ToyFactory",
+    "ToyStage",
+    "embed",
+    "logits_of",
+    "mix",
+    "read_toy_config",
+    "toy_continuation",
+    "toy_logits",
+    "write_toy_model",
+]
 
 _PRIME = 2**31 - 1
 _CAPABILITIES = [
@@ -50,6 +62,8 @@ class ToyOptions(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
 
     step_s: float = 0.0
     """Seconds every step sleeps, in place of a device that computes."""
+    token_s: float = 0.0
+    """Seconds it sleeps for every token more: a device that is bound by computing."""
     fail_at_step: int = 0
     """The step in which the backend raises; 0 for never."""
     open_s: float = 0.0
@@ -68,10 +82,15 @@ class ToyFactory:
 
     def supports(self, spec: StageSpec) -> Probe:
         """Only models written by `write_toy_model`."""
-        config = _read_config(spec.model)
-        if config.get("model_type") == "toy":
-            return Probe(available=True, capabilities=_CAPABILITIES)
-        return Probe(False, f"the toy backend cannot run {config.get('model_type')!r}", "use the torch backend")
+        config = read_toy_config(spec.model)
+        if config.get("model_type") != "toy":
+            return Probe(False, f"the toy backend cannot run {config.get('model_type')!r}", "use the torch backend")
+
+        count = config["num_hidden_layers"]
+        if not 0 <= spec.first_layer < spec.last_layer <= count:
+            reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
+            return Probe(False, reason, f"choose a range within 0:{count}")
+        return Probe(available=True, capabilities=_CAPABILITIES)
 
     def create(self) -> StageBackend:
         """A stage that is not open yet."""
@@ -89,7 +108,7 @@ class ToyStage:
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Read the vocabulary's size; there are no weights."""
-        config = _read_config(spec.model)
+        config = read_toy_config(spec.model)
         if config.get("model_type") != "toy":
             raise UnsupportedModel(f"the toy backend cannot run {config.get('model_type')!r}")
         try:
@@ -100,14 +119,16 @@ class ToyStage:
         self._vocab_size = int(config["vocab_size"])
         time.sleep(self._options.open_s)
         progress(1.0, "toy weights")
-        num_tokens = (spec.num_pages or 4096) * 16
+        bytes_per_token = 8 * (spec.last_layer - spec.first_layer)
+        fitting = int(memory_bytes() * spec.kvcache_mem_ratio) // bytes_per_token
+        num_tokens = min(fitting, (spec.num_pages or 4096) * 16)
         return StageCapacity(
             max_pages={size: num_tokens // size for size in (4, 8, 16, 32)},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="int64",
             param_bytes=0,
-            page_bytes_per_token=8 * (spec.last_layer - spec.first_layer),
+            page_bytes_per_token=bytes_per_token,
             capabilities=list(_CAPABILITIES),
         )
 
@@ -121,10 +142,9 @@ class ToyStage:
         self._num_steps += 1
         if self._num_steps == self._options.fail_at_step:
             raise RuntimeError("the toy device failed, as it was told to")
-        if self._options.step_s:
-            time.sleep(self._options.step_s)
+        time.sleep(self._options.step_s + self._options.token_s * batch.total_tokens)
         if batch.token_ids is not None:
-            state = _embed(batch.token_ids, batch.positions)
+            state = embed(batch.token_ids, batch.positions)
         else:
             state = np.frombuffer(batch.hidden[0].data, np.int64).reshape(batch.hidden[0].shape)[:, 0]
         for layer in range(self._spec.first_layer, self._spec.last_layer):
@@ -134,7 +154,7 @@ class ToyStage:
 
         wanted = [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
         rows = np.concatenate(wanted)
-        return StageOutput([], _logits(state[rows], self._vocab_size) if len(rows) else None)
+        return StageOutput([], logits_of(state[rows], self._vocab_size) if len(rows) else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy pages in all layers."""
@@ -158,7 +178,7 @@ class ToyStage:
             pages[table[positions // page_size], positions % page_size] = state[begin:end]
             everything = np.arange(positions[-1] + 1)
             cached = pages[table[everything // page_size], everything % page_size]
-            result[begin:end] = _mix(layer, state[begin:end], cached, positions)
+            result[begin:end] = mix(layer, state[begin:end], cached, positions)
         return result
 
 
@@ -166,59 +186,55 @@ def toy_continuation(ids: list[int], num_tokens: int, *, num_layers: int, vocab_
     """The greedy continuation of `ids`, computed plainly."""
     ids = list(ids)
     for _ in range(num_tokens):
-        positions = np.arange(len(ids))
-        state = _embed(np.array(ids, np.int64), positions)
-        for layer in range(num_layers):
-            state = _mix(layer, state, state, positions)
-        ids.append(int(np.argmax(_logits(state[-1:], vocab_size))))
+        ids.append(int(np.argmax(toy_logits(ids, num_layers=num_layers, vocab_size=vocab_size))))
     return ids[-num_tokens:]
+
+
+def toy_logits(ids: list[int], *, num_layers: int, vocab_size: int) -> npt.NDArray[np.float32]:
+    """[vocab] after the last of `ids`, computed plainly."""
+    positions = np.arange(len(ids))
+    state = embed(np.array(ids, np.int64), positions)
+    for layer in range(num_layers):
+        state = mix(layer, state, state, positions)
+    logits: npt.NDArray[np.float32] = logits_of(state[-1:], vocab_size)[0]
+    return logits
 
 
 def write_toy_model(folder: Path, *, num_layers: int = 4, max_sequence_length: int = 1024) -> Path:
     """A folder that is a toy model: configuration, byte-level tokenizer, chat template. Returns the folder."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-
-    folder.mkdir(parents=True, exist_ok=True)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={char: index for index, char in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_tokenizer(folder)
     config = {
         "architectures": ["ToyForCausalLM"],
         "model_type": "toy",
         "num_hidden_layers": num_layers,
-        "vocab_size": tokenizer.get_vocab_size(),
+        "vocab_size": VOCAB_SIZE,
         "max_position_embeddings": max_sequence_length,
-        "eos_token_id": tokenizer.token_to_id("<|im_end|>"),
+        "eos_token_id": EOS_ID,
     }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")  # no tensors, but a valid file
     (folder / "generation_config.json").write_text(json.dumps({"do_sample": False}))
-    (folder / "chat_template.jinja").write_text(
-        "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
     return folder
 
 
-def _embed(token_ids: _Ints, positions: _Ints) -> _Ints:
+def embed(token_ids: _Ints, positions: _Ints) -> _Ints:
+    """[tokens] the state before the first layer."""
     return (token_ids * 1_000_003 + positions * 7_919 + 17) % _PRIME
 
 
-def _mix(layer: int, state: _Ints, cached: _Ints, positions: _Ints) -> _Ints:
+def mix(layer: int, state: _Ints, cached: _Ints, positions: _Ints) -> _Ints:
     """A token's state after the layer: itself and everything its row has at or before its position."""
     weighted = np.cumsum(cached * (np.arange(len(cached)) % 97 + 3))
     return (state * (31 + layer) + weighted[positions] + layer) % _PRIME
 
 
-def _logits(state: _Ints, vocab_size: int) -> npt.NDArray[np.float32]:
+def logits_of(state: _Ints, vocab_size: int) -> npt.NDArray[np.float32]:
     """[rows, vocab], spread evenly over 0 … 8."""
     mixed = (state[:, None] + 1) * (np.arange(vocab_size) * 2_654_435_761 % _PRIME + 1) % _PRIME
     return (mixed * 48_271 % _PRIME * (8.0 / _PRIME)).astype(np.float32)
 
 
-def _read_config(model: str) -> dict[str, Any]:
+def read_toy_config(model: str) -> dict[str, Any]:
+    """The model's config.json."""
     config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
     return config

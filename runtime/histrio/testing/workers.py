@@ -2,7 +2,9 @@
 borders does not pay for an interpreter and its imports each time.
 
     with StageWorkers(2) as workers:
-        async with serving_with(workers.runner("torch", options), folder, cuts=[1], ...) as harness: ...
+        async with serving_with(workers.runner("torch", chunk), folder, cuts=[1], ...) as harness: ...
+
+Each worker may run an interpreter of its own, and each stage be of another backend.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -19,12 +21,13 @@ from typing import Any
 import msgspec
 import zmq
 
+from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.root import HostedActors
 from histrio.actors.stage import StagePlace
 from histrio.actors.supervisor import RestartIntensity
 from histrio.backend import StageSpec
-from histrio.launch.compose import DeviceThread, stage_child
+from histrio.launch.compose import Choosers, DeviceThread, stage_child
 from histrio.launch.front import Front
 from histrio.launch.local import run_batching
 from histrio.net.io_thread import Delivery, IoThread
@@ -50,9 +53,13 @@ class _CloseStage(msgspec.Struct, tag=True):
 
 
 class StageWorkers:
-    """A driver's links and `num_workers` worker processes; a context manager."""
+    """A driver's links and `num_workers` worker processes; a context manager.
 
-    def __init__(self, num_workers: int) -> None:
+    `pythons` are the interpreters of the first workers; the others run this one.
+    """
+
+    def __init__(self, num_workers: int, pythons: Sequence[str] = ()) -> None:
+        self._pythons = [*pythons, *[sys.executable] * (num_workers - len(pythons))]
         self._closing = ExitStack()
         self._folder = self._closing.enter_context(runtime_dir())
         self._names = [f"worker{index}" for index in range(num_workers)]
@@ -64,8 +71,9 @@ class StageWorkers:
 
     def __enter__(self) -> StageWorkers:
         self._links.start()
-        command = [sys.executable, "-m", "histrio.testing.workers", str(self._folder)]
-        self._processes = [subprocess.Popen([*command, name], stdin=subprocess.PIPE) for name in self._names]
+        for python, name in zip(self._pythons, self._names, strict=True):
+            command = [python, "-m", "histrio.testing.workers", str(self._folder), name]
+            self._processes.append(subprocess.Popen(command, stdin=subprocess.PIPE))
         return self
 
     def __exit__(
@@ -81,8 +89,8 @@ class StageWorkers:
         self._context.term()
         self._closing.close()
 
-    def runner(self, backend: str, prefill_chunk: int) -> StageRunner:
-        """For `serving_with`: stage i in worker i."""
+    def runner(self, backends: str | Sequence[str], prefill_chunk: int) -> StageRunner:
+        """For `serving_with`: stage i in worker i, with the backend of this name, or its own of several."""
 
         @contextmanager
         def run(front: Front, specs: list[StageSpec]) -> Iterator[None]:
@@ -90,11 +98,12 @@ class StageWorkers:
             front.directory.use(self._links)
             front.root.process_started(HostedActors("driver", DRIVER, ["kv", "batching"]))
             used = self._names[: len(specs)]
+            of_stage = [backends] * len(specs) if isinstance(backends, str) else backends
             for index, name in enumerate(used):
                 actors = [f"stage{index}"]
                 front.root.process_started(HostedActors(name, name, actors, self._endpoint(name), used[:index]))
-            with run_batching(front, prefill_chunk, RestartIntensity(0, 1.0)):
-                for index, (name, spec) in enumerate(zip(used, specs, strict=True)):
+            with run_batching(front, BatchingSettings(prefill_chunk=prefill_chunk), RestartIntensity(0, 1.0)):
+                for index, (name, backend, spec) in enumerate(zip(used, of_stage, specs, strict=True)):
                     self._ask(name, _OpenStage(index, len(specs), backend, spec))
                 try:
                     yield
@@ -148,7 +157,7 @@ class _Worker:
         plugins = installed_plugins()
         place = StagePlace.of(order.index, order.num_stages)
         factory = plugins.stage_backend(order.backend)
-        child = stage_child(place, order.spec, factory, list(plugins.samplers), self._directory.tell)
+        child = stage_child(place, order.spec, factory, Choosers.of(plugins), self._directory.tell)
         self._device = DeviceThread(self._directory, [child], RestartIntensity(0, 1.0))
         self._thread = threading.Thread(target=self._device.run, name=place.name, daemon=True)
         self._thread.start()

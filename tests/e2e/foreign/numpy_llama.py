@@ -23,8 +23,9 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
-from histrio.errors import BackendError
+from histrio.errors import BackendError, DoesNotFit
 from histrio.hooks import hookimpl
+from histrio.machine import memory_bytes
 from histrio.messages import Tensor
 
 Floats = npt.NDArray[np.float32]
@@ -56,14 +57,20 @@ class LlamaStage:
         heads, kv_heads = self._config["num_attention_heads"], self._config["num_key_value_heads"]
         self._head_dim = self._config.get("head_dim") or self._config["hidden_size"] // heads
         self._kv_shape = (2, spec.last_layer - spec.first_layer, kv_heads * self._head_dim)
+        param_bytes = sum(array.nbytes for array in self._weights.values())
+        if param_bytes > memory_bytes() * spec.param_mem_ratio:
+            raise DoesNotFit(f"the weights need {param_bytes} bytes, more than param-mem-ratio allows; raise it")
+
+        token_bytes = 4 * int(np.prod(self._kv_shape))
+        num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.kvcache_mem_ratio) // token_bytes)
         progress(1.0, "read")
         return StageCapacity(
-            max_pages={size: spec.num_pages or CACHE_TOKENS // size for size in PAGE_SIZES},
+            max_pages={size: num_tokens // size for size in PAGE_SIZES},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="float32",
-            param_bytes=sum(array.nbytes for array in self._weights.values()),
-            page_bytes_per_token=4 * int(np.prod(self._kv_shape)),
+            param_bytes=param_bytes,
+            page_bytes_per_token=token_bytes,
             first_page_id=1,  # as engines have it that keep page 0 for padding
             first_row=1,
             capabilities=list(CAPABILITIES),
@@ -166,10 +173,13 @@ class LlamaFactory:
 
     def supports(self, spec: StageSpec) -> Probe:
         """Llama only."""
-        if _read_config(spec.model).get("model_type") == "llama":
-            return Probe(available=True, capabilities=CAPABILITIES)
+        config = _read_config(spec.model)
+        if config.get("model_type") != "llama":
+            return Probe(False, "this backend knows Llama models only", "use the torch backend")
+        if not 0 <= spec.first_layer < spec.last_layer <= config["num_hidden_layers"]:
+            return Probe(False, "these are not layers of the model", f"choose from {config['num_hidden_layers']}")
 
-        return Probe(False, "this backend knows Llama models only", "use the torch backend")
+        return Probe(available=True, capabilities=CAPABILITIES)
 
     def create(self) -> StageBackend:
         """A stage that is not open yet."""

@@ -1,6 +1,5 @@
-"""For tests of this backend and its users: tiny random models, what transformers says of them, a chain of stages."""
+"""For tests of this backend and its users: tiny random models, and what transformers says of them."""
 
-from histrio_torch.testing.chain import ChainRow, StageChain
 from histrio_torch.testing.families import FAMILIES, MAX_LENGTH, NUM_LAYERS, OTHERS, VOCAB_SIZE, make_model
 from histrio_torch.testing.reference import MOST_ERROR, Excuses, Reference, logits_error, refer
 
@@ -11,10 +10,8 @@ __all__ = [
     "NUM_LAYERS",
     "OTHERS",
     "VOCAB_SIZE",
-    "ChainRow",
     "Excuses",
     "Reference",
-    "StageChain",
     "logits_error",
     "make_model",
     "refer",

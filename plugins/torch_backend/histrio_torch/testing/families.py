@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["FAMILIES", "MAX_LENGTH", "NUM_LAYERS", "OTHERS", "VOCAB_SIZE", "make_model"]
+__all__ = ["FAMILIES", "MAX_LENGTH", "NUM_LAYERS", "OTHERS", "VOCAB_SIZE", "make_model", "make_model_of"]
 
 NUM_LAYERS = 3
 VOCAB_SIZE = 160
@@ -123,13 +123,18 @@ def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> 
 
     `settings` go on top of the family's; `max_shard_size` is handed to `save_pretrained`.
     """
+    model_type, own = {**FAMILIES, **OTHERS}[family]
+    return make_model_of(model_type, folder, seed=seed, **{**own, **settings})
+
+
+def make_model_of(model_type: str, folder: Path, *, seed: int = 4, **settings: Any) -> Any:
+    """The same for any model type of transformers, with `settings` on top of the common ones."""
     import torch
     from transformers import AutoConfig
     from transformers import AutoModelForCausalLM as AutoModel
 
     shard_size = settings.pop("max_shard_size", "1GB")
-    model_type, own = {**FAMILIES, **OTHERS}[family]
-    config = AutoConfig.for_model(model_type, **{**_PLAIN, **own, **settings})
+    config = AutoConfig.for_model(model_type, **{**_PLAIN, **settings})
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

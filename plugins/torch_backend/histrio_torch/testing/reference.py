@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from histrio.testing.chain import Logits
+
 __all__ = ["MOST_ERROR", "Excuses", "Reference", "logits_error", "refer"]
 
 MOST_ERROR = 1e-4
@@ -76,6 +78,7 @@ def refer(model: Any, ids: Sequence[int], num_tokens: int = 32) -> Reference:
     return Reference(list(ids), logits, output.sequences[0, len(ids) :].tolist(), gaps)
 
 
-def logits_error(logits: torch.Tensor, reference: torch.Tensor) -> float:
+def logits_error(logits: torch.Tensor | Logits | None, reference: torch.Tensor | Logits) -> float:
     """Largest difference as a share of the reference's largest magnitude."""
-    return float((logits.float() - reference).abs().max() / reference.abs().max())
+    wanted = torch.as_tensor(reference)
+    return float((torch.as_tensor(logits).float() - wanted).abs().max() / wanted.abs().max())

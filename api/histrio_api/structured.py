@@ -1,0 +1,118 @@
+"""From the fields that ask for a form of the answer to one grammar: OpenAI's, and those of common servers.
+
+All of them say one of six things, and a request may say it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio.grammar import GrammarSpec
+from histrio.messages import SamplingFields
+from histrio_api.schemas import ChatRequest, GenerationRequest, ResponseFormat
+
+__all__ = ["NOT_BESIDE", "WantedGrammar", "wanted_grammar"]
+
+NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words")
+"""Sampling fields that forbid tokens, or the end, where a grammar may leave nothing else."""
+
+
+class WantedGrammar(msgspec.Struct, frozen=True):
+    """The form that a request asks for."""
+
+    spec: GrammarSpec
+    param: str
+    """Path of the field that says so; a place within the grammar follows it in errors."""
+
+    def locate(self, error: RequestError) -> RequestError:
+        """The same refusal, with its place in the request."""
+        param = f"{self.param}.{error.param}".replace(".[", "[") if error.param else self.param
+        return RequestError(f"{param}: {error}", param=param, code=error.code)
+
+
+def wanted_grammar(
+    request: GenerationRequest, sampling: SamplingFields, kinds: list[str], honoured_by: str = "this server"
+) -> WantedGrammar | None:
+    """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`."""
+    wanted = list(_wanted(request))
+    if not wanted:
+        return None
+
+    first = wanted[0]
+    if len(wanted) > 1:
+        raise RequestError(f"{wanted[1].param}: {first.param} asks for a form already; give one", param=wanted[1].param)
+    if first.spec.kind not in kinds:
+        text = f"{first.param}: not supported by {honoured_by}; leave it out"
+        raise RequestError(text, param=first.param, code="unsupported_parameter")
+
+    _check_company(request, sampling, first.param)
+    return first
+
+
+def _check_company(request: GenerationRequest, sampling: SamplingFields, param: str) -> None:
+    """What contradicts a grammar: where the grammar ends, there is nothing left but the end."""
+    if request.ignore_eos:
+        raise RequestError(f"ignore_eos: cannot be combined with {param}", param="ignore_eos")
+    if isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
+        raise RequestError(f"tools: cannot be combined with {param}, unless tool_choice is none", param="tools")
+    for field in NOT_BESIDE:
+        if sampling.get(field):
+            raise RequestError(f"{field}: cannot be combined with {param}", param=field)
+
+
+def _wanted(request: GenerationRequest) -> Iterator[WantedGrammar]:
+    """Every form that the request asks for."""
+    if (chosen := request.response_format) is not None:
+        yield from _of_response_format(chosen)
+    if (given := request.structured_outputs) is not None:
+        yield from _of_fields("structured_outputs.", given.json, given.regex, given.choice, given.grammar)
+        if given.json_object:
+            yield WantedGrammar(GrammarSpec("json_object", ""), "structured_outputs.json_object")
+    yield from _of_fields("guided_", request.guided_json, request.guided_regex, request.guided_choice, None)
+    yield from _of_fields("", None, request.regex, None, request.grammar)
+    if request.json_schema is not None:
+        yield WantedGrammar(_schema(request.json_schema), "json_schema")
+    if request.guided_grammar is not None:
+        yield WantedGrammar(_grammar(request.guided_grammar), "guided_grammar")
+    if request.ebnf is not None:
+        yield WantedGrammar(GrammarSpec("gbnf", request.ebnf), "ebnf")
+
+
+def _of_response_format(chosen: ResponseFormat) -> Iterator[WantedGrammar]:
+    match chosen.type:
+        case "json_schema":
+            if chosen.json_schema is None or chosen.json_schema.schema is None:
+                param = "response_format.json_schema" + ("" if chosen.json_schema is None else ".schema")
+                raise RequestError(f"{param}: the field is required", param=param)
+            yield WantedGrammar(_schema(chosen.json_schema.schema), "response_format.json_schema.schema")
+        case "json_object" if chosen.schema is not None:
+            yield WantedGrammar(_schema(chosen.schema), "response_format.schema")
+        case "json_object":
+            yield WantedGrammar(GrammarSpec("json_object", ""), "response_format")
+
+
+def _of_fields(
+    prefix: str, json: Any, regex: str | None, choice: list[str] | None, grammar: str | None
+) -> Iterator[WantedGrammar]:
+    if json is not None:
+        yield WantedGrammar(_schema(json), f"{prefix}json")
+    if regex is not None:
+        yield WantedGrammar(GrammarSpec("regex", regex), f"{prefix}regex")
+    if choice is not None:
+        yield WantedGrammar(GrammarSpec("choice", msgspec.json.encode(choice).decode()), f"{prefix}choice")
+    if grammar is not None:
+        yield WantedGrammar(_grammar(grammar), f"{prefix}grammar")
+
+
+def _schema(given: Any) -> GrammarSpec:
+    """A schema comes as JSON, or as a string of JSON; the order of its properties is the order of the answer's."""
+    return GrammarSpec("json_schema", given if isinstance(given, str) else msgspec.json.encode(given).decode())
+
+
+def _grammar(text: str) -> GrammarSpec:
+    """Lark rules are `name: …`, those of GBNF and its kin `name ::= …`."""
+    return GrammarSpec("gbnf" if "::=" in text else "lark", text)

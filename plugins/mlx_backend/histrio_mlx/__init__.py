@@ -1,0 +1,1 @@
+"""Stage backend on MLX: Apple Silicon through Metal, and Linux on the CPU."""

@@ -1,0 +1,211 @@
+"""A stage on MLX: a range of an mlx-lm model's layers over a pool of pages."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from histrio.backend import ArrayNamespace, Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
+from histrio.errors import BackendError, UnsupportedModel
+from histrio.messages import StageCapacity
+from histrio_mlx.arrays import MlxArrays
+from histrio_mlx.cache import StageCaches, has_windows
+from histrio_mlx.compat import modules_of
+from histrio_mlx.config import layer_windows
+from histrio_mlx.dry_run import DryRun
+from histrio_mlx.factory import capabilities, check_placement
+from histrio_mlx.groups import Group, make_groups
+from histrio_mlx.loader import StageModel, load_stage
+from histrio_mlx.memory import choose_device, limit_cache, measure
+from histrio_mlx.pages import CallContext
+from histrio_mlx.splice import Parts
+from histrio_mlx.wire import from_wire, to_wire
+
+__all__ = ["MlxStage"]
+
+log = logging.getLogger(__name__)
+
+_NAMES = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
+
+
+class MlxStage:
+    """Implements `histrio.backend.StageBackend`; all calls from one thread, to which MLX ties what it computes."""
+
+    def __init__(self) -> None:
+        self.xp: ArrayNamespace = MlxArrays()
+        self._spec: StageSpec | None = None
+        self._stage: StageModel | None = None
+        self._caches: StageCaches | None = None
+        self._page_size = 1
+        self._most_rows: int | None = None
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
+        if spec.options:
+            raise BackendError(f"option {sorted(spec.options)[0]!r} is unknown; the mlx backend has no options")
+
+        if spec.threads is not None:
+            log.warning("threads = %d has no effect: MLX chooses its threads itself", spec.threads)
+        device = choose_device(spec.device)
+        mx.set_default_device(device)
+        family = check_placement(spec)
+        if family is None:
+            log.warning("%s: this family was never tested with mlx; it runs unsplit, one row at a time", spec.model)
+        limit_cache(measure(device))
+        self._spec, self.xp = spec, MlxArrays(device)
+        is_splittable = family is not None and family.splittable
+        self._stage = load_stage(spec, device, is_splittable=is_splittable, progress=progress)
+        dry_run = DryRun(self._stage.relay, self._stage.config, spec, self._stage.dtype)
+        used = dry_run.used_caches()
+        self._caches = StageCaches(used, _common_window(self._stage, used, spec))
+        is_batchable = family is not None and family.batchable and dry_run.can_batch(self._caches)
+        self._most_rows = None if is_batchable else 1
+        return self._capacity(spec, device)
+
+    def allocate(self, size: ReplicaSize) -> None:
+        """Make the pools of pages and the rows of states; the same sizes again keep them."""
+        assert self._caches is not None, "open() comes before allocate()"
+        self._page_size = size.page_size
+        self._caches.allocate(size)
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run the rows, in as few dense calls of the model as their lengths allow; nothing is left to be evaluated."""
+        assert self._caches is not None, "open() comes before step()"
+        self._caches.reserve(int(batch.block_tables.max()))
+        received = self._receive(batch)
+        groups = make_groups(batch, self._page_size, self._most_rows)
+        results = [self._run(group, received, batch) for group in groups]
+        if not self._last:
+            parts = _in_token_order(groups, results)
+            mx.eval(parts, self._caches.arrays)
+            return StageOutput([to_wire(part, name) for name, part in parts.items()])
+
+        logits = _in_row_order(batch, groups, results)
+        mx.eval([] if logits is None else [logits], self._caches.arrays)
+        return StageOutput([], logits)
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages in all layers."""
+        assert self._caches is not None, "open() comes before copy()"
+        self._caches.copy(src, dst)
+
+    def close_slot(self, slot: int) -> None:
+        """A state row needs no clearing: a row that starts at 0 never reads it."""
+
+    def close(self) -> None:
+        """Drop weights and pages. Safe to call twice."""
+        if self._stage is not None:
+            for module in modules_of(self._stage.model):
+                module.clear()
+        self._stage = self._caches = None
+        mx.clear_cache()
+
+    @property
+    def _last(self) -> bool:
+        assert self._spec is not None
+        return self._spec.is_last
+
+    def _capacity(self, spec: StageSpec, device: mx.Device) -> StageCapacity:
+        assert self._stage is not None
+        assert self._caches is not None
+        budget = measure(device)
+        max_rows = budget.max_rows(self._caches.bytes_per_row, spec)
+        state_bytes = max_rows * self._caches.bytes_per_row
+        return StageCapacity(
+            max_pages=budget.max_pages(self._caches.bytes_per_token, state_bytes, spec),
+            max_rows=max_rows,
+            max_step_tokens=spec.max_step_tokens,
+            dtype=_NAMES[self._stage.dtype],
+            param_bytes=self._stage.param_bytes,
+            page_bytes_per_token=self._caches.bytes_per_token,
+            capabilities=list(capabilities(rewindable=not self._caches.bytes_per_row)),
+        )
+
+    def _receive(self, batch: StepBatch) -> Parts | None:
+        """What the stage before sent, [tokens, …] each; None on the first stage."""
+        if batch.token_ids is not None:
+            return None
+
+        assert self._stage is not None
+        return {tensor.name: from_wire(tensor, self._stage.dtype) for tensor in batch.hidden}
+
+    def _run(self, group: Group, received: Parts | None, batch: StepBatch) -> Parts | mx.array | None:
+        """One call of the model. Lazy; None where nobody wants what it gives, but for what it stores."""
+        assert self._stage is not None
+        assert self._caches is not None
+        relay = self._stage.relay
+        context = CallContext(group, self._page_size)
+        views = self._caches.views(context)
+        inputs = _inputs(group, received, batch)
+        result: Parts | mx.array | None
+        if self._last and group.num_sampled.any():
+            result = relay.run_model(inputs, views, mx.array(group.sampled.astype(np.int32)))
+        else:
+            parts = relay.run_layers(inputs, views)
+            result = None if self._last else parts
+        self._caches.commit(context, views)
+        return result
+
+
+def _common_window(stage: StageModel, used: list[Any], spec: StageSpec) -> int | None:
+    """The sliding window of a model that mlx-lm runs without one. Raises `UnsupportedModel` if layers differ in it."""
+    windows = layer_windows(stage.config)
+    narrow = [window for window in windows if window is not None and window < spec.max_sequence_length]
+    if not narrow or any(has_windows(cache) for cache in used):
+        return None
+
+    if len(set(windows)) == 1:
+        return narrow[0]
+
+    raise UnsupportedModel(
+        f"{spec.model}: mlx-lm runs all layers of a {stage.config['model_type']} with full attention, which is right "
+        f"for sequences up to its sliding window only: set max-sequence-length to {min(narrow)} or less"
+    )
+
+
+def _inputs(group: Group, received: Parts | None, batch: StepBatch) -> mx.array | Parts:
+    """Ids [rows, tokens], or received parts [rows, tokens, …], of one group."""
+    shape = (group.num_rows, group.num_tokens)
+    if received is None:
+        assert batch.token_ids is not None
+        return mx.array(batch.token_ids[group.tokens].astype(np.int32)).reshape(shape)
+
+    tokens = mx.array(group.tokens.astype(np.int32))
+    return {
+        name: mx.take(part, tokens, axis=0).reshape(*shape, *part.shape[1:]) if part.size else part
+        for name, part in received.items()
+    }
+
+
+def _in_token_order(groups: list[Group], results: list[Any]) -> Parts:
+    """The parts [rows, tokens, …] of all groups as [tokens of the step, …]."""
+    order = np.argsort(np.concatenate([group.tokens for group in groups]))
+    return {name: _reorder([result[name] for result in results], order) for name in results[0]}
+
+
+def _reorder(parts: list[mx.array], order: npt.NDArray[np.int64]) -> mx.array:
+    if not parts[0].size:
+        return parts[0]
+
+    flat = mx.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
+    return _take(flat, order)
+
+
+def _in_row_order(batch: StepBatch, groups: list[Group], results: list[Any]) -> mx.array | None:
+    """Logits of all groups in the order of the step's rows."""
+    sampled = [result for result in results if result is not None]
+    if not sampled:
+        return None
+
+    firsts = np.cumsum(batch.num_sampled) - batch.num_sampled
+    places = [np.arange(firsts[row], firsts[row] + batch.num_sampled[row]) for group in groups for row in group.rows]
+    return _take(mx.concatenate(sampled), np.argsort(np.concatenate(places)))
+
+
+def _take(array: mx.array, order: npt.NDArray[np.int64]) -> mx.array:
+    is_ordered = bool((order == np.arange(len(order))).all())
+    return array if is_ordered else mx.take(array, mx.array(order.astype(np.int32)), axis=0)

@@ -1,0 +1,18 @@
+"""Entry point of the distribution: offers the MLX backend to the runtime, without importing mlx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from histrio.backend import BackendFactory
+from histrio.hooks import hookimpl
+
+__all__ = ["register_backends"]
+
+
+@hookimpl
+def register_backends(register: Callable[[BackendFactory], None]) -> None:
+    """Register the factory named `mlx`."""
+    from histrio_mlx.factory import MlxFactory
+
+    register(MlxFactory())

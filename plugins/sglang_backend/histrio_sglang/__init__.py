@@ -1,0 +1,1 @@
+"""SGLang as a backend: ranges of layers, and whole engines."""

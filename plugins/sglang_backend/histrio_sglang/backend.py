@@ -1,0 +1,157 @@
+"""A stage on SGLang's model runner: a range of a model's layers over SGLang's own pool of pages."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import torch
+
+from histrio.backend import Progress, ReplicaSize, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.errors import BackendError
+from histrio_sglang.factory import CAPABILITIES
+from histrio_sglang.families import check_model
+from histrio_sglang.options import StageOptions, read_options
+from histrio_sglang.pages import most_pages
+from histrio_sglang.versions import check_version
+from histrio_sglang.weights import choose_dtype, link_model, weight_bytes
+from histrio_torch.arrays import TorchArrays
+from histrio_torch.families import read_config
+from histrio_torch.memory import choose_device, measure
+from histrio_torch.wire import from_wire, to_wire
+
+if TYPE_CHECKING:
+    from histrio_sglang.runner import RangeRunner
+
+__all__ = ["SglangStage"]
+
+_FIRST_ID = 1
+"""SGLang keeps page 0 and row 0 for padding."""
+
+
+class SglangStage:
+    """Implements `histrio.backend.StageBackend`; all calls from one thread, one stage per process."""
+
+    _open: SglangStage | None = None
+    """The stage of this process: SGLang keeps its configuration and its groups per process."""
+
+    def __init__(self) -> None:
+        self.xp = TorchArrays("cpu")
+        self._spec: StageSpec | None = None
+        self._device = torch.device("cpu")
+        self._runner: RangeRunner | None = None
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
+        options = read_options(spec.options)
+        if spec.page_size is not None and "page-size" not in spec.options:
+            options = msgspec.structs.replace(options, page_size=spec.page_size)
+        check_version(force=options.force_version)
+        if spec.adapter is not None:
+            raise BackendError("the sglang backend applies no adapters; merge the adapter into the weights")
+
+        if SglangStage._open is not None:
+            raise BackendError("this process has a stage of the sglang backend already; SGLang has room for one")
+
+        SglangStage._open = self
+        try:
+            return self._load(spec, options, progress)
+        except BaseException:
+            self.close()
+            raise
+
+    def allocate(self, size: ReplicaSize) -> None:
+        """Make the pool of pages; the same sizes again keep it."""
+        self._running.allocate(size)
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run all rows through the layers."""
+        assert self._spec is not None
+        with torch.no_grad():
+            hidden = None
+            if not self._spec.is_first:
+                hidden = from_wire(batch.hidden[0], self._running.dtype, self._device)
+            output = self._running.run(batch, hidden)
+            if not self._spec.is_last:
+                return StageOutput([to_wire(_summed(output))])
+
+            return StageOutput([], self._logits(batch, output))
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages in all layers."""
+        self._running.copy(src, dst)
+
+    def close_slot(self, slot: int) -> None:
+        """Nothing is kept per slot that the next step does not correct."""
+
+    def close(self) -> None:
+        """Free weights and pages. Safe to call twice."""
+        runner, self._runner = self._runner, None
+        if SglangStage._open is self:
+            SglangStage._open = None
+        if runner is not None:
+            runner.close()
+
+    @property
+    def _running(self) -> RangeRunner:
+        assert self._runner is not None, "open() comes first"
+        return self._runner
+
+    def _load(self, spec: StageSpec, options: StageOptions, progress: Progress) -> StageCapacity:
+        check_model(read_config(Path(spec.model)))
+        self._spec, self._device = spec, choose_device(spec.device)
+        self.xp = TorchArrays(self._device)
+        dtype = choose_dtype(spec, self._device)
+        measure(self._device).check_weights(weight_bytes(spec, dtype), spec)
+        progress(0.0, "importing SGLang")
+        if self._device.type == "cpu":
+            # read while SGLang is imported
+            os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+        from histrio_sglang.runner import RangeRunner
+
+        progress(0.1, "loading weights")
+        with TemporaryDirectory(prefix="histrio-sglang-") as folder:
+            self._runner = RangeRunner(spec, options, link_model(spec, Path(folder)), self._device, dtype)
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        progress(1.0, "weights loaded")
+        return self._capacity(self._runner, spec, options.page_size)
+
+    def _capacity(self, runner: RangeRunner, spec: StageSpec, page_size: int) -> StageCapacity:
+        num_pages = most_pages(measure(self._device), runner.token_bytes, page_size, spec)
+        return StageCapacity(
+            max_pages={page_size: num_pages},
+            max_rows=spec.max_rows,
+            max_step_tokens=spec.max_step_tokens,
+            dtype=str(runner.dtype).removeprefix("torch."),
+            param_bytes=runner.param_bytes,
+            page_bytes_per_token=runner.token_bytes,
+            first_page_id=_FIRST_ID,
+            first_row=_FIRST_ID,
+            capabilities=list(CAPABILITIES),
+        )
+
+    def _logits(self, batch: StepBatch, output: Any) -> torch.Tensor | None:
+        """[sum(num_sampled), vocab]. SGLang gives the last position of every row; others go through its head again."""
+        if not batch.num_sampled.any():
+            return None
+
+        if batch.num_sampled.max() == 1:
+            rows = torch.from_numpy(np.flatnonzero(batch.num_sampled)).to(self._device)
+            last: torch.Tensor = output.next_token_logits[rows]
+            return last
+
+        spans = zip(batch.offsets[1:], batch.num_sampled, strict=True)
+        wanted = np.concatenate([np.arange(end - count, end) for end, count in spans])
+        return self._running.head(output.hidden_states[torch.from_numpy(wanted).to(self._device)])
+
+
+def _summed(proxies: Any) -> torch.Tensor:
+    """[tokens, hidden] the residual stream, in memory of its own."""
+    hidden: torch.Tensor = proxies["hidden_states"]
+    residual = proxies.tensors.get("residual")
+    return hidden.clone() if residual is None else hidden + residual

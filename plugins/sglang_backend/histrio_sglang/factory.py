@@ -1,0 +1,74 @@
+"""What the runtime knows of a stage on SGLang before it is used: can this machine, can this model."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.errors import HistrioError
+from histrio_sglang.families import check_model, num_layers, read_config
+from histrio_sglang.options import read_options
+from histrio_sglang.versions import check_version, installed_version
+
+__all__ = ["CAPABILITIES", "SglangFactory"]
+
+CAPABILITIES = (
+    Capability.BATCH,
+    Capability.REWIND,
+    Capability.PREFIX_SHARE,
+    Capability.COPY_PAGES,
+    Capability.ALL_POSITION_LOGITS,
+)
+"""Of every stage, whatever the model."""
+
+
+class SglangFactory:
+    """Makes stages that run on SGLang's model runner; importing it imports neither SGLang nor torch."""
+
+    name = "sglang"
+    traits = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
+
+    def probe(self) -> Probe:
+        """Whether SGLang and its kernels are installed, and the devices that torch sees."""
+        if installed_version() is None:
+            return Probe(False, "sglang is not installed", "pip install 'histrio-sglang[sglang]' where it runs")
+
+        if find_spec("sgl_kernel") is None:
+            return Probe(False, "SGLang's kernels are not installed", "pip install sglang-kernel for your torch")
+
+        try:
+            from histrio_torch.memory import devices
+        except (ImportError, OSError) as error:
+            return Probe(False, f"torch does not load: {error}", "install the torch that sglang names")
+
+        return Probe(True, devices=[device for device in devices() if device != "mps"])
+
+    def supports(self, spec: StageSpec) -> Probe:
+        """Whether the stage's layers can run; reads config.json and the text of SGLang's models."""
+        try:
+            options = read_options(spec.options)
+            check_version(force=options.force_version)
+            config = read_config(Path(spec.model))
+            check_model(config)
+            count = num_layers(config)
+        except HistrioError as error:
+            return Probe(False, str(error))
+
+        if spec.adapter is not None:
+            return Probe(False, "the sglang backend applies no adapters", "merge the adapter into the weights")
+
+        if not 0 <= spec.first_layer < spec.last_layer <= count:
+            reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
+            return Probe(False, reason, f"choose a range within 0:{count}")
+
+        return Probe(True, capabilities=list(CAPABILITIES))
+
+    def create(self) -> StageBackend:
+        """A stage that is not yet open; imports torch, and SGLang only once it opens."""
+        from histrio_torch.omp import bound_spinning
+
+        bound_spinning()
+        from histrio_sglang.backend import SglangStage
+
+        return SglangStage()

@@ -1,0 +1,47 @@
+"""The options of a stage that runs on SGLang."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+
+from histrio.errors import BackendError
+
+__all__ = ["StageOptions", "read_options"]
+
+
+class StageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """`options` of a stage with `backend = "sglang"`."""
+
+    attention_backend: str | None = None
+    """SGLang's kernels for attention, such as triton, fa3, flashinfer; None: its choice, torch_native on a CPU."""
+    moe_runner_backend: str = "auto"
+    """SGLang's kernels for mixtures of experts."""
+    tp_size: Annotated[int, msgspec.Meta(ge=1)] = 1
+    """Devices one stage is spread over."""
+    page_size: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
+    """Tokens per page; some attention kernels insist on one."""
+    mem_fraction_static: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] | None = None
+    """Share of a device's memory for weights and pages together; None: the sum of both ratios of the stage."""
+    cuda_graphs: bool = False
+    """Record decode steps as CUDA graphs."""
+    force_version: bool = False
+    """Try a release of SGLang that was not tested."""
+
+
+def read_options(options: dict[str, Any]) -> StageOptions:
+    """Checked options. Raises `BackendError` that names what is wrong, and what is unknown."""
+    try:
+        read = msgspec.convert(options, StageOptions)
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(StageOptions))
+        raise BackendError(f"options of the sglang backend: {error}; its options are {known}") from None
+
+    if read.tp_size > 1:
+        raise BackendError(
+            f"tp-size = {read.tp_size}: a stage of the sglang backend runs on one device; split the model into more "
+            'stages, or use backend = "sglang-engine", which spreads over several devices'
+        )
+
+    return read

@@ -1,0 +1,114 @@
+"""What the last stage does besides computing: grammars, samplers, the draw, and what comes of each sequence.
+
+drawer.begin(step)          before the forward pass; masks are computed beside it
+drawer.draw(...)            after it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from histrio.backend import Array, ArrayNamespace
+from histrio.grammar_table import GrammarTable, StepMasks
+from histrio.messages import Open, Row, Step, StepResult
+from histrio.sampler_chain import Sampled, SamplerChain
+
+__all__ = ["NOTHING_LEFT", "Drawer"]
+
+NOTHING_LEFT = "the request's fields leave no token to go on with"
+
+
+class Drawer:
+    """One sampler chain and, where grammars are registered, one grammar table."""
+
+    def __init__(self, chain: SamplerChain, grammars: GrammarTable | None = None) -> None:
+        self._chain = chain
+        self._grammars = grammars
+        self._masks: StepMasks | None = None
+
+    def open(self, order: Open) -> None:
+        """A sequence takes a slot."""
+        self._chain.open(
+            order.slot,
+            order.sampling,
+            order.ids,
+            order.num_prompt_tokens,
+            order.seed,
+            order.choice,
+            end_ids=order.end_ids,
+            state=order.sampler_state,
+            num_logprobs=order.num_logprobs,
+        )
+        if order.grammar is not None:
+            assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
+            self._grammars.open(order.slot, order.grammar, order.ids[order.num_prompt_tokens :])
+
+    def close(self, slot: int) -> None:
+        """The slot is free."""
+        self._chain.close(slot)
+        if self._grammars is not None:
+            self._grammars.close(slot)
+
+    def shutdown(self) -> None:
+        """End the grammars' thread. Safe to call twice."""
+        if self._grammars is not None:
+            self._grammars.shutdown()
+
+    def begin(self, step: Step) -> None:
+        """Start on the masks of the step."""
+        if self._grammars is not None:
+            sampled = [(row.slot, drafts) for row, drafts in _with_drafts(step) if row.num_sampled]
+            self._masks = self._grammars.begin(sampled)
+
+    def draw(self, xp: ArrayNamespace, logits: Array | None, step: Step) -> StepResult:
+        """The step's result, its time aside. The token drawn from position p becomes token p + 1."""
+        rows = [row for row in step.rows if row.num_sampled]
+        if logits is None or not rows:
+            return StepResult(step.step, step.epoch, [])
+
+        counts = [row.num_sampled for row in rows]
+        slots = np.repeat(np.array([row.slot for row in rows], np.intp), counts)
+        ends = np.repeat([row.start + row.num_tokens for row in rows], counts)
+        positions = ends + np.concatenate([np.arange(-count, 0) for count in counts]) + 1
+        drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted}
+        masked = logits if self._masks is None else self._masks.apply(xp, logits)
+        sampled = self._chain.sample(xp, masked, slots, positions, drafts, raw=logits)
+        return self._result(step, rows, sampled)
+
+    def _result(self, step: Step, rows: list[Row], sampled: Sampled) -> StepResult:
+        failures = {}
+        for row, ids in _gained(rows, sampled):
+            if ids[-1] < 0:
+                failures[row.slot] = NOTHING_LEFT
+            elif self._grammars is not None and self._grammars.has_grammar(row.slot):
+                self._grammars.advance(row.slot, ids)
+                if reason := self._grammars.failure(row.slot):
+                    failures[row.slot] = reason
+        return StepResult(
+            step.step,
+            step.epoch,
+            sampled.ids,
+            num_ids=sampled.num_ids,
+            logprobs=sampled.logprobs,
+            states=self._chain.take_states(),
+            failures=failures,
+        )
+
+
+def _with_drafts(step: Step) -> Iterator[tuple[Row, Sequence[int]]]:
+    """Every row and its drafted tokens."""
+    at = 0
+    for row in step.rows:
+        num_drafts = max(row.num_sampled - 1, 0) if step.drafts else 0
+        yield row, step.drafts[at : at + num_drafts]
+        at += num_drafts
+
+
+def _gained(rows: list[Row], sampled: Sampled) -> Iterator[tuple[Row, list[int]]]:
+    at = 0
+    for index, row in enumerate(rows):
+        count = sampled.num_ids[index] if sampled.num_ids else 1
+        yield row, sampled.ids[at : at + count]
+        at += count

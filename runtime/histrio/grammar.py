@@ -1,0 +1,151 @@
+"""The grammar contract: what a request may demand of the form of its answer, and who enforces it.
+
+A `GrammarSpec` is plain data that travels with the request. The front checks it, so that what cannot be enforced is a
+400; the last stage compiles it again, over the model's own vocabulary, into a `Matcher` per sequence. A matcher says
+before every draw which tokens may come, and follows those that came. Nothing of it depends on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.errors import PluginError, RequestError
+
+__all__ = [
+    "GrammarBackend",
+    "GrammarKinds",
+    "GrammarSpec",
+    "MaskRequest",
+    "Masks",
+    "Matcher",
+    "Vocabulary",
+    "VocabularySpec",
+    "num_mask_words",
+]
+
+Masks = npt.NDArray[np.int32]
+"""[rows, words] one bit per token: token t is bit t % 32 of word t // 32; 1 lets it through."""
+
+
+class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer must look like. Plain data, small enough to travel with the request."""
+
+    kind: str
+    """Of `GrammarBackend.kinds`: `json_object`, `json_schema`, `regex`, `choice`, `lark`, `gbnf`, or a plugin's own."""
+    text: str
+    """The schema as JSON, the expression, the choices as a JSON list, the grammar; empty for `json_object`."""
+
+
+class VocabularySpec(msgspec.Struct, frozen=True):
+    """The tokens that a model can draw from."""
+
+    model: str
+    """Folder with tokenizer.json."""
+    vocab_size: int
+    """Width of the logits; ids beyond the tokenizer's own are padding, and no grammar lets them through."""
+    eos_ids: tuple[int, ...]
+    """Ids that end a text; allowed exactly where the grammar may end."""
+
+
+class Matcher(Protocol):
+    """Where one sequence stands in its grammar. Used by one thread at a time."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text has ended, with one of the EOS ids."""
+
+    @property
+    def error(self) -> str:
+        """Why the matcher can say no more, safe to show; empty as long as it can."""
+
+    def advance(self, ids: Sequence[int]) -> bool:
+        """These tokens came. False if the grammar forbids one of them, which is an `error` from then on."""
+
+    def rollback(self, num_tokens: int) -> None:
+        """The last tokens did not come after all. At most as many as came since the matcher was made."""
+
+    def forced(self, max_tokens: int) -> list[int]:
+        """The tokens that must come next, each the only one allowed; the state does not change."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRequest:
+    """The masks of one sequence in one step: one for what comes next, one more after each draft."""
+
+    matcher: Matcher
+    first_row: int
+    drafts: Sequence[int] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the masks it takes."""
+        return 1 + len(self.drafts)
+
+
+class Vocabulary(Protocol):
+    """Grammars over one model's tokens. Making one takes up to a second, so there is one per last stage."""
+
+    def matcher(self, spec: GrammarSpec) -> Matcher:
+        """Compile. Raises `RequestError` as `GrammarBackend.check` does. Safe to call from any thread."""
+
+    def fill(self, requests: Sequence[MaskRequest], masks: Masks) -> None:
+        """Write the masks of all requests, each of another matcher.
+
+        Rows after a draft that its grammar forbids stay as they are. A matcher that fails has its `error` set, and only
+        EOS allowed. Releases the GIL; the matchers' states do not change.
+        """
+
+
+class GrammarBackend(Protocol):
+    """What a plugin registers: it enforces some kinds of grammars. Cheap to import; picklable."""
+
+    name: str
+    kinds: tuple[str, ...]
+
+    def check(self, spec: GrammarSpec) -> None:
+        """Refuse what is too large, malformed or not enforceable as far as reading tells; takes milliseconds.
+
+        Raises `RequestError` with the place in the grammar as `param`, such as `properties.tags.uniqueItems`, and a
+        text that names the keyword and repeats no value.
+        """
+
+    def open(self, spec: VocabularySpec) -> Vocabulary:
+        """Read the model's tokens. Raises `UnsupportedModel` for a tokenizer that it cannot read."""
+
+
+class GrammarKinds:
+    """Which backend enforces which kind. Raises `PluginError` if two of them claim one."""
+
+    def __init__(self, backends: Iterable[GrammarBackend]) -> None:
+        self._backends: dict[str, GrammarBackend] = {}
+        for backend in backends:
+            for kind in backend.kinds:
+                other = self._backends.setdefault(kind, backend)
+                if other is not backend:
+                    raise PluginError(
+                        f"the grammars {other.name!r} and {backend.name!r} both enforce {kind!r}; uninstall one"
+                    )
+
+    @property
+    def known(self) -> list[str]:
+        """Every kind that is enforced, sorted."""
+        return sorted(self._backends)
+
+    def backend(self, kind: str) -> GrammarBackend:
+        """Who enforces this kind. Raises `RequestError`."""
+        if kind not in self._backends:
+            known = ", ".join(self.known) or "none"
+            raise RequestError(f"grammars of this kind are not enforced here; known kinds: {known}")
+
+        return self._backends[kind]
+
+
+def num_mask_words(vocab_size: int) -> int:
+    """Width of `Masks` over so many tokens."""
+    return -(-vocab_size // 32)

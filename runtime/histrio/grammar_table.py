@@ -1,0 +1,180 @@
+"""The grammars of one last stage: a matcher per slot, and the masks of a step, computed while the model computes.
+
+    masks = table.begin(rows)              before the forward pass, starts a thread's work
+    logits = …                             the forward pass
+    logits = masks.apply(xp, logits)       after it, before any sampler
+    table.advance(slot, ids)               once it is known which tokens came
+
+Masks depend on tokens only, never on logits: that is why they can be computed beside the forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from histrio.backend import Array, ArrayNamespace
+from histrio.errors import HistrioError
+from histrio.grammar import (
+    GrammarKinds,
+    GrammarSpec,
+    MaskRequest,
+    Masks,
+    Matcher,
+    Vocabulary,
+    VocabularySpec,
+    num_mask_words,
+)
+
+__all__ = ["GrammarTable", "StepMasks", "apply_masks"]
+
+_EVERYTHING = -1
+"""A word of a mask that lets all tokens through."""
+
+
+class _Compiled(NamedTuple):
+    vocabulary: Vocabulary
+    matcher: Matcher
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A constrained sequence of a step: its matcher, on its way, and its rows of the logits."""
+
+    compiled: Future[_Compiled]
+    row: int
+    drafts: Sequence[int]
+
+    @property
+    def num_rows(self) -> int:
+        return 1 + len(self.drafts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Masked:
+    rows: npt.NDArray[np.intp]
+    """Which rows of the logits the masks are for."""
+    masks: Masks
+
+
+class StepMasks:
+    """The masks of one step, on their way."""
+
+    def __init__(self, future: Future[_Masked]) -> None:
+        self._future = future
+
+    def apply(self, xp: ArrayNamespace, logits: Array) -> Array:
+        """Wait for the masks; `logits` [rows, vocab] with -inf where a grammar forbids the token. Changes no input."""
+        masked = self._future.result()
+        return apply_masks(xp, logits, masked.rows, masked.masks)
+
+
+class GrammarTable:
+    """Slots and their matchers. Calls come from one thread; its own thread compiles and computes masks, in order."""
+
+    def __init__(self, kinds: GrammarKinds, vocabulary: VocabularySpec) -> None:
+        self._kinds = kinds
+        self._spec = vocabulary
+        self._vocabularies: dict[str, Vocabulary] = {}
+        self._opened: dict[int, Future[_Compiled]] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+
+    def open(self, slot: int, grammar: GrammarSpec, output_ids: Sequence[int] = ()) -> None:
+        """A sequence with a grammar takes the slot; `output_ids` were delivered before a failure. Does not wait."""
+        self._opened[slot] = self._thread.submit(self._compile, grammar, list(output_ids))
+
+    def close(self, slot: int) -> None:
+        """The slot is free. Closing one without a grammar does nothing."""
+        self._opened.pop(slot, None)
+
+    def has_grammar(self, slot: int) -> bool:
+        """Whether the sequence in this slot is constrained."""
+        return slot in self._opened
+
+    def begin(self, sampled: Sequence[tuple[int, Sequence[int]]]) -> StepMasks | None:
+        """Start on the masks of a step; None where nobody has a grammar.
+
+        `sampled` lists slot and draft ids of every row that samples, in row order; it takes 1 + drafts rows of logits.
+        """
+        wanted: list[_Wanted] = []
+        row = 0
+        for slot, drafts in sampled:
+            if slot in self._opened:
+                wanted.append(_Wanted(self._opened[slot], row, drafts))
+            row += 1 + len(drafts)
+        return StepMasks(self._thread.submit(self._fill, wanted)) if wanted else None
+
+    def advance(self, slot: int, ids: Sequence[int]) -> None:
+        """These tokens came, those the drafts were right about included. Without a grammar it does nothing."""
+        if slot in self._opened and not self.failure(slot):
+            self._opened[slot].result().matcher.advance(ids)
+
+    def forced(self, slot: int, max_tokens: int) -> list[int]:
+        """Tokens that must come next, since the grammar leaves one each time: no step of the model can change them."""
+        if max_tokens < 1 or slot not in self._opened or self.failure(slot):
+            return []
+        return self._opened[slot].result().matcher.forced(max_tokens)
+
+    def failure(self, slot: int) -> str:
+        """Why this slot's grammar can no longer be enforced, safe to show; empty as long as it can.
+
+        Such a row may only end, and what it said must not be passed off as a whole answer.
+        """
+        if slot not in self._opened:
+            return ""
+
+        future = self._opened[slot]
+        if (error := future.exception()) is not None:
+            return str(error) if isinstance(error, HistrioError) else "the grammar cannot be compiled"
+        return future.result().matcher.error
+
+    def shutdown(self) -> None:
+        """End the thread. Safe to call twice."""
+        self._opened.clear()
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _compile(self, grammar: GrammarSpec, output_ids: list[int]) -> _Compiled:
+        backend = self._kinds.backend(grammar.kind)
+        if backend.name not in self._vocabularies:
+            self._vocabularies[backend.name] = backend.open(self._spec)
+        vocabulary = self._vocabularies[backend.name]
+        matcher = vocabulary.matcher(grammar)
+        matcher.advance(output_ids)
+        return _Compiled(vocabulary, matcher)
+
+    def _fill(self, wanted: list[_Wanted]) -> _Masked:
+        num_rows = sum(each.num_rows for each in wanted)
+        masks = np.full((num_rows, num_mask_words(self._spec.vocab_size)), _EVERYTHING, np.int32)
+        requests: dict[Vocabulary, list[MaskRequest]] = {}
+        at = 0
+        for each in wanted:
+            if each.compiled.exception() is not None:
+                masks[at : at + each.num_rows] = self._only_eos()
+            else:
+                vocabulary, matcher = each.compiled.result()
+                requests.setdefault(vocabulary, []).append(MaskRequest(matcher, at, each.drafts))
+            at += each.num_rows
+        for vocabulary, group in requests.items():
+            vocabulary.fill(group, masks)
+        return _Masked(np.concatenate([np.arange(each.row, each.row + each.num_rows) for each in wanted]), masks)
+
+    def _only_eos(self) -> Masks:
+        allowed = np.zeros(num_mask_words(self._spec.vocab_size) * 32, np.uint8)
+        allowed[list(self._spec.eos_ids)] = 1
+        return np.packbits(allowed, bitorder="little").view(np.int32)
+
+
+def apply_masks(xp: ArrayNamespace, logits: Array, rows: npt.NDArray[np.intp], masks: Masks) -> Array:
+    """`logits` [rows, vocab] with -inf where the mask of a row forbids the token; unlisted rows as they are."""
+    num_rows, width = logits.shape
+    allowed = np.unpackbits(masks.view(np.uint8), axis=1, count=width, bitorder="little").view(np.bool_)
+    if len(rows) == num_rows:
+        return xp.where(xp.asarray(allowed), logits, -np.inf)
+
+    masked = xp.where(xp.asarray(allowed), xp.take_rows(logits, rows), -np.inf)
+    return xp.put_rows(xp.take_rows(logits, np.arange(num_rows)), rows, masked)

@@ -1,0 +1,166 @@
+"""An opened engine backend with one model, and what it has told about each request."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+
+from histrio.backend import StageSpec
+from histrio.engine_backend import EngineBackend, EngineFactory
+from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.testing.conformance.kit import Kit, KitModel
+
+__all__ = ["EngineDriver", "EngineSubject", "Run"]
+
+_TIMEOUT_S = 120.0
+
+
+@dataclass(slots=True)
+class Run:
+    """One request and its answer so far."""
+
+    order: Generate
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    state: RequestState = RequestState.WAITING
+    reason: str = ""
+    num_rows: int = 0
+    """In how many parts it came, those after its end or abort included."""
+
+
+class _Events:
+    """Takes in what an engine tells, from any thread."""
+
+    def __init__(self) -> None:
+        self.told: queue.SimpleQueue[list[TokenRow] | str] = queue.SimpleQueue()
+        self.fractions: list[float] = []
+
+    def progress(self, fraction: float, text: str) -> None:
+        self.fractions.append(fraction)
+
+    def tokens(self, rows: list[TokenRow]) -> None:
+        self.told.put(rows)
+
+    def failed(self, error: str) -> None:
+        self.told.put(error)
+
+
+class EngineDriver:
+    """One opened engine. Raises what opening raises."""
+
+    def __init__(self, factory: EngineFactory, model: KitModel, options: dict[str, Any]) -> None:
+        self._events = _Events()
+        self._runs: dict[int, Run] = {}
+        self._num_orders = 0
+        self.engine: EngineBackend = factory.create()
+        try:
+            self.capacity: EngineCapacity = self.engine.open(model.spec(options=options), self._events)
+        except BaseException:
+            self.engine.close()
+            raise
+
+    @property
+    def fractions(self) -> list[float]:
+        """What it said of its progress."""
+        return self._events.fractions
+
+    def submit(self, ids: Sequence[int], num_tokens: int, **fields: Any) -> Run:
+        """Ask for the continuation of `ids`; `fields` are those of `Generate`."""
+        order = Generate(0, list(ids), len(ids), len(ids) + num_tokens)
+        return self.submit_order(msgspec.structs.replace(order, **fields))
+
+    def submit_order(self, order: Generate) -> Run:
+        """The same with everything said; the request gets a number of its own. Raises what submitting raises."""
+        self._num_orders += 1
+        run = Run(msgspec.structs.replace(order, request=self._num_orders))
+        self._runs[run.order.request] = run
+        self.engine.submit(run.order)
+        return run
+
+    def wait(self, *runs: Run, num_tokens: int | None = None) -> None:
+        """Until all have ended, or each has at least `num_tokens`. Fails if the engine does, or is silent for long."""
+        while not all(run.state.is_finished or len(run.ids) >= (num_tokens or 10**9) for run in runs):
+            try:
+                told = self._events.told.get(timeout=_TIMEOUT_S)
+            except queue.Empty:
+                raise AssertionError(f"the engine was silent for {_TIMEOUT_S:g} s") from None
+
+            assert not isinstance(told, str), f"the engine failed: {told}"
+            for row in told:
+                self._take(row)
+
+    def abort(self, run: Run) -> None:
+        """Abort the request; what still comes of it is counted, and nothing else."""
+        run.state = RequestState.CANCELLED
+        self.engine.abort(run.order.request)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+    def _take(self, row: TokenRow) -> None:
+        run = self._runs[row.request]
+        run.num_rows += 1
+        if run.state.is_finished:
+            return
+
+        run.ids += row.ids
+        run.logprobs += row.logprobs
+        run.state, run.reason = row.state, row.reason
+
+
+class EngineSubject:
+    """The engine backend with one model, opened once for all tests."""
+
+    def __init__(self, kit: Kit, model: KitModel) -> None:
+        self.kit = kit
+        self.model = model
+        self.factory = cast(EngineFactory, kit.factory)
+        self._driver: EngineDriver | None = None
+
+    @property
+    def driver(self) -> EngineDriver:
+        """The engine that all tests share."""
+        if self._driver is None:
+            self._driver = self.open()
+        return self._driver
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the opened engine declares."""
+        return self.driver.capacity.capabilities
+
+    @property
+    def fields(self) -> list[str]:
+        """Sampling fields it enforces."""
+        return [each.encode_name for each in msgspec.structs.fields(self.factory.fields)]
+
+    @property
+    def greedy(self) -> dict[str, Any]:
+        """The sampling fields of a greedy request."""
+        return {"temperature": 0.0} if "temperature" in self.fields else {}
+
+    def spec(self, **changes: Any) -> StageSpec:
+        """The placement of the whole model with the options of the run, and with changes."""
+        return self.model.spec(**{"options": self.kit.options, **changes})
+
+    def open(self) -> EngineDriver:
+        """An engine of one's own, to be closed by whoever asks; the shared one is closed first."""
+        self.close()
+        return EngineDriver(self.factory, self.model, self.kit.options)
+
+    def run(self, ids: Sequence[int], num_tokens: int, **fields: Any) -> Run:
+        """One greedy request until its end, alone."""
+        run = self.driver.submit(ids, num_tokens, **{"sampling": self.greedy, **fields})
+        self.driver.wait(run)
+        return run
+
+    def close(self) -> None:
+        """Close the engine that all tests share."""
+        if self._driver is not None:
+            self._driver.close()
+            self._driver = None

@@ -1,0 +1,104 @@
+"""What a run of the kit tests: a backend, its settings, and the models it says it supports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from histrio.backend import Capability, Probe, StageSpec
+from histrio.errors import BackendError
+from histrio.model_config import read_model_config
+from histrio.testing.conformance.resolve import find_factory
+from histrio.testing.models import MODELS, write_model
+from histrio.testing.toy import write_toy_model
+
+__all__ = ["MAX_SEQUENCE_LENGTH", "Kit", "KitModel", "all_cuts", "needs"]
+
+MAX_SEQUENCE_LENGTH = 256
+_MOST_LAYERS_FOR_ALL_CUTS = 4
+
+
+def needs(*capabilities: Capability) -> pytest.MarkDecorator:
+    """Run the test only where the opened backend declares all of these."""
+    return pytest.mark.needs(*capabilities)
+
+
+@dataclass(frozen=True, slots=True)
+class KitModel:
+    """A model on disk."""
+
+    name: str
+    folder: Path
+    num_layers: int
+    vocab_size: int
+
+    def spec(self, **changes: Any) -> StageSpec:
+        """The placement of the whole model as the kit asks for it, with changes."""
+        placed = StageSpec(
+            model=str(self.folder),
+            first_layer=0,
+            last_layer=self.num_layers,
+            num_layers=self.num_layers,
+            dtype="float32",
+            max_sequence_length=MAX_SEQUENCE_LENGTH,
+            max_rows=8,
+        )
+        return msgspec.structs.replace(placed, **changes)
+
+
+class Kit:
+    """The backend called `name` with `options`. Raises `PluginError`, or `BackendError` if nothing can be tested."""
+
+    def __init__(self, name: str, options: dict[str, Any], folder: Path, model: str | None) -> None:
+        self.factory = find_factory(name)
+        self.name = self.factory.name
+        self.level = self.factory.traits.level
+        self.options = options
+        machine = self.factory.probe()
+        if not machine.available:
+            raise BackendError(f"{name} cannot be used here: {machine.reason}; {machine.remedy}")
+
+        answers = {each.name: (each, self._supports(each)) for each in _models(folder, model)}
+        self.models = {name: each for name, (each, answer) in answers.items() if answer.available}
+        """Name → model; those that the backend supports whole."""
+        self.refused = {name: answer.reason for name, (_, answer) in answers.items() if not answer.available}
+        """Name → why not."""
+        self.declared: dict[str, list[str]] = {}
+        """Model → capabilities, once it was opened."""
+        if not self.models:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
+            raise BackendError(
+                f"{self.name} supports no model of the kit, so name one with --backend-model ({reasons})"
+            )
+
+    def _supports(self, model: KitModel) -> Probe:
+        return self.factory.supports(model.spec(options=self.options))
+
+
+def all_cuts(num_layers: int) -> list[tuple[int, ...]]:
+    """Every way to split a model in two or more; of a deep one, cuts at the ends and in the middle."""
+    if num_layers > _MOST_LAYERS_FOR_ALL_CUTS:
+        return [(1,), (num_layers // 2,), (num_layers - 1,), (num_layers // 3, 2 * num_layers // 3)]
+
+    return [cuts for count in range(1, num_layers) for cuts in combinations(range(1, num_layers), count)]
+
+
+def _models(folder: Path, given: str | None) -> Iterator[KitModel]:
+    if given is not None:
+        yield _model(Path(given).name, Path(given))
+        return
+
+    yield _model("toy", write_toy_model(folder / "toy"))
+    for name in MODELS:
+        yield _model(name, write_model(name, folder / name))
+
+
+def _model(name: str, folder: Path) -> KitModel:
+    config = read_model_config(folder)
+    return KitModel(name, folder, config.num_layers, config.vocab_size)

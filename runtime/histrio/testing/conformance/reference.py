@@ -1,0 +1,80 @@
+"""Independent judges of what a model says: transformers, and for the toy its plain rewrite."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import numpy as np
+
+from histrio.testing.chain import Logits
+from histrio.testing.conformance.kit import KitModel
+from histrio.testing.toy import read_toy_config, toy_continuation, toy_logits
+
+__all__ = ["Reference", "reference_for"]
+
+
+class Reference(Protocol):
+    """Computes without pages, batches and stages."""
+
+    def logits(self, ids: list[int]) -> Logits:
+        """[ids, vocab]"""
+
+    def greedy(self, ids: list[int], num_tokens: int) -> list[int]:
+        """The most likely continuation; nothing ends it early."""
+
+
+@cache
+def reference_for(model: KitModel) -> Reference | str:
+    """The judge for a model, or why there is none."""
+    if read_toy_config(str(model.folder)).get("model_type") == "toy":
+        return _Toy(model)
+
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed: no judge"
+    try:
+        return _Transformers(model)
+    except (OSError, ValueError, KeyError) as error:
+        return f"transformers cannot load {model.name}: {str(error).splitlines()[0]}"
+
+
+class _Toy:
+    def __init__(self, model: KitModel) -> None:
+        self._sizes = {"num_layers": model.num_layers, "vocab_size": model.vocab_size}
+
+    def logits(self, ids: list[int]) -> Logits:
+        return np.stack([toy_logits(ids[: end + 1], **self._sizes) for end in range(len(ids))])
+
+    def greedy(self, ids: list[int], num_tokens: int) -> list[int]:
+        return toy_continuation(ids, num_tokens, **self._sizes)
+
+
+class _Transformers:
+    """In float32 on the CPU. Imported by name: the core knows no array library, and this is for tests alone."""
+
+    def __init__(self, model: KitModel) -> None:
+        self._torch: Any = import_module("torch")
+        transformers: Any = import_module("transformers")
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(model.folder, dtype=self._torch.float32)
+        self._model = loaded.eval()
+        self._model.generation_config.eos_token_id = None
+
+    def logits(self, ids: list[int]) -> Logits:
+        with self._torch.no_grad():
+            found: Logits = self._model(self._torch.tensor([ids])).logits[0].float().numpy()
+        return found
+
+    def greedy(self, ids: list[int], num_tokens: int) -> list[int]:
+        given = self._torch.tensor([ids])
+        with self._torch.no_grad():
+            output = self._model.generate(
+                given, attention_mask=self._torch.ones_like(given), max_new_tokens=num_tokens, do_sample=False
+            )
+        tokens: list[int] = output[0, len(ids) :].tolist()
+        return tokens

@@ -1,0 +1,27 @@
+"""From what `--backend` says to a factory: a registered name, or `module:class` for one that is not installed."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from histrio.backend import BackendFactory
+from histrio.engine_backend import EngineFactory
+from histrio.errors import PluginError
+from histrio.plugins import installed_plugins
+
+__all__ = ["factory_at", "find_factory"]
+
+
+def find_factory(name: str) -> BackendFactory | EngineFactory:
+    """The factory of this name. Raises `PluginError`."""
+    return factory_at(name) if ":" in name else installed_plugins().backends.get(name)
+
+
+def factory_at(reference: str) -> Any:
+    """A new factory of the class at `module:class`. Raises `PluginError`."""
+    module, _, attribute = reference.partition(":")
+    try:
+        return getattr(import_module(module), attribute)()
+    except (ImportError, AttributeError) as error:
+        raise PluginError(f"there is no backend factory at {reference!r}: {error}") from error

@@ -1,0 +1,128 @@
+"""What a test of the kit gets: the backend with one model, opened in the ways the test asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from histrio.backend import BackendFactory, Capability, StageSpec
+from histrio.testing.chain import StageChain, stage_specs
+from histrio.testing.conformance.engine_driver import EngineSubject
+from histrio.testing.conformance.kit import MAX_SEQUENCE_LENGTH, Kit, KitModel
+from histrio.testing.conformance.replay import Trace, make_trace
+from histrio.testing.harness import HarnessOptions
+
+__all__ = ["EngineSubject", "StageSubject", "prompt"]
+
+_MOST_CHAINS = 4
+_MOST_ROWS = 8
+
+
+class StageSubject:
+    """A stage backend with one model. Chains are kept, and start anew (with a new epoch) for each test."""
+
+    def __init__(self, kit: Kit, model: KitModel) -> None:
+        self.kit = kit
+        self.model = model
+        self.factory = cast(BackendFactory, kit.factory)
+        self.in_processes = Capability.ONE_STAGE_PER_PROCESS in self.factory.traits.capabilities
+        self.options = HarnessOptions(
+            num_blocks=None,
+            max_rows=_MOST_ROWS,
+            max_step_tokens=2048,
+            max_sequence_length=MAX_SEQUENCE_LENGTH,
+            device="auto",
+            stage_options=kit.options,
+        )
+        self._chains: dict[tuple[int, ...], StageChain] = {}
+        self._traces: dict[tuple[int, int, int], Trace] = {}
+        self._reference: StageChain | None = None
+
+    @property
+    def reference(self) -> StageChain:
+        """The whole model, used for nothing but undisturbed runs."""
+        if self._reference is None:
+            self._reference = self.open(())
+        return self._reference
+
+    @property
+    def capabilities(self) -> list[str]:
+        """What the opened model declares."""
+        return self.reference.size.capabilities
+
+    @property
+    def page_size(self) -> int:
+        """Tokens per page."""
+        return self.reference.size.page_size
+
+    @property
+    def num_rows(self) -> int:
+        """How many sequences a test may run at a time."""
+        return min(_MOST_ROWS, self.reference.size.max_rows)
+
+    def spec(self, **changes: Any) -> StageSpec:
+        """The placement of the whole model with the options of the run, and with changes."""
+        return self.model.spec(**{"options": self.kit.options, **changes})
+
+    def chain(self, cuts: Sequence[int] = ()) -> StageChain:
+        """The model split at `cuts`, with nothing in it. Skips the test where the backend refuses such a split."""
+        key = tuple(cuts)
+        chain = self._chains.pop(key, None)
+        if chain is None:
+            self._skip_refused(key)
+            while len(self._chains) >= _MOST_CHAINS:
+                self._chains.pop(next(iter(self._chains))).close()
+            chain = self.open(key)
+        self._chains[key] = chain
+        chain.disturb = None
+        chain.restart()
+        return chain
+
+    def open(self, cuts: Sequence[int]) -> StageChain:
+        """A chain of one's own, to be closed by whoever asks."""
+        return StageChain(self.factory, self.model.folder, cuts, self.options, processes=self.in_processes)
+
+    def trace(self, num_prompt_tokens: int, *, seed: int = 0, num_tokens: int = 6) -> Trace:
+        """What the whole model says to a random prompt alone."""
+        key = (num_prompt_tokens, seed, num_tokens)
+        if key not in self._traces:
+            ids = prompt(self.model.vocab_size, num_prompt_tokens, seed)
+            self._traces[key] = make_trace(self.reference, ids, num_tokens)
+        return self._traces[key]
+
+    def traces(self, count: int, *, num_tokens: int = 6) -> list[Trace]:
+        """Traces of different prompts; the longest spans several pages, the shortest is one token."""
+        lengths = [5, 2 * self.page_size + 1, self.page_size, 2, 3 * self.page_size - 2, 11, self.page_size + 9, 1]
+        return [self.trace(lengths[seed % 8], seed=seed, num_tokens=num_tokens) for seed in range(count)]
+
+    def middle(self) -> StageChain:
+        """The model in two stages, cut in the middle; whole if it cannot be split there."""
+        cut = (self.model.num_layers // 2,)
+        return self.chain(cut if self._refusal(cut) is None else ())
+
+    def close(self) -> None:
+        """Close all chains."""
+        for chain in self._chains.values():
+            chain.close()
+        self._chains = {}
+        if self._reference is not None:
+            self._reference.close()
+            self._reference = None
+
+    def _refusal(self, cuts: tuple[int, ...]) -> str | None:
+        probes = [self.factory.supports(spec) for spec in stage_specs(self.model.folder, cuts, self.options)]
+        return next((probe.reason for probe in probes if not probe.available), None)
+
+    def _skip_refused(self, cuts: tuple[int, ...]) -> None:
+        reason = self._refusal(cuts)
+        if reason is not None:
+            pytest.skip(f"{self.kit.name} refuses this split of {self.model.name}: {reason}")
+
+
+def prompt(vocab_size: int, num_tokens: int, seed: int) -> list[int]:
+    """Random ids."""
+    drawn: list[int] = np.random.default_rng([seed, num_tokens]).integers(3, vocab_size - 3, num_tokens).tolist()
+    return drawn

@@ -1,0 +1,157 @@
+"""What a stage backend answers before it computes: probes, capacities, refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from histrio.backend import CONTRACT, Capability, StageSpec
+from histrio.errors import BackendError, ModelError
+from histrio.messages import StageCapacity
+from histrio.testing.conformance.compare import assert_differs, assert_same
+from histrio.testing.conformance.hosts import LocalHost, RemoteHost
+from histrio.testing.conformance.replay import replay
+from histrio.testing.conformance.subject import StageSubject
+
+_OF_TRAITS = {Capability.ADAPTERS, Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS}
+_OF_ENGINES = {Capability.LOGPROBS}
+_OF_STAGES = set(Capability) - _OF_TRAITS - _OF_ENGINES
+_ABSURD_PAGES = 2**44
+_NO_SUCH_OPTION = "no-such-option"
+
+
+def opened(subject: StageSubject, spec: StageSpec) -> StageCapacity:
+    """What opening one stage answers; the stage is closed again."""
+    host = (RemoteHost if subject.in_processes else LocalHost)(subject.factory, spec)
+    try:
+        return host.open()
+    finally:
+        host.close()
+
+
+def test_probe_and_traits_are_well_formed(subject: StageSubject) -> None:
+    probe, traits = subject.factory.probe(), subject.factory.traits
+
+    assert traits.contract == CONTRACT
+    assert traits.level == "stage"
+    assert set(traits.capabilities) <= _OF_TRAITS, "the others are of an opened stage"
+    assert probe.devices, "a probe that is available names its devices"
+    assert msgspec.json.decode(msgspec.json.encode(probe), type=type(probe)) == probe
+
+
+def test_supports_foretells_no_more_than_the_opened_stage_has(subject: StageSubject) -> None:
+    foretold = subject.factory.supports(subject.spec()).capabilities
+
+    assert set(foretold) <= _OF_STAGES
+    assert set(foretold) <= set(subject.capabilities)
+
+
+def test_wrong_layer_ranges_are_refused(subject: StageSubject) -> None:
+    count = subject.model.num_layers
+    for first, last, num_layers in [(1, 1, count), (2, 1, count), (-1, 1, count), (0, count + 1, count + 1)]:
+        spec = subject.spec(first_layer=first, last_layer=last, num_layers=num_layers)
+        answer = subject.factory.supports(spec)
+        assert not answer.available, f"layers {first}:{last} of {count} are no range"
+        assert answer.reason
+
+    assert subject.factory.supports(subject.spec()).available
+
+
+def test_a_foreign_architecture_is_refused_with_the_reason(subject: StageSubject, tmp_path: Path) -> None:
+    config = json.loads((subject.model.folder / "config.json").read_text(encoding="utf-8"))
+    config |= {"model_type": "no-such-type", "architectures": ["NoSuchForCausalLM"]}
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    answer = subject.factory.supports(subject.spec(model=str(tmp_path)))
+
+    assert not answer.available
+    assert answer.reason
+
+
+def test_an_unknown_option_is_refused_by_name(subject: StageSubject) -> None:
+    spec = subject.spec(options={**subject.kit.options, _NO_SUCH_OPTION: 1})
+    answer = subject.factory.supports(spec)
+    if not answer.available:
+        assert _NO_SUCH_OPTION in answer.reason
+        return
+
+    with pytest.raises(BackendError, match=_NO_SUCH_OPTION):
+        opened(subject, spec)
+
+
+def test_capacity_is_sane(subject: StageSubject) -> None:
+    capacity = subject.reference.capacities[0]
+
+    assert capacity.max_pages
+    assert all(size > 0 and count > 0 for size, count in capacity.max_pages.items())
+    assert 1 <= capacity.max_rows <= subject.options.max_rows
+    assert capacity.max_step_tokens >= 1
+    assert capacity.page_bytes_per_token > 0
+    assert capacity.param_bytes >= 0
+    assert min(capacity.first_page_id, capacity.first_row) >= 0
+    assert capacity.dtype
+    assert set(capacity.capabilities) <= set(map(str, _OF_STAGES))
+
+
+def test_progress_goes_from_nothing_to_one(subject: StageSubject) -> None:
+    if subject.in_processes:
+        pytest.skip("its progress is told in another process")
+    host = LocalHost(subject.factory, subject.spec())
+    host.open()
+    host.close()
+
+    assert host.told == sorted(host.told)
+    assert all(0 <= fraction <= 1 for fraction in host.told)
+    assert host.told[-1] == 1.0
+
+
+def test_more_pages_than_memory_holds_are_refused(subject: StageSubject) -> None:
+    plain = subject.spec()
+    most = max(subject.reference.capacities[0].max_pages.values())
+
+    assert most_pages(subject, plain) == most
+    assert most_pages(subject, msgspec.structs.replace(plain, num_pages=_ABSURD_PAGES)) < _ABSURD_PAGES
+    assert most_pages(subject, msgspec.structs.replace(plain, kvcache_mem_ratio=1e-12)) < most
+
+
+def test_weights_beyond_their_share_of_memory_are_refused(subject: StageSubject) -> None:
+    if subject.reference.capacities[0].param_bytes == 0:
+        pytest.skip("a model without weights fits anywhere")
+    with pytest.raises((ModelError, BackendError)) as refused:
+        opened(subject, subject.spec(param_mem_ratio=1e-12))
+
+    assert str(refused.value)
+    assert opened(subject, subject.spec()).param_bytes > 0
+
+
+def most_pages(subject: StageSubject, spec: StageSpec) -> int:
+    """Pages of the smallest size that fit, 0 if opening is refused with the reason."""
+    try:
+        return max(opened(subject, spec).max_pages.values())
+    except (ModelError, BackendError):
+        return 0
+
+
+def test_every_page_size_on_offer_works(subject: StageSubject) -> None:
+    trace = subject.trace(2 * subject.page_size + 3)
+    chain = subject.chain()
+    usual = chain.size
+    for page_size in sorted(set.intersection(*(set(capacity.max_pages) for capacity in chain.capacities))):
+        num_pages = -(-len(trace.ids) // page_size) + 1
+        chain.restart(msgspec.structs.replace(usual, page_size=page_size, num_pages=num_pages))
+        assert_same(replay(chain, trace), trace.logits, f"pages of {page_size} tokens")
+    chain.restart(usual)
+    assert_differs(replay(chain, subject.trace(5)), trace.logits, "another prompt")
+
+
+def test_closing_twice_is_safe(subject: StageSubject) -> None:
+    chain = subject.open(())
+    assert chain.greedy([5, 6, 7], 1) == chain.greedy([5, 6, 7], 1)
+    chain.close()
+    chain.close()
+    never_opened = subject.factory.create()
+    never_opened.close()
+    never_opened.close()

@@ -1,0 +1,378 @@
+"""Backends with one known defect each, chosen by `--backend-option defect=NAME`; without one they are healthy.
+
+The stage is the toy with its step written anew, so that a defect can sit anywhere in it. `variant` gives healthy ones
+of other kinds: `own-ids` has pages and rows that do not begin at 0, `limited` declares less and refuses the
+rest, `single` runs one sequence at a time.
+`DEFECTS` says which test of the kit has to find which defect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.arrays import NumpyArrays
+from histrio.backend import (
+    BackendFactory,
+    Capability,
+    Probe,
+    Progress,
+    ReplicaSize,
+    StageBackend,
+    StageCapacity,
+    StageOutput,
+    StageSpec,
+    StepBatch,
+    Traits,
+)
+from histrio.errors import BackendError, DoesNotFit
+from histrio.hooks import hookimpl
+from histrio.machine import memory_bytes
+from histrio.messages import Tensor
+from histrio.testing import toy
+from histrio.testing.models import MODELS
+
+DEFECTS = {
+    "argmax-from-the-end": "array_functions_mean_what_they_mean_on_numpy",
+    "accepts-any-model": "a_foreign_architecture_is_refused_with_the_reason",
+    "accepts-bad-ranges": "wrong_layer_ranges_are_refused",
+    "accepts-unknown-options": "an_unknown_option_is_refused_by_name",
+    "capacity-of-nothing": "capacity_is_sane",
+    "clears-shared-pages": "full_pages_of_a_sequence_that_left_serve_another",
+    "close-wipes-another": "closing_a_slot_leaves_the_others_alone",
+    "closes-once": "closing_twice_is_safe",
+    "copy-does-nothing": "a_copied_page_goes_its_own_way",
+    "counts-layers-from-0": "every_split_equals_the_whole",
+    "depends-on-batch-size": "ragged_rows_equal_single_rows",
+    "epoch-keeps-slots": "a_new_epoch_forgets_everything_and_computes_the_same",
+    "forgets-rewind": "rewound_tokens_leave_no_trace",
+    "foretells-too-much": "supports_foretells_no_more_than_the_opened_stage_has",
+    "ignores-starts": "chunked_prefill_equals_one_step",
+    "ignores-its-share": "weights_beyond_their_share_of_memory_are_refused",
+    "keeps-old-page-size": "every_page_size_on_offer_works",
+    "lies-about-pages": "more_pages_than_memory_holds_are_refused",
+    "logits-for-nobody": "what_is_not_sampled_gives_no_logits",
+    "logits-in-wrong-order": "logits_come_for_sampled_rows_alone_and_in_order",
+    "looks-at-decoding-first": "prefill_and_decode_share_a_step",
+    "mixes-rows": "rows_join_and_leave_at_any_step",
+    "one-position-only": "several_positions_of_a_row_give_logits",
+    "one-row-per-page": "running_rows_share_their_first_pages",
+    "page-offset-off-by-one": "greedy_tokens_equal_the_reference",
+    "positions-start-anew": "greedy_tokens_equal_the_reference",
+    "progress-goes-back": "progress_goes_from_nothing_to_one",
+    "reads-beyond-length": "greedy_tokens_equal_the_reference",
+    "rejects-evenly": "rows_reject_their_drafts_unevenly",
+    "remembers-one-step": "two_micro_batches_in_flight_keep_apart",
+    "reuses-buffer": "what_a_step_returned_is_left_alone_by_the_next",
+    "sampled-off-by-one": "several_positions_of_a_row_give_logits",
+    "short-tables": "a_sequence_may_be_as_long_as_asked_for",
+    "slot-state-stays": "reused_pages_and_slots_show_nothing_of_their_past",
+    "sorts-rows": "the_order_of_rows_does_not_matter",
+    "stale-pages-visible": "reused_pages_and_slots_show_nothing_of_their_past",
+    "state-named-wrongly": "the_hidden_state_is_one_dense_tensor_per_token",
+    "table-of-next-row": "ragged_rows_equal_single_rows",
+}
+"""Defect → a test that finds it."""
+
+DEFECTS_OF_THE_SINGLE = {
+    "slot-state-stays": "one_sequence_after_the_other_needs_no_batch",
+}
+"""The same, on the variant that runs one sequence at a time."""
+
+DEFECTS_OF_THE_LIMITED = {
+    "refuses-nothing": "several_positions_are_refused_where_not_declared",
+    "refuses-too-late": "a_rewind_is_refused_where_not_declared",
+}
+"""And on the variant that can neither rewind nor give several positions."""
+
+_Ints = npt.NDArray[np.int64]
+_PARAM_BYTES = 8
+
+
+class BrokenFactory:
+    """Not registered: `--backend broken_backend:BrokenFactory`."""
+
+    name = "broken"
+    traits = Traits(contract=1)
+
+    def probe(self) -> Probe:
+        return toy.ToyFactory().probe()
+
+    def supports(self, spec: StageSpec) -> Probe:
+        probe = msgspec.structs.replace(toy.ToyFactory().supports(spec), capabilities=[])
+        model = Path(spec.model).name
+        match spec.options.get("defect"):
+            case "accepts-bad-ranges" if model == "toy":
+                return Probe(available=True)
+            case "accepts-any-model" if model not in MODELS:
+                return Probe(available=True)
+            case "foretells-too-much":
+                return msgspec.structs.replace(probe, capabilities=[Capability.ADAPTERS])
+            case _:
+                return probe
+
+    def create(self) -> StageBackend:
+        return BrokenStage()
+
+
+class BoastfulFactory(BrokenFactory):
+    """Claims in its traits what only an opened stage can know."""
+
+    traits = Traits(contract=1, capabilities=[Capability.REWIND])
+
+
+class RegisteredFactory(BrokenFactory):
+    """For processes that find backends by their entry points."""
+
+    name = "broken-registered"
+
+
+class SeparateFactory(BrokenFactory):
+    """Healthy, and every stage needs a process of its own."""
+
+    traits = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
+
+
+class FromTheEnd(NumpyArrays):
+    """Counts from the wrong end."""
+
+    def argmax(self, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return super().argmax(array[:, ::-1])
+
+
+class BrokenStage(toy.ToyStage):
+    """The toy stage with the chosen defect."""
+
+    latest_slots: ClassVar[list[int]] = []
+    """Of the step that a first stage computed last."""
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        options = dict(spec.options)
+        self.defect = options.pop("defect", None)
+        self.variant = options.pop("variant", None)
+        if self.defect == "accepts-unknown-options":
+            options = {}
+        if self.defect == "progress-goes-back":
+            progress(0.9, "nearly there")
+            progress(0.1, "or not")
+        if spec.param_mem_ratio * memory_bytes() < _PARAM_BYTES and self.defect != "ignores-its-share":
+            raise DoesNotFit("the weights of the broken backend")
+        if self.defect == "argmax-from-the-end":
+            self.xp = FromTheEnd()
+        self.num_closed = 0
+        self.buffer = np.zeros(4096, np.int64)
+        self.sums: dict[int, int] = {}
+        self.longest: dict[int, int] = {}
+        self.tables: dict[int, list[int]] = {}
+        self.owners: dict[int, int] = {}
+        self.first = 3 if self.variant == "own-ids" else 0
+        capacity = super().open(msgspec.structs.replace(spec, options=options), progress)
+        return msgspec.structs.replace(capacity, **self._changed_capacity(spec, capacity))
+
+    def allocate(self, size: ReplicaSize) -> None:
+        if self.defect == "keeps-old-page-size" and self._pages.size:
+            return
+
+        super().allocate(msgspec.structs.replace(size, num_pages=size.num_pages + self.first))
+        self.longest, self.tables, self.owners = {}, {}, {}
+        if self.defect != "epoch-keeps-slots":
+            self.sums = {}
+        if self.defect == "stale-pages-visible":
+            self._pages[:] = 0
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        self._refuse(batch)
+        self._count_sequences(batch)
+        told, batch = batch, self._changed_batch(batch)
+        self.longest |= dict(zip(told.slots.tolist(), (told.starts + told.num_tokens).tolist(), strict=True))
+        states = self._states(batch)
+        if not self._spec.is_last:
+            return StageOutput([self._tensor(states)])
+
+        wanted = self._wanted(batch)
+        if len(wanted) == 0 and self.defect != "logits-for-nobody":
+            return StageOutput([])
+
+        logits = toy.logits_of(states[wanted], self._vocab_size)
+        return StageOutput([], logits[::-1] if self.defect == "logits-in-wrong-order" else logits)
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        if self.defect != "copy-does-nothing":
+            super().copy(src, dst)
+
+    def close_slot(self, slot: int) -> None:
+        if self.defect == "close-wipes-another":
+            self._pages[:, self.tables.get(slot + 1, [])] = 0
+        if self.defect != "slot-state-stays":
+            self.sums.pop(slot, None)
+        self.longest.pop(slot, None)
+        self.tables.pop(slot, None)
+
+    def close(self) -> None:
+        self.num_closed = getattr(self, "num_closed", 0) + 1
+        if getattr(self, "defect", None) == "closes-once" and self.num_closed > 1:
+            raise RuntimeError("closed already")
+        super().close()
+
+    def _changed_capacity(self, spec: StageSpec, capacity: StageCapacity) -> dict[str, Any]:
+        changes: dict[str, Any] = {"param_bytes": _PARAM_BYTES}
+        if self.variant == "own-ids":
+            changes |= {"first_page_id": self.first, "first_row": 2}
+        if self.variant == "single":
+            changes |= {"capabilities": []}
+        if self.variant == "limited":
+            changes |= {"capabilities": [Capability.BATCH]}
+        if self.defect == "lies-about-pages" and spec.num_pages is not None:
+            changes |= {"max_pages": dict.fromkeys(capacity.max_pages, spec.num_pages)}
+        if self.defect == "capacity-of-nothing":
+            changes |= {"page_bytes_per_token": 0}
+        return changes
+
+    def _refuse(self, batch: StepBatch) -> None:
+        """The variants that can do less keep lengths, to see a rewind."""
+        if self.variant not in ("limited", "single"):
+            return
+
+        rewinds = any(0 < start < self.longest.get(slot, 0) for slot, start in _rows(batch))
+        if (rewinds or batch.num_sampled.max() > 1) and self.defect != "refuses-nothing":
+            if self.defect == "refuses-too-late":
+                self._states(batch)
+            raise BackendError("neither rewinds nor several positions")
+
+    def _count_sequences(self, batch: StepBatch) -> None:
+        """What a slot that is never reset would bring into its next sequence."""
+        self.past = np.zeros(batch.num_rows, np.int64)
+        for row, (slot, start) in enumerate(_rows(batch)):
+            if start == 0 and self.defect in ("slot-state-stays", "epoch-keeps-slots"):
+                self.past[row] = self.sums.get(slot, 0)
+                self.sums[slot] = self.sums.get(slot, 0) + 1
+
+    def _changed_batch(self, batch: StepBatch) -> StepBatch:
+        """What the stage believes it was told."""
+        starts, tables, within = batch.starts, batch.block_tables, np.repeat(batch.starts, batch.num_tokens)
+        match self.defect:
+            case "ignores-starts":
+                return replace(batch, starts=np.zeros_like(starts), positions=batch.positions - within)
+            case "table-of-next-row":
+                return replace(batch, block_tables=np.roll(tables, -1, axis=0))
+            case "short-tables":
+                return replace(batch, block_tables=np.where(np.arange(tables.shape[1]) < 48, tables, tables[:, :1]))
+            case "forgets-rewind":
+                return self._ahead(batch, [self._rewound(slot, start) for slot, start in _rows(batch)])
+            case "rejects-evenly":
+                back = [self._rewound(slot, start) for slot, start in _rows(batch)]
+                return self._ahead(batch, [each - min(back) for each in back])
+            case _:
+                return batch
+
+    def _rewound(self, slot: int, start: int) -> int:
+        """By how many tokens a row goes back."""
+        return max(0, self.longest.get(slot, 0) - start) if start else 0
+
+    def _ahead(self, batch: StepBatch, num_tokens: list[int]) -> StepBatch:
+        """Each row so many positions further than it was told."""
+        most = batch.block_tables.shape[1] * self._pages.shape[2] - 1
+        return replace(batch, positions=np.minimum(batch.positions + np.repeat(num_tokens, batch.num_tokens), most))
+
+    def _states(self, batch: StepBatch) -> _Ints:
+        positions = batch.positions
+        if batch.token_ids is not None:
+            BrokenStage.latest_slots = batch.slots.tolist()
+            states = toy.embed(batch.token_ids, positions % 16 if self.defect == "positions-start-anew" else positions)
+        else:
+            states = np.frombuffer(batch.hidden[0].data, np.int64).reshape(batch.hidden[0].shape)[:, 0]
+            if self.defect == "remembers-one-step" and batch.slots.tolist() != self.latest_slots:
+                states = states + 1
+        for layer in range(self._spec.first_layer, self._spec.last_layer):
+            states = self._broken_layer(layer, states, batch)
+        return states
+
+    def _broken_layer(self, layer: int, states: _Ints, batch: StepBatch) -> _Ints:
+        pages = self._pages[layer - self._spec.first_layer]
+        named = layer - self._spec.first_layer if self.defect == "counts-layers-from-0" else layer
+        result = np.empty_like(states)
+        order = np.argsort(batch.slots) if self.defect == "sorts-rows" else np.arange(batch.num_rows)
+        for row, source in zip(range(batch.num_rows), order, strict=True):
+            own = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
+            positions, table = batch.positions[own], batch.block_tables[row]
+            self._touch(batch, row, pages, table)
+            pages[table[positions // pages.shape[1]], positions % pages.shape[1]] = states[own]
+            cached = self._read(pages, batch.block_tables[source], int(positions[-1]) + 1)
+            result[own] = toy.mix(named, states[own], cached, np.minimum(positions, len(cached) - 1))
+            result[own] += self._leak(batch, row, states)
+        return result
+
+    def _touch(self, batch: StepBatch, row: int, pages: _Ints, table: npt.NDArray[np.int32]) -> None:
+        """What some do to pages before they are written."""
+        slot, start = int(batch.slots[row]), int(batch.starts[row])
+        used = table[: -(-(start + int(batch.num_tokens[row])) // pages.shape[1])].tolist()
+        if self.defect == "clears-shared-pages" and start > 0 and slot not in self.tables:
+            pages[used] = 0
+        if self.defect == "one-row-per-page":
+            taken = [page for page in used if self.owners.get(page, slot) != slot and start > 0]
+            pages[taken] = 0
+            self.owners |= dict.fromkeys(used, slot)
+        if start == 0 or slot not in self.tables:
+            self.tables[slot] = used
+
+    def _read(self, pages: _Ints, table: npt.NDArray[np.int32], length: int) -> _Ints:
+        """[length] what the row has in its pages."""
+        page_size = pages.shape[1]
+        places = np.arange(length)
+        if self.defect == "reads-beyond-length" and length % page_size:
+            places = np.append(places[:-1], length)
+        if self.defect == "page-offset-off-by-one":
+            return pages[table[places // page_size], (places + 1) % page_size]
+        cached = pages[table[places // page_size], places % page_size]
+        if self.defect == "stale-pages-visible":
+            cached = cached.copy()
+            cached[-1] += pages[table[(length - 1) // page_size], (length - 1) % page_size + 1 :].sum()
+        return cached
+
+    def _leak(self, batch: StepBatch, row: int, states: _Ints) -> int:
+        """What gets into a row that is not its own."""
+        match self.defect:
+            case "mixes-rows":
+                return int(states[0]) if row > 0 else 0
+            case "depends-on-batch-size":
+                return 1 if batch.num_rows > 4 else 0
+            case "looks-at-decoding-first":
+                return 1 if batch.num_tokens[row] == 1 < batch.num_tokens.max() else 0
+            case _:
+                return int(self.past[row])
+
+    def _wanted(self, batch: StepBatch) -> _Ints:
+        """Indices of the sampled tokens."""
+        counts = batch.num_sampled
+        off = 1 if self.defect == "sampled-off-by-one" else 0
+        if self.defect == "one-position-only":
+            repeated = [np.full(count, end - 1) for end, count in zip(batch.offsets[1:], counts, strict=True)]
+            return np.concatenate(repeated).astype(np.int64)
+        spans = [
+            np.arange(end - count, end) - (off if count > 1 else 0)
+            for end, count in zip(batch.offsets[1:], counts, strict=True)
+        ]
+        return np.concatenate(spans).astype(np.int64)
+
+    def _tensor(self, states: _Ints) -> Tensor:
+        if self.defect == "reuses-buffer":
+            self.buffer[: len(states)] = states
+            states = self.buffer[: len(states)]
+        name = "states" if self.defect == "state-named-wrongly" else ""
+        return Tensor("int64", (len(states), 1), np.ascontiguousarray(states).data, name)
+
+
+def _rows(batch: StepBatch) -> list[tuple[int, int]]:
+    """Slot and start of each row."""
+    return list(zip(batch.slots.tolist(), batch.starts.tolist(), strict=True))
+
+
+@hookimpl
+def register_backends(register: Callable[[BackendFactory], None]) -> None:
+    register(RegisteredFactory())

@@ -1,0 +1,138 @@
+"""Engines with one known defect each, chosen by `--backend-option defect=NAME`; without one the toy engine itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from histrio.backend import Capability, Probe, StageSpec, Traits
+from histrio.engine_backend import EngineBackend, EngineEvents
+from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.testing.toy import ToyFactory
+from histrio.testing.toy_engine import Running, ToyEngine, ToyEngineFactory
+
+ENGINE_DEFECTS = {
+    "abort-ignored": "an_aborted_request_ends_and_harms_nobody",
+    "accepts-a-part": "a_part_of_the_model_is_refused",
+    "accepts-unknown-options": "the_engine_refuses_an_unknown_option_by_name",
+    "all-at-once": "tokens_come_as_they_are_made",
+    "breaks-on-foreign-aborts": "aborting_what_ended_or_never_was_is_harmless",
+    "capacity-of-nothing": "engine_capacity_is_sane",
+    "closes-once": "an_engine_opened_again_says_the_same",
+    "drops-the-last-id": "an_id_that_ends_a_request_is_its_last",
+    "forgets-what-was-delivered": "what_can_be_continued_goes_on_with_the_same_tokens",
+    "hides-logprobs": "logprobs_are_declared_where_they_can_be_asked_for",
+    "logprobs-a-little-off": "logprobs_equal_the_reference",
+    "logprobs-unasked": "logprobs_come_when_asked_for",
+    "mixes-requests": "requests_at_a_time_equal_single_ones",
+    "obeys-its-own-eos": "the_models_own_eos_ends_nothing_by_itself",
+    "runs-beyond-its-length": "an_order_beyond_the_longest_sequence_ends_alone",
+    "second-best": "engine_tokens_equal_the_reference",
+    "wanders": "a_greedy_request_says_the_same_every_time",
+}
+"""Defect → a test that finds it."""
+
+
+class NeedyFields(msgspec.Struct, frozen=True):
+    """A field without a default."""
+
+    temperature: float
+
+
+class BrokenEngineFactory(ToyEngineFactory):
+    """Not registered: `--backend broken_engine:BrokenEngineFactory`."""
+
+    name = "broken-engine"
+
+    def supports(self, spec: StageSpec) -> Probe:
+        if spec.options.get("defect") == "accepts-a-part":
+            return ToyFactory().supports(spec)
+        return msgspec.structs.replace(super().supports(spec), capabilities=[])
+
+    def create(self) -> EngineBackend:
+        return BrokenEngine()
+
+
+class BoastfulEngineFactory(BrokenEngineFactory):
+    """Claims too much in its traits and of what it can continue, and has a field without a default."""
+
+    traits = Traits(contract=1, level="engine", capabilities=[Capability.REWIND])
+    fields = NeedyFields
+
+    def can_continue(self, sampling: dict[str, Any]) -> bool:
+        return True
+
+
+class BrokenEngine(ToyEngine):
+    """The toy engine with the chosen defect."""
+
+    def open(self, spec: StageSpec, events: EngineEvents) -> EngineCapacity:
+        options = dict(spec.options)
+        self.defect = options.pop("defect", None)
+        self.num_closed = 0
+        self.held: dict[int, TokenRow] = {}
+        if self.defect == "accepts-unknown-options":
+            options = {}
+        capacity = super().open(msgspec.structs.replace(spec, options=options), events)
+        if self.defect == "capacity-of-nothing":
+            return msgspec.structs.replace(capacity, max_sequence_length=10**6)
+        if self.defect == "hides-logprobs":
+            return msgspec.structs.replace(capacity, capabilities=[])
+        return capacity
+
+    def submit(self, order: Generate) -> None:
+        if self.defect == "forgets-what-was-delivered":
+            order = msgspec.structs.replace(order, ids=order.ids[: order.num_prompt_tokens])
+        if self.defect == "obeys-its-own-eos":
+            order = msgspec.structs.replace(order, eos_ids=[*order.eos_ids, 257])
+        if self.defect == "logprobs-unasked":
+            order = msgspec.structs.replace(order, sampling={**order.sampling, "logprobs": True})
+        if self.defect == "runs-beyond-its-length":
+            self._longest = 10**6
+        super().submit(order)
+
+    def abort(self, request: int) -> None:
+        if self.defect == "breaks-on-foreign-aborts" and request not in self._requests:
+            self._events.failed("what request?")
+        if self.defect != "abort-ignored":
+            super().abort(request)
+
+    def close(self) -> None:
+        self.num_closed = getattr(self, "num_closed", 0) + 1
+        if getattr(self, "defect", None) == "closes-once" and self.num_closed > 1:
+            raise RuntimeError("closed already")
+        super().close()
+
+    def _step(self) -> list[TokenRow]:
+        rows = [self._changed(row) for row in super()._step()]
+        return self._hold(rows) if self.defect == "all-at-once" else rows
+
+    def _next_token(self, running: Running) -> TokenRow:
+        row = super()._next_token(running)
+        is_off = (
+            self.defect == "second-best"
+            or (self.defect == "mixes-requests" and len(self._requests) > 3)
+            or (self.defect == "wanders" and self._random.random() < 0.5)
+        )
+        if not is_off:
+            return row
+
+        running.ids[-1] ^= 1
+        return msgspec.structs.replace(row, ids=running.ids[-1:])
+
+    def _changed(self, row: TokenRow) -> TokenRow:
+        ended = row.state in (RequestState.FINISHED_EOS, RequestState.FINISHED_STOP)
+        if self.defect == "drops-the-last-id" and ended:
+            return msgspec.structs.replace(row, ids=[])
+        if self.defect == "logprobs-a-little-off":
+            return msgspec.structs.replace(row, logprobs=[value - 0.01 for value in row.logprobs])
+        return row
+
+    def _hold(self, rows: list[TokenRow]) -> list[TokenRow]:
+        """Rows of requests that have ended, with everything they said."""
+        for row in rows:
+            before = self.held.get(row.request)
+            ids = (before.ids if before else []) + row.ids
+            self.held[row.request] = msgspec.structs.replace(row, ids=ids)
+        return [self.held.pop(row.request) for row in rows if row.state.is_finished]

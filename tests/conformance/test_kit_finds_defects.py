@@ -1,0 +1,92 @@
+"""The kit finds every defect of the deliberately broken backends, every one of its tests finds some, and it finds
+nothing in healthy ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from broken_backend import DEFECTS, DEFECTS_OF_THE_LIMITED, DEFECTS_OF_THE_SINGLE
+from broken_engine import ENGINE_DEFECTS
+from kit_runs import KitRuns, failures, names
+
+from histrio.testing.conformance.report import Report
+
+pytestmark = pytest.mark.timeout(120)  # the first test waits for all runs, some sixty of a third of a second each
+
+STAGE, ENGINE = "broken_backend:BrokenFactory", "broken_engine:BrokenEngineFactory"
+KINDS = {
+    "stage": DEFECTS,
+    "single": DEFECTS_OF_THE_SINGLE,
+    "limited": DEFECTS_OF_THE_LIMITED,
+    "engine": ENGINE_DEFECTS,
+}
+ALL_DEFECTS = [(f"{kind} {defect}", test) for kind, defects in KINDS.items() for defect, test in defects.items()]
+REGISTERED = "[histrio]\nbroken = broken_backend\n"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KitRuns]:
+    """The process that runs the kit; there the broken backend is installed, too."""
+    folder: Path = tmp_path_factory.mktemp("site")
+    info = folder / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(REGISTERED)
+    with KitRuns(folder) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def healthy(runs: KitRuns) -> dict[str, Report]:
+    """Runs in which nothing is wrong."""
+    return {
+        "stage": runs.run(STAGE),
+        "own ids": runs.run(STAGE, variant="own-ids"),
+        "limited": runs.run(STAGE, variant="limited"),
+        "single": runs.run(STAGE, variant="single"),
+        "engine": runs.run(ENGINE),
+        "processes": runs.run("broken_backend:SeparateFactory", "-k", "left_alone", module="test_stage_splits"),
+    }
+
+
+@pytest.fixture(scope="module")
+def found(runs: KitRuns, healthy: dict[str, Report]) -> dict[str, set[str]]:
+    """Defect → tests that failed, of the module that has to find it."""
+    found = {}
+    for kind, defects in KINDS.items():
+        variant = {"variant": kind} if kind in ("single", "limited") else {}
+        backend = ENGINE if kind == "engine" else STAGE
+        modules = {name.split("::test_")[1]: name.split("::")[0] for name in healthy[kind].results}
+        for defect, test in defects.items():
+            report = runs.run(backend, module=modules[test], defect=defect, **variant)
+            found[f"{kind} {defect}"] = failures(report)
+    found["boasts"] = failures(runs.run("broken_backend:BoastfulFactory", module="test_stage_contract"))
+    found["boasts of requests"] = failures(runs.run("broken_engine:BoastfulEngineFactory"))
+    in_processes = runs.run("broken-registered", module="test_stage_processes", defect="counts-layers-from-0")
+    found["counts from 0 in processes"] = failures(in_processes)
+    return found
+
+
+@pytest.mark.parametrize(("defect", "test"), ALL_DEFECTS)
+def test_every_defect_is_found(defect: str, test: str, found: dict[str, set[str]]) -> None:
+    assert test in found[defect], f"found by {sorted(found[defect])}"
+
+
+@pytest.mark.parametrize("kind", ["stage", "own ids", "limited", "single", "engine", "processes"])
+def test_healthy_backends_pass(kind: str, healthy: dict[str, Report]) -> None:
+    assert failures(healthy[kind]) == set()
+    assert names(healthy[kind], "passed")
+
+
+def test_every_test_of_the_kit_finds_some_defect(found: dict[str, set[str]], healthy: dict[str, Report]) -> None:
+    everything = names(healthy["stage"]) | names(healthy["engine"])
+    assert everything - set.union(*found.values()) == set()
+
+
+def test_what_is_not_declared_is_skipped_with_the_reason(healthy: dict[str, Report]) -> None:
+    result = healthy["limited"].results["test_stage_rewinds::test_rejected_drafts_leave_no_trace"]
+    assert result.outcome == "skipped"
+    assert result.reason == "rewind, all_position_logits not declared"
+    assert "rejected_drafts_leave_no_trace" in names(healthy["stage"], "passed")

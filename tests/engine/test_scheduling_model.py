@@ -1,0 +1,262 @@
+"""Random histories of a whole replica's books against a naive rewrite: what a token depends on is what it must see.
+
+The replica here is the real scheduler, lease and kv manager, joined as the actors join them. In place of a model stands
+a memory: every block keeps the tokens that were written into it, and a step checks, for every row, that the blocks of
+its table hold exactly the tokens before it. A wrongly shared, evicted or reused block is seen at once.
+
+`HISTRIO_HISTORIES=10000` plays that many histories in place of a few hundred.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from histrio.engine.blocks import BlockLease
+from histrio.engine.kv_manager import KvManager
+from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
+from histrio.messages import Generate, Open, RequestState, StepResult
+
+BLOCK_SIZE = 4
+NUM_HISTORIES = int(os.environ.get("HISTRIO_HISTORIES", "300"))
+LIMITS = SchedulerLimits(max_rows=4, max_step_tokens=16, block_size=BLOCK_SIZE, prefill_chunk=8, max_sequence_length=64)
+
+
+def next_token(ids: list[int]) -> int:
+    """What the imagined model says: depends on every token before."""
+    return (sum((index + 1) * token for index, token in enumerate(ids)) * 31 + len(ids)) % 3
+
+
+class Replica:
+    """Scheduler, lease and kv, with a memory for a device."""
+
+    def __init__(self, num_blocks: int, *, has_prefix_cache: bool, max_in_flight: int) -> None:
+        limits = SchedulerLimits(
+            **{name: getattr(LIMITS, name) for name in LIMITS.__slots__} | {"has_prefix_cache": has_prefix_cache}
+        )
+        self.scheduler = Scheduler(limits, BlockLease())
+        self.kv = KvManager(num_blocks, BLOCK_SIZE, has_prefix_cache=has_prefix_cache)
+        self.max_in_flight = max_in_flight
+        self.num_computed = 0
+        self.tokens: dict[int, list[int]] = {}
+        """Request → everything known of it, by the naive book."""
+        self.ended: dict[int, RequestState] = {}
+        self._memory = [[-1] * BLOCK_SIZE for _ in range(num_blocks)]
+        self._tables: dict[int, tuple[list[int], int]] = {}
+        self._in_flight: deque[tuple[Plan, list[int]]] = deque()
+
+    def add(self, request: int, prompt: list[int], num_new_tokens: int, **fields: Any) -> None:
+        self.tokens[request] = list(prompt)
+        self.scheduler.add(Generate(request, list(prompt), len(prompt), len(prompt) + num_new_tokens, **fields))
+
+    def cancel(self, request: int) -> None:
+        if self.scheduler.cancel(request, RequestState.CANCELLED):
+            self.ended[request] = RequestState.CANCELLED
+
+    def turn(self) -> bool:
+        """One more step is issued, or the oldest one is answered; False when there is nothing to do."""
+        if len(self._in_flight) < self.max_in_flight:
+            for _attempt in range(len(self.tokens) + 2):
+                plan = self.scheduler.plan()
+                self._settle(plan)
+                if plan is not None:
+                    self._in_flight.append((plan, self._run(plan)))
+                    self.check()
+                    return True
+        if not self._in_flight:
+            return False
+
+        plan, sampled = self._in_flight.popleft()
+        for row in self.scheduler.apply(plan, StepResult(plan.step, 1, sampled)):
+            self.tokens[row.request] += row.ids
+            if row.state.is_finished:
+                self.ended[row.request] = row.state
+        self._settle(None)
+        self.check()
+        return True
+
+    def check(self) -> None:
+        self.scheduler.check_integrity()
+        self.kv.check_integrity()
+
+    def _settle(self, plan: Plan | None) -> None:
+        """What batching and kv tell each other after a plan, in their order."""
+        lease = self.scheduler.lease
+        answers = [m for release in lease.take_releases() for m in self.kv.release(release.request, release.block_ids)]
+        for sealed in plan.sealed if plan else ():
+            answers += self.kv.seal(sealed.request, sealed.block_ids, sealed.ids)
+        for match in self.scheduler.take_matches():
+            answers += self.kv.match(match.request, match.ids, match.salt)
+        for matched in answers:
+            self.scheduler.matched(matched.request, matched.block_ids)
+        wanted = max(self.scheduler.num_blocks_ahead, self.scheduler.num_missing_blocks) - lease.num_blocks_in_hand
+        if wanted > 0 and not lease.is_exhausted:
+            granted = self.kv.lease(wanted)
+            lease.add(granted)
+            lease.is_exhausted = len(granted) < wanted
+
+    def _run(self, plan: Plan) -> list[int]:
+        """The device: check what each row sees, write its tokens, say the next ones."""
+        for order in plan.orders:
+            if isinstance(order, Open):
+                self._tables[order.slot] = ([], order.num_cached_tokens)
+        sampled: list[int] = []
+        ids: Iterator[int] = iter(plan.ids)
+        for row in plan.rows:
+            table, length = self._tables[row.slot]
+            table = table + row.block_ids
+            assert row.start == length, "the row does not begin where its slot stands"
+            for position in range(row.start, row.start + row.num_tokens):
+                self._memory[table[position // BLOCK_SIZE]][position % BLOCK_SIZE] = next(ids)
+            self._tables[row.slot] = (table, row.start + row.num_tokens)
+            self.num_computed += row.num_tokens
+        for sequence, row in zip(plan.sequences, plan.rows, strict=True):
+            table, length = self._tables[row.slot]
+            seen = [self._memory[table[position // BLOCK_SIZE]][position % BLOCK_SIZE] for position in range(length)]
+            if not sequence.is_finished:
+                assert seen == self.tokens[sequence.request][:length], "a row sees tokens that are not its own"
+            sampled += [next_token(seen)] * row.num_sampled
+        return sampled
+
+
+prompts = st.lists(st.integers(0, 2), min_size=1, max_size=36) | st.lists(st.integers(0, 1), min_size=20, max_size=36)
+"""Of three tokens only, so that prefixes are shared by chance."""
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), prompts, st.integers(1, 28), st.integers(0, 2)),
+        st.tuples(st.just("add"), prompts, st.integers(12, 28), st.integers(0, 2)),
+        st.tuples(st.just("add again"), st.integers(0, 30), st.integers(1, 16), st.integers(0, 2)),
+        st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0), st.just(0)),
+        st.tuples(st.just("turns"), st.integers(1, 8), st.just(0), st.just(0)),
+        st.tuples(st.just("reset"), st.just(0), st.just(0), st.just(0)),
+    ),
+    min_size=8,
+    max_size=40,
+)
+
+
+def play(replica: Replica, history: list[Any]) -> dict[int, tuple[list[int], int]]:
+    """Run a history to its end; what every request was: its prompt and how many tokens it wanted."""
+    wanted: dict[int, tuple[list[int], int]] = {}
+    for kind, first, num_new_tokens, priority in history:
+        if kind == "turns":
+            for _ in range(first):
+                replica.turn()
+        elif kind == "cancel":
+            replica.cancel(first)
+        elif kind == "reset":
+            replica.kv.reset()
+        else:
+            known = list(wanted.values())
+            prompt = first if kind == "add" else (known[first % len(known)][0] if known else [1])
+            request = len(wanted) + 1
+            wanted[request] = (prompt, num_new_tokens)
+            replica.add(request, prompt, num_new_tokens, priority=priority)
+        replica.check()
+    for _ in range(20_000):
+        if not replica.turn():
+            break
+    return wanted
+
+
+@given(
+    history=events,
+    num_blocks=st.integers(16, 28),
+    has_prefix_cache=st.booleans(),
+    max_in_flight=st.integers(1, 3),
+)
+@settings(
+    max_examples=NUM_HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+def test_every_request_gets_the_tokens_of_a_naive_run(
+    history: list[Any], num_blocks: int, has_prefix_cache: bool, max_in_flight: int
+) -> None:
+    replica = Replica(num_blocks, has_prefix_cache=has_prefix_cache, max_in_flight=max_in_flight)
+    wanted = play(replica, history)
+    assert not replica.scheduler.has_work, "somebody starved"
+    for request, (prompt, num_new_tokens) in wanted.items():
+        naive = list(prompt)
+        for _ in range(num_new_tokens):
+            naive.append(next_token(naive))
+        if replica.ended[request] is RequestState.CANCELLED:
+            naive = naive[: len(replica.tokens[request])]
+        assert replica.tokens[request] == naive
+    assert replica.kv.num_free_blocks + replica.kv.num_cached_blocks + _in_hand(replica) == num_blocks
+
+
+def _in_hand(replica: Replica) -> int:
+    return replica.scheduler.lease.num_blocks_in_hand
+
+
+def test_the_model_sees_a_block_that_was_shared_wrongly() -> None:
+    replica = Replica(32, has_prefix_cache=True, max_in_flight=1)
+    replica.kv._block_of = _AlwaysFirst(replica.kv)  # a control: any name finds some block
+    replica.add(1, [1, 2, 0, 1, 2, 0, 1, 2, 0], 8)
+    _turns(replica, 6)
+    replica.add(2, [2, 2, 0, 1, 2, 0, 1, 2, 0], 8)
+    with pytest.raises(AssertionError):
+        _turns(replica, 6)
+
+
+def _turns(replica: Replica, count: int) -> None:
+    for _ in range(count):
+        replica.turn()
+
+
+class _AlwaysFirst(dict[bytes, int]):
+    """Finds the first named block for every name."""
+
+    def __init__(self, kv: KvManager) -> None:
+        super().__init__(kv._block_of)
+
+    def __contains__(self, name: object) -> bool:
+        return len(self) > 0
+
+    def __getitem__(self, name: bytes) -> int:
+        return next(iter(self.values()))
+
+
+def test_a_burst_of_equal_prompts_computes_the_prefix_once() -> None:
+    def cost(*, has_prefix_cache: bool) -> int:
+        replica = Replica(400, has_prefix_cache=has_prefix_cache, max_in_flight=1)
+        for request in range(1, 33):
+            replica.add(request, [1, 2, 0, 1] * 12 + [request % 3, 1], 1)
+        while replica.turn():
+            pass
+        return replica.num_computed
+
+    assert cost(has_prefix_cache=True) == 48 + 32 * 2
+    assert cost(has_prefix_cache=False) == 32 * 50
+
+
+def test_a_higher_priority_enters_first_and_a_lower_one_is_not_overtaken_for_ever() -> None:
+    def entered(num_high: int) -> int:
+        """How many later requests of priority 0 enter before one of priority 1."""
+        replica = Replica(64, has_prefix_cache=False, max_in_flight=1)
+        replica.add(1, [1], 1, priority=1)
+        for request in range(2, num_high + 2):
+            replica.add(request, [1], 1, priority=0)
+        while 1 not in replica.ended:
+            replica.turn()
+        return len(replica.ended) - 1
+
+    assert entered(8) >= 8 - LIMITS.max_rows
+    assert entered(80) <= LIMITS.overtake_limit + LIMITS.max_rows
+    assert entered(80) >= LIMITS.overtake_limit - LIMITS.max_rows
+
+
+def test_nothing_runs_for_ever_when_blocks_hold_one_sequence_only() -> None:
+    replica = Replica(16, has_prefix_cache=True, max_in_flight=2)
+    for request in range(1, 6):
+        replica.add(request, [request % 3] * 30, 30)
+    for _ in range(5_000):
+        if not replica.turn():
+            break
+    assert len(replica.ended) == 5
+    assert replica.scheduler.num_preemptions > 0

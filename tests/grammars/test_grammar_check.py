@@ -1,0 +1,85 @@
+"""The front's check: what the last stage would refuse, found in a process of its own, within a bounded time."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from histrio import grammar_check
+from histrio.errors import Overloaded, RequestError, UnsupportedModel
+from histrio.grammar import GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
+from histrio.grammar_check import GrammarChecker
+from histrio_grammars.backend import Llguidance
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # starts Python processes
+
+FINE = GrammarSpec("json_schema", '{"type":"object","properties":{"a":{"type":"integer"}}}')
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": True}
+
+
+class Endless(Llguidance):
+    """A compiler that a grammar keeps busy for ever."""
+
+    name = "endless"
+    kinds = ("endless",)
+
+    def check(self, spec: GrammarSpec) -> None:
+        """Nothing to see."""
+
+    def open(self, spec: VocabularySpec) -> Vocabulary:
+        """Never comes back."""
+        while True:
+            time.sleep(0.01)
+
+
+async def test_what_the_last_stage_would_refuse_is_refused_with_its_place(toy: Any) -> None:
+    checker = GrammarChecker(GrammarKinds([Llguidance()]), toy.spec)
+    await checker.check(FINE)
+    one_of = {"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}
+    for schema, param in ((one_of, "properties.a.oneOf"), ({"items": {"uniqueItems": True}}, "items.uniqueItems")):
+        with pytest.raises(RequestError) as caught:
+            await checker.check(GrammarSpec("json_schema", json.dumps(schema)))
+        assert (caught.value.param, caught.value.code) == (param, "unsupported_keyword")
+    with pytest.raises(RequestError, match="kind"):
+        await checker.check(GrammarSpec("sonnet", ""))
+
+
+async def test_the_loop_runs_on_while_a_grammar_is_tried_and_an_endless_one_is_ended(toy: Any) -> None:
+    checker = GrammarChecker(GrammarKinds([Endless()]), toy.spec, max_trial_s=1.0)
+    num_turns = 0
+
+    async def turn() -> None:
+        nonlocal num_turns
+        while True:
+            await anyio.lowlevel.checkpoint()
+            num_turns += 1
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(turn)
+        with pytest.raises(RequestError, match="more than 1 s"):
+            await checker.check(GrammarSpec("endless", ""))
+        tasks.cancel_scope.cancel()
+    assert num_turns > 100
+
+
+async def test_an_accepted_grammar_is_not_tried_again(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    checker = GrammarChecker(GrammarKinds([Llguidance()]), toy.spec)
+    await checker.check(FINE)
+    monkeypatch.setattr(grammar_check, "MAX_TRIAL_QUEUE", 0)
+    await checker.check(FINE)
+    with pytest.raises(Overloaded):
+        await checker.check(GrammarSpec("regex", "other"))
+
+
+async def test_a_tokenizer_that_cannot_be_read_is_no_fault_of_the_request(toy: Any, tmp_path: Any) -> None:
+    vocabulary = VocabularySpec(str(tmp_path), toy.spec.vocab_size, toy.spec.eos_ids)
+    with pytest.raises(UnsupportedModel, match=r"tokenizer\.json"):
+        await GrammarChecker(GrammarKinds([Llguidance()]), vocabulary).check(FINE)

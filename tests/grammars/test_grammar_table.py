@@ -1,0 +1,134 @@
+"""The last stage's table: masks of a step for those rows that have a grammar, whatever the other rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from histrio.arrays import NumpyArrays
+from histrio.errors import PluginError, RequestError, UnsupportedModel
+from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
+from histrio.grammar_table import GrammarTable
+from histrio_grammars.backend import Llguidance
+from histrio_torch.arrays import TorchArrays
+
+EOS, PADDED = 257, 300
+YES, NUMBER = GrammarSpec("choice", '["yes"]'), GrammarSpec("regex", "[0-9]+")
+
+
+@pytest.fixture
+def table(toy: Any) -> Iterator[GrammarTable]:
+    table = GrammarTable(GrammarKinds([Llguidance()]), toy.spec)
+    yield table
+    table.shutdown()
+
+
+def masked(table: GrammarTable, sampled: Sequence[tuple[int, Sequence[int]]], xp: Any = None) -> Any:
+    """Logits of ones with the masks of a step applied, on the host."""
+    xp = xp or NumpyArrays()
+    num_rows = sum(1 + len(drafts) for _, drafts in sampled)
+    logits = xp.asarray(np.ones((num_rows, PADDED), np.float32))
+    masks = table.begin(sampled)
+    assert masks is not None
+    result = xp.to_host(masks.apply(xp, logits))
+    assert (xp.to_host(logits) == 1).all(), "the logits themselves stay as they are"
+    return result
+
+
+def allowed(row: Any) -> set[int]:
+    assert set(np.unique(row)) <= {1.0, -np.inf}
+    return set(np.flatnonzero(np.isfinite(row)).tolist())
+
+
+@pytest.mark.parametrize("xp", [NumpyArrays(), TorchArrays()], ids=lambda xp: xp.name)
+def test_each_row_gets_the_mask_of_its_own_grammar(toy: Any, table: GrammarTable, xp: Any) -> None:
+    table.open(3, YES)
+    table.open(5, NUMBER)
+    rows = masked(table, [(5, []), (0, []), (3, []), (1, [])], xp)
+    assert [allowed(row) for row in rows] == [
+        set(toy.ids("0123456789")),
+        set(range(PADDED)),
+        set(toy.ids("y")),
+        set(range(PADDED)),
+    ]
+    alone = [masked(table, [(slot, [])], xp)[0] for slot in (5, 3)]
+    assert (np.stack(alone) == rows[[0, 2]]).all()
+
+
+def test_drafts_take_rows_of_their_own(toy: Any, table: GrammarTable) -> None:
+    table.open(0, YES)
+    table.open(1, NUMBER)
+    table.open(3, NUMBER)
+    y, e = toy.ids("ye")
+    rows = masked(table, [(2, [7]), (0, [y, e]), (1, toy.ids("1")), (3, [])])
+    assert [allowed(row) for row in rows[2:5]] == [{y}, {e}, set(toy.ids("s"))]
+    assert allowed(rows[6]) == {*toy.ids("0123456789"), EOS}
+    assert allowed(rows[5]) == allowed(rows[7]) == set(toy.ids("0123456789"))
+    assert allowed(rows[0]) == allowed(rows[1]) == set(range(PADDED))
+
+
+def test_nobody_with_a_grammar_costs_nothing(table: GrammarTable) -> None:
+    table.open(0, YES)
+    assert table.begin([(1, []), (2, [3])]) is None
+    assert table.begin([(0, [])]) is not None
+    table.close(0)
+    table.close(0)
+    assert table.begin([(0, [])]) is None
+
+
+def test_a_slot_follows_its_tokens_and_starts_again_where_they_were_delivered(toy: Any, table: GrammarTable) -> None:
+    y, e, s = toy.ids("yes")
+    table.open(0, YES)
+    table.advance(0, [y, e])
+    assert table.forced(0, 5) == [s, EOS]
+    table.open(1, YES, output_ids=[y, e])
+    rows = masked(table, [(0, []), (1, [])])
+    assert allowed(rows[0]) == allowed(rows[1]) == {s}
+    table.open(0, YES)
+    assert allowed(masked(table, [(0, [])])[0]) == {y}, "a new sequence in an old slot begins anew"
+    table.advance(9, [y])
+    assert table.forced(9, 5) == []
+    assert table.forced(1, 0) == []
+
+
+def test_a_failed_grammar_ends_its_row_and_no_other(toy: Any, table: GrammarTable) -> None:
+    table.open(0, GrammarSpec("regex", "(broken"))
+    table.open(1, YES)
+    table.open(2, YES)
+    table.open(4, GrammarSpec("sonnet", "of a plugin that this environment lacks"))
+    table.advance(2, toy.ids("x"))
+    rows = masked(table, [(0, [5]), (1, []), (2, []), (4, [])])
+    assert [allowed(row) for row in rows] == [{EOS}, {EOS}, set(toy.ids("y")), {EOS}, {EOS}]
+    assert "kind" in table.failure(4)
+    assert "malformed" in table.failure(0)
+    assert table.failure(1) == table.failure(7) == ""
+    assert "forbids" in table.failure(2)
+    table.advance(0, [1])
+    assert table.forced(0, 3) == []
+    assert table.has_grammar(0)
+    assert not table.has_grammar(7)
+
+
+def test_a_tokenizer_that_cannot_be_read_fails_the_row_with_the_reason(tmp_path: Any) -> None:
+    spec = VocabularySpec(str(tmp_path), PADDED, (EOS,))
+    with pytest.raises(UnsupportedModel, match=r"tokenizer\.json"):
+        Llguidance().open(spec)
+    table = GrammarTable(GrammarKinds([Llguidance()]), spec)
+    table.open(0, YES)
+    assert "tokenizer.json" in table.failure(0)
+    table.shutdown()
+
+
+def test_a_kind_belongs_to_one_backend() -> None:
+    class Other(Llguidance):
+        name = "other"
+
+    with pytest.raises(PluginError, match="'llguidance' and 'other' both enforce"):
+        GrammarKinds([Llguidance(), Other()])
+    kinds = GrammarKinds([Llguidance()])
+    assert kinds.known == sorted(Llguidance.kinds)
+    with pytest.raises(RequestError, match="json_object"):
+        kinds.backend("sonnet")

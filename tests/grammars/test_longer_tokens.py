@@ -1,0 +1,96 @@
+"""Vocabularies whose tokens are longer than a byte: byte-level BPE, and the kind that writes spaces as `▁`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tokenizers
+
+from histrio.grammar import GrammarSpec, MaskRequest, Vocabulary, VocabularySpec, num_mask_words
+from histrio_api.testing import write_tokenizer
+from histrio_grammars.backend import Llguidance
+from histrio_grammars.testing import RandomWriter
+
+LANGUAGE = ["the rest", "there", "then again", "no", "not"]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "on": {"type": "boolean"}},
+    "required": ["name", "on"],
+    "additionalProperties": False,
+}
+
+
+def write_metaspace_tokenizer(folder: Path) -> None:
+    """Pieces with `▁` for a space, and a token for every byte that has no piece."""
+    texts = ["the rest of the story", "there and then again", "no, not now", '{"name": "x", "on": true}']
+    letters = sorted(set("".join(texts)) - {" "})
+    pieces = ["<unk>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *letters]
+    merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("n", "o"), ("▁", "no"), ("r", "e")]
+    vocab = {piece: at for at, piece in enumerate([*pieces, *("".join(pair) for pair in merges)])}
+    model = tokenizers.models.BPE(vocab=vocab, merges=merges, unk_token="<unk>", byte_fallback=True)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    tokenizer.decoder = tokenizers.decoders.Sequence(
+        [
+            tokenizers.decoders.Replace("▁", " "),
+            tokenizers.decoders.ByteFallback(),
+            tokenizers.decoders.Fuse(),
+        ]
+    )
+    tokenizer.add_special_tokens(["<unk>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(params=["byte-level", "metaspace"])
+def opened(request: Any, tmp_path: Path) -> tuple[Vocabulary, tokenizers.Tokenizer, int, int]:
+    write = write_tokenizer if request.param == "byte-level" else write_metaspace_tokenizer
+    write(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    eos = tokenizer.token_to_id("<|im_end|>" if request.param == "byte-level" else "</s>")
+    vocab_size = tokenizer.get_vocab_size() + 7
+    return Llguidance().open(VocabularySpec(str(tmp_path), vocab_size, (eos,))), tokenizer, vocab_size, eos
+
+
+def test_a_token_is_allowed_only_if_some_text_goes_on_with_all_of_it(
+    opened: tuple[Vocabulary, tokenizers.Tokenizer, int, int],
+) -> None:
+    vocabulary, tokenizer, vocab_size, eos = opened
+    masks = np.zeros((1, num_mask_words(vocab_size)), np.int32)
+    open_ways: list[list[int]] = [[]]
+    texts: set[str] = set()
+    num_long = 0
+    while open_ways:
+        ids = open_ways.pop()
+        matcher = vocabulary.matcher(GrammarSpec("choice", json.dumps(LANGUAGE)))
+        assert matcher.advance(ids)
+        vocabulary.fill([MaskRequest(matcher, 0)], masks)
+        so_far = tokenizer.decode(ids, skip_special_tokens=False)
+        allowed = np.flatnonzero(np.unpackbits(masks.view(np.uint8), bitorder="little")).tolist()
+        assert allowed
+        assert (eos in allowed) == (so_far in LANGUAGE)
+        for token in allowed:
+            if token == eos:
+                texts.add(so_far)
+                continue
+            text = tokenizer.decode([*ids, token], skip_special_tokens=False)
+            assert any(word.startswith(text) for word in LANGUAGE), (so_far, text)
+            num_long += len(text) - len(so_far) > 1
+            open_ways.append([*ids, token])
+    assert texts == set(LANGUAGE), "every text can be reached, and no other"
+    assert num_long > 0
+
+
+def test_random_answers_are_json_after_the_schema(opened: tuple[Vocabulary, tokenizers.Tokenizer, int, int]) -> None:
+    vocabulary, tokenizer, vocab_size, eos = opened
+    for seed in range(5):
+        ids, has_ended = RandomWriter(vocabulary, vocab_size, [eos], seed).write(
+            GrammarSpec("json_schema", json.dumps(SCHEMA)), 300
+        )
+        assert has_ended
+        answer = json.loads(tokenizer.decode(ids, skip_special_tokens=False))
+        assert answer.keys() == {"name", "on"}
+        assert len(answer["name"]) <= 8

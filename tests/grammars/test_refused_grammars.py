@@ -1,0 +1,194 @@
+"""What cannot be enforced is refused, with its place, and without a word of what the client wrote."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from histrio.errors import RequestError
+from histrio.grammar import GrammarSpec
+from histrio.grammar_check import try_grammar
+from histrio_grammars.backend import Llguidance
+from histrio_grammars.bounds import LIMITS
+
+SECRET = "s3cret"
+
+
+def within(schema: Any) -> dict[str, Any]:
+    """The schema two levels down."""
+    return {"type": "object", "properties": {"a": {"type": "array", "items": schema}}}
+
+
+def check(toy: Any, spec: GrammarSpec) -> None:
+    """As the front does."""
+    Llguidance().check(spec)
+    try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
+
+
+def refused(toy: Any, kind: str, text: str) -> RequestError:
+    spec = GrammarSpec(kind, text)
+    with pytest.raises(RequestError) as caught:
+        check(toy, spec)
+    assert SECRET not in str(caught.value)
+    assert len(str(caught.value)) < 300
+    assert caught.value.status == 400
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
+        ({"not": {"const": SECRET}}, "not"),
+        ({"if": {"type": "string"}, "then": {"minLength": 3}}, "if"),
+        ({"contains": {"const": SECRET}}, "contains"),
+        ({"propertyNames": {"pattern": SECRET}}, "propertyNames"),
+        ({"dependentRequired": {SECRET: ["b"]}}, "dependentRequired"),
+        ({"dependentSchemas": {SECRET: {}}}, "dependentSchemas"),
+        ({"dependencies": {SECRET: ["b"]}}, "dependencies"),
+        ({"unevaluatedProperties": False}, "unevaluatedProperties"),
+        ({"unevaluatedItems": False}, "unevaluatedItems"),
+        ({"$dynamicRef": "#" + SECRET}, "$dynamicRef"),
+        ({"divisibleBy": 3}, "divisibleBy"),
+        ({"x-guidance": {"lenient": True}}, "x-guidance"),
+        ({"type": "string", "format": SECRET}, "format"),
+        ({"type": "number", "multipleOf": 0.01}, "multipleOf"),
+        ({"type": "object", "minProperties": 2}, "minProperties"),
+        ({"patternProperties": {"^\\w+$": {"const": SECRET}}}, "patternProperties"),
+        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
+        ({"type": "object", "maxProperties": 1, "properties": {SECRET: {}}}, "maxProperties"),
+        ({"patternProperties": {f"^{SECRET}": {"type": "null"}, "t$": {"type": "integer"}}}, "patternProperties"),
+        ({"type": "number", "minimum": 1e30}, "minimum"),
+        ({"type": "string", "pattern": f"(?={SECRET})a"}, "pattern"),
+        ({"type": "string", "pattern": f"({SECRET}"}, "pattern"),
+    ],
+)
+def test_an_unenforced_keyword_is_named_with_its_place(toy: Any, schema: dict[str, Any], keyword: str) -> None:
+    error = refused(toy, "json_schema", json.dumps(within(schema)))
+    assert error.param == f"properties.a.items.{keyword}"
+    assert error.code == "unsupported_keyword"
+    assert keyword in str(error)
+
+
+def test_of_several_places_the_guilty_one_is_named(toy: Any) -> None:
+    fine = {"oneOf": [{"type": "string"}, {"type": "null"}]}
+    guilty = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
+    schema = {"properties": {"a": fine, "b": {"items": guilty}, "c": fine}}
+    assert refused(toy, "json_schema", json.dumps(schema)).param == "properties.b.items.oneOf"
+
+
+@pytest.mark.parametrize(
+    ("schema", "param"),
+    [
+        ({"type": SECRET}, "type"),
+        ({"type": []}, "type"),
+        ({"enum": []}, "enum"),
+        ({"required": SECRET}, "required"),
+        ({"minLength": -1}, "minLength"),
+        ({"maxItems": True}, "maxItems"),
+        ({"minimum": SECRET}, "minimum"),
+        ({"minimum": 3, "exclusiveMinimum": True}, "exclusiveMinimum"),
+        ({"multipleOf": 0}, "multipleOf"),
+        ({"anyOf": []}, "anyOf"),
+        ({"anyOf": [{}, SECRET]}, "anyOf[1]"),
+        ({"properties": [SECRET]}, "properties"),
+        ({"items": [{"type": "string"}]}, "items"),
+        ({"$ref": f"#/$defs/{SECRET}"}, "$ref"),
+        ({"$ref": f"http://localhost/{SECRET}"}, "$ref"),
+        ({"$ref": "#/type", "type": "string"}, "$ref"),
+        ({"$ref": "#/elsewhere", "elsewhere": {"multipleOf": 0.01}}, "$ref"),
+        ({"properties": {"no word " + SECRET: {"type": 3}}}, "properties[0].type"),
+    ],
+)
+def test_a_malformed_schema_is_refused_at_its_place(toy: Any, schema: dict[str, Any], param: str) -> None:
+    assert refused(toy, "json_schema", json.dumps(schema)).param == param
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", "3", '"text"', '{"a":NaN}', "[" * 10_000, '{"const":' + "[" * 200 + "]" * 200 + "}"]
+)
+def test_a_schema_that_is_no_schema_is_refused(toy: Any, text: str) -> None:
+    refused(toy, "json_schema", text)
+
+
+def nested(num_levels: int) -> str:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(num_levels - 1):
+        schema = {"type": "array", "items": schema}
+    return json.dumps(schema)
+
+
+def named(num_properties: int) -> str:
+    return json.dumps({"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(num_properties)}})
+
+
+LARGEST = {
+    "depth": nested,
+    "properties": named,
+    "enum values": lambda count: json.dumps({"enum": list(range(count))}),
+    "pattern characters": lambda count: json.dumps({"type": "string", "pattern": "a" * count}),
+    "multipleOf": lambda count: json.dumps({"type": "integer", "multipleOf": count}),
+}
+
+
+@pytest.mark.parametrize("what", LARGEST)
+def test_the_largest_schema_is_taken_and_a_larger_one_refused(toy: Any, what: str) -> None:
+    try_grammar(toy.vocabulary, GrammarSpec("json_schema", LARGEST[what](LIMITS[what])), toy.spec.vocab_size)
+    assert str(LIMITS[what]) in str(refused(toy, "json_schema", LARGEST[what](LIMITS[what] + 1)))
+
+
+@pytest.mark.parametrize("kind", ["json_schema", "regex", "choice", "lark", "gbnf"])
+def test_a_grammar_longer_than_the_limit_is_refused(toy: Any, kind: str) -> None:
+    assert str(LIMITS["bytes"]) in str(refused(toy, kind, "#" * (LIMITS["bytes"] + 1)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "words"),
+    [
+        ("regex", f"({SECRET}", "malformed"),
+        ("regex", f"(?={SECRET})a", "looks around"),
+        ("regex", f"\\b{SECRET}", "looks around"),
+        ("regex", "a" * (LIMITS["pattern characters"] + 1), "characters"),
+        ("choice", "[]", "1 to"),
+        ("choice", f'["{SECRET}", 3]', "strings"),
+        ("choice", json.dumps(["x"] * (LIMITS["choices"] + 1)), "1 to"),
+        ("lark", f'start: "{SECRET}" foo', "line 1"),
+        ("lark", f'strt: "{SECRET}"', "mistake"),
+        ("lark", 'start: %json {"x-guidance": {"lenient": true}}', "%json"),
+        ("lark", 'start[temperature=0.5]: "a"', "temperature"),
+        ("gbnf", f'root ::= "{SECRET}" foo', "mistake"),
+        ("gbnf", f'root ::= "a"\nb ::= "{SECRET}', "line 2"),
+        ("gbnf", 'root ::= "\\ud800"', "does not exist"),
+        ("gbnf", "root ::= " + "(" * 5000, "mistake"),
+        ("json_schema", '{"$ref":"#"}', "without end"),
+        ("json_schema", "false", "nothing can satisfy"),
+        ("json_schema", '{"type":"integer","minimum":5,"maximum":3}', "nothing can satisfy"),
+    ],
+)
+def test_a_grammar_that_does_not_compile_is_refused(toy: Any, kind: str, text: str, words: str) -> None:
+    assert words in str(refused(toy, kind, text))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"uniqueItems": False, "not": False, "propertyNames": True, "unevaluatedProperties": {}},
+        {"if": {"type": "string"}},
+        {"then": {"minLength": 3}},
+        {"minContains": 3},
+        {"additionalItems": False},
+        {"title": "T", "description": "D", "default": 1, "examples": [2], "nullable": True, "x-own": 1},
+        {"type": "integer", "format": "int32"},
+        {"minProperties": 1, "required": ["a"]},
+        {"minProperties": 1, "properties": {"a": {}}, "additionalProperties": False},
+        {"$schema": "http://json-schema.org/draft-07/schema#", "items": [{"type": "null"}], "additionalItems": False},
+        {"$defs": {"a/b c": {"type": "null"}}, "items": {"$ref": "#/$defs/a~1b%20c"}},
+        {"multipleOf": 0.25},
+        {"patternProperties": {"^x.*$": {"type": "null"}}},
+        {"patternProperties": {"^\\w+$": {"type": "null"}}, "additionalProperties": False},
+    ],
+)
+def test_what_excludes_nothing_or_is_enforced_is_taken(toy: Any, schema: dict[str, Any]) -> None:
+    try_grammar(toy.vocabulary, GrammarSpec("json_schema", json.dumps(schema)), toy.spec.vocab_size)

@@ -1,0 +1,140 @@
+"""An engine backend in a topology: what the plan takes from it, and what it refuses."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histrio.backend import Capability, Traits
+from histrio.errors import RequestError, TopologyError
+from histrio.launch.plan import Plan, field_table, resolve
+from histrio.launch.processes import device_processes
+from histrio.plugins import Plugins
+from histrio.topology import parse_tables
+
+WriteModel = Callable[..., Path]
+ENGINE = {"backend": "paper-engine"}
+
+
+def plan_for(folder: Path, plugins: Plugins, *, is_check: bool = False, **tables: Any) -> Plan:
+    model = {"path": str(folder)} | tables.pop("model", {})
+    return resolve(parse_tables({"model": model, "stage": [ENGINE], **tables}), plugins, is_check=is_check)
+
+
+def interpreter(folder: Path, level: str) -> str:
+    """An executable that stands in for an environment with a backend of this level, and counts what it is asked."""
+    file = folder / "python"
+    answer = f'{{"traits": {{"contract": 1, "level": "{level}"}}}}'
+    file.write_text(f"#!/bin/sh\necho x >> {folder}/asked\necho '{answer}'\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_an_engine_is_the_only_actor_of_its_process(write_model: WriteModel, plugins: Plugins) -> None:
+    folder = write_model()
+    plan = plan_for(folder, plugins)
+    (process,) = device_processes(plan)
+    assert (plan.num_stages, plan.processes, plan.model.engine) == (0, ["front", "engine"], "paper-engine")
+    assert (process.actors, process.intensity) == (["batching"], None)
+    (other,) = device_processes(plan_for(folder, plugins, stage=[{}]))
+    assert other.actors == ["stage0", "kv", "batching"]
+    assert other.intensity is not None
+
+
+def test_its_own_fields_are_honoured_and_no_samplers(
+    write_model: WriteModel, plugins: Plugins, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_model(generation={"temperature": 0.6, "top_k": 5})
+    with caplog.at_level(logging.WARNING):
+        model = plan_for(folder, plugins).model
+    assert model.sampling_fields == ["seed", "temperature"]
+    assert model.default_sampling == {"temperature": 0.6}
+    assert "top_k" in caplog.text
+    assert "the backend 'paper-engine' does not honour" in caplog.text
+    assert plan_for(folder, plugins, stage=[{}]).model.default_sampling == {"temperature": 0.6, "top_k": 5}
+
+
+def test_a_field_it_does_not_honour_is_refused_by_name_of_the_backend(plugins: Plugins) -> None:
+    table = field_table(plugins, "paper-engine")
+    table.check({"temperature": 1, "seed": 7})
+    with pytest.raises(RequestError, match="the backend 'paper-engine' does not honour this field") as caught:
+        table.check({"top_k": 5})
+    assert (caught.value.param, caught.value.status) == ("top_k", 400)
+    with pytest.raises(RequestError, match="temperature must be a number at least 0 and at most 1"):
+        table.check({"temperature": 1.5})
+    field_table(plugins, "").check({"top_k": 5})
+
+
+def test_blocks_asked_for_are_tokens_to_an_engine(write_model: WriteModel, plugins: Plugins) -> None:
+    limits = {"num-cache-blocks": 10, "kv-block-size": 32}
+    folder = write_model()
+    assert plan_for(folder, plugins, engine=limits).stages[0].spec.num_pages == 320
+    assert plan_for(folder, plugins, engine=limits, stage=[{}]).stages[0].spec.num_pages == 10
+
+
+@pytest.mark.parametrize(
+    ("tables", "path", "text"),
+    [
+        ({"stage": [ENGINE, ENGINE]}, "stage[0].backend", "must be the only stage"),
+        ({"stage": [{}, ENGINE]}, "stage[1].backend", "must be the only stage"),
+        ({"runtime": {"processes": "one"}}, "stage[0].backend", "needs a process of its own"),
+        ({"stage": [{**ENGINE, "process": "engine"}]}, "stage[0].process", "needs a process of its own"),
+        ({"stage": [{**ENGINE, "layers": "0:3"}]}, "stage[0].layers", "the model has 6"),
+        ({"engine": {"chunked-prefill-size": 64}}, "engine.chunked-prefill-size", "cuts prompts by itself"),
+        ({"model": {"adapter": "."}}, "model.adapter", "'paper-engine' of stage[0] applies no adapters"),
+    ],
+)
+def test_what_cannot_be_with_an_engine_is_refused_with_its_place(
+    tables: dict[str, Any], path: str, text: str, write_model: WriteModel, plugins: Plugins
+) -> None:
+    with pytest.raises(TopologyError) as caught:
+        plan_for(write_model(), plugins, **tables)
+    assert caught.value.path == path
+    assert text in str(caught.value)
+
+
+def test_an_adapter_reaches_every_stage_whose_backend_applies_it(
+    write_model: WriteModel, plugins: Plugins, factory: Any, tmp_path: Path
+) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    tables: dict[str, Any] = {"model": {"adapter": str(adapter)}, "stage": [{}, {}]}
+    folder = write_model()
+    with pytest.raises(TopologyError, match=r"the backend 'torch' of stage\[0\] applies no adapters"):
+        plan_for(folder, plugins, **tables)
+    factory.traits = Traits(contract=1, capabilities=[Capability.ADAPTERS])
+    plan = plan_for(folder, plugins, model={"adapter": str(adapter)}, stage=[{}, {}])
+    assert [stage.spec.adapter for stage in plan.stages] == [str(adapter)] * 2
+    assert plan_for(folder, plugins, stage=[{}]).stages[0].spec.adapter is None
+    with pytest.raises(TopologyError, match=r"model\.adapter: there is no such folder"):
+        plan_for(folder, plugins, model={"adapter": str(tmp_path / "none")}, stage=[{}])
+
+
+def test_a_stage_backend_of_another_environment_is_asked_for_once(
+    write_model: WriteModel, plugins: Plugins, tmp_path: Path
+) -> None:
+    python = interpreter(tmp_path, "stage")
+    stages = [{"backend": "elsewhere", "python": python}] * 2
+    plan = plan_for(write_model(), plugins, stage=stages)
+    assert [(stage.process, stage.python, stage.backend) for stage in plan.stages] == [
+        ("stage0", python, "elsewhere"),
+        ("stage1", python, "elsewhere"),
+    ]
+    assert (tmp_path / "asked").read_text() == "x\n"
+
+
+def test_an_engine_of_another_environment_must_be_known_here_too(
+    write_model: WriteModel, plugins: Plugins, tmp_path: Path
+) -> None:
+    python = interpreter(tmp_path, "engine")
+    folder = write_model()
+    with pytest.raises(TopologyError, match="install its plugin, which is small, beside this histrio") as caught:
+        plan_for(folder, plugins, stage=[{"backend": "elsewhere", "python": python}])
+    assert caught.value.path == "stage[0].backend"
+    (stage,) = plan_for(folder, plugins, stage=[{**ENGINE, "python": python}]).stages
+    assert (stage.process, stage.python, stage.level) == ("engine", python, "engine")
+    assert (tmp_path / "asked").read_text() == "x\n", "a backend that is known here is not asked about"

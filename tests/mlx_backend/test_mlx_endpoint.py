@@ -1,0 +1,88 @@
+"""Every promised family behind the real endpoint: eight streams join and leave, and say what transformers says."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import openai
+import pytest
+
+from histrio.hooks import EdgeContext
+from histrio.testing.harness import HarnessOptions, serving
+from histrio.testing.toy import write_toy_model
+from histrio_api.plugin import ApiService
+from histrio_api.text.tokenizer import Tokenizer
+from histrio_mlx.factory import MlxFactory
+from histrio_samplers.temperature import Temperature
+from histrio_torch.testing import refer
+
+pytestmark = pytest.mark.anyio
+
+PROMISED = ["llama", "qwen3", "gemma", "gemma3", "phi3", "mistral", "cohere", "deepseek_v3", "glm4_moe", "minimax_m2"]
+BYTES = {"vocab_size": 264}
+"""The vocabulary of the toy's byte-level tokenizer, which is put beside the models."""
+NUM_STREAMS, NUM_TOKENS = 8, 10
+OPTIONS = HarnessOptions(max_rows=NUM_STREAMS, prefill_chunk=16, max_step_tokens=48, max_sequence_length=64)
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": True}
+
+
+@asynccontextmanager
+async def endpoint(model: Path) -> AsyncIterator[openai.AsyncOpenAI]:
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async with (
+        serving(model, MlxFactory(), cuts=[2], samplers=[Temperature], options=OPTIONS) as harness,
+        anyio.create_task_group() as tasks,
+    ):
+        context = EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
+        tasks.start_soon(ApiService().run, context)
+        async with openai.AsyncOpenAI(base_url=f"{await address}/v1", api_key="none", max_retries=0) as client:
+            yield client
+        tasks.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("family", PROMISED)
+async def test_eight_streams_say_what_transformers_says(
+    family: str, mlx_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    tiny = mlx_model(family, **BYTES)
+    toy = write_toy_model(tmp_path / "toy")
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        shutil.copy(toy / name, tiny.folder)
+    tokenizer = Tokenizer.load(tiny.folder)
+    prompts = [f"{index} tells " * (1 + index % 3) for index in range(NUM_STREAMS)]
+    wanted = {prompt: _transformers_text(tiny, tokenizer, prompt, NUM_TOKENS) for prompt in prompts}
+    texts: dict[str, str] = {}
+
+    async with endpoint(tiny.folder) as client, anyio.create_task_group() as tasks:
+        for prompt in prompts:
+            tasks.start_soon(_stream, client, tiny.folder.name, prompt, texts)
+
+    assert texts == wanted
+    assert len(set(texts.values())) > NUM_STREAMS // 2, "a control: other prompts get other answers"
+
+
+def _transformers_text(tiny: Any, tokenizer: Tokenizer, prompt: str, num_tokens: int) -> str:
+    ids = tokenizer.encode(prompt, add_special=False)
+    return tokenizer.decode(refer(tiny.model, ids, num_tokens).tokens)
+
+
+async def _stream(client: openai.AsyncOpenAI, model: str, prompt: str, texts: dict[str, str]) -> None:
+    stream = await client.completions.create(
+        model=model,
+        prompt=prompt,
+        max_tokens=NUM_TOKENS,
+        temperature=0,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    texts[prompt] = "".join([chunk.choices[0].text async for chunk in stream])

@@ -1,0 +1,96 @@
+"""Log probabilities are those of the model's raw logits, and only of rows that ask for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from histrio.backend import ArrayNamespace
+from histrio.errors import BackendError
+from histrio.logprobs import token_logprobs
+from histrio.sampler_chain import SamplerChain
+from histrio_samplers.plugin import SAMPLERS
+
+VOCAB = 700
+LOGITS = (np.random.default_rng(1).standard_normal((5, VOCAB)) * 3).astype(np.float32)
+EXPECTED = torch.log_softmax(torch.tensor(LOGITS, dtype=torch.float64), dim=-1).numpy()
+BENT: dict[str, Any] = {"temperature": 0.2, "repetition_penalty": 3.0, "logit_bias": {"1": 30.0}, "top_k": 3}
+
+
+def _sample(
+    xp: ArrayNamespace, asked: list[int | None], fields: dict[str, Any], logits: Any = LOGITS, raw: Any = None
+) -> Any:
+    chain = SamplerChain(SAMPLERS, max_rows=len(asked))
+    for slot, count in enumerate(asked):
+        chain.open(slot, fields, [1, 2], 2, seed=slot, choice=0, num_logprobs=count)
+    return chain.sample(xp, xp.asarray(logits), np.arange(len(asked)), np.full(len(asked), 2), raw=raw)
+
+
+@pytest.mark.parametrize("fields", [{}, {"temperature": 0}, BENT], ids=["sampled", "greedy", "bent"])
+def test_chosen_and_top_logprobs_are_of_the_raw_logits(xp: ArrayNamespace, fields: dict[str, Any]) -> None:
+    sampled = _sample(xp, [0, None, 5, 2, None], fields)
+
+    assert set(sampled.logprobs) == {0, 2, 3}
+    for row, count in ((0, 0), (2, 5), (3, 2)):
+        found, best = sampled.logprobs[row], np.argsort(-EXPECTED[row])[:count].tolist()
+        assert found.logprob == pytest.approx(EXPECTED[row, sampled.ids[row]], abs=1e-4)
+        assert [token for token, _ in found.top] == best
+        assert [logprob for _, logprob in found.top] == pytest.approx(EXPECTED[row, best], abs=1e-4)
+    assert sampled.logprobs[0].logprob != pytest.approx(EXPECTED[1, sampled.ids[0]], abs=1e-4)
+
+
+def test_asking_for_logprobs_changes_no_token(xp: ArrayNamespace) -> None:
+    for fields in ({}, {"temperature": 0}, BENT):
+        assert _sample(xp, [3] * 5, fields).ids == _sample(xp, [None] * 5, fields).ids
+    assert _sample(xp, [None] * 5, {}).logprobs == {}
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_of_masked_logits_they_are_those_of_the_model_behind_them(xp: ArrayNamespace, temperature: float) -> None:
+    masked = LOGITS.copy()
+    masked[:, 1:] = -np.inf
+    fields = {"temperature": temperature}
+
+    sampled = _sample(xp, [1] * 5, fields, logits=masked, raw=xp.asarray(LOGITS))
+
+    assert sampled.ids == [0] * 5
+    assert [sampled.logprobs[row].logprob for row in range(5)] == pytest.approx(EXPECTED[:, 0], abs=1e-4)
+    blind = _sample(xp, [1] * 5, fields, logits=masked)
+    assert [blind.logprobs[row].logprob for row in range(5)] == pytest.approx([0.0] * 5)
+
+
+def test_a_mask_that_leaves_nothing_is_not_the_model_s_fault(xp: ArrayNamespace) -> None:
+    masked = LOGITS.copy()
+    masked[2] = -np.inf
+    with np.errstate(invalid="ignore"):
+        ids = _sample(xp, [None] * 5, {}, logits=masked, raw=xp.asarray(LOGITS)).ids
+        with pytest.raises(BackendError, match="not numbers"):
+            _sample(xp, [None] * 5, {}, logits=masked)
+
+    assert [row for row, token in enumerate(ids) if token < 0] == [2]
+
+
+def test_with_drafts_they_belong_to_the_accepted_tokens(xp: ArrayNamespace) -> None:
+    chain = SamplerChain(SAMPLERS, max_rows=2)
+    for slot in (0, 1):
+        chain.open(slot, {"temperature": 0}, [1], 1, seed=0, choice=0, num_logprobs=1)
+    best = LOGITS.argmax(axis=1).tolist()
+    drafts = {0: [best[0], best[1] + 1]}
+
+    sampled = chain.sample(xp, xp.asarray(LOGITS[:4]), np.array([0, 0, 0, 1]), np.array([1, 2, 3, 1]), drafts)
+
+    assert (sampled.ids, sampled.num_ids) == ([best[0], best[1], best[3]], [2, 1])
+    expected = EXPECTED[[0, 1, 3], sampled.ids]
+    assert [sampled.logprobs[at].logprob for at in range(3)] == pytest.approx(expected, abs=1e-4)
+
+
+def test_given_tokens_have_logprobs_too(xp: ArrayNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = token_logprobs(xp, xp.asarray(LOGITS), [3, 699, 0, 5, 5], [0, 1, 0, 2, 0])
+    monkeypatch.setattr(xp, "chunk_values", 2 * VOCAB)
+
+    assert [each.logprob for each in whole] == pytest.approx(EXPECTED[range(5), [3, 699, 0, 5, 5]], abs=1e-4)
+    assert [len(each.top) for each in whole] == [0, 1, 0, 2, 0]
+    assert token_logprobs(xp, xp.asarray(LOGITS), [3, 699, 0, 5, 5], [0, 1, 0, 2, 0]) == whole

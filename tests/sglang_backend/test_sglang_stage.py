@@ -1,0 +1,25 @@
+"""The laws of `laws_of_a_stage.py`, in the environment that has SGLang."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+LAWS = Path(__file__).with_name("laws_of_a_stage.py")
+pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(180)]
+
+
+def test_a_stage_on_sglang_keeps_all_laws(sglang_python: str) -> None:
+    laws = re.findall(r"^def (test_\w+)", LAWS.read_text(encoding="utf-8"), re.MULTILINE)
+    # SGLang and what it imports warn; that is no failure of ours
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
+    command = [sglang_python, "-m", "pytest", *options, str(LAWS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed is not None
+    assert int(passed[1]) >= len(laws) > 0
+    assert "skipped" not in done.stdout
