@@ -16,6 +16,7 @@ PACKAGES = (
     "plugins/sglang_backend/histrio_sglang",
     "plugins/samplers/histrio_samplers",
     "plugins/grammars/histrio_grammars",
+    "plugins/speculative/histrio_speculative",
 )
 BEGIN, END = "<!-- modules: python docs/list_modules.py -->\n", "<!-- end of modules -->\n"
 

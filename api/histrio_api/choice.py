@@ -8,6 +8,7 @@ from histrio.errors import EngineError, EngineRestarted, RequestTimeout
 from histrio.gateway import Delta, TokenStream
 from histrio.messages import RequestState
 from histrio_api.errors import GenerationFailed
+from histrio_api.logprobs import ChoiceLogprobs
 from histrio_api.prompts import Prompt
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.stops import StopStrings
@@ -27,6 +28,7 @@ class Choice:
         "counts_prompt",
         "finish_reason",
         "index",
+        "logprobs",
         "num_tokens",
         "prompt",
         "stream",
@@ -41,16 +43,26 @@ class Choice:
         self.counts_prompt = counts_prompt
         """Whether it is the first choice of its prompt, which stands for what the prompt cost."""
         self.num_tokens = 0
+        self.logprobs: ChoiceLogprobs | None = None
+        """Entries that go out with the text, if the request asks for them."""
         self.finish_reason = ""
         """"stop" or "length" once the last piece was taken."""
         self._ending = ending
         self._detokenizer: Detokenizer
         self._stops: StopStrings | None = None
 
-    def decode_with(self, detokenizer: Detokenizer, stops: Sequence[str]) -> None:
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether log probabilities wait to go out."""
+        return self.logprobs is not None and self.logprobs.has_shown
+
+    def decode_with(
+        self, detokenizer: Detokenizer, stops: Sequence[str], logprobs: ChoiceLogprobs | None = None
+    ) -> None:
         """Set how ids become text; called once, before the first delta."""
         self._detokenizer = detokenizer
-        self._stops = StopStrings(stops) if stops else None
+        self._stops = StopStrings(stops) if stops or logprobs is not None else None
+        self.logprobs = logprobs
 
     def take(self, delta: Delta) -> str:
         """The text a delta adds; sets `finish_reason` with the last. Raises `EngineError` if generation failed."""
@@ -66,7 +78,7 @@ class Choice:
             self.num_tokens += 1
             ids = ids[:-1]
         if self._stops is not None:
-            return self._take_until_stop(ids, self._stops, state)
+            return self._take_singly(delta, ids, self._stops)
 
         self.num_tokens += len(ids)
         text = self._detokenizer.push(ids)
@@ -75,24 +87,31 @@ class Choice:
             text += self._detokenizer.flush()
         return text
 
-    def _take_until_stop(self, ids: list[int], stops: StopStrings, state: RequestState) -> str:
+    def _take_singly(self, delta: Delta, ids: list[int], stops: StopStrings) -> str:
         """Token by token, so that the count of tokens does not depend on how they were grouped into deltas."""
-        pieces: list[str] = []
+        shown: list[str] = []
+        piece_lengths: list[int] = []
         for token_id in ids:
             self.num_tokens += 1
-            pieces.append(stops.push(self._detokenizer.push((token_id,))))
+            piece = self._detokenizer.push((token_id,))
+            piece_lengths.append(len(piece))
+            shown.append(stops.push(piece))
             if stops.is_stopped:
                 break
 
-        if state.is_finished and not stops.is_stopped:
-            pieces.append(stops.push(self._detokenizer.flush()))
-            pieces.append(stops.flush())
+        is_finished = delta.state.is_finished
+        if is_finished and not stops.is_stopped:
+            shown.append(stops.push(self._detokenizer.flush()))
+            shown.append(stops.flush())
         if stops.is_stopped:
             self.finish_reason = "stop"
             self.stream.cancel(RequestState.FINISHED_STOP)
-        elif state.is_finished:
-            self.finish_reason = _finish_reason(state)
-        return "".join(pieces)
+        elif is_finished:
+            self.finish_reason = _finish_reason(delta.state)
+        text = "".join(shown)
+        if self.logprobs is not None:
+            self.logprobs.push(delta, piece_lengths, len(text), is_whole=is_finished and not stops.is_stopped)
+        return text
 
 
 def _finish_reason(state: RequestState) -> str:

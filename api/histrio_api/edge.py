@@ -26,9 +26,6 @@ __all__ = ["Edge"]
 
 T = TypeVar("T")
 
-_NOT_ANSWERED = {"logprobs"}
-"""Sampling fields of backends whose results the endpoint's answers do not carry."""
-
 
 @dataclass
 class Edge:
@@ -52,7 +49,7 @@ class Edge:
     @cached_property
     def sampling_fields(self) -> frozenset[str]:
         """Request fields that some sampler, or the engine backend, honours."""
-        return frozenset(self.gateway.model.sampling_fields) - _NOT_ANSWERED
+        return frozenset(self.gateway.model.sampling_fields)
 
     @cached_property
     def honoured_by(self) -> str:

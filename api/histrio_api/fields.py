@@ -53,7 +53,6 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "include_stop_str_in_output": (False,),
     "length_penalty": (1,),
     "logit_bias": ({},),
-    "logprobs": (False,),
     "min_p": (0,),
     "min_tokens": (0,),
     "mirostat": (0,),

@@ -14,6 +14,7 @@ from histrio.gateway import Submission
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
+from histrio_api.logprobs import ChoiceLogprobs
 from histrio_api.prompts import Prompt, num_new_tokens
 from histrio_api.received import Received
 from histrio_api.schemas import ChatRequest, GenerationRequest, PromptTokensDetails, Usage
@@ -113,7 +114,9 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
     for choice in generation.choices:
         continues = () if is_chat else choice.prompt.ids
         detokenizer = edge.tokenizer.detokenizer(skip_special=request.skip_special_tokens, continues=continues)
-        choice.decode_with(detokenizer, stops)
+        num_top = received.num_top_logprobs
+        logprobs = None if num_top is None else ChoiceLogprobs(edge.tokenizer, num_top)
+        choice.decode_with(detokenizer, stops, logprobs)
     return generation
 
 
@@ -141,10 +144,13 @@ async def run_choices(generation: Generation, show: Callable[[Choice, str], Awai
 
 def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> Submission:
     model, request = edge.gateway.model, received.request
+    sampling, num_logprobs = model.default_sampling | received.sampling, received.num_top_logprobs
+    if num_logprobs is not None and model.engine:
+        sampling, num_logprobs = sampling | {"logprobs": True}, None
     return Submission(
         ids=prompt.ids,
         max_new_tokens=max_new_tokens,
-        sampling=model.default_sampling | received.sampling,
+        sampling=sampling,
         eos_ids=[] if request.ignore_eos else model.eos_ids,
         stop_ids=request.stop_token_ids,
         seed=None if request.seed is None else request.seed & _UINT64,
@@ -152,6 +158,7 @@ def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tok
         grammar=received.grammar,
         priority=request.priority,
         cache_salt=request.cache_salt,
+        num_logprobs=num_logprobs,
     )
 
 

@@ -10,6 +10,7 @@ from histrio.grammar import GrammarSpec
 from histrio.messages import SamplingFields
 from histrio_api.edge import Edge
 from histrio_api.fields import decode_object, split_fields
+from histrio_api.logprobs import num_top_logprobs
 from histrio_api.schemas import GenerationRequest
 from histrio_api.words import with_word_ids
 
@@ -30,6 +31,8 @@ class Received(Generic[R]):
     """On the clock of `time.perf_counter`."""
     grammar: GrammarSpec | None = None
     """What the answer must look like; checked."""
+    num_top_logprobs: int | None = None
+    """Log probabilities of each token and of that many of the likeliest; checked. None for none at all."""
 
 
 def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
@@ -39,4 +42,5 @@ def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
     request, sampling = split_fields(given, kind, edge.sampling_fields, edge.honoured_by)
     edge.require_model(request.model)
     edge.require_accepting()
-    return Received(request, sampling, len(body), arrived_s)
+    num_top = num_top_logprobs(edge, request)
+    return Received(request, sampling, len(body), arrived_s, num_top_logprobs=num_top)

@@ -13,10 +13,12 @@ from msgspec import Meta
 __all__ = [
     "ChatChoice",
     "ChatCompletion",
+    "ChatLogprobs",
     "ChatMessage",
     "ChatRequest",
     "Completion",
     "CompletionChoice",
+    "CompletionLogprobs",
     "CompletionRequest",
     "ContentPart",
     "DetokenizeRequest",
@@ -25,7 +27,9 @@ __all__ = [
     "ResponseFormat",
     "StreamOptions",
     "StructuredOutputs",
+    "TokenLogprob",
     "TokenizeRequest",
+    "TopLogprob",
     "Usage",
     "UsageStats",
 ]
@@ -36,6 +40,7 @@ _TokenId = Annotated[int, Meta(ge=0)]
 _Priority = Annotated[int, Meta(ge=0, le=100)]
 _Salt = Annotated[str, Meta(max_length=256)]
 _PositiveInt = Annotated[int, Meta(ge=1)]
+_NumTopLogprobs = Annotated[int, Meta(ge=0, le=20)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -155,16 +160,16 @@ class GenerationRequest(_Strict):
     stop_token_ids: list[_TokenId] = []
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    priority: _Priority = 0
+    """0 is let in first."""
+    cache_salt: _Salt = ""
+    """Prefixes are shared only among requests of the same salt."""
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     json_schema: dict[str, Any] | bool | str | None = None
     regex: str | None = None
     grammar: str | None = None
     ebnf: str | None = None
-    priority: _Priority = 0
-    """0 is let in first."""
-    cache_salt: _Salt = ""
-    """Prefixes are shared only among requests of the same salt."""
     guided_json: dict[str, Any] | bool | str | None = None
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
@@ -176,6 +181,9 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
     messages: list[ChatMessage]
     max_completion_tokens: _PositiveInt | None = None
+    logprobs: bool = False
+    top_logprobs: _NumTopLogprobs = 0
+    """Needs `logprobs`."""
     tools: list[ToolDefinition] = []
     tool_choice: Literal["none", "auto"] = "auto"
     chat_template_kwargs: dict[str, Any] = {}
@@ -189,6 +197,8 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
     prompt: str | list[str | _TokenId | list[_TokenId]]
     echo: bool = False
+    logprobs: _NumTopLogprobs | None = None
+    """Of each token and of that many of the likeliest."""
     add_special_tokens: bool = True
 
 
@@ -241,6 +251,43 @@ class CalledTool(msgspec.Struct):
     type: str = "function"
 
 
+class TopLogprob(msgspec.Struct):
+    """One of the likeliest tokens in a token's place."""
+
+    token: str
+    """Its text; `bytes:\\xe2\\x80` where it is only part of a character."""
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct):
+    """A token of an answer, with its natural log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+    """The likeliest first."""
+
+
+class ChatLogprobs(msgspec.Struct):
+    """`logprobs` of a chat's choice, or of a piece of it."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class CompletionLogprobs(msgspec.Struct):
+    """`logprobs` of a plain completion's choice, or of a piece of it: columns with an entry for each token."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    """By text; the chosen token is always among them."""
+    text_offset: list[int]
+    """Where the token begins in the choice's text, in characters."""
+
+
 class AnswerMessage(msgspec.Struct):
     """The assistant's message in an answer."""
 
@@ -256,7 +303,7 @@ class ChatChoice(msgspec.Struct):
     index: int
     message: AnswerMessage
     finish_reason: str
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct):
@@ -277,7 +324,7 @@ class CompletionChoice(msgspec.Struct):
     index: int
     text: str
     finish_reason: str
-    logprobs: None = None
+    logprobs: CompletionLogprobs | None = None
 
 
 class Completion(msgspec.Struct):

@@ -15,6 +15,7 @@ from litestar.types import Receive, Send
 
 from histrio_api.choice import Choice
 from histrio_api.generation import Generation
+from histrio_api.logprobs import ChoiceLogprobs, PlacedToken, chat_logprobs, completion_logprobs
 from histrio_api.schemas import CalledTool, UsageStats
 
 __all__ = ["DONE", "ChatChunks", "CompletionChunks", "EventSource", "EventStream", "Write", "error_event"]
@@ -49,11 +50,14 @@ class _Chunks:
         """The last chunk, without choices."""
         return self._head + b'],"usage":' + _encode(self._generation.usage) + b"}\n\n"
 
-    def _chunk(self, choice: Choice, content: bytes, finish_reason: bytes = b"null") -> bytes:
+    def _chunk(
+        self, choice: Choice, content: bytes, finish_reason: bytes = b"null", logprobs: bytes = b"null"
+    ) -> bytes:
         tail = self._tail
         if self._usage_stats == "every":
             tail = b'}],"usage":' + _encode(self._generation.usage) + b"}\n\n"
-        return self._heads[choice.index] + content + b',"logprobs":null,"finish_reason":' + finish_reason + tail
+        head = self._heads[choice.index]
+        return head + content + b',"logprobs":' + logprobs + b',"finish_reason":' + finish_reason + tail
 
 
 class ChatChunks(_Chunks):
@@ -66,8 +70,9 @@ class ChatChunks(_Chunks):
         return self._chunk(choice, b'"delta":{"role":"assistant","content":""}')
 
     def text(self, choice: Choice, text: str) -> bytes:
-        """More of the answer."""
-        return self._chunk(choice, b'"delta":{"content":' + _encode(text) + b"}")
+        """More of the answer, with the log probabilities that go out with it."""
+        logprobs = b"null" if choice.logprobs is None else _shown(choice.logprobs, chat_logprobs)
+        return self._chunk(choice, b'"delta":{"content":' + _encode(text) + b"}", logprobs=logprobs)
 
     def tool_call(self, choice: Choice, call: CalledTool, at: int) -> bytes:
         """A whole tool call, the `at`-th of the choice."""
@@ -87,7 +92,13 @@ class CompletionChunks(_Chunks):
     def text(self, choice: Choice, text: str) -> bytes:
         """More text; the last one of a choice says why it ends."""
         finish_reason = _encode(choice.finish_reason) if choice.finish_reason else b"null"
-        return self._chunk(choice, b'"text":' + _encode(text), finish_reason)
+        logprobs = b"null" if choice.logprobs is None else _shown(choice.logprobs, completion_logprobs)
+        return self._chunk(choice, b'"text":' + _encode(text), finish_reason, logprobs)
+
+
+def _shown(logprobs: ChoiceLogprobs, form: Callable[[list[PlacedToken]], Any]) -> bytes:
+    shown = logprobs.take_shown()
+    return _encode(form(shown)) if shown else b"null"
 
 
 def error_event(body: bytes) -> bytes:

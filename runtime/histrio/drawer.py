@@ -2,11 +2,15 @@
 
 drawer.begin(step)          before the forward pass; masks are computed beside it
 drawer.draw(...)            after it
+
+Where a grammar leaves a single token, the sequence gains it with the one drawn before it, and so do those that follow
+as long as each is the only one. The next step computes them side by side, as it does with a prompt. Draws are counted
+by position, so those that are skipped change none that come later.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -15,8 +19,10 @@ from histrio.grammar_table import GrammarTable, StepMasks
 from histrio.messages import Open, Row, Step, StepResult
 from histrio.sampler_chain import Sampled, SamplerChain
 
-__all__ = ["NOTHING_LEFT", "Drawer"]
+__all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "Drawer"]
 
+MAX_FORCED_TOKENS = 16
+"""Most tokens that one sequence gains in a step without a draw."""
 NOTHING_LEFT = "the request's fields leave no token to go on with"
 
 
@@ -78,23 +84,39 @@ class Drawer:
         return self._result(step, rows, sampled)
 
     def _result(self, step: Step, rows: list[Row], sampled: Sampled) -> StepResult:
-        failures = {}
-        for row, ids in _gained(rows, sampled):
+        failures: dict[int, str] = {}
+        forced: dict[int, list[int]] = {}
+        for index, (row, ids) in enumerate(_gained(rows, sampled)):
             if ids[-1] < 0:
                 failures[row.slot] = NOTHING_LEFT
             elif self._grammars is not None and self._grammars.has_grammar(row.slot):
                 self._grammars.advance(row.slot, ids)
+                # Behind a draft that was wrong the slot first has to be rewound.
+                if len(ids) == row.num_sampled and (more := self._jump(row.slot)):
+                    forced[index] = more
                 if reason := self._grammars.failure(row.slot):
                     failures[row.slot] = reason
+        gained = _with_forced(sampled, len(rows), forced) if forced else sampled
         return StepResult(
             step.step,
             step.epoch,
-            sampled.ids,
-            num_ids=sampled.num_ids,
-            logprobs=sampled.logprobs,
+            gained.ids,
+            num_ids=gained.num_ids,
+            logprobs=gained.logprobs,
             states=self._chain.take_states(),
             failures=failures,
         )
+
+    def _jump(self, slot: int) -> list[int]:
+        """Tokens that must come next; grammar and samplers have followed them."""
+        assert self._grammars is not None, "only a grammar forces tokens"
+        if not self._chain.can_skip_draws(slot):
+            return []
+
+        ids = self._grammars.forced(slot, MAX_FORCED_TOKENS)
+        self._grammars.advance(slot, ids)
+        self._chain.observe_forced(slot, ids)
+        return ids
 
 
 def _with_drafts(step: Step) -> Iterator[tuple[Row, Sequence[int]]]:
@@ -112,3 +134,18 @@ def _gained(rows: list[Row], sampled: Sampled) -> Iterator[tuple[Row, list[int]]
         count = sampled.num_ids[index] if sampled.num_ids else 1
         yield row, sampled.ids[at : at + count]
         at += count
+
+
+def _with_forced(sampled: Sampled, num_rows: int, forced: Mapping[int, Sequence[int]]) -> Sampled:
+    """The same with the forced tokens of some rows behind those drawn there."""
+    num_drawn = sampled.num_ids or [1] * num_rows
+    result = Sampled([])
+    at = 0
+    for index, count in enumerate(num_drawn):
+        drawn, more = range(at, at + count), forced.get(index, ())
+        shift = len(result.ids) - at
+        result.logprobs |= {key + shift: sampled.logprobs[key] for key in drawn if key in sampled.logprobs}
+        result.ids += [*sampled.ids[at : at + count], *more]
+        result.num_ids.append(count + len(more))
+        at += count
+    return result

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from histrio.backend import BackendFactory
+from histrio.drafting import Drafter
 from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend
 from histrio.sampling import Sampler
@@ -24,6 +25,7 @@ __all__ = [
     "EdgeService",
     "hookimpl",
     "register_backends",
+    "register_drafters",
     "register_edges",
     "register_grammars",
     "register_samplers",
@@ -76,3 +78,8 @@ def register_grammars(register: Callable[[GrammarBackend], None]) -> None:
 @hookspec
 def register_edges(register: Callable[[EdgeService], None]) -> None:
     """Offer services of the front process: call `register(service)` for each."""
+
+
+@hookspec
+def register_drafters(register: Callable[[Drafter], None]) -> None:
+    """Offer drafters, which guess tokens for the model to verify: call `register(drafter)` for each."""

@@ -17,6 +17,7 @@ import pluggy
 
 from histrio import hooks
 from histrio.backend import CONTRACT, BackendFactory
+from histrio.drafting import Drafter
 from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError
 from histrio.grammar import GrammarBackend
@@ -88,6 +89,7 @@ class Plugins:
         self.backends: Registry[BackendFactory | EngineFactory] = Registry("backend", self.failed)
         self.samplers: Registry[type[Sampler]] = Registry("sampler", self.failed)
         self.grammars: Registry[GrammarBackend] = Registry("grammar backend", self.failed)
+        self.drafters: Registry[Drafter] = Registry("drafter", self.failed)
         self.edges: Registry[EdgeService] = Registry("edge service", self.failed)
         self.providers: dict[str, list[str]] = {name: [] for name in hook_names()}
         """Hook → plugins that implement it."""
@@ -160,6 +162,7 @@ class Plugins:
             "register_backends": self.backends,
             "register_samplers": self.samplers,
             "register_grammars": self.grammars,
+            "register_drafters": self.drafters,
             "register_edges": self.edges,
         }
 

@@ -33,6 +33,8 @@ Ints = npt.NDArray[Any]
 Drafts = Mapping[int, Sequence[int]]
 """Slot → drafted tokens, of which its rows after the first are the verification."""
 
+_FIRST_PENALTY_ORDER = 50
+"""Samplers below may remove every token, those from here on always leave one."""
 _FIRST_SHAPING_ORDER = 100
 """Samplers from here on shape a distribution, which means nothing to an argmax; those below change the logits."""
 
@@ -59,6 +61,7 @@ class SamplerChain:
     def __init__(self, samplers: Sequence[type[Sampler]], max_rows: int) -> None:
         self.fields = FieldTable(samplers)
         self._samplers = [kind(max_rows) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
+        self._num_constraining = sum(sampler.order < _FIRST_PENALTY_ORDER for sampler in self._samplers)
         self._num_changing = sum(sampler.order < _FIRST_SHAPING_ORDER for sampler in self._samplers)
         self._wants = np.zeros((max_rows, len(self._samplers)), np.bool_)
         self._is_open = np.zeros(max_rows, np.bool_)
@@ -117,6 +120,16 @@ class SamplerChain:
         """The slot is free. Closing a free slot does nothing."""
         self._is_open[slot] = self._is_plain[slot] = False
         self._changed_slots.discard(slot)
+
+    def can_skip_draws(self, slot: int) -> bool:
+        """Whether a token that a grammar leaves alone needs no draw: no log probability of it was asked for, and no
+        constraint of the request could forbid even this one."""
+        return bool(self._num_top[slot] < 0 and not self._wants[slot, : self._num_constraining].any())
+
+    def observe_forced(self, slot: int, ids: Sequence[int]) -> None:
+        """These tokens came next without a draw, each the only one possible."""
+        if self._is_observed[slot]:
+            self._observe(np.full(len(ids), slot, np.intp), np.array(ids, np.int64), np.ones(len(ids), np.float32))
 
     def take_states(self) -> dict[int, dict[str, Any]]:
         """Slot → sampler → state, of open slots whose state has changed since this was asked last.

@@ -76,8 +76,8 @@ class Sampler(Protocol):
 
     name: ClassVar[str]
     order: ClassVar[int]
-    """Samplers run in ascending order; 0-99 constraints and penalties, which greedy rows have too, 100-199 temperature,
-    200-299 truncations."""
+    """Samplers run in ascending order; 0-49 constraints, which may remove any token; 50-99 penalties; greedy rows have
+    both; 100-199 temperature, 200-299 truncations."""
     params: ClassVar[type[msgspec.Struct]]
     """Request fields it honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
 

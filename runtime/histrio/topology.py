@@ -111,6 +111,16 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
     prefix_cache: bool = True
     """Keep KV blocks of finished requests for later ones that begin with the same tokens."""
+    drafter: _Text = "auto"
+    """Who guesses tokens ahead for the model to verify: `auto`, `off`, or the name of a drafter."""
+    speculation_length: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Tokens guessed at a time where that is not adaptive."""
+    min_speculation: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Least number of tokens guessed where that is adaptive."""
+    max_speculation: Annotated[int, Meta(ge=1, le=64)] = 8
+    """Most tokens guessed at a time."""
+    adaptive: bool = True
+    """Guess as many as pay, by what steps cost and how often guesses came true."""
     kv_block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Tokens in one KV block, or the next larger number that all stages can do; omitted: 16."""
     num_cache_blocks: _Count | None = None

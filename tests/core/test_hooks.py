@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -15,6 +15,7 @@ import pytest
 
 from histrio import hooks
 from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
+from histrio.drafting import Drafter, DraftSession
 from histrio.grammar import GrammarBackend, GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.plugins import Plugins, hook_names
@@ -58,6 +59,13 @@ class Rhymes:
         raise NotImplementedError
 
 
+class Parrot:
+    name = "parrot"
+
+    def begin(self, ids: Sequence[int]) -> DraftSession:
+        raise NotImplementedError
+
+
 class Settings(msgspec.Struct, rename="kebab"):
     port: int = 1
 
@@ -82,6 +90,10 @@ class AllHooks:
     @hookimpl
     def register_grammars(self, register: Callable[[GrammarBackend], None]) -> None:
         register(Rhymes())
+
+    @hookimpl
+    def register_drafters(self, register: Callable[[Drafter], None]) -> None:
+        register(Parrot())
 
     @hookimpl
     def register_edges(self, register: Callable[[EdgeService], None]) -> None:
@@ -109,6 +121,11 @@ def test_hook_register_samplers(plugins: Plugins) -> None:
 def test_hook_register_grammars(plugins: Plugins) -> None:
     assert plugins.grammars.owners == {"rhymes": "everything"}
     assert GrammarKinds(plugins.grammars).backend("limerick").name == "rhymes"
+
+
+def test_hook_register_drafters(plugins: Plugins) -> None:
+    assert plugins.drafters.owners == {"parrot": "everything"}
+    assert isinstance(plugins.drafters.get("parrot"), Parrot)
 
 
 def test_hook_register_edges(plugins: Plugins) -> None:
@@ -158,6 +175,6 @@ def test_a_plugin_need_not_implement_every_hook() -> None:
     assert found.providers == {
         "register_backends": [],
         "register_samplers": [],
-        "register_grammars": [],
+        "register_grammars": [], "register_drafters": [],
         "register_edges": ["small"],
     }

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from histrio.engine.blocks import BlockLease
 from histrio.engine.kv_manager import KvManager
 from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
+from histrio.engine.speculation import SpeculationLimits
 from histrio.messages import Generate, Open, RequestState, StepResult
 
 BLOCK_SIZE = 4
@@ -33,14 +36,37 @@ def next_token(ids: list[int]) -> int:
     return (sum((index + 1) * token for index, token in enumerate(ids)) * 31 + len(ids)) % 3
 
 
+class HalfRight:
+    """A drafter that knows the imagined model, and is wrong about every third sum of tokens."""
+
+    name = "half right"
+
+    def begin(self, ids: Sequence[int]) -> HalfRight:
+        session = HalfRight()
+        session.ids = list(ids)
+        return session
+
+    def extend(self, ids: Sequence[int]) -> None:
+        self.ids += ids
+
+    def propose(self, num_tokens: int) -> list[int]:
+        ids = list(self.ids)
+        for _ in range(num_tokens):
+            right = next_token(ids)
+            ids.append(right if sum(ids) % 3 else (right + 1) % 3)
+        return ids[len(self.ids) :]
+
+
 class Replica:
     """Scheduler, lease and kv, with a memory for a device."""
 
-    def __init__(self, num_blocks: int, *, has_prefix_cache: bool, max_in_flight: int) -> None:
-        limits = SchedulerLimits(
-            **{name: getattr(LIMITS, name) for name in LIMITS.__slots__} | {"has_prefix_cache": has_prefix_cache}
+    def __init__(
+        self, num_blocks: int, *, has_prefix_cache: bool, max_in_flight: int, has_drafts: bool = False
+    ) -> None:
+        limits = replace(
+            LIMITS, has_prefix_cache=has_prefix_cache, speculation=SpeculationLimits(most=5) if has_drafts else None
         )
-        self.scheduler = Scheduler(limits, BlockLease())
+        self.scheduler = Scheduler(limits, BlockLease(), drafter=HalfRight())
         self.kv = KvManager(num_blocks, BLOCK_SIZE, has_prefix_cache=has_prefix_cache)
         self.max_in_flight = max_in_flight
         self.num_computed = 0
@@ -49,7 +75,7 @@ class Replica:
         self.ended: dict[int, RequestState] = {}
         self._memory = [[-1] * BLOCK_SIZE for _ in range(num_blocks)]
         self._tables: dict[int, tuple[list[int], int]] = {}
-        self._in_flight: deque[tuple[Plan, list[int]]] = deque()
+        self._in_flight: deque[tuple[Plan, StepResult]] = deque()
 
     def add(self, request: int, prompt: list[int], num_new_tokens: int, **fields: Any) -> None:
         self.tokens[request] = list(prompt)
@@ -72,8 +98,9 @@ class Replica:
         if not self._in_flight:
             return False
 
-        plan, sampled = self._in_flight.popleft()
-        for row in self.scheduler.apply(plan, StepResult(plan.step, 1, sampled)):
+        plan, result = self._in_flight.popleft()
+        self.scheduler.cost.observe(len(plan.ids), plan.num_pairs, 0.01 + 0.0001 * len(plan.ids))
+        for row in self.scheduler.apply(plan, result):
             self.tokens[row.request] += row.ids
             if row.state.is_finished:
                 self.ended[row.request] = row.state
@@ -101,17 +128,19 @@ class Replica:
             lease.add(granted)
             lease.is_exhausted = len(granted) < wanted
 
-    def _run(self, plan: Plan) -> list[int]:
-        """The device: check what each row sees, write its tokens, say the next ones."""
+    def _run(self, plan: Plan) -> StepResult:
+        """The device: check what each row sees, write its tokens, say the next ones as far as its drafts are right."""
         for order in plan.orders:
             if isinstance(order, Open):
                 self._tables[order.slot] = ([], order.num_cached_tokens)
         sampled: list[int] = []
+        num_ids: list[int] = []
+        drafted = iter(plan.drafts)
         ids: Iterator[int] = iter(plan.ids)
         for row in plan.rows:
             table, length = self._tables[row.slot]
             table = table + row.block_ids
-            assert row.start == length, "the row does not begin where its slot stands"
+            assert row.start == length or (row.rewind and row.start < length), "the row and its slot disagree"
             for position in range(row.start, row.start + row.num_tokens):
                 self._memory[table[position // BLOCK_SIZE]][position % BLOCK_SIZE] = next(ids)
             self._tables[row.slot] = (table, row.start + row.num_tokens)
@@ -119,10 +148,17 @@ class Replica:
         for sequence, row in zip(plan.sequences, plan.rows, strict=True):
             table, length = self._tables[row.slot]
             seen = [self._memory[table[position // BLOCK_SIZE]][position % BLOCK_SIZE] for position in range(length)]
+            drafts = list(islice(drafted, max(row.num_sampled - 1, 0)))
+            known = seen[: length - len(drafts)]
             if not sequence.is_finished:
-                assert seen == self.tokens[sequence.request][:length], "a row sees tokens that are not its own"
-            sampled += [next_token(seen)] * row.num_sampled
-        return sampled
+                assert known == self.tokens[sequence.request][: len(known)], "a row sees tokens that are not its own"
+            if row.num_sampled:
+                gained = [next_token(known)]
+                while len(gained) <= len(drafts) and drafts[len(gained) - 1] == gained[-1]:
+                    gained.append(next_token(known + gained))
+                sampled += gained
+                num_ids.append(len(gained))
+        return StepResult(plan.step, 1, sampled, num_ids=num_ids if plan.drafts else [])
 
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=36) | st.lists(st.integers(0, 1), min_size=20, max_size=36)
@@ -170,14 +206,15 @@ def play(replica: Replica, history: list[Any]) -> dict[int, tuple[list[int], int
     num_blocks=st.integers(16, 28),
     has_prefix_cache=st.booleans(),
     max_in_flight=st.integers(1, 3),
+    has_drafts=st.booleans(),
 )
 @settings(
     max_examples=NUM_HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 def test_every_request_gets_the_tokens_of_a_naive_run(
-    history: list[Any], num_blocks: int, has_prefix_cache: bool, max_in_flight: int
+    history: list[Any], num_blocks: int, has_prefix_cache: bool, max_in_flight: int, has_drafts: bool
 ) -> None:
-    replica = Replica(num_blocks, has_prefix_cache=has_prefix_cache, max_in_flight=max_in_flight)
+    replica = Replica(num_blocks, has_prefix_cache=has_prefix_cache, max_in_flight=max_in_flight, has_drafts=has_drafts)
     wanted = play(replica, history)
     assert not replica.scheduler.has_work, "somebody starved"
     for request, (prompt, num_new_tokens) in wanted.items():
@@ -260,3 +297,19 @@ def test_nothing_runs_for_ever_when_blocks_hold_one_sequence_only() -> None:
             break
     assert len(replica.ended) == 5
     assert replica.scheduler.num_preemptions > 0
+
+
+def test_drafts_save_steps_and_change_no_token() -> None:
+    def play_one(*, has_drafts: bool) -> tuple[int, list[int], Scheduler]:
+        replica = Replica(64, has_prefix_cache=True, max_in_flight=1, has_drafts=has_drafts)
+        replica.add(1, [1, 2, 0, 1], 55)
+        num_turns = 0
+        while replica.turn():
+            num_turns += 1
+        return num_turns, replica.tokens[1], replica.scheduler
+
+    num_plain, plain, _ = play_one(has_drafts=False)
+    num_drafted, drafted, scheduler = play_one(has_drafts=True)
+    assert drafted == plain
+    assert num_drafted < 0.8 * num_plain
+    assert 0 < scheduler.num_accepted_tokens < scheduler.num_drafted_tokens

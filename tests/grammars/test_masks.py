@@ -46,7 +46,8 @@ def test_a_mask_has_every_token_that_some_text_goes_on_with_and_no_other(
         expected = {at for at, byte in enumerate(spelled) if any(word.startswith(prefix + byte) for word in texts)}
         expected |= {EOS} if prefix in texts else set()
         assert toy.allowed(matcher) == [expected], prefix
-        assert matcher.forced(1) == (list(expected) if len(expected) == 1 else [])
+        is_forced = len(expected) == 1 and texts != {b""}  # the end of an empty text is drawn like any token
+        assert matcher.forced(1) == (list(expected) if is_forced else [])
         num_prefixes += 1
     assert num_prefixes >= 1
     assert toy.allowed(toy.vocabulary.matcher(GrammarSpec("regex", "[^a]"))) != toy.allowed(

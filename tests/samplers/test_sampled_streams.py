@@ -105,6 +105,7 @@ EVERY: dict[str, dict[str, Any]] = {
     "min_p": {"min_p": 0.3},
     "typical_p": {"typical_p": 0.3},
     "xtc": {"xtc_probability": 0.5, "xtc_threshold": 0.001},
+    "mirostat": {"mirostat": 2, "mirostat_tau": 2.0, "mirostat_eta": 0.5},
 }
 STOPS = list(range(0, 256, 4))
 
@@ -127,7 +128,7 @@ async def _every_stream(harness: Harness) -> dict[str, list[int]]:
 
 DISTURBANCES: dict[str, tuple[list[int], HarnessOptions]] = {
     "split": ([1, 3], HarnessOptions()),
-    "restarts": ([], HarnessOptions(stage_options={"fail-at-step": 10})),
+    "restarts": ([], HarnessOptions(stage_options={"fail-at-step": 14})),
     "preemption": ([2], HarnessOptions(num_blocks=24)),
     "small_chunks": ([], HarnessOptions(prefill_chunk=3, max_step_tokens=16)),
 }

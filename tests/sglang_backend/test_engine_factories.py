@@ -72,7 +72,7 @@ def test_bounds_are_part_of_the_fields(factory: EngineFactory, sampling: dict[st
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"options": {"speed": 3}}, "unknown field `speed`; its options are tp-size"),
+        ({"options": {"speed": 3}}, "unknown field `speed`; its options are tp-size, page-size"),
         ({"options": {"tp-size": 0}}, "tp-size"),
         ({"last_layer": 2}, "runs all 3 layers of a model, not 0:2"),
         ({"adapter": "x"}, "applies no adapters"),
@@ -81,9 +81,7 @@ def test_bounds_are_part_of_the_fields(factory: EngineFactory, sampling: dict[st
 def test_what_vllm_cannot_do_is_refused_with_the_reason(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     folder = write_model("llama", tmp_path / "llama")
     factory = VllmEngineFactory()
-    assert reason in factory.supports(spec(folder, **change)).reason.replace("contains ", "").replace(
-        "Object ", ""
-    ).replace("unknown field `speed`: ", "unknown field `speed`; ")
+    assert reason in factory.supports(spec(folder, **change)).reason
     assert factory.supports(spec(folder)).available, "a control: the same without the change"
 
 

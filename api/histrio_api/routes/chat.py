@@ -11,6 +11,7 @@ from histrio.errors import RequestError
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.generation import Generation, run_choices, start_generation
+from histrio_api.logprobs import chat_logprobs
 from histrio_api.prompts import chat_prompt
 from histrio_api.routes.common import (
     HttpRequest,
@@ -68,18 +69,24 @@ async def _answer(request: HttpRequest, edge: Edge, generation: Generation, has_
 
 
 def _chat_choice(choice: Choice, text: str, has_tools: bool) -> ChatChoice:
-    if not has_tools:
-        return ChatChoice(choice.index, AnswerMessage(text), choice.finish_reason)
+    logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
+    message, finish_reason = AnswerMessage(text), choice.finish_reason
+    if has_tools:
+        message, finish_reason = _with_calls(text, finish_reason)
+    return ChatChoice(choice.index, message, finish_reason, logprobs)
+
+
+def _with_calls(text: str, finish_reason: str) -> tuple[AnswerMessage, str]:
+    """The calls taken out of an answer's text; without any it stays as it is."""
 
     parser = ToolCallParser()
     shown, calls = parser.push(text)
     rest, last_calls = parser.flush()
     shown, calls = (shown + rest).strip(), calls + last_calls
     if not calls:
-        return ChatChoice(choice.index, AnswerMessage(text), choice.finish_reason)
+        return AnswerMessage(text), finish_reason
 
-    message = AnswerMessage(shown or None, tool_calls=calls)
-    return ChatChoice(choice.index, message, _with_calls(choice.finish_reason))
+    return AnswerMessage(shown or None, tool_calls=calls), _ended_by_calls(finish_reason)
 
 
 def _stream(request: HttpRequest, chat: ChatRequest, generation: Generation, has_tools: bool) -> ASGIResponse:
@@ -109,7 +116,7 @@ def _events(chunks: ChatChunks, choice: Choice, text: str) -> bytes:
         return chunks.text(choice, text)
 
     finish = chunks.finish(choice, choice.finish_reason)
-    return chunks.text(choice, text) + finish if text else finish
+    return chunks.text(choice, text) + finish if text or choice.has_logprobs else finish
 
 
 def _tool_events(chunks: ChatChunks, choice: Choice, text: str, parser: ToolCallParser) -> bytes:
@@ -118,15 +125,16 @@ def _tool_events(chunks: ChatChunks, choice: Choice, text: str, parser: ToolCall
     if choice.finish_reason:
         rest, last_calls = parser.flush()
         shown, calls = shown + rest, calls + last_calls
-    events = [chunks.text(choice, shown)] if shown else []
+    # Log probabilities of a call's tokens go out as they come; the call itself waits until it is whole.
+    events = [chunks.text(choice, shown)] if shown or choice.has_logprobs else []
     events += [chunks.tool_call(choice, call, num_before + at) for at, call in enumerate(calls)]
     if choice.finish_reason:
-        reason = _with_calls(choice.finish_reason) if parser.num_calls else choice.finish_reason
+        reason = _ended_by_calls(choice.finish_reason) if parser.num_calls else choice.finish_reason
         events.append(chunks.finish(choice, reason))
     return b"".join(events)
 
 
-def _with_calls(finish_reason: str) -> str:
+def _ended_by_calls(finish_reason: str) -> str:
     """An answer with calls that came to its own end stopped for them."""
     return "tool_calls" if finish_reason == "stop" else finish_reason
 

@@ -10,6 +10,7 @@ from litestar.response.base import ASGIResponse
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.generation import Generation, run_choices, start_generation
+from histrio_api.logprobs import completion_logprobs
 from histrio_api.prompts import completion_prompts
 from histrio_api.routes.common import (
     HttpRequest,
@@ -49,8 +50,7 @@ async def _answer(request: HttpRequest, edge: Edge, wanted: CompletionRequest, g
         return ASGIResponse()  # nobody reads it
 
     choices = [
-        CompletionChoice(choice.index, "".join(parts), choice.finish_reason)
-        for choice, parts in zip(generation.choices, pieces, strict=True)
+        _completion_choice(choice, "".join(parts)) for choice, parts in zip(generation.choices, pieces, strict=True)
     ]
     content = Completion(
         id=generation.id,
@@ -61,6 +61,11 @@ async def _answer(request: HttpRequest, edge: Edge, wanted: CompletionRequest, g
         system_fingerprint=edge.fingerprint,
     )
     return json_response(content, {"x-request-id": generation.id})
+
+
+def _completion_choice(choice: Choice, text: str) -> CompletionChoice:
+    logprobs = None if choice.logprobs is None else completion_logprobs(choice.logprobs.take_shown())
+    return CompletionChoice(choice.index, text, choice.finish_reason, logprobs)
 
 
 def _stream(request: HttpRequest, wanted: CompletionRequest, generation: Generation) -> ASGIResponse:

@@ -55,10 +55,10 @@ class Wanted:
     __slots__ = ("_firsts", "_num_tail_chars", "strings")
 
     def __init__(self, strings: Sequence[str]) -> None:
-        """`strings`: at least one, none empty."""
+        """`strings`: none of them empty; without any, nothing is held back."""
         self.strings = tuple(strings)
         self._firsts = frozenset(string[0] for string in strings)
-        self._num_tail_chars = max(map(len, strings)) - 1
+        self._num_tail_chars = max(map(len, strings), default=1) - 1
 
     def partial_start(self, text: str) -> int:
         """Where the longest tail that is a proper prefix of a wanted string begins; the text's length if none is."""

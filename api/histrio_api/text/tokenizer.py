@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 from histrio_api.text.detokenizer import Detokenizer
+from histrio_api.text.token_bytes import TokenBytes, shown_bytes
 
 if TYPE_CHECKING:
     import tokenizers
@@ -18,6 +20,9 @@ NUM_CONTEXT_TOKENS = 8
 """Ids of the prompt that a detokenizer sees when the answer continues the prompt's own text."""
 
 
+_NUM_KEPT_SPELLINGS = 2**15
+
+
 class Tokenizer:
     """Encodes and decodes; safe to use from several threads."""
 
@@ -26,6 +31,9 @@ class Tokenizer:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._bos_id = bos_id
+        self._bytes_of = TokenBytes(tokenizer)
+        self.spell = lru_cache(_NUM_KEPT_SPELLINGS)(self._spell)
+        """Text and bytes of one id: what it adds to a text, not how the vocabulary writes it."""
 
     @classmethod
     def load(cls, folder: str | Path, bos_id: int | None = None) -> Tokenizer:
@@ -67,6 +75,10 @@ class Tokenizer:
         """The vocabulary's own spelling of one id."""
         spelling: str | None = self._tokenizer.id_to_token(token_id)
         return "" if spelling is None else spelling
+
+    def _spell(self, token_id: int) -> tuple[str, list[int]]:
+        token = self._bytes_of(token_id)
+        return shown_bytes(token), list(token)
 
     def hides(self, text: str) -> bool:
         """Whether decoding without special tokens loses `text`."""

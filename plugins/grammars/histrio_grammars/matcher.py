@@ -63,7 +63,7 @@ class LlguidanceMatcher:
     def forced(self, max_tokens: int) -> list[int]:
         """Walk on as long as the mask has a single bit, then walk back."""
         found: list[int] = []
-        while len(found) < max_tokens and not self.is_finished and not self.error:
+        while len(found) < max_tokens and self._may_be_forced:
             mask = int.from_bytes(self.inner.compute_bitmask(), "little")
             if mask.bit_count() != 1:
                 break
@@ -71,6 +71,13 @@ class LlguidanceMatcher:
             self._take(found[-1])
         self.rollback(len(found))
         return found
+
+    @property
+    def _may_be_forced(self) -> bool:
+        """False where a mask is not worth its time: several bytes may come next, or the text is empty so far."""
+        if self.is_finished or self.error:
+            return False
+        return self.inner.is_stopped() or bool(self.inner.compute_ff_bytes())
 
     def _take(self, token: int) -> bool:
         if token not in self._eos_ids:

@@ -122,6 +122,7 @@ def _start(settings: dict[str, Any]) -> Any:
 
     from histrio_sglang.compat import server_args
 
+    logging.getLogger("sglang").setLevel(logging.WARNING)
     handlers, level = logging.root.handlers[:], logging.root.level
     try:
         return Engine(server_args=server_args(settings))
@@ -145,6 +146,7 @@ def engine_settings(
         "skip_tokenizer_init": True,
         "incremental_streaming_output": True,
         "skip_server_warmup": True,
+        "sleep_on_idle": True,
         "device": device.type,
         "base_gpu_id": device.index or 0,
         "dtype": dtype,

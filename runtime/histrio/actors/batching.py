@@ -11,8 +11,10 @@ import msgspec
 from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
 from histrio.backend import Capability
+from histrio.drafting import Drafter
 from histrio.engine.blocks import BlockLease
 from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
+from histrio.engine.speculation import SpeculationLimits
 from histrio.errors import EngineError, WireError
 from histrio.messages import (
     Allocated,
@@ -37,6 +39,7 @@ from histrio.messages import (
 __all__ = ["BatchingActor", "BatchingSettings"]
 
 _STATS_EVERY_S = 1.0
+_VERIFYING = {Capability.REWIND, Capability.ALL_POSITION_LOGITS}
 _TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
 
 
@@ -50,6 +53,9 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
     num_micro_batches: int = 1
     """Steps in flight along the stages."""
     has_prefix_cache: bool = True
+    drafter: str = ""
+    """Who guesses tokens ahead; empty for nobody."""
+    speculation: SpeculationLimits = SpeculationLimits()
 
 
 class BatchingActor(Actor):
@@ -61,11 +67,13 @@ class BatchingActor(Actor):
         tell: Tell,
         settings: BatchingSettings,
         *,
+        drafter: Drafter | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._tell = tell
         self._settings = settings
+        self._drafter = drafter
         self._clock = clock
         self._epoch = 0
         self._in_flight: dict[int, Plan] = {}
@@ -118,7 +126,7 @@ class BatchingActor(Actor):
             if plan is None:
                 break
             self._in_flight[plan.step] = plan
-            self._tell("stage0", Step(plan.step, self._epoch, plan.rows, plan.ids))
+            self._tell("stage0", Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts))
         self._report(scheduler)
 
     def idle(self) -> None:
@@ -156,9 +164,10 @@ class BatchingActor(Actor):
             prefill_chunk=self._settings.prefill_chunk,
             step_budget_s=math.inf if self._settings.step_budget_s is None else self._settings.step_budget_s,
             max_sequence_length=size.max_sequence_length,
+            speculation=self._settings.speculation if _VERIFYING.issubset(size.capabilities) else None,
             has_prefix_cache=self._settings.has_prefix_cache and Capability.PREFIX_SHARE in size.capabilities,
         )
-        self.scheduler = Scheduler(limits, BlockLease())
+        self.scheduler = Scheduler(limits, BlockLease(), drafter=self._drafter)
         self._tell("root", Allocated(self._name, start.epoch))
 
     def _apply(self, result: StepResult, scheduler: Scheduler) -> None:
@@ -203,6 +212,8 @@ class BatchingActor(Actor):
             "waiting_sequences": scheduler.num_waiting,
             "used_blocks": scheduler.lease.num_used_blocks,
             "preemptions_total": scheduler.num_preemptions,
+            "drafted_tokens_total": scheduler.num_drafted_tokens,
+            "accepted_tokens_total": scheduler.num_accepted_tokens,
         }
         totals = {f"{name}_total": value for name, value in self._totals.items()}
         self._tell("metrics", Stats(self._epoch, {**sizes, **totals}))

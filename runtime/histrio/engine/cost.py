@@ -70,6 +70,11 @@ class CostModel:
         if self.num_seen % _FIT_EVERY == 0:
             self._fit()
 
+    def seconds_of_token(self, start: int) -> float:
+        """What one more token at `start` adds to a step."""
+        _, b, a = self._rates
+        return b + a * (start + 1)
+
     def tokens_within(self, seconds: float, start: int) -> int:
         """How many further tokens of a row at `start` fit into `seconds` more of a step: b n + a n (start + n / 2)."""
         _, b, a = self._rates

@@ -15,9 +15,11 @@ from bisect import insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from histrio.drafting import Drafter
 from histrio.engine.blocks import BlockLease
 from histrio.engine.cost import CostModel, attended_pairs
 from histrio.engine.sequence import Sequence
+from histrio.engine.speculation import SpeculationLimits, worthwhile_length
 from histrio.errors import GenerationStuck
 from histrio.messages import Close, Generate, Match, Open, RequestState, Row, Sealed, StepResult, TokenRow
 
@@ -37,6 +39,8 @@ class SchedulerLimits:
     has_prefix_cache: bool = True
     step_budget_s: float = math.inf
     """Seconds that chunks of prompts may make a step take which others wait for to decode."""
+    speculation: SpeculationLimits | None = None
+    """None where the stages cannot verify drafts, or nobody drafts."""
     overtake_limit: int = 32
     """Later requests of the next higher priority that may enter before a waiting one: nobody waits for ever."""
 
@@ -54,15 +58,29 @@ class Plan:
     """Blocks that this step fills."""
     num_pairs: float
     """Tokens attended to by all its tokens, for the cost model."""
+    drafts: list[int]
+    """Of all rows that verify some, concatenated."""
 
 
 class Scheduler:
     """Waiting and running sequences of one replica."""
 
-    def __init__(self, limits: SchedulerLimits, lease: BlockLease, cost: CostModel | None = None) -> None:
+    def __init__(
+        self,
+        limits: SchedulerLimits,
+        lease: BlockLease,
+        cost: CostModel | None = None,
+        drafter: Drafter | None = None,
+    ) -> None:
         self.limits = limits
         self.lease = lease
         self.cost = cost or CostModel()
+        self.num_drafted_tokens = 0
+        self.num_accepted_tokens = 0
+        """Of those drafted, how many came true."""
+        self._drafter = drafter if limits.speculation is not None else None
+        self._price = 0.0
+        """Tokens that one drafted token costs in the step that is planned."""
         self.num_missing_blocks = 0
         """Blocks the last plan would have needed beyond those in hand."""
         self.num_preemptions = 0
@@ -147,6 +165,7 @@ class Scheduler:
         self.num_missing_blocks = 0
         self._has_preempted = False
         draft = _Draft()
+        self._price = self._price_of_drafts() if self._drafter is not None else 0.0
         max_rows = -(-min(len(self._sequences), self.limits.max_rows) // num_micro_batches)
         for sequence in self._candidates():
             budget = self._budget(sequence, draft)
@@ -161,7 +180,9 @@ class Scheduler:
 
         self._step += 1
         ids = self._issue(members, rows)
-        return Plan(self._step, self.take_orders(), rows, ids, members, self._seal(members, rows), draft.num_pairs)
+        drafts = [token for sequence in members for token in sequence.drafts]
+        sealed = self._seal(members, rows)
+        return Plan(self._step, self.take_orders(), rows, ids, members, sealed, draft.num_pairs, drafts)
 
     def apply(self, plan: Plan, result: StepResult) -> list[TokenRow]:
         """Take in a step's result: tokens for the front, one row per sequence that gained some."""
@@ -175,8 +196,11 @@ class Scheduler:
                 continue
             sequence.is_in_flight = False
             sequence.num_computed_tokens += row.num_tokens - max(row.num_sampled - count, 0)
+            self._judge(sequence, row, count)
             if row.num_sampled:
                 gained.append(_token_row(sequence, row, result, range(first, at)))
+                if sequence.drafting is not None:
+                    sequence.drafting.extend(gained[-1].ids)
             if sequence.is_finished:
                 self._leave(sequence)
         assert at == len(result.ids), "a stage sampled other rows than were planned"
@@ -243,6 +267,8 @@ class Scheduler:
         """This sequence's part of the step, with its blocks allocated; None if blocks are short."""
         pending = sequence.num_pending_tokens
         num_tokens = min(pending, budget, self.limits.prefill_chunk)
+        sequence.drafts = self._draft(sequence, budget) if pending == 1 and self._drafter is not None else []
+        num_tokens += len(sequence.drafts)
         new_ids = self._allocate(sequence, num_tokens)
         if new_ids is None:
             return None
@@ -253,7 +279,53 @@ class Scheduler:
             new_ids = list(sequence.block_ids)  # the stages hear of the shared ones too
         else:
             sequence.block_ids.extend(new_ids)
-        return Row(sequence.slot, sequence.num_computed_tokens, num_tokens, int(num_tokens == pending), new_ids)
+        start, num_sampled = sequence.num_computed_tokens, 0
+        if num_tokens == pending + len(sequence.drafts):
+            num_sampled = 1 + len(sequence.drafts)
+        is_rewind = start < sequence.num_issued_tokens
+        sequence.num_issued_tokens = start + num_tokens
+        return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind)
+
+    def _draft(self, sequence: Sequence, budget: int) -> list[int]:
+        """Tokens to verify beside the one that has to be computed; none that blocks or the request's end forbid."""
+        limits = self.limits.speculation
+        assert limits is not None
+        assert self._drafter is not None
+        if sequence.state is not RequestState.DECODING or not self.cost.is_trusted:
+            return []
+
+        end = len(sequence.ids)
+        room = (len(sequence.block_ids) + self.lease.num_blocks_in_hand) * self.limits.block_size - end
+        most = min(budget - 1, sequence.order.max_total_tokens - end - 1, room)
+        num_tokens = min(worthwhile_length(sequence.acceptance.rate, limits, self._price), most)
+        if num_tokens < 1:
+            return []
+
+        if sequence.drafting is None:
+            sequence.drafting = self._drafter.begin(sequence.ids)
+        return sequence.drafting.propose(num_tokens)
+
+    def _price_of_drafts(self) -> float:
+        """Tokens that the time for one drafted token would give otherwise: b N / T, with N sequences decoding."""
+        decoding = [each for each in self._running if each.state is RequestState.DECODING]
+        if not decoding:
+            return 0.0
+
+        context = sum(len(each.ids) for each in decoding)
+        seconds = self.cost.predict(len(decoding), context)
+        return self.cost.seconds_of_token(context // len(decoding)) * len(decoding) / max(seconds, 1e-9)
+
+    def _judge(self, sequence: Sequence, row: Row, num_gained: int) -> None:
+        """Learn from what the row's drafts came to."""
+        if self._drafter is None or not row.num_sampled:
+            return
+
+        num_drafted = len(sequence.drafts)
+        num_accepted = min(num_gained - 1, num_drafted)
+        sequence.acceptance.observe(num_drafted, num_accepted)
+        self.num_drafted_tokens += num_drafted
+        self.num_accepted_tokens += num_accepted
+        sequence.drafts = []
 
     def _allocate(self, sequence: Sequence, num_tokens: int) -> list[int] | None:
         """Blocks for the next `num_tokens`; None if kv has to be asked, or others have to give way first."""
@@ -342,6 +414,7 @@ class Scheduler:
         for sequence, row in zip(members, rows, strict=True):
             sequence.is_in_flight = True
             ids.extend(sequence.ids[row.start : row.start + row.num_tokens])
+            ids.extend(sequence.drafts)
         return ids
 
     def _seal(self, members: list[Sequence], rows: list[Row]) -> list[Sealed]:
@@ -352,7 +425,8 @@ class Scheduler:
         block_size = self.limits.block_size
         sealed = []
         for sequence, row in zip(members, rows, strict=True):
-            first, end = sequence.num_sealed_blocks, (row.start + row.num_tokens) // block_size
+            num_certain = row.num_tokens - len(sequence.drafts)
+            first, end = sequence.num_sealed_blocks, (row.start + num_certain) // block_size
             if end > first:
                 ids = sequence.ids[first * block_size : end * block_size]
                 sealed.append(Sealed(sequence.request, sequence.block_ids[first:end], ids))

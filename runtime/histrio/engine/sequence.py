@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from histrio.drafting import DraftSession
+from histrio.engine.speculation import Acceptance
 from histrio.messages import Generate, RequestState, SamplerState
 
 __all__ = ["Sequence"]
@@ -40,6 +42,13 @@ class Sequence:
     """Of the samplers whose state its tokens cannot rebuild."""
     has_reported: bool = False
     """Its first tokens, and with them the size of its first match, were told."""
+    drafting: DraftSession | None = None
+    """What the drafter keeps of it, from its first decode on."""
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    drafts: list[int] = field(default_factory=list)
+    """Drafted tokens of the row that is in flight."""
+    num_issued_tokens: int = 0
+    """Where the stages stand: beyond `num_computed_tokens` if drafts were wrong."""
     eos_ids: frozenset[int] = frozenset()
     stop_ids: frozenset[int] = frozenset()
 
@@ -70,12 +79,13 @@ class Sequence:
         self.block_ids = block_ids
         self.num_sealed_blocks = len(block_ids)
         self.num_cached_tokens = self.num_computed_tokens = len(block_ids) * block_size
+        self.num_issued_tokens = self.num_computed_tokens
 
     def forget_blocks(self) -> list[int]:
         """Begin anew, without any block; those it had."""
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
-        self.num_computed_tokens = self.num_sealed_blocks = 0
+        self.num_computed_tokens = self.num_sealed_blocks = self.num_issued_tokens = 0
         return block_ids
 
     @property

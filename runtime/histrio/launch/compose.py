@@ -14,12 +14,13 @@ from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.stage import Activity, StageActor, StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
+from histrio.drafting import Drafter
 from histrio.drawer import Drawer
 from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.model_config import read_model_config
-from histrio.plugins import Plugins
+from histrio.plugins import Plugins, Registry
 from histrio.sampler_chain import SamplerChain
 from histrio.sampling import Sampler
 
@@ -67,11 +68,12 @@ def stage_child(
     return Child(place.name, make)
 
 
-def batching_children(tell: Tell, settings: BatchingSettings) -> list[Child]:
+def batching_children(tell: Tell, settings: BatchingSettings, drafters: Registry[Drafter] | None = None) -> list[Child]:
     """Kv and batching, which every replica of stages has once."""
+    drafter = drafters.get(settings.drafter) if settings.drafter and drafters is not None else None
     return [
         Child("kv", lambda: KvActor("kv", tell, "batching", has_prefix_cache=settings.has_prefix_cache)),
-        Child("batching", lambda: BatchingActor("batching", tell, settings)),
+        Child("batching", lambda: BatchingActor("batching", tell, settings, drafter=drafter)),
     ]
 
 

@@ -119,4 +119,6 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, curre
             partial(current.watch, stage.index),
         )
         children.append(child)
-    return children + (batching_children(directory.tell, spec.batching) if spec.batching is not None else [])
+    return children + (
+        batching_children(directory.tell, spec.batching, plugins.drafters) if spec.batching is not None else []
+    )

@@ -13,9 +13,11 @@ from histrio.actors.root import HostedActors
 from histrio.actors.stage import StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
+from histrio.drafting import Drafter
 from histrio.engine_backend import EngineFactory
 from histrio.launch.compose import Choosers, DeviceThread, batching_children, engine_child, stage_child
 from histrio.launch.front import Front
+from histrio.plugins import Registry
 
 __all__ = ["LocalStage", "run_batching", "run_local_engine", "run_local_replica"]
 
@@ -31,10 +33,12 @@ class LocalStage:
 
 
 @contextmanager
-def run_batching(front: Front, settings: BatchingSettings, intensity: RestartIntensity) -> Iterator[None]:
+def run_batching(
+    front: Front, settings: BatchingSettings, intensity: RestartIntensity, drafters: Registry[Drafter] | None = None
+) -> Iterator[None]:
     """Kv and batching on the front's loop, supervised."""
     supervisor = Supervisor(
-        batching_children(front.directory.tell, settings),
+        batching_children(front.directory.tell, settings, drafters),
         intensity,
         host=lambda name, actor: front.directory.host(name, front.dispatcher, actor),
         report=lambda failed: front.directory.tell("root", failed),
@@ -54,6 +58,7 @@ def run_local_replica(
     choosers: Choosers,
     *,
     batching: BatchingSettings,
+    drafters: Registry[Drafter] | None = None,
     max_restarts: int = 3,
     restart_window_s: float = 60.0,
 ) -> Iterator[None]:
@@ -65,7 +70,7 @@ def run_local_replica(
         stage_child(StagePlace.of(index, len(stages)), stage.spec, stage.factory, choosers, directory.tell)
         for index, stage in enumerate(stages)
     ]
-    with run_batching(front, batching, RestartIntensity(max_restarts, restart_window_s)):
+    with run_batching(front, batching, RestartIntensity(max_restarts, restart_window_s), drafters):
         intensities = [RestartIntensity(max_restarts, restart_window_s) for _stage in stages]
         with _on_threads(directory, children, intensities):
             yield

@@ -17,6 +17,7 @@ import msgspec
 from histrio.actors.batching import BatchingSettings
 from histrio.actors.engine import ENGINE_ACTOR
 from histrio.backend import StageSpec, Traits
+from histrio.engine.speculation import SpeculationLimits
 from histrio.errors import PluginError, RequestError, TopologyError
 from histrio.gateway import ServedModel
 from histrio.grammar import GrammarKinds
@@ -51,6 +52,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
+DEFAULT_DRAFTER = "ngram"
+"""Where the topology leaves it open and the plugin is there."""
 DEFAULT_EDGE = "api"
 """Runs where a topology has no table of any edge service."""
 DEFAULT_BLOCK_SIZE = 16
@@ -105,6 +108,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineTable
     runtime: RuntimeTable
     edges: list[EdgePlan]
+    drafter: str = ""
+    """Who guesses tokens ahead; empty for nobody."""
     checkpoint_dtype: str | None = None
     """Number format of the weights as stored, by the model's own account."""
 
@@ -122,6 +127,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             step_budget_s=engine.step_budget_ms / 1000,
             num_micro_batches=engine.micro_batch_ratio or max(self.num_stages, 1),
             has_prefix_cache=engine.prefix_cache,
+            drafter=self.drafter,
+            speculation=SpeculationLimits(
+                length=engine.speculation_length,
+                least=engine.min_speculation,
+                most=engine.max_speculation,
+                is_adaptive=engine.adaptive,
+            ),
         )
 
     @property
@@ -169,6 +181,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         engine=topology.engine,
         runtime=topology.runtime,
         edges=edges,
+        drafter="" if engine else _drafter(topology.engine.drafter, plugins),
         checkpoint_dtype=config.dtype,
     )
 
@@ -181,6 +194,16 @@ def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str
     if traits[0].level == "engine":
         check_engine_keys(topology.engine, topology.stages[0].backend)
     return traits, processes
+
+
+def _drafter(wanted: str, plugins: Plugins) -> str:
+    """The drafter's name, empty for none. Raises `TopologyError`."""
+    if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
+        return ""
+    try:
+        return plugins.drafters.get(DEFAULT_DRAFTER if wanted == "auto" else wanted).name
+    except PluginError as error:
+        raise TopologyError("engine.drafter", str(error)) from None
 
 
 def field_table(plugins: Plugins, engine: str) -> FieldTable:

@@ -137,6 +137,7 @@ class _Root:
             stages,
             Choosers.of(self._plugins),
             batching=plan.batching,
+            drafters=self._plugins.drafters,
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
         )

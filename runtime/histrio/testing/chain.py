@@ -22,7 +22,8 @@ from histrio.engine.placement import SizeLimits, fit
 from histrio.messages import Close, Copy, Open, ReplicaSize, Row, Step, Tensor
 from histrio.model_config import read_model_config
 from histrio.net import wire
-from histrio.testing.conformance.hosts import HERE, Host, LocalHost, RemoteHost, Taken
+from histrio.testing.conformance.hosts import HERE, Host, LocalHost, Taken
+from histrio.testing.conformance.remote import RemoteHost, WorkerPool
 from histrio.testing.harness import HarnessOptions
 
 __all__ = ["ChainRow", "Flight", "Logits", "StageChain", "stage_specs"]
@@ -51,9 +52,9 @@ class Flight:
 class StageChain:
     """`cuts` are the layers before which the model is split; no cut is one stage.
 
-    `factories` is one for all stages, or one per stage. Stages run on this thread, or each in a process of its own
-    with `processes`, which backends that need it get in any case when there are several stages. Raises what opening
-    raises, with everything closed.
+    `factories` is one for all stages, or one per stage. Stages run on this thread, or each in a process of the pool
+    `workers`. Without one, backends that need a process per stage get them when there are several stages, and those
+    end with the chain. Raises what opening raises, with everything closed.
     """
 
     def __init__(
@@ -63,17 +64,18 @@ class StageChain:
         cuts: Sequence[int] = (),
         options: HarnessOptions | None = None,
         *,
-        processes: bool = False,
+        workers: WorkerPool | None = None,
     ) -> None:
         options = options or HarnessOptions()
         specs = stage_specs(model, cuts, options)
         backends = list(factories) if isinstance(factories, Sequence) else [factories] * len(specs)
         self.hosts: list[Host] = []
+        self._own_workers = WorkerPool(most_idle=0)
         try:
             for factory, spec in zip(backends, specs, strict=True):
                 needs_process = len(specs) > 1 and Capability.ONE_STAGE_PER_PROCESS in factory.traits.capabilities
-                kind = RemoteHost if processes or needs_process else LocalHost
-                self.hosts.append(kind(factory, spec))
+                pool = workers or (self._own_workers if needs_process else None)
+                self.hosts.append(RemoteHost(factory, spec, pool) if pool else LocalHost(factory, spec))
             self.capacities = [host.open() for host in self.hosts]
             self.size = fit(_limits(options), self.capacities)
             self.restart()
@@ -176,8 +178,9 @@ class StageChain:
 
     def close(self) -> None:
         """Close all stages. Safe to call twice."""
-        for host in self.hosts:
-            host.close()
+        with self._own_workers:
+            for host in self.hosts:
+                host.close()
 
     def _open(self, slot: int, num_cached_tokens: int = 0) -> None:
         for host in self.hosts:

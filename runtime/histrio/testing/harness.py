@@ -21,6 +21,7 @@ import msgspec
 from histrio.actors.batching import BatchingSettings
 from histrio.actors.root import replica_actors
 from histrio.backend import BackendFactory, StageSpec
+from histrio.drafting import Drafter
 from histrio.engine.placement import SizeLimits
 from histrio.engine_backend import EngineFactory
 from histrio.gateway import Gateway, ServedModel, Submission
@@ -30,6 +31,7 @@ from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
 from histrio.messages import RequestState
 from histrio.model_config import read_model_config
+from histrio.plugins import Registry
 from histrio.sampling import Sampler
 from histrio.sampling_fields import FieldTable
 
@@ -47,6 +49,7 @@ class HarnessOptions:
     prefill_chunk: int = 32
     num_micro_batches: int = 1
     has_prefix_cache: bool = True
+    drafter: Drafter | None = None
     max_sequence_length: int = 512
     max_unfinished: int = 512
     dtype: str = "float32"
@@ -60,6 +63,7 @@ class HarnessOptions:
             prefill_chunk=self.prefill_chunk,
             num_micro_batches=self.num_micro_batches,
             has_prefix_cache=self.has_prefix_cache,
+            drafter=self.drafter.name if self.drafter is not None else "",
         )
 
 
@@ -110,7 +114,9 @@ async def serving(
 
     def run_stages(front: Front, specs: list[StageSpec]) -> AbstractContextManager[None]:
         stages = [LocalStage(spec, factory) for spec in specs]
-        return run_local_replica(front, stages, Choosers(samplers, grammars), batching=options.batching)
+        return run_local_replica(
+            front, stages, Choosers(samplers, grammars), batching=options.batching, drafters=_drafters(options)
+        )
 
     kinds = GrammarKinds(grammars).known
     async with serving_with(
@@ -165,6 +171,13 @@ async def _up(front: Front) -> AsyncIterator[Harness]:
         await front.wait_ready()
         yield Harness(front)
         tasks.cancel_scope.cancel()
+
+
+def _drafters(options: HarnessOptions) -> Registry[Drafter]:
+    registry: Registry[Drafter] = Registry("drafter", [])
+    if options.drafter is not None:
+        registry.add(options.drafter.name, options.drafter, "the test")
+    return registry
 
 
 def _served(model: Path, fields: FieldTable, options: HarnessOptions) -> ServedModel:

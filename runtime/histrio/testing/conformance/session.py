@@ -17,6 +17,7 @@ from histrio.backend import Capability
 from histrio.errors import HistrioError
 from histrio.testing.conformance.kit import Kit, all_cuts
 from histrio.testing.conformance.plugin import KIT
+from histrio.testing.conformance.remote import WorkerPool
 from histrio.testing.conformance.report import Recorder
 from histrio.testing.conformance.subject import EngineSubject, StageSubject
 
@@ -61,16 +62,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests of the other level are not for this backend."""
-    wanted = f"test_{config.stash[_KIT].level}_"
-    foreign = [item for item in items if _is_ours(item) and not item.path.name.startswith(wanted)]
+    """Tests of the other level are not for this backend. The others go model by model, as one is open at a time."""
+    kit = config.stash[_KIT]
+    foreign = [item for item in items if _is_ours(item) and not item.path.name.startswith(f"test_{kit.level}_")]
     if foreign:
         config.hook.pytest_deselected(items=foreign)
         items[:] = [item for item in items if item not in foreign]
+    places = {name: place for place, name in enumerate(kit.models)}
+    items.sort(key=lambda item: places.get(_model_of(item), -1))
 
 
 @pytest.fixture(scope="session")
-def _subjects(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def _workers() -> Iterator[WorkerPool]:
+    with WorkerPool() as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def _subjects() -> Iterator[dict[str, Any]]:
     made: dict[str, StageSubject | EngineSubject] = {}
     yield made
     for each in made.values():
@@ -78,10 +87,11 @@ def _subjects(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def subject(request: pytest.FixtureRequest, _subjects: dict[str, Any]) -> StageSubject:
+def subject(request: pytest.FixtureRequest, _workers: WorkerPool, _subjects: dict[str, Any]) -> StageSubject:
     """The stage backend with one model; the test is skipped if a capability it needs is not declared."""
     kit = request.config.stash[_KIT]
-    found: StageSubject = _one_open(_subjects, request.param, lambda: StageSubject(kit, kit.models[request.param]))
+    model = kit.models[request.param]
+    found: StageSubject = _one_open(_subjects, model.name, lambda: StageSubject(kit, model, _workers))
     kit.declared[request.param] = found.capabilities
     _skip_undeclared(request, found.capabilities)
     return found
@@ -99,9 +109,9 @@ def engine(request: pytest.FixtureRequest, _subjects: dict[str, Any]) -> EngineS
 
 def _one_open(subjects: dict[str, Any], name: str, make: Any) -> Any:
     """The subject of this name; others free their devices first."""
+    for other in subjects.keys() - {name}:
+        subjects[other].close()
     if name not in subjects:
-        for other in subjects.values():
-            other.close()
         subjects[name] = make()
     return subjects[name]
 
@@ -111,6 +121,12 @@ def _skip_undeclared(request: pytest.FixtureRequest, declared: list[str]) -> Non
         missing = [str(capability) for capability in marker.args if Capability(capability) not in declared]
         if missing:
             pytest.skip(f"{', '.join(missing)} not declared")
+
+
+def _model_of(item: pytest.Item) -> str:
+    """The name of the model that a test runs with, or nothing."""
+    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
+    return str(parameters.get("subject", parameters.get("engine", "")))
 
 
 def _is_ours(node: Any) -> bool:

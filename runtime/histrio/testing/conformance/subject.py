@@ -11,24 +11,28 @@ import pytest
 from histrio.backend import BackendFactory, Capability, StageSpec
 from histrio.testing.chain import StageChain, stage_specs
 from histrio.testing.conformance.engine_driver import EngineSubject
+from histrio.testing.conformance.hosts import Host, LocalHost
 from histrio.testing.conformance.kit import MAX_SEQUENCE_LENGTH, Kit, KitModel
+from histrio.testing.conformance.remote import RemoteHost, WorkerPool
 from histrio.testing.conformance.replay import Trace, make_trace
 from histrio.testing.harness import HarnessOptions
 
 __all__ = ["EngineSubject", "StageSubject", "prompt"]
 
 _MOST_CHAINS = 4
+_MOST_CHAINS_IN_PROCESSES = 1
 _MOST_ROWS = 8
 
 
 class StageSubject:
     """A stage backend with one model. Chains are kept, and start anew (with a new epoch) for each test."""
 
-    def __init__(self, kit: Kit, model: KitModel) -> None:
+    def __init__(self, kit: Kit, model: KitModel, workers: WorkerPool) -> None:
         self.kit = kit
         self.model = model
         self.factory = cast(BackendFactory, kit.factory)
-        self.in_processes = Capability.ONE_STAGE_PER_PROCESS in self.factory.traits.capabilities
+        needs_processes = Capability.ONE_STAGE_PER_PROCESS in self.factory.traits.capabilities
+        self._workers = workers if needs_processes else None
         self.options = HarnessOptions(
             num_blocks=None,
             max_rows=_MOST_ROWS,
@@ -73,7 +77,8 @@ class StageSubject:
         chain = self._chains.pop(key, None)
         if chain is None:
             self._skip_refused(key)
-            while len(self._chains) >= _MOST_CHAINS:
+            most_chains = _MOST_CHAINS if self._workers is None else _MOST_CHAINS_IN_PROCESSES
+            while len(self._chains) >= most_chains:
                 self._chains.pop(next(iter(self._chains))).close()
             chain = self.open(key)
         self._chains[key] = chain
@@ -83,7 +88,13 @@ class StageSubject:
 
     def open(self, cuts: Sequence[int]) -> StageChain:
         """A chain of one's own, to be closed by whoever asks."""
-        return StageChain(self.factory, self.model.folder, cuts, self.options, processes=self.in_processes)
+        return StageChain(self.factory, self.model.folder, cuts, self.options, workers=self._workers)
+
+    def host(self, spec: StageSpec) -> Host:
+        """A stage of one's own that is not open yet, to be closed by whoever asks."""
+        if self._workers is None:
+            return LocalHost(self.factory, spec)
+        return RemoteHost(self.factory, spec, self._workers)
 
     def trace(self, num_prompt_tokens: int, *, seed: int = 0, num_tokens: int = 6) -> Trace:
         """What the whole model says to a random prompt alone."""

@@ -2,59 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 import pytest
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.testing.conformance.hosts import LocalHost
+from histrio.testing.conformance.array_laws import ARRAY_LAWS, Values
 from histrio.testing.conformance.subject import StageSubject
 
-Values = npt.NDArray[Any]
-
-_ROWS = np.array([2, 0])
-_PLACES = np.array([[0, 36, 5], [7, 7, 7], [1, 2, 3]])
-_NEW = np.array([[0.5, 1.5, 2.5], [4.0, 4.0, 4.0], [7.0, 8.0, 9.0]], np.float32)
 _MOST_ERROR = 1e-5
 
-_FUNCTIONS: dict[str, tuple[Callable[[ArrayNamespace, Array], Array], Callable[[Values], Values]]] = {
-    "argmax": (lambda xp, x: xp.argmax(x), lambda x: x.argmax(-1)),
-    "arange": (lambda xp, x: xp.arange(7), lambda x: np.arange(7)),
-    "block_sums": (lambda xp, x: xp.block_sums(xp.softmax(x), 8), lambda x: _blocks(_softmax(x), 8)),
-    "cumsum": (lambda xp, x: xp.cumsum(xp.softmax(x)), lambda x: _softmax(x).cumsum(-1)),
-    "float32": (lambda xp, x: xp.float32(xp.arange(5)), lambda x: np.arange(5, dtype=np.float32)),
-    "log_softmax": (lambda xp, x: xp.log_softmax(x), lambda x: np.log(_softmax(x))),
-    "max": (lambda xp, x: xp.max(x), lambda x: x.max(-1, keepdims=True)),
-    "put_along": (lambda xp, x: xp.put_along(x, xp.asarray(_PLACES), xp.asarray(_NEW)), lambda x: _put_along(x)),
-    "put_rows": (lambda xp, x: xp.put_rows(x, _ROWS, xp.take_rows(x, _ROWS[::-1].copy())), lambda x: x[[2, 1, 0]]),
-    "softmax": (lambda xp, x: xp.softmax(x), lambda x: _softmax(x)),
-    "sorted_values": (lambda xp, x: xp.sorted_values(x), lambda x: np.sort(x)[:, ::-1]),
-    "sum": (lambda xp, x: xp.sum(xp.softmax(x)), lambda x: np.ones((len(x), 1))),
-    "sum of a condition": (lambda xp, x: xp.sum(x > 0), lambda x: (x > 0).sum(-1, keepdims=True)),
-    "take_along": (lambda xp, x: xp.take_along(x, xp.asarray(_PLACES)), lambda x: np.take_along_axis(x, _PLACES, -1)),
-    "take_rows": (lambda xp, x: xp.take_rows(x, _ROWS), lambda x: x[_ROWS]),
-    "topk indices": (lambda xp, x: xp.topk(x, 4)[1], lambda x: np.argsort(-x, kind="stable")[:, :4]),
-    "topk values": (lambda xp, x: xp.topk(x, 4)[0], lambda x: np.sort(x)[:, :-5:-1]),
-    "where": (lambda xp, x: xp.where(x > 0, x, -1.0), lambda x: np.where(x > 0, x, -1.0)),
-}
-"""Name → the function on the backend's arrays, and plainly."""
 
-
-@pytest.mark.parametrize("name", _FUNCTIONS)
+@pytest.mark.parametrize("name", ARRAY_LAWS)
 def test_array_functions_mean_what_they_mean_on_numpy(subject: StageSubject, name: str) -> None:
-    host = subject.reference.hosts[-1]
-    if not isinstance(host, LocalHost):
-        pytest.skip("its arrays are in another process")
-
     values = np.random.default_rng(0).standard_normal((3, 37)).astype(np.float32)
     values[0, 4:9] = -np.inf
-    function, plain = _FUNCTIONS[name]
+    _, plain = ARRAY_LAWS[name]
     with np.errstate(divide="ignore"):
         wanted = plain(values.copy())
-    got = host.xp.to_host(function(host.xp, host.xp.asarray(values.copy())))
+    got = subject.reference.hosts[-1].computed(name, values.copy())
 
     assert got.shape == wanted.shape
     assert _is_near(got, wanted)
@@ -63,18 +27,3 @@ def test_array_functions_mean_what_they_mean_on_numpy(subject: StageSubject, nam
 
 def _is_near(got: Values, wanted: Values) -> bool:
     return bool(np.allclose(got.astype(np.float64), wanted.astype(np.float64), atol=_MOST_ERROR, rtol=_MOST_ERROR))
-
-
-def _softmax(values: Values) -> Values:
-    weights = np.exp(values.astype(np.float64) - values.max(-1, keepdims=True))
-    return np.asarray(weights / weights.sum(-1, keepdims=True))
-
-
-def _blocks(values: Values, width: int) -> Values:
-    spans = range(0, values.shape[-1], width)
-    return np.stack([values[:, begin : begin + width].sum(-1) for begin in spans], axis=-1)
-
-
-def _put_along(values: Values) -> Values:
-    np.put_along_axis(values, _PLACES, _NEW, -1)
-    return values

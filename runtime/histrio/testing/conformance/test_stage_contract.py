@@ -12,7 +12,6 @@ from histrio.backend import CONTRACT, Capability, StageSpec
 from histrio.errors import BackendError, ModelError
 from histrio.messages import StageCapacity
 from histrio.testing.conformance.compare import assert_differs, assert_same
-from histrio.testing.conformance.hosts import LocalHost, RemoteHost
 from histrio.testing.conformance.replay import replay
 from histrio.testing.conformance.subject import StageSubject
 
@@ -25,7 +24,7 @@ _NO_SUCH_OPTION = "no-such-option"
 
 def opened(subject: StageSubject, spec: StageSpec) -> StageCapacity:
     """What opening one stage answers; the stage is closed again."""
-    host = (RemoteHost if subject.in_processes else LocalHost)(subject.factory, spec)
+    host = subject.host(spec)
     try:
         return host.open()
     finally:
@@ -97,15 +96,16 @@ def test_capacity_is_sane(subject: StageSubject) -> None:
 
 
 def test_progress_goes_from_nothing_to_one(subject: StageSubject) -> None:
-    if subject.in_processes:
-        pytest.skip("its progress is told in another process")
-    host = LocalHost(subject.factory, subject.spec())
-    host.open()
-    host.close()
+    host = subject.host(subject.spec())
+    try:
+        host.open()
+        told = host.progress()
+    finally:
+        host.close()
 
-    assert host.told == sorted(host.told)
-    assert all(0 <= fraction <= 1 for fraction in host.told)
-    assert host.told[-1] == 1.0
+    assert told == sorted(told)
+    assert all(0 <= fraction <= 1 for fraction in told)
+    assert told[-1] == 1.0
 
 
 def test_more_pages_than_memory_holds_are_refused(subject: StageSubject) -> None:

@@ -20,7 +20,7 @@ from histrio.testing.workers import StageWorkers
 _CHUNK = 16
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def workers() -> Iterator[StageWorkers]:
     """Two processes for all models of the run."""
     with StageWorkers(2) as running:

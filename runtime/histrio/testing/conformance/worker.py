@@ -1,91 +1,79 @@
-"""A process with one stage: `python -m histrio.testing.conformance.worker ENDPOINT MODULE:FACTORY SPEC`.
+"""A process that opens one stage after the other: `python -m histrio.testing.conformance.worker DESCRIPTOR`.
 
-Every request is a message of the line, and every one is answered: `Hello` opens the stage, `StepResult` takes the
-output of the step with its number, logits as a tensor of that name.
+The driver's calls come through the socket with this file descriptor: the name of a method of the open host, and its
+arguments. Hidden states come and go as frames, as they do between all processes. Every call is answered, with a
+`Failure` where it raised. The process ends when the driver closes its end, or dies.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import threading
-
-import msgspec
-import zmq
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
 
 from histrio.backend import StageSpec
-from histrio.errors import HistrioError, WireError
-from histrio.messages import (
-    ChildFailed,
-    Close,
-    Copy,
-    Hello,
-    Message,
-    Open,
-    Opened,
-    Start,
-    Step,
-    StepResult,
-    Stop,
-    Tensor,
-)
+from histrio.messages import StageCapacity, Step
 from histrio.net import wire
+from histrio.testing.chain import Logits
 from histrio.testing.conformance.hosts import HERE, LocalHost
+from histrio.testing.conformance.remote import Failure
 from histrio.testing.conformance.resolve import factory_at
 
-__all__ = ["main"]
+__all__ = ["WorkerHost", "main"]
 
 
-def main(endpoint: str, reference: str, spec: str) -> None:
-    """Answer until told to stop, and live until standard input ends."""
-    parent = threading.Thread(target=_end_with_parent, daemon=True)
-    parent.start()
-    host = LocalHost(factory_at(reference), msgspec.json.decode(spec, type=StageSpec))
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
-    socket.bind(endpoint)
-    order: Message | None = None
-    while not isinstance(order, Stop):
-        _, order = wire.decode(socket.recv_multipart())
-        try:
-            answer = _answer(host, order)
-        except (HistrioError, AssertionError, ArithmeticError, LookupError, RuntimeError, ValueError) as error:
-            answer = ChildFailed(type(error).__name__, str(error))
-        socket.send_multipart(wire.encode(HERE, answer))
-    parent.join()
+class WorkerHost(LocalHost):
+    """A host with calls for what cannot leave a process as it is."""
+
+    def step_frames(self, frames: list[bytes]) -> None:
+        """`step`, of a step in frames."""
+        _, step = wire.decode(frames)
+        assert isinstance(step, Step), step
+        self.step(step)
+
+    def take_frames(self, number: int) -> tuple[list[bytes], Logits | None]:
+        """`take`, with the hidden state in the frames of a step."""
+        taken = self.take(number)
+        frames = wire.encode(HERE, Step(number, 0, [], [], taken.hidden))
+        return [bytes(frame) for frame in frames], taken.logits
 
 
-def _answer(host: LocalHost, order: Message) -> Message:
-    match order:
-        case Hello():
-            return Opened(0, host.open())
-        case StepResult(number):
-            return _output(host, number)
-        case Start(_, size):
-            host.start(size)
-        case Open() | Close() | Copy():
-            host.tell(order)
-        case Step():
-            host.step(order)
-        case Stop():
-            host.close()
-        case _:
-            raise WireError(f"a worker does not understand {type(order).__name__}")
-    return order
+class _Worker:
+    """The host of this process. A driver closes one stage before it opens the next."""
+
+    def open(self, reference: str, spec: StageSpec) -> StageCapacity:
+        """Make a backend by the factory at `reference`, and open it."""
+        self._host = WorkerHost(factory_at(reference), spec)
+        return self._host.open()
+
+    def answer(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        """One call."""
+        return self.open(*arguments) if method == "open" else getattr(self._host, method)(*arguments)
 
 
-def _output(host: LocalHost, number: int) -> Step:
-    taken = host.take(number)
-    tensors = list(taken.hidden)
-    if taken.logits is not None:
-        tensors.append(Tensor("float32", taken.logits.shape, taken.logits, "logits"))
-    return Step(number, 0, [], [], tensors)
+def main(descriptor: int) -> None:
+    """Answer until the driver is gone."""
+    worker = _Worker()
+    with Connection(descriptor) as driver:
+        while (call := _next(driver)) is not None:
+            try:
+                answer = worker.answer(*call)
+            except Exception as error:  # whatever it is, the driver raises it
+                answer = Failure(type(error).__name__, str(error), traceback.format_exc())
+            driver.send(answer)
+    sys.stdout.flush()
+    os._exit(0)  # with every thread that a backend may have left
 
 
-def _end_with_parent() -> None:
-    """Standard input ends when the driver closes it, or dies."""
-    sys.stdin.buffer.read()
-    os._exit(0)
+def _next(driver: Connection) -> tuple[str, tuple[Any, ...]] | None:
+    try:
+        call: tuple[str, tuple[Any, ...]] = driver.recv()
+    except EOFError:
+        return None
+    return call
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(int(sys.argv[1]))

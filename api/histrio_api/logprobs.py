@@ -1,0 +1,143 @@
+"""Log probabilities in answers: what a request asks for, and which tokens' go out with which text.
+
+The governing idea: a token's entry leaves with the text in which the token begins. Text that a stop string or half a
+character holds back holds its tokens' entries too, and a token that is no part of the answer has none: neither the id
+that ends it nor what belongs to a stop string.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from histrio.errors import RequestError
+from histrio.gateway import Delta
+from histrio_api.edge import Edge
+from histrio_api.errors import GenerationFailed
+from histrio_api.schemas import (
+    ChatLogprobs,
+    ChatRequest,
+    CompletionLogprobs,
+    CompletionRequest,
+    GenerationRequest,
+    TokenLogprob,
+    TopLogprob,
+)
+from histrio_api.text.tokenizer import Tokenizer
+
+__all__ = ["ChoiceLogprobs", "PlacedToken", "chat_logprobs", "completion_logprobs", "num_top_logprobs"]
+
+PlacedToken = tuple[int, TokenLogprob]
+"""Where in the answer's text a token begins, in characters, and its entry."""
+
+_LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot say; the same number that OpenAI uses."""
+
+
+class ChoiceLogprobs:
+    """The entries of one choice, from its deltas to its answer."""
+
+    __slots__ = ("_held", "_num_chars", "_num_shown_chars", "_num_top", "_shown", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:
+        self._tokenizer = tokenizer
+        self._num_top = num_top
+        self._num_chars = 0
+        self._num_shown_chars = 0
+        self._held: deque[PlacedToken] = deque()
+        self._shown: list[PlacedToken] = []
+
+    @property
+    def has_shown(self) -> bool:
+        """Whether `take_shown` has something to give."""
+        return bool(self._shown)
+
+    def push(self, delta: Delta, piece_lengths: Sequence[int], num_shown_chars: int, *, is_whole: bool) -> None:
+        """Take as many tokens of `delta` as there are pieces of text, and release those whose text is shown by now.
+
+        `is_whole`: the answer has ended with all of its text. Raises `GenerationFailed` if the delta lacks entries.
+        """
+        num_ids = len(delta.ids)
+        if len(delta.logprobs) != num_ids or (self._num_top and len(delta.top_logprobs) != num_ids):
+            raise GenerationFailed("the backend left out log probabilities that the request asks for")
+
+        for at, num_piece_chars in enumerate(piece_lengths):
+            top = delta.top_logprobs[at] if self._num_top else []
+            self._held.append((self._num_chars, self._entry(delta.ids[at], delta.logprobs[at], top)))
+            self._num_chars += num_piece_chars
+        self._num_shown_chars += num_shown_chars
+        while self._held and (is_whole or self._held[0][0] < self._num_shown_chars):
+            self._shown.append(self._held.popleft())
+
+    def take_shown(self) -> list[PlacedToken]:
+        """The entries of the text that was shown since this was called last."""
+        shown, self._shown = self._shown, []
+        return shown
+
+    def _entry(self, token_id: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+        text, values = self._tokenizer.spell(token_id)
+        return TokenLogprob(text, _sayable(logprob), values, [self._top_entry(*each) for each in top])
+
+    def _top_entry(self, token_id: int, logprob: float) -> TopLogprob:
+        text, values = self._tokenizer.spell(token_id)
+        return TopLogprob(text, _sayable(logprob), values)
+
+
+def num_top_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
+    """How many of the likeliest tokens are wanted beside each token; None for no log probabilities at all.
+
+    Raises `RequestError` for what cannot be answered.
+    """
+    num_top, param = None, "logprobs"
+    match request:
+        case ChatRequest():
+            param = "top_logprobs" if request.top_logprobs else "logprobs"
+            num_top = request.top_logprobs if request.logprobs else None
+            if request.top_logprobs and not request.logprobs:
+                raise RequestError("top_logprobs: only allowed when logprobs is true", param=param)
+        case CompletionRequest():
+            num_top = request.logprobs
+            if num_top is not None and request.echo:
+                text = "echo: cannot be combined with logprobs, since prompts have no log probabilities here"
+                raise RequestError(text, param="echo", code="unsupported_parameter")
+    if num_top is not None and edge.gateway.model.engine:
+        _check_engine(edge, num_top, param)
+    return num_top
+
+
+def chat_logprobs(tokens: Sequence[PlacedToken]) -> ChatLogprobs:
+    """As chats have them."""
+    return ChatLogprobs([token for _, token in tokens])
+
+
+def completion_logprobs(tokens: Sequence[PlacedToken]) -> CompletionLogprobs:
+    """As plain completions have them: columns."""
+    return CompletionLogprobs(
+        tokens=[token.token for _, token in tokens],
+        token_logprobs=[token.logprob for _, token in tokens],
+        top_logprobs=[_top_by_text(token) for _, token in tokens],
+        text_offset=[start for start, _ in tokens],
+    )
+
+
+def _check_engine(edge: Edge, num_top: int, param: str) -> None:
+    """An engine backend answers for the chosen tokens, where it says so."""
+    if "logprobs" not in edge.gateway.model.sampling_fields:
+        text = f"logprobs: not supported by {edge.honoured_by}; leave it out"
+        raise RequestError(text, param="logprobs", code="unsupported_parameter")
+    if num_top:
+        text = f"{param}: {edge.honoured_by} has log probabilities of the chosen tokens only; give 0"
+        raise RequestError(text, param=param, code="unsupported_parameter")
+
+
+def _top_by_text(token: TokenLogprob) -> dict[str, float]:
+    """The likeliest first. Of several ids that read the same the chosen one stands there, or else the likeliest."""
+    found: dict[str, float] = {}
+    for each in token.top_logprobs:
+        found.setdefault(each.token, each.logprob)
+    found[token.token] = token.logprob
+    return found
+
+
+def _sayable(logprob: float) -> float:
+    return logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB

@@ -1,0 +1,18 @@
+"""Registers the drafters of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from histrio.drafting import Drafter
+from histrio.hooks import hookimpl
+
+__all__ = ["register_drafters"]
+
+
+@hookimpl
+def register_drafters(register: Callable[[Drafter], None]) -> None:
+    """Offer `ngram`."""
+    from histrio_speculative.ngram import NgramDrafter
+
+    register(NgramDrafter())
