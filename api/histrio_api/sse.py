@@ -50,14 +50,11 @@ class _Chunks:
         """The last chunk, without choices."""
         return self._head + b'],"usage":' + _encode(self._generation.usage) + b"}\n\n"
 
-    def _chunk(
-        self, choice: Choice, content: bytes, finish_reason: bytes = b"null", logprobs: bytes = b"null"
-    ) -> bytes:
+    def _chunk(self, choice: Choice, content: bytes, finish_reason: bytes = b"null") -> bytes:
         tail = self._tail
         if self._usage_stats == "every":
             tail = b'}],"usage":' + _encode(self._generation.usage) + b"}\n\n"
-        head = self._heads[choice.index]
-        return head + content + b',"logprobs":' + logprobs + b',"finish_reason":' + finish_reason + tail
+        return self._heads[choice.index] + content + b',"finish_reason":' + finish_reason + tail
 
 
 class ChatChunks(_Chunks):
@@ -67,21 +64,21 @@ class ChatChunks(_Chunks):
 
     def opening(self, choice: Choice) -> bytes:
         """The first chunk: who speaks."""
-        return self._chunk(choice, b'"delta":{"role":"assistant","content":""}')
+        return self._chunk(choice, b'"delta":{"role":"assistant","content":""},"logprobs":null')
 
     def text(self, choice: Choice, text: str) -> bytes:
         """More of the answer, with the log probabilities that go out with it."""
-        logprobs = b"null" if choice.logprobs is None else _shown(choice.logprobs, chat_logprobs)
-        return self._chunk(choice, b'"delta":{"content":' + _encode(text) + b"}", logprobs=logprobs)
+        logprobs = b'},"logprobs":null' if choice.logprobs is None else b"}" + _shown(choice.logprobs, chat_logprobs)
+        return self._chunk(choice, b'"delta":{"content":' + _encode(text) + logprobs)
 
     def tool_call(self, choice: Choice, call: CalledTool, at: int) -> bytes:
         """A whole tool call, the `at`-th of the choice."""
         delta = {"index": at} | msgspec.to_builtins(call)
-        return self._chunk(choice, b'"delta":{"tool_calls":[' + _encode(delta) + b"]}")
+        return self._chunk(choice, b'"delta":{"tool_calls":[' + _encode(delta) + b']},"logprobs":null')
 
     def finish(self, choice: Choice, finish_reason: str) -> bytes:
         """The last chunk of a choice."""
-        return self._chunk(choice, b'"delta":{}', _encode(finish_reason))
+        return self._chunk(choice, b'"delta":{},"logprobs":null', _encode(finish_reason))
 
 
 class CompletionChunks(_Chunks):
@@ -92,13 +89,13 @@ class CompletionChunks(_Chunks):
     def text(self, choice: Choice, text: str) -> bytes:
         """More text; the last one of a choice says why it ends."""
         finish_reason = _encode(choice.finish_reason) if choice.finish_reason else b"null"
-        logprobs = b"null" if choice.logprobs is None else _shown(choice.logprobs, completion_logprobs)
-        return self._chunk(choice, b'"text":' + _encode(text), finish_reason, logprobs)
+        logprobs = b',"logprobs":null' if choice.logprobs is None else _shown(choice.logprobs, completion_logprobs)
+        return self._chunk(choice, b'"text":' + _encode(text) + logprobs, finish_reason)
 
 
 def _shown(logprobs: ChoiceLogprobs, form: Callable[[list[PlacedToken]], Any]) -> bytes:
     shown = logprobs.take_shown()
-    return _encode(form(shown)) if shown else b"null"
+    return b',"logprobs":' + (_encode(form(shown)) if shown else b"null")
 
 
 def error_event(body: bytes) -> bytes:

@@ -33,7 +33,7 @@ Ints = npt.NDArray[Any]
 Drafts = Mapping[int, Sequence[int]]
 """Slot → drafted tokens, of which its rows after the first are the verification."""
 
-_FIRST_PENALTY_ORDER = 50
+_FIRST_PENALTY_ORDER = 40
 """Samplers below may remove every token, those from here on always leave one."""
 _FIRST_SHAPING_ORDER = 100
 """Samplers from here on shape a distribution, which means nothing to an argmax; those below change the logits."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -22,7 +22,12 @@ import numpy.typing as npt
 from histrio.backend import Array, ArrayNamespace
 from histrio.philox import uniform
 
-__all__ = ["Observer", "Opening", "Rows", "Sampler", "Slots", "Stateful"]
+__all__ = ["Observer", "Opening", "Rows", "Sampler", "Slots", "Stateful", "TokenId", "TokenIdKey"]
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31, extra={"is_token_id": True})]
+"""In the fields of a sampler or an engine: an id that has to be one of the model's."""
+TokenIdKey = Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}$", extra={"is_token_id": True})]
+"""The same as a key of a JSON object."""
 
 Slots: TypeAlias = npt.NDArray[np.intp]
 """Slot of each row; slots repeat, side by side, where several positions of a sequence are sampled."""
@@ -76,8 +81,8 @@ class Sampler(Protocol):
 
     name: ClassVar[str]
     order: ClassVar[int]
-    """Samplers run in ascending order; 0-49 constraints, which may remove any token; 50-99 penalties; greedy rows have
-    both; 100-199 temperature, 200-299 truncations."""
+    """Samplers run in ascending order; 0-39 constraints, which may remove any token, 40-99 biases and penalties, which
+    leave one at least; greedy rows have both; 100-199 temperature, 200-299 truncations."""
     params: ClassVar[type[msgspec.Struct]]
     """Request fields it honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
 

@@ -63,8 +63,11 @@ class FieldTable:
         """Every field that is honoured, sorted."""
         return sorted(self._owners)
 
-    def check(self, fields: Mapping[str, Any]) -> None:
-        """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
+    def check(self, fields: Mapping[str, Any], vocab_size: int | None = None) -> None:
+        """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds.
+
+        With `vocab_size`, also for a token id beyond the model's.
+        """
         for field, value in fields.items():
             owner = self._owners.get(field)
             if owner is None:
@@ -77,6 +80,8 @@ class FieldTable:
 
             if not _fits(owner, field, value):
                 raise RequestError(f"{field} must be {_allowed(self._types[field])}", param=field)
+            if vocab_size is not None and _largest_token_id(self._types[field], value) >= vocab_size:
+                raise RequestError(f"{field}: token ids must be below {vocab_size}", param=field)
 
     def params(self, sampler: type[Sampler], fields: Mapping[str, Any]) -> msgspec.Struct:
         """The sampler's own part of checked fields, as its params struct; what is absent has its default."""
@@ -109,6 +114,23 @@ def _fits(owner: _Owner, field: str, value: Any) -> bool:
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _largest_token_id(expected: inspect.Type, value: Any) -> int:
+    """Of all in a value of this type that are declared as `TokenId` or `TokenIdKey`; -1 if there are none."""
+    match expected:
+        case inspect.Metadata(extra={"is_token_id": True}):
+            return int(value)
+        case inspect.Metadata(type=inner):
+            return _largest_token_id(inner, value)
+        case inspect.ListType(item_type=inspect.Metadata(extra={"is_token_id": True})):
+            return max(value, default=-1)
+        case inspect.ListType(item_type=part) | inspect.DictType(key_type=part):
+            return max((_largest_token_id(part, each) for each in value), default=-1)
+        case inspect.UnionType(types=(inner, inspect.NoneType())) if value is not None:
+            return _largest_token_id(inner, value)
+        case _:
+            return -1
 
 
 def _allowed(expected: inspect.Type) -> str:

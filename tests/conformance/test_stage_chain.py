@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from broken_backend import SeparateFactory
 
 from histrio.errors import BackendError, DoesNotFit
 from histrio.testing.chain import ChainRow, StageChain
+from histrio.testing.conformance.hosts import LocalHost
+from histrio.testing.conformance.remote import RemoteHost
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.models import MODELS, VOCAB_SIZE, write_model
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
@@ -47,15 +50,19 @@ def test_kept_pages_are_not_dealt_again(folder: Path) -> None:
     chain.close()
 
 
-def test_stages_in_processes_say_the_same_and_raise_the_same(folder: Path) -> None:
-    chain = StageChain(ToyFactory(), folder, (1,), processes=True)
+def test_stages_that_need_a_process_each_get_one_and_say_the_same(folder: Path) -> None:
+    chain = StageChain(SeparateFactory(), folder, (1,))
+    assert [type(host) for host in chain.hosts] == [RemoteHost, RemoteHost]
     assert chain.greedy(PROMPT, 5) == toy_continuation(PROMPT, 5, num_layers=4, vocab_size=VOCAB_SIZE)
     assert chain.greedy(PROMPT[1:], 5) != chain.greedy(PROMPT, 5)
     chain.close()
     chain.close()
 
+    whole = StageChain(SeparateFactory(), folder)
+    assert [type(host) for host in whole.hosts] == [LocalHost], "a control: one stage is at home here"
+    whole.close()
     with pytest.raises(BackendError, match="warp"):
-        StageChain(ToyFactory(), folder, (), HarnessOptions(stage_options={"warp": 1}), processes=True)
+        StageChain(SeparateFactory(), folder, (1,), HarnessOptions(stage_options={"warp": 1}))
 
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:

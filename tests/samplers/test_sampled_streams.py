@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from histrio.errors import RequestError
 from histrio.gateway import Submission
 from histrio.messages import RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -168,3 +169,10 @@ async def test_a_request_whose_constraints_contradict_each_other_ends_with_an_er
             assert await harness.run(submission) == ([], RequestState.ERROR)
         assert len(await _stream(harness, seed=1)) == NUM_TOKENS
         assert harness.front.gateway.status.num_replays == 0
+
+
+async def test_the_front_refuses_token_ids_that_the_model_does_not_have(model: Path) -> None:
+    async with serving(model, ToyFactory(), samplers=list(ALL_SAMPLERS)) as harness:
+        harness.gateway.check_sampling({"logit_bias": {"257": 1.0}})
+        with pytest.raises(RequestError, match="below 258"):
+            harness.gateway.check_sampling({"logit_bias": {"258": 1.0}})

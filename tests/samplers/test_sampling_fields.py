@@ -9,6 +9,7 @@ import pytest
 
 from histrio.errors import PluginError, RequestError
 from histrio.sampling_fields import FieldTable
+from histrio_samplers.plugin import SAMPLERS
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 from histrio_samplers.top_p import TopP, TopPParams
@@ -49,6 +50,30 @@ def test_values_out_of_bounds_are_refused_with_the_range(field: str, value: Any,
     assert caught.value.param == field
     assert caught.value.status == 400
     assert str(caught.value) == text
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "beyond"),
+    [
+        ("logit_bias", {"3": 1.0, "257": -1.0}, {"3": 1.0, "258": -1.0}),
+        ("allowed_token_ids", [0, 257], [258, 0]),
+        ("bad_words_ids", [[1], [3, 257]], [[1], [3, 258]]),
+        ("dry_sequence_breaker_ids", [257], [257, 258]),
+    ],
+)
+def test_token_ids_beyond_the_vocabulary_are_refused_where_it_is_known(field: str, value: Any, beyond: Any) -> None:
+    table = FieldTable(list(SAMPLERS))
+    table.check({field: value}, 258)
+    table.check({field: beyond})
+    with pytest.raises(RequestError) as caught:
+        table.check({field: beyond}, 258)
+    assert str(caught.value) == f"{field}: token ids must be below 258"
+    assert (caught.value.param, caught.value.status) == (field, 400)
+
+
+def test_other_numbers_and_nothing_are_no_token_ids() -> None:
+    fields = {"allowed_token_ids": None, "bad_words_ids": [], "logit_bias": {}, "top_k": 10**6, "min_tokens": 5}
+    assert FieldTable(list(SAMPLERS)).check(fields, 2) is None
 
 
 def test_an_unknown_field_is_refused_with_the_known_ones_and_no_echo() -> None:

@@ -78,7 +78,6 @@ def _chat_choice(choice: Choice, text: str, has_tools: bool) -> ChatChoice:
 
 def _with_calls(text: str, finish_reason: str) -> tuple[AnswerMessage, str]:
     """The calls taken out of an answer's text; without any it stays as it is."""
-
     parser = ToolCallParser()
     shown, calls = parser.push(text)
     rest, last_calls = parser.flush()

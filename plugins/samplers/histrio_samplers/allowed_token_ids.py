@@ -9,19 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows
+from histrio.sampling import Opening, Rows, TokenId
 from histrio_samplers.edits import padded
 
 __all__ = ["AllowedTokenIds", "AllowedTokenIdsParams"]
-
-_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 
 
 class AllowedTokenIdsParams(msgspec.Struct, frozen=True):
     """The field `allowed_token_ids`; null allows all."""
 
     allowed_token_ids: Annotated[
-        Annotated[list[_TokenId], msgspec.Meta(min_length=1, max_length=2**18)] | None,
+        Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=2**18)] | None,
         msgspec.Meta(description="a list of 1 to 262144 token ids, or null"),
     ] = None
 

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows, Slots
+from histrio.sampling import Opening, Rows, Slots, TokenId
 from histrio_samplers.edits import add_to
 
 __all__ = ["BadWords", "BadWordsParams"]
 
-_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
-_Word = Annotated[list[_TokenId], msgspec.Meta(min_length=1, max_length=64)]
+_Word = Annotated[list[TokenId], msgspec.Meta(min_length=1, max_length=64)]
 
 
 class BadWordsParams(msgspec.Struct, frozen=True):

@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows, Slots
+from histrio.sampling import Opening, Rows, Slots, TokenId
 from histrio_samplers.edits import add_to
 
 __all__ = ["Dry", "DryParams"]
 
 Ints = npt.NDArray[np.int64]
 
-_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
 _MAX_LOG_PENALTY = 80.0
 """Longer repetitions are not penalised more: float32 ends near e^88."""
 
@@ -40,7 +39,7 @@ class DryParams(msgspec.Struct, frozen=True):
     dry_allowed_length: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 2
     dry_penalty_last_n: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
     dry_sequence_breaker_ids: Annotated[
-        list[_TokenId], msgspec.Meta(max_length=4096, description="a list of at most 4096 token ids")
+        list[TokenId], msgspec.Meta(max_length=4096, description="a list of at most 4096 token ids")
     ] = []
 
 

@@ -9,12 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows
+from histrio.sampling import Opening, Rows, TokenIdKey
 from histrio_samplers.edits import add_to
 
 __all__ = ["LogitBias", "LogitBiasParams"]
 
-_TokenId = Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}$")]
 _Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 
 
@@ -22,7 +21,7 @@ class LogitBiasParams(msgspec.Struct, frozen=True):
     """The field `logit_bias`: token id (as JSON has keys, a string) → bias. -100 all but bans a token."""
 
     logit_bias: Annotated[
-        dict[_TokenId, _Bias],
+        dict[TokenIdKey, _Bias],
         msgspec.Meta(
             max_length=4096,
             description="an object of at most 4096 token ids, each with a number at least -100 and at most 100",

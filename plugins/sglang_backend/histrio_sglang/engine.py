@@ -21,7 +21,7 @@ import torch
 
 from histrio.backend import Capability, StageSpec
 from histrio.engine_backend import EngineEvents
-from histrio.errors import RequestError
+from histrio.errors import BackendError, RequestError
 from histrio.messages import EngineCapacity, Generate
 from histrio.model_config import ModelConfig, read_model_config
 from histrio_sglang.engine_factory import EngineOptions, SglangFields, check_engine, read_engine_options
@@ -117,15 +117,20 @@ class SglangEngine(HostedEngine):
 
 
 def _start(settings: dict[str, Any]) -> Any:
-    """The engine, its processes up; the log of this process stays as it is."""
+    """The engine, its processes up; the log of this process stays as it is. Raises `BackendError` for settings."""
     from sglang.srt.entrypoints.engine import Engine
 
     from histrio_sglang.compat import server_args
 
     logging.getLogger("sglang").setLevel(logging.WARNING)
+    try:
+        arguments = server_args(settings)
+    except (AssertionError, ValueError) as error:
+        raise BackendError(f"SGLang refuses its settings: {error}") from error
+
     handlers, level = logging.root.handlers[:], logging.root.level
     try:
-        return Engine(server_args=server_args(settings))
+        return Engine(server_args=arguments)
     finally:
         logging.root.handlers[:] = handlers
         logging.root.setLevel(level)

@@ -12,7 +12,7 @@ from histrio.engine_backend import EngineBackend
 from histrio.errors import BackendError, HistrioError, UnsupportedModel
 from histrio.model_config import read_model_config
 from histrio_sglang.factory import SglangFactory
-from histrio_sglang.families import _sources
+from histrio_sglang.families import sources
 from histrio_sglang.options import StageOptions
 from histrio_sglang.versions import check_version
 
@@ -115,7 +115,7 @@ def check_engine(spec: StageSpec, backend: str) -> None:
 def check_architecture(spec: StageSpec) -> None:
     """Raise `UnsupportedModel` for a model that the installed SGLang does not have."""
     architecture = read_model_config(Path(spec.model)).architecture
-    if architecture not in _sources():
+    if architecture not in sources():
         raise UnsupportedModel(
             f"{architecture} is not supported by the sglang-engine backend: the installed SGLang has no such model"
         )

@@ -11,7 +11,7 @@ from typing import Any
 from histrio.errors import UnsupportedModel
 from histrio_torch.families import num_layers, read_config
 
-__all__ = ["check_model", "num_layers", "read_config"]
+__all__ = ["check_model", "num_layers", "read_config", "sources"]
 
 _ATTENTION_TYPE = "full_attention"
 _WINDOW_TYPE = "sliding_attention"
@@ -55,7 +55,7 @@ def _refusal(config: Mapping[str, Any], architecture: str) -> str | None:
     if _WINDOW_TYPE in layer_types or config.get("use_sliding_window"):
         return "its sliding windows were never tested here"
 
-    source = _sources().get(architecture)
+    source = sources().get(architecture)
     if source is None:
         return "the installed SGLang has no such model"
 
@@ -66,7 +66,7 @@ def _refusal(config: Mapping[str, Any], architecture: str) -> str | None:
 
 
 @cache
-def _sources() -> dict[str, str]:
+def sources() -> dict[str, str]:
     """Architecture → the text of the module in which SGLang defines it. Read, for importing takes ten seconds."""
     spec = find_spec("sglang")
     if spec is None or not spec.submodule_search_locations:

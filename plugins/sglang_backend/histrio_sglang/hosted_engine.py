@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
 from histrio.engine_backend import EngineEvents
-from histrio.errors import ContextLengthExceeded, EngineError
+from histrio.errors import ContextLengthExceeded, EngineError, HistrioError
 from histrio.messages import Generate
 from histrio_sglang.loop_thread import LoopThread
 from histrio_sglang.streams import Piece, Streams
@@ -58,7 +58,8 @@ class HostedEngine:
         self._engine = self._streams = None
 
     def _serve(self, events: EngineEvents, start: Callable[[], Any]) -> None:
-        """Make the engine with `start`, on the thread of the loop. Raises `EngineError` if it did not start."""
+        """Make the engine with `start`, on the thread of the loop. Raises what `start` raises on purpose,
+        and `EngineError` if the engine did not start: another try may find the device free."""
         self._events = events
         self._streams = Streams(events, self._generate, self._abort)
         thread = self._thread = LoopThread(self.title)
@@ -70,6 +71,9 @@ class HostedEngine:
         events.progress(0.0, f"starting {self.title}")
         try:
             thread.start(prepare)
+        except HistrioError:
+            self.close()
+            raise
         except Exception as error:
             self.close()
             raise EngineError(f"{self.title} did not start: {error} (what it wrote before says why)") from error

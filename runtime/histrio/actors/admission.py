@@ -52,7 +52,7 @@ class AdmissionActor(Actor):
 
     def check_sampling(self, fields: dict[str, Any]) -> None:
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
-        self._fields.check(fields)
+        self._fields.check(fields, self.model.vocab_size)
 
     def submit(self, submission: Submission) -> list[RequestStream]:
         """One stream per choice. Raises `RequestError` for a seed that would be ignored, `Overloaded`, `EngineError`

@@ -34,6 +34,7 @@ def describe_plan(plan: Plan) -> str:
             f"{engine.max_batch_size} sequences, {engine.max_num_tokens_per_batch} tokens, "
             f"{engine.chunked_prefill_size} of one prompt",
         ),
+        ("drafter", plan.drafter or "none"),
         ("kv blocks", f"{blocks}, size {block_size}"),
         (
             "memory",
@@ -64,6 +65,13 @@ def describe_plugins(plugins: Plugins) -> str:
     for sampler in sorted(plugins.samplers, key=lambda each: each.order):
         fields = ", ".join(sampler.params.__struct_encode_fields__)
         lines.append(f"  {sampler.name:<20} {fields}  ({plugins.samplers.owners[sampler.name]})")
+    lines += ["", "grammars"]
+    lines += [
+        f"  {each.name:<20} {', '.join(each.kinds)}  ({plugins.grammars.owners[each.name]})"
+        for each in plugins.grammars
+    ]
+    lines += ["", "drafters"]
+    lines += [f"  {each.name:<20} ({plugins.drafters.owners[each.name]})" for each in plugins.drafters]
     lines += ["", "services"]
     lines += [f"  {edge.name:<20} ({plugins.edges.owners[edge.name]})" for edge in plugins.edges]
     if plugins.failed:

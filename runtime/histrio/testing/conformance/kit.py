@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = ["MAX_SEQUENCE_LENGTH", "Kit", "KitModel", "all_cuts", "needs"]
 
 MAX_SEQUENCE_LENGTH = 256
 _MOST_LAYERS_FOR_ALL_CUTS = 4
+_TOY = "toy"
 
 
 def needs(*capabilities: Capability) -> pytest.MarkDecorator:
@@ -53,9 +54,12 @@ class KitModel:
 
 
 class Kit:
-    """The backend called `name` with `options`. Raises `PluginError`, or `BackendError` if nothing can be tested."""
+    """The backend called `name` with `options`. Raises `PluginError`, or `BackendError` if nothing can be tested.
 
-    def __init__(self, name: str, options: dict[str, Any], folder: Path, model: str | None) -> None:
+    `models` are names of the kit's own, which are written into `folder`, or folders; none is all of the kit's.
+    """
+
+    def __init__(self, name: str, options: dict[str, Any], folder: Path, models: Sequence[str] = ()) -> None:
         self.factory = find_factory(name)
         self.name = self.factory.name
         self.level = self.factory.traits.level
@@ -64,7 +68,7 @@ class Kit:
         if not machine.available:
             raise BackendError(f"{name} cannot be used here: {machine.reason}; {machine.remedy}")
 
-        answers = {each.name: (each, self._supports(each)) for each in _models(folder, model)}
+        answers = {each.name: (each, self._supports(each)) for each in _models(folder, models)}
         self.models = {name: each for name, (each, answer) in answers.items() if answer.available}
         """Name → model; those that the backend supports whole."""
         self.refused = {name: answer.reason for name, (_, answer) in answers.items() if not answer.available}
@@ -89,14 +93,16 @@ def all_cuts(num_layers: int) -> list[tuple[int, ...]]:
     return [cuts for count in range(1, num_layers) for cuts in combinations(range(1, num_layers), count)]
 
 
-def _models(folder: Path, given: str | None) -> Iterator[KitModel]:
-    if given is not None:
-        yield _model(Path(given).name, Path(given))
-        return
-
-    yield _model("toy", write_toy_model(folder / "toy"))
-    for name in MODELS:
-        yield _model(name, write_model(name, folder / name))
+def _models(folder: Path, given: Sequence[str]) -> Iterator[KitModel]:
+    for model in given or [_TOY, *MODELS]:
+        if model == _TOY:
+            yield _model(model, write_toy_model(folder / model))
+        elif model in MODELS:
+            yield _model(model, write_model(model, folder / model))
+        elif Path(model).is_dir():
+            yield _model(Path(model).name, Path(model))
+        else:
+            raise BackendError(f"there is no model {model!r}: name a folder, or some of {', '.join([_TOY, *MODELS])}")
 
 
 def _model(name: str, folder: Path) -> KitModel:

@@ -20,7 +20,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of the kit."""
     group = parser.getgroup("histrio", "conformance of histrio backends")
     group.addoption("--backend", metavar="NAME", help="registered name of the backend, or module:Factory")
-    group.addoption("--backend-model", metavar="FOLDER", help="test with this model in place of the kit's tiny ones")
+    group.addoption(
+        "--backend-model",
+        metavar="MODEL",
+        action="append",
+        default=[],
+        help="test with this folder's model, or the kit's own of this name, instead of all the kit's; repeatable",
+    )
     group.addoption(
         "--backend-option",
         metavar="KEY=VALUE",

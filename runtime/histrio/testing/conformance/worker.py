@@ -7,6 +7,7 @@ arguments. Hidden states come and go as frames, as they do between all processes
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import traceback
@@ -38,6 +39,12 @@ class WorkerHost(LocalHost):
         taken = self.take(number)
         frames = wire.encode(HERE, Step(number, 0, [], [], taken.hidden))
         return [bytes(frame) for frame in frames], taken.logits
+
+    def close(self) -> None:
+        """`close`; what remains of the backend's imports is no longer looked through whenever garbage is collected."""
+        super().close()
+        gc.collect()
+        gc.freeze()
 
 
 class _Worker:
