@@ -193,9 +193,13 @@ def served_model(folder: Path, max_sequence_length: int = 512) -> ServedModel:
     )
 
 
-def saying(ids: Sequence[int], end: int = 2) -> Script:
-    """One delta for each id, then the id that ends the text."""
-    return [*(Delta([token_id], RequestState.DECODING) for token_id in ids), Delta([end], RequestState.FINISHED_EOS)]
+def saying(ids: Sequence[int], end: int = 2, num_logprobs: int | None = None) -> Script:
+    """One delta for each id, then the id that ends the text; with log probabilities where some are asked for."""
+    deltas = [*(Delta([token_id], RequestState.DECODING) for token_id in ids), Delta([end], RequestState.FINISHED_EOS)]
+    for delta in deltas if num_logprobs is not None else ():
+        delta.logprobs = [-0.5]
+        delta.top_logprobs = [[(token_id, -0.5 - token_id) for token_id in range(num_logprobs or 0)]]
+    return deltas
 
 
 @contextmanager

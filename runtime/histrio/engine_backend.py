@@ -66,9 +66,9 @@ class EngineFactory(Protocol):
     """The sampling fields the engine enforces, with their bounds as `msgspec.Meta` and defaults that do nothing. A
     request that needs another is refused with 400.
 
-    Two names have a meaning: `logprobs: bool` asks for `TokenRow.logprobs`, of the distribution before temperature, and `seed` with the bounds of a client's
-    seed says that draws depend on `Generate.seed` and `choice` alone, where the seed then comes. Without it a request
-    with a seed is refused."""
+    Two names have a meaning. `logprobs: bool` asks for `TokenRow.logprobs`, of the distribution before temperature.
+    `seed`, with the bounds of a client's seed, says that draws depend on `Generate.seed` and `choice` alone, where the
+    seed then comes; without it a request with a seed is refused. `top_logprobs: int` is reserved."""
 
     def probe(self) -> Probe:
         """Whether this machine can run the engine, without loading a model."""

@@ -79,7 +79,7 @@ class Delta:
     code: str = ""
     """With ERROR: the `code` of the error's class: `request_timeout`, `engine_restarted`, `engine_unavailable`."""
     logprobs: list[float] = field(default_factory=list)
-    """Of the ids, natural logarithms, where the backend was asked for them; empty elsewhere."""
+    """Of each id, natural logarithms, where the backend was asked for them; empty elsewhere."""
     num_cached_tokens: int = 0
     """With the first delta: tokens of the prompt that came from the prefix cache."""
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)

@@ -110,9 +110,13 @@ class GrammarTable:
         return StepMasks(self._thread.submit(self._fill, wanted)) if wanted else None
 
     def advance(self, slot: int, ids: Sequence[int]) -> None:
-        """These tokens came, those the drafts were right about included. Without a grammar it does nothing."""
+        """These tokens came, those the drafts were right about included. Without a grammar it does nothing.
+
+        What was drawn behind an EOS in the same step belongs to no text, and is passed over.
+        """
         if slot in self._opened and not self.failure(slot):
-            self._opened[slot].result().matcher.advance(ids)
+            end = next((at for at, token in enumerate(ids, 1) if token in self._spec.eos_ids), len(ids))
+            self._opened[slot].result().matcher.advance(ids[:end])
 
     def forced(self, slot: int, max_tokens: int) -> list[int]:
         """Tokens that must come next, since the grammar leaves one each time: no step of the model can change them."""

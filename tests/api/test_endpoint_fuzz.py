@@ -41,6 +41,7 @@ def check(response: Any) -> None:
 @given(fields=FIELDS, messages=MESSAGES)
 def test_no_chat_makes_a_500(endpoint: Endpoint, fields: dict[str, Any], messages: list[Any]) -> None:
     check(endpoint.chat(**({"messages": messages} | fields)))
+    check(endpoint.chat(**({"messages": messages, "logprobs": True} | fields)))
 
 
 @LENIENT

@@ -91,6 +91,14 @@ DEFECTS_OF_THE_LIMITED = {
 }
 """And on the variant that can neither rewind nor give several positions."""
 
+DEFECTS_IN_PROCESSES = {
+    "argmax-from-the-end": "array_functions_mean_what_they_mean_on_numpy",
+    "counts-layers-from-0": "every_split_equals_the_whole",
+    "progress-goes-back": "progress_goes_from_nothing_to_one",
+    "reuses-buffer": "two_micro_batches_in_flight_keep_apart",
+}
+"""And where every stage has a process of its own."""
+
 _Ints = npt.NDArray[np.int64]
 _PARAM_BYTES = 8
 

@@ -14,18 +14,20 @@ import msgspec
 from histrio.testing.conformance.report import Report, read_report
 
 HERE = Path(__file__).parent
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+"""Tiny models need no more, and others compute here too."""
 
 
 class KitRuns:
-    """One interpreter for many runs. `plugins` is a folder with distributions for it and its children."""
+    """One interpreter for many runs. `plugins` are folders with distributions for it and its children."""
 
-    def __init__(self, plugins: Path) -> None:
-        path = os.pathsep.join([str(HERE), str(plugins), os.environ.get("PYTHONPATH", "")])
+    def __init__(self, *plugins: Path) -> None:
+        path = os.pathsep.join([str(HERE), *map(str, plugins), os.environ.get("PYTHONPATH", "")])
         self._process = subprocess.Popen(
             [sys.executable, str(HERE / "run_defects.py")],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
             text=True,
         )
 
@@ -69,7 +71,7 @@ def run_cli(backend: str, report: Path, *arguments: str) -> subprocess.Completed
     """The kit as a stranger runs it, from a folder of their own."""
     plugin = ["-p", "histrio.testing.conformance.plugin"]
     kit = ["--pyargs", "histrio.testing.conformance", "--backend", backend, "--conformance-report", str(report)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # tiny models, and others compute here too
+    environment = {**os.environ, **ONE_THREAD}
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, *kit, *arguments],
         cwd=report.parent,

@@ -42,6 +42,8 @@ def test_a_backend_is_asked_for(tmp_path: Path) -> None:
         (["--backend", "warp-drive"], "there is no backend 'warp-drive'"),
         (["--backend", "no_module:Factory"], "no backend factory at 'no_module:Factory'"),
         (["--backend", "toy", "--backend-option", "fast"], "write it as KEY=VALUE"),
+        (["--backend", "toy", "--backend-model", "no-such"], "name a folder, or some of toy, llama, qwen3, qwen3_tied"),
+        (["--backend", "toy", "--backend-model", "llama"], "the toy backend cannot run 'llama'"),
     ],
 )
 def test_mistakes_are_answered_with_the_reason(arguments: list[str], said: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broken_backend import DEFECTS, DEFECTS_OF_THE_LIMITED, DEFECTS_OF_THE_SINGLE
+from broken_backend import DEFECTS, DEFECTS_IN_PROCESSES, DEFECTS_OF_THE_LIMITED, DEFECTS_OF_THE_SINGLE
 from broken_engine import ENGINE_DEFECTS
 from kit_runs import KitRuns, failures, names
 
@@ -16,10 +16,12 @@ from histrio.testing.conformance.report import Report
 pytestmark = pytest.mark.timeout(120)  # the first test waits for all runs, some sixty of a third of a second each
 
 STAGE, ENGINE = "broken_backend:BrokenFactory", "broken_engine:BrokenEngineFactory"
+SEPARATE = "broken_backend:SeparateFactory"
 KINDS = {
     "stage": DEFECTS,
     "single": DEFECTS_OF_THE_SINGLE,
     "limited": DEFECTS_OF_THE_LIMITED,
+    "processes": DEFECTS_IN_PROCESSES,
     "engine": ENGINE_DEFECTS,
 }
 ALL_DEFECTS = [(f"{kind} {defect}", test) for kind, defects in KINDS.items() for defect, test in defects.items()]
@@ -47,7 +49,7 @@ def healthy(runs: KitRuns) -> dict[str, Report]:
         "limited": runs.run(STAGE, variant="limited"),
         "single": runs.run(STAGE, variant="single"),
         "engine": runs.run(ENGINE),
-        "processes": runs.run("broken_backend:SeparateFactory", "-k", "left_alone", module="test_stage_splits"),
+        "processes": runs.run(SEPARATE),
     }
 
 
@@ -57,7 +59,7 @@ def found(runs: KitRuns, healthy: dict[str, Report]) -> dict[str, set[str]]:
     found = {}
     for kind, defects in KINDS.items():
         variant = {"variant": kind} if kind in ("single", "limited") else {}
-        backend = ENGINE if kind == "engine" else STAGE
+        backend = {"engine": ENGINE, "processes": SEPARATE}.get(kind, STAGE)
         modules = {name.split("::test_")[1]: name.split("::")[0] for name in healthy[kind].results}
         for defect, test in defects.items():
             report = runs.run(backend, module=modules[test], defect=defect, **variant)

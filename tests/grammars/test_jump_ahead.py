@@ -216,3 +216,17 @@ def test_only_rows_whose_drafts_were_all_right_jump(drawer: Drawer, toy: Any) ->
     assert (result.ids, result.num_ids) == ([a, a], [1, 1]), "the slot stands behind a draft that did not come"
     result = draw(drawer, [Row(0, 1, 1, 1)], [], favoured=p)
     assert (result.ids, result.num_ids) == ([x, y, z], [3])
+
+
+def test_a_draft_of_the_end_ends_the_text_and_what_is_drawn_behind_it_does_no_harm(drawer: Drawer, toy: Any) -> None:
+    a, b = toy.ids("ab")
+    for drafts in ([a, EOS_ID], [a, EOS_ID, b], [EOS_ID, a]):
+        drawer.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "ab?")))
+        result = draw(drawer, [Row(0, 0, 1 + len(drafts), 1 + len(drafts))], drafts, favoured=EOS_ID)
+        assert result.ids[:2] == ([a, EOS_ID] if drafts[0] == a else [a])
+        assert result.failures == {}
+
+    result = draw(drawer, [Row(0, 1, 1, 1)], [], favoured=b)
+    assert result.ids == [b, EOS_ID], "a draft of the end that was wrong left nothing behind"
+    drawer.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "(broken")))
+    assert draw(drawer, [Row(0, 0, 1, 1)], [], favoured=a).failures.keys() == {0}, "a control: there are failures"
