@@ -119,7 +119,7 @@ def test_what_cannot_be_enforced_is_refused_before_anything_starts(client: opena
     assert caught.value.param == "response_format.json_schema.schema.properties.tags.uniqueItems"
     assert caught.value.code == "unsupported_keyword"
     schema["properties"]["tags"].pop("uniqueItems")  # type: ignore[index]
-    assert chat(client, response_format=wanted, max_tokens=5)[1] == "length"
+    assert chat(client, response_format=wanted, max_tokens=5)[0].startswith("{"), "a control"
 
 
 async def stream_one(client: openai.AsyncOpenAI, index: int, on_piece: Callable[[], None]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +196,45 @@ async def test_no_disturbance_changes_a_constrained_stream(toy_model: Path, dist
 
     by_seed = [ids for ids, _ in expected[: len(SAMPLINGS)]]
     assert len({tuple(ids) for ids in by_seed}) == len(by_seed), "a control: each way of sampling says something else"
+
+
+class _Prompter:
+    """A drafter that knows the answers, the end included, and says a wrong token now and then."""
+
+    name = "prompter"
+
+    def __init__(self, known: list[list[int]]) -> None:
+        self._known = known
+        self._ids: list[int] = []
+
+    def begin(self, ids: Sequence[int]) -> _Prompter:
+        session = _Prompter(self._known)
+        session.extend(ids)
+        return session
+
+    def extend(self, ids: Sequence[int]) -> None:
+        self._ids.extend(ids)
+
+    def propose(self, num_tokens: int) -> list[int]:
+        end = len(self._ids)
+        rest = next((ids[end:] for ids in self._known if ids[:end] == self._ids), [])
+        return [token if (end + at) % 7 else token ^ 1 for at, token in enumerate(rest[:num_tokens])]
+
+
+async def test_drafts_change_no_constrained_stream(toy_model: Path) -> None:
+    served = toy_model, ToyFactory()
+    asked = [submission for form in FORMS for submission in submissions(form)]
+    async with serve(served) as harness:
+        expected = await answers(harness, asked)
+    known = [[*submission.ids, *ids] for submission, (ids, _) in zip(asked, expected, strict=True)]
+    options = {"drafter": _Prompter(known), "stage_options": {"step-s": 0.002}}
+    async with serve(served, [1], **options) as harness:
+        for form in range(len(FORMS)):
+            some = slice(len(SAMPLINGS) * form, len(SAMPLINGS) * (form + 1))
+            assert await answers(harness, asked[some]) == expected[some]
+        counters, num_tokens = harness.gateway.status.counters, sum(len(ids) for ids, _ in expected)
+        await eventually_async(lambda: counters.get("generated_tokens_total", 0) >= num_tokens)
+        assert 0 < counters["accepted_tokens_total"] < counters["drafted_tokens_total"]
 
 
 async def test_choices_of_one_prompt_follow_the_grammar_each_by_itself(toy_model: Path) -> None:

@@ -179,7 +179,7 @@ class BatchingActor(Actor):
         rows = scheduler.apply(plan, result)
         self._totals["steps"] += 1
         self._totals["scheduled_tokens"] += len(plan.ids)
-        self._totals["generated_tokens"] += len(result.ids)
+        self._totals["generated_tokens"] += sum(len(row.ids) for row in rows)
         if rows:
             self._tell("admission", Tokens(self._epoch, rows))
 

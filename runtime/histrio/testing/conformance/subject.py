@@ -94,6 +94,8 @@ class StageSubject:
         """A stage of one's own that is not open yet, to be closed by whoever asks."""
         if self._workers is None:
             return LocalHost(self.factory, spec)
+
+        self._close_chains()  # a worker of theirs is sooner there than another one
         return RemoteHost(self.factory, spec, self._workers)
 
     def trace(self, num_prompt_tokens: int, *, seed: int = 0, num_tokens: int = 6) -> Trace:
@@ -116,12 +118,15 @@ class StageSubject:
 
     def close(self) -> None:
         """Close all chains."""
-        for chain in self._chains.values():
-            chain.close()
-        self._chains = {}
+        self._close_chains()
         if self._reference is not None:
             self._reference.close()
             self._reference = None
+
+    def _close_chains(self) -> None:
+        for chain in self._chains.values():
+            chain.close()
+        self._chains = {}
 
     def _refusal(self, cuts: tuple[int, ...]) -> str | None:
         probes = [self.factory.supports(spec) for spec in stage_specs(self.model.folder, cuts, self.options)]
