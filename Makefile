@@ -4,16 +4,18 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 ARGS ?=
+SGLANG_VENV ?= $(VENV)-sglang
+SGLANG_TESTS ?= tests/sglang_backend tests/e2e/test_mixed_pipelines.py
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := .benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format bench install
+.PHONY: help run test test-sglang check format bench install
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12      interpreter to make $(VENV) with (3.11 to 3.13)"
 	@echo "  PIP_ARGS='...'         more arguments of pip install, such as another index for torch (README)"
@@ -24,6 +26,10 @@ run: $(INSTALLED) ## serve the demo model and print its address
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-sglang: $(INSTALLED) ## run the tests that need SGLang, in an environment of its own (Linux; 1.6 GB)
+	$(BIN)/python tests/sglang_backend/build_env.py $(SGLANG_VENV)
+	HISTRIO_SGLANG_PYTHON=$(abspath $(SGLANG_VENV))/bin/python $(BIN)/python -m pytest $(SGLANG_TESTS) $(ARGS)
 
 check: $(INSTALLED) ## lint, format and types
 	$(BIN)/ruff check .

@@ -93,7 +93,6 @@ DEFECTS_OF_THE_LIMITED = {
 
 DEFECTS_IN_PROCESSES = {
     "argmax-from-the-end": "array_functions_mean_what_they_mean_on_numpy",
-    "counts-layers-from-0": "every_split_equals_the_whole",
     "progress-goes-back": "progress_goes_from_nothing_to_one",
     "reuses-buffer": "two_micro_batches_in_flight_keep_apart",
 }

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit_runs import committed, failures, names, run_cli
+from kit_runs import KitRuns, committed, failures, names, run_cli
 
 from histrio.testing.conformance.plugin import KIT
 from histrio.testing.conformance.report import read_report
@@ -18,12 +19,23 @@ TOY = "[histrio]\ntoy = histrio.testing.plugin\n"
 pytestmark = pytest.mark.timeout(60)  # each run is an interpreter of its own
 
 
-@pytest.mark.parametrize("backend", ["toy", "toy-engine"])
-def test_the_toys_conform(backend: str, tmp_path: Path) -> None:
-    done = run_cli(backend, tmp_path / "report.json")
-    assert done.returncode == 0, done.stdout
+@pytest.fixture(scope="module")
+def runs() -> Iterator[KitRuns]:
+    """One process for runs that need none of their own."""
+    with KitRuns() as running:
+        yield running
 
-    report = read_report(tmp_path / "report.json")
+
+def test_a_stranger_runs_the_kit_with_one_command(tmp_path: Path) -> None:
+    done = run_cli("toy", tmp_path / "report.json", "-k", "sane or reference")
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+    assert names(read_report(tmp_path / "report.json")) == {"capacity_is_sane", "greedy_tokens_equal_the_reference"}
+
+
+@pytest.mark.parametrize("backend", ["toy", "toy-engine"])
+def test_the_toys_conform(backend: str, runs: KitRuns) -> None:
+    report = runs.run(backend)
     assert report.models == ["toy"]
     assert "qwen3" in report.refused
     assert failures(report) == set()
@@ -39,28 +51,28 @@ def test_a_backend_is_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--backend", "warp-drive"], "there is no backend 'warp-drive'"),
-        (["--backend", "no_module:Factory"], "no backend factory at 'no_module:Factory'"),
-        (["--backend", "toy", "--backend-option", "fast"], "write it as KEY=VALUE"),
-        (["--backend", "toy", "--backend-model", "no-such"], "name a folder, or some of toy, llama, qwen3, qwen3_tied"),
-        (["--backend", "toy", "--backend-model", "llama"], "the toy backend cannot run 'llama'"),
+        (["warp-drive"], "there is no backend 'warp-drive'"),
+        (["no_module:Factory"], "no backend factory at 'no_module:Factory'"),
+        (["toy", "--backend-option", "fast"], "write it as KEY=VALUE"),
+        (["toy", "--backend-model", "no-such"], "name a folder, or some of toy, llama, qwen3, qwen3_tied"),
+        (["toy", "--backend-model", "llama"], "the toy backend cannot run 'llama'"),
     ],
 )
-def test_mistakes_are_answered_with_the_reason(arguments: list[str], said: str, tmp_path: Path) -> None:
-    done = pytest_in(tmp_path, "--pyargs", "histrio.testing.conformance", *arguments)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert said in done.stderr
+def test_mistakes_are_answered_with_the_reason(arguments: list[str], said: str, runs: KitRuns) -> None:
+    with pytest.raises(AssertionError) as caught:
+        runs.run(*arguments)
+    assert said in str(caught.value)
 
 
-def test_a_model_of_ones_own_and_options_are_taken(tmp_path: Path) -> None:
+def test_models_are_folders_or_names_and_options_are_taken(tmp_path: Path, runs: KitRuns) -> None:
     model = write_toy_model(tmp_path / "mine", num_layers=6)
-    selected = ["-k", "every_split or reference", "--backend-option", "step-s=0"]
-    done = run_cli("toy", tmp_path / "report.json", "--backend-model", str(model), *selected)
-    assert done.returncode == 0, done.stdout
+    given = ["--backend-model", str(model), "--backend-model", "toy", "--backend-model", "llama"]
+    report = runs.run("toy", *given, "-k", "every_split or reference", "--backend-option", "step-s=0")
 
-    report = read_report(tmp_path / "report.json")
-    assert report.models == ["mine"]
-    assert report.results["test_stage_splits::test_every_split_equals_the_whole"].num_cases == 4
+    assert report.models == ["mine", "toy"]
+    assert list(report.refused) == ["llama"]
+    assert failures(report) == set()
+    assert report.results["test_stage_splits::test_every_split_equals_the_whole"].num_cases == 4 + 7
 
 
 def test_without_a_backend_the_plugin_leaves_other_tests_alone(tmp_path: Path) -> None:

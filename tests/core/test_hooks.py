@@ -175,6 +175,7 @@ def test_a_plugin_need_not_implement_every_hook() -> None:
     assert found.providers == {
         "register_backends": [],
         "register_samplers": [],
-        "register_grammars": [], "register_drafters": [],
+        "register_grammars": [],
+        "register_drafters": [],
         "register_edges": ["small"],
     }

@@ -6,7 +6,7 @@
 SGLang pins a torch built for CUDA and some sixty packages of kernels. A CPU needs none of them: SGLang is installed
 without its dependencies, beside those it imports, and `stand_ins/` takes the place of three packages of which no more
 than one small function is called here. A folder that was built from the same list is left as it is, so a second run
-needs no network.
+needs no network. Ends with code 75 where packages could not be fetched and installed, in time if `--within` says one.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ import sys
 import time
 import venv
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 STAMP = "histrio-sglang.json"
+NOT_FETCHED = 75
+"""EX_TEMPFAIL: nothing here is wrong, as far as one can see."""
 
 TORCH = "torch==2.13.0"
 RELEASES = {
@@ -50,6 +53,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--sglang", choices=sorted(RELEASES), default="0.5.23", help="release to install")
+    arguments.add_argument("--within", type=float, metavar="SECONDS", help="most that fetching and installing may take")
     given = arguments.parse_args()
     folder: Path = given.folder.resolve()
     steps = install_steps(given.sglang)
@@ -64,7 +68,7 @@ def main() -> None:
     venv.create(folder, with_pip=True, clear=True)
     for what, pip_arguments in steps:
         say(f"installing {what}")
-        pip(folder, pip_arguments)
+        pip(folder, pip_arguments, None if given.within is None else began + given.within - time.monotonic())
     say("adding stand-ins")
     site = next((folder / "lib").glob("python3*/site-packages"))
     (site / "histrio_stand_ins.pth").write_text(f"{HERE / 'stand_ins'}\n", encoding="utf-8")
@@ -102,12 +106,21 @@ def read_stamp(folder: Path) -> dict[str, str] | None:
     return stamp
 
 
-def pip(folder: Path, arguments: list[str]) -> None:
-    """Install into the environment; ends the script with pip's own words where it cannot."""
+def pip(folder: Path, arguments: list[str], timeout_s: float | None) -> None:
+    """Install into the environment; ends the script with pip's own words where it cannot, or not in time."""
     command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"pip could not install {' '.join(arguments)}:\n{done.stdout}{done.stderr}")
+    try:
+        subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        give_up("there was no time left")
+    except subprocess.CalledProcessError as error:
+        give_up(f"pip could not install {' '.join(arguments)}:\n{error.stdout}{error.stderr}")
+
+
+def give_up(reason: str) -> NoReturn:
+    """End the script: the environment is not there, and nothing says that it is."""
+    print(f"SGLang's environment was not built: {reason}", file=sys.stderr, flush=True)
+    sys.exit(NOT_FETCHED)
 
 
 def say(text: str) -> None:
