@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from histrio.backend import StageSpec
 from histrio.testing.chain import ChainRow, StageChain
@@ -155,3 +157,18 @@ def load(folder: str, bounds: tuple[int, int]) -> set[str]:
 
 def spec(folder: str, bounds: tuple[int, int]) -> StageSpec:
     return StageSpec(folder, *bounds, NUM_LAYERS, device="cpu")
+
+
+def test_stages_that_load_side_by_side_leave_transformers_as_it_was(tiny_model: Callable[[str], Any]) -> None:
+    tie_weights = PreTrainedModel.tie_weights
+    folder = tiny_model("qwen3").folder
+
+    def load(index: int) -> None:
+        stage = TorchStage()
+        stage.open(StageSpec(folder, index, index + 1, NUM_LAYERS, device="cpu"), lambda _fraction, _text: None)
+        stage.close()
+
+    with ThreadPoolExecutor(NUM_LAYERS) as threads:
+        for _ in range(10):
+            list(threads.map(load, range(NUM_LAYERS)))
+    assert PreTrainedModel.tie_weights is tie_weights

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -62,6 +63,11 @@ class _Order:
     device: torch.device
 
 
+_LOADING = threading.Lock()
+"""transformers changes its own classes while it loads; two stages of one process that did so at a time would leave them
+changed (weights untied, for one)."""
+
+
 def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> StageModel:
     """Read config and weights of the stage's layers. Raises `UnsupportedModel`, `DoesNotFit`, `ModelUnavailable`."""
     folder = Path(spec.model)
@@ -76,7 +82,7 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
         raise BackendError(f"{folder} has {model_config.num_hidden_layers} layers, the plan says {spec.num_layers}")
 
     order = _Order(spec, dtype, device)
-    with _quiet_transformers():
+    with _LOADING, _quiet_transformers():
         model = _load(_stage_class(model_class, order, progress), folder, model_config, dtype)
     stage = _finish(model, order)
     _settle(stage, progress)

@@ -48,7 +48,12 @@ class LaunchedServer:
         return f"http://127.0.0.1:{self.port}"
 
     def __enter__(self) -> LaunchedServer:
-        self.wait_ready()
+        try:
+            self.wait_ready()
+        except BaseException:  # also what a test's time limit raises: nothing may stay behind
+            self.process.kill()
+            self.process.wait()
+            raise
         return self
 
     def __exit__(
