@@ -8,7 +8,8 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from histrio.engine.blocks import BlockLease
-from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
+from histrio.engine.scheduler import Scheduler
+from histrio.engine.step_plan import Plan, SchedulerLimits
 from histrio.messages import Generate, StepResult
 
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)

@@ -123,6 +123,9 @@ class StageSpec(msgspec.Struct, frozen=True):
     """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
     page_size: int | None = None
     """Tokens per page that are wanted, for backends that settle it when they open."""
+    kv_cache_dtype: str = "auto"
+    """Number format of keys and values in the pages: auto is that of the activations; `int8` halves them or better.
+    A backend says in `supports` which it can do."""
 
     @property
     def is_first(self) -> bool:

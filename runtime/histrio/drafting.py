@@ -1,31 +1,106 @@
-"""The drafter contract: who guesses the tokens that a sequence will say next.
+"""The drafter contract: who guesses the tokens that sequences will say next.
 
 A guess costs nothing but a place in the step: the model computes guessed tokens side by side with the one it has to
 compute anyway, and what it would have said itself decides. So a drafter changes how fast tokens come and never which.
+(Where it says with which probabilities it guessed, requests without a seed may be given other tokens of the same
+distribution: see `Draft.chances`.)
+
+All calls come from one thread, the engine's, between steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["DraftSession", "Drafter"]
+import msgspec
+
+from histrio.backend import Probe, StageBackend
+from histrio.messages import Generate
+from histrio.sampler_chain import SamplerChain
+
+__all__ = ["Chances", "Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "NoOptions"]
+
+Chances: TypeAlias = list[tuple[int, float]]
+"""A distribution that a token was drawn from: those that could have come, with probabilities that add up to 1."""
 
 
-class DraftSession(Protocol):
-    """What a drafter keeps of one sequence."""
+@dataclass(slots=True)
+class Draft:
+    """What may come next in one sequence."""
 
-    def extend(self, ids: Sequence[int]) -> None:
-        """These tokens came."""
-
-    def propose(self, num_tokens: int) -> list[int]:
-        """Up to `num_tokens` that may come next; none where it has no idea. Changes nothing."""
+    ids: list[int]
+    chances: list[Chances] = field(default_factory=list)
+    """For each of `ids` the distribution it was drawn from, by numbers that have nothing to do with the request's seed.
+    Empty where the ids are simply the best guess."""
 
 
 class Drafter(Protocol):
-    """Registered by a plugin as an object; called in the engine's thread, between steps, so it takes microseconds."""
+    """The drafter of one replica. A sequence is known by its request's number."""
+
+    def open(self, order: Generate, ids: Sequence[int]) -> None:
+        """A sequence starts to decode, with these tokens so far: prompt and what was generated."""
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """These tokens came, whatever had been proposed."""
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """For each request up to that many tokens that may come next; it is left out where there is no idea.
+
+        One call for all sequences of a step. Nothing proposed counts as said: only `extend` does.
+        """
+
+    def close(self, request: int) -> None:
+        """The sequence has ended or lost its place; it may be opened again."""
+
+    def shutdown(self) -> None:
+        """Free everything. Safe to call twice."""
+
+
+class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """For what a drafter works, and how it shall. Plain data: it travels to the engine's process."""
+
+    model: str
+    """Folder of the model that is served."""
+    num_layers: int
+    vocab_size: int
+    max_rows: int
+    """Most sequences open at a time."""
+    max_sequence_length: int
+    max_draft: int
+    """Most tokens asked for at a time."""
+    device: str = "auto"
+    """Of the first stage, which is in the same process."""
+    dtype: str = "auto"
+    threads: int | None = None
+    options: dict[str, Any] = {}
+    """`[engine.drafter-options]`, checked against `DrafterFactory.options`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterTools:
+    """What a drafter that computes may use."""
+
+    make_backend: Callable[[str], StageBackend]
+    """A stage backend by its name, not yet open. Raises `PluginError`."""
+    make_chain: Callable[[int], SamplerChain]
+    """The samplers of the last stage, for so many slots."""
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """For drafters that leave nothing to choose."""
+
+
+class DrafterFactory(Protocol):
+    """What a plugin registers under a name; cheap to import and to make."""
 
     name: str
+    options: type[Any]
+    """The keys of `[engine.drafter-options]`, a struct with `rename="kebab"`; `NoOptions` for none."""
 
-    def begin(self, ids: Sequence[int]) -> DraftSession:
-        """A sequence starts to decode, with these tokens so far."""
+    def supports(self, spec: DrafterSpec) -> Probe:
+        """Whether it can draft for this model; reads configuration files only."""
+
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> Drafter:
+        """A drafter, ready to be asked: this may load weights. Raises `ModelError`, `BackendError`."""

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from histrio.grammar import GrammarSpec
-from histrio.messages import RequestState, SamplingFields
+from histrio.messages import RequestState, SamplingFields, TokenLogprobs
 
 __all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
 
@@ -66,6 +66,8 @@ class Submission(msgspec.Struct, frozen=True):
     """What the answer must look like; checked, and of one of `ServedModel.grammar_kinds`."""
     num_logprobs: int | None = None
     """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
+    num_prompt_logprobs: int | None = None
+    """The same of the prompt's tokens, told with the first delta."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,12 @@ class Delta:
     """With the first delta: tokens of the prompt that came from the prefix cache."""
     top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
     """Of each id: the most likely tokens and their own, where they were asked for."""
+    num_drafted: int = 0
+    """Tokens that were guessed ahead."""
+    num_accepted: int = 0
+    """Of those, how many came true."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """With the first delta: of every token of the prompt but the first, where they were asked for."""
 
 
 class TokenStream(Protocol):

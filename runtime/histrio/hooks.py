@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from histrio.backend import BackendFactory
-from histrio.drafting import Drafter
+from histrio.drafting import DrafterFactory
 from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend
+from histrio.policies import AdmissionPolicy, BatchingPolicy
 from histrio.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ __all__ = [
     "EdgeContext",
     "EdgeService",
     "hookimpl",
+    "register_admission_policies",
     "register_backends",
+    "register_batching_policies",
     "register_drafters",
     "register_edges",
     "register_grammars",
@@ -81,5 +84,15 @@ def register_edges(register: Callable[[EdgeService], None]) -> None:
 
 
 @hookspec
-def register_drafters(register: Callable[[Drafter], None]) -> None:
-    """Offer drafters, which guess tokens for the model to verify: call `register(drafter)` for each."""
+def register_drafters(register: Callable[[DrafterFactory], None]) -> None:
+    """Offer drafters, which guess tokens for the model to verify: call `register(factory)` for each."""
+
+
+@hookspec
+def register_batching_policies(register: Callable[[BatchingPolicy], None]) -> None:
+    """Offer who decides in which order requests enter: call `register(policy)` for each."""
+
+
+@hookspec
+def register_admission_policies(register: Callable[[AdmissionPolicy], None]) -> None:
+    """Offer who decides which requests are accepted: call `register(policy)` for each."""

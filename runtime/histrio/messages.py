@@ -56,7 +56,7 @@ __all__ = [
     "Tokens",
 ]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 """Peers compare it in `Hello`; it changes when the meaning of a message does."""
 
 SamplingFields: TypeAlias = dict[str, Any]
@@ -151,6 +151,12 @@ class Generate(_Message, frozen=True):
     """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
     sampler_state: SamplerState = {}
     """What came with the last of the delivered tokens, on replay."""
+    is_seeded: bool = False
+    """The client chose the seed: the tokens are its function."""
+    leader: int = 0
+    """The request of the first choice, of those that continue the same prompt; 0 for requests with one choice."""
+    num_prompt_logprobs: int | None = None
+    """Log probabilities of the prompt's tokens and of that many of the most likely ones; None for none at all."""
 
 
 class Cancel(_Message, frozen=True):
@@ -178,6 +184,12 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     """Of each id: the most likely tokens and their own, where they were asked for."""
     sampler_state: SamplerState = {}
     """After these tokens, where samplers have one; a replay gives it back."""
+    num_drafted: int = 0
+    """Tokens that were guessed for the step."""
+    num_accepted: int = 0
+    """Of those, how many came true."""
+    prompt_logprobs: list[TokenLogprobs] = []
+    """With the first tokens, where they were asked for: of every token of the prompt but the first."""
 
 
 class Tokens(_Message, frozen=True):
@@ -236,6 +248,8 @@ class Granted(_Message, frozen=True):
     """Kv → batching: these blocks are yours until returned; empty means that there are none."""
 
     block_ids: list[int]
+    num_left: int = 0
+    """Blocks that could be granted beyond these."""
 
 
 class ReturnBlocks(_Message, frozen=True):
@@ -264,6 +278,8 @@ class Open(_Message, frozen=True):
     grammar: GrammarSpec | None = None
     num_logprobs: int | None = None
     sampler_state: SamplerState = {}
+    is_seeded: bool = False
+    num_prompt_logprobs: int | None = None
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -279,6 +295,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """Blocks appended to the slot's table by this step."""
     rewind: bool = False
     """The slot's length is first cut to `start`."""
+    num_scored: int = 0
+    """Positions before the sampled ones, up to all others, whose logits tell how likely the prompt's next token was."""
 
 
 class Step(_Message, frozen=True):
@@ -295,6 +313,9 @@ class Step(_Message, frozen=True):
     """Seconds that earlier stages spent computing it."""
     drafts: list[int] = []
     """Drafted tokens of the rows that sample several positions, `num_sampled - 1` each; read by the last stage."""
+    chances: dict[int, list[list[tuple[int, float]]]] = {}
+    """Slot → for each of its drafts the distribution it was drawn from: tokens and probabilities. Empty for drafts that
+    are simply a best guess."""
 
 
 class Copy(_Message, frozen=True):
@@ -326,6 +347,8 @@ class StepResult(_Message, frozen=True):
     """By slot, where they changed."""
     failures: dict[int, str] = {}
     """By slot: why its sequence cannot go on, safe to show."""
+    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
+    """By slot, of the tokens that follow the scored positions."""
 
 
 # --- life of a replica -----------------------------------------------------------------------------------------------

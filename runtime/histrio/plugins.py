@@ -17,11 +17,12 @@ import pluggy
 
 from histrio import hooks
 from histrio.backend import CONTRACT, BackendFactory
-from histrio.drafting import Drafter
+from histrio.drafting import DrafterFactory
 from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError
 from histrio.grammar import GrammarBackend
 from histrio.hooks import EdgeService
+from histrio.policies import AdmissionPolicy, BatchingPolicy
 from histrio.sampling import Sampler
 from histrio.topology_parse import did_you_mean
 
@@ -89,7 +90,9 @@ class Plugins:
         self.backends: Registry[BackendFactory | EngineFactory] = Registry("backend", self.failed)
         self.samplers: Registry[type[Sampler]] = Registry("sampler", self.failed)
         self.grammars: Registry[GrammarBackend] = Registry("grammar backend", self.failed)
-        self.drafters: Registry[Drafter] = Registry("drafter", self.failed)
+        self.drafters: Registry[DrafterFactory] = Registry("drafter", self.failed)
+        self.batching_policies: Registry[BatchingPolicy] = Registry("batching policy", self.failed)
+        self.admission_policies: Registry[AdmissionPolicy] = Registry("admission policy", self.failed)
         self.edges: Registry[EdgeService] = Registry("edge service", self.failed)
         self.providers: dict[str, list[str]] = {name: [] for name in hook_names()}
         """Hook → plugins that implement it."""
@@ -163,6 +166,8 @@ class Plugins:
             "register_samplers": self.samplers,
             "register_grammars": self.grammars,
             "register_drafters": self.drafters,
+            "register_batching_policies": self.batching_policies,
+            "register_admission_policies": self.admission_policies,
             "register_edges": self.edges,
         }
 

@@ -109,10 +109,26 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Milliseconds that prompts may make a step take while others wait for their next token."""
     micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
     """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
+    prefill_priority: Literal[0, 1] = 0
+    """1: prompts before the next tokens of those who decode, and whole chunks of them."""
+    scheduler_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
+    """Milliseconds that the first request waits for others to be computed with it, when nothing runs."""
+    enable_preemption: bool = True
+    """Let requests in before all blocks they can need are free; when blocks run out, the last ones give way."""
+    preemption_threshold: Annotated[float, Meta(ge=0, lt=1)] = 0.02
+    """Share of the blocks that newcomers leave to those who run, so that they are rarely preempted."""
+    batching_policy: _Text = "priority"
+    """Who decides in which order requests enter."""
+    admission_policy: _Text = "credits"
+    """Who decides which requests are accepted."""
     prefix_cache: bool = True
     """Keep KV blocks of finished requests for later ones that begin with the same tokens."""
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"
+    """Number format of keys and values: auto is that of the activations."""
     drafter: _Text = "auto"
     """Who guesses tokens ahead for the model to verify: `auto`, `off`, or the name of a drafter."""
+    drafter_options: dict[str, Any] = {}
+    """Settings of the drafter; it refuses unknown ones."""
     speculation_length: Annotated[int, Meta(ge=1, le=64)] = 4
     """Tokens guessed at a time where that is not adaptive."""
     min_speculation: Annotated[int, Meta(ge=0, le=64)] = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -15,11 +15,15 @@ import pytest
 
 from histrio import hooks
 from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
-from histrio.drafting import Drafter, DraftSession
+from histrio.drafting import DrafterFactory
+from histrio.gateway import Submission
 from histrio.grammar import GrammarBackend, GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
+from histrio.messages import Generate
 from histrio.plugins import Plugins, hook_names
+from histrio.policies import AdmissionPolicy, BatchingPolicy, Load
 from histrio.sampling import Sampler
+from histrio.testing.guesses import GuessFactory
 
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 
@@ -59,11 +63,18 @@ class Rhymes:
         raise NotImplementedError
 
 
-class Parrot:
-    name = "parrot"
+class Slowest:
+    name = "slowest"
 
-    def begin(self, ids: Sequence[int]) -> DraftSession:
-        raise NotImplementedError
+    def handicap(self, order: Generate) -> int:
+        return 0
+
+
+class Bouncer:
+    name = "bouncer"
+
+    def admit(self, submission: Submission, load: Load) -> None:
+        return
 
 
 class Settings(msgspec.Struct, rename="kebab"):
@@ -92,8 +103,16 @@ class AllHooks:
         register(Rhymes())
 
     @hookimpl
-    def register_drafters(self, register: Callable[[Drafter], None]) -> None:
-        register(Parrot())
+    def register_drafters(self, register: Callable[[DrafterFactory], None]) -> None:
+        register(GuessFactory(lambda _ids, _count: [], "parrot"))
+
+    @hookimpl
+    def register_batching_policies(self, register: Callable[[BatchingPolicy], None]) -> None:
+        register(Slowest())
+
+    @hookimpl
+    def register_admission_policies(self, register: Callable[[AdmissionPolicy], None]) -> None:
+        register(Bouncer())
 
     @hookimpl
     def register_edges(self, register: Callable[[EdgeService], None]) -> None:
@@ -125,7 +144,17 @@ def test_hook_register_grammars(plugins: Plugins) -> None:
 
 def test_hook_register_drafters(plugins: Plugins) -> None:
     assert plugins.drafters.owners == {"parrot": "everything"}
-    assert isinstance(plugins.drafters.get("parrot"), Parrot)
+    assert isinstance(plugins.drafters.get("parrot"), GuessFactory)
+
+
+def test_hook_register_batching_policies(plugins: Plugins) -> None:
+    assert plugins.batching_policies.owners == {"slowest": "everything"}
+    assert isinstance(plugins.batching_policies.get("slowest"), Slowest)
+
+
+def test_hook_register_admission_policies(plugins: Plugins) -> None:
+    assert plugins.admission_policies.owners == {"bouncer": "everything"}
+    assert isinstance(plugins.admission_policies.get("bouncer"), Bouncer)
 
 
 def test_hook_register_edges(plugins: Plugins) -> None:
@@ -177,5 +206,7 @@ def test_a_plugin_need_not_implement_every_hook() -> None:
         "register_samplers": [],
         "register_grammars": [],
         "register_drafters": [],
+        "register_batching_policies": [],
+        "register_admission_policies": [],
         "register_edges": ["small"],
     }

@@ -11,6 +11,7 @@ import pytest
 
 from histrio.gateway import Submission
 from histrio.sampling import Sampler
+from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
@@ -28,22 +29,10 @@ FIELDS: list[dict[str, Any]] = [
 ]
 
 
-class Oracle:
+def erring_oracle(ids: list[int], num_tokens: int) -> list[int]:
     """Knows what the toy will say, and errs now and then."""
-
-    name = "oracle"
-
-    def begin(self, ids: Sequence[int]) -> Oracle:
-        session = Oracle()
-        session.ids = list(ids)
-        return session
-
-    def extend(self, ids: Sequence[int]) -> None:
-        self.ids += ids
-
-    def propose(self, num_tokens: int) -> list[int]:
-        right = toy_continuation(self.ids, num_tokens, num_layers=NUM_LAYERS, vocab_size=VOCAB)
-        return [token if index % 3 < 2 or len(self.ids) % 2 else 7 for index, token in enumerate(right)]
+    right = toy_continuation(ids, num_tokens, num_layers=NUM_LAYERS, vocab_size=VOCAB)
+    return [token if index % 3 < 2 or len(ids) % 2 else 7 for index, token in enumerate(right)]
 
 
 @pytest.fixture
@@ -57,7 +46,7 @@ def model(tmp_path: Path) -> Path:
 
 
 async def streams(
-    model: Path, drafter: Oracle | None, cuts: Sequence[int], **options: Any
+    model: Path, drafter: GuessFactory | None, cuts: Sequence[int], **options: Any
 ) -> tuple[list[list[int]], dict[str, float]]:
     """Eight streams side by side with all kinds of fields; and the engine's totals."""
     got: dict[int, list[int]] = {}
@@ -87,7 +76,7 @@ async def run(harness: Harness, index: int) -> list[int]:
 @pytest.mark.parametrize("options", [{}, {"num_blocks": 60}, {"num_micro_batches": 2}], ids=["plain", "short", "two"])
 async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int], options: dict[str, Any]) -> None:
     plain, without = await streams(model, None, cuts, **options)
-    drafted, totals = await streams(model, Oracle(), cuts, **options)
+    drafted, totals = await streams(model, GuessFactory(erring_oracle), cuts, **options)
     assert drafted == plain
     assert len({tuple(tokens) for tokens in plain}) == 8, "a control: other requests get other tokens"
     assert totals["accepted_tokens_total"] > 0
@@ -98,6 +87,6 @@ async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int
 
 @pytest.mark.anyio
 async def test_greedy_streams_are_those_of_the_plain_computation(model: Path) -> None:
-    drafted, _ = await streams(model, Oracle(), [2])
+    drafted, _ = await streams(model, GuessFactory(erring_oracle), [2])
     assert drafted[0] == toy_continuation([1, 5, 6], NUM_TOKENS, num_layers=NUM_LAYERS, vocab_size=VOCAB)
     assert drafted[4] == toy_continuation([5, 5, 6], NUM_TOKENS, num_layers=NUM_LAYERS, vocab_size=VOCAB)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from histrio.engine.blocks import BlockLease
-from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
+from histrio.engine.scheduler import Scheduler
+from histrio.engine.step_plan import Plan, SchedulerLimits
 from histrio.messages import Close, Generate, Open, RequestState, StepResult
 
 LIMITS = SchedulerLimits(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -21,10 +21,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histrio.engine.blocks import BlockLease
+from histrio.engine.cost import CostModel
 from histrio.engine.kv_manager import KvManager
-from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
-from histrio.engine.speculation import SpeculationLimits
-from histrio.messages import Generate, Open, RequestState, StepResult
+from histrio.engine.scheduler import Scheduler
+from histrio.engine.speculation import Speculation, SpeculationLimits
+from histrio.engine.step_plan import Plan, SchedulerLimits
+from histrio.messages import Copy, Generate, Open, RequestState, StepResult, TokenLogprobs
+from histrio.testing.guesses import GuessDrafter
 
 BLOCK_SIZE = 4
 NUM_HISTORIES = int(os.environ.get("HISTRIO_HISTORIES", "300"))
@@ -36,43 +39,48 @@ def next_token(ids: list[int]) -> int:
     return (sum((index + 1) * token for index, token in enumerate(ids)) * 31 + len(ids)) % 3
 
 
-class HalfRight:
+def half_right(known: list[int], num_tokens: int) -> list[int]:
     """A drafter that knows the imagined model, and is wrong about every third sum of tokens."""
-
-    name = "half right"
-
-    def begin(self, ids: Sequence[int]) -> HalfRight:
-        session = HalfRight()
-        session.ids = list(ids)
-        return session
-
-    def extend(self, ids: Sequence[int]) -> None:
-        self.ids += ids
-
-    def propose(self, num_tokens: int) -> list[int]:
-        ids = list(self.ids)
-        for _ in range(num_tokens):
-            right = next_token(ids)
-            ids.append(right if sum(ids) % 3 else (right + 1) % 3)
-        return ids[len(self.ids) :]
+    ids = list(known)
+    for _ in range(num_tokens):
+        right = next_token(ids)
+        ids.append(right if sum(ids) % 3 else (right + 1) % 3)
+    return ids[len(known) :]
 
 
 class Replica:
     """Scheduler, lease and kv, with a memory for a device."""
 
     def __init__(
-        self, num_blocks: int, *, has_prefix_cache: bool, max_in_flight: int, has_drafts: bool = False
+        self,
+        num_blocks: int,
+        *,
+        has_prefix_cache: bool,
+        max_in_flight: int,
+        has_drafts: bool = False,
+        **bounds: Any,
     ) -> None:
         limits = replace(
-            LIMITS, has_prefix_cache=has_prefix_cache, speculation=SpeculationLimits(most=5) if has_drafts else None
+            LIMITS,
+            has_prefix_cache=has_prefix_cache,
+            speculation=SpeculationLimits(most=5) if has_drafts else None,
+            num_blocks=num_blocks,
+            can_copy=True,
+            **bounds,
         )
-        self.scheduler = Scheduler(limits, BlockLease(), drafter=HalfRight())
+        cost = CostModel()
+        drafting = SpeculationLimits() if limits.speculation is None else limits.speculation
+        speculation = Speculation(drafting, GuessDrafter(half_right), cost, clock=lambda: 0.0)
+        self.scheduler = Scheduler(limits, BlockLease(), cost, speculation)
         self.kv = KvManager(num_blocks, BLOCK_SIZE, has_prefix_cache=has_prefix_cache)
         self.max_in_flight = max_in_flight
         self.num_computed = 0
         self.tokens: dict[int, list[int]] = {}
         """Request → everything known of it, by the naive book."""
         self.ended: dict[int, RequestState] = {}
+        self.scores: dict[int, list[float]] = {}
+        """Request → positions of the prompt's tokens whose log probabilities were told."""
+        self.scored: set[int] = set()
         self._memory = [[-1] * BLOCK_SIZE for _ in range(num_blocks)]
         self._tables: dict[int, tuple[list[int], int]] = {}
         self._in_flight: deque[tuple[Plan, StepResult]] = deque()
@@ -102,11 +110,16 @@ class Replica:
         self.scheduler.cost.observe(len(plan.ids), plan.num_pairs, 0.01 + 0.0001 * len(plan.ids))
         for row in self.scheduler.apply(plan, result):
             self.tokens[row.request] += row.ids
+            self.scores.setdefault(row.request, []).extend(each.logprob for each in row.prompt_logprobs)
             if row.state.is_finished:
                 self.ended[row.request] = row.state
         self._settle(None)
         self.check()
         return True
+
+    @property
+    def is_waiting_for_a_step(self) -> bool:
+        return bool(self._in_flight)
 
     def check(self) -> None:
         self.scheduler.check_integrity()
@@ -122,10 +135,11 @@ class Replica:
             answers += self.kv.match(match.request, match.ids, match.salt)
         for matched in answers:
             self.scheduler.matched(matched.request, matched.block_ids)
-        wanted = max(self.scheduler.num_blocks_ahead, self.scheduler.num_missing_blocks) - lease.num_blocks_in_hand
+        ahead = self.scheduler.num_blocks_ahead - lease.num_blocks_in_hand
+        wanted = max(ahead, self.scheduler.num_missing_blocks)
         if wanted > 0 and not lease.is_exhausted:
             granted = self.kv.lease(wanted)
-            lease.add(granted)
+            lease.add(granted, self.kv.num_free_blocks + self.kv.num_cached_blocks)
             lease.is_exhausted = len(granted) < wanted
 
     def _run(self, plan: Plan) -> StepResult:
@@ -133,8 +147,12 @@ class Replica:
         for order in plan.orders:
             if isinstance(order, Open):
                 self._tables[order.slot] = ([], order.num_cached_tokens)
+            elif isinstance(order, Copy):
+                for source, target in zip(order.src, order.dst, strict=True):
+                    self._memory[target] = list(self._memory[source])
         sampled: list[int] = []
         num_ids: list[int] = []
+        scores: dict[int, list[TokenLogprobs]] = {}
         drafted = iter(plan.drafts)
         ids: Iterator[int] = iter(plan.ids)
         for row in plan.rows:
@@ -158,7 +176,9 @@ class Replica:
                     gained.append(next_token(known + gained))
                 sampled += gained
                 num_ids.append(len(gained))
-        return StepResult(plan.step, 1, sampled, num_ids=num_ids if plan.drafts else [])
+            if row.num_scored:
+                scores[row.slot] = [TokenLogprobs(float(row.start + index + 1)) for index in range(row.num_scored)]
+        return StepResult(plan.step, 1, sampled, num_ids=num_ids if plan.drafts else [], prompt_logprobs=scores)
 
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=36) | st.lists(st.integers(0, 1), min_size=20, max_size=36)
@@ -168,6 +188,8 @@ events = st.lists(
         st.tuples(st.just("add"), prompts, st.integers(1, 28), st.integers(0, 2)),
         st.tuples(st.just("add"), prompts, st.integers(12, 28), st.integers(0, 2)),
         st.tuples(st.just("add again"), st.integers(0, 30), st.integers(1, 16), st.integers(0, 2)),
+        st.tuples(st.just("choices"), prompts, st.integers(1, 12), st.integers(2, 4)),
+        st.tuples(st.just("scored"), prompts, st.integers(1, 12), st.integers(0, 2)),
         st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0), st.just(0)),
         st.tuples(st.just("turns"), st.integers(1, 8), st.just(0), st.just(0)),
         st.tuples(st.just("reset"), st.just(0), st.just(0), st.just(0)),
@@ -188,6 +210,16 @@ def play(replica: Replica, history: list[Any]) -> dict[int, tuple[list[int], int
             replica.cancel(first)
         elif kind == "reset":
             replica.kv.reset()
+        elif kind == "choices":
+            leader = len(wanted) + 1
+            for request in range(leader, leader + priority):
+                wanted[request] = (first, num_new_tokens)
+                replica.add(request, first, num_new_tokens, leader=leader)
+        elif kind == "scored":
+            request = len(wanted) + 1
+            wanted[request] = (first, num_new_tokens)
+            replica.add(request, first, num_new_tokens, priority=priority, num_prompt_logprobs=0)
+            replica.scored.add(request)
         else:
             known = list(wanted.values())
             prompt = first if kind == "add" else (known[first % len(known)][0] if known else [1])
@@ -207,14 +239,28 @@ def play(replica: Replica, history: list[Any]) -> dict[int, tuple[list[int], int
     has_prefix_cache=st.booleans(),
     max_in_flight=st.integers(1, 3),
     has_drafts=st.booleans(),
+    bounds=st.fixed_dictionaries(
+        {
+            "prompts_first": st.booleans(),
+            "can_preempt": st.sampled_from([True, True, False]),
+            "watermark": st.sampled_from([0.0, 0.1, 0.5]),
+        }
+    ),
 )
 @settings(
     max_examples=NUM_HISTORIES, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
 )
 def test_every_request_gets_the_tokens_of_a_naive_run(
-    history: list[Any], num_blocks: int, has_prefix_cache: bool, max_in_flight: int, has_drafts: bool
+    history: list[Any],
+    num_blocks: int,
+    has_prefix_cache: bool,
+    max_in_flight: int,
+    has_drafts: bool,
+    bounds: dict[str, Any],
 ) -> None:
-    replica = Replica(num_blocks, has_prefix_cache=has_prefix_cache, max_in_flight=max_in_flight, has_drafts=has_drafts)
+    replica = Replica(
+        num_blocks, has_prefix_cache=has_prefix_cache, max_in_flight=max_in_flight, has_drafts=has_drafts, **bounds
+    )
     wanted = play(replica, history)
     assert not replica.scheduler.has_work, "somebody starved"
     for request, (prompt, num_new_tokens) in wanted.items():
@@ -224,6 +270,9 @@ def test_every_request_gets_the_tokens_of_a_naive_run(
         if replica.ended[request] is RequestState.CANCELLED:
             naive = naive[: len(replica.tokens[request])]
         assert replica.tokens[request] == naive
+        if request in replica.scored and len(naive) > len(prompt):
+            assert replica.scores[request] == [float(position) for position in range(1, len(prompt))]
+    assert bounds["can_preempt"] or not replica.scheduler.num_preemptions
     assert replica.kv.num_free_blocks + replica.kv.num_cached_blocks + _in_hand(replica) == num_blocks
 
 
@@ -284,8 +333,8 @@ def test_a_higher_priority_enters_first_and_a_lower_one_is_not_overtaken_for_eve
         return len(replica.ended) - 1
 
     assert entered(8) >= 8 - LIMITS.max_rows
-    assert entered(80) <= LIMITS.overtake_limit + LIMITS.max_rows
-    assert entered(80) >= LIMITS.overtake_limit - LIMITS.max_rows
+    assert entered(80) <= 32 + LIMITS.max_rows
+    assert entered(80) >= 32 - LIMITS.max_rows
 
 
 def test_nothing_runs_for_ever_when_blocks_hold_one_sequence_only() -> None:
@@ -312,4 +361,65 @@ def test_drafts_save_steps_and_change_no_token() -> None:
     num_drafted, drafted, scheduler = play_one(has_drafts=True)
     assert drafted == plain
     assert num_drafted < 0.8 * num_plain
-    assert 0 < scheduler.num_accepted_tokens < scheduler.num_drafted_tokens
+    assert scheduler.speculation is not None
+    assert 0 < scheduler.speculation.num_accepted_tokens < scheduler.speculation.num_drafted_tokens
+
+
+def test_choices_begin_with_a_copy_of_the_block_that_their_prompt_ends_in() -> None:
+    def cost(num_choices: int, **fields: int) -> tuple[int, int]:
+        replica = Replica(64, has_prefix_cache=True, max_in_flight=1)
+        for request in range(1, num_choices + 1):
+            replica.add(request, [1, 2, 0, 1, 2, 2, 0], 3, **fields)
+        while replica.turn():
+            pass
+        assert all(tokens == replica.tokens[1] for tokens in replica.tokens.values())
+        return replica.num_computed, replica.scheduler.num_forks
+
+    assert cost(3, leader=1) == (7 + 2 * 1 + 3 * 2, 2)
+    assert cost(3) == (7 + 2 * 3 + 3 * 2, 0), "a control: others share full blocks only"
+
+
+def test_without_preemption_nobody_enters_before_all_blocks_are_free() -> None:
+    def most_running(*, can_preempt: bool) -> int:
+        replica = Replica(20, has_prefix_cache=False, max_in_flight=1, can_preempt=can_preempt)
+        for request in range(1, 5):
+            replica.add(request, [1, 2, 0], 29)
+        most = 0
+        while replica.turn():
+            most = max(most, replica.scheduler.num_running)
+        assert len(replica.ended) == 4
+        return most
+
+    assert most_running(can_preempt=False) == 2
+    assert most_running(can_preempt=True) == 4
+
+
+def test_newcomers_leave_the_watermark_to_those_who_run() -> None:
+    def preemptions(watermark: float) -> int:
+        replica = Replica(18, has_prefix_cache=False, max_in_flight=1, watermark=watermark)
+        for request in range(1, 5):
+            replica.add(request, [1, 2, 0, 2], 24)
+        while replica.turn():
+            pass
+        assert len(replica.ended) == 4
+        return replica.scheduler.num_preemptions
+
+    assert preemptions(0.5) < preemptions(0.0)
+
+
+def test_prompts_come_first_where_the_topology_says_so() -> None:
+    def rows_of_the_step_after_a_newcomer(*, prompts_first: bool) -> list[int]:
+        replica = Replica(64, has_prefix_cache=False, max_in_flight=1, prompts_first=prompts_first)
+        replica.add(1, [1], 30)
+        _turns(replica, 4)
+        replica.add(2, [1, 2, 0, 2, 1, 1, 0, 0, 1, 2], 4)
+        for _ in range(8):
+            replica.turn()
+            if replica.scheduler.num_running == 2 and not replica.is_waiting_for_a_step:
+                break
+        plan = replica.scheduler.plan()
+        assert plan is not None
+        return [row.num_tokens for row in plan.rows]
+
+    assert rows_of_the_step_after_a_newcomer(prompts_first=True) == [2, 1]
+    assert rows_of_the_step_after_a_newcomer(prompts_first=False) == [1, 2]

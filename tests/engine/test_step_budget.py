@@ -9,7 +9,8 @@ import pytest
 
 from histrio.engine.blocks import BlockLease
 from histrio.engine.cost import attended_pairs
-from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
+from histrio.engine.scheduler import Scheduler
+from histrio.engine.step_plan import Plan, SchedulerLimits
 from histrio.messages import Generate, StepResult
 
 NUM_PROMPT_TOKENS = 32_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from histrio.backend import BackendFactory
 from histrio.gateway import Delta, Submission
 from histrio.grammar import GrammarSpec
 from histrio.messages import RequestState
+from histrio.testing.guesses import Guess, GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID, write_model
 from histrio.testing.toy import ToyFactory, write_toy_model
@@ -198,27 +199,15 @@ async def test_no_disturbance_changes_a_constrained_stream(toy_model: Path, dist
     assert len({tuple(ids) for ids in by_seed}) == len(by_seed), "a control: each way of sampling says something else"
 
 
-class _Prompter:
+def prompter(known: list[list[int]]) -> Guess:
     """A drafter that knows the answers, the end included, and says a wrong token now and then."""
 
-    name = "prompter"
-
-    def __init__(self, known: list[list[int]]) -> None:
-        self._known = known
-        self._ids: list[int] = []
-
-    def begin(self, ids: Sequence[int]) -> _Prompter:
-        session = _Prompter(self._known)
-        session.extend(ids)
-        return session
-
-    def extend(self, ids: Sequence[int]) -> None:
-        self._ids.extend(ids)
-
-    def propose(self, num_tokens: int) -> list[int]:
-        end = len(self._ids)
-        rest = next((ids[end:] for ids in self._known if ids[:end] == self._ids), [])
+    def guess(so_far: list[int], num_tokens: int) -> list[int]:
+        end = len(so_far)
+        rest = next((ids[end:] for ids in known if ids[:end] == so_far), [])
         return [token if (end + at) % 7 else token ^ 1 for at, token in enumerate(rest[:num_tokens])]
+
+    return guess
 
 
 async def test_drafts_change_no_constrained_stream(toy_model: Path) -> None:
@@ -227,7 +216,7 @@ async def test_drafts_change_no_constrained_stream(toy_model: Path) -> None:
     async with serve(served) as harness:
         expected = await answers(harness, asked)
     known = [[*submission.ids, *ids] for submission, (ids, _) in zip(asked, expected, strict=True)]
-    options = {"drafter": _Prompter(known), "stage_options": {"step-s": 0.002}}
+    options = {"drafter": GuessFactory(prompter(known)), "stage_options": {"step-s": 0.002}}
     async with serve(served, [1], **options) as harness:
         for form in range(len(FORMS)):
             some = slice(len(SAMPLINGS) * form, len(SAMPLINGS) * (form + 1))

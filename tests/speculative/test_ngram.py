@@ -5,12 +5,24 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histrio.messages import Generate
 from histrio.plugins import installed_plugins
-from histrio_speculative.ngram import NgramDrafter
+from histrio_speculative.ngram import Ngram
 
 
 def propose(ids: list[int], num_tokens: int) -> list[int]:
-    return NgramDrafter().begin(ids).propose(num_tokens)
+    return propose_with(opened(ids), num_tokens)
+
+
+def opened(ids: list[int]) -> Ngram:
+    drafter = Ngram()
+    drafter.open(Generate(1, ids, len(ids), 1000), ids)
+    return drafter
+
+
+def propose_with(drafter: Ngram, num_tokens: int) -> list[int]:
+    found = drafter.propose({1: num_tokens})
+    return found[1].ids if found else []
 
 
 def searched(ids: list[int], num_tokens: int) -> list[int]:
@@ -44,11 +56,19 @@ def test_a_loop_is_continued_for_as_long_as_wanted() -> None:
 
 @given(st.lists(st.integers(0, 2), max_size=40), st.lists(st.integers(0, 2), max_size=10), st.integers(1, 6))
 def test_it_equals_a_search_however_the_tokens_came(begun: list[int], later: list[int], num_tokens: int) -> None:
-    session = NgramDrafter().begin(begun)
+    drafter = opened(begun)
     for token in later:
-        session.propose(2)
-        session.extend([token])
-    assert session.propose(num_tokens) == searched(begun + later, num_tokens)
+        propose_with(drafter, 2)
+        drafter.extend(1, [token])
+    assert propose_with(drafter, num_tokens) == searched(begun + later, num_tokens)
+
+
+def test_sequences_are_looked_up_in_themselves_only() -> None:
+    drafter = opened([1, 2, 3, 4, 5, 1, 2, 3])
+    drafter.open(Generate(2, [9, 1, 2, 3], 4, 1000), [9, 1, 2, 3])
+    assert {request: draft.ids for request, draft in drafter.propose({1: 2, 2: 2}).items()} == {1: [4, 5]}
+    drafter.close(1)
+    assert drafter.propose({2: 2}) == {}
 
 
 def test_it_is_registered_by_its_plugin() -> None:

@@ -6,36 +6,69 @@ summaries, edits of code, quotations, lists. The longest match decides, and of s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from histrio.drafting import DraftSession
+from histrio.backend import Probe
+from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
+from histrio.messages import Generate
 
-__all__ = ["NgramDrafter"]
+__all__ = ["Ngram", "NgramFactory"]
 
 _LENGTHS = (4, 3, 2)
 """Tokens of a match, the longest first."""
 
 
-class NgramDrafter:
+class NgramFactory:
     """Registers as `ngram`."""
 
     name = "ngram"
+    options = NoOptions
 
-    def begin(self, ids: Sequence[int]) -> DraftSession:
+    def supports(self, spec: DrafterSpec) -> Probe:
+        """Any model."""
+        return Probe(available=True)
+
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> Ngram:
+        """Needs nothing."""
+        return Ngram()
+
+
+class Ngram:
+    """Looks up each sequence in itself."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, _Table] = {}
+
+    def open(self, order: Generate, ids: Sequence[int]) -> None:
         """Remember where each n-gram of the sequence ends."""
-        session = _Session()
-        session.extend(ids)
-        return session
+        self._tables[order.request] = table = _Table()
+        table.extend(ids)
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """Note the n-grams that now have a successor."""
+        self._tables[request].extend(ids)
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """What stood after the longest tail that occurred before."""
+        found = {request: self._tables[request].propose(num_tokens) for request, num_tokens in wanted.items()}
+        return {request: Draft(ids) for request, ids in found.items() if ids}
+
+    def close(self, request: int) -> None:
+        """Forget the sequence."""
+        del self._tables[request]
+
+    def shutdown(self) -> None:
+        """Forget all."""
+        self._tables.clear()
 
 
-class _Session:
+class _Table:
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._ends: dict[tuple[int, ...], int] = {}
         """N-gram → index after its latest place; the n-gram that ends the sequence is not in it yet."""
 
     def extend(self, ids: Sequence[int]) -> None:
-        """Note the n-grams that now have a successor."""
         known = self._ids
         for token in ids:
             end = len(known)
@@ -45,7 +78,7 @@ class _Session:
             known.append(token)
 
     def propose(self, num_tokens: int) -> list[int]:
-        """What stood after the longest tail that occurred before. A guess may run on into itself: loops are found."""
+        """A guess may run on into itself: loops are found."""
         known = self._ids
         for length in _LENGTHS:
             end = self._ends.get(tuple(known[-length:])) if len(known) >= length else None

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.drafting import Drafter
+from histrio.drafting import DrafterFactory
 from histrio.hooks import hookimpl
 
 __all__ = ["register_drafters"]
 
 
 @hookimpl
-def register_drafters(register: Callable[[Drafter], None]) -> None:
+def register_drafters(register: Callable[[DrafterFactory], None]) -> None:
     """Offer `ngram`."""
-    from histrio_speculative.ngram import NgramDrafter
+    from histrio_speculative.ngram import NgramFactory
 
-    register(NgramDrafter())
+    register(NgramFactory())

@@ -11,10 +11,12 @@ import msgspec
 from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
 from histrio.backend import Capability
-from histrio.drafting import Drafter
+from histrio.drafting import Drafter, DrafterSpec
 from histrio.engine.blocks import BlockLease
-from histrio.engine.scheduler import Plan, Scheduler, SchedulerLimits
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.cost import CostModel
+from histrio.engine.scheduler import Scheduler
+from histrio.engine.speculation import Speculation, SpeculationLimits
+from histrio.engine.step_plan import Plan, SchedulerLimits
 from histrio.errors import EngineError, WireError
 from histrio.messages import (
     Allocated,
@@ -35,6 +37,7 @@ from histrio.messages import (
     TokenRow,
     Tokens,
 )
+from histrio.policies import BatchingPolicy
 
 __all__ = ["BatchingActor", "BatchingSettings"]
 
@@ -53,8 +56,18 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
     num_micro_batches: int = 1
     """Steps in flight along the stages."""
     has_prefix_cache: bool = True
+    prompts_first: bool = False
+    """Prompts come before the next tokens of those who decode."""
+    wait_s: float = 0.0
+    """Seconds that the first request waits for others, when nothing runs."""
+    can_preempt: bool = True
+    watermark: float = 0.0
+    """Share of the blocks that newcomers leave to those who run."""
+    policy: str = ""
+    """Who decides in which order requests enter; empty: by priority."""
     drafter: str = ""
     """Who guesses tokens ahead; empty for nobody."""
+    drafter_spec: DrafterSpec | None = None
     speculation: SpeculationLimits = SpeculationLimits()
 
 
@@ -67,23 +80,30 @@ class BatchingActor(Actor):
         tell: Tell,
         settings: BatchingSettings,
         *,
-        drafter: Drafter | None = None,
+        make_drafter: Callable[[], Drafter] | None = None,
+        policy: BatchingPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._tell = tell
         self._settings = settings
-        self._drafter = drafter
+        self._make_drafter = make_drafter
+        self._drafter: Drafter | None = None
+        self._policy = policy
         self._clock = clock
         self._epoch = 0
         self._in_flight: dict[int, Plan] = {}
         self._asked_blocks = 0
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
+        self._gather_until: float | None = None
+        """Clock until which the first request waits for others; None when none does."""
         self.scheduler: Scheduler | None = None
 
     def start(self) -> None:
-        """Tell root that an epoch may begin."""
+        """Make the drafter, which may load weights; then tell root that an epoch may begin."""
+        if self._make_drafter is not None:
+            self._drafter = self._make_drafter()
         self._tell("root", Ready(self._name))
 
     def receive(self, message: Message) -> None:
@@ -92,7 +112,7 @@ class BatchingActor(Actor):
             self._start(message)
             return
         if isinstance(message, Stop):
-            self.scheduler = None
+            self._stop()
         if self.scheduler is None:
             return  # of an epoch that is over: the front sends everything unfinished again
 
@@ -105,8 +125,8 @@ class BatchingActor(Actor):
                 self.scheduler.cancel(request, state)
             case Matched(request, block_ids):
                 self.scheduler.matched(request, block_ids)
-            case Granted(block_ids):
-                self.scheduler.lease.add(block_ids)
+            case Granted(block_ids, num_left):
+                self.scheduler.lease.add(block_ids, num_left)
                 self.scheduler.lease.is_exhausted = len(block_ids) < self._asked_blocks
                 self._asked_blocks = 0
             case _:
@@ -115,7 +135,7 @@ class BatchingActor(Actor):
     def flush(self) -> None:
         """plan → run, until as many micro-batches are in flight as there shall be."""
         scheduler = self.scheduler
-        if scheduler is None:
+        if scheduler is None or self._is_gathering(scheduler):
             return
 
         while len(self._in_flight) < self._settings.num_micro_batches:
@@ -126,8 +146,14 @@ class BatchingActor(Actor):
             if plan is None:
                 break
             self._in_flight[plan.step] = plan
-            self._tell("stage0", Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts))
+            self._tell(
+                "stage0", Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts, chances=plan.chances)
+            )
         self._report(scheduler)
+
+    def pause_s(self) -> float | None:
+        """How long the first request still waits for others."""
+        return None if self._gather_until is None else max(self._gather_until - self._clock(), 0.0)
 
     def idle(self) -> None:
         """Check the books; without work the lease goes back as a whole."""
@@ -139,6 +165,25 @@ class BatchingActor(Actor):
             given = self.scheduler.lease.give_up()
             if given:
                 self._tell("kv", ReturnBlocks(given))
+
+    def _is_gathering(self, scheduler: Scheduler) -> bool:
+        """Whether those who arrived wait a little for others, because nothing runs and there is room for more."""
+        if not self._settings.wait_s:
+            return False
+
+        is_idle = scheduler.num_running == 0 and not self._in_flight
+        if not is_idle or not 0 < scheduler.num_waiting < scheduler.limits.max_rows:
+            self._gather_until = None
+        elif self._gather_until is None:
+            self._gather_until = self._clock() + self._settings.wait_s
+        elif self._clock() >= self._gather_until:
+            return False
+        return self._gather_until is not None
+
+    def _stop(self) -> None:
+        self.scheduler = None
+        if self._drafter is not None:
+            self._drafter.shutdown()
 
     def _take(self, order: Generate, scheduler: Scheduler) -> None:
         """Queue the request, unless a replica that came back smaller cannot hold it any more."""
@@ -166,9 +211,25 @@ class BatchingActor(Actor):
             max_sequence_length=size.max_sequence_length,
             speculation=self._settings.speculation if _VERIFYING.issubset(size.capabilities) else None,
             has_prefix_cache=self._settings.has_prefix_cache and Capability.PREFIX_SHARE in size.capabilities,
+            num_blocks=size.num_pages,
+            can_copy=Capability.COPY_PAGES in size.capabilities,
+            prompts_first=self._settings.prompts_first,
+            can_preempt=self._settings.can_preempt,
+            watermark=self._settings.watermark,
         )
-        self.scheduler = Scheduler(limits, BlockLease(), drafter=self._drafter)
+        self.scheduler = self._make_scheduler(limits)
         self._tell("root", Allocated(self._name, start.epoch))
+
+    def _make_scheduler(self, limits: SchedulerLimits) -> Scheduler:
+        """One that knows of nothing; what the drafter kept of an epoch before is forgotten."""
+        cost = CostModel()
+        speculation = None
+        if self.scheduler is not None and self.scheduler.speculation is not None:
+            self.scheduler.speculation.close_all()
+        if self._drafter is not None and limits.speculation is not None:
+            speculation = Speculation(limits.speculation, self._drafter, cost, self._clock)
+        handicap = {} if self._policy is None else {"handicap": self._policy.handicap}
+        return Scheduler(limits, BlockLease(), cost, speculation, **handicap)
 
     def _apply(self, result: StepResult, scheduler: Scheduler) -> None:
         if result.epoch != self._epoch:
@@ -195,9 +256,9 @@ class BatchingActor(Actor):
         if self._asked_blocks or lease.is_exhausted or not scheduler.has_work:
             return
 
-        num_blocks = max(scheduler.num_blocks_ahead, scheduler.num_missing_blocks)
-        if scheduler.num_missing_blocks or lease.num_blocks_in_hand < num_blocks // 2:
-            self._asked_blocks = num_blocks - min(lease.num_blocks_in_hand, num_blocks - 1)
+        num_ahead = scheduler.num_blocks_ahead
+        if scheduler.num_missing_blocks or lease.num_blocks_in_hand < num_ahead // 2:
+            self._asked_blocks = max(num_ahead - lease.num_blocks_in_hand, scheduler.num_missing_blocks)
             self._tell("kv", LeaseBlocks(self._asked_blocks))
 
     def _report(self, scheduler: Scheduler) -> None:
@@ -212,8 +273,9 @@ class BatchingActor(Actor):
             "waiting_sequences": scheduler.num_waiting,
             "used_blocks": scheduler.lease.num_used_blocks,
             "preemptions_total": scheduler.num_preemptions,
-            "drafted_tokens_total": scheduler.num_drafted_tokens,
-            "accepted_tokens_total": scheduler.num_accepted_tokens,
+            "forked_sequences_total": scheduler.num_forks,
+            "drafted_tokens_total": scheduler.speculation.num_drafted_tokens if scheduler.speculation else 0,
+            "accepted_tokens_total": scheduler.speculation.num_accepted_tokens if scheduler.speculation else 0,
         }
         totals = {f"{name}_total": value for name, value in self._totals.items()}
         self._tell("metrics", Stats(self._epoch, {**sizes, **totals}))

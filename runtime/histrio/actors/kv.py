@@ -53,7 +53,9 @@ class KvActor(Actor):
         manager = self.manager
         match message:
             case LeaseBlocks(num_blocks):
-                self._tell(self._batching, Granted(manager.lease(num_blocks)))
+                granted = manager.lease(num_blocks)
+                num_left = manager.num_free_blocks + manager.num_cached_blocks
+                self._tell(self._batching, Granted(granted, num_left))
             case ReturnBlocks(block_ids):
                 manager.give_back(block_ids)
             case Match(request, ids, salt):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -30,6 +31,10 @@ class Actor(ABC):
 
     def flush(self) -> None:  # noqa: B027 - most actors have nothing to add
         """The mailbox is empty: act on what was received since the last flush."""
+
+    def pause_s(self) -> float | None:
+        """Seconds after which `flush` is to be called again though nothing came; None: not before something does."""
+        return None
 
     def idle(self) -> None:  # noqa: B027
         """Nothing came to any actor of this dispatcher for a while: time for checks that cost something."""
@@ -99,6 +104,18 @@ class Dispatcher(ABC):
         for name, actor in dirty.items():
             if self._actors.get(name) is actor:
                 self._guard(name, actor.flush)
+                pause_s = actor.pause_s()
+                if pause_s is not None:
+                    self._flush_later(name, actor, pause_s)
+
+    @abstractmethod
+    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+        """See to it that the actor is flushed again after that time."""
+
+    def _flush_again(self, name: str, actor: Actor) -> None:
+        self._dirty[name] = actor
+        if not self._inbox:
+            self._flush()
 
 
 class LoopDispatcher(Dispatcher):
@@ -129,6 +146,9 @@ class LoopDispatcher(Dispatcher):
         if self._turn(_MAX_PER_TURN):
             self._wake()
 
+    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+        self._loop.call_later(pause_s, self._flush_again, name, actor)
+
     def _watch(self, turns: int) -> None:
         """Quiet since the last look: idle. Otherwise look again later."""
         if turns != self._turns:
@@ -145,6 +165,24 @@ class ThreadDispatcher(Dispatcher):
         super().__init__(on_failure)
         self._event = threading.Event()
         self._stopping = False
+        self._due: list[tuple[float, str, Actor]] = []
+        """Clock, name and actor of those who are to be flushed again."""
+
+    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+        self._due.append((time.monotonic() + pause_s, name, actor))
+
+    def _flush_due(self) -> bool:
+        """Flush those whose time has come; whether there were any."""
+        now = time.monotonic()
+        due, self._due = [each for each in self._due if each[0] <= now], [each for each in self._due if each[0] > now]
+        for _, name, actor in due:
+            self._flush_again(name, actor)
+        return bool(due)
+
+    def _wait_s(self, was_active: bool) -> float | None:
+        """How long nothing needs to happen without a message."""
+        waits = [max(due - time.monotonic(), 0.0) for due, _, _ in self._due]
+        return min([*waits, _IDLE_AFTER_S] if was_active else waits, default=None)
 
     def _wake(self) -> None:
         if not self._event.is_set():
@@ -154,14 +192,17 @@ class ThreadDispatcher(Dispatcher):
         """Handle messages until stopped. Call it on the thread that owns the device."""
         was_active = False
         while not self._stopping:
-            if not self._event.wait(_IDLE_AFTER_S if was_active else None):
-                was_active = False
-                self._idle()
+            if not self._event.wait(self._wait_s(was_active)):
+                if not self._flush_due():
+                    was_active = False
+                    self._idle()
                 continue
             was_active = True
             self._event.clear()
             while not self._stopping and self._turn(_MAX_PER_TURN):
                 pass
+            if self._due:
+                self._flush_due()
 
     def stop(self) -> None:
         """End `run` after the current handler; callable from any thread."""

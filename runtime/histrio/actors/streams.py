@@ -20,12 +20,8 @@ class RequestStream:
         self.num_prompt_tokens = num_prompt_tokens
         self._cancel = cancel
         self._is_recovering = is_recovering
-        self._ids: list[int] = []
-        self._logprobs: list[float] = []
-        self._top_logprobs: list[list[tuple[int, float]]] = []
-        self._num_cached_tokens = 0
-        self._state = RequestState.WAITING
-        self._last = TokenRow(0, [], RequestState.WAITING)
+        self._delta = Delta([], RequestState.WAITING)
+        """What has piled up since the last read."""
         self._is_read_out = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -42,35 +38,34 @@ class RequestStream:
         if self._is_read_out:
             raise StopAsyncIteration
 
-        while not self._ids and not self._state.is_finished:
+        while not self._delta.ids and not self._delta.state.is_finished:
             self._waiter = asyncio.get_running_loop().create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
-        last = self._last
-        delta = Delta(
-            self._ids, self._state, last.reason, last.code, self._logprobs, self._num_cached_tokens, self._top_logprobs
-        )
-        self._ids, self._logprobs, self._top_logprobs, self._num_cached_tokens = [], [], [], 0
-        self._is_read_out = self._state.is_finished
+        delta, self._delta = self._delta, Delta([], self._delta.state)
+        self._is_read_out = delta.state.is_finished
         return delta
 
     def push(self, row: TokenRow) -> None:
         """New tokens, on the loop's thread."""
-        self._ids = self._ids + row.ids if self._ids else row.ids
-        self._logprobs = self._logprobs + row.logprobs if self._logprobs else row.logprobs
-        self._top_logprobs = self._top_logprobs + row.top_logprobs if self._top_logprobs else row.top_logprobs
-        self._num_cached_tokens += row.num_cached_tokens
-        self._state = row.state
-        self._last = row
+        delta = self._delta
+        delta.ids += row.ids
+        delta.logprobs += row.logprobs
+        delta.top_logprobs += row.top_logprobs
+        delta.prompt_logprobs += row.prompt_logprobs
+        delta.num_cached_tokens += row.num_cached_tokens
+        delta.num_drafted += row.num_drafted
+        delta.num_accepted += row.num_accepted
+        delta.state, delta.reason, delta.code = row.state, row.reason, row.code
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
     def cancel(self, state: RequestState = RequestState.CANCELLED) -> None:
         """Stop generating; no delta follows. Does nothing after the end."""
-        if self._state.is_finished:
+        if self._delta.state.is_finished:
             return
-        self._state = state
+        self._delta.state = state
         self._is_read_out = True
         self._cancel(state)

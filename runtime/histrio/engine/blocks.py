@@ -14,6 +14,8 @@ class BlockLease:
         self._in_hand: list[int] = []
         self._used: set[int] = set()
         self._releases: list[Release] = []
+        self.num_blocks_left = 0
+        """About how many more kv could grant."""
         self.is_exhausted = False
         """Kv granted less than was asked: only releases or preemption help."""
 
@@ -27,9 +29,10 @@ class BlockLease:
         """Blocks that sequences took from this lease."""
         return len(self._used)
 
-    def add(self, block_ids: list[int]) -> None:
-        """Kv granted these."""
+    def add(self, block_ids: list[int], num_left: int = 0) -> None:
+        """Kv granted these, and could have granted so many more."""
         self._in_hand[:0] = reversed(block_ids)
+        self.num_blocks_left = num_left
 
     def can_allocate(self, num_blocks: int) -> bool:
         """Whether that many are in hand."""
@@ -47,6 +50,7 @@ class BlockLease:
         self._used.difference_update(block_ids)
         self._releases.append(Release(request, block_ids))
         self.is_exhausted = False
+        self.num_blocks_left += len(block_ids)
 
     def take_releases(self) -> list[Release]:
         """What to tell kv."""
@@ -56,6 +60,7 @@ class BlockLease:
     def give_up(self) -> list[int]:
         """Everything in hand, to be returned: nothing is running that could need it."""
         given, self._in_hand = self._in_hand, []
+        self.num_blocks_left += len(given)
         return given
 
     def check_integrity(self, tables: list[list[int]]) -> None:

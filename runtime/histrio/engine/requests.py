@@ -53,7 +53,9 @@ class RequestTable:
         seed = submission.seed if submission.seed is not None else self._draw_seed()
         first = self._next_request
         self._next_request += submission.num_choices
-        return [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
+        orders = [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
+        leader = first if len(orders) > 1 else 0
+        return [msgspec.structs.replace(order, leader=leader) for order in orders] if leader else orders
 
     def add(self, ticket: Ticket) -> None:
         """An accepted order gets its listener."""
@@ -79,7 +81,11 @@ class RequestTable:
         """Every unfinished request, to be opened again on a chain that knows nothing of it."""
         return [
             msgspec.structs.replace(
-                ticket.order, ids=ticket.order.ids + ticket.delivered, sampler_state=ticket.sampler_state
+                ticket.order,
+                ids=ticket.order.ids + ticket.delivered,
+                sampler_state=ticket.sampler_state,
+                # They were told with the first tokens.
+                num_prompt_logprobs=None if ticket.delivered else ticket.order.num_prompt_logprobs,
             )
             for ticket in self._tickets.values()
         ]
@@ -122,4 +128,7 @@ class RequestTable:
             cache_salt=submission.cache_salt,
             grammar=submission.grammar,
             num_logprobs=submission.num_logprobs,
+            is_seeded=submission.seed is not None,
+            # Told once, whatever the number of choices.
+            num_prompt_logprobs=submission.num_prompt_logprobs if choice == 0 else None,
         )

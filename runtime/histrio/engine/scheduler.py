@@ -12,78 +12,50 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 
-from histrio.drafting import Drafter
+from histrio.engine.answers import token_row
 from histrio.engine.blocks import BlockLease
-from histrio.engine.cost import CostModel, attended_pairs
+from histrio.engine.cost import CostModel
 from histrio.engine.sequence import Sequence
-from histrio.engine.speculation import SpeculationLimits, worthwhile_length
-from histrio.errors import GenerationStuck
-from histrio.messages import Close, Generate, Match, Open, RequestState, Row, Sealed, StepResult, TokenRow
+from histrio.engine.speculation import Speculation
+from histrio.engine.step_plan import Batch, Plan, SchedulerLimits, StageOrder
+from histrio.messages import Close, Copy, Generate, Match, Open, RequestState, Row, Sealed, StepResult, TokenRow
 
-__all__ = ["Plan", "Scheduler", "SchedulerLimits"]
+__all__ = ["Scheduler"]
 
-
-@dataclass(frozen=True, slots=True)
-class SchedulerLimits:
-    """Bounds of one step and of one sequence."""
-
-    max_rows: int
-    max_step_tokens: int
-    block_size: int
-    prefill_chunk: int
-    """Most tokens of one sequence in one step."""
-    max_sequence_length: int
-    has_prefix_cache: bool = True
-    step_budget_s: float = math.inf
-    """Seconds that chunks of prompts may make a step take which others wait for to decode."""
-    speculation: SpeculationLimits | None = None
-    """None where the stages cannot verify drafts, or nobody drafts."""
-    overtake_limit: int = 32
-    """Later requests of the next higher priority that may enter before a waiting one: nobody waits for ever."""
+_MOST_SCORED = 64
+"""Prompt positions of one sequence whose logits are asked for in one step: all of them would be large."""
 
 
-@dataclass(slots=True)
-class Plan:
-    """One step to run: what to tell the stages, in this order, and whose rows they are."""
-
-    step: int
-    orders: list[Open | Close]
-    rows: list[Row]
-    ids: list[int]
-    sequences: list[Sequence]
-    sealed: list[Sealed]
-    """Blocks that this step fills."""
-    num_pairs: float
-    """Tokens attended to by all its tokens, for the cost model."""
-    drafts: list[int]
-    """Of all rows that verify some, concatenated."""
+def _by_priority(order: Generate) -> int:
+    return 32 * order.priority
 
 
 class Scheduler:
-    """Waiting and running sequences of one replica."""
+    """Waiting and running sequences of one replica.
+
+    `handicap` tells how many later requests may enter before an order: it is finite, so nobody waits for ever.
+    """
 
     def __init__(
         self,
         limits: SchedulerLimits,
         lease: BlockLease,
         cost: CostModel | None = None,
-        drafter: Drafter | None = None,
+        speculation: Speculation | None = None,
+        handicap: Callable[[Generate], int] = _by_priority,
     ) -> None:
         self.limits = limits
         self.lease = lease
         self.cost = cost or CostModel()
-        self.num_drafted_tokens = 0
-        self.num_accepted_tokens = 0
-        """Of those drafted, how many came true."""
-        self._drafter = drafter if limits.speculation is not None else None
-        self._price = 0.0
-        """Tokens that one drafted token costs in the step that is planned."""
+        self.speculation = speculation if limits.speculation is not None else None
         self.num_missing_blocks = 0
         """Blocks the last plan would have needed beyond those in hand."""
         self.num_preemptions = 0
+        self.num_forks = 0
+        """Sequences that began with a copy of the block that their prompt ends in."""
+        self._handicap = handicap
         self._step = 0
         self._num_arrived = 0
         self._waiting: list[Sequence] = []
@@ -91,7 +63,7 @@ class Scheduler:
         self._running: list[Sequence] = []
         self._sequences: dict[int, Sequence] = {}
         self._free_slots = list(range(limits.max_rows - 1, -1, -1))
-        self._orders: list[Open | Close] = []
+        self._orders: list[StageOrder] = []
         self._matches: list[Match] = []
         self._has_preempted = False
 
@@ -113,11 +85,6 @@ class Scheduler:
         return bool(self._sequences)
 
     @property
-    def _is_decoding(self) -> bool:
-        """Whether anybody waits for the next token, in this step or in another micro-batch."""
-        return any(sequence.state is RequestState.DECODING for sequence in self._running)
-
-    @property
     def num_blocks_ahead(self) -> int:
         """Fresh blocks that the next step can need at most."""
         pending = sum(sequence.num_pending_tokens for sequence in self._running)
@@ -127,11 +94,11 @@ class Scheduler:
         return tokens // self.limits.block_size + min(len(self._sequences), self.limits.max_rows)
 
     def add(self, order: Generate) -> None:
-        """A new or replayed request waits behind those of its own and higher priorities."""
+        """A new or replayed request waits behind those that its handicap does not let it overtake."""
         sequence = Sequence.from_order(order)
         assert order.request not in self._sequences, "a request was sent twice"
         self._num_arrived += 1
-        sequence.rank = self._num_arrived + order.priority * self.limits.overtake_limit
+        sequence.rank = self._num_arrived + self._handicap(order)
         sequence.is_matched = not self.limits.has_prefix_cache
         self._sequences[order.request] = sequence
         self._wait(sequence)
@@ -164,25 +131,18 @@ class Scheduler:
         """
         self.num_missing_blocks = 0
         self._has_preempted = False
-        draft = _Draft()
-        self._price = self._price_of_drafts() if self._drafter is not None else 0.0
+        batch = Batch()
         max_rows = -(-min(len(self._sequences), self.limits.max_rows) // num_micro_batches)
+        self._draft(max_rows)
         for sequence in self._candidates():
-            budget = self._budget(sequence, draft)
-            if budget <= 0 or len(draft.rows) == max_rows:
+            budget = self._budget(sequence, batch)
+            if budget <= 0 or len(batch.rows) == max_rows:
                 break
             row = self._row(sequence, budget)
             if row is not None:
-                draft.add(sequence, row)
-        members, rows = _without_preempted(draft.members, draft.rows)
-        if not rows:
-            return None
-
-        self._step += 1
-        ids = self._issue(members, rows)
-        drafts = [token for sequence in members for token in sequence.drafts]
-        sealed = self._seal(members, rows)
-        return Plan(self._step, self.take_orders(), rows, ids, members, sealed, draft.num_pairs, drafts)
+                batch.add(sequence, row)
+        batch.drop_preempted()
+        return self._issue(batch) if batch.rows else None
 
     def apply(self, plan: Plan, result: StepResult) -> list[TokenRow]:
         """Take in a step's result: tokens for the front, one row per sequence that gained some."""
@@ -196,17 +156,16 @@ class Scheduler:
                 continue
             sequence.is_in_flight = False
             sequence.num_computed_tokens += row.num_tokens - max(row.num_sampled - count, 0)
-            self._judge(sequence, row, count)
+            if row.num_scored:
+                sequence.prompt_logprobs += result.prompt_logprobs[row.slot]
             if row.num_sampled:
-                gained.append(_token_row(sequence, row, result, range(first, at)))
-                if sequence.drafting is not None:
-                    sequence.drafting.extend(gained[-1].ids)
+                gained.append(token_row(sequence, row, result, range(first, at), self.speculation))
             if sequence.is_finished:
                 self._leave(sequence)
         assert at == len(result.ids), "a stage sampled other rows than were planned"
         return gained
 
-    def take_orders(self) -> list[Open | Close]:
+    def take_orders(self) -> list[StageOrder]:
         """Orders for the stages that no plan has carried yet (when nothing is left to plan)."""
         orders, self._orders = self._orders, []
         return orders
@@ -228,127 +187,159 @@ class Scheduler:
                 "blocks are missing"
             )
 
-    # --- one row -----------------------------------------------------------------------------------------------------
+    # --- who takes part ----------------------------------------------------------------------------------------------
+
+    @property
+    def _is_decoding(self) -> bool:
+        """Whether anybody waits for the next token, in this step or in another micro-batch."""
+        return any(sequence.state is RequestState.DECODING for sequence in self._running)
 
     def _candidates(self) -> Iterator[Sequence]:
-        """Decoding, then prefilling, then waiting sequences, oldest first within each."""
+        """Decoding, then prefilling, then waiting sequences, by age within each; or prefilling ones first.
+
+        Those who wait are last in any case: they must not take the blocks for which others have just given way.
+        """
         ready = [sequence for sequence in self._running if not sequence.is_in_flight]
-        yield from (sequence for sequence in ready if sequence.num_pending_tokens == 1 and sequence.slot >= 0)
-        yield from (sequence for sequence in ready if sequence.num_pending_tokens > 1 and sequence.slot >= 0)
-        for sequence in self._waiting[: len(self._free_slots)]:
-            if self.num_missing_blocks or self._has_preempted:
+        decoding = [sequence for sequence in ready if sequence.num_pending_tokens == 1]
+        prefilling = [sequence for sequence in ready if sequence.num_pending_tokens > 1]
+        for sequence in [*prefilling, *decoding] if self.limits.prompts_first else [*decoding, *prefilling]:
+            if sequence.slot >= 0:
+                yield sequence
+        yield from self._newcomers()
+
+    def _newcomers(self) -> Iterator[Sequence]:
+        """Those who could enter, by rank; kv is asked about the ones it has not been asked about.
+
+        Whoever waits for kv's answer takes nobody's place: it may wait for the blocks of one that is behind it.
+        """
+        num_places = len(self._free_slots)
+        for sequence in list(self._waiting):
+            if self.num_missing_blocks or self._has_preempted or not num_places:
                 return
+            if sequence.is_matching:
+                continue
+            num_places -= 1
             if not sequence.is_matched:
                 self._ask(sequence)
                 continue
+            if not self._is_above_watermark(sequence):
+                return
             yield sequence
             if sequence.slot < 0:
                 return  # it could not be let in, so nobody behind it is
 
-    def _budget(self, sequence: Sequence, draft: _Draft) -> int:
+    def _is_above_watermark(self, sequence: Sequence) -> bool:
+        """Whether enough blocks are left to those who run, if there are any, when this one has its prompt's."""
+        reserve = int(self.limits.watermark * self.limits.num_blocks)
+        if not self._running or reserve == 0:
+            return True
+
+        needed = -(-len(sequence.ids) // self.limits.block_size) - len(sequence.block_ids)
+        return self.lease.num_blocks_in_hand + self.lease.num_blocks_left - needed >= reserve
+
+    def _budget(self, sequence: Sequence, batch: Batch) -> int:
         """Most tokens that this sequence may have of the step. Those who decode wait for it: so prompts are cut to fit
         into its time, but the first of them gains a block at least."""
-        num_left = self.limits.max_step_tokens - draft.num_tokens
-        is_free = sequence.num_pending_tokens == 1 or math.isinf(self.limits.step_budget_s)
+        num_left = self.limits.max_step_tokens - batch.num_tokens
+        is_free = sequence.num_pending_tokens == 1 or math.isinf(self.limits.step_budget_s) or self.limits.prompts_first
         if is_free or not self.cost.is_trusted or not self._is_decoding:
             return num_left
 
-        seconds = self.limits.step_budget_s - self.cost.predict(draft.num_tokens, draft.num_pairs)
+        seconds = self.limits.step_budget_s - self.cost.predict(batch.num_tokens, batch.num_pairs)
         fitting = self.cost.tokens_within(seconds, sequence.num_computed_tokens)
-        is_first = len(draft.rows) == draft.num_decoding
+        is_first = len(batch.rows) == batch.num_decoding
         return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
 
     def _ask(self, sequence: Sequence) -> None:
-        if not sequence.is_matching:
-            sequence.is_matching = True
-            self._matches.append(Match(sequence.request, list(sequence.ids), sequence.order.cache_salt))
+        sequence.is_matching = True
+        # A prompt whose tokens are to be scored has to be computed, whatever is known of it.
+        ids = [] if sequence.wants_scores else list(sequence.ids)
+        self._matches.append(Match(sequence.request, ids, sequence.order.cache_salt))
+
+    def _draft(self, max_rows: int) -> None:
+        """Have tokens guessed for the sequences that decode in this step."""
+        if self.speculation is None or not self.cost.is_trusted:
+            return
+
+        decoding = [sequence for sequence in self._running if sequence.state is RequestState.DECODING]
+        ready = [each for each in decoding if not each.is_in_flight and each.num_pending_tokens == 1]
+        if ready:
+            context = sum(len(sequence.ids) for sequence in decoding)
+            self.speculation.propose(ready[:max_rows], len(decoding), context)
+
+    # --- one row -----------------------------------------------------------------------------------------------------
 
     def _row(self, sequence: Sequence, budget: int) -> Row | None:
         """This sequence's part of the step, with its blocks allocated; None if blocks are short."""
-        pending = sequence.num_pending_tokens
-        num_tokens = min(pending, budget, self.limits.prefill_chunk)
-        sequence.drafts = self._draft(sequence, budget) if pending == 1 and self._drafter is not None else []
-        num_tokens += len(sequence.drafts)
-        new_ids = self._allocate(sequence, num_tokens)
+        source = self._block_to_copy(sequence)
+        start = sequence.num_computed_tokens if source is None else len(sequence.ids) - 1
+        pending = len(sequence.ids) - start
+        chunk = min(self.limits.prefill_chunk, _MOST_SCORED) if sequence.wants_scores else self.limits.prefill_chunk
+        num_tokens = min(pending, budget, chunk)
+        if sequence.drafts:
+            room = (len(sequence.block_ids) + self.lease.num_blocks_in_hand) * self.limits.block_size
+            del sequence.drafts[max(min(budget - 1, room - len(sequence.ids)), 0) :]
+            num_tokens += len(sequence.drafts)
+        new_ids = self._allocate(sequence, start + num_tokens)
         if new_ids is None:
             return None
 
+        sequence.num_computed_tokens = start
         if sequence.slot < 0:
             self._enter(sequence)
-            sequence.block_ids.extend(new_ids)
-            new_ids = list(sequence.block_ids)  # the stages hear of the shared ones too
+            if source is not None:
+                self._orders.append(Copy([source], [new_ids[0]]))
+                self.num_forks += 1
+            new_ids = sequence.block_ids + new_ids  # the stages hear of the shared ones too
+            sequence.block_ids = list(new_ids)
         else:
             sequence.block_ids.extend(new_ids)
-        start, num_sampled = sequence.num_computed_tokens, 0
-        if num_tokens == pending + len(sequence.drafts):
-            num_sampled = 1 + len(sequence.drafts)
+        num_sampled = 1 + len(sequence.drafts) if num_tokens == pending + len(sequence.drafts) else 0
+        num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
         is_rewind = start < sequence.num_issued_tokens
         sequence.num_issued_tokens = start + num_tokens
-        return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind)
+        return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored)
 
-    def _draft(self, sequence: Sequence, budget: int) -> list[int]:
-        """Tokens to verify beside the one that has to be computed; none that blocks or the request's end forbid."""
-        limits = self.limits.speculation
-        assert limits is not None
-        assert self._drafter is not None
-        if sequence.state is not RequestState.DECODING or not self.cost.is_trusted:
-            return []
+    def _block_to_copy(self, sequence: Sequence) -> int | None:
+        """The block that the prompt ends in, if another choice of the same request has computed it."""
+        order, size = sequence.order, self.limits.block_size
+        leader = self._sequences.get(order.leader)
+        if leader is None or leader is sequence or sequence.slot >= 0 or not self.limits.can_copy:
+            return None
 
-        end = len(sequence.ids)
-        room = (len(sequence.block_ids) + self.lease.num_blocks_in_hand) * self.limits.block_size - end
-        most = min(budget - 1, sequence.order.max_total_tokens - end - 1, room)
-        num_tokens = min(worthwhile_length(sequence.acceptance.rate, limits, self._price), most)
-        if num_tokens < 1:
-            return []
+        num_known = len(sequence.ids) - 1
+        is_fresh = len(sequence.ids) == order.num_prompt_tokens and len(sequence.block_ids) == num_known // size
+        if not is_fresh or leader.slot < 0 or leader.num_computed_tokens < num_known or num_known % size == 0:
+            return None
+        return leader.block_ids[num_known // size]
 
-        if sequence.drafting is None:
-            sequence.drafting = self._drafter.begin(sequence.ids)
-        return sequence.drafting.propose(num_tokens)
-
-    def _price_of_drafts(self) -> float:
-        """Tokens that the time for one drafted token would give otherwise: b N / T, with N sequences decoding."""
-        decoding = [each for each in self._running if each.state is RequestState.DECODING]
-        if not decoding:
-            return 0.0
-
-        context = sum(len(each.ids) for each in decoding)
-        seconds = self.cost.predict(len(decoding), context)
-        return self.cost.seconds_of_token(context // len(decoding)) * len(decoding) / max(seconds, 1e-9)
-
-    def _judge(self, sequence: Sequence, row: Row, num_gained: int) -> None:
-        """Learn from what the row's drafts came to."""
-        if self._drafter is None or not row.num_sampled:
-            return
-
-        num_drafted = len(sequence.drafts)
-        num_accepted = min(num_gained - 1, num_drafted)
-        sequence.acceptance.observe(num_drafted, num_accepted)
-        self.num_drafted_tokens += num_drafted
-        self.num_accepted_tokens += num_accepted
-        sequence.drafts = []
-
-    def _allocate(self, sequence: Sequence, num_tokens: int) -> list[int] | None:
-        """Blocks for the next `num_tokens`; None if kv has to be asked, or others have to give way first."""
-        end = sequence.num_computed_tokens + num_tokens
+    def _allocate(self, sequence: Sequence, end: int) -> list[int] | None:
+        """Blocks for the tokens up to `end`; None if kv has to be asked, or others have to give way first."""
+        if not self.limits.can_preempt:
+            end = sequence.order.max_total_tokens
         num_blocks = -(-end // self.limits.block_size) - len(sequence.block_ids)
         if self.lease.can_allocate(num_blocks):
             return self.lease.allocate(num_blocks)
 
         self.num_missing_blocks += num_blocks - self.lease.num_blocks_in_hand
-        if self.lease.is_exhausted and sequence.slot >= 0:
+        if self.lease.is_exhausted:
             self._make_room(sequence, self.num_missing_blocks)
         return None
 
     def _make_room(self, sequence: Sequence, num_blocks: int) -> None:
-        """Take the blocks of those who wait, then of idle sequences of a later rank than this one, the last first.
+        """Take the blocks of others who wait, then, for one who runs, those of idle sequences of a later rank, the last
+        first.
 
         Kv gets them, because it knows what else is in them; it grants what is free with the next plan.
         """
         num_released = 0
         for waiting in self._waiting:
-            if waiting.block_ids:
+            if waiting.block_ids and waiting is not sequence:
                 num_released += len(waiting.block_ids)
                 self.lease.release(waiting.request, waiting.forget_blocks())
+        if sequence.slot < 0 or not self.limits.can_preempt:
+            return
+
         for victim in sorted(self._running, key=_rank, reverse=True):
             if num_released >= num_blocks or victim.rank <= sequence.rank:
                 return
@@ -365,6 +356,7 @@ class Scheduler:
         self._waiting.remove(sequence)
         sequence.slot = self._free_slots.pop()
         sequence.state = RequestState.PREFILLING
+        sequence.num_cached_tokens = sequence.num_computed_tokens
         self._running.append(sequence)
         order = sequence.order
         self._orders.append(
@@ -380,6 +372,8 @@ class Scheduler:
                 num_logprobs=order.num_logprobs,
                 sampler_state=sequence.sampler_state,
                 end_ids=[*order.eos_ids, *order.stop_ids],
+                is_seeded=order.is_seeded,
+                num_prompt_logprobs=order.num_prompt_logprobs,
             )
         )
 
@@ -405,26 +399,41 @@ class Scheduler:
         self._free_slots.append(sequence.slot)
         sequence.slot = -1
         self.lease.release(sequence.request, sequence.forget_blocks())
+        if self.speculation is not None:
+            self.speculation.close(sequence.request)
 
     # --- what a step carries -----------------------------------------------------------------------------------------
 
-    def _issue(self, members: list[Sequence], rows: list[Row]) -> list[int]:
-        """Mark the rows as in flight and collect their token ids."""
+    def _issue(self, batch: Batch) -> Plan:
+        """Mark the rows as in flight and collect what the stages need for them."""
+        self._step += 1
         ids: list[int] = []
-        for sequence, row in zip(members, rows, strict=True):
+        drafts: list[int] = []
+        for sequence, row in zip(batch.members, batch.rows, strict=True):
             sequence.is_in_flight = True
             ids.extend(sequence.ids[row.start : row.start + row.num_tokens])
             ids.extend(sequence.drafts)
-        return ids
+            drafts.extend(sequence.drafts)
+        return Plan(
+            step=self._step,
+            orders=self.take_orders(),
+            rows=batch.rows,
+            ids=ids,
+            sequences=batch.members,
+            sealed=self._seal(batch),
+            num_pairs=batch.num_pairs,
+            drafts=drafts,
+            chances={each.slot: each.chances[: len(each.drafts)] for each in batch.members if each.chances},
+        )
 
-    def _seal(self, members: list[Sequence], rows: list[Row]) -> list[Sealed]:
+    def _seal(self, batch: Batch) -> list[Sealed]:
         """The blocks that these rows fill, for kv to know their contents."""
         if not self.limits.has_prefix_cache:
             return []
 
         block_size = self.limits.block_size
         sealed = []
-        for sequence, row in zip(members, rows, strict=True):
+        for sequence, row in zip(batch.members, batch.rows, strict=True):
             num_certain = row.num_tokens - len(sequence.drafts)
             first, end = sequence.num_sealed_blocks, (row.start + num_certain) // block_size
             if end > first:
@@ -434,62 +443,5 @@ class Scheduler:
         return sealed
 
 
-@dataclass(slots=True)
-class _Draft:
-    """A step while it is planned."""
-
-    members: list[Sequence] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    num_tokens: int = 0
-    num_pairs: float = 0.0
-    num_decoding: int = 0
-    """Rows of sequences that had one token to compute."""
-
-    def add(self, sequence: Sequence, row: Row) -> None:
-        self.members.append(sequence)
-        self.rows.append(row)
-        self.num_tokens += row.num_tokens
-        self.num_pairs += attended_pairs(row.start, row.num_tokens)
-        self.num_decoding += row.num_tokens == row.num_sampled
-
-
 def _rank(sequence: Sequence) -> int:
     return sequence.rank
-
-
-def _token_row(sequence: Sequence, row: Row, result: StepResult, gained: range) -> TokenRow:
-    """What the front hears of a row: its tokens, up to the one that ends the text, or why it cannot go on.
-
-    The first ones of a request say how much of its prompt came from the cache.
-    """
-    if row.slot in result.failures:
-        sequence.state = RequestState.ERROR
-        return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
-
-    ids = []
-    for index in gained:
-        ids.append(result.ids[index])
-        if sequence.append(ids[-1]).is_finished:
-            break
-    found = [result.logprobs[index] for index in gained[: len(ids)] if index in result.logprobs]
-    sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)
-    num_cached = 0 if sequence.has_reported else min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
-    sequence.has_reported = True
-    return TokenRow(
-        sequence.request,
-        ids,
-        sequence.state,
-        logprobs=[each.logprob for each in found],
-        num_cached_tokens=num_cached,
-        top_logprobs=[each.top for each in found],
-        sampler_state=sequence.sampler_state,
-    )
-
-
-def _without_preempted(members: list[Sequence], rows: list[Row]) -> tuple[list[Sequence], list[Row]]:
-    """Drop rows whose sequence lost its slot to an older one while the plan was made."""
-    if all(sequence.slot == row.slot for sequence, row in zip(members, rows, strict=True)):
-        return members, rows
-
-    kept = [(s, r) for s, r in zip(members, rows, strict=True) if s.slot == r.slot]
-    return [s for s, _ in kept], [r for _, r in kept]

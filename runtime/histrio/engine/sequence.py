@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from histrio.drafting import DraftSession
+from histrio.drafting import Chances
 from histrio.engine.speculation import Acceptance
-from histrio.messages import Generate, RequestState, SamplerState
+from histrio.messages import Generate, RequestState, SamplerState, TokenLogprobs
 
 __all__ = ["Sequence"]
 
@@ -42,11 +42,13 @@ class Sequence:
     """Of the samplers whose state its tokens cannot rebuild."""
     has_reported: bool = False
     """Its first tokens, and with them the size of its first match, were told."""
-    drafting: DraftSession | None = None
-    """What the drafter keeps of it, from its first decode on."""
     acceptance: Acceptance = field(default_factory=Acceptance)
     drafts: list[int] = field(default_factory=list)
-    """Drafted tokens of the row that is in flight."""
+    """Drafted tokens of the row that is planned or in flight."""
+    chances: list[Chances] = field(default_factory=list)
+    """Where the drafter gave them: the distributions that `drafts` were drawn from."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of the prompt's tokens so far, where they were asked for."""
     num_issued_tokens: int = 0
     """Where the stages stand: beyond `num_computed_tokens` if drafts were wrong."""
     eos_ids: frozenset[int] = frozenset()
@@ -73,6 +75,11 @@ class Sequence:
         """Known tokens that are not computed yet."""
         return len(self.ids) - self.num_computed_tokens
 
+    @property
+    def wants_scores(self) -> bool:
+        """Whether log probabilities of its prompt are to be told and have not been."""
+        return self.order.num_prompt_logprobs is not None and not self.has_reported
+
     def share(self, block_ids: list[int], block_size: int) -> None:
         """Begin with blocks that hold the first tokens already."""
         self.is_matched, self.is_matching = True, False
@@ -86,6 +93,7 @@ class Sequence:
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
         self.num_computed_tokens = self.num_sealed_blocks = self.num_issued_tokens = 0
+        self.drafts, self.chances, self.prompt_logprobs = [], [], []
         return block_ids
 
     @property

@@ -14,17 +14,18 @@ from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.stage import Activity, StageActor, StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
-from histrio.drafting import Drafter
+from histrio.drafting import Drafter, DrafterTools
 from histrio.drawer import Drawer
 from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.model_config import read_model_config
-from histrio.plugins import Plugins, Registry
+from histrio.plugins import Plugins
+from histrio.policies import BatchingPolicy
 from histrio.sampler_chain import SamplerChain
 from histrio.sampling import Sampler
 
-__all__ = ["Choosers", "DeviceThread", "batching_children", "engine_child", "stage_child"]
+__all__ = ["BatchingParts", "Choosers", "DeviceThread", "batching_children", "engine_child", "stage_child"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,30 @@ class Choosers:
         return Drawer(chain, GrammarTable(GrammarKinds(self.grammars), vocabulary))
 
 
+@dataclass(frozen=True, slots=True)
+class BatchingParts:
+    """What plugins add to batching."""
+
+    make_drafter: Callable[[], Drafter] | None = None
+    policy: BatchingPolicy | None = None
+    """None: by priority."""
+
+    @classmethod
+    def of(cls, settings: BatchingSettings, plugins: Plugins) -> BatchingParts:
+        """The drafter and the policy that the settings name. Raises `PluginError`."""
+        policy = plugins.batching_policies.get(settings.policy) if settings.policy else None
+        spec = settings.drafter_spec
+        if spec is None:
+            return cls(policy=policy)
+
+        factory = plugins.drafters.get(settings.drafter)
+        tools = DrafterTools(
+            make_backend=lambda name: plugins.stage_backend(name).create(),
+            make_chain=lambda max_rows: SamplerChain(list(plugins.samplers), max_rows),
+        )
+        return cls(lambda: factory.create(spec, tools), policy)
+
+
 def stage_child(
     place: StagePlace,
     spec: StageSpec,
@@ -68,12 +93,14 @@ def stage_child(
     return Child(place.name, make)
 
 
-def batching_children(tell: Tell, settings: BatchingSettings, drafters: Registry[Drafter] | None = None) -> list[Child]:
+def batching_children(tell: Tell, settings: BatchingSettings, parts: BatchingParts) -> list[Child]:
     """Kv and batching, which every replica of stages has once."""
-    drafter = drafters.get(settings.drafter) if settings.drafter and drafters is not None else None
     return [
         Child("kv", lambda: KvActor("kv", tell, "batching", has_prefix_cache=settings.has_prefix_cache)),
-        Child("batching", lambda: BatchingActor("batching", tell, settings, drafter=drafter)),
+        Child(
+            "batching",
+            lambda: BatchingActor("batching", tell, settings, make_drafter=parts.make_drafter, policy=parts.policy),
+        ),
     ]
 
 

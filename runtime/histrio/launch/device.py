@@ -18,7 +18,7 @@ from histrio.actors.directory import Directory
 from histrio.actors.root import LINK
 from histrio.actors.stage import Activity, StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity
-from histrio.launch.compose import Choosers, DeviceThread, batching_children, engine_child, stage_child
+from histrio.launch.compose import BatchingParts, Choosers, DeviceThread, batching_children, engine_child, stage_child
 from histrio.launch.place import FRONT
 from histrio.launch.plan import StagePlan
 from histrio.logs import LogFormat, set_up_logs
@@ -119,6 +119,6 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, curre
             partial(current.watch, stage.index),
         )
         children.append(child)
-    return children + (
-        batching_children(directory.tell, spec.batching, plugins.drafters) if spec.batching is not None else []
-    )
+    if spec.batching is not None:
+        children += batching_children(directory.tell, spec.batching, BatchingParts.of(spec.batching, plugins))
+    return children

@@ -13,11 +13,9 @@ from histrio.actors.root import HostedActors
 from histrio.actors.stage import StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
-from histrio.drafting import Drafter
 from histrio.engine_backend import EngineFactory
-from histrio.launch.compose import Choosers, DeviceThread, batching_children, engine_child, stage_child
+from histrio.launch.compose import BatchingParts, Choosers, DeviceThread, batching_children, engine_child, stage_child
 from histrio.launch.front import Front
-from histrio.plugins import Registry
 
 __all__ = ["LocalStage", "run_batching", "run_local_engine", "run_local_replica"]
 
@@ -34,11 +32,11 @@ class LocalStage:
 
 @contextmanager
 def run_batching(
-    front: Front, settings: BatchingSettings, intensity: RestartIntensity, drafters: Registry[Drafter] | None = None
+    front: Front, settings: BatchingSettings, intensity: RestartIntensity, parts: BatchingParts | None = None
 ) -> Iterator[None]:
     """Kv and batching on the front's loop, supervised."""
     supervisor = Supervisor(
-        batching_children(front.directory.tell, settings, drafters),
+        batching_children(front.directory.tell, settings, parts or BatchingParts()),
         intensity,
         host=lambda name, actor: front.directory.host(name, front.dispatcher, actor),
         report=lambda failed: front.directory.tell("root", failed),
@@ -58,7 +56,7 @@ def run_local_replica(
     choosers: Choosers,
     *,
     batching: BatchingSettings,
-    drafters: Registry[Drafter] | None = None,
+    parts: BatchingParts | None = None,
     max_restarts: int = 3,
     restart_window_s: float = 60.0,
 ) -> Iterator[None]:
@@ -70,7 +68,7 @@ def run_local_replica(
         stage_child(StagePlace.of(index, len(stages)), stage.spec, stage.factory, choosers, directory.tell)
         for index, stage in enumerate(stages)
     ]
-    with run_batching(front, batching, RestartIntensity(max_restarts, restart_window_s), drafters):
+    with run_batching(front, batching, RestartIntensity(max_restarts, restart_window_s), parts):
         intensities = [RestartIntensity(max_restarts, restart_window_s) for _stage in stages]
         with _on_threads(directory, children, intensities):
             yield

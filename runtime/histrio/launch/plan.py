@@ -17,11 +17,13 @@ import msgspec
 from histrio.actors.batching import BatchingSettings
 from histrio.actors.engine import ENGINE_ACTOR
 from histrio.backend import StageSpec, Traits
+from histrio.drafting import DrafterSpec
 from histrio.engine.speculation import SpeculationLimits
 from histrio.errors import PluginError, RequestError, TopologyError
 from histrio.gateway import ServedModel
 from histrio.grammar import GrammarKinds
 from histrio.hooks import EdgeService
+from histrio.launch.draft import drafter_name, drafter_spec
 from histrio.launch.place import ENGINE, FRONT, place_stages
 from histrio.launch.support import (
     backend_traits,
@@ -52,8 +54,6 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-DEFAULT_DRAFTER = "ngram"
-"""Where the topology leaves it open and the plugin is there."""
 DEFAULT_EDGE = "api"
 """Runs where a topology has no table of any edge service."""
 DEFAULT_BLOCK_SIZE = 16
@@ -110,6 +110,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     edges: list[EdgePlan]
     drafter: str = ""
     """Who guesses tokens ahead; empty for nobody."""
+    drafter_spec: DrafterSpec | None = None
+    """For what; None for nobody."""
     checkpoint_dtype: str | None = None
     """Number format of the weights as stored, by the model's own account."""
 
@@ -127,7 +129,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             step_budget_s=engine.step_budget_ms / 1000,
             num_micro_batches=engine.micro_batch_ratio or max(self.num_stages, 1),
             has_prefix_cache=engine.prefix_cache,
+            prompts_first=engine.prefill_priority == 1,
+            wait_s=engine.scheduler_wait_ms / 1000,
+            can_preempt=engine.enable_preemption,
+            watermark=engine.preemption_threshold,
+            policy=engine.batching_policy,
             drafter=self.drafter,
+            drafter_spec=self.drafter_spec,
             speculation=SpeculationLimits(
                 length=engine.speculation_length,
                 least=engine.min_speculation,
@@ -175,13 +183,17 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         )
         stages.append(check_support(stage, plugins, config, is_check=is_check))
     check_memory(stages, config.dtype)
+    drafter = "" if engine else drafter_name(topology.engine.drafter, plugins)
     return Plan(
         model=model,
         stages=_share_memory(stages),
         engine=topology.engine,
         runtime=topology.runtime,
         edges=edges,
-        drafter="" if engine else _drafter(topology.engine.drafter, plugins),
+        drafter=drafter,
+        drafter_spec=drafter_spec(topology.engine, stages[0].spec, config, plugins.drafters.get(drafter))
+        if drafter
+        else None,
         checkpoint_dtype=config.dtype,
     )
 
@@ -194,16 +206,6 @@ def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str
     if traits[0].level == "engine":
         check_engine_keys(topology.engine, topology.stages[0].backend)
     return traits, processes
-
-
-def _drafter(wanted: str, plugins: Plugins) -> str:
-    """The drafter's name, empty for none. Raises `TopologyError`."""
-    if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
-        return ""
-    try:
-        return plugins.drafters.get(DEFAULT_DRAFTER if wanted == "auto" else wanted).name
-    except PluginError as error:
-        raise TopologyError("engine.drafter", str(error)) from None
 
 
 def field_table(plugins: Plugins, engine: str) -> FieldTable:
@@ -340,5 +342,6 @@ def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int,
         threads=table.threads,
         options=table.options,
         page_size=engine.kv_block_size,
+        kv_cache_dtype=engine.kv_cache_dtype,
         adapter=topology.model.adapter and str(Path(topology.model.adapter).expanduser().absolute()),
     )

@@ -21,7 +21,7 @@ from histrio.actors.root import replica_actors
 from histrio.engine.placement import SizeLimits
 from histrio.errors import HistrioError
 from histrio.hooks import EdgeContext
-from histrio.launch.compose import Choosers
+from histrio.launch.compose import BatchingParts, Choosers
 from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_replica
 from histrio.launch.place import FRONT
@@ -137,7 +137,7 @@ class _Root:
             stages,
             Choosers.of(self._plugins),
             batching=plan.batching,
-            drafters=self._plugins.drafters,
+            parts=BatchingParts.of(plan.batching, self._plugins),
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
         )

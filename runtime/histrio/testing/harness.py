@@ -21,17 +21,18 @@ import msgspec
 from histrio.actors.batching import BatchingSettings
 from histrio.actors.root import replica_actors
 from histrio.backend import BackendFactory, StageSpec
-from histrio.drafting import Drafter
+from histrio.drafting import DrafterFactory, DrafterSpec, DrafterTools
 from histrio.engine.placement import SizeLimits
 from histrio.engine_backend import EngineFactory
 from histrio.gateway import Gateway, ServedModel, Submission
 from histrio.grammar import GrammarBackend, GrammarKinds
-from histrio.launch.compose import Choosers
+from histrio.launch.compose import BatchingParts, Choosers
 from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
 from histrio.messages import RequestState
 from histrio.model_config import read_model_config
-from histrio.plugins import Registry
+from histrio.policies import BatchingPolicy
+from histrio.sampler_chain import SamplerChain
 from histrio.sampling import Sampler
 from histrio.sampling_fields import FieldTable
 
@@ -49,7 +50,11 @@ class HarnessOptions:
     prefill_chunk: int = 32
     num_micro_batches: int = 1
     has_prefix_cache: bool = True
-    drafter: Drafter | None = None
+    drafter: DrafterFactory | None = None
+    drafter_options: dict[str, Any] = field(default_factory=dict)
+    policy: BatchingPolicy | None = None
+    batching_options: dict[str, Any] = field(default_factory=dict)
+    """Further fields of `BatchingSettings`."""
     max_sequence_length: int = 512
     max_unfinished: int = 512
     dtype: str = "float32"
@@ -63,7 +68,7 @@ class HarnessOptions:
             prefill_chunk=self.prefill_chunk,
             num_micro_batches=self.num_micro_batches,
             has_prefix_cache=self.has_prefix_cache,
-            drafter=self.drafter.name if self.drafter is not None else "",
+            **self.batching_options,
         )
 
 
@@ -115,7 +120,11 @@ async def serving(
     def run_stages(front: Front, specs: list[StageSpec]) -> AbstractContextManager[None]:
         stages = [LocalStage(spec, factory) for spec in specs]
         return run_local_replica(
-            front, stages, Choosers(samplers, grammars), batching=options.batching, drafters=_drafters(options)
+            front,
+            stages,
+            Choosers(samplers, grammars),
+            batching=options.batching,
+            parts=_parts(specs[0], factory, samplers, options),
         )
 
     kinds = GrammarKinds(grammars).known
@@ -173,11 +182,30 @@ async def _up(front: Front) -> AsyncIterator[Harness]:
         tasks.cancel_scope.cancel()
 
 
-def _drafters(options: HarnessOptions) -> Registry[Drafter]:
-    registry: Registry[Drafter] = Registry("drafter", [])
-    if options.drafter is not None:
-        registry.add(options.drafter.name, options.drafter, "the test")
-    return registry
+def _parts(
+    spec: StageSpec, factory: BackendFactory, samplers: list[type[Sampler]], options: HarnessOptions
+) -> BatchingParts:
+    """The drafter, with the factory of the stages for whatever backend it wants, and the policy."""
+    drafter = options.drafter
+    if drafter is None:
+        return BatchingParts(policy=options.policy)
+
+    tools = DrafterTools(
+        make_backend=lambda _name: factory.create(),
+        make_chain=lambda max_rows: SamplerChain(samplers, max_rows),
+    )
+    settings = DrafterSpec(
+        model=spec.model,
+        num_layers=spec.num_layers,
+        vocab_size=read_model_config(Path(spec.model)).vocab_size,
+        max_rows=options.max_rows,
+        max_sequence_length=spec.max_sequence_length,
+        max_draft=options.batching.speculation.most,
+        device=options.device,
+        dtype=options.dtype,
+        options=options.drafter_options,
+    )
+    return BatchingParts(lambda: drafter.create(settings, tools), options.policy)
 
 
 def _served(model: Path, fields: FieldTable, options: HarnessOptions) -> ServedModel:

@@ -1,0 +1,48 @@
+"""From a step's result to what the front hears of one row."""
+
+from __future__ import annotations
+
+from histrio.engine.sequence import Sequence
+from histrio.engine.speculation import Speculation
+from histrio.errors import GenerationStuck
+from histrio.messages import RequestState, Row, StepResult, TokenRow
+
+__all__ = ["token_row"]
+
+
+def token_row(
+    sequence: Sequence, row: Row, result: StepResult, gained: range, speculation: Speculation | None
+) -> TokenRow:
+    """The tokens of a row (`gained` are their places in `result.ids`), up to the one that ends the text; or why the
+    sequence cannot go on. The sequence takes them in.
+
+    The first ones of a request come with what is known of its prompt.
+    """
+    if row.slot in result.failures:
+        sequence.state = RequestState.ERROR
+        return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
+
+    ids = []
+    for index in gained:
+        ids.append(result.ids[index])
+        if sequence.append(ids[-1]).is_finished:
+            break
+    num_drafted, num_accepted = (0, 0) if speculation is None else speculation.judge(sequence, len(gained))
+    if speculation is not None and not sequence.is_finished:
+        speculation.extend(sequence.request, ids)
+    found = [result.logprobs[index] for index in gained[: len(ids)] if index in result.logprobs]
+    sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)
+    is_first, sequence.has_reported = not sequence.has_reported, True
+    num_cached = min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
+    return TokenRow(
+        sequence.request,
+        ids,
+        sequence.state,
+        logprobs=[each.logprob for each in found],
+        num_cached_tokens=num_cached if is_first else 0,
+        top_logprobs=[each.top for each in found],
+        sampler_state=sequence.sampler_state,
+        num_drafted=num_drafted,
+        num_accepted=num_accepted,
+        prompt_logprobs=sequence.prompt_logprobs if is_first else [],
+    )

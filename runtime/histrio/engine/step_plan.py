@@ -1,0 +1,89 @@
+"""What bounds a step, and the step that comes of planning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from histrio.drafting import Chances
+from histrio.engine.cost import attended_pairs
+from histrio.engine.sequence import Sequence
+from histrio.engine.speculation import SpeculationLimits
+from histrio.messages import Close, Copy, Open, Row, Sealed
+
+__all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]
+
+StageOrder = Open | Close | Copy
+"""What a stage is told besides steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """Bounds of one step and of one sequence."""
+
+    max_rows: int
+    max_step_tokens: int
+    block_size: int
+    prefill_chunk: int
+    """Most tokens of one sequence in one step."""
+    max_sequence_length: int
+    num_blocks: int = 0
+    """Of the whole replica, for `watermark`."""
+    has_prefix_cache: bool = True
+    can_copy: bool = False
+    """The stages can copy blocks."""
+    step_budget_s: float = math.inf
+    """Seconds that chunks of prompts may make a step take which others wait for to decode."""
+    prompts_first: bool = False
+    """Prompts come before the next tokens of those who decode, whatever the budget."""
+    can_preempt: bool = True
+    """False: nobody enters before all blocks that it can ever need are its own."""
+    watermark: float = 0.0
+    """Share of all blocks that newcomers leave to those who run."""
+    speculation: SpeculationLimits | None = None
+    """None where the stages cannot verify drafts, or nobody drafts."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step to run: what to tell the stages, in this order, and whose rows they are."""
+
+    step: int
+    orders: list[StageOrder]
+    rows: list[Row]
+    ids: list[int]
+    sequences: list[Sequence]
+    sealed: list[Sealed]
+    """Blocks that this step fills."""
+    num_pairs: float
+    """Tokens attended to by all its tokens, for the cost model."""
+    drafts: list[int]
+    """Of all rows that verify some, concatenated."""
+    chances: dict[int, list[Chances]]
+    """Slot → what its drafts were drawn from, where the drafter said so."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A step while it is planned."""
+
+    members: list[Sequence] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    num_tokens: int = 0
+    num_pairs: float = 0.0
+    num_decoding: int = 0
+    """Rows of sequences that had one token to compute."""
+
+    def add(self, sequence: Sequence, row: Row) -> None:
+        """The sequence takes part with this row."""
+        self.members.append(sequence)
+        self.rows.append(row)
+        self.num_tokens += row.num_tokens
+        self.num_pairs += attended_pairs(row.start, row.num_tokens)
+        self.num_decoding += row.num_tokens == row.num_sampled
+
+    def drop_preempted(self) -> None:
+        """Leave out rows whose sequence lost its slot to an older one while the plan was made."""
+        if any(sequence.slot != row.slot for sequence, row in zip(self.members, self.rows, strict=True)):
+            kept = [(s, r) for s, r in zip(self.members, self.rows, strict=True) if s.slot == r.slot]
+            self.members, self.rows = [s for s, _ in kept], [r for _, r in kept]

@@ -1,0 +1,49 @@
+"""The contracts of policies: who enters before whom, and who is accepted at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from histrio.gateway import Submission
+from histrio.messages import Generate
+
+__all__ = ["AdmissionPolicy", "BatchingPolicy", "Load"]
+
+
+class BatchingPolicy(Protocol):
+    """Decides in which order requests enter the batch; when blocks run out, the last in this order give way first."""
+
+    name: str
+
+    def handicap(self, order: Generate) -> int:
+        """How many later requests without handicap may enter before this one: 0 for none. Asked once per request.
+
+        It is a number and no order, so that nobody waits for ever, whatever comes.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a replica has been given to do."""
+
+    num_requests: int
+    """Accepted and unfinished, each choice counted."""
+    max_requests: int
+    """`max-unfinished-requests`."""
+    num_tokens: int
+    """Most tokens that these can come to, prompt and output."""
+    num_cache_tokens: int
+    """Tokens that the KV blocks hold; 0 while nothing has been loaded."""
+
+
+class AdmissionPolicy(Protocol):
+    """Decides which submissions are accepted. Lives on the front's loop, so it answers at once."""
+
+    name: str
+
+    def admit(self, submission: Submission, load: Load) -> None:
+        """Raise `Overloaded` for a submission that has to wait; the client hears when to try again.
+
+        Asked for every submission, after `max-unfinished-requests` was checked.
+        """

@@ -1,0 +1,66 @@
+"""A drafter made of one function, for tests and benchmarks: `GuessFactory(lambda ids, num_tokens: [...])`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from histrio.backend import Probe
+from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
+from histrio.messages import Generate
+
+__all__ = ["Guess", "GuessFactory"]
+
+Guess = Callable[[list[int], int], list[int]]
+"""From all tokens of a sequence and a number, up to that many that may come next."""
+
+
+class GuessFactory:
+    """Drafts whatever `guess` says. Keeps count, so that a test can see that it was asked."""
+
+    options = NoOptions
+
+    def __init__(self, guess: Guess, name: str = "guess") -> None:
+        self.name = name
+        self.num_proposals = 0
+        self._guess = guess
+
+    def supports(self, spec: DrafterSpec) -> Probe:
+        """Any model."""
+        return Probe(available=True)
+
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> GuessDrafter:
+        """A drafter that remembers the sequences."""
+        return GuessDrafter(self._count)
+
+    def _count(self, ids: list[int], num_tokens: int) -> list[int]:
+        self.num_proposals += 1
+        return self._guess(ids, num_tokens)
+
+
+class GuessDrafter:
+    """Every open sequence's tokens, and the guess."""
+
+    def __init__(self, guess: Guess) -> None:
+        self._guess = guess
+        self._ids: dict[int, list[int]] = {}
+
+    def open(self, order: Generate, ids: Sequence[int]) -> None:
+        """Remember the tokens."""
+        assert order.request not in self._ids, "a sequence was opened twice"
+        self._ids[order.request] = list(ids)
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """And those that came."""
+        self._ids[request] += ids
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """Ask the function."""
+        return {request: Draft(self._guess(self._ids[request], count)) for request, count in wanted.items()}
+
+    def close(self, request: int) -> None:
+        """Forget the sequence."""
+        del self._ids[request]
+
+    def shutdown(self) -> None:
+        """Forget all."""
+        self._ids.clear()
