@@ -58,6 +58,7 @@ class Replica:
         has_prefix_cache: bool,
         max_in_flight: int,
         has_drafts: bool = False,
+        runs_ahead: bool = False,
         **bounds: Any,
     ) -> None:
         limits = replace(
@@ -74,6 +75,9 @@ class Replica:
         self.scheduler = Scheduler(limits, BlockLease(), cost, speculation)
         self.kv = KvManager(num_blocks, BLOCK_SIZE, has_prefix_cache=has_prefix_cache)
         self.max_in_flight = max_in_flight
+        self.runs_ahead = runs_ahead
+        self._drawn: dict[int, int] = {}
+        """Slot → the token drawn last."""
         self.num_computed = 0
         self.tokens: dict[int, list[int]] = {}
         """Request → everything known of it, by the naive book."""
@@ -97,7 +101,7 @@ class Replica:
         """One more step is issued, or the oldest one is answered; False when there is nothing to do."""
         if len(self._in_flight) < self.max_in_flight:
             for _attempt in range(len(self.tokens) + 2):
-                plan = self.scheduler.plan()
+                plan = self.scheduler.plan(is_ahead=self.runs_ahead and bool(self._in_flight))
                 self._settle(plan)
                 if plan is not None:
                     self._in_flight.append((plan, self._run(plan)))
@@ -160,7 +164,9 @@ class Replica:
             table = table + row.block_ids
             assert row.start == length or (row.rewind and row.start < length), "the row and its slot disagree"
             for position in range(row.start, row.start + row.num_tokens):
-                self._memory[table[position // BLOCK_SIZE]][position % BLOCK_SIZE] = next(ids)
+                token = next(ids)
+                written = self._drawn[row.slot] if token < 0 else token
+                self._memory[table[position // BLOCK_SIZE]][position % BLOCK_SIZE] = written
             self._tables[row.slot] = (table, row.start + row.num_tokens)
             self.num_computed += row.num_tokens
         for sequence, row in zip(plan.sequences, plan.rows, strict=True):
@@ -169,12 +175,15 @@ class Replica:
             drafts = list(islice(drafted, max(row.num_sampled - 1, 0)))
             known = seen[: length - len(drafts)]
             if not sequence.is_finished:
-                assert known == self.tokens[sequence.request][: len(known)], "a row sees tokens that are not its own"
+                own = self.tokens[sequence.request]
+                own = [*own, next_token(own)]  # what a step ahead goes on from, before its own token was told
+                assert known == own[: len(known)], "a row sees tokens that are not its own"
             if row.num_sampled:
                 gained = [next_token(known)]
                 while len(gained) <= len(drafts) and drafts[len(gained) - 1] == gained[-1]:
                     gained.append(next_token(known + gained))
                 sampled += gained
+                self._drawn[row.slot] = gained[-1]
                 num_ids.append(len(gained))
             if row.num_scored:
                 scores[row.slot] = [TokenLogprobs(float(row.start + index + 1)) for index in range(row.num_scored)]
@@ -239,6 +248,7 @@ def play(replica: Replica, history: list[Any]) -> dict[int, tuple[list[int], int
     has_prefix_cache=st.booleans(),
     max_in_flight=st.integers(1, 3),
     has_drafts=st.booleans(),
+    runs_ahead=st.booleans(),
     bounds=st.fixed_dictionaries(
         {
             "prompts_first": st.booleans(),
@@ -256,10 +266,16 @@ def test_every_request_gets_the_tokens_of_a_naive_run(
     has_prefix_cache: bool,
     max_in_flight: int,
     has_drafts: bool,
+    runs_ahead: bool,
     bounds: dict[str, Any],
 ) -> None:
     replica = Replica(
-        num_blocks, has_prefix_cache=has_prefix_cache, max_in_flight=max_in_flight, has_drafts=has_drafts, **bounds
+        num_blocks,
+        has_prefix_cache=has_prefix_cache,
+        max_in_flight=max_in_flight,
+        has_drafts=has_drafts,
+        runs_ahead=runs_ahead,
+        **bounds,
     )
     wanted = play(replica, history)
     assert not replica.scheduler.has_work, "somebody starved"

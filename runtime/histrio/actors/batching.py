@@ -55,6 +55,8 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of a step that chunks of prompts are cut to fit into while others decode; None for no bound."""
     num_micro_batches: int = 1
     """Steps in flight along the stages."""
+    num_ahead: int = 0
+    """Steps planned beyond these before the tokens they go on from are known: for a single stage on another thread."""
     has_prefix_cache: bool = True
     prompts_first: bool = False
     """Prompts come before the next tokens of those who decode."""
@@ -138,8 +140,9 @@ class BatchingActor(Actor):
         if scheduler is None or self._is_gathering(scheduler):
             return
 
-        while len(self._in_flight) < self._settings.num_micro_batches:
-            plan = scheduler.plan(self._settings.num_micro_batches)
+        num_micro_batches = self._settings.num_micro_batches
+        while len(self._in_flight) < num_micro_batches + self._settings.num_ahead:
+            plan = scheduler.plan(num_micro_batches, is_ahead=len(self._in_flight) >= num_micro_batches)
             self._settle_blocks(scheduler, plan)
             for order in plan.orders if plan is not None else scheduler.take_orders():
                 self._tell("stage0", order)

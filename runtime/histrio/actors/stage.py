@@ -12,7 +12,7 @@ from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
 from histrio.backend import StageBackend, StageSpec
 from histrio.drawer import Drawer
-from histrio.engine.slots import SlotTable
+from histrio.engine.slots import DrawnTokens, SlotTable
 from histrio.errors import WireError
 from histrio.heap import release_free_memory
 from histrio.messages import (
@@ -105,6 +105,7 @@ class StageActor(Actor):
         self._epoch = 0
         self._capacity: StageCapacity | None = None
         self._table = SlotTable(0, 0)
+        self._drawn = DrawnTokens(0)
         self.activity = Activity()
 
     def start(self) -> None:
@@ -152,6 +153,7 @@ class StageActor(Actor):
         self._backend.allocate(size)
         max_blocks = -(-size.max_sequence_length // size.page_size)
         self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
+        self._drawn = DrawnTokens(size.max_rows)
         self._tell("root", Allocated(self._place.name, start.epoch))
 
     def _copy(self, order: Copy) -> None:
@@ -176,6 +178,8 @@ class StageActor(Actor):
 
         self.activity.begin(step.step, len(step.rows), sum(row.num_tokens for row in step.rows))
         batch = self._table.batch(step)
+        if self._drawer is not None and batch.token_ids is not None:
+            self._drawn.fill_in(batch.token_ids, step)
         if self._drawer is not None:
             self._drawer.begin(step)
         output = self._backend.step(batch)
@@ -185,5 +189,6 @@ class StageActor(Actor):
             return
 
         result = self._drawer.draw(self._backend.xp, output.logits, step)
+        self._drawn.note(step, result)
         busy_s = step.busy_s + self.activity.end()
         self._tell(self._place.next, msgspec.structs.replace(result, busy_s=busy_s))

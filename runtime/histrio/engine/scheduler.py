@@ -24,6 +24,8 @@ from histrio.messages import Close, Copy, Generate, Match, Open, RequestState, R
 
 __all__ = ["Scheduler"]
 
+_DRAWN_LAST = -1
+"""In place of a token id: the one that the last step has drawn for the slot."""
 _MOST_SCORED = 64
 """Prompt positions of one sequence whose logits are asked for in one step: all of them would be large."""
 
@@ -124,19 +126,22 @@ class Scheduler:
         self._leave(sequence)
         return True
 
-    def plan(self, num_micro_batches: int = 1) -> Plan | None:
+    def plan(self, num_micro_batches: int = 1, *, is_ahead: bool = False) -> Plan | None:
         """The next step, or None when nothing can run; then `num_missing_blocks` tells whether blocks are short.
 
-        With several micro-batches in flight each takes its share of the sequences.
+        With several micro-batches in flight each takes its share of the sequences. A step `is_ahead` follows one whose
+        tokens are not known yet: id -1 stands for the token that the stage has drawn last for the row's slot.
         """
         self.num_missing_blocks = 0
         self._has_preempted = False
         batch = Batch()
         max_rows = -(-min(len(self._sequences), self.limits.max_rows) // num_micro_batches)
         self._draft(max_rows)
+        if is_ahead:
+            self._run_ahead(batch)
         for sequence in self._candidates():
             budget = self._budget(sequence, batch)
-            if budget <= 0 or len(batch.rows) == max_rows:
+            if budget <= 0 or len(batch.rows) >= max_rows:
                 break
             row = self._row(sequence, budget)
             if row is not None:
@@ -154,8 +159,10 @@ class Scheduler:
             first, at = at, at + count
             if sequence.is_finished:
                 continue
-            sequence.is_in_flight = False
-            sequence.num_computed_tokens += row.num_tokens - max(row.num_sampled - count, 0)
+            sequence.num_in_flight -= 1
+            sequence.num_computed_tokens = row.start + row.num_tokens - max(row.num_sampled - count, 0)
+            if row.num_sampled > 1:
+                sequence.num_planned_tokens = sequence.num_computed_tokens
             if row.num_scored:
                 sequence.prompt_logprobs += result.prompt_logprobs[row.slot]
             if row.num_sampled:
@@ -199,9 +206,8 @@ class Scheduler:
 
         Those who wait are last in any case: they must not take the blocks for which others have just given way.
         """
-        ready = [sequence for sequence in self._running if not sequence.is_in_flight]
-        decoding = [sequence for sequence in ready if sequence.num_pending_tokens == 1]
-        prefilling = [sequence for sequence in ready if sequence.num_pending_tokens > 1]
+        decoding = [sequence for sequence in self._running if sequence.num_pending_tokens == 1]
+        prefilling = [sequence for sequence in self._running if sequence.num_pending_tokens > 1]
         for sequence in [*prefilling, *decoding] if self.limits.prompts_first else [*decoding, *prefilling]:
             if sequence.slot >= 0:
                 yield sequence
@@ -246,7 +252,7 @@ class Scheduler:
             return num_left
 
         seconds = self.limits.step_budget_s - self.cost.predict(batch.num_tokens, batch.num_pairs)
-        fitting = self.cost.tokens_within(seconds, sequence.num_computed_tokens)
+        fitting = self.cost.tokens_within(seconds, sequence.num_planned_tokens)
         is_first = len(batch.rows) == batch.num_decoding
         return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
 
@@ -262,17 +268,42 @@ class Scheduler:
             return
 
         decoding = [sequence for sequence in self._running if sequence.state is RequestState.DECODING]
-        ready = [each for each in decoding if not each.is_in_flight and each.num_pending_tokens == 1]
-        if ready:
-            context = sum(len(sequence.ids) for sequence in decoding)
-            self.speculation.propose(ready[:max_rows], len(decoding), context)
+        if decoding:
+            self.speculation.set_price(len(decoding), sum(len(sequence.ids) for sequence in decoding))
+            ready = [sequence for sequence in decoding if sequence.num_pending_tokens == 1]
+            self.speculation.propose(ready[:max_rows])
+
+    def _run_ahead(self, batch: Batch) -> None:
+        """Rows for the tokens that are being drawn just now, where there is no doubt that each will be one token.
+
+        A text that ends with it has its row for nothing. Where blocks are short nobody runs ahead: who is always in
+        flight cannot give way.
+        """
+        for sequence in self._running:
+            is_certain = sequence.num_pending_tokens == 0 and sequence.num_in_flight == 1 and not sequence.drafts
+            if not is_certain or self.lease.is_exhausted or not self._goes_on(sequence):
+                continue
+            start = sequence.num_planned_tokens
+            new_ids = self._allocate(sequence, start + 1)
+            if new_ids is None:
+                return
+            sequence.block_ids.extend(new_ids)
+            sequence.num_planned_tokens = sequence.num_issued_tokens = start + 1
+            batch.add(sequence, Row(sequence.slot, start, 1, 1, new_ids))
+
+    def _goes_on(self, sequence: Sequence) -> bool:
+        """Whether a plain token follows the one that is being drawn, as far as can be told."""
+        order = sequence.order
+        if order.grammar is not None or len(sequence.ids) + 1 >= order.max_total_tokens:
+            return False
+        return self.speculation is None or not self.speculation.pays(sequence)
 
     # --- one row -----------------------------------------------------------------------------------------------------
 
     def _row(self, sequence: Sequence, budget: int) -> Row | None:
         """This sequence's part of the step, with its blocks allocated; None if blocks are short."""
         source = self._block_to_copy(sequence)
-        start = sequence.num_computed_tokens if source is None else len(sequence.ids) - 1
+        start = sequence.num_planned_tokens if source is None else len(sequence.ids) - 1
         pending = len(sequence.ids) - start
         chunk = min(self.limits.prefill_chunk, _MOST_SCORED) if sequence.wants_scores else self.limits.prefill_chunk
         num_tokens = min(pending, budget, chunk)
@@ -284,8 +315,8 @@ class Scheduler:
         if new_ids is None:
             return None
 
-        sequence.num_computed_tokens = start
         if sequence.slot < 0:
+            sequence.num_computed_tokens = start
             self._enter(sequence)
             if source is not None:
                 self._orders.append(Copy([source], [new_ids[0]]))
@@ -297,6 +328,7 @@ class Scheduler:
         num_sampled = 1 + len(sequence.drafts) if num_tokens == pending + len(sequence.drafts) else 0
         num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
         is_rewind = start < sequence.num_issued_tokens
+        sequence.num_planned_tokens = start + num_tokens - len(sequence.drafts)
         sequence.num_issued_tokens = start + num_tokens
         return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored)
 
@@ -343,7 +375,7 @@ class Scheduler:
         for victim in sorted(self._running, key=_rank, reverse=True):
             if num_released >= num_blocks or victim.rank <= sequence.rank:
                 return
-            if not victim.is_in_flight:
+            if not victim.num_in_flight:
                 num_released += len(victim.block_ids)
                 self._preempt(victim)
 
@@ -410,8 +442,8 @@ class Scheduler:
         ids: list[int] = []
         drafts: list[int] = []
         for sequence, row in zip(batch.members, batch.rows, strict=True):
-            sequence.is_in_flight = True
-            ids.extend(sequence.ids[row.start : row.start + row.num_tokens])
+            sequence.num_in_flight += 1
+            ids.extend(sequence.ids[row.start : row.start + row.num_tokens] or (_DRAWN_LAST,))
             ids.extend(sequence.drafts)
             drafts.extend(sequence.drafts)
         return Plan(
@@ -434,8 +466,8 @@ class Scheduler:
         block_size = self.limits.block_size
         sealed = []
         for sequence, row in zip(batch.members, batch.rows, strict=True):
-            num_certain = row.num_tokens - len(sequence.drafts)
-            first, end = sequence.num_sealed_blocks, (row.start + num_certain) // block_size
+            num_known = min(row.start + row.num_tokens - len(sequence.drafts), len(sequence.ids))
+            first, end = sequence.num_sealed_blocks, num_known // block_size
             if end > first:
                 ids = sequence.ids[first * block_size : end * block_size]
                 sealed.append(Sealed(sequence.request, sequence.block_ids[first:end], ids))

@@ -13,10 +13,10 @@ __all__ = ["Sequence"]
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """Known tokens, how many of them are computed, and the blocks they live in.
+    """Known tokens, how many of them are computed or on their way, and the blocks they live in.
 
-    ids:  |---- prompt ----|-- generated --|
-          |== computed ==|.... pending ....|      pending > 1: prefilling, pending == 1: decoding
+    ids:  |----------- prompt -----------|-- generated --|
+          |== computed ==|~~ in flight ~~|... pending ...|      pending > 1: prefilling, pending == 1: decoding
     """
 
     order: Generate
@@ -26,8 +26,8 @@ class Sequence:
     block_ids: list[int] = field(default_factory=list)
     slot: int = -1
     """Its place in the stages' tables while it runs, -1 while it waits."""
-    is_in_flight: bool = False
-    """A step with its row has been issued and not yet answered."""
+    num_in_flight: int = 0
+    """Steps with a row of it that have been issued and not yet answered."""
     rank: int = 0
     """Its place among those who wait: lower ranks enter first."""
     is_matched: bool = False
@@ -49,8 +49,10 @@ class Sequence:
     """Where the drafter gave them: the distributions that `drafts` were drawn from."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Of the prompt's tokens so far, where they were asked for."""
+    num_planned_tokens: int = 0
+    """Tokens that are computed or in flight, drafts aside; the next row begins here."""
     num_issued_tokens: int = 0
-    """Where the stages stand: beyond `num_computed_tokens` if drafts were wrong."""
+    """Where the stages stand: beyond `num_planned_tokens` if drafts were wrong."""
     eos_ids: frozenset[int] = frozenset()
     stop_ids: frozenset[int] = frozenset()
 
@@ -72,8 +74,8 @@ class Sequence:
 
     @property
     def num_pending_tokens(self) -> int:
-        """Known tokens that are not computed yet."""
-        return len(self.ids) - self.num_computed_tokens
+        """Known tokens that no step has been issued for; -1 if a step is to compute the token that comes next."""
+        return len(self.ids) - self.num_planned_tokens
 
     @property
     def wants_scores(self) -> bool:
@@ -86,13 +88,13 @@ class Sequence:
         self.block_ids = block_ids
         self.num_sealed_blocks = len(block_ids)
         self.num_cached_tokens = self.num_computed_tokens = len(block_ids) * block_size
-        self.num_issued_tokens = self.num_computed_tokens
+        self.num_issued_tokens = self.num_planned_tokens = self.num_computed_tokens
 
     def forget_blocks(self) -> list[int]:
         """Begin anew, without any block; those it had."""
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
-        self.num_computed_tokens = self.num_sealed_blocks = self.num_issued_tokens = 0
+        self.num_computed_tokens = self.num_planned_tokens = self.num_issued_tokens = self.num_sealed_blocks = 0
         self.drafts, self.chances, self.prompt_logprobs = [], [], []
         return block_ids
 

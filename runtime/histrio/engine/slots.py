@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from histrio.backend import StepBatch
-from histrio.messages import Step
+from histrio.messages import Step, StepResult
 
-__all__ = ["SlotTable"]
+__all__ = ["DrawnTokens", "SlotTable"]
 
 
 class SlotTable:
@@ -61,3 +62,29 @@ class SlotTable:
             old = int(self._num_blocks[slot])
             self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_page_id
             self._num_blocks[slot] = old + len(block_ids)
+
+
+class DrawnTokens:
+    """The token drawn last for each slot, on a stage that is the first and the last one: steps that were planned ahead
+    go on from it."""
+
+    def __init__(self, max_rows: int) -> None:
+        self._ids = np.zeros(max_rows, np.int64)
+
+    def fill_in(self, token_ids: npt.NDArray[np.int64], step: Step) -> None:
+        """Put them in place of the -1 of rows that wait for one; such a row has one token."""
+        unknown = token_ids < 0
+        if unknown.any():
+            counts = np.array([row.num_tokens for row in step.rows])
+            slots = np.repeat(np.array([row.slot for row in step.rows], np.intp), counts)
+            token_ids[unknown] = self._ids[slots[unknown]]
+
+    def note(self, step: Step, result: StepResult) -> None:
+        """The step was answered. A row that nothing could be drawn for gets no other."""
+        slots = [row.slot for row in step.rows if row.num_sampled]
+        if not slots:
+            return
+
+        ids = np.array(result.ids, np.int64)
+        last = np.cumsum(result.num_ids) - 1 if result.num_ids else np.arange(len(slots))
+        self._ids[slots] = np.maximum(ids[last], 0)

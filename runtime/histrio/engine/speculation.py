@@ -76,20 +76,24 @@ class Speculation:
         self._clock = clock
         self._draft_s = 0.0
         """Seconds to guess one token ahead for all sequences of a step."""
+        self._price = 0.0
+        """Tokens that the time for one more drafted token of each sequence would give otherwise, per sequence."""
         self._open: set[int] = set()
 
-    def propose(self, sequences: Iterable[Sequence], num_decoding: int, context: int) -> None:
-        """Fill in `drafts` of these sequences, which have one token to compute each.
+    def set_price(self, num_decoding: int, context: int) -> None:
+        """So many sequences decode now, with `context` tokens together: they share what a step costs."""
+        seconds = self._cost.predict(num_decoding, context)
+        verifying = self._cost.seconds_of_token(context // max(num_decoding, 1)) * num_decoding
+        self._price = (verifying + self._draft_s) / max(seconds, 1e-9)
 
-        `num_decoding` sequences decode in all, with `context` tokens together: they share what a step costs.
-        """
-        price = self._price(num_decoding, context)
+    def propose(self, sequences: Iterable[Sequence]) -> None:
+        """Fill in `drafts` of these sequences, which have one token to compute each."""
         wanted = {}
         by_request = {}
         for sequence in sequences:
             sequence.drafts, sequence.chances = [], []
             most = sequence.order.max_total_tokens - len(sequence.ids) - 1
-            length = min(worthwhile_length(sequence.acceptance.rate, self._limits, price), most)
+            length = min(worthwhile_length(sequence.acceptance.rate, self._limits, self._price), most)
             if length > 0:
                 wanted[sequence.request] = length
                 by_request[sequence.request] = sequence
@@ -103,6 +107,10 @@ class Speculation:
         for request, draft in found.items():
             sequence = by_request[request]
             sequence.drafts, sequence.chances = draft.ids, draft.chances
+
+    def pays(self, sequence: Sequence) -> bool:
+        """Whether tokens would be guessed for the sequence, as things stand."""
+        return worthwhile_length(sequence.acceptance.rate, self._limits, self._price) > 0
 
     def judge(self, sequence: Sequence, num_gained: int) -> tuple[int, int]:
         """A row of the sequence was answered: learn from its drafts. How many there were, and how many came true."""
@@ -134,12 +142,6 @@ class Speculation:
         if sequence.request not in self._open:
             self._open.add(sequence.request)
             self._drafter.open(sequence.order, sequence.ids)
-
-    def _price(self, num_decoding: int, context: int) -> float:
-        """Tokens that the time for one more drafted token of each sequence would give otherwise, per sequence."""
-        seconds = self._cost.predict(num_decoding, context)
-        verifying = self._cost.seconds_of_token(context // max(num_decoding, 1)) * num_decoding
-        return (verifying + self._draft_s) / max(seconds, 1e-9)
 
     def _time(self, seconds: float) -> None:
         self._draft_s += _FOLLOW * (seconds - self._draft_s) if self._draft_s else seconds

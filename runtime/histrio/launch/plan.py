@@ -128,6 +128,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             prefill_chunk=engine.chunked_prefill_size,
             step_budget_s=engine.step_budget_ms / 1000,
             num_micro_batches=engine.micro_batch_ratio or max(self.num_stages, 1),
+            num_ahead=int(self.num_stages == 1 and self.stages[0].process != ENGINE),
             has_prefix_cache=engine.prefix_cache,
             prompts_first=engine.prefill_priority == 1,
             wait_s=engine.scheduler_wait_ms / 1000,

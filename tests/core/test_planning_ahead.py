@@ -1,0 +1,135 @@
+"""Steps planned before the tokens they go on from are known: the same streams, and devices that wait less."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from histrio.gateway import Submission
+from histrio.messages import RequestState
+from histrio.sampling import Sampler
+from histrio.testing.guesses import GuessFactory
+from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
+from histrio.testing.wait import eventually_async
+from histrio_samplers.mirostat import Mirostat
+from histrio_samplers.repetition_penalty import RepetitionPenalty
+from histrio_samplers.temperature import Temperature
+from histrio_samplers.top_k import TopK
+
+NUM_LAYERS, VOCAB, NUM_TOKENS = 3, 258, 40
+SAMPLERS: list[type[Sampler]] = [Temperature, TopK, RepetitionPenalty, Mirostat]
+FIELDS: list[dict[str, Any]] = [
+    {"temperature": 0.0},
+    {"temperature": 0.8, "top_k": 5},
+    {"temperature": 0.0, "repetition_penalty": 1.3},
+    {"temperature": 1.0, "mirostat": 2, "mirostat_tau": 2.0},
+]
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
+
+
+def submission(index: int) -> Submission:
+    """A third of them stop at a token that may come at any time."""
+    stop_ids = [40, 41, 42, 43] if index % 3 == 0 else []
+    prompt = [index % 5 + 1, 5, 6, *range(index)]
+    return Submission(prompt, NUM_TOKENS, sampling=FIELDS[index % 4], seed=index, stop_ids=stop_ids)
+
+
+async def answers(harness: Harness, count: int) -> list[tuple[list[int], RequestState]]:
+    got: dict[int, tuple[list[int], RequestState]] = {}
+
+    async def one(index: int) -> None:
+        got[index] = await harness.run(submission(index))
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(count):
+            tasks.start_soon(one, index)
+    return [got[index] for index in range(count)]
+
+
+async def run(
+    model: Path, num_ahead: int, **options: Any
+) -> tuple[list[tuple[list[int], RequestState]], dict[str, float]]:
+    settings = HarnessOptions(batching_options={"num_ahead": num_ahead}, **options)
+    async with serving(model, ToyFactory(), samplers=SAMPLERS, options=settings) as harness:
+        found = await answers(harness, 24)
+        status = harness.gateway.status
+        await eventually_async(lambda: status.gauges.get("running_sequences") == 0)
+        return found, dict(status.counters)
+
+
+def sometimes_right(ids: list[int], num_tokens: int) -> list[int]:
+    right = toy_continuation(ids, num_tokens, num_layers=NUM_LAYERS, vocab_size=VOCAB)
+    return right if len(ids) % 3 else [7] * num_tokens
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_blocks": 60}, {"drafter": GuessFactory(sometimes_right)}, {"has_prefix_cache": False}],
+    ids=["plain", "few blocks", "drafts", "no prefix cache"],
+)
+async def test_streams_stay_the_same(model: Path, options: dict[str, Any]) -> None:
+    expected, _ = await run(model, 0, **options)
+    found, totals = await run(model, 1, **options)
+    assert found == expected
+    assert len({tuple(ids) for ids, _ in found}) > 20, "a control: other requests get other tokens"
+    assert RequestState.FINISHED_STOP in {state for _, state in found}, "a control: some end unforeseen"
+    if "num_blocks" in options:
+        assert totals["preemptions_total"] > 0
+    # Rows that were computed for a text that had ended already are the price; there is one for each at most.
+    assert totals["generated_tokens_total"] == sum(len(ids) for ids, _ in expected)
+
+
+async def measured(
+    model: Path, prompts: list[list[int]], num_tokens: int, cuts: list[int], **batching: Any
+) -> tuple[float, float]:
+    """How long all of them take together, on devices that need 4 ms per step, and how long the first device waits."""
+    options = HarnessOptions(
+        max_rows=32,
+        num_blocks=1024,
+        max_step_tokens=64,
+        prefill_chunk=16,
+        has_prefix_cache=False,
+        stage_options={"step-s": 0.004},
+        num_micro_batches=batching.pop("num_micro_batches", 1),
+        batching_options=batching,
+    )
+    async with serving(model, ToyFactory(), samplers=SAMPLERS, cuts=cuts, options=options) as harness:
+        began = time.perf_counter()
+        async with anyio.create_task_group() as tasks:
+            for prompt in prompts:
+                tasks.start_soon(harness.generate, prompt, num_tokens)
+        took = time.perf_counter() - began
+        counters = harness.gateway.status.counters
+        await eventually_async(lambda: "stage0_busy_seconds_total" in counters)
+        return took, took - counters["stage0_busy_seconds_total"]
+
+
+@pytest.mark.anyio
+async def test_the_device_does_not_wait_for_the_plan(model: Path) -> None:
+    prompts = [[index + 1, 2] for index in range(32)]
+    rounds = [[await measured(model, prompts, 100, [], num_ahead=ahead) for ahead in (0, 1)] for _ in range(2)]
+    waits_at_once, waits_ahead = (min(waits for _, waits in times) for times in zip(*rounds, strict=True))
+    assert waits_ahead < 0.75 * waits_at_once
+
+
+@pytest.mark.anyio
+async def test_chunks_of_one_prompt_follow_each_other_along_the_stages(model: Path) -> None:
+    prompts = [[1 + index % 200 for index in range(400)]]
+    rounds = [[await measured(model, prompts, 1, [1], num_micro_batches=count) for count in (1, 2)] for _ in range(2)]
+    one, two = (min(took for took, _ in times) for times in zip(*rounds, strict=True))
+    assert two < 0.75 * one
