@@ -25,6 +25,7 @@ def _scheduler(num_sequences: int, num_long: int = 0) -> Scheduler:
         block_size=BLOCK_SIZE,
         prefill_chunk=512,
         max_sequence_length=100_000,
+        has_prefix_cache=False,
     )
     scheduler = Scheduler(limits, BlockLease())
     scheduler.lease.add(list(range(500_000)))

@@ -302,11 +302,13 @@ class Scheduler:
 
     def _row(self, sequence: Sequence, budget: int) -> Row | None:
         """This sequence's part of the step, with its blocks allocated; None if blocks are short."""
-        source = self._block_to_copy(sequence)
+        source = self._block_to_copy(sequence) if sequence.slot < 0 else None
         start = sequence.num_planned_tokens if source is None else len(sequence.ids) - 1
         pending = len(sequence.ids) - start
-        chunk = min(self.limits.prefill_chunk, _MOST_SCORED) if sequence.wants_scores else self.limits.prefill_chunk
-        num_tokens = min(pending, budget, chunk)
+        num_tokens = min(pending, budget, self.limits.prefill_chunk)
+        is_scored = sequence.wants_scores
+        if is_scored:
+            num_tokens = min(num_tokens, _MOST_SCORED)
         if sequence.drafts:
             room = (len(sequence.block_ids) + self.lease.num_blocks_in_hand) * self.limits.block_size
             del sequence.drafts[max(min(budget - 1, room - len(sequence.ids)), 0) :]
@@ -326,7 +328,7 @@ class Scheduler:
         else:
             sequence.block_ids.extend(new_ids)
         num_sampled = 1 + len(sequence.drafts) if num_tokens == pending + len(sequence.drafts) else 0
-        num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
+        num_scored = num_tokens - num_sampled if is_scored else 0
         is_rewind = start < sequence.num_issued_tokens
         sequence.num_planned_tokens = start + num_tokens - len(sequence.drafts)
         sequence.num_issued_tokens = start + num_tokens
@@ -336,7 +338,7 @@ class Scheduler:
         """The block that the prompt ends in, if another choice of the same request has computed it."""
         order, size = sequence.order, self.limits.block_size
         leader = self._sequences.get(order.leader)
-        if leader is None or leader is sequence or sequence.slot >= 0 or not self.limits.can_copy:
+        if leader is None or leader is sequence or not self.limits.can_copy:
             return None
 
         num_known = len(sequence.ids) - 1
@@ -350,6 +352,8 @@ class Scheduler:
         if not self.limits.can_preempt:
             end = sequence.order.max_total_tokens
         num_blocks = -(-end // self.limits.block_size) - len(sequence.block_ids)
+        if num_blocks <= 0:
+            return []
         if self.lease.can_allocate(num_blocks):
             return self.lease.allocate(num_blocks)
 

@@ -34,8 +34,9 @@ def describe_plan(plan: Plan) -> str:
             f"{engine.max_batch_size} sequences, {engine.max_num_tokens_per_batch} tokens, "
             f"{engine.chunked_prefill_size} of one prompt",
         ),
-        ("drafter", plan.drafter or "none"),
-        ("kv blocks", f"{blocks}, size {block_size}"),
+        ("policies", f"batching {engine.batching_policy}, admission {engine.admission_policy}"),
+        ("drafter", _drafter(plan)),
+        ("kv blocks", f"{blocks}, size {block_size}, number format {engine.kv_cache_dtype}"),
         (
             "memory",
             f"weights up to {engine.param_mem_ratio:.0%}, kv up to {engine.kv_share:.0%} of each device; "
@@ -94,6 +95,11 @@ def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
         "unknown" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
         ", ".join(stage.capabilities) or "-",
     ]
+
+
+def _drafter(plan: Plan) -> str:
+    options = ", ".join(f"{key} = {value}" for key, value in plan.engine.drafter_options.items())
+    return f"{plan.drafter} ({options})" if options else plan.drafter or "none"
 
 
 def _losses(plan: Plan) -> list[str]:
