@@ -60,11 +60,14 @@ class Capability(StrEnum):
     COPY_PAGES = "copy_pages"
     """`copy` works. Of an opened stage."""
     ALL_POSITION_LOGITS = "all_position_logits"
-    """`num_sampled` may be above 1: logits of several trailing positions of a row. Of an opened stage."""
+    """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of a chunk that belongs to a
+    prompt. Of an opened stage."""
     LOGPROBS = "logprobs"
     """Requests whose sampling has `logprobs: true` get `TokenRow.logprobs`. Of an opened engine."""
     ADAPTERS = "adapters"
     """`StageSpec.adapter` is honoured; without it, a topology that names one is refused. In `Traits`."""
+    INT8_KV = "int8_kv"
+    """`StageSpec.kv_cache_dtype` may be `int8`; without it, a topology that says so is refused. In `Traits`."""
     OWN_PROCESS = "own_process"
     """Shares no process with other actors, whatever the topology leaves open. In `Traits`."""
     ONE_STAGE_PER_PROCESS = "one_stage_per_process"
@@ -124,8 +127,8 @@ class StageSpec(msgspec.Struct, frozen=True):
     page_size: int | None = None
     """Tokens per page that are wanted, for backends that settle it when they open."""
     kv_cache_dtype: str = "auto"
-    """Number format of keys and values in the pages: auto is that of the activations; `int8` halves them or better.
-    A backend says in `supports` which it can do."""
+    """Number format of keys and values in the pages: `auto` is that of the activations; `int8`, which halves them or
+    better, only with `Capability.INT8_KV`."""
 
     @property
     def is_first(self) -> bool:

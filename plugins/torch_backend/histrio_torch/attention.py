@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from histrio_torch.pages import DeviceGroup, PagedCache
 
-__all__ = ["ATTENTION_NAME", "attend", "attend_latent", "paged_attention_forward", "register_attention", "write_latent"]
+__all__ = ["ATTENTION_NAME", "attend", "attend_latent", "paged_attention_forward", "register_attention"]
 
 ATTENTION_NAME = "histrio_paged"
 """`attn_implementation` under which transformers finds `paged_attention_forward`."""
@@ -51,14 +51,8 @@ def attend(
     query [tokens, heads, key_dim], key and value [tokens, kv_heads, dim] → [tokens, heads, value_dim]. A query at
     position p sees keys in (p - window, p]. Scores are `softcap * tanh(score / softcap)` with one (Gemma 2).
     """
-    cache.write(layer_index, key, value)
     scoring = _Scoring(scale, window, softcap, sinks)
-    return _attend_pages(cache, layer_index, (query, key, value), scoring)
-
-
-def write_latent(cache: PagedCache, layer_index: int, latent: Tensor) -> None:
-    """Store [tokens, width] latents (compressed key-value and rotary key) in a layer with `value_dim` 0."""
-    cache.write(layer_index, latent, None)
+    return _attend_pages(cache, layer_index, (query, *cache.write(layer_index, key, value)), scoring)
 
 
 def attend_latent(
@@ -69,8 +63,8 @@ def attend_latent(
     query [tokens, heads, width], latent [tokens, width] → [tokens, heads, value_dim], the weighted sum of the first
     `value_dim` numbers of each latent.
     """
-    write_latent(cache, layer_index, latent)
-    return _attend_pages(cache, layer_index, (query, latent, None), _Scoring(scale))[..., :value_dim]
+    inputs = (query, *cache.write(layer_index, latent, None))
+    return _attend_pages(cache, layer_index, inputs, _Scoring(scale))[..., :value_dim]
 
 
 def paged_attention_forward(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.dry_run import check_side_channels, record_shapes
-from histrio_torch.factory import CAPABILITIES
+from histrio_torch.factory import CAPABILITIES, KV_CACHE_REMEDY
+from histrio_torch.families import kv_cache_refusal, read_config
 from histrio_torch.loader import StageModel, load_stage
 from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
@@ -34,6 +36,10 @@ class TorchStage:
         """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
         if spec.options:
             raise BackendError(f"option {sorted(spec.options)[0]!r} is unknown; the torch backend has no options")
+
+        refusal = kv_cache_refusal(read_config(Path(spec.model)), spec.kv_cache_dtype)
+        if refusal is not None:
+            raise BackendError(f"{refusal}; {KV_CACHE_REMEDY}")
 
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
@@ -99,12 +105,13 @@ class TorchStage:
         return self._spec.is_last
 
     def _make_cache(self, stage: StageModel) -> PagedCache:
+        assert self._spec is not None
         inputs = self._one_token(stage)
         handles = self._guard_layers(stage)
         shapes = record_shapes(stage.model, lambda: self._run_layers(inputs))
         for handle in handles:
             handle.remove()
-        cache = PagedCache(shapes, stage.dtype, stage.device)
+        cache = PagedCache(shapes, stage.dtype, stage.device, is_int8=self._spec.kv_cache_dtype == "int8")
         for module in stage.model.modules():
             if "layer_idx" in vars(module):
                 vars(module)["histrio_cache"] = cache

@@ -8,10 +8,11 @@ from pathlib import Path
 from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import ModelError
 from histrio_torch.checkpoint import find_weight_files
-from histrio_torch.families import check_config, num_layers, read_config
+from histrio_torch.families import check_config, kv_cache_refusal, num_layers, read_config
 
-__all__ = ["CAPABILITIES", "TorchFactory"]
+__all__ = ["CAPABILITIES", "KV_CACHE_REMEDY", "TorchFactory"]
 
+KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'
 _INSTALL = "pip install histrio-torch"
 CAPABILITIES = (
     Capability.BATCH,
@@ -27,7 +28,7 @@ class TorchFactory:
     """Makes torch stages; importing it imports neither torch nor transformers."""
 
     name = "torch"
-    traits = Traits(contract=1)
+    traits = Traits(contract=1, capabilities=[Capability.INT8_KV])
 
     def probe(self) -> Probe:
         """Whether torch and transformers load here, and the devices that torch sees."""
@@ -55,6 +56,10 @@ class TorchFactory:
             count = num_layers(config)
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")
+
+        refusal = kv_cache_refusal(config, spec.kv_cache_dtype)
+        if refusal is not None:
+            return Probe(available=False, reason=refusal, remedy=KV_CACHE_REMEDY)
 
         if not 0 <= spec.first_layer < spec.last_layer <= count:
             reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"

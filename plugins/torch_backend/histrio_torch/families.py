@@ -14,7 +14,7 @@ from typing import Any
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
-__all__ = ["check_config", "num_layers", "read_config"]
+__all__ = ["check_config", "kv_cache_refusal", "num_layers", "read_config"]
 
 _ATTENTION_TYPES = {"full_attention", "sliding_attention"}
 _STATE_KEYS = (
@@ -31,7 +31,10 @@ _STATE_KEYS = (
 )
 """Keys by which configurations of recurrent and hybrid models give themselves away."""
 _STATE_TYPES = ("mamba", "rwkv", "jamba", "recurrent_gemma", "xlstm", "zamba", "falcon_h1", "bamba", "lfm2")
+_KV_CACHE_DTYPES = ("auto", "int8")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+_LATENT_KEY = "kv_lora_rank"
+"""Of models with multi-head latent attention. A latent has its rotary part, of another magnitude, under one scale."""
 _REFUSED_TYPES = {
     "gemma3n": "its layers read per-layer inputs of the first stage",
     "gemma3n_text": "its layers read per-layer inputs of the first stage",
@@ -62,6 +65,18 @@ def check_config(config: Mapping[str, Any]) -> None:
     reason = _refusal(config)
     if reason is not None:
         raise UnsupportedModel(f"{name} is not supported by the torch backend: {reason}")
+
+
+def kv_cache_refusal(config: Mapping[str, Any], kv_cache_dtype: str) -> str | None:
+    """Why the model's keys and values can't be kept in this number format; None where they can."""
+    if kv_cache_dtype not in _KV_CACHE_DTYPES:
+        known = " and ".join(_KV_CACHE_DTYPES)
+        return f"kv-cache-dtype {kv_cache_dtype!r} is unknown to the torch backend, which has {known}"
+
+    if kv_cache_dtype == "int8" and config.get(_LATENT_KEY) is not None:
+        return f"{_name(config)} keeps latents ({_LATENT_KEY} in config.json), which are not stored as int8"
+
+    return None
 
 
 def num_layers(config: Mapping[str, Any]) -> int:

@@ -1,10 +1,11 @@
 """The pool of pages that holds the keys and values of a stage's layers, and where the running step finds its own.
 
-Layers of equal shape share a tensor of keys [page, layer, kv head, token of the page, dim] and one of values. So a page
-is one stretch of memory: copying and clearing it is quick, and what no page in use lies in is never touched (with
-huge pages, a pool with layers outside took 0.9 GB and a second at its first token). What is gathered are the parts of
-a page that belong to one head: in order they are a matrix [tokens, dim] that the attention's products take as it is.
-`begin` turns a step's block tables into indices once, and all layers use them.
+Layers of equal shape share a tensor of keys [page, layer, kv head, token of the page, dim] and one of values; as int8
+(see `stores.py`) two more hold their scales. So a page is one stretch of each: copying and clearing it is quick, and
+what no page in use lies in is never touched (with huge pages, a pool with layers outside took 0.9 GB and a second at
+its first token). What is gathered are the parts of a page that belong to one head: in order they are a matrix [tokens,
+dim] that the attention's products take as it is. `begin` turns a step's block tables into indices once, and all layers
+use them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor
 from histrio.backend import StepBatch
 from histrio_torch.residents import Arena, ResidentRows, Residents
 from histrio_torch.row_groups import RowGroup, group_rows
+from histrio_torch.stores import FloatStore, Int8Store, Scratch, Store
 
 __all__ = ["DeviceGroup", "LayerShape", "PagedCache"]
 
@@ -39,6 +41,11 @@ class LayerShape:
     def values_per_token(self) -> int:
         """How many numbers a token takes."""
         return self.num_kv_heads * (self.key_dim + self.value_dim)
+
+    @property
+    def scales_per_token(self) -> int:
+        """How many scales a token takes as int8."""
+        return self.num_kv_heads * (bool(self.key_dim) + bool(self.value_dim))
 
 
 @dataclass(slots=True)
@@ -77,19 +84,31 @@ class DeviceGroup:
 
 
 class PagedCache:
-    """Keys and values of the layers of one stage. Page ids index all layers alike; the caller owns which are whose."""
+    """Keys and values of the layers of one stage. Page ids index all layers alike; the caller owns which are whose.
 
-    def __init__(self, layers: Mapping[int, LayerShape], dtype: torch.dtype, device: torch.device | str) -> None:
+    `dtype` is what goes in and comes out; pages hold that, or `is_int8` codes and scales.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[int, LayerShape],
+        dtype: torch.dtype,
+        device: torch.device | str,
+        *,
+        is_int8: bool = False,
+    ) -> None:
         self.layers = dict(layers)
         self.dtype = dtype
+        self.is_int8 = is_int8
         self.device = torch.device(device)
         self.num_pages = 0
         self.page_size = 0
         self._pools: list[Tensor] = []
         self._heads_per_page: dict[LayerShape, int] = {}
-        # Flat, from the layer's part of page 0 on: one row index then serves all layers of a shape.
-        self._keys: dict[int, Tensor] = {}
-        self._values: dict[int, Tensor] = {}
+        # Each begins at the layer's part of page 0: one row index then serves all layers of a shape.
+        self._keys: dict[int, Store] = {}
+        self._values: dict[int, Store] = {}
+        self._codes = Scratch()
         self._scratch: Tensor | None = None
         self._batch: StepBatch | None = None
         self._slot_pages = torch.empty(0, dtype=torch.int64)
@@ -102,14 +121,18 @@ class PagedCache:
     @property
     def bytes_per_token(self) -> int:
         """Memory that one token takes in all layers together."""
-        return sum(shape.values_per_token for shape in self.layers.values()) * self.dtype.itemsize
+        num_values = sum(shape.values_per_token for shape in self.layers.values())
+        if not self.is_int8:
+            return num_values * self.dtype.itemsize
+
+        return num_values + sum(shape.scales_per_token for shape in self.layers.values()) * self.dtype.itemsize
 
     def allocate(self, num_pages: int, page_size: int) -> None:
         """Make the pool, zeroed; same sizes as before keep it with what it holds."""
         self._residents = None
         if self.device.type == "cpu":
-            num_values = num_pages * page_size * self.bytes_per_token // self.dtype.itemsize
-            self._residents = Residents(Arena(int(num_values * RESIDENT_RATIO), self.dtype, self.device))
+            num_bytes = num_pages * page_size * self.bytes_per_token * RESIDENT_RATIO
+            self._residents = Residents(Arena(int(num_bytes / self.dtype.itemsize), self.dtype, self.device))
         if (num_pages, page_size) == (self.num_pages, self.page_size):
             return
 
@@ -119,8 +142,8 @@ class PagedCache:
         for shape in sorted(set(self.layers.values()), key=repr):
             indices = [index for index, other in self.layers.items() if other == shape]
             self._heads_per_page[shape] = len(indices) * shape.num_kv_heads
-            self._keys.update(self._make_pool(indices, shape.num_kv_heads, shape.key_dim))
-            self._values.update(self._make_pool(indices, shape.num_kv_heads, shape.value_dim))
+            self._keys.update(self._make_stores(indices, shape.num_kv_heads, shape.key_dim))
+            self._values.update(self._make_stores(indices, shape.num_kv_heads, shape.value_dim))
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy pages `src[i]` to `dst[i]` in all layers; all are read before any is written."""
@@ -158,20 +181,23 @@ class PagedCache:
 
         return self._groups[window]
 
-    def write(self, layer_index: int, key: Tensor, value: Tensor | None) -> None:
-        """Store the step's keys [tokens, kv_heads, key_dim] and values in the pages of their rows."""
-        shape = self.layers[layer_index]
-        rows = self._slot_rows_of(shape)
-        self._keys[layer_index].view(-1, shape.key_dim).index_copy_(0, rows, key.reshape(-1, shape.key_dim))
+    def write(self, layer_index: int, key: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Store the step's keys [tokens, kv_heads, key_dim] and values in the pages of their rows.
+
+        Returns them as they were stored, that is rounded as int8.
+        """
+        rows = self._slot_rows_of(self.layers[layer_index])
+        key = self._keys[layer_index].write(rows, key)
         if value is not None:
-            self._values[layer_index].view(-1, shape.value_dim).index_copy_(0, rows, value.reshape(-1, shape.value_dim))
+            value = self._values[layer_index].write(rows, value)
+        return key, value
 
     def gather(
         self, layer_index: int, group: DeviceGroup, key: Tensor, value: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """Keys and values [rows * kv_heads, keys, dim] of the group's pages, in memory that the next gather reuses.
 
-        `key` and `value` are what `write` has just stored: all that is missing where the rows are resident.
+        `key` and `value` are what `write` has returned: all that is missing where the rows are resident.
         """
         shape = self.layers[layer_index]
         num_heads, num_keys = shape.num_kv_heads * group.num_rows, group.pages.shape[-1] * self.page_size
@@ -183,16 +209,14 @@ class PagedCache:
         pairs = [(keys, self._keys[layer_index], key)]
         if values is not None and value is not None:
             pairs.append((values, self._values[layer_index], value))
-        for target, pool, new in pairs:
-            dim = target.shape[-1]
-            if is_current:
-                rows = self._resident_rows_of(group, shape.num_kv_heads)
-                target.view(-1, dim).index_copy_(0, rows, new[group.tokens].reshape(-1, dim))
+        for target, store, new in pairs:
+            if not is_current:
+                store.read(self._page_rows_of(group, shape), target)
                 continue
 
-            rows = self._page_rows_of(group, shape)
-            pages = target.view(-1, self.page_size * dim)
-            torch.index_select(pool.view(-1, self.page_size * dim), 0, rows, out=pages)
+            dim = target.shape[-1]
+            rows = self._resident_rows_of(group, shape.num_kv_heads)
+            target.view(-1, dim).index_copy_(0, rows, new[group.tokens].reshape(-1, dim))
 
         return keys, values
 
@@ -207,15 +231,25 @@ class PagedCache:
             self._scratch = torch.empty(num_values, dtype=self.dtype, device=self.device)
         return self._scratch[:num_values], False
 
-    def _make_pool(self, indices: list[int], num_kv_heads: int, dim: int) -> dict[int, Tensor]:
+    def _make_stores(self, indices: list[int], num_kv_heads: int, dim: int) -> dict[int, Store]:
         if not dim:
             return {}
 
-        sizes = (self.num_pages, len(indices), num_kv_heads, self.page_size, dim)
-        pool = _zeros(sizes, self.dtype, self.device)
+        if not self.is_int8:
+            values = self._make_pool(len(indices), num_kv_heads, dim, self.dtype)
+            return {index: FloatStore(part, self.page_size, dim) for index, part in zip(indices, values, strict=True)}
+
+        codes = self._make_pool(len(indices), num_kv_heads, dim, torch.int8)
+        scales = self._make_pool(len(indices), num_kv_heads, 1, self.dtype)
+        parts = zip(indices, codes, scales, strict=True)
+        return {index: Int8Store(own, its, self.page_size, self._codes) for index, own, its in parts}
+
+    def _make_pool(self, num_layers: int, num_kv_heads: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
+        """For each layer, the pool from that layer's part of page 0 on."""
+        pool = _zeros((self.num_pages, num_layers, num_kv_heads, self.page_size, dim), dtype, self.device)
         self._pools.append(pool)
         values_per_layer = num_kv_heads * self.page_size * dim
-        return {index: pool.view(-1)[order * values_per_layer :] for order, index in enumerate(indices)}
+        return [pool.view(-1)[order * values_per_layer :] for order in range(num_layers)]
 
     def _clear_entered_pages(self, batch: StepBatch) -> None:
         # A page's former owner may have left NaN behind the tokens that this step writes; 0 * NaN would reach the row.

@@ -16,10 +16,14 @@ DEFAULT_DRAFTER = "ngram"
 """Where the topology leaves it open and the plugin is there."""
 
 
-def drafter_name(wanted: str, plugins: Plugins) -> str:
-    """The drafter's name, empty for none. Raises `TopologyError`."""
+def drafter_name(table: EngineTable, plugins: Plugins) -> str:
+    """The drafter's name, empty for none. Raises `TopologyError`, also for settings that nobody would read."""
+    wanted = table.drafter
     if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
+        if table.drafter_options:
+            raise TopologyError("engine.drafter-options", "there is no drafter to read them: name one in `drafter`")
         return ""
+
     try:
         return plugins.drafters.get(DEFAULT_DRAFTER if wanted == "auto" else wanted).name
     except PluginError as error:

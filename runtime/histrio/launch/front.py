@@ -18,6 +18,7 @@ from histrio.actors.supervisor import Supervisor
 from histrio.engine.placement import SizeLimits
 from histrio.engine.requests import RequestTable
 from histrio.gateway import ServedModel
+from histrio.policies import AdmissionPolicy
 from histrio.sampling_fields import FieldTable
 
 __all__ = ["Front", "FrontSettings"]
@@ -38,6 +39,8 @@ class FrontSettings:
     fields: FieldTable
     """Which request fields are honoured."""
     max_unfinished: int = 512
+    admission: AdmissionPolicy | None = None
+    """Who decides which requests are accepted; None: whatever there are credits for."""
     request_timeout_s: float = 600.0
     hang_timeout_s: float = 10.0
 
@@ -56,7 +59,7 @@ class Front:
         self.gateway = AdmissionActor(
             self.directory.tell,
             settings.model,
-            RequestTable(settings.max_unfinished),
+            RequestTable(settings.max_unfinished, policy=settings.admission),
             settings.fields,
             request_timeout_s=settings.request_timeout_s,
         )

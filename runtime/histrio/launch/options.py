@@ -156,7 +156,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("file", nargs="?", metavar="TOPOLOGY.toml", help="topology file; options win over its keys")
     _add_model(parser.add_argument_group("model"))
     _add_stages(parser.add_argument_group("stages"))
-    _add_limits(parser.add_argument_group("memory and limits"))
+    _add_memory(parser.add_argument_group("memory"))
+    _add_scheduling(parser.add_argument_group("scheduling"))
     _add_service(parser.add_argument_group("service"))
     _add_questions(parser.add_argument_group("look, start nothing"))
     return parser
@@ -208,7 +209,7 @@ def _add_stages(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_limits(group: argparse._ArgumentGroup) -> None:
+def _add_memory(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--param-mem-ratio",
         dest="engine.param-mem-ratio",
@@ -228,7 +229,61 @@ def _add_limits(group: argparse._ArgumentGroup) -> None:
         "--kv-block-size", dest="engine.kv-block-size", type=int, metavar="TOKENS", help="tokens in a KV block"
     )
     group.add_argument(
+        "--num-cache-blocks", dest="engine.num-cache-blocks", type=int, metavar="N", help="exact number of KV blocks"
+    )
+    group.add_argument(
+        "--kv-cache-dtype", dest="engine.kv-cache-dtype", metavar="DTYPE", help="number format of keys and values"
+    )
+    group.add_argument(
+        "--disable-prefix-cache",
+        dest="engine.prefix-cache",
+        action="store_const",
+        const=False,
+        help="forget KV blocks with their request",
+    )
+
+
+def _add_scheduling(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
         "--max-batch-size", dest="engine.max-batch-size", type=int, metavar="N", help="most sequences in a step (256)"
+    )
+    group.add_argument(
+        "--max-num-tokens-per-batch",
+        dest="engine.max-num-tokens-per-batch",
+        type=int,
+        metavar="TOKENS",
+        help="most tokens in a step (2048)",
+    )
+    group.add_argument(
+        "--chunked-prefill-size",
+        dest="engine.chunked-prefill-size",
+        type=int,
+        metavar="TOKENS",
+        help="most tokens of one prompt in a step (512)",
+    )
+    group.add_argument(
+        "--prefill-priority",
+        dest="engine.prefill-priority",
+        type=int,
+        metavar="0|1",
+        help="1: prompts come before the next tokens of others (0)",
+    )
+    group.add_argument(
+        "--micro-batch-ratio",
+        dest="engine.micro-batch-ratio",
+        type=int,
+        metavar="N",
+        help="steps in flight at a time (one per stage)",
+    )
+    group.add_argument(
+        "--scheduler-wait-ms",
+        dest="engine.scheduler-wait-ms",
+        type=float,
+        metavar="MS",
+        help="how long the first request waits for others (0)",
+    )
+    group.add_argument(
+        "--drafter", dest="engine.drafter", metavar="NAME", help="who guesses tokens: auto, off, ngram …"
     )
     group.add_argument(
         "--request-timeout-s",

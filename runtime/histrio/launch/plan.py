@@ -29,7 +29,9 @@ from histrio.launch.support import (
     backend_traits,
     check_adapter,
     check_engine_keys,
+    check_kv_cache_dtype,
     check_memory,
+    check_policies,
     check_support,
     interpreter,
 )
@@ -184,7 +186,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         )
         stages.append(check_support(stage, plugins, config, is_check=is_check))
     check_memory(stages, config.dtype)
-    drafter = "" if engine else drafter_name(topology.engine.drafter, plugins)
+    drafter = "" if engine else drafter_name(topology.engine, plugins)
     return Plan(
         model=model,
         stages=_share_memory(stages),
@@ -204,8 +206,11 @@ def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str
     traits = backend_traits(topology.stages, plugins)
     processes = place_stages(topology.stages, traits, topology.runtime)
     check_adapter(topology.model.adapter, topology.stages, traits)
-    if traits[0].level == "engine":
+    check_kv_cache_dtype(topology.engine.kv_cache_dtype, topology.stages, traits)
+    is_engine = traits[0].level == "engine"
+    if is_engine:
         check_engine_keys(topology.engine, topology.stages[0].backend)
+    check_policies(topology.engine, plugins, is_engine=is_engine)
     return traits, processes
 
 

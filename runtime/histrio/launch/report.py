@@ -73,6 +73,10 @@ def describe_plugins(plugins: Plugins) -> str:
     ]
     lines += ["", "drafters"]
     lines += [f"  {each.name:<20} ({plugins.drafters.owners[each.name]})" for each in plugins.drafters]
+    lines += ["", "batching policies"]
+    lines += [f"  {name:<20} ({owner})" for name, owner in plugins.batching_policies.owners.items()]
+    lines += ["", "admission policies"]
+    lines += [f"  {name:<20} ({owner})" for name, owner in plugins.admission_policies.owners.items()]
     lines += ["", "services"]
     lines += [f"  {edge.name:<20} ({plugins.edges.owners[edge.name]})" for edge in plugins.edges]
     if plugins.failed:

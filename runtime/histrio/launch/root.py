@@ -183,6 +183,7 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
         actors=replica_actors(plan.num_stages),
         fields=field_table(plugins, plan.model.engine),
         max_unfinished=engine.max_unfinished_requests,
+        admission=plugins.admission_policies.get(engine.admission_policy),
         request_timeout_s=engine.request_timeout_s,
         hang_timeout_s=plan.runtime.hang_timeout_s,
     )

@@ -23,12 +23,35 @@ __all__ = [
     "backend_traits",
     "check_adapter",
     "check_engine_keys",
+    "check_kv_cache_dtype",
     "check_memory",
+    "check_policies",
     "check_support",
     "interpreter",
 ]
 
 _GIB = 2**30
+_ENGINES_OWN = {
+    "cuts prompts": ["chunked_prefill_size", "step_budget_ms"],
+    "plans its steps": [
+        "micro_batch_ratio",
+        "prefill_priority",
+        "scheduler_wait_ms",
+        "enable_preemption",
+        "preemption_threshold",
+        "batching_policy",
+    ],
+    "keeps its cache": ["prefix_cache"],
+    "guesses tokens": [
+        "drafter",
+        "drafter_options",
+        "speculation_length",
+        "min_speculation",
+        "max_speculation",
+        "adaptive",
+    ],
+}
+"""What a whole engine does in its own way → the fields of `EngineTable` that would say how."""
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -87,11 +110,39 @@ def check_adapter(adapter: str | None, stages: list[StageTable], traits: list[Tr
         raise TopologyError("model.adapter", "there is no such folder; adapters are not fetched from the hub")
 
 
+def check_kv_cache_dtype(dtype: str, stages: list[StageTable], traits: list[Traits]) -> None:
+    """Every stage's backend can keep keys and values in this number format. Raises `TopologyError`."""
+    for index, (stage, its) in enumerate(zip(stages, traits, strict=True)):
+        if dtype == "int8" and Capability.INT8_KV not in its.capabilities:
+            text = f"the backend {stage.backend!r} of stage[{index}] keeps keys and values as they are; leave it auto"
+            raise TopologyError("engine.kv-cache-dtype", text)
+
+
 def check_engine_keys(table: EngineTable, backend: str) -> None:
     """No key asks for what an engine decides by itself. Raises `TopologyError`."""
-    if table.chunked_prefill_size != EngineTable().chunked_prefill_size:
-        text = f"the engine {backend!r} cuts prompts by itself; see the backend's own options"
-        raise TopologyError("engine.chunked-prefill-size", text)
+    unset = EngineTable()
+    for field in msgspec.structs.fields(EngineTable):
+        does = next((does for does, names in _ENGINES_OWN.items() if field.name in names), "")
+        value = getattr(table, field.name)
+        if not does or value == getattr(unset, field.name) or (field.name, value) == ("drafter", "off"):
+            continue
+        text = f"the engine {backend!r} {does} by itself; see the backend's own options"
+        raise TopologyError(f"engine.{field.encode_name}", text)
+
+
+def check_policies(table: EngineTable, plugins: Plugins, *, is_engine: bool) -> None:
+    """Both policies exist. Raises `TopologyError`."""
+    try:
+        plugins.admission_policies.get(table.admission_policy)
+    except PluginError as error:
+        raise TopologyError("engine.admission-policy", str(error)) from None
+    if is_engine:
+        return  # which has no batching of ours
+
+    try:
+        plugins.batching_policies.get(table.batching_policy)
+    except PluginError as error:
+        raise TopologyError("engine.batching-policy", str(error)) from None
 
 
 def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is_check: bool) -> StagePlan:
