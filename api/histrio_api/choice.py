@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from histrio.errors import EngineError, EngineRestarted, RequestTimeout
+from msgspec import UNSET, UnsetType
+
+from histrio.errors import EngineError, EngineRestarted, GenerationStuck, HistrioError, RequestTimeout
 from histrio.gateway import Delta, TokenStream
 from histrio.messages import RequestState
 from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import ChoiceLogprobs
+from histrio_api.prompt_logprobs import PromptScores
 from histrio_api.prompts import Prompt
+from histrio_api.schemas import PromptLogprobs
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.stops import StopStrings
 
 __all__ = ["Choice"]
 
-_ERRORS: dict[str, type[EngineError]] = {each.code: each for each in (RequestTimeout, EngineRestarted)}
+_ERRORS: dict[str, type[HistrioError]] = {
+    each.code: each for each in (RequestTimeout, EngineRestarted, GenerationStuck)
+}
 
 
 class Choice:
@@ -26,11 +32,14 @@ class Choice:
         "_ending",
         "_stops",
         "counts_prompt",
+        "echoes",
         "finish_reason",
+        "has_answer",
         "index",
         "logprobs",
         "num_tokens",
         "prompt",
+        "scores",
         "stream",
     )
 
@@ -42,6 +51,12 @@ class Choice:
         self.stream = stream
         self.counts_prompt = counts_prompt
         """Whether it is the first choice of its prompt, which stands for what the prompt cost."""
+        self.echoes = False
+        """The text begins with the prompt, and every token has its entry, also the one that ends the text."""
+        self.has_answer = True
+        """False: what is generated is dropped, and the prompt is all there is."""
+        self.scores: PromptScores | None = None
+        """Of the prompt, shared with its other choices, if the request asks for them."""
         self.num_tokens = 0
         self.logprobs: ChoiceLogprobs | None = None
         """Entries that go out with the text, if the request asks for them."""
@@ -50,6 +65,11 @@ class Choice:
         self._ending = ending
         self._detokenizer: Detokenizer
         self._stops: StopStrings | None = None
+
+    @property
+    def prompt_logprobs(self) -> PromptLogprobs | UnsetType:
+        """The answer's field of this name, if the request has one."""
+        return UNSET if self.scores is None else self.scores.report
 
     @property
     def has_logprobs(self) -> bool:
@@ -64,13 +84,27 @@ class Choice:
         self._stops = StopStrings(stops) if stops or logprobs is not None else None
         self.logprobs = logprobs
 
+    async def begin(self, delta: Delta) -> str:
+        """What stands before the text of the first delta, which was taken. Waits for the prompt's log probabilities."""
+        if self.scores is not None:
+            if self.counts_prompt:
+                self.scores.tell(delta)
+            found = await self.scores.wait()
+            if self.echoes and self.logprobs is not None:
+                self.logprobs.put_first(self.prompt, found)
+        return self.prompt.text if self.echoes else ""
+
     def take(self, delta: Delta) -> str:
-        """The text a delta adds; sets `finish_reason` with the last. Raises `EngineError` if generation failed."""
+        """The text a delta adds; sets `finish_reason` with the last. Raises `EngineError` or
+        `GenerationStuck` if generation failed."""
         state = delta.state
         if state is RequestState.ERROR:
             raise _error_of(delta)
         if state is RequestState.CANCELLED:
             raise EngineError("the server stopped this request; try again")
+        if not self.has_answer:
+            self.finish_reason = "length"
+            return ""
 
         ids = delta.ids
         if ids and ids[-1] in self._ending:
@@ -110,7 +144,10 @@ class Choice:
             self.finish_reason = _finish_reason(delta.state)
         text = "".join(shown)
         if self.logprobs is not None:
-            self.logprobs.push(delta, piece_lengths, len(text), is_whole=is_finished and not stops.is_stopped)
+            is_whole = is_finished and not stops.is_stopped
+            self.logprobs.push(delta, piece_lengths, len(text), is_whole=is_whole)
+            if self.echoes and is_whole and len(ids) < len(delta.ids):
+                self.logprobs.push_end(delta)
         return text
 
 
@@ -118,6 +155,6 @@ def _finish_reason(state: RequestState) -> str:
     return "length" if state is RequestState.FINISHED_MAX_LENGTH else "stop"
 
 
-def _error_of(delta: Delta) -> EngineError:
+def _error_of(delta: Delta) -> HistrioError:
     reason = delta.reason or "generation failed"
     return _ERRORS.get(delta.code, GenerationFailed)(reason)

@@ -9,10 +9,11 @@ from hashlib import blake2s
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
+from msgspec.structs import replace
 
 from histrio.errors import EngineError, ModelNotFound, Overloaded, RequestError
 from histrio.gateway import Gateway
-from histrio.grammar import GrammarSpec
+from histrio.grammar import GrammarSpec, Thinking
 from histrio.grammar_check import GrammarChecker
 from histrio.messages import SamplingFields
 from histrio_api.metrics import EndpointMetrics
@@ -77,20 +78,23 @@ class Edge:
             case "failed":
                 raise EngineError("the engine failed and was not restarted; the server's log has the reason")
 
-    async def checked_grammar(self, request: GenerationRequest, sampling: SamplingFields) -> GrammarSpec | None:
+    async def checked_grammar(
+        self, request: GenerationRequest, sampling: SamplingFields, thinking: Callable[[], Thinking]
+    ) -> GrammarSpec | None:
         """The form that the request asks for, known to be enforceable. Raises `RequestError`, `Overloaded`."""
         wanted = wanted_grammar(request, sampling, self.gateway.model.grammar_kinds, self.honoured_by)
         if wanted is None:
             return None
 
+        spec = replace(wanted.spec, thinking=thinking())
         if self.grammars is not None:
             try:
-                await self.grammars.check(wanted.spec)
+                await self.grammars.check(spec)
             except Overloaded:
                 raise
             except RequestError as error:
                 raise wanted.locate(error) from None
-        return wanted.spec
+        return spec
 
     async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
         """Do rendering and encoding here if it is short, else in a thread so that running streams don't wait."""

@@ -14,7 +14,7 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from histrio.errors import EngineError, HistrioError, Overloaded, RequestError
+from histrio.errors import EngineError, GenerationStuck, HistrioError, Overloaded, RequestError
 
 __all__ = [
     "GenerationFailed",
@@ -103,7 +103,9 @@ def from_validation(error: msgspec.ValidationError, prefix: str = "") -> Request
 
 def presentable(error: Exception) -> HistrioError:
     """What a client may see of an error. Of a bug it only learns that there is one; the log has the traceback."""
-    if isinstance(error, HistrioError) and (error.status != 500 or isinstance(error, GenerationFailed)):
+    if isinstance(error, HistrioError) and (
+        error.status != 500 or isinstance(error, GenerationFailed | GenerationStuck)
+    ):
         return error
 
     logger.error("a request failed with an unexpected error", exc_info=error)

@@ -15,9 +15,17 @@ from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import ChoiceLogprobs
+from histrio_api.prompt_logprobs import PromptScores
 from histrio_api.prompts import Prompt, num_new_tokens
 from histrio_api.received import Received
-from histrio_api.schemas import ChatRequest, GenerationRequest, PromptTokensDetails, Usage
+from histrio_api.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    CompletionTokensDetails,
+    GenerationRequest,
+    PromptTokensDetails,
+    Usage,
+)
 
 __all__ = ["Generation", "run_choices", "start_generation"]
 
@@ -34,6 +42,11 @@ class Generation:
         self.num_prompt_tokens = 0
         self.num_cached_tokens = 0
         """Of the prompts, from the prefix cache. The `n` choices of one prompt count for one."""
+        self.num_drafted_tokens = 0
+        """Guessed ahead, for all choices."""
+        self.num_accepted_tokens = 0
+        """Of those, how many came true."""
+        self.edge = edge
         self._metrics = edge.metrics
         self._arrived_s = arrived_s
         self._is_closed = False
@@ -47,6 +60,9 @@ class Generation:
             completion_tokens=num_completion_tokens,
             total_tokens=self.num_prompt_tokens + num_completion_tokens,
             prompt_tokens_details=PromptTokensDetails(self.num_cached_tokens),
+            completion_tokens_details=CompletionTokensDetails(
+                self.num_accepted_tokens, self.num_drafted_tokens - self.num_accepted_tokens
+            ),
         )
 
     @property
@@ -56,7 +72,7 @@ class Generation:
 
     async def read(self, choice: Choice, show: Callable[[Choice, str], Awaitable[None]]) -> None:
         """Show every piece of a choice's text; the last call of `show` has the choice's `finish_reason` set."""
-        metrics, last = self._metrics, 0.0
+        metrics, last, has_begun = self._metrics, 0.0, False
         async for delta in choice.stream:
             now = time.perf_counter()
             if num_tokens := len(delta.ids):
@@ -67,7 +83,11 @@ class Generation:
                 last = now
             if choice.counts_prompt:
                 self.num_cached_tokens += delta.num_cached_tokens
+            self.num_drafted_tokens += delta.num_drafted
+            self.num_accepted_tokens += delta.num_accepted
             text = choice.take(delta)
+            if not has_begun:
+                text, has_begun = await choice.begin(delta) + text, True
             if choice.finish_reason:
                 await show(choice, text)
                 return
@@ -89,7 +109,7 @@ class Generation:
 
 
 def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prompt], wanted: int | None) -> Generation:
-    """Submit every prompt: all or none; `wanted` new tokens each, or as many as fit.
+    """Submit every prompt: all or none; `wanted` new tokens each, or as many as fit. With 0, prompts are only scored.
 
     Raises `RequestError`, `Overloaded`, `EngineError`.
     """
@@ -103,20 +123,19 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
     edge.gateway.check_sampling(received.sampling)
     is_chat = isinstance(request, ChatRequest)
     param = "messages" if is_chat else "prompt"
-    rooms = [num_new_tokens(edge.gateway.model, prompt, wanted, param) for prompt in prompts]
+    # A prompt is scored by a request for one token, which is then left out.
+    num_wanted = 1 if wanted == 0 else wanted
+    rooms = [num_new_tokens(edge.gateway.model, prompt, num_wanted, param) for prompt in prompts]
     generation = Generation(edge, "chatcmpl" if is_chat else "cmpl", received.arrived_s)
     try:
         for prompt, room in zip(prompts, rooms, strict=True):
-            _submit(edge, generation, prompt, _submission(edge, received, prompt, room))
+            _submit(generation, received, prompt, room)
     except BaseException:
         generation.close()
         raise
     for choice in generation.choices:
-        continues = () if is_chat else choice.prompt.ids
-        detokenizer = edge.tokenizer.detokenizer(skip_special=request.skip_special_tokens, continues=continues)
-        num_top = received.num_top_logprobs
-        logprobs = None if num_top is None else ChoiceLogprobs(edge.tokenizer, num_top)
-        choice.decode_with(detokenizer, stops, logprobs)
+        choice.has_answer = wanted != 0
+        _prepare(edge, received, choice, stops)
     return generation
 
 
@@ -159,13 +178,34 @@ def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tok
         priority=request.priority,
         cache_salt=request.cache_salt,
         num_logprobs=num_logprobs,
+        num_prompt_logprobs=received.num_prompt_logprobs,
     )
 
 
-def _submit(edge: Edge, generation: Generation, prompt: Prompt, submission: Submission) -> None:
+def _prepare(edge: Edge, received: Received[Any], choice: Choice, stops: Sequence[str]) -> None:
+    """Tell the choice how its ids become an answer."""
+    request: GenerationRequest = received.request
+    continues = () if isinstance(request, ChatRequest) else choice.prompt.ids
+    detokenizer = edge.tokenizer.detokenizer(skip_special=request.skip_special_tokens, continues=continues)
+    choice.echoes = isinstance(request, CompletionRequest) and request.echo
+    logprobs = None
+    if received.num_top_logprobs is not None:
+        num_prompt_chars = len(choice.prompt.text) if choice.echoes else 0
+        logprobs = ChoiceLogprobs(edge.tokenizer, received.num_top_logprobs, num_prompt_chars)
+    choice.decode_with(detokenizer, stops, logprobs)
+
+
+def _submit(generation: Generation, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> None:
+    edge = generation.edge
+    submission = _submission(edge, received, prompt, max_new_tokens)
     ending = frozenset(submission.eos_ids).union(submission.stop_ids)
+    scores = None
+    if received.num_prompt_logprobs is not None:
+        scores = PromptScores(edge.tokenizer, prompt, received.request.prompt_logprobs)
     for nth, stream in enumerate(edge.gateway.submit(submission)):
-        generation.choices.append(Choice(len(generation.choices), prompt, stream, ending, counts_prompt=nth == 0))
+        choice = Choice(len(generation.choices), prompt, stream, ending, counts_prompt=nth == 0)
+        choice.scores = scores
+        generation.choices.append(choice)
     generation.num_prompt_tokens += len(prompt.ids)
 
 

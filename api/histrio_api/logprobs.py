@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from histrio.errors import RequestError
 from histrio.gateway import Delta
+from histrio.messages import TokenLogprobs
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
+from histrio_api.prompts import Prompt
 from histrio_api.schemas import (
     ChatLogprobs,
     ChatRequest,
@@ -25,7 +27,7 @@ from histrio_api.schemas import (
 )
 from histrio_api.text.tokenizer import Tokenizer
 
-__all__ = ["ChoiceLogprobs", "PlacedToken", "chat_logprobs", "completion_logprobs", "num_top_logprobs"]
+__all__ = ["ChoiceLogprobs", "PlacedToken", "chat_logprobs", "completion_logprobs", "num_top_logprobs", "sayable"]
 
 PlacedToken = tuple[int, TokenLogprob]
 """Where in the answer's text a token begins, in characters, and its entry."""
@@ -39,11 +41,12 @@ class ChoiceLogprobs:
 
     __slots__ = ("_held", "_num_chars", "_num_shown_chars", "_num_top", "_shown", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer, num_top: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, num_top: int, num_prompt_chars: int = 0) -> None:
+        """`num_prompt_chars` of the prompt stand before the answer, if the text begins with it."""
         self._tokenizer = tokenizer
         self._num_top = num_top
-        self._num_chars = 0
-        self._num_shown_chars = 0
+        self._num_chars = num_prompt_chars
+        self._num_shown_chars = num_prompt_chars
         self._held: deque[PlacedToken] = deque()
         self._shown: list[PlacedToken] = []
 
@@ -69,18 +72,31 @@ class ChoiceLogprobs:
         while self._held and (is_whole or self._held[0][0] < self._num_shown_chars):
             self._shown.append(self._held.popleft())
 
+    def push_end(self, delta: Delta) -> None:
+        """The id that ended the text has its entry behind all of it."""
+        top = delta.top_logprobs[-1] if self._num_top else []
+        self._shown.append((self._num_shown_chars, self._entry(delta.ids[-1], delta.logprobs[-1], top)))
+
+    def put_first(self, prompt: Prompt, found: Sequence[TokenLogprobs]) -> None:
+        """The prompt's tokens go out before the first of the answer; `found` is of all of them but the first."""
+        entries = [self._entry(prompt.ids[0], None, [])]
+        for token_id, each in zip(prompt.ids[1:], found, strict=True):
+            entries.append(self._entry(token_id, each.logprob, each.top[: self._num_top]))
+        self._shown[:0] = zip(prompt.starts, entries, strict=True)
+
     def take_shown(self) -> list[PlacedToken]:
         """The entries of the text that was shown since this was called last."""
         shown, self._shown = self._shown, []
         return shown
 
-    def _entry(self, token_id: int, logprob: float, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+    def _entry(self, token_id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> TokenLogprob:
         text, values = self._tokenizer.spell(token_id)
-        return TokenLogprob(text, _sayable(logprob), values, [self._top_entry(*each) for each in top])
+        said = None if logprob is None else sayable(logprob)
+        return TokenLogprob(text, said, values, [self._top_entry(*each) for each in top])
 
     def _top_entry(self, token_id: int, logprob: float) -> TopLogprob:
         text, values = self._tokenizer.spell(token_id)
-        return TopLogprob(text, _sayable(logprob), values)
+        return TopLogprob(text, sayable(logprob), values)
 
 
 def num_top_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
@@ -97,9 +113,6 @@ def num_top_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
                 raise RequestError("top_logprobs: only allowed when logprobs is true", param=param)
         case CompletionRequest():
             num_top = request.logprobs
-            if num_top is not None and request.echo:
-                text = "echo: cannot be combined with logprobs, since prompts have no log probabilities here"
-                raise RequestError(text, param="echo", code="unsupported_parameter")
     if num_top is not None and edge.gateway.model.engine:
         _check_engine(edge, num_top, param)
     return num_top
@@ -130,8 +143,11 @@ def _check_engine(edge: Edge, num_top: int, param: str) -> None:
         raise RequestError(text, param=param, code="unsupported_parameter")
 
 
-def _top_by_text(token: TokenLogprob) -> dict[str, float]:
+def _top_by_text(token: TokenLogprob) -> dict[str, float] | None:
     """The likeliest first. Of several ids that read the same the chosen one stands there, or else the likeliest."""
+    if token.logprob is None:
+        return None
+
     found: dict[str, float] = {}
     for each in token.top_logprobs:
         found.setdefault(each.token, each.logprob)
@@ -139,5 +155,6 @@ def _top_by_text(token: TokenLogprob) -> dict[str, float]:
     return found
 
 
-def _sayable(logprob: float) -> float:
+def sayable(logprob: float) -> float:
+    """The same as a number that JSON has."""
     return logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB

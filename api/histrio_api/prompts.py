@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -26,8 +26,10 @@ class Prompt:
     """One prompt of a request."""
 
     ids: list[int]
-    text: str | None = None
-    """As the client gave it, if it was text."""
+    text: str = ""
+    """As the client gave it, or what its ids mean where it is echoed."""
+    starts: list[int] = field(default_factory=list)
+    """Where in the text each token begins, in characters, where it is echoed."""
 
 
 def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:
@@ -69,7 +71,7 @@ def completion_prompts(edge: Edge, request: CompletionRequest) -> list[Prompt]:
     if not given:
         raise RequestError("prompt: must not be empty", param="prompt")
     if all(isinstance(entry, int) for entry in given):
-        return [_ids_prompt(edge, [entry for entry in given if isinstance(entry, int)], "prompt")]
+        return [_ids_prompt(edge, [entry for entry in given if isinstance(entry, int)], request, "prompt")]
     if len(given) > edge.settings.max_prompts:
         raise RequestError(f"prompt: at most {edge.settings.max_prompts} prompts are accepted", param="prompt")
 
@@ -80,7 +82,7 @@ def completion_prompts(edge: Edge, request: CompletionRequest) -> list[Prompt]:
         if isinstance(entry, str):
             prompts.append(_text_prompt(edge, entry, request))
         else:
-            prompts.append(_ids_prompt(edge, entry, f"prompt[{at}]"))
+            prompts.append(_ids_prompt(edge, entry, request, f"prompt[{at}]"))
     return prompts
 
 
@@ -162,20 +164,25 @@ def _template_tools(template: ChatTemplate, tools: Iterable[ToolDefinition]) -> 
 
 
 def _tool_definition(tool: ToolDefinition) -> dict[str, Any]:
-    function = {name: value for name, value in msgspec.structs.asdict(tool.function).items() if value is not None}
+    given = msgspec.structs.asdict(tool.function).items()
+    function = {name: value for name, value in given if value is not None and name != "strict"}
     return {"type": tool.type, "function": function}
 
 
 def _text_prompt(edge: Edge, text: str, request: CompletionRequest) -> Prompt:
-    return Prompt(_checked(edge.tokenizer.encode(text, add_special=request.add_special_tokens), "prompt"), text)
+    if not request.echo:
+        return Prompt(_checked(edge.tokenizer.encode(text, add_special=request.add_special_tokens), "prompt"), text)
+
+    ids, starts = edge.tokenizer.encode_placed(text, add_special=request.add_special_tokens)
+    return Prompt(_checked(ids, "prompt"), text, starts)
 
 
-def _ids_prompt(edge: Edge, ids: list[int], param: str) -> Prompt:
+def _ids_prompt(edge: Edge, ids: list[int], request: CompletionRequest, param: str) -> Prompt:
     vocab_size = edge.gateway.model.vocab_size
     if ids and max(ids) >= vocab_size:
         raise RequestError(f"{param}: token ids must be below {vocab_size}", param=param)
 
-    return Prompt(_checked(ids, param))
+    return Prompt(_checked(ids, param), *(edge.tokenizer.decode_placed(ids) if request.echo else ()))
 
 
 def _checked(ids: list[int], param: str) -> list[int]:

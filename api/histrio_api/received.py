@@ -11,6 +11,7 @@ from histrio.messages import SamplingFields
 from histrio_api.edge import Edge
 from histrio_api.fields import decode_object, split_fields
 from histrio_api.logprobs import num_top_logprobs
+from histrio_api.prompt_logprobs import num_prompt_logprobs
 from histrio_api.schemas import GenerationRequest
 from histrio_api.words import with_word_ids
 
@@ -33,6 +34,8 @@ class Received(Generic[R]):
     """What the answer must look like; checked."""
     num_top_logprobs: int | None = None
     """Log probabilities of each token and of that many of the likeliest; checked. None for none at all."""
+    num_prompt_logprobs: int | None = None
+    """The same of the prompts' tokens."""
 
 
 def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
@@ -42,5 +45,11 @@ def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
     request, sampling = split_fields(given, kind, edge.sampling_fields, edge.honoured_by)
     edge.require_model(request.model)
     edge.require_accepting()
-    num_top = num_top_logprobs(edge, request)
-    return Received(request, sampling, len(body), arrived_s, num_top_logprobs=num_top)
+    return Received(
+        request,
+        sampling,
+        len(body),
+        arrived_s,
+        num_top_logprobs=num_top_logprobs(edge, request),
+        num_prompt_logprobs=num_prompt_logprobs(edge, request),
+    )

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from histrio.grammar import TagStructure
+
 __all__ = [
     "ChatChoice",
     "ChatCompletion",
@@ -20,15 +22,22 @@ __all__ = [
     "CompletionChoice",
     "CompletionLogprobs",
     "CompletionRequest",
+    "CompletionTokensDetails",
     "ContentPart",
     "DetokenizeRequest",
+    "FunctionDefinition",
     "GenerationRequest",
     "ModelCard",
+    "NamedTool",
+    "PromptLogprob",
+    "PromptLogprobs",
     "ResponseFormat",
     "StreamOptions",
+    "StructuralTag",
     "StructuredOutputs",
     "TokenLogprob",
     "TokenizeRequest",
+    "ToolDefinition",
     "TopLogprob",
     "Usage",
     "UsageStats",
@@ -108,14 +117,27 @@ class FunctionDefinition(_Strict):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Literal[False] | None = None
-    """True would promise arguments that follow the schema; that needs grammars."""
+    strict: bool | None = None
+    """True: the arguments follow `parameters`. False: they are any object, even where a call is demanded."""
 
 
 class ToolDefinition(_Strict):
     """One entry of `tools`."""
 
     function: FunctionDefinition
+    type: Literal["function"] = "function"
+
+
+class ToolName(_Strict):
+    """The function that must be called."""
+
+    name: str
+
+
+class NamedTool(_Strict):
+    """`tool_choice`: exactly this one."""
+
+    function: ToolName
     type: Literal["function"] = "function"
 
 
@@ -129,12 +151,23 @@ class SchemaFormat(_Strict):
 
 
 class ResponseFormat(_Strict):
-    """`response_format`: any text, any JSON object, or JSON after a schema."""
+    """`response_format`: any text, any JSON object, JSON after a schema, or text with structures in it."""
 
-    type: Literal["text", "json_object", "json_schema"]
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: SchemaFormat | None = None
     schema: dict[str, Any] | bool | None = None
     """Of `json_object`, as some servers have it."""
+    structures: list[TagStructure] | None = None
+    """Of `structural_tag`, like `triggers`."""
+    triggers: list[str] | None = None
+
+
+class StructuralTag(_Strict):
+    """Text in which each trigger begins one of the structures."""
+
+    structures: list[TagStructure]
+    triggers: list[str]
+    type: Literal["structural_tag"] = "structural_tag"
 
 
 class StructuredOutputs(_Strict):
@@ -145,6 +178,7 @@ class StructuredOutputs(_Strict):
     choice: list[str] | None = None
     grammar: str | None = None
     json_object: bool | None = None
+    structural_tag: StructuralTag | str | None = None
 
 
 class GenerationRequest(_Strict):
@@ -155,6 +189,8 @@ class GenerationRequest(_Strict):
     stream_options: StreamOptions = StreamOptions()
     max_tokens: _PositiveInt | None = None
     n: _PositiveInt = 1
+    prompt_logprobs: _NumTopLogprobs | None = None
+    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     seed: _Seed | None = None
     stop: str | list[str] = []
     stop_token_ids: list[_TokenId] = []
@@ -185,7 +221,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
     top_logprobs: _NumTopLogprobs = 0
     """Needs `logprobs`."""
     tools: list[ToolDefinition] = []
-    tool_choice: Literal["none", "auto"] = "auto"
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    """`required`: the answer is one call or several; a name: one call of that tool."""
+    parallel_tool_calls: bool = True
+    """False: at most one call."""
     chat_template_kwargs: dict[str, Any] = {}
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -196,7 +235,10 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     """POST /v1/completions. A prompt is text or token ids, or a list of either."""
 
     prompt: str | list[str | _TokenId | list[_TokenId]]
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    """0 to have nothing but the prompt scored."""
     echo: bool = False
+    """The text begins with the prompt, and `logprobs` with its tokens."""
     logprobs: _NumTopLogprobs | None = None
     """Of each token and of that many of the likeliest."""
     add_special_tokens: bool = True
@@ -227,6 +269,15 @@ class PromptTokensDetails(msgspec.Struct):
     """Of all prompts of the request, taken from the prefix cache."""
 
 
+class CompletionTokensDetails(msgspec.Struct):
+    """How the answers' tokens were come by, all choices together."""
+
+    accepted_prediction_tokens: int
+    """Guessed ahead, and right."""
+    rejected_prediction_tokens: int
+    """Guessed ahead in vain; they are in no answer, and in no other count."""
+
+
 class Usage(msgspec.Struct):
     """Tokens of a request; those of all its choices together."""
 
@@ -234,6 +285,7 @@ class Usage(msgspec.Struct):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
 
 
 class CalledFunction(msgspec.Struct):
@@ -261,10 +313,11 @@ class TopLogprob(msgspec.Struct):
 
 
 class TokenLogprob(msgspec.Struct):
-    """A token of an answer, with its natural log probability."""
+    """A token of an answer, or of an echoed prompt, with its natural log probability."""
 
     token: str
-    logprob: float
+    logprob: float | None
+    """None for the first token of a prompt, before which there is nothing."""
     bytes: list[int]
     top_logprobs: list[TopLogprob]
     """The likeliest first."""
@@ -281,11 +334,25 @@ class CompletionLogprobs(msgspec.Struct):
     """`logprobs` of a plain completion's choice, or of a piece of it: columns with an entry for each token."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    """None for the first token of a prompt."""
+    top_logprobs: list[dict[str, float] | None]
     """By text; the chosen token is always among them."""
     text_offset: list[int]
     """Where the token begins in the choice's text, in characters."""
+
+
+class PromptLogprob(msgspec.Struct):
+    """A token in one place of the prompt."""
+
+    logprob: float
+    rank: int | None
+    """1 for the likeliest; None for the prompt's own token where it is not among those that were asked for."""
+    decoded_token: str
+
+
+PromptLogprobs: TypeAlias = list[dict[str, PromptLogprob] | None]
+"""For each token of a prompt: by id, the token itself and then the likeliest ones. None for the first."""
 
 
 class AnswerMessage(msgspec.Struct):
@@ -295,6 +362,8 @@ class AnswerMessage(msgspec.Struct):
     role: str = "assistant"
     refusal: None = None
     tool_calls: list[CalledTool] | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    """What the model thought before it answered."""
 
 
 class ChatChoice(msgspec.Struct):
@@ -316,6 +385,7 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
     system_fingerprint: str
     object: str = "chat.completion"
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionChoice(msgspec.Struct):
@@ -325,6 +395,7 @@ class CompletionChoice(msgspec.Struct):
     text: str
     finish_reason: str
     logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct):

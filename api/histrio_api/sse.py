@@ -71,6 +71,10 @@ class ChatChunks(_Chunks):
         logprobs = b'},"logprobs":null' if choice.logprobs is None else b"}" + _shown(choice.logprobs, chat_logprobs)
         return self._chunk(choice, b'"delta":{"content":' + _encode(text) + logprobs)
 
+    def thought(self, choice: Choice, text: str) -> bytes:
+        """More of what the model thinks before it answers."""
+        return self._chunk(choice, b'"delta":{"reasoning_content":' + _encode(text) + b'},"logprobs":null')
+
     def tool_call(self, choice: Choice, call: CalledTool, at: int) -> bytes:
         """A whole tool call, the `at`-th of the choice."""
         delta = {"index": at} | msgspec.to_builtins(call)

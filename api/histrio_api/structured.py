@@ -11,54 +11,51 @@ from typing import Any
 import msgspec
 
 from histrio.errors import RequestError
-from histrio.grammar import GrammarSpec
+from histrio.grammar import GrammarSpec, TagSpec
 from histrio.messages import SamplingFields
-from histrio_api.schemas import ChatRequest, GenerationRequest, ResponseFormat
+from histrio_api.errors import from_validation
+from histrio_api.forced_calls import forced_calls
+from histrio_api.schemas import ChatRequest, GenerationRequest, ResponseFormat, StructuralTag
+from histrio_api.wanted import WantedGrammar
 
-__all__ = ["NOT_BESIDE", "WantedGrammar", "wanted_grammar"]
+__all__ = ["NOT_BESIDE", "wanted_grammar"]
 
-NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words")
+NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words", "bad_words_ids")
 """Sampling fields that forbid tokens, or the end, where a grammar may leave nothing else."""
-
-
-class WantedGrammar(msgspec.Struct, frozen=True):
-    """The form that a request asks for."""
-
-    spec: GrammarSpec
-    param: str
-    """Path of the field that says so; a place within the grammar follows it in errors."""
-
-    def locate(self, error: RequestError) -> RequestError:
-        """The same refusal, with its place in the request."""
-        param = f"{self.param}.{error.param}".replace(".[", "[") if error.param else self.param
-        return RequestError(f"{param}: {error}", param=param, code=error.code)
 
 
 def wanted_grammar(
     request: GenerationRequest, sampling: SamplingFields, kinds: list[str], honoured_by: str = "this server"
 ) -> WantedGrammar | None:
     """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`."""
-    wanted = list(_wanted(request))
-    if not wanted:
+    wanted = _form_of_text(request)
+    if isinstance(request, ChatRequest):
+        if wanted is not None and request.tools and request.tool_choice != "none":
+            text = f"tools: cannot be combined with {wanted.param}, unless tool_choice is none"
+            raise RequestError(text, param="tools")
+        wanted = wanted or forced_calls(request)
+    if wanted is None:
         return None
+    if wanted.spec.kind not in kinds:
+        text = f"{wanted.param}: not supported by {honoured_by}; leave it out"
+        raise RequestError(text, param=wanted.param, code="unsupported_parameter")
 
-    first = wanted[0]
+    _check_company(request, sampling, wanted.param)
+    return wanted
+
+
+def _form_of_text(request: GenerationRequest) -> WantedGrammar | None:
+    wanted = list(_wanted(request))
     if len(wanted) > 1:
-        raise RequestError(f"{wanted[1].param}: {first.param} asks for a form already; give one", param=wanted[1].param)
-    if first.spec.kind not in kinds:
-        text = f"{first.param}: not supported by {honoured_by}; leave it out"
-        raise RequestError(text, param=first.param, code="unsupported_parameter")
-
-    _check_company(request, sampling, first.param)
-    return first
+        first, second = wanted[:2]
+        raise RequestError(f"{second.param}: {first.param} asks for a form already; give one", param=second.param)
+    return wanted[0] if wanted else None
 
 
 def _check_company(request: GenerationRequest, sampling: SamplingFields, param: str) -> None:
     """What contradicts a grammar: where the grammar ends, there is nothing left but the end."""
     if request.ignore_eos:
         raise RequestError(f"ignore_eos: cannot be combined with {param}", param="ignore_eos")
-    if isinstance(request, ChatRequest) and request.tools and request.tool_choice != "none":
-        raise RequestError(f"tools: cannot be combined with {param}, unless tool_choice is none", param="tools")
     for field in NOT_BESIDE:
         if sampling.get(field):
             raise RequestError(f"{field}: cannot be combined with {param}", param=field)
@@ -72,6 +69,8 @@ def _wanted(request: GenerationRequest) -> Iterator[WantedGrammar]:
         yield from _of_fields("structured_outputs.", given.json, given.regex, given.choice, given.grammar)
         if given.json_object:
             yield WantedGrammar(GrammarSpec("json_object", ""), "structured_outputs.json_object")
+        if given.structural_tag is not None:
+            yield _of_tag(given.structural_tag, "structured_outputs.structural_tag")
     yield from _of_fields("guided_", request.guided_json, request.guided_regex, request.guided_choice, None)
     yield from _of_fields("", None, request.regex, None, request.grammar)
     if request.json_schema is not None:
@@ -93,6 +92,8 @@ def _of_response_format(chosen: ResponseFormat) -> Iterator[WantedGrammar]:
             yield WantedGrammar(_schema(chosen.schema), "response_format.schema")
         case "json_object":
             yield WantedGrammar(GrammarSpec("json_object", ""), "response_format")
+        case "structural_tag":
+            yield _of_tag(_required_tag(chosen), "response_format")
 
 
 def _of_fields(
@@ -106,6 +107,26 @@ def _of_fields(
         yield WantedGrammar(GrammarSpec("choice", msgspec.json.encode(choice).decode()), f"{prefix}choice")
     if grammar is not None:
         yield WantedGrammar(_grammar(grammar), f"{prefix}grammar")
+
+
+def _required_tag(chosen: ResponseFormat) -> StructuralTag:
+    for name in ("structures", "triggers"):
+        if getattr(chosen, name) is None:
+            raise RequestError(f"response_format.{name}: the field is required", param=f"response_format.{name}")
+    return StructuralTag(structures=chosen.structures or [], triggers=chosen.triggers or [])
+
+
+def _of_tag(given: StructuralTag | str, param: str) -> WantedGrammar:
+    """Structural tags come as JSON, or as a string of JSON."""
+    if isinstance(given, str):
+        try:
+            given = msgspec.json.decode(given, type=StructuralTag)
+        except msgspec.ValidationError as error:
+            raise from_validation(error, prefix=f"{param}.") from None
+        except (msgspec.DecodeError, RecursionError):
+            raise RequestError(f"{param}: not valid JSON", param=param) from None
+    spec = TagSpec(given.structures, given.triggers)
+    return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param)
 
 
 def _schema(given: Any) -> GrammarSpec:

@@ -17,6 +17,7 @@ import numpy as np
 from histrio.backend import Array, ArrayNamespace
 from histrio.grammar_table import GrammarTable, StepMasks
 from histrio.messages import Open, Row, Step, StepResult
+from histrio.prompt_scores import PromptScorer, Scores
 from histrio.sampler_chain import Sampled, SamplerChain
 
 __all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "Drawer"]
@@ -33,9 +34,11 @@ class Drawer:
         self._chain = chain
         self._grammars = grammars
         self._masks: StepMasks | None = None
+        self._scorer = PromptScorer()
 
     def open(self, order: Open) -> None:
         """A sequence takes a slot."""
+        self._scorer.open(order)
         self._chain.open(
             order.slot,
             order.sampling,
@@ -46,13 +49,18 @@ class Drawer:
             end_ids=order.end_ids,
             state=order.sampler_state,
             num_logprobs=order.num_logprobs,
+            is_seeded=order.is_seeded,
         )
+        if self._grammars is not None:
+            # Whose process ended has closed nothing, and this stage may have outlived it.
+            self._grammars.close(order.slot)
         if order.grammar is not None:
             assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
             self._grammars.open(order.slot, order.grammar, order.ids[order.num_prompt_tokens :])
 
     def close(self, slot: int) -> None:
         """The slot is free."""
+        self._scorer.close(slot)
         self._chain.close(slot)
         if self._grammars is not None:
             self._grammars.close(slot)
@@ -71,8 +79,9 @@ class Drawer:
     def draw(self, xp: ArrayNamespace, logits: Array | None, step: Step) -> StepResult:
         """The step's result, its time aside. The token drawn from position p becomes token p + 1."""
         rows = [row for row in step.rows if row.num_sampled]
+        logits, scores = self._scorer.split(xp, logits, step.rows)
         if logits is None or not rows:
-            return StepResult(step.step, step.epoch, [])
+            return StepResult(step.step, step.epoch, [], prompt_logprobs=scores)
 
         counts = [row.num_sampled for row in rows]
         slots = np.repeat(np.array([row.slot for row in rows], np.intp), counts)
@@ -80,10 +89,10 @@ class Drawer:
         positions = ends + np.concatenate([np.arange(-count, 0) for count in counts]) + 1
         drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted}
         masked = logits if self._masks is None else self._masks.apply(xp, logits)
-        sampled = self._chain.sample(xp, masked, slots, positions, drafts, raw=logits)
-        return self._result(step, rows, sampled)
+        sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.chances, raw=logits)
+        return self._result(step, rows, sampled, scores)
 
-    def _result(self, step: Step, rows: list[Row], sampled: Sampled) -> StepResult:
+    def _result(self, step: Step, rows: list[Row], sampled: Sampled, scores: Scores) -> StepResult:
         failures: dict[int, str] = {}
         forced: dict[int, list[int]] = {}
         for index, (row, ids) in enumerate(_gained(rows, sampled)):
@@ -105,6 +114,7 @@ class Drawer:
             logprobs=gained.logprobs,
             states=self._chain.take_states(),
             failures=failures,
+            prompt_logprobs=scores,
         )
 
     def _jump(self, slot: int) -> list[int]:

@@ -42,6 +42,8 @@ class ServedModel(msgspec.Struct, frozen=True):
     """Name of the engine backend that serves it; empty where stages and samplers do."""
     grammar_kinds: list[str] = []
     """Kinds of `GrammarSpec` that are enforced; requests for others get 400."""
+    can_score_prompts: bool = True
+    """`Submission.num_prompt_logprobs` is honoured. Known once a replica is up."""
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -141,8 +143,8 @@ class Gateway(Protocol):
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
 
     def submit(self, submission: Submission) -> Sequence[TokenStream]:
-        """One stream per choice. Raises `RequestError` for a seed that cannot be honoured, `Overloaded`, `EngineError`;
-        takes all credits or none."""
+        """One stream per choice. Raises `RequestError` for a seed or prompt log probabilities that cannot be honoured,
+        `Overloaded`, `EngineError`; takes all credits or none."""
 
     def reset_cache(self) -> None:
         """Forget all prefixes that no running request reads."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
 import numpy as np
@@ -18,12 +18,18 @@ import numpy.typing as npt
 from histrio.errors import PluginError, RequestError
 
 __all__ = [
+    "THOUGHT_BREAK",
+    "THOUGHT_CLOSE",
+    "THOUGHT_OPEN",
     "GrammarBackend",
     "GrammarKinds",
     "GrammarSpec",
     "MaskRequest",
     "Masks",
     "Matcher",
+    "TagSpec",
+    "TagStructure",
+    "Thinking",
     "Vocabulary",
     "VocabularySpec",
     "num_mask_words",
@@ -33,13 +39,47 @@ Masks = npt.NDArray[np.int32]
 """[rows, words] one bit per token: token t is bit t % 32 of word t // 32; 1 lets it through."""
 
 
+THOUGHT_OPEN, THOUGHT_CLOSE = "<think>", "</think>"
+"""Around what a model thinks before it answers."""
+THOUGHT_BREAK = "\n\n"
+"""Between a thought and the answer that has a grammar; it belongs to neither."""
+
+Thinking: TypeAlias = Literal["never", "maybe", "already"]
+"""Whether an answer begins with a thought. `maybe`: if `THOUGHT_OPEN` comes first; `already`: the prompt opened it."""
+
+
 class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """What an answer must look like. Plain data, small enough to travel with the request."""
 
     kind: str
-    """Of `GrammarBackend.kinds`: `json_object`, `json_schema`, `regex`, `choice`, `lark`, `gbnf`, or a plugin's own."""
+    """Of `GrammarBackend.kinds`: `json_object`, `json_schema`, `regex`, `choice`, `lark`, `gbnf`, `structural_tag`, or
+    a plugin's own."""
     text: str
-    """The schema as JSON, the expression, the choices as a JSON list, the grammar; empty for `json_object`."""
+    """The schema as JSON, the expression, the choices as a JSON list, the grammar, a `TagSpec` as JSON; empty for
+    `json_object`."""
+    thinking: Thinking = "never"
+    """A thought is free; what follows `THOUGHT_CLOSE` and `THOUGHT_BREAK` has the grammar."""
+
+
+class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place where a text has a form: JSON after a schema, between two fixed texts."""
+
+    begin: str
+    """Starts with one of the triggers."""
+    schema: dict[str, Any] | bool
+    end: str
+
+
+class TagSpec(msgspec.Struct, frozen=True):
+    """Text in which a trigger begins a structure, as often as it comes, and nothing else does."""
+
+    structures: list[TagStructure]
+    triggers: list[str]
+    """What free text cannot contain; empty where there is none."""
+    separator: str | None = None
+    """Given: there is no free text, but one structure or several with this between them."""
+    is_single: bool = False
+    """At most one structure, which ends the text."""
 
 
 class VocabularySpec(msgspec.Struct, frozen=True):

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import anyio
 import httpx
 import openai
 import pytest
 
+import histrio.demo
 from histrio.gateway import GatewayStatus
+from histrio.hooks import EdgeContext
+from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.toy import ToyFactory, write_toy_model
+from histrio_api.plugin import ApiService
 from histrio_api.testing import Script, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from histrio_api.text.tokenizer import Tokenizer
+from histrio_grammars.backend import Llguidance
+from histrio_samplers.plugin import SAMPLERS
 
 MODEL = "test/scripted"
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -82,3 +94,49 @@ def endpoint(shared_endpoint: Endpoint) -> Endpoint:
     gateway.streams.clear()
     shared_endpoint.says("Hi!")
     return shared_endpoint
+
+
+@dataclass
+class Served:
+    """A replica of the toy, which says anything at all, behind an endpoint with the official client."""
+
+    harness: Harness
+    url: str
+    client: openai.AsyncOpenAI
+
+    def create(self, **fields: Any) -> Any:
+        """A chat, awaited: an answer or a stream."""
+        given = {"model": "toy", "messages": HELLO, "temperature": 1.0} | fields
+        return self.client.chat.completions.create(**given)
+
+
+@pytest.fixture
+def random_weights(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Served]]:
+    """Serve random weights with this chat template, all samplers, and all grammars; with the demo model's tokens if
+    told so, of which `<think>` and the like are some."""
+
+    @asynccontextmanager
+    async def serve(chat_template: str, *, has_demo_tokens: bool = False) -> AsyncIterator[Served]:
+        model = write_toy_model(tmp_path / "toy", num_layers=2, max_sequence_length=8192)
+        (model / "chat_template.jinja").write_text(chat_template)
+        if has_demo_tokens:
+            demo = Path(histrio.demo.__file__).parent / "target"
+            (model / "tokenizer.json").write_bytes((demo / "tokenizer.json").read_bytes())
+            known = {
+                name: json.loads((demo / "config.json").read_text())[name] for name in ("vocab_size", "eos_token_id")
+            }
+            (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | known))
+        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        options = HarnessOptions(num_blocks=4096, block_size=16, max_sequence_length=8192, max_step_tokens=2048)
+        async with (
+            serving(model, ToyFactory(), samplers=list(SAMPLERS), grammars=[Llguidance()], options=options) as harness,
+            anyio.create_task_group() as tasks,
+        ):
+            context = EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
+            tasks.start_soon(ApiService().run, context)
+            url = await address
+            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
+                yield Served(harness, url, client)
+            tasks.cancel_scope.cancel()
+
+    return serve

@@ -185,7 +185,7 @@ def test_the_final_message_can_be_continued(endpoint: Endpoint) -> None:
         ({"logprobs": False, "top_logprobs": 1}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
-        ({"prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"prompt_logprobs": -1}, "prompt_logprobs"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),

@@ -76,7 +76,7 @@ def test_sampling_fields_are_those_that_samplers_registered() -> None:
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_use": True}}, "stream_options.include_use"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
-        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": "any"}, "tool_choice"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"model": None}, "model"),
     ],

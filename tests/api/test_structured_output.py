@@ -18,10 +18,12 @@ from histrio_api.schemas import ChatRequest
 from histrio_api.structured import wanted_grammar
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
 
-KINDS = ["choice", "gbnf", "json_object", "json_schema", "lark", "regex"]
+KINDS = ["choice", "gbnf", "json_object", "json_schema", "lark", "regex", "structural_tag"]
 SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"type": "string"}}, "required": ["z"]}
 TEXT = msgspec.json.encode(SCHEMA).decode()
 CHAT = {"model": "test/scripted", "messages": [{"role": "user", "content": "Hello"}]}
+TAG = {"structures": [{"begin": "<f=1>", "schema": SCHEMA, "end": "</f>"}], "triggers": ["<f"]}
+TAG_TEXT = msgspec.json.encode(TAG | {"separator": None, "is_single": False}).decode()
 GBNF, LARK = 'root ::= "a"', 'start: "a"'
 
 FORMS: list[tuple[dict[str, Any], str, str, str]] = [
@@ -48,6 +50,19 @@ FORMS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"ebnf": GBNF}, "gbnf", GBNF, "ebnf"),
     ({"guided_grammar": GBNF}, "gbnf", GBNF, "guided_grammar"),
     ({"structured_outputs": {"grammar": LARK}}, "lark", LARK, "structured_outputs.grammar"),
+    ({"response_format": {"type": "structural_tag"} | TAG}, "structural_tag", TAG_TEXT, "response_format"),
+    (
+        {"structured_outputs": {"structural_tag": TAG}},
+        "structural_tag",
+        TAG_TEXT,
+        "structured_outputs.structural_tag",
+    ),
+    (
+        {"structured_outputs": {"structural_tag": json.dumps({"type": "structural_tag"} | TAG)}},
+        "structural_tag",
+        TAG_TEXT,
+        "structured_outputs.structural_tag",
+    ),
 ]
 
 
@@ -91,6 +106,14 @@ def test_any_text_needs_no_grammar(fields: dict[str, Any]) -> None:
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": "json"}, "response_format"),
         ({"structured_outputs": {"structural_tag": "x"}}, "structured_outputs.structural_tag"),
+        ({"structured_outputs": {"structural_tag": '{"triggers":[]}'}}, "structured_outputs.structural_tag.structures"),
+        ({"response_format": {"type": "structural_tag", "triggers": ["<"]}}, "response_format.structures"),
+        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format.triggers"),
+        ({"response_format": {"type": "structural_tag", "format": {}} | TAG}, "response_format.format"),
+        (
+            {"response_format": {"type": "structural_tag", "structures": [{"begin": "<"}], "triggers": ["<"]}},
+            "response_format.structures[0].schema",
+        ),
         ({"guided_choice": [1]}, "guided_choice[0]"),
         ({"regex": "a", "guided_regex": "b"}, "regex"),
         ({"regex": "a", "response_format": {"type": "json_object"}}, "regex"),
@@ -147,6 +170,20 @@ def test_the_grammar_travels_with_the_submission(enforcing: tuple[ScriptedGatewa
         ({"regex": "(s3cret"}, "regex"),
         ({"grammar": "root ::= s3cret"}, "grammar"),
         ({"guided_choice": []}, "guided_choice"),
+        (
+            {"response_format": {"type": "structural_tag"} | TAG | {"triggers": ["<s3cret"]}},
+            "response_format.structures[0].begin",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "structural_tag",
+                    "structures": [{"begin": "<f", "schema": {"items": {"not": {"const": "s3cret"}}}, "end": ""}],
+                    "triggers": ["<f"],
+                }
+            },
+            "response_format.structures[0].schema.items.not",
+        ),
     ],
 )
 def test_a_grammar_that_cannot_be_enforced_is_a_400_with_its_place(

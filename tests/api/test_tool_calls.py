@@ -37,7 +37,7 @@ def parse(pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
 def test_calls_are_found_however_the_answer_is_cut(cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), len(CALLS)]
     pieces = [CALLS[start:end] for start, end in pairwise(bounds)]
-    assert parse(pieces)[1] == [("add", '{"a":1}'), ("b", "{}")]
+    assert parse(pieces)[1] == [("add", '{"a": 1}'), ("b", "{}")]
     assert parse(pieces)[0].strip() == "Let me see."
 
 
@@ -57,6 +57,20 @@ def test_what_is_no_call_stays_text(text: str) -> None:
 
 def test_a_call_without_its_closing_tag_is_still_one() -> None:
     assert parse(['<tool_call>{"name": "f", "arguments": {}}'])[1] == [("f", "{}")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        '{"text": "</tool_call>"}',
+        '{"text": "a \\" </tool_call> \\\\"}',
+        '{"x": 1e999, "y": -0, "z": 10000000000000000000000}',
+    ],
+)
+def test_arguments_are_passed_on_to_the_letter(arguments: str) -> None:
+    call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
+    assert parse([call, " done"]) == (" done", [("f", arguments)])
+    assert parse(list(call + call))[1] == [("f", arguments)] * 2
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,14 @@ def test_a_stage_gets_its_own_first_ids() -> None:
     assert batch.block_tables.tolist() == [[17, 10], [14, 11]]
 
 
+def test_scored_positions_are_wanted_along_with_the_sampled_ones() -> None:
+    table = SlotTable(3, 3)
+    for slot in range(3):
+        table.open(slot)
+    batch = table.batch(step(Row(0, 0, 4, 0, [0], num_scored=4), Row(1, 0, 3, 1, [1], num_scored=2), Row(2, 0, 5, 1)))
+    assert batch.num_sampled.tolist() == [4, 3, 1]
+
+
 def test_drift_is_caught_and_a_rewind_is_not_drift() -> None:
     table = SlotTable(1, 3)
     table.open(0)

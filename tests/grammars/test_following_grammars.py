@@ -118,3 +118,12 @@ def test_without_a_mask_the_same_writer_breaks_the_grammar(toy: Any, answers: li
     matcher = toy.vocabulary.matcher(GrammarSpec("json_schema", SCHEMA))
     assert not matcher.advance([token for token in ids if token < EOS])
     assert all(toy.vocabulary.matcher(GrammarSpec("json_schema", SCHEMA)).advance(ids) for ids in answers)
+
+
+def test_two_matchers_of_one_grammar_stand_where_they_stand(toy: Any, answers: list[list[int]]) -> None:
+    first = toy.matcher("json_schema", SCHEMA, answers[0][:9])
+    second = toy.matcher("json_schema", SCHEMA)
+    assert toy.allowed(second)[0] != toy.allowed(first)[0]
+    assert second.advance(answers[1])
+    assert first.advance(answers[0][9:])
+    assert toy.allowed(toy.matcher("json_schema", SCHEMA)) == toy.allowed(toy.matcher("json_schema", SCHEMA))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -13,7 +14,9 @@ from histrio import grammar_check
 from histrio.errors import Overloaded, RequestError, UnsupportedModel
 from histrio.grammar import GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
 from histrio.grammar_check import GrammarChecker
+from histrio.testing.wait import eventually_async
 from histrio_grammars.backend import Llguidance
+from histrio_grammars.matcher import LlguidanceVocabulary
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # starts Python processes
 
@@ -52,22 +55,52 @@ async def test_what_the_last_stage_would_refuse_is_refused_with_its_place(toy: A
         await checker.check(GrammarSpec("sonnet", ""))
 
 
-async def test_the_loop_runs_on_while_a_grammar_is_tried_and_an_endless_one_is_ended(toy: Any) -> None:
-    checker = GrammarChecker(GrammarKinds([Endless()]), toy.spec, max_trial_s=1.0)
-    num_turns = 0
+class Meeting(Llguidance):
+    """A compiler that says when it has begun, and goes on when it is told to; it gives up if nobody does."""
 
-    async def turn() -> None:
-        nonlocal num_turns
-        while True:
-            await anyio.lowlevel.checkpoint()
-            num_turns += 1
+    name = "meeting"
 
+    def __init__(self, num_looks: int) -> None:
+        self._num_looks = num_looks
+
+    def open(self, spec: VocabularySpec) -> LlguidanceVocabulary:
+        """Look for the answer, which the test can give only while its loop runs."""
+        folder = Path(spec.model)
+        (folder / "begun").touch()
+        for _ in range(self._num_looks):
+            if (folder / "answered").exists():
+                return super().open(spec)
+            time.sleep(0.01)
+        raise UnsupportedModel("nobody answered")
+
+
+async def answer(folder: Path) -> None:
+    """Once the compiler has begun, tell it to go on."""
+    await eventually_async((folder / "begun").exists, timeout_s=50)
+    (folder / "answered").touch()
+
+
+async def test_the_loop_runs_on_while_a_grammar_is_tried(toy: Any, tmp_path: Path) -> None:
+    spec = GrammarSpec("regex", "a+")
+    vocabularies = []
+    for name in ("blocked", "free"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_bytes((Path(toy.spec.model) / "tokenizer.json").read_bytes())
+        vocabularies.append(VocabularySpec(str(tmp_path / name), toy.spec.vocab_size, toy.spec.eos_ids))
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(turn)
-        with pytest.raises(RequestError, match="more than 1 s"):
-            await checker.check(GrammarSpec("endless", ""))
-        tasks.cancel_scope.cancel()
-    assert num_turns > 100
+        for vocabulary in vocabularies:
+            tasks.start_soon(answer, Path(vocabulary.model))
+        await anyio.lowlevel.checkpoint()
+        with pytest.raises(UnsupportedModel, match="nobody answered"):
+            grammar_check._trial(Meeting(20), spec, vocabularies[0])
+        assert not (tmp_path / "free" / "answered").exists(), "a control: nobody answers before there is a question"
+        await GrammarChecker(GrammarKinds([Meeting(4000)]), vocabularies[1], max_trial_s=50).check(spec)
+
+
+async def test_an_endless_grammar_is_ended(toy: Any) -> None:
+    checker = GrammarChecker(GrammarKinds([Endless()]), toy.spec, max_trial_s=1.0)
+    with pytest.raises(RequestError, match="more than 1 s"):
+        await checker.check(GrammarSpec("endless", ""))
 
 
 async def test_an_accepted_grammar_is_not_tried_again(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:

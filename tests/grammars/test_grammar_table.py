@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 
 from histrio.arrays import NumpyArrays
+from histrio.drawer import Drawer
 from histrio.errors import PluginError, RequestError, UnsupportedModel
 from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
 from histrio.grammar_table import GrammarTable
+from histrio.messages import Open, Row, Step
+from histrio.sampler_chain import SamplerChain
 from histrio_grammars.backend import Llguidance
+from histrio_samplers.temperature import Temperature
 from histrio_torch.arrays import TorchArrays
 
 EOS, PADDED = 257, 300
@@ -132,3 +136,16 @@ def test_a_kind_belongs_to_one_backend() -> None:
     assert kinds.known == sorted(Llguidance.kinds)
     with pytest.raises(RequestError, match="json_object"):
         kinds.backend("sonnet")
+
+
+def test_a_slot_that_was_never_closed_has_nothing_left_of_its_grammar(toy: Any, table: GrammarTable) -> None:
+    drawer = Drawer(SamplerChain([Temperature], 4), table)
+    logits = np.linspace(0, 1, PADDED, dtype=np.float32)[None]
+    drawn = []
+    for grammar in (NUMBER, None, NUMBER):
+        drawer.open(Open(2, [5], 1, seed=0, choice=0, sampling={"temperature": 0.0}, grammar=grammar))
+        step = Step(1, 1, [Row(2, 0, 1, 1)], [5])
+        drawer.begin(step)
+        drawn.append(drawer.draw(NumpyArrays(), logits.copy(), step).ids)
+    digit = max(toy.ids("0123456789"))
+    assert drawn == [[digit], [PADDED - 1], [digit]]

@@ -8,6 +8,7 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
+from histrio.grammar import THOUGHT_CLOSE
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.generation import Generation, run_choices, start_generation
@@ -20,10 +21,13 @@ from histrio_api.routes.common import (
     json_response,
     read_request,
     stream_events,
+    with_grammar,
 )
 from histrio_api.schemas import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.sse import DONE, ChatChunks, Write
-from histrio_api.text.tools import CALL_OPEN, ToolCallParser
+from histrio_api.text.answers import AnswerParser
+from histrio_api.text.tools import CALL_OPEN
+from histrio_api.thinking import chat_thinking
 
 __all__ = ["chat_completions"]
 
@@ -35,28 +39,29 @@ async def chat_completions(request: HttpRequest) -> ASGIResponse:
     received = await read_request(request, ChatRequest)
     chat = received.request
     wanted = _num_wanted(chat)
-    has_tools = bool(chat.tools) and chat.tool_choice == "auto"
-    if has_tools and edge.tokenizer.hides(CALL_OPEN):
-        chat.skip_special_tokens = False
+    has_tools = bool(chat.tools) and chat.tool_choice != "none"
     prompt = await edge.run_text(partial(chat_prompt, edge, chat), received.num_body_bytes)
+    thinking = chat_thinking(edge, chat, prompt)
+    received = await with_grammar(edge, received, lambda: thinking)
+    marks = [CALL_OPEN] * has_tools + [THOUGHT_CLOSE] * (thinking != "never")
+    if any(map(edge.tokenizer.hides, marks)):
+        chat.skip_special_tokens = False
     generation = start_generation(edge, received, [prompt], wanted)
+    parsers = [AnswerParser(thinking, has_tools) for _ in generation.choices]
     if chat.stream:
-        return _stream(request, chat, generation, has_tools)
+        return _stream(request, chat, generation, parsers)
 
-    return await _answer(request, edge, generation, has_tools)
+    return await _answer(request, edge, generation, parsers)
 
 
-async def _answer(request: HttpRequest, edge: Edge, generation: Generation, has_tools: bool) -> ASGIResponse:
-    pieces: list[list[str]] = [[] for _ in generation.choices]
-
-    async def show(choice: Choice, text: str) -> None:
-        pieces[choice.index].append(text)
-
-    if not await answer_at_once(request, generation, show):
+async def _answer(
+    request: HttpRequest, edge: Edge, generation: Generation, parsers: list[AnswerParser]
+) -> ASGIResponse:
+    texts = await answer_at_once(request, generation)
+    if texts is None:
         return ASGIResponse()  # nobody reads it
 
-    texts = ["".join(parts) for parts in pieces]
-    choices = [_chat_choice(choice, text, has_tools) for choice, text in zip(generation.choices, texts, strict=True)]
+    choices = [_chat_choice(*each) for each in zip(generation.choices, texts, parsers, strict=True)]
     content = ChatCompletion(
         id=generation.id,
         created=generation.created,
@@ -64,43 +69,35 @@ async def _answer(request: HttpRequest, edge: Edge, generation: Generation, has_
         choices=choices,
         usage=generation.usage,
         system_fingerprint=edge.fingerprint,
+        prompt_logprobs=generation.choices[0].prompt_logprobs,
     )
     return json_response(content, {"x-request-id": generation.id})
 
 
-def _chat_choice(choice: Choice, text: str, has_tools: bool) -> ChatChoice:
+def _chat_choice(choice: Choice, text: str, parser: AnswerParser) -> ChatChoice:
     logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
-    message, finish_reason = AnswerMessage(text), choice.finish_reason
-    if has_tools:
-        message, finish_reason = _with_calls(text, finish_reason)
-    return ChatChoice(choice.index, message, finish_reason, logprobs)
+    parts = parser.push(text, is_last=True)
+    message = AnswerMessage(parts.text)
+    if parts.thought:
+        message.reasoning_content = parts.thought
+    if parts.calls:
+        message.tool_calls = parts.calls
+        message.content = parts.text.strip()
+    if parts.thought or parts.calls:
+        message.content = message.content or None
+    return ChatChoice(choice.index, message, _finish_reason(choice, parser), logprobs)
 
 
-def _with_calls(text: str, finish_reason: str) -> tuple[AnswerMessage, str]:
-    """The calls taken out of an answer's text; without any it stays as it is."""
-    parser = ToolCallParser()
-    shown, calls = parser.push(text)
-    rest, last_calls = parser.flush()
-    shown, calls = (shown + rest).strip(), calls + last_calls
-    if not calls:
-        return AnswerMessage(text), finish_reason
-
-    return AnswerMessage(shown or None, tool_calls=calls), _ended_by_calls(finish_reason)
-
-
-def _stream(request: HttpRequest, chat: ChatRequest, generation: Generation, has_tools: bool) -> ASGIResponse:
+def _stream(
+    request: HttpRequest, chat: ChatRequest, generation: Generation, parsers: list[AnswerParser]
+) -> ASGIResponse:
     edge = edge_of(request)
     options = chat.stream_options
     chunks = ChatChunks(generation, edge.gateway.model.id, edge.fingerprint, options.usage_stats)
-    parsers = [ToolCallParser() for _ in generation.choices] if has_tools else []
 
     async def produce(write: Write) -> None:
         async def show(choice: Choice, text: str) -> None:
-            if parsers:
-                events = _tool_events(chunks, choice, text, parsers[choice.index])
-            else:
-                events = _events(chunks, choice, text)
-            if events:
+            if events := _events(chunks, choice, text, parsers[choice.index]):
                 await write(events)
 
         await write(b"".join(map(chunks.opening, generation.choices)))
@@ -110,32 +107,22 @@ def _stream(request: HttpRequest, chat: ChatRequest, generation: Generation, has
     return stream_events(request, generation, produce)
 
 
-def _events(chunks: ChatChunks, choice: Choice, text: str) -> bytes:
-    if not choice.finish_reason:
-        return chunks.text(choice, text)
-
-    finish = chunks.finish(choice, choice.finish_reason)
-    return chunks.text(choice, text) + finish if text or choice.has_logprobs else finish
-
-
-def _tool_events(chunks: ChatChunks, choice: Choice, text: str, parser: ToolCallParser) -> bytes:
+def _events(chunks: ChatChunks, choice: Choice, text: str, parser: AnswerParser) -> bytes:
     num_before = parser.num_calls
-    shown, calls = parser.push(text)
+    parts = parser.push(text, is_last=bool(choice.finish_reason))
+    events = [chunks.thought(choice, parts.thought)] if parts.thought else []
+    # Log probabilities of thoughts and calls go out as they come; a call itself waits until it is whole.
+    if parts.text or choice.has_logprobs:
+        events.append(chunks.text(choice, parts.text))
+    events += [chunks.tool_call(choice, call, num_before + at) for at, call in enumerate(parts.calls)]
     if choice.finish_reason:
-        rest, last_calls = parser.flush()
-        shown, calls = shown + rest, calls + last_calls
-    # Log probabilities of a call's tokens go out as they come; the call itself waits until it is whole.
-    events = [chunks.text(choice, shown)] if shown or choice.has_logprobs else []
-    events += [chunks.tool_call(choice, call, num_before + at) for at, call in enumerate(calls)]
-    if choice.finish_reason:
-        reason = _ended_by_calls(choice.finish_reason) if parser.num_calls else choice.finish_reason
-        events.append(chunks.finish(choice, reason))
+        events.append(chunks.finish(choice, _finish_reason(choice, parser)))
     return b"".join(events)
 
 
-def _ended_by_calls(finish_reason: str) -> str:
+def _finish_reason(choice: Choice, parser: AnswerParser) -> str:
     """An answer with calls that came to its own end stopped for them."""
-    return "tool_calls" if finish_reason == "stop" else finish_reason
+    return "tool_calls" if parser.num_calls and choice.finish_reason == "stop" else choice.finish_reason
 
 
 def _num_wanted(chat: ChatRequest) -> int | None:

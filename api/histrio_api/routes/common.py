@@ -12,15 +12,25 @@ import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
+from histrio.grammar import Thinking
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.errors import error_body, presentable
 from histrio_api.generation import Generation, run_choices
 from histrio_api.received import Received, receive
-from histrio_api.schemas import GenerationRequest
+from histrio_api.schemas import CompletionRequest, GenerationRequest
 from histrio_api.sse import EventStream, Write, error_event
+from histrio_api.thinking import completion_thinking
 
-__all__ = ["HttpRequest", "answer_at_once", "edge_of", "json_response", "read_request", "stream_events"]
+__all__ = [
+    "HttpRequest",
+    "answer_at_once",
+    "edge_of",
+    "json_response",
+    "read_request",
+    "stream_events",
+    "with_grammar",
+]
 
 HttpRequest = Request[Any, Any, Any]
 R = TypeVar("R", bound=GenerationRequest)
@@ -41,16 +51,27 @@ def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIRe
 
 
 async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
-    """The checked request. Raises `RequestError`, and `EngineError` while nothing can be generated."""
+    """The checked request; a chat's form is checked once its prompt is there. Raises `RequestError`, and `EngineError`
+    while nothing can be generated."""
     edge = edge_of(request)
     received = receive(edge, await request.body(), kind)
-    return replace(received, grammar=await edge.checked_grammar(received.request, received.sampling))
+    if not isinstance(received.request, CompletionRequest):
+        return received
+    return await with_grammar(edge, received, partial(completion_thinking, edge, received.request))
 
 
-async def answer_at_once(
-    request: HttpRequest, generation: Generation, show: Callable[[Choice, str], Awaitable[None]]
-) -> bool:
-    """Run all choices to their end; False if the client left before it, which cancels them."""
+async def with_grammar(edge: Edge, received: Received[R], thinking: Callable[[], Thinking]) -> Received[R]:
+    """The request with the form that it asks for, checked; `thinking` is asked only if there is one."""
+    return replace(received, grammar=await edge.checked_grammar(received.request, received.sampling, thinking))
+
+
+async def answer_at_once(request: HttpRequest, generation: Generation) -> list[str] | None:
+    """Run all choices to their end: their texts, or None if the client left before it, which cancels them."""
+    pieces: list[list[str]] = [[] for _ in generation.choices]
+
+    async def show(choice: Choice, text: str) -> None:
+        pieces[choice.index].append(text)
+
     error: Exception | None = None
     try:
         async with anyio.create_task_group() as tasks:
@@ -64,7 +85,7 @@ async def answer_at_once(
 
     finished = all(choice.finish_reason for choice in generation.choices)
     edge_of(request).metrics.count_request(request.scope["path"], 200 if finished else STATUS_CLIENT_LEFT)
-    return finished
+    return ["".join(parts) for parts in pieces] if finished else None
 
 
 def stream_events(

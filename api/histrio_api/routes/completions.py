@@ -7,6 +7,7 @@ from functools import partial
 from litestar import post
 from litestar.response.base import ASGIResponse
 
+from histrio.errors import RequestError
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.generation import Generation, run_choices, start_generation
@@ -32,26 +33,21 @@ async def completions(request: HttpRequest) -> ASGIResponse:
     edge = edge_of(request)
     received = await read_request(request, CompletionRequest)
     wanted = received.request
+    _check_length(wanted)
     prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
     generation = start_generation(edge, received, prompts, wanted.max_tokens)
     if wanted.stream:
         return _stream(request, wanted, generation)
 
-    return await _answer(request, edge, wanted, generation)
+    return await _answer(request, edge, generation)
 
 
-async def _answer(request: HttpRequest, edge: Edge, wanted: CompletionRequest, generation: Generation) -> ASGIResponse:
-    pieces = [[_echo(edge, choice)] if wanted.echo else [] for choice in generation.choices]
-
-    async def show(choice: Choice, text: str) -> None:
-        pieces[choice.index].append(text)
-
-    if not await answer_at_once(request, generation, show):
+async def _answer(request: HttpRequest, edge: Edge, generation: Generation) -> ASGIResponse:
+    texts = await answer_at_once(request, generation)
+    if texts is None:
         return ASGIResponse()  # nobody reads it
 
-    choices = [
-        _completion_choice(choice, "".join(parts)) for choice, parts in zip(generation.choices, pieces, strict=True)
-    ]
+    choices = [_completion_choice(choice, text) for choice, text in zip(generation.choices, texts, strict=True)]
     content = Completion(
         id=generation.id,
         created=generation.created,
@@ -65,7 +61,7 @@ async def _answer(request: HttpRequest, edge: Edge, wanted: CompletionRequest, g
 
 def _completion_choice(choice: Choice, text: str) -> CompletionChoice:
     logprobs = None if choice.logprobs is None else completion_logprobs(choice.logprobs.take_shown())
-    return CompletionChoice(choice.index, text, choice.finish_reason, logprobs)
+    return CompletionChoice(choice.index, text, choice.finish_reason, logprobs, choice.prompt_logprobs)
 
 
 def _stream(request: HttpRequest, wanted: CompletionRequest, generation: Generation) -> ASGIResponse:
@@ -77,15 +73,13 @@ def _stream(request: HttpRequest, wanted: CompletionRequest, generation: Generat
         async def show(choice: Choice, text: str) -> None:
             await write(chunks.text(choice, text))
 
-        if wanted.echo:
-            await write(b"".join(chunks.text(choice, _echo(edge, choice)) for choice in generation.choices))
         await run_choices(generation, show)
         await write(chunks.usage() + DONE if options.include_usage else DONE)
 
     return stream_events(request, generation, produce)
 
 
-def _echo(edge: Edge, choice: Choice) -> str:
-    """The prompt as text: what the client gave, or what its ids mean."""
-    prompt = choice.prompt
-    return edge.tokenizer.decode(prompt.ids) if prompt.text is None else prompt.text
+def _check_length(wanted: CompletionRequest) -> None:
+    """No answer at all is only wanted for what is told of the prompt."""
+    if wanted.max_tokens == 0 and not wanted.echo and wanted.prompt_logprobs is None:
+        raise RequestError("max_tokens: 0 is only allowed with echo or prompt_logprobs", param="max_tokens")

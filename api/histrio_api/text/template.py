@@ -12,7 +12,9 @@ import jinja2
 from jinja2 import meta
 
 from histrio.errors import RequestError, UnsupportedModel
+from histrio.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
 from histrio_api.text.sandbox import template_environment
+from histrio_api.text.tools import CALL_CLOSE, CALL_OPEN
 
 __all__ = ["ChatTemplate", "Message", "load_chat_template"]
 
@@ -55,7 +57,20 @@ class ChatTemplate:
     @property
     def has_hermes_calls(self) -> bool:
         """Whether tool calls are written as JSON between `<tool_call>` and `</tool_call>`."""
-        return any("<tool_call>" in source and "</tool_call>" in source for source in self._sources.values())
+        sources = self._sources.values()
+        return any(CALL_OPEN in each and CALL_CLOSE in each and "<function=" not in each for each in sources)
+
+    @cached_property
+    def knows_thoughts(self) -> bool:
+        """Whether answers may begin with a thought between `<think>` and `</think>`."""
+        return any(THOUGHT_CLOSE in source for source in self._sources.values())
+
+    @cached_property
+    def thinks_unasked(self) -> bool:
+        """Whether the model opens a thought itself: it knows thoughts, and no variable makes the prompt open one."""
+        return self.knows_thoughts and not any(
+            self._opens_thought(given) for given in ({}, *({name: True} for name in self.variables))
+        )
 
     def render(
         self,
@@ -82,6 +97,13 @@ class ChatTemplate:
             raise RequestError(
                 f"the model's chat template failed on these messages ({what})", param="messages"
             ) from error
+
+    def _opens_thought(self, variables: Mapping[str, Any]) -> bool:
+        try:
+            text = self.render([{"role": "user", "content": _PROBE}], **variables)
+        except RequestError:  # it refuses what it is asked
+            return False
+        return text.rstrip().endswith(THOUGHT_OPEN)
 
     def _only_takes_parts(self) -> bool:
         """Whether a plain string as content is lost, but a list of parts is written (some multimodal families)."""

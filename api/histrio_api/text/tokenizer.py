@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.token_bytes import TokenBytes, shown_bytes
+from histrio_api.text.token_search import TokenSearch
 
 if TYPE_CHECKING:
     import tokenizers
@@ -61,10 +62,34 @@ class Tokenizer:
     def encode(self, text: str, *, add_special: bool) -> list[int]:
         """Ids of `text`; special tokens written in it count as such. `add_special` adds BOS and the like, not twice."""
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
-        if add_special and self._bos_id is not None and ids[:2] == [self._bos_id, self._bos_id]:
-            return ids[1:]
+        return ids[self._num_doubled(ids, add_special) :]
 
-        return ids
+    def encode_placed(self, text: str, *, add_special: bool) -> tuple[list[int], list[int]]:
+        """The same ids, and where in `text` each begins, in characters; one that was added begins where the next does.
+
+        What the tokenizer counts to no token, such as the space before a word, belongs to the one behind it. Tokens of
+        spaces alone may have no span at all.
+        """
+        encoding = self._tokenizer.encode(text, add_special_tokens=add_special)
+        starts: list[int] = []
+        end = 0
+        spans = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
+        for token_id, (first, last), is_added in spans:
+            has_span = first < last
+            starts.append(min(first, end) if has_span else end)
+            end = max(end, last) if has_span or is_added else end + len(self.spell(token_id)[0])
+        num_doubled = self._num_doubled(encoding.ids, add_special)
+        return encoding.ids[num_doubled:], starts[num_doubled:]
+
+    def decode_placed(self, ids: Sequence[int]) -> tuple[str, list[int]]:
+        """Text of `ids` without special tokens, and where in it each of them begins, in characters."""
+        detokenizer = self.detokenizer()
+        starts: list[int] = []
+        num_chars = 0
+        for token_id in ids:
+            starts.append(num_chars)
+            num_chars += len(detokenizer.push((token_id,)))
+        return self.decode(ids), starts
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`."""
@@ -75,6 +100,15 @@ class Tokenizer:
         """The vocabulary's own spelling of one id."""
         spelling: str | None = self._tokenizer.id_to_token(token_id)
         return "" if spelling is None else spelling
+
+    @cached_property
+    def search(self) -> TokenSearch:
+        """Finds tokens by what they add to a text."""
+        return TokenSearch(self._bytes_of(token_id) for token_id in range(self.vocab_size))
+
+    def _num_doubled(self, ids: Sequence[int], add_special: bool) -> int:
+        """1 if BOS was added to a text that begins with one."""
+        return int(add_special and self._bos_id is not None and ids[:2] == [self._bos_id, self._bos_id])
 
     def _spell(self, token_id: int) -> tuple[str, list[int]]:
         token = self._bytes_of(token_id)

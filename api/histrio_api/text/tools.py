@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
 from uuid import uuid4
 
 import msgspec
@@ -16,6 +16,7 @@ CALL_OPEN = "<tool_call>"
 CALL_CLOSE = "</tool_call>"
 
 _OPENING = Wanted([CALL_OPEN])
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
 
 
 class ToolCallParser:
@@ -50,16 +51,16 @@ class ToolCallParser:
 
     def _advance(self, shown: list[str], calls: list[CalledTool]) -> bool:
         """Consume up to the next tag; False if more text is needed."""
-        tag = CALL_CLOSE if self._is_inside else CALL_OPEN
-        before, found, after = self._buffer.partition(tag)
-        if not found:
+        at = _end_of_call(self._buffer) if self._is_inside else self._buffer.find(CALL_OPEN)
+        if at < 0:
             if not self._is_inside:
                 cut = _OPENING.partial_start(self._buffer)
                 shown.append(self._visible(self._buffer[:cut]))
                 self._buffer = self._buffer[cut:]
             return False
 
-        self._buffer = after
+        before = self._buffer[:at]
+        self._buffer = self._buffer[at + len(CALL_CLOSE if self._is_inside else CALL_OPEN) :]
         if not self._is_inside:
             shown.append(self._visible(before))
         elif (call := _parse(before)) is not None:
@@ -75,14 +76,27 @@ class ToolCallParser:
         return "" if self.num_calls and text.isspace() else text
 
 
+class _Call(msgspec.Struct):
+    """A call as the model wrote it; its arguments are passed on to the letter."""
+
+    name: str
+    arguments: msgspec.Raw = msgspec.Raw(b"{}")
+
+
 def _parse(text: str) -> CalledTool | None:
     try:
-        call: Any = msgspec.json.decode(text.strip())
+        call = msgspec.json.decode(text.strip(), type=_Call)
+        arguments = bytes(call.arguments)
+        written: str = msgspec.json.decode(arguments) if arguments.startswith(b'"') else arguments.decode()
     except (msgspec.DecodeError, RecursionError):
         return None
-    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
-        return None
 
-    arguments = call.get("arguments", {})
-    encoded = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-    return CalledTool(f"call_{uuid4().hex[:24]}", CalledFunction(call["name"], encoded))
+    return CalledTool(f"call_{uuid4().hex[:24]}", CalledFunction(call.name, written))
+
+
+def _end_of_call(text: str) -> int:
+    """Where the closing tag stands that is no part of a string; -1 if it is not there yet."""
+    at = text.find(CALL_CLOSE)
+    while at >= 0 and '"' in _STRING.sub("", text[:at]):
+        at = text.find(CALL_CLOSE, at + 1)
+    return at

@@ -10,6 +10,7 @@ LIMITS = {
     "properties": 1_000,
     "enum values": 5_000,
     "choices": 5_000,
+    "structures": 128,
     "pattern characters": 2_000,
     "multipleOf": 10_000,
 }

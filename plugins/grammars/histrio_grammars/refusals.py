@@ -12,6 +12,7 @@ import msgspec
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec
 from histrio_grammars.schema import Path, decode_schema, show, subschemas
+from histrio_grammars.tags import decode_tags, within
 
 __all__ = ["refusal"]
 
@@ -31,6 +32,8 @@ def refusal(spec: GrammarSpec, complaint: str) -> RequestError:
     """The error to raise for a grammar that did not compile."""
     if spec.kind == "json_schema":
         return _of_schema(decode_schema(spec.text), complaint)
+    if spec.kind == "structural_tag" and (error := _of_structures(spec.text)) is not None:
+        return error
     if any(word in complaint for word in _TOO_COMPLEX):
         return RequestError("the grammar is too complex")
     if spec.kind == "regex":
@@ -57,6 +60,15 @@ def _of_schema(schema: dict[str, Any], complaint: str) -> RequestError:
     if any(word in complaint for word in _TOO_COMPLEX):
         return RequestError("the schema is too complex")
     return RequestError("the schema cannot be enforced")
+
+
+def _of_structures(text: str) -> RequestError | None:
+    """The first schema that is refused by itself."""
+    for at, structure in enumerate(decode_tags(text).structures):
+        assert isinstance(structure.schema, dict), "decode_tags makes objects of true and false"
+        if complaint := _complaint(structure.schema):
+            return within(f"structures[{at}].schema", _of_schema(structure.schema, complaint))
+    return None
 
 
 def _culprit(schema: dict[str, Any], words: str, keywords: tuple[str, ...]) -> tuple[str, str | None]:

@@ -47,7 +47,7 @@ class SlotTable:
             slots=slots + np.int32(self._first_row),
             starts=starts,
             num_tokens=num_tokens,
-            num_sampled=np.array([row.num_sampled for row in rows], np.int32),
+            num_sampled=np.array([row.num_scored + row.num_sampled for row in rows], np.int32),
             offsets=offsets,
             block_tables=self._tables[slots, : int(self._num_blocks[slots].max())],
             positions=np.repeat(starts, num_tokens).astype(np.int64) + within,

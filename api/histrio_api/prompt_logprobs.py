@@ -1,0 +1,85 @@
+"""Log probabilities of prompts: what a request asks for, and what an answer says of them.
+
+They come with the first tokens of a prompt's first choice and belong to all of its choices: the others hold their text
+back until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import anyio
+from msgspec import UNSET, UnsetType
+
+from histrio.errors import RequestError
+from histrio.gateway import Delta
+from histrio.messages import TokenLogprobs
+from histrio_api.edge import Edge
+from histrio_api.errors import GenerationFailed
+from histrio_api.logprobs import sayable
+from histrio_api.prompts import Prompt
+from histrio_api.schemas import CompletionRequest, GenerationRequest, PromptLogprob, PromptLogprobs
+from histrio_api.text.tokenizer import Tokenizer
+
+__all__ = ["PromptScores", "num_prompt_logprobs"]
+
+
+class PromptScores:
+    """The log probabilities of one prompt's tokens, once they are known."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Prompt, num_reported: int | None) -> None:
+        """`num_reported` is the request's `prompt_logprobs`."""
+        self._num_reported = num_reported
+        self._tokenizer = tokenizer
+        self._ids = prompt.ids
+        self._are_known = anyio.Event()
+        self._found: Sequence[TokenLogprobs] = ()
+
+    def tell(self, delta: Delta) -> None:
+        """The first delta of the prompt's first choice. Raises `GenerationFailed` if they are not in it."""
+        if len(delta.prompt_logprobs) != len(self._ids) - 1:
+            raise GenerationFailed("the backend left out log probabilities of the prompt")
+
+        self._found = delta.prompt_logprobs
+        self._are_known.set()
+
+    async def wait(self) -> Sequence[TokenLogprobs]:
+        """Those of each token but the first."""
+        await self._are_known.wait()
+        return self._found
+
+    @property
+    def report(self) -> PromptLogprobs | UnsetType:
+        """The answer's field `prompt_logprobs`, if the request has one."""
+        if self._num_reported is None:
+            return UNSET
+
+        return [None, *map(self._place, self._ids[1:], self._found)]
+
+    def _place(self, token_id: int, found: TokenLogprobs) -> dict[str, PromptLogprob]:
+        top = found.top[: self._num_reported]
+        ranks = {each: at for at, (each, _) in enumerate(top, start=1)}
+        return {
+            str(each): PromptLogprob(sayable(value), ranks.get(each), self._tokenizer.spell(each)[0])
+            for each, value in ({token_id: found.logprob} | dict(top)).items()
+        }
+
+
+def num_prompt_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
+    """How many of the likeliest tokens are wanted beside each token of the prompt; None for no log probabilities.
+
+    Raises `RequestError` where the model that is served has none.
+    """
+    if request.prompt_logprobs is not None and request.stream:
+        text = "prompt_logprobs: only allowed when stream is false; streams of completions have echo with logprobs"
+        raise RequestError(text, param="prompt_logprobs")
+
+    wanted = {"prompt_logprobs": request.prompt_logprobs}
+    if isinstance(request, CompletionRequest) and request.echo:
+        wanted["echo"] = request.logprobs
+    asked = {name: num_top for name, num_top in wanted.items() if num_top is not None}
+    for name in asked if not edge.gateway.model.can_score_prompts else ():
+        instead = "give it without logprobs" if name == "echo" else "leave it out"
+        text = f"{name}: {edge.honoured_by} has no log probabilities of prompts for this model; {instead}"
+        raise RequestError(text, param=name, code="unsupported_parameter")
+    return max(asked.values(), default=None)

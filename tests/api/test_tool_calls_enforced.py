@@ -1,0 +1,247 @@
+"""Enforced tool calls: a model of random weights calls tools as the request defines them, or the request is a 400."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import msgspec
+import openai
+import pytest
+
+from histrio.errors import RequestError
+from histrio.grammar import TagSpec
+from histrio_api.fields import split_fields
+from histrio_api.forced_calls import forced_calls
+from histrio_api.schemas import ChatRequest
+from histrio_api.structured import wanted_grammar
+from histrio_api.text.template import load_chat_template
+from histrio_api.wanted import WantedGrammar
+
+TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
+HELLO: Any = [{"role": "user", "content": "What is 1 + 2?"}]
+SCHEMAS: dict[str, dict[str, Any]] = {
+    "add": {
+        "type": "object",
+        "properties": {
+            "left": {"type": "integer", "minimum": -999, "maximum": 999},
+            "unit": {"enum": ["m", "s"]},
+            "notes": {"type": "array", "items": {"type": "string", "maxLength": 6}, "maxItems": 2},
+        },
+        "required": ["left", "unit", "notes"],
+        "additionalProperties": False,
+    },
+    "switch": {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}, "at": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/hour"}]}},
+        "required": ["on", "at"],
+        "additionalProperties": False,
+        "$defs": {"hour": {"type": "integer", "minimum": 0, "maximum": 23}},
+    },
+}
+
+
+def tool(name: str, strict: bool | None = True, **function: Any) -> dict[str, Any]:
+    given = {"name": name, "parameters": SCHEMAS.get(name)} | function
+    return {"type": "function", "function": given | ({} if strict is None else {"strict": strict})}
+
+
+TOOLS: Any = [tool("add"), tool("switch")]
+
+
+def named(name: str) -> Any:
+    return {"type": "function", "function": {"name": name}}
+
+
+def request_of(**fields: Any) -> ChatRequest:
+    return split_fields({"model": "m", "messages": HELLO} | fields, ChatRequest, frozenset({"min_tokens"}))[0]
+
+
+def forced(**fields: Any) -> WantedGrammar | None:
+    return forced_calls(request_of(**fields))
+
+
+def wanted_of(fields: dict[str, Any]) -> WantedGrammar | None:
+    given = {"model": "m", "messages": HELLO} | fields
+    request, sampling = split_fields(given, ChatRequest, frozenset({"min_tokens"}))
+    return wanted_grammar(request, sampling, ["structural_tag", "regex"])
+
+
+def tags_of(wanted: WantedGrammar | None) -> TagSpec:
+    assert wanted is not None
+    return msgspec.json.decode(wanted.spec.text, type=TagSpec)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"tools": [tool("add", None)]},
+        {"tools": [tool("add", False)], "tool_choice": "auto"},
+        {"tools": TOOLS, "tool_choice": "none"},
+        {"tool_choice": "none"},
+    ],
+)
+def test_what_demands_no_call_needs_no_grammar(fields: dict[str, Any]) -> None:
+    assert forced(**fields) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "names", "separator", "is_single", "param"),
+    [
+        ({"tools": TOOLS}, ["add", "switch"], None, False, "tools[0].function.strict"),
+        ({"tools": [tool("f", None), tool("add")]}, ["f", "add"], None, False, "tools[1].function.strict"),
+        ({"tools": TOOLS, "parallel_tool_calls": False}, ["add", "switch"], None, True, "tools[0].function.strict"),
+        ({"tools": [tool("f", None)], "parallel_tool_calls": False}, ["f"], None, True, "parallel_tool_calls"),
+        ({"tools": TOOLS, "tool_choice": "required"}, ["add", "switch"], "\n", False, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": named("switch")}, ["switch"], "\n", True, "tool_choice"),
+    ],
+)
+def test_each_demand_becomes_its_grammar(
+    fields: dict[str, Any], names: list[str], separator: str | None, is_single: bool, param: str
+) -> None:
+    wanted = forced(**fields)
+    tags = tags_of(wanted)
+    assert wanted is not None
+    assert wanted.param == param
+    begins = [f'<tool_call>\n{{"name": "{name}", "arguments": ' for name in names]
+    assert [each.begin for each in tags.structures] == begins
+    assert (tags.separator, tags.is_single) == (separator, is_single)
+
+
+@pytest.mark.parametrize(
+    ("strict", "choice", "parameters", "schema"),
+    [
+        (True, "auto", {"properties": {"a": {}}}, {"type": "object", "properties": {"a": {}}}),
+        (True, "auto", None, {"type": "object", "properties": {}, "additionalProperties": False}),
+        (None, "required", {"minProperties": 1}, {"type": "object", "minProperties": 1}),
+        (False, "required", {"minProperties": 1}, {"type": "object"}),
+    ],
+)
+def test_arguments_follow_the_parameters_where_that_is_promised(
+    strict: bool | None, choice: str, parameters: Any, schema: dict[str, Any]
+) -> None:
+    wanted = forced(tools=[tool("f", strict, parameters=parameters)], tool_choice=choice)
+    assert [each.schema for each in tags_of(wanted).structures] == [schema]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": named("add")}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": named("other")}, "tool_choice.function.name"),
+        ({"tools": [tool("add"), tool("add")]}, "tools[1].function.name"),
+        ({"tools": [tool("f", parameters={"type": "array"})]}, "tools[0].function.parameters.type"),
+        ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice"),
+        ({"tools": TOOLS, "ignore_eos": True}, "ignore_eos"),
+        ({"tools": TOOLS, "min_tokens": 4}, "min_tokens"),
+        ({"tools": TOOLS, "regex": "a"}, "tools"),
+    ],
+)
+def test_a_demand_that_contradicts_the_rest_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        wanted_of(fields)
+    assert caught.value.param == param
+
+
+def test_where_no_grammar_is_enforced_calls_cannot_be_demanded() -> None:
+    for fields in ({"tools": TOOLS}, {"tools": [tool("f", None)], "tool_choice": "required"}):
+        with pytest.raises(RequestError, match="not supported") as caught:
+            wanted_grammar(request_of(**fields), {}, [])
+        assert caught.value.code == "unsupported_parameter"
+
+
+def test_only_hermes_calls_count_as_such(tmp_path: Path) -> None:
+    other = '<tool_call>\n<function=f>\n</function>\n</tool_call>{{ tools }}{# "<tool_call>" #}'
+    for text, is_hermes in ((TEMPLATE, True), (other, False)):
+        (tmp_path / "chat_template.jinja").write_text(text)
+        template = load_chat_template(tmp_path)
+        assert template is not None
+        assert template.has_hermes_calls is is_hermes
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": True}
+
+
+def check_calls(calls: list[tuple[str, str]]) -> None:
+    for name, arguments in calls:
+        jsonschema.validate(json.loads(arguments), SCHEMAS[name])
+
+
+async def streamed(client: openai.AsyncOpenAI, **fields: Any) -> tuple[str, list[tuple[str, str]], str]:
+    content, calls, reason = "", [], ""
+    stream: Any = await client.chat.completions.create(stream=True, **fields)
+    async for chunk in stream:
+        (choice,) = chunk.choices
+        content += choice.delta.content or ""
+        calls += [(call.function.name, call.function.arguments) for call in choice.delta.tool_calls or []]
+        reason = choice.finish_reason or reason
+    return content, calls, reason
+
+
+@pytest.mark.anyio
+@pytest.mark.slow_start
+@pytest.mark.timeout(90)  # starts a replica, and a process that checks grammars
+async def test_random_weights_call_tools_as_they_are_defined(random_weights: Any) -> None:
+    async with random_weights(TEMPLATE) as served:
+        given: dict[str, Any] = {"model": "toy", "messages": HELLO, "temperature": 1.0, "max_tokens": 3000}
+        for choice in ("required", named("switch"), named("add")):
+            fields = given | {"tools": TOOLS, "tool_choice": choice, "extra_body": {"chat_template_kwargs": NO_THOUGHT}}
+            answer = await served.client.chat.completions.create(n=4, seed=1, **fields)
+            for each in answer.choices:
+                assert each.finish_reason == "tool_calls"
+                assert each.message.content is None
+                calls: Any = each.message.tool_calls
+                assert calls
+                check_calls([(call.function.name, call.function.arguments) for call in calls])
+                if choice != "required":
+                    assert [call.function.name for call in calls] == [choice["function"]["name"]]
+
+            content, found, reason = await streamed(served.client, seed=1, **fields)
+            first: Any = answer.choices[0].message.tool_calls
+            assert found == [(call.function.name, call.function.arguments) for call in first]
+            assert (content, reason) == ("", "tool_calls")
+
+        free = given | {"tools": TOOLS, "max_tokens": 200, "extra_body": {"chat_template_kwargs": NO_THOUGHT}}
+        text = (await served.client.chat.completions.create(seed=1, **free)).choices[0].message
+        assert not text.tool_calls, "a control: left to itself the model calls nothing"
+        assert text.content
+
+
+NO_THOUGHT = {"enable_thinking": False}
+
+
+@pytest.mark.anyio
+@pytest.mark.slow_start
+@pytest.mark.timeout(90)  # starts a replica, and a process that checks grammars
+async def test_what_cannot_be_enforced_is_a_400_with_its_place(random_weights: Any) -> None:
+    unique = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"tools": [tool("f", parameters=unique)]}, "tools[0].function.parameters.properties.tags.uniqueItems"),
+        (
+            {"tools": [tool("add"), tool("f", None, parameters=unique)], "tool_choice": named("f")},
+            "tools[1].function.parameters.properties.tags.uniqueItems",
+        ),
+    ]
+    async with random_weights(TEMPLATE) as served:
+        for stream in (False, True):
+            for fields, param in cases:
+                with pytest.raises(openai.BadRequestError) as caught:
+                    await served.client.chat.completions.create(
+                        model="toy", messages=HELLO, stream=stream, max_tokens=5, **fields
+                    )
+                assert (caught.value.param, caught.value.code) == (param, "unsupported_keyword")
+        lax = {"tools": [tool("f", False, parameters=unique)], "tool_choice": "required"}
+        answer = await served.client.chat.completions.create(
+            model="toy",
+            messages=HELLO,
+            max_tokens=40,
+            extra_body={"chat_template_kwargs": NO_THOUGHT},
+            **lax,  # type: ignore[arg-type]
+        )
+        assert (answer.choices[0].message.content or "").startswith('<tool_call>\n{"name": "f"'), "strict: false"
