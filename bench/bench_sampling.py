@@ -91,7 +91,7 @@ def test_64_rows_of_a_large_vocabulary(benchmark: BenchmarkFixture, mix: str, ar
 
 
 @pytest.mark.parametrize("arrays", ARRAYS)
-@pytest.mark.parametrize("mix", ["top_p", "truncations", "full"])
+@pytest.mark.parametrize("mix", ["top_p", "typical_p", "truncations", "full"])
 def test_64_rows_of_flat_logits(benchmark: BenchmarkFixture, mix: str, arrays: str) -> None:
     xp, chain, slots = ARRAYS[arrays], _chain(NUM_ROWS, MIXES[mix]), np.arange(NUM_ROWS)
     logits = _logits(xp, spread=0.1)
@@ -112,11 +112,20 @@ def test_bookkeeping(benchmark: BenchmarkFixture, mix: str, rows: int) -> None:
     assert len(sampled.ids) == rows
 
 
-def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture) -> None:
-    logits = np.random.default_rng(0).standard_normal((80, 64)).astype(np.float32)
-    chain, slots, positions = _chain(16, {}), np.repeat(np.arange(16), 5), np.tile(np.arange(5), 16) + len(PROMPT)
-    drafts = {slot: [1, 2, 3, 4] for slot in range(16)}
+DRAFTS = {slot: [1, 2, 3, 4] for slot in range(16)}
+DRAWN_FROM = {slot: [[(token, 1 / 32) for token in range(32)]] * 4 for slot in range(16)}
+"""32 tokens each, as many as a draft model tells of."""
 
-    sampled = benchmark(chain.sample, NumpyArrays(), logits, slots, positions, drafts)
+
+@pytest.mark.parametrize("chances", [{}, DRAWN_FROM], ids=["guessed", "drawn"])
+@pytest.mark.parametrize("vocab", [64, VOCAB])
+def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture, vocab: int, chances: Any) -> None:
+    logits = np.random.default_rng(0).standard_normal((80, vocab)).astype(np.float32)
+    slots, positions = np.repeat(np.arange(16), 5), np.tile(np.arange(5), 16) + len(PROMPT)
+    chain = SamplerChain(SAMPLERS, max_rows=16)
+    for slot in range(16):
+        chain.open(slot, {}, PROMPT, len(PROMPT), seed=slot, choice=0, is_seeded=False)
+
+    sampled = benchmark(chain.sample, NumpyArrays(), logits, slots, positions, DRAFTS, chances)
 
     assert len(sampled.num_ids) == 16

@@ -6,7 +6,8 @@ greedy: constraints and penalties, then argmax and nothing else.
 
 Drafts are verified by drawing. Each row of a sequence draws the model's own token with its own number, as if the
 drafted tokens before it were accepted; they are, up to the first that differs from what was drawn there. So a stream
-with drafts is the very stream without them, greedy or sampled.
+with drafts is the very stream without them, greedy or sampled. Where nobody chose the seed, and it is known from which
+distributions the drafts were drawn, more of them are kept: see `acceptance`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from histrio.acceptance import Proposals, accept_or_draw
 from histrio.backend import Array, ArrayNamespace
 from histrio.draw import draw
 from histrio.errors import BackendError
@@ -26,6 +28,9 @@ from histrio.logprobs import TokenLogprobs, token_logprobs
 from histrio.philox import uniform
 from histrio.sampling import Observer, Opening, Rows, Sampler, Slots, Stateful
 from histrio.sampling_fields import FieldTable
+
+if TYPE_CHECKING:
+    from histrio.drafting import Chances
 
 __all__ = ["Drafts", "Sampled", "SamplerChain"]
 
@@ -74,6 +79,8 @@ class SamplerChain:
         """Alternatives to give log probabilities of; -1: no log probabilities at all."""
         self._seeds = np.zeros(max_rows, np.uint64)
         self._choices = np.zeros(max_rows, np.uint32)
+        self._can_refuse = np.zeros(max_rows, np.bool_)
+        """Sampled by a seed that nobody chose: which tokens come may depend on what was drafted."""
         self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
         self._changed_slots: set[int] = set()
 
@@ -89,12 +96,14 @@ class SamplerChain:
         end_ids: Sequence[int] = (),
         state: Mapping[str, Any] | None = None,
         num_logprobs: int | None = None,
+        is_seeded: bool = True,
     ) -> None:
         """A sequence takes the slot; `RequestError` for a field that no sampler here knows, or out of its bounds.
 
-        A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64. `end_ids` are the tokens that end
-        its text, `state` is what `take_states` gave last for it. With `num_logprobs`, log probabilities are computed of
-        each chosen token and of that many of the most likely ones.
+        A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64; if the client did not choose it,
+        drafts may change which tokens come, though not how likely they are. `end_ids` are the tokens that end its text,
+        `state` is what `take_states` gave last for it. With `num_logprobs`, log probabilities are computed of each
+        chosen token and of that many of the most likely ones.
         """
         is_greedy = sampling.get("temperature") == 0
         if is_greedy:
@@ -114,6 +123,7 @@ class SamplerChain:
         self._is_plain[slot] = is_greedy and num_logprobs is None and not self._wants[slot].any()
         self._seeds[slot] = seed % 2**64
         self._choices[slot] = choice
+        self._can_refuse[slot] = not is_greedy and not is_seeded
         self._changed_slots.discard(slot)
 
     def close(self, slot: int) -> None:
@@ -146,14 +156,15 @@ class SamplerChain:
         slots: Slots,
         positions: Ints,
         drafts: Drafts | None = None,
+        chances: Mapping[int, Sequence[Chances]] | None = None,
         raw: Array | None = None,
     ) -> Sampled:
         """Draw for each row of `logits` [rows, vocab], which stay as they are.
 
         `slots` [rows] names the sequence of each row, `positions` [rows] the index in it of the token to be drawn. A
-        slot in `drafts` has one row more than drafted tokens, side by side and ascending. `raw` are the model's own
-        logits if a grammar has masked `logits`; log probabilities are theirs. Raises `BackendError` if they are not
-        numbers where a token is drawn from them.
+        slot in `drafts` has one row more than drafted tokens, side by side and ascending; `chances` tells for some of
+        these slots what each draft was drawn from. `raw` are the model's own logits if a grammar has masked `logits`;
+        log probabilities are theirs. Raises `BackendError` if they are not numbers where a token is drawn from them.
         """
         if not drafts and self._is_plain[slots].all():
             return Sampled(xp.to_host(xp.argmax(logits)).tolist())
@@ -161,9 +172,11 @@ class SamplerChain:
         assert self._is_open[slots].all(), "a row is sampled whose slot is closed"
         ids, probabilities = np.zeros(len(slots), np.int64), np.ones(len(slots), np.float32)
         before = _drafts_before(slots, drafts) if drafts else ()
+        proposals = self._proposals(slots, drafts, chances) if drafts and chances else None
         for chunk in _chunks(slots, max(1, xp.chunk_values // logits.shape[-1]), bool(drafts)):
             rows = self._rows(slots[chunk], positions[chunk], before[chunk])
-            self._sample_chunk(xp, logits[chunk], rows, ids[chunk], probabilities[chunk])
+            proposed = proposals.take(chunk) if proposals else None
+            ids[chunk], probabilities[chunk] = self._sample_chunk(xp, logits[chunk], rows, proposed)
 
         raw = logits if raw is None else raw
         _check(xp, raw, np.flatnonzero(ids < 0))
@@ -182,10 +195,15 @@ class SamplerChain:
     def _rows(self, slots: Slots, positions: Ints, drafts: Sequence[Sequence[int]]) -> Rows:
         return Rows(slots, positions, self._seeds[slots], self._choices[slots], drafts)
 
+    def _proposals(self, slots: Slots, drafts: Drafts, chances: Mapping[int, Sequence[Chances]]) -> Proposals | None:
+        usable = {slot: drawn_from for slot, drawn_from in chances.items() if self._can_refuse[slot]}
+        return Proposals.of_step(slots, drafts, usable) if usable else None
+
     def _sample_chunk(
-        self, xp: ArrayNamespace, logits: Array, rows: Rows, ids: Ints, probabilities: npt.NDArray[np.float32]
-    ) -> None:
-        """Fill in `ids` and `probabilities` for these rows."""
+        self, xp: ArrayNamespace, logits: Array, rows: Rows, proposals: Proposals | None
+    ) -> tuple[Ints, npt.NDArray[np.float32]]:
+        """The token of each of these rows, and what probability it had."""
+        ids, probabilities = np.zeros(len(rows), np.int64), np.ones(len(rows), np.float32)
         wanted = np.flatnonzero(self._wants[rows.slots].any(axis=0)).tolist()
         changing = [self._samplers[index] for index in wanted if index < self._num_changing]
         shaping = [self._samplers[index] for index in wanted if index >= self._num_changing]
@@ -198,15 +216,16 @@ class SamplerChain:
         if is_greedy.any():
             ids[is_greedy] = _argmax(xp, changed, bool(changing))[is_greedy]
         if is_greedy.all():
-            return
+            return ids, probabilities
 
         drawn = np.flatnonzero(~is_greedy)
         if len(drawn) < len(rows):
             changed, rows = xp.take_rows(changed, drawn), rows.take(drawn)
+            proposals = proposals and proposals.take(drawn)
         for sampler in shaping:
             changed = sampler.apply(xp, changed, rows)
-        uniforms = uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32))
-        ids[drawn], probabilities[drawn] = draw(xp, xp.float32(changed), uniforms)
+        ids[drawn], probabilities[drawn] = _draw(xp, xp.float32(changed), rows, proposals)
+        return ids, probabilities
 
     def _observe(self, slots: Slots, ids: Ints, probabilities: npt.NDArray[np.float32]) -> None:
         """Tell those samplers that follow the tokens of these sequences."""
@@ -262,6 +281,15 @@ def _accept(ids: Ints, slots: Slots, drafts: Drafts) -> tuple[npt.NDArray[np.int
         num_ids.append(count)
         first += len(list(rows))
     return np.array(kept, np.intp), num_ids
+
+
+def _draw(
+    xp: ArrayNamespace, logits: Array, rows: Rows, proposals: Proposals | None
+) -> tuple[Ints, npt.NDArray[np.float32]]:
+    """A token for each row, from what the samplers have left, and its probability."""
+    if proposals is not None and not proposals.is_empty:
+        return accept_or_draw(xp, logits, rows, proposals)
+    return draw(xp, logits, uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32)))
 
 
 def _argmax(xp: ArrayNamespace, logits: Array, is_changed: bool) -> Ints:

@@ -147,14 +147,15 @@ def test_rows_that_want_nothing_stay_bit_identical(xp: ArrayNamespace, shape: Sh
 
 
 @pytest.mark.parametrize("field", ["top_p", "typical_p"])
-def test_a_set_beyond_the_first_tokens_tried_is_kept_as_a_whole(xp: ArrayNamespace, shape: Shape, field: str) -> None:
+def test_a_set_of_nearly_all_tokens_is_kept_as_a_whole(xp: ArrayNamespace, shape: Shape, field: str) -> None:
     logits = np.zeros((2, VOCAB), np.float32)
     logits[0] = np.linspace(0.001, 0, VOCAB, dtype=np.float32)  # nearly flat: 0.9 needs 4,500 tokens
     logits[1] = np.linspace(500, 0, VOCAB, dtype=np.float32)
 
     kept = np.isfinite(shape(xp, SAMPLERS, logits, [{field: 0.9}] * 2)).sum(axis=1)
 
-    assert abs(int(kept[0]) - round(VOCAB * 0.9)) <= 5
+    # Some five neighbours have the same distance from the entropy in float32, on either side of it.
+    assert abs(int(kept[0]) - round(VOCAB * 0.9)) <= 10
     assert kept[1] < 50
 
 

@@ -39,7 +39,7 @@ class DryParams(msgspec.Struct, frozen=True):
     dry_allowed_length: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 2
     dry_penalty_last_n: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = -1
     dry_sequence_breaker_ids: Annotated[
-        list[TokenId], msgspec.Meta(max_length=4096, description="a list of at most 4096 token ids")
+        list[TokenId], msgspec.Meta(max_length=2**16, description="a list of at most 65536 token ids")
     ] = []
 
 

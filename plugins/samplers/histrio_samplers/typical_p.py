@@ -1,25 +1,28 @@
-"""Typical-p: the tokens whose information is closest to the expected one, enough of them to hold probability p, stay.
+"""Typical-p: tokens about as surprising as one should expect, as many of them as hold probability p, stay.
 
-Meister et al. 2022, "Locally Typical Sampling". The set nearly always lies within the closest thousand, and finding
-those is much cheaper than ranking a vocabulary: only rows where they do not hold p are looked at further. How far
-depends on that row alone.
+Meister et al. 2022, "Locally Typical Sampling". Ranked by probability, such tokens are neighbours: those who are too
+likely come before them, those who are too unlikely behind. So sorting the values, not the tokens, is enough, and then
+the place is sought where the set has to begin and to end.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+import math
+from bisect import bisect_left
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.draw import first_reaching
 from histrio.sampling import Opening, Rows
 
 __all__ = ["TypicalP", "TypicalPParams"]
 
-_NUM_TRIED = (1024, 16384)
+Values = npt.NDArray[Any]
+
+_BLOCK = 128
 
 
 class TypicalPParams(msgspec.Struct, frozen=True):
@@ -54,31 +57,48 @@ class TypicalP:
 
 
 def _typical(xp: ArrayNamespace, logits: Array, ps: npt.NDArray[np.float32]) -> Array:
-    logprobs, probabilities = xp.log_softmax(logits), xp.softmax(logits)
-    entropy = -xp.sum(probabilities * xp.where(probabilities > 0, logprobs, 0.0))
-    # Removed tokens are infinitely far off.
-    closeness = -abs(logprobs + entropy)
-    thresholds = xp.asarray(np.zeros((len(ps), 1), np.float32))
-    rest, vocab = np.arange(len(ps)), logits.shape[-1]
-    for width in (*(width for width in _NUM_TRIED if width < vocab), vocab):
-        part = closeness if len(rest) == len(ps) else xp.take_rows(closeness, rest)
-        nearest, indices = xp.topk(part, width)
-        weights = probabilities if len(rest) == len(ps) else xp.take_rows(probabilities, rest)
-        found, is_enough = _last_needed(xp, xp.take_along(weights, indices), ps[rest], is_all=width == vocab)
-        thresholds = xp.put_rows(thresholds, rest, xp.take_along(nearest, xp.asarray(found[:, None])))
-        rest = rest[~is_enough]
-        if len(rest) == 0:
-            break
-
-    return xp.where(closeness < thresholds, -np.inf, logits)
+    logprobs = xp.log_softmax(logits)
+    ranked = xp.sorted_values(logprobs)
+    probabilities = xp.softmax(ranked)
+    entropy = -xp.sum(probabilities * xp.where(probabilities > 0, ranked, 0.0))
+    host = (xp.to_host(part) for part in (abs(ranked + entropy), probabilities, xp.block_sums(probabilities, _BLOCK)))
+    reached = [_Ranked(*row).reach(p) for *row, p in zip(*host, ps.tolist(), strict=True)]
+    # Removed tokens are infinitely far off, and stay removed.
+    return xp.where(abs(logprobs + entropy) > xp.asarray(np.array(reached, np.float32)[:, None]), -np.inf, logits)
 
 
-def _last_needed(
-    xp: ArrayNamespace, weights: Array, ps: npt.NDArray[np.float32], *, is_all: bool
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Per row, the index where the sum of ranked probabilities reaches p; and whether these were enough to tell."""
-    totals = xp.to_host(xp.sum(weights))[:, 0]
-    is_enough = (totals >= ps) | is_all
-    shares = np.where(is_enough & (totals > 0), np.minimum(ps / np.maximum(totals, 1e-30), 1), 1)
-    found, _ = first_reaching(xp, weights, shares.astype(np.float32))
-    return found, is_enough
+class _Ranked:
+    """The tokens of one row, the most likely first: distance from the expected information, and probability.
+
+    Distances fall up to the nearest token, and rise behind it: two ascending lists.
+    """
+
+    def __init__(self, distances: Values, probabilities: Values, blocks: Values) -> None:
+        self._probabilities = probabilities
+        self._ends = np.concatenate([[0], blocks.cumsum(dtype=np.float64)])
+        self._nearest = int(distances.argmin())
+        self._before = np.ascontiguousarray(distances[: self._nearest][::-1])
+        self._behind = distances[self._nearest :]
+
+    def reach(self, p: float) -> float:
+        """The least distance within which the tokens hold p."""
+        p = min(p, self._ends[-1])
+        num_before = bisect_left(range(len(self._before)), p, key=self._mass_within)
+        num_behind = bisect_left(range(len(self._behind)), p, key=lambda last: self._mass(num_before, last + 1))
+        return min(_at(self._before, num_before), _at(self._behind, num_behind))
+
+    def _mass_within(self, last: int) -> float:
+        """The probability of all tokens as near as this one of those before."""
+        return self._mass(last + 1, int(self._behind.searchsorted(self._before[last], "right")))
+
+    def _mass(self, num_before: int, num_behind: int) -> float:
+        return self._up_to(self._nearest + num_behind) - self._up_to(self._nearest - num_before)
+
+    def _up_to(self, rank: int) -> float:
+        block = rank // _BLOCK
+        inside = self._probabilities[block * _BLOCK : rank]
+        return float(self._ends[block] + inside.sum(dtype=np.float64))
+
+
+def _at(distances: Values, index: int) -> float:
+    return float(distances[index]) if index < len(distances) else math.inf
