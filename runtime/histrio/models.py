@@ -1,4 +1,4 @@
-"""From the name of a model to a folder on this machine: `demo`, an existing folder, or an id of the Hugging Face hub.
+"""From the name of a model to a folder on this machine: a shipped one, an existing folder, or an id of the hub.
 
 Only safetensors, JSON, tokenizer files and chat templates are fetched: no pickled weights and no code. Whatever goes
 wrong becomes one sentence that says what failed and what to do; the hub's own tracebacks never reach a user.
@@ -12,10 +12,12 @@ from pathlib import Path
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
-__all__ = ["DEMO", "locate_model", "remote_tensors"]
+__all__ = ["DEMO", "DEMO_DRAFT", "locate_model", "remote_tensors"]
 
 DEMO = "demo"
 """Id of the small model that ships with histrio."""
+DEMO_DRAFT = "demo-draft"
+"""Id of the still smaller one that drafts for it."""
 
 _CONFIGURATION = ["*.json", "tokenizer*", "*.jinja"]
 _WEIGHTS = ["*.safetensors"]
@@ -31,8 +33,8 @@ def locate_model(path: str, *, revision: str | None = None, offline: bool = Fals
 
     Without `weights` only the configuration is fetched. Raises `ModelUnavailable`, `UnsupportedModel`.
     """
-    if path == DEMO:
-        return _demo()
+    if path in (DEMO, DEMO_DRAFT):
+        return _shipped(path)
 
     folder = Path(path).expanduser()
     if not folder.is_dir():
@@ -69,11 +71,11 @@ def remote_tensors(repo: str, *, revision: str | None, offline: bool) -> list[tu
     ]
 
 
-def _demo() -> Path:
+def _shipped(name: str) -> Path:
     try:
-        from histrio.demo import target_path
+        from histrio.demo import draft_path, target_path
 
-        folder = Path(target_path())
+        folder = target_path() if name == DEMO else draft_path()
     except (ImportError, FileNotFoundError):
         folder = None
     if folder is None or not (folder / "config.json").is_file():

@@ -28,7 +28,7 @@ def token_row(
         if sequence.append(ids[-1]).is_finished:
             break
     num_drafted, num_accepted = (0, 0) if speculation is None else speculation.judge(sequence, len(gained))
-    if speculation is not None and not sequence.is_finished:
+    if speculation is not None:
         speculation.extend(sequence.request, ids)
     found = [result.logprobs[index] for index in gained[: len(ids)] if index in result.logprobs]
     sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)

@@ -1,0 +1,185 @@
+"""Drafting with a model: it computes ahead what the target will verify.
+
+Each round has one ragged step in which the draft model catches up with all that was said since, and then one step for
+every further token, for the sequences that still want one. Who is far behind, as every newcomer is, catches up first
+and is drafted for in the next round: so no round takes longer than its one step with many tokens, and the time of the
+others is what a draft really costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from histrio.drafting import Draft
+from histrio.errors import BackendError
+from histrio.messages import Generate, Row
+from histrio_speculative.guesser import Guesser
+from histrio_speculative.model_stage import ModelStage
+from histrio_speculative.places import Place, Places
+
+__all__ = ["ModelDrafter", "Vocabularies"]
+
+_MOST_BEHIND = 32
+"""Tokens that a sequence catches up with in the round in which it is drafted for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabularies:
+    """How many tokens the two models know: ids from there on mean nothing to them."""
+
+    target: int
+    draft: int
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """Known tokens, and those that the draft model has computed beyond them."""
+
+    order: Generate
+    ids: list[int]
+    end_ids: frozenset[int]
+    computed_drafts: list[int] = field(default_factory=list)
+    is_foreign: bool = False
+    """It has tokens that the draft model does not know."""
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """One sequence in one round."""
+
+    sequence: _Sequence
+    place: Place
+    num_wanted: int
+    draft: Draft = field(default_factory=lambda: Draft([]))
+    is_over: bool = False
+
+
+class ModelDrafter:
+    """Drafts with the model in `stage`, whose guesses `guesser` makes."""
+
+    def __init__(self, stage: ModelStage, guesser: Guesser, vocabularies: Vocabularies) -> None:
+        self.places = Places(stage.size, stage.close_slot)
+        self._stage = stage
+        self._guesser = guesser
+        self._vocabularies = vocabularies
+        self._sequences: dict[int, _Sequence] = {}
+
+    def open(self, order: Generate, ids: Sequence[int]) -> None:
+        """Remember the tokens; nothing is computed before somebody asks."""
+        sequence = _Sequence(order, list(ids), frozenset([*order.eos_ids, *order.stop_ids]))
+        sequence.is_foreign = self._has_foreign(ids)
+        self._sequences[order.request] = sequence
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """What was computed ahead and came true stays."""
+        sequence = self._sequences[request]
+        place = self.places.get(request)
+        if place is not None:
+            num_right = _num_equal(sequence.computed_drafts, ids)
+            place.num_computed_tokens = min(place.num_computed_tokens, len(sequence.ids) + num_right)
+        sequence.computed_drafts.clear()
+        sequence.ids += ids
+        sequence.is_foreign = sequence.is_foreign or self._has_foreign(ids)
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """What the draft model would say; only for those who have a place in it. Raises `BackendError`."""
+        self.places.begin_round()
+        try:
+            runs = self._race(wanted)
+        except RuntimeError as error:
+            raise BackendError(f"the draft model failed: {error}") from error
+        return {run.sequence.order.request: run.draft for run in runs if run.draft.ids}
+
+    def close(self, request: int) -> None:
+        """Forget the sequence."""
+        del self._sequences[request]
+        self.places.give_up(request)
+
+    def shutdown(self) -> None:
+        """Free the model's memory. Safe to call twice."""
+        self._sequences.clear()
+        self._stage.close()
+
+    def _race(self, wanted: Mapping[int, int]) -> list[_Run]:
+        """Catch up, then a token at a time as long as anybody wants one."""
+        rows: list[Row] = []
+        ids: list[int] = []
+        runs: list[_Run] = []
+        for sequence, place in self._places_for(wanted):
+            row = self._catch_up(sequence, place, self._stage.size.max_step_tokens - len(ids))
+            rows.append(row)
+            ids += sequence.ids[row.start : row.start + row.num_tokens]
+            if row.num_sampled:
+                runs.append(_Run(sequence, place, wanted[sequence.order.request]))
+            if len(ids) == self._stage.size.max_step_tokens:
+                break
+        going_on = runs
+        while rows:
+            logits = self._stage.run(rows, ids)
+            if going_on:
+                self._guess(going_on, logits)
+            going_on = [run for run in going_on if not run.is_over]
+            rows, ids = [self._next_row(run) for run in going_on], [run.draft.ids[-1] for run in going_on]
+        return runs
+
+    def _places_for(self, wanted: Mapping[int, int]) -> list[tuple[_Sequence, Place]]:
+        """Those who can be drafted for; who is least behind comes first."""
+        found: list[tuple[_Sequence, Place]] = []
+        for request, num_wanted in wanted.items():
+            sequence = self._sequences[request]
+            if sequence.is_foreign:
+                continue
+            is_new = self.places.get(request) is None
+            place = self.places.reserve(request, len(sequence.ids) + num_wanted - 1)
+            if place is None:
+                continue
+            if is_new:
+                self._stage.open_slot(place.slot)
+                self._guesser.open(place.slot, sequence.order)
+            found.append((sequence, place))
+        return sorted(found, key=lambda each: len(each[0].ids) - each[1].num_computed_tokens)
+
+    def _catch_up(self, sequence: _Sequence, place: Place, most: int) -> Row:
+        """The sequence's next tokens, its last one at least; the last is sampled if it was not far behind."""
+        start = min(place.num_computed_tokens, len(sequence.ids) - 1)
+        num_pending = len(sequence.ids) - start
+        num_tokens = min(num_pending, most)
+        place.num_computed_tokens = start + num_tokens
+        sequence.computed_drafts.clear()
+        is_near = num_tokens == num_pending and num_pending <= _MOST_BEHIND
+        return Row(place.slot, start, num_tokens, int(is_near), place.take_new_blocks(), rewind=True)
+
+    def _guess(self, runs: list[_Run], logits: object) -> None:
+        """Add a token to each draft, and note whose is over."""
+        slots = [run.place.slot for run in runs]
+        positions = [run.place.num_computed_tokens for run in runs]
+        for run, guess in zip(runs, self._guesser.guess(logits, slots, positions), strict=True):
+            if not 0 <= guess.token < self._vocabularies.target:
+                run.is_over = True
+                continue
+            run.draft.ids.append(guess.token)
+            if guess.chances is not None:
+                run.draft.chances.append(guess.chances)
+            run.is_over = len(run.draft.ids) == run.num_wanted or guess.token in run.sequence.end_ids
+
+    def _next_row(self, run: _Run) -> Row:
+        """The token that was guessed last."""
+        place = run.place
+        row = Row(place.slot, place.num_computed_tokens, 1, 1, place.take_new_blocks(), rewind=True)
+        run.sequence.computed_drafts.append(run.draft.ids[-1])
+        place.num_computed_tokens += 1
+        return row
+
+    def _has_foreign(self, ids: Sequence[int]) -> bool:
+        return max(ids, default=0) >= self._vocabularies.draft
+
+
+def _num_equal(left: Sequence[int], right: Sequence[int]) -> int:
+    """Length of what both begin with."""
+    count = 0
+    for one, other in zip(left, right, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count

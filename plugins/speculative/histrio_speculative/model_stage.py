@@ -1,0 +1,85 @@
+"""A small model as a whole on one stage backend: rows in, logits out."""
+
+from __future__ import annotations
+
+import msgspec
+
+from histrio.backend import Array, ArrayNamespace, Capability, StageBackend, StageSpec
+from histrio.engine.placement import SizeLimits, fit
+from histrio.engine.slots import SlotTable
+from histrio.errors import BackendError, DoesNotFit
+from histrio.messages import ReplicaSize, Row, StageCapacity, Step
+
+__all__ = ["PAGE_SIZE", "ModelStage"]
+
+PAGE_SIZE = 16
+"""Tokens per page that are asked for."""
+_TOKENS_PER_ROW = 512
+"""Of the cache, where nobody says how large it shall be; a longer sequence takes what others leave."""
+_NEEDED = {
+    Capability.BATCH: "it runs one sequence at a time",
+    Capability.REWIND: "it cannot take back tokens that did not come true",
+}
+
+
+class ModelStage:
+    """Opens the backend, which loads the weights. All calls come from one thread.
+
+    Raises `BackendError` for a backend that cannot draft, `DoesNotFit` where `num_cache_tokens` are too many, and what
+    the backend raises. The backend is closed then.
+    """
+
+    def __init__(self, backend: StageBackend, spec: StageSpec, num_cache_tokens: int | None) -> None:
+        self._backend = backend
+        try:
+            capacity = backend.open(spec, lambda _share, _text: None)
+            self.size = _size(spec, capacity, num_cache_tokens)
+            backend.allocate(self.size)
+        except BaseException:
+            backend.close()
+            raise
+        self._first_row = capacity.first_row
+        max_blocks = -(-spec.max_sequence_length // self.size.page_size)
+        self._table = SlotTable(self.size.max_rows, max_blocks, capacity.first_row, capacity.first_page_id)
+        self._num_steps = 0
+
+    @property
+    def xp(self) -> ArrayNamespace:
+        """The array functions for its logits."""
+        return self._backend.xp
+
+    def open_slot(self, slot: int) -> None:
+        """A sequence takes the slot."""
+        self._table.open(slot)
+
+    def close_slot(self, slot: int) -> None:
+        """The slot is free."""
+        self._backend.close_slot(slot + self._first_row)
+
+    def run(self, rows: list[Row], ids: list[int]) -> Array | None:
+        """Compute the rows, whose tokens are `ids`; logits [rows that sample, vocab], None where none does."""
+        self._num_steps += 1
+        return self._backend.step(self._table.batch(Step(self._num_steps, 0, rows, ids))).logits
+
+    def close(self) -> None:
+        """Free everything. Safe to call twice."""
+        self._backend.close()
+
+
+def _size(spec: StageSpec, capacity: StageCapacity, num_cache_tokens: int | None) -> ReplicaSize:
+    """As many pages as were asked for, or as are useful."""
+    for capability, reason in _NEEDED.items():
+        if capability not in capacity.capabilities:
+            raise BackendError(f"this backend cannot draft with the model {spec.model}: {reason}; choose another one")
+
+    limits = SizeLimits(PAGE_SIZE, None, spec.max_rows, spec.max_step_tokens, spec.max_sequence_length)
+    most = fit(limits, [capacity])
+    wanted = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_rows, spec.max_sequence_length)
+    num_pages = -(-wanted // most.page_size)
+    num_fitting = capacity.max_pages[most.page_size]
+    if num_cache_tokens is not None and num_pages > num_fitting:
+        raise DoesNotFit(
+            f"drafter-options.num-cache-tokens asks for {num_cache_tokens} tokens, and "
+            f"{num_fitting * most.page_size} fit beside the weights of {spec.model}"
+        )
+    return msgspec.structs.replace(most, num_pages=min(num_pages, num_fitting))

@@ -1,0 +1,72 @@
+"""Where a drafting model runs: the settings that all such drafters share, and the model brought up there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from histrio.backend import Capability, Probe, StageSpec
+from histrio.drafting import DrafterSpec, DrafterTools
+from histrio.errors import PluginError
+from histrio.plugins import installed_plugins
+from histrio_speculative.guesser import Guesser
+from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
+from histrio_speculative.model_stage import PAGE_SIZE, ModelStage
+
+__all__ = ["PlacementOptions", "bring_up", "check_backend"]
+
+_MOST_STEP_TOKENS = 512
+"""Tokens that all sequences together catch up with in one round: others wait for it."""
+_CACHE_SHARE = 0.1
+"""Of the device's memory; the model that is served needs the rest."""
+
+
+class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
+    """Where and how a drafting model runs."""
+
+    backend: str = "torch"
+    """Name of a stage backend."""
+    device: str | None = None
+    """None: that of the first stage, as with `dtype`."""
+    dtype: str | None = None
+    num_cache_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Tokens of all sequences together that it remembers; None: 512 for each sequence that can run, if they fit."""
+
+
+def check_backend(name: str) -> Probe:
+    """Whether the backend may run beside the engine's other actors; imports nothing."""
+    try:
+        factory = installed_plugins().stage_backend(name)
+    except PluginError as error:
+        return Probe(False, str(error), "name another one as drafter-options.backend")
+
+    if {Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS} & set(factory.traits.capabilities):
+        reason = f"the backend {name!r} shares its process with nothing else, and a drafter runs beside the engine"
+        return Probe(False, reason, "name another one as drafter-options.backend")
+    return Probe(available=True)
+
+
+def bring_up(
+    model: str, num_layers: int, draft_vocab: int, options: PlacementOptions, spec: DrafterSpec, tools: DrafterTools
+) -> ModelDrafter:
+    """A drafter with the model in folder `model`, loaded. Raises `ModelError`, `BackendError`, `PluginError`."""
+    stage_spec = StageSpec(
+        model=model,
+        first_layer=0,
+        last_layer=num_layers,
+        num_layers=num_layers,
+        device=options.device or spec.device,
+        dtype=options.dtype or spec.dtype,
+        max_sequence_length=spec.max_sequence_length,
+        max_rows=spec.max_rows,
+        max_step_tokens=max(_MOST_STEP_TOKENS, spec.max_rows),
+        kvcache_mem_ratio=_CACHE_SHARE,
+        num_pages=options.num_cache_tokens and -(-options.num_cache_tokens // PAGE_SIZE),
+        threads=spec.threads,
+        page_size=PAGE_SIZE,
+    )
+    stage = ModelStage(tools.make_backend(options.backend), stage_spec, options.num_cache_tokens)
+    max_rows = stage.size.max_rows
+    guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
+    return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))

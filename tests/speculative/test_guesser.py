@@ -1,0 +1,138 @@
+"""Guesses from the draft model's logits: the target's own draw where it can be repeated, else one with its chances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from histrio.arrays import NumpyArrays
+from histrio.messages import Generate
+from histrio.sampler_chain import SamplerChain
+from histrio_samplers.plugin import SAMPLERS
+from histrio_speculative.guesser import MOST_CHANCES, Guesser
+
+ROWS, VOCAB = 6, 90
+SLOTS = list(range(ROWS))
+POSITIONS = [40 + slot for slot in SLOTS]
+
+
+def make_guesser(sampling: dict[str, Any], *, is_seeded: bool) -> Guesser:
+    guesser = Guesser(SamplerChain(list(SAMPLERS), ROWS), NumpyArrays(), ROWS)
+    for slot in SLOTS:
+        guesser.open(slot, order(slot, sampling, is_seeded=is_seeded))
+    return guesser
+
+
+def order(slot: int, sampling: dict[str, Any], *, is_seeded: bool) -> Generate:
+    return Generate(slot + 1, [1, 2, 3], 3, 100, sampling=sampling, seed=slot * 7 + 1, is_seeded=is_seeded)
+
+
+def make_logits(seed: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(0, 2, (ROWS, VOCAB)).astype(np.float32)
+
+
+def drawn_by_target(sampling: dict[str, Any], logits: npt.NDArray[np.float32], shift: int = 0) -> list[int]:
+    chain = SamplerChain(list(SAMPLERS), ROWS)
+    for slot in SLOTS:
+        chain.open(slot, sampling, [1, 2, 3], 3, slot * 7 + 1, 0)
+    positions = np.array(POSITIONS) + shift
+    return chain.sample(NumpyArrays(), logits, np.array(SLOTS, np.intp), positions).ids
+
+
+SEEDED: list[dict[str, Any]] = [{}, {"temperature": 0.7}, {"temperature": 1.3, "top_k": 9, "top_p": 0.8, "min_p": 0.02}]
+
+
+@pytest.mark.parametrize("sampling", SEEDED)
+def test_models_that_agree_draw_the_same_for_a_seeded_request(sampling: dict[str, Any]) -> None:
+    logits = make_logits(3)
+    guesses = make_guesser(sampling, is_seeded=True).guess(logits, SLOTS, POSITIONS)
+    assert [guess.token for guess in guesses] == drawn_by_target(sampling, logits)
+    assert [guess.token for guess in guesses] != drawn_by_target(sampling, logits, shift=1), "a control"
+    assert all(guess.chances is None for guess in guesses)
+
+
+def test_a_greedy_request_gets_the_most_likely_token_whatever_its_penalties() -> None:
+    logits = make_logits(4)
+    guesser = make_guesser({"temperature": 0.0, "repetition_penalty": 1.5}, is_seeded=False)
+    assert [guess.token for guess in guesser.guess(logits, SLOTS, POSITIONS)] == logits.argmax(axis=1).tolist()
+
+
+def test_rows_of_all_kinds_share_a_step() -> None:
+    logits = make_logits(5)
+    guesser = make_guesser({"temperature": 0.0}, is_seeded=False)
+    guesser.open(2, order(2, {"temperature": 0.9}, is_seeded=False))
+    guesser.open(4, order(4, {"temperature": 0.9}, is_seeded=True))
+    guesses = guesser.guess(logits, SLOTS, POSITIONS)
+    best = logits.argmax(axis=1).tolist()
+    assert [guesses[slot].token for slot in (0, 1, 3, 5)] == [best[slot] for slot in (0, 1, 3, 5)]
+    assert [guess.chances is not None for guess in guesses] == [False, False, True, False, False, False]
+    assert guesses[4].token == drawn_by_target({"temperature": 0.9}, logits)[4]
+
+
+FREE: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.5},
+    {"top_k": 4},
+    {"top_p": 0.6},
+    {"min_p": 0.2},
+    {"temperature": 0.9, "top_k": 10, "top_p": 0.9, "min_p": 0.05},
+]
+
+
+@pytest.mark.parametrize("sampling", FREE)
+def test_chances_are_a_distribution_over_tokens_that_the_request_allows(sampling: dict[str, Any]) -> None:
+    logits = make_logits(6)
+    order_of = (-logits).argsort(axis=1)
+    for slot, guess in enumerate(make_guesser(sampling, is_seeded=False).guess(logits, SLOTS, POSITIONS)):
+        assert guess.chances is not None
+        tokens = [token for token, _ in guess.chances]
+        assert guess.token in tokens
+        assert sum(chance for _, chance in guess.chances) == pytest.approx(1)
+        assert tokens == order_of[slot, : len(tokens)].tolist(), "the most likely ones"
+        assert len(tokens) <= min(MOST_CHANCES, sampling.get("top_k", MOST_CHANCES))
+        chances = [chance for _, chance in guess.chances]
+        assert chances == pytest.approx(plainly(logits[slot], **sampling))
+
+
+def test_a_hot_request_is_drawn_for_with_its_own_number_whoever_chose_it() -> None:
+    logits = make_logits(8)
+    guesses = make_guesser({"temperature": 1.6}, is_seeded=False).guess(logits, SLOTS, POSITIONS)
+    assert [guess.token for guess in guesses] == drawn_by_target({"temperature": 1.6}, logits)
+    assert all(guess.chances is None for guess in guesses)
+
+
+def plainly(
+    logits: npt.NDArray[Any],
+    temperature: float = 1.0,
+    top_k: int = MOST_CHANCES,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> list[float]:
+    """One row's chances, token by token."""
+    kept = sorted(logits.astype(np.float64) / (0.8 * temperature), reverse=True)[:top_k]
+    weights = [weight for weight in np.exp(np.array(kept[:MOST_CHANCES]) - kept[0]).tolist() if weight >= min_p]
+    nucleus = [weight for at, weight in enumerate(weights) if sum(weights[:at]) < top_p * sum(weights)]
+    return [weight / sum(nucleus) for weight in nucleus]
+
+
+def test_tokens_come_as_often_as_their_chances_say() -> None:
+    logits = np.repeat(make_logits(7)[:1], ROWS, axis=0)
+    guesser = make_guesser({"temperature": 1.0}, is_seeded=False)
+    guesses = [guess for _ in range(2000) for guess in guesser.guess(logits, SLOTS, POSITIONS)]
+    counts = np.bincount([guess.token for guess in guesses], minlength=VOCAB)
+    assert guesses[0].chances is not None
+    expected = np.zeros(VOCAB)
+    for token, chance in guesses[0].chances:
+        expected[token] = chance * len(guesses)
+    assert chi_squared(counts, expected) < 75, "31 degrees of freedom: 1 in 10,000 is above 68"
+    assert chi_squared(counts, np.roll(expected, 1)) > 1000, "a control"
+
+
+def chi_squared(counts: npt.NDArray[Any], expected: npt.NDArray[Any]) -> float:
+    if counts[expected == 0].any():
+        return float("inf")
+    kept = expected > 0
+    return float(((counts[kept] - expected[kept]) ** 2 / expected[kept]).sum())
