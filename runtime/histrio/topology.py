@@ -241,6 +241,8 @@ def parse_tables(tables: Mapping[str, Any]) -> Topology:
         edges={name: dict(table) for name, table in tables.items() if name not in TABLES},
     )
     _check_memory(topology.engine, tables.get("engine", {}))
+    if topology.engine.min_speculation > topology.engine.max_speculation:
+        raise TopologyError("engine.min-speculation", "is more than max-speculation")
     _check_layers(stages)
     for index, stage in enumerate(stages):
         _check_stage(stage, f"stage[{index}]", topology.runtime)

@@ -93,6 +93,8 @@ def _must_be(text: str, value: Any, kind: Any) -> str:
     choices = _choices(inspect.type_info(kind))
     if choices and isinstance(value, str):
         return f"must be one of {', '.join(choices)}, not {value[:40]!r}{did_you_mean(value, choices)}"
+    if choices and text.startswith("Invalid enum value"):
+        return f"must be one of {', '.join(choices)}, not {_type_words(value)}"
 
     text = text.split(", got ")[0].replace(" | null", "").removeprefix("Expected ")
     for name, words in _WORDS.items():

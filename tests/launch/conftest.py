@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from histrio import builtin_policies
 from histrio.backend import BackendFactory, Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.engine_backend import EngineFactory
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
@@ -134,6 +135,7 @@ def engine() -> PaperEngineFactory:
 def plugins(factory: PaperFactory, engine: PaperEngineFactory) -> Plugins:
     found = Plugins()
     found.add(PaperPlugin(factory, engine), "paper [paper 1.0]")
+    found.add(builtin_policies, "policies [histrio 1.0]")
     assert found.failed == []
     return found
 

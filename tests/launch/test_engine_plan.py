@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from histrio.backend import Capability, Traits
 from histrio.errors import RequestError, TopologyError
+from histrio.launch import support
 from histrio.launch.plan import Plan, field_table, resolve
 from histrio.launch.processes import device_processes
 from histrio.plugins import Plugins
-from histrio.topology import parse_tables
+from histrio.topology import EngineTable, parse_tables
 
 WriteModel = Callable[..., Path]
 ENGINE = {"backend": "paper-engine"}
@@ -85,6 +87,22 @@ def test_blocks_asked_for_are_tokens_to_an_engine(write_model: WriteModel, plugi
         ({"stage": [{**ENGINE, "process": "engine"}]}, "stage[0].process", "needs a process of its own"),
         ({"stage": [{**ENGINE, "layers": "0:3"}]}, "stage[0].layers", "the model has 6"),
         ({"engine": {"chunked-prefill-size": 64}}, "engine.chunked-prefill-size", "cuts prompts by itself"),
+        ({"engine": {"step-budget-ms": 5}}, "engine.step-budget-ms", "cuts prompts by itself"),
+        ({"engine": {"micro-batch-ratio": 2}}, "engine.micro-batch-ratio", "plans its steps by itself"),
+        ({"engine": {"prefill-priority": 1}}, "engine.prefill-priority", "plans its steps by itself"),
+        ({"engine": {"scheduler-wait-ms": 5}}, "engine.scheduler-wait-ms", "plans its steps by itself"),
+        ({"engine": {"enable-preemption": False}}, "engine.enable-preemption", "plans its steps by itself"),
+        ({"engine": {"preemption-threshold": 0.5}}, "engine.preemption-threshold", "plans its steps by itself"),
+        ({"engine": {"batching-policy": "fifo"}}, "engine.batching-policy", "plans its steps by itself"),
+        ({"engine": {"prefix-cache": False}}, "engine.prefix-cache", "keeps its cache by itself"),
+        ({"engine": {"drafter": "ngram"}}, "engine.drafter", "guesses tokens by itself"),
+        ({"engine": {"drafter-options": {"a": 1}}}, "engine.drafter-options", "guesses tokens by itself"),
+        ({"engine": {"speculation-length": 5}}, "engine.speculation-length", "guesses tokens by itself"),
+        ({"engine": {"min-speculation": 1}}, "engine.min-speculation", "guesses tokens by itself"),
+        ({"engine": {"max-speculation": 9}}, "engine.max-speculation", "guesses tokens by itself"),
+        ({"engine": {"adaptive": False}}, "engine.adaptive", "guesses tokens by itself"),
+        ({"engine": {"admission-policy": "token"}}, "engine.admission-policy", "did you mean 'tokens'?"),
+        ({"engine": {"kv-cache-dtype": "int8"}}, "engine.kv-cache-dtype", "keeps keys and values as they are"),
         ({"model": {"adapter": "."}}, "model.adapter", "'paper-engine' of stage[0] applies no adapters"),
     ],
 )
@@ -138,3 +156,40 @@ def test_an_engine_of_another_environment_must_be_known_here_too(
     (stage,) = plan_for(folder, plugins, stage=[{**ENGINE, "python": python}]).stages
     assert (stage.process, stage.python, stage.level) == ("engine", python, "engine")
     assert (tmp_path / "asked").read_text() == "x\n", "a backend that is known here is not asked about"
+
+
+HONOURED: dict[str, Any] = {
+    "max-unfinished-requests": 7,
+    "request-timeout-s": 5.0,
+    "max-batch-size": 3,
+    "max-num-tokens-per-batch": 99,
+    "admission-policy": "tokens",
+    "kv-cache-dtype": "auto",
+    "kv-block-size": 8,
+    "num-cache-blocks": 10,
+    "param-mem-ratio": 0.5,
+    "kvcache-mem-ratio": 0.1,
+}
+"""Keys that mean something with an engine: for the front, or handed on to its backend."""
+
+
+def test_every_key_of_engine_is_honoured_or_refused(write_model: WriteModel, plugins: Plugins) -> None:
+    folder = write_model()
+    plan = plan_for(folder, plugins, engine={**HONOURED, "drafter": "off"})
+    assert plan.stages[0].spec.max_step_tokens == 99
+    refused = {name for names in support._ENGINES_OWN.values() for name in names}
+    known = {field.name: field.encode_name for field in msgspec.structs.fields(EngineTable)}
+    assert {known[name] for name in refused} | set(HONOURED) | {"kv-cache-memory-fraction"} == set(known.values())
+    assert not {known[name] for name in refused} & set(HONOURED)
+
+
+def test_int8_keys_and_values_reach_every_stage_whose_backend_has_them(
+    write_model: WriteModel, plugins: Plugins, factory: Any
+) -> None:
+    engine, folder = {"kv-cache-dtype": "int8"}, write_model()
+    with pytest.raises(TopologyError, match=r"the backend 'torch' of stage\[0\] keeps keys and values as they are"):
+        plan_for(folder, plugins, engine=engine, stage=[{}, {}])
+    factory.traits = Traits(contract=1, capabilities=[Capability.INT8_KV])
+    plan = plan_for(folder, plugins, engine=engine, stage=[{}, {}])
+    assert [stage.spec.kv_cache_dtype for stage in plan.stages] == ["int8"] * 2
+    assert plan_for(folder, plugins, stage=[{}]).stages[0].spec.kv_cache_dtype == "auto"

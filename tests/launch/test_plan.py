@@ -221,3 +221,43 @@ def test_a_plan_survives_the_way_to_another_process(write_model: WriteModel, plu
     plan = plan_for(write_model(), plugins, stage=[{}, {}], api={"port": 5})
     assert msgspec.json.decode(msgspec.json.encode(plan), type=Plan) == plan
     assert msgspec.json.decode(msgspec.json.encode(plan.stages[1]), type=StagePlan) != plan.stages[0]
+
+
+@pytest.mark.parametrize(
+    ("keys", "path", "text"),
+    [
+        ({"batching-policy": "prority"}, "engine.batching-policy", "did you mean 'priority'?; known: priority"),
+        (
+            {"batching-policy": "credits"},
+            "engine.batching-policy",
+            "there is no batching policy 'credits'; known: prior",
+        ),
+        ({"admission-policy": "credit"}, "engine.admission-policy", "did you mean 'credits'?"),
+        ({"admission-policy": "fifo"}, "engine.admission-policy", "known: credits (by policies [histrio 1.0]), tokens"),
+        ({"drafter": "off", "drafter-options": {"a": 1}}, "engine.drafter-options", "no drafter to read them"),
+    ],
+)
+def test_names_and_settings_that_nobody_knows_are_refused_with_their_place(
+    keys: dict[str, Any], path: str, text: str, write_model: WriteModel, plugins: Plugins
+) -> None:
+    with pytest.raises(TopologyError) as caught:
+        plan_for(write_model(), plugins, engine=keys)
+    assert caught.value.path == path
+    assert text in str(caught.value)
+
+
+def test_scheduling_keys_reach_batching(write_model: WriteModel, plugins: Plugins) -> None:
+    engine = {
+        "prefill-priority": 1,
+        "scheduler-wait-ms": 20,
+        "enable-preemption": False,
+        "preemption-threshold": 0.25,
+        "batching-policy": "fifo",
+        "prefix-cache": False,
+    }
+    folder = write_model()
+    batching, unset = plan_for(folder, plugins, engine=engine).batching, plan_for(folder, plugins).batching
+    assert (batching.prompts_first, batching.wait_s, batching.can_preempt) == (True, 0.02, False)
+    assert (batching.watermark, batching.policy, batching.has_prefix_cache) == (0.25, "fifo", False)
+    assert (unset.prompts_first, unset.wait_s, unset.can_preempt) == (False, 0.0, True)
+    assert (unset.watermark, unset.policy, unset.has_prefix_cache) == (0.02, "priority", True)

@@ -18,6 +18,7 @@ from histrio.errors import EngineError
 from histrio.launch.main import main
 from histrio.launch.plan import Plan
 from histrio.plugins import FailedPlugin, Plugins
+from histrio.topology import EngineTable
 
 WriteModel = Callable[..., Path]
 
@@ -121,6 +122,19 @@ def test_flags_of_other_serving_programs_are_options_of_every_stage(
     assert [stage.spec.options for stage in paper_runtime[1].stages] == [{}, {"mode": "x", "tp-size": 1}]
 
 
+def test_scheduling_has_the_flags_of_other_serving_programs(write_model: WriteModel, paper_runtime: list[Plan]) -> None:
+    argv = ["--model", str(write_model()), "--prefill-priority", "1", "--chunked-prefill-size", "64"]
+    argv += ["--max-num-tokens-per-batch", "300", "--num-cache-blocks", "40", "--micro-batch-ratio", "3"]
+    argv += ["--scheduler-wait-ms", "2.5", "--disable-prefix-cache", "--kv-cache-dtype", "auto", "--drafter", "off"]
+    assert main(argv) == 0
+    engine = paper_runtime[0].engine
+    assert (engine.prefill_priority, engine.chunked_prefill_size, engine.max_num_tokens_per_batch) == (1, 64, 300)
+    assert (engine.num_cache_blocks, engine.micro_batch_ratio, engine.scheduler_wait_ms) == (40, 3, 2.5)
+    assert (engine.prefix_cache, engine.kv_cache_dtype, engine.drafter) == (False, "auto", "off")
+    assert main(argv[:2]) == 0
+    assert paper_runtime[1].engine == EngineTable(), "a control: without flags the defaults hold"
+
+
 def test_the_kv_share_has_both_flags(write_model: WriteModel, paper_runtime: list[Plan]) -> None:
     assert main(["--model", str(write_model()), "--kv-cache-memory-fraction", "0.11"]) == 0
     assert paper_runtime[0].engine.kv_share == 0.11
@@ -137,6 +151,10 @@ def test_the_kv_share_has_both_flags(write_model: WriteModel, paper_runtime: lis
         (["FILE", "--backend", "trch"], "--backend: there is no backend 'trch'; did you mean 'torch'"),
         (["FILE", "--port", "70000"], "--port: must be an integer <= 65535, not 70000"),
         (["FILE", "--set", "engine.max-batch=3"], "--set engine.max-batch: unknown key; did you mean 'max-batch-size'"),
+        (["FILE", "--prefill-priority", "2"], "--prefill-priority: must be one of 0, 1, not 2"),
+        (["FILE", "--kv-cache-dtype", "int3"], "--kv-cache-dtype: must be one of auto, int8, not 'int3'"),
+        (["FILE", "--drafter", "none"], "--drafter: there is no drafter 'none'"),
+        (["FILE", "--set", "engine.batching-policy=fifos"], "there is no batching policy 'fifos'; did you mean 'fifo'"),
         (["FILE", "--adapter", "none"], "--adapter: the backend 'torch' of stage[0] applies no adapters"),
         (["FILE", "--backend", "paper-engine"], "--backend: 'paper-engine' is a whole engine, which must be the only"),
         (["FILE", "--layers", "0:3,4:6"], "stage[1].layers: layers 4:6 leave a gap: layer 3 is on no stage"),
@@ -276,6 +294,12 @@ def test_plugins_lists_hooks_backends_and_what_cannot_load(
     assert "torch not available; torch is not installed; pip install histrio-torch (paper [paper 1.0])" in lines
     assert "temperature temperature, top_k (paper [paper 1.0])" in lines
     assert "mlx [histrio-mlx 0.1.0] ImportError: no Metal" in lines
+    for title, names in {
+        "batching": ["priority", "fifo", "shortest-first"],
+        "admission": ["credits", "tokens"],
+    }.items():
+        at = lines.index(f"{title} policies") + 1
+        assert lines[at : at + len(names) + 1] == [*(f"{name} (policies [histrio 1.0])" for name in names), ""]
 
 
 def test_a_plugin_that_cannot_load_is_logged_and_stops_nothing(

@@ -12,8 +12,9 @@ import msgspec
 from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
 from histrio.actors.streams import RequestStream
+from histrio.backend import Capability
 from histrio.engine.requests import RequestTable, Ticket
-from histrio.errors import EngineError, WireError
+from histrio.errors import EngineError, RequestError, WireError
 from histrio.gateway import GatewayStatus, ServedModel, Submission
 from histrio.messages import Cancel, Generate, Message, ReplicaDown, ReplicaUp, RequestState, ResetCache, Tokens
 from histrio.sampling_fields import FieldTable
@@ -55,13 +56,17 @@ class AdmissionActor(Actor):
         self._fields.check(fields, self.model.vocab_size)
 
     def submit(self, submission: Submission) -> list[RequestStream]:
-        """One stream per choice. Raises `RequestError` for a seed that would be ignored, `Overloaded`, `EngineError`
+        """One stream per choice. Raises `RequestError` for a field that would be ignored, `Overloaded`, `EngineError`
         while loading, draining or after a failure."""
         if self.status.state not in ("ready", "recovering"):
             raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
 
         if self.model.engine and submission.seed is not None:
             self.check_sampling({"seed": submission.seed})
+        if submission.num_prompt_logprobs is not None and not self.model.can_score_prompts:
+            text = "prompt_logprobs: a stage of this model gives no logits of whole prompts"
+            raise RequestError(text, param="prompt_logprobs", code="unsupported_parameter")
+
         timeout_s = submission.timeout_s or self._request_timeout_s
         deadline = self._clock() + timeout_s
         return [self._open(order, deadline) for order in self._table.accept(submission)]
@@ -134,7 +139,9 @@ class AdmissionActor(Actor):
         self._epoch = message.epoch
         self.status.epoch = message.epoch
         self.status.gauges["num_blocks"] = message.size.num_pages
+        self._table.num_cache_tokens = message.size.num_pages * message.size.page_size
         self._limit_length(message.size.max_sequence_length)
+        self._limit_scoring(Capability.ALL_POSITION_LOGITS in message.size.capabilities)
         if self.status.state != "draining":
             self.status.state, self.status.detail = "ready", ""
         orders = self._table.replay()
@@ -147,6 +154,12 @@ class AdmissionActor(Actor):
         if max_sequence_length < self.model.max_sequence_length:
             log.warning("the KV blocks hold %d tokens: no request can be longer", max_sequence_length)
             self.model = msgspec.structs.replace(self.model, max_sequence_length=max_sequence_length)
+
+    def _limit_scoring(self, can_score: bool) -> None:
+        """Prompts are scored from the logits of all their positions."""
+        self.model = msgspec.structs.replace(self.model, can_score_prompts=can_score)
+        if not can_score:
+            self._table.end_scoring()
 
     def _down(self, message: ReplicaDown) -> None:
         self._epoch = None

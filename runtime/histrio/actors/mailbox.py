@@ -161,27 +161,29 @@ class LoopDispatcher(Dispatcher):
 class ThreadDispatcher(Dispatcher):
     """Owns a thread that may block, for device work: `run` returns after `stop`."""
 
-    def __init__(self, on_failure: OnFailure) -> None:
+    def __init__(self, on_failure: OnFailure, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(on_failure)
+        self._clock = clock
         self._event = threading.Event()
         self._stopping = False
-        self._due: list[tuple[float, str, Actor]] = []
-        """Clock, name and actor of those who are to be flushed again."""
+        self._due: dict[str, tuple[float, Actor]] = {}
+        """Those who are to be flushed again, by name: when, by the clock."""
 
     def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
-        self._due.append((time.monotonic() + pause_s, name, actor))
+        self._due[name] = (self._clock() + pause_s, actor)
 
     def _flush_due(self) -> bool:
         """Flush those whose time has come; whether there were any."""
-        now = time.monotonic()
-        due, self._due = [each for each in self._due if each[0] <= now], [each for each in self._due if each[0] > now]
-        for _, name, actor in due:
+        now = self._clock()
+        due = {name: actor for name, (when, actor) in self._due.items() if when <= now}
+        for name, actor in due.items():
+            del self._due[name]
             self._flush_again(name, actor)
         return bool(due)
 
     def _wait_s(self, was_active: bool) -> float | None:
         """How long nothing needs to happen without a message."""
-        waits = [max(due - time.monotonic(), 0.0) for due, _, _ in self._due]
+        waits = [max(when - self._clock(), 0.0) for when, _ in self._due.values()]
         return min([*waits, _IDLE_AFTER_S] if was_active else waits, default=None)
 
     def _wake(self) -> None:

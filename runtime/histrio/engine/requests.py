@@ -16,6 +16,7 @@ import msgspec
 from histrio.errors import EngineError, EngineRestarted, Overloaded, RequestTimeout
 from histrio.gateway import Submission
 from histrio.messages import Generate, RequestState, SamplerState, TokenRow
+from histrio.policies import AdmissionPolicy, Load
 
 __all__ = ["RequestTable", "Ticket"]
 
@@ -36,19 +37,36 @@ class Ticket:
 class RequestTable:
     """Every accepted and unfinished request of a front process."""
 
-    def __init__(self, max_unfinished: int, draw_seed: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self,
+        max_unfinished: int,
+        draw_seed: Callable[[], int] | None = None,
+        policy: AdmissionPolicy | None = None,
+    ) -> None:
         self.max_unfinished = max_unfinished
+        self.num_tokens = 0
+        """Most tokens that the unfinished requests can come to, prompt and output."""
+        self.num_cache_tokens = 0
+        """Tokens that the KV blocks of the replica hold; 0 before there is one."""
         self._draw_seed = draw_seed or (lambda: random.getrandbits(63))
+        self._policy = policy
         self._tickets: dict[int, Ticket] = {}
         self._next_request = 1
 
     def __len__(self) -> int:
         return len(self._tickets)
 
+    @property
+    def load(self) -> Load:
+        """What policies go by."""
+        return Load(len(self._tickets), self.max_unfinished, self.num_tokens, self.num_cache_tokens)
+
     def accept(self, submission: Submission) -> list[Generate]:
         """An order per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
         if len(self._tickets) + submission.num_choices > self.max_unfinished:
             raise Overloaded(f"all {self.max_unfinished} request slots are taken; try again shortly")
+        if self._policy is not None:
+            self._policy.admit(submission, self.load)
 
         seed = submission.seed if submission.seed is not None else self._draw_seed()
         first = self._next_request
@@ -60,6 +78,7 @@ class RequestTable:
     def add(self, ticket: Ticket) -> None:
         """An accepted order gets its listener."""
         self._tickets[ticket.order.request] = ticket
+        self.num_tokens += ticket.order.max_total_tokens
 
     def deliver(self, row: TokenRow) -> None:
         """Pass new tokens to the listener; the credit returns with the last ones."""
@@ -70,12 +89,17 @@ class RequestTable:
         ticket.delivered.extend(row.ids)
         ticket.sampler_state = row.sampler_state
         if row.state.is_finished:
-            del self._tickets[row.request]
+            self.remove(row.request)
         ticket.listener(row)
 
     def remove(self, request: int) -> bool:
         """The client does not want it any more; False if it had ended."""
-        return self._tickets.pop(request, None) is not None
+        ticket = self._tickets.pop(request, None)
+        if ticket is None:
+            return False
+
+        self.num_tokens -= ticket.order.max_total_tokens
+        return True
 
     def replay(self) -> list[Generate]:
         """Every unfinished request, to be opened again on a chain that knows nothing of it."""
@@ -96,6 +120,13 @@ class RequestTable:
             if ticket.delivered and not can_continue(ticket.order.sampling):
                 text = "the engine was lost, and another cannot continue this answer; send the request again"
                 self._fail(request, EngineRestarted(text))
+
+    def end_scoring(self) -> None:
+        """The engine that comes back cannot score prompts: end the requests whose prompts still have to be."""
+        for order in self.replay():
+            if order.num_prompt_logprobs is not None:
+                text = "the engine was lost, and the one that follows cannot score prompts; send the request again"
+                self._fail(order.request, EngineRestarted(text))
 
     def expire(self, now: float) -> list[int]:
         """End requests whose time is over; their ids, for the engine to forget them."""

@@ -31,7 +31,7 @@ from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
 from histrio.messages import RequestState
 from histrio.model_config import read_model_config
-from histrio.policies import BatchingPolicy
+from histrio.policies import AdmissionPolicy, BatchingPolicy
 from histrio.sampler_chain import SamplerChain
 from histrio.sampling import Sampler
 from histrio.sampling_fields import FieldTable
@@ -53,6 +53,7 @@ class HarnessOptions:
     drafter: DrafterFactory | None = None
     drafter_options: dict[str, Any] = field(default_factory=dict)
     policy: BatchingPolicy | None = None
+    admission: AdmissionPolicy | None = None
     batching_options: dict[str, Any] = field(default_factory=dict)
     """Further fields of `BatchingSettings`."""
     max_sequence_length: int = 512
@@ -255,4 +256,5 @@ def _settings(served: ServedModel, num_stages: int, fields: FieldTable, options:
         actors=replica_actors(num_stages),
         fields=fields,
         max_unfinished=options.max_unfinished,
+        admission=options.admission,
     )
