@@ -109,8 +109,7 @@ def test_nothing_starts_before_every_actor_is_there() -> None:
     starts = world.links.taken(Start)
     assert [(process, actor) for process, actor, _ in starts] == [
         ("engine.1", "stage0"),
-        ("engine.1", "kv"),
-        ("engine.1", "batching"),
+        ("engine.1", "batching"),  # which tells kv
         ("stage1.1", "stage1"),
     ]
     num_pages = {start.size.num_pages for _, _, start in starts if isinstance(start, Start)}

@@ -95,11 +95,10 @@ class BatchingActor(Actor):
         self._clock = clock
         self._epoch = 0
         self._in_flight: dict[int, Plan] = {}
-        self._asked_blocks = 0
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
         self._gather_until: float | None = None
-        """Clock until which the first request waits for others; None when none does."""
+        """Clock until which the first request waits for others; None when none does, -inf once it has waited."""
         self.scheduler: Scheduler | None = None
 
     def start(self) -> None:
@@ -125,12 +124,12 @@ class BatchingActor(Actor):
                 self._take(message, self.scheduler)
             case Cancel(request, state):
                 self.scheduler.cancel(request, state)
+            case Matched() | Granted() if not self.scheduler.has_begun:
+                pass  # an answer to the epoch before: its blocks are not ours
             case Matched(request, block_ids):
                 self.scheduler.matched(request, block_ids)
             case Granted(block_ids, num_left):
                 self.scheduler.lease.add(block_ids, num_left)
-                self.scheduler.lease.is_exhausted = len(block_ids) < self._asked_blocks
-                self._asked_blocks = 0
             case _:
                 raise WireError(f"batching does not understand {type(message).__name__}")
 
@@ -156,7 +155,9 @@ class BatchingActor(Actor):
 
     def pause_s(self) -> float | None:
         """How long the first request still waits for others."""
-        return None if self._gather_until is None else max(self._gather_until - self._clock(), 0.0)
+        if self._gather_until in (None, -math.inf):
+            return None
+        return max(self._gather_until - self._clock(), 0.0)
 
     def idle(self) -> None:
         """Check the books; without work the lease goes back as a whole."""
@@ -180,8 +181,8 @@ class BatchingActor(Actor):
         elif self._gather_until is None:
             self._gather_until = self._clock() + self._settings.wait_s
         elif self._clock() >= self._gather_until:
-            return False
-        return self._gather_until is not None
+            self._gather_until = -math.inf
+        return self._gather_until not in (None, -math.inf)
 
     def _stop(self) -> None:
         self.scheduler = None
@@ -202,7 +203,6 @@ class BatchingActor(Actor):
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
         self._in_flight.clear()
-        self._asked_blocks = 0
         self._totals = dict.fromkeys(_TOTALS, 0)
         size = start.size
         limits = SchedulerLimits(
@@ -221,6 +221,7 @@ class BatchingActor(Actor):
             watermark=self._settings.watermark,
         )
         self.scheduler = self._make_scheduler(limits)
+        self._tell("kv", start)
         self._tell("root", Allocated(self._name, start.epoch))
 
     def _make_scheduler(self, limits: SchedulerLimits) -> Scheduler:
@@ -239,7 +240,7 @@ class BatchingActor(Actor):
             return  # from a chain that no longer exists
 
         plan = self._in_flight.pop(result.step)
-        scheduler.cost.observe(len(plan.ids), plan.num_pairs, result.busy_s)
+        scheduler.cost.observe(len(plan.ids), plan.num_pairs, result.busy_s, plan.num_drafts_of_decoding)
         rows = scheduler.apply(plan, result)
         self._totals["steps"] += 1
         self._totals["scheduled_tokens"] += len(plan.ids)
@@ -256,13 +257,13 @@ class BatchingActor(Actor):
             self._tell("kv", sealed)
         for match in scheduler.take_matches():
             self._tell("kv", match)
-        if self._asked_blocks or lease.is_exhausted or not scheduler.has_work:
+        if lease.num_asked_blocks or lease.is_exhausted or not scheduler.has_work:
             return
 
         num_ahead = scheduler.num_blocks_ahead
         if scheduler.num_missing_blocks or lease.num_blocks_in_hand < num_ahead // 2:
-            self._asked_blocks = max(num_ahead - lease.num_blocks_in_hand, scheduler.num_missing_blocks)
-            self._tell("kv", LeaseBlocks(self._asked_blocks))
+            lease.ask(max(num_ahead - lease.num_blocks_in_hand, scheduler.num_missing_blocks))
+            self._tell("kv", LeaseBlocks(lease.num_asked_blocks))
 
     def _report(self, scheduler: Scheduler) -> None:
         """Totals and sizes to metrics, at most once a second, and once more when work has run out."""

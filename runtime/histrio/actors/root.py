@@ -238,7 +238,8 @@ class RootActor(Actor):
         for host in self._hosts.values():
             order = Start(self.epoch, size, peers, self._endpoints(host))
             for name in host.actors:
-                self._directory.tell(name, order)
+                if name != "kv":  # which batching tells, behind all that it told it before
+                    self._directory.tell(name, order)
 
     def _fit(self) -> ReplicaSize:
         """What the replica can hold. Raises `DoesNotFit`."""

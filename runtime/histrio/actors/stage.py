@@ -115,6 +115,9 @@ class StageActor(Actor):
 
     def receive(self, message: Message) -> None:
         """One order of the line."""
+        if self._epoch == 0 and isinstance(message, Open | Close | Copy):
+            return  # of a chain that no longer exists: this stage has taken the place of one that failed
+
         match message:
             case Step():
                 self._step(message)
@@ -185,7 +188,7 @@ class StageActor(Actor):
         output = self._backend.step(batch)
         if self._drawer is None:
             busy_s = step.busy_s + self.activity.end()
-            self._tell(self._place.next, Step(step.step, step.epoch, step.rows, [], output.hidden, busy_s, step.drafts))
+            self._tell(self._place.next, msgspec.structs.replace(step, ids=[], hidden=output.hidden, busy_s=busy_s))
             return
 
         result = self._drawer.draw(self._backend.xp, output.logits, step)

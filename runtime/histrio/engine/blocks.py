@@ -14,10 +14,14 @@ class BlockLease:
         self._in_hand: list[int] = []
         self._used: set[int] = set()
         self._releases: list[Release] = []
+        self.num_asked_blocks = 0
+        """Blocks that kv was asked for and has not answered for."""
         self.num_blocks_left = 0
         """About how many more kv could grant."""
         self.is_exhausted = False
         """Kv granted less than was asked: only releases or preemption help."""
+        self._has_released = False
+        """Something was released since kv was asked: its answer knows nothing of that."""
 
     @property
     def num_blocks_in_hand(self) -> int:
@@ -29,10 +33,16 @@ class BlockLease:
         """Blocks that sequences took from this lease."""
         return len(self._used)
 
+    def ask(self, num_blocks: int) -> None:
+        """Kv is asked for so many more."""
+        self.num_asked_blocks, self._has_released = num_blocks, False
+
     def add(self, block_ids: list[int], num_left: int = 0) -> None:
         """Kv granted these, and could have granted so many more."""
         self._in_hand[:0] = reversed(block_ids)
         self.num_blocks_left = num_left
+        self.is_exhausted = len(block_ids) < self.num_asked_blocks and not self._has_released
+        self.num_asked_blocks = 0
 
     def can_allocate(self, num_blocks: int) -> bool:
         """Whether that many are in hand."""
@@ -50,6 +60,7 @@ class BlockLease:
         self._used.difference_update(block_ids)
         self._releases.append(Release(request, block_ids))
         self.is_exhausted = False
+        self._has_released = True
         self.num_blocks_left += len(block_ids)
 
     def take_releases(self) -> list[Release]:

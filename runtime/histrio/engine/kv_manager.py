@@ -36,6 +36,8 @@ class _Reader:
     root: BlockName
     computing: dict[BlockName, None] = field(default_factory=dict)
     """Names it was the first to announce, not sealed yet, in order."""
+    awaited: BlockName | None = None
+    """Its match waits for this block, which another request computes."""
 
 
 class KvManager:
@@ -128,6 +130,8 @@ class KvManager:
         if reader is None:
             return []
 
+        if reader.awaited is not None:
+            self._deferred[reader.awaited].remove(request)
         return [matched for name in reader.computing for matched in self._abandon(request, name)]
 
     def reset(self) -> int:
@@ -161,9 +165,11 @@ class KvManager:
             known.append(self._block_of[name])
         rest = reader.names[len(known) :]
         if len(known) < reader.num_matchable and rest and rest[0] in self._computing:
+            reader.awaited = rest[0]
             self._deferred.setdefault(rest[0], []).append(request)
             return []
 
+        reader.awaited = None
         for block_id in known:
             self._enter(block_id)
         for name in rest:
@@ -209,8 +215,7 @@ class KvManager:
         return self._resume(name)
 
     def _resume(self, name: BlockName) -> list[Matched]:
-        waiting = [request for request in self._deferred.pop(name, []) if request in self._readers]
-        return [matched for request in waiting for matched in self._answer(request)]
+        return [matched for request in self._deferred.pop(name, []) for matched in self._answer(request)]
 
     def _evict(self) -> int:
         block_id, _ = self._cached.popitem(last=False)

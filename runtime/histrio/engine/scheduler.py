@@ -26,8 +26,8 @@ __all__ = ["Scheduler"]
 
 _DRAWN_LAST = -1
 """In place of a token id: the one that the last step has drawn for the slot."""
-_MOST_SCORED = 64
-"""Prompt positions of one sequence whose logits are asked for in one step: all of them would be large."""
+_MOST_SCORED = 128
+"""Prompt positions whose logits are asked for in one step: all of them would be large."""
 
 
 def _by_priority(order: Generate) -> int:
@@ -82,6 +82,11 @@ class Scheduler:
         return len(self._running)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether any request has come since the epoch began."""
+        return self._num_arrived > 0
+
+    @property
     def has_work(self) -> bool:
         """Whether any sequence is unfinished."""
         return bool(self._sequences)
@@ -100,7 +105,8 @@ class Scheduler:
         sequence = Sequence.from_order(order)
         assert order.request not in self._sequences, "a request was sent twice"
         self._num_arrived += 1
-        sequence.rank = self._num_arrived + self._handicap(order)
+        handicap = self._handicap(order)
+        sequence.rank = (self._num_arrived + handicap, handicap)
         sequence.is_matched = not self.limits.has_prefix_cache
         self._sequences[order.request] = sequence
         self._wait(sequence)
@@ -141,8 +147,10 @@ class Scheduler:
             self._run_ahead(batch)
         for sequence in self._candidates():
             budget = self._budget(sequence, batch)
-            if budget <= 0 or len(batch.rows) >= max_rows:
+            if len(batch.rows) >= max_rows or batch.num_tokens >= self.limits.max_step_tokens:
                 break
+            if budget <= 0:
+                continue
             row = self._row(sequence, budget)
             if row is not None:
                 batch.add(sequence, row)
@@ -247,6 +255,8 @@ class Scheduler:
         """Most tokens that this sequence may have of the step. Those who decode wait for it: so prompts are cut to fit
         into its time, but the first of them gains a block at least."""
         num_left = self.limits.max_step_tokens - batch.num_tokens
+        if sequence.wants_scores:
+            num_left = min(num_left, _MOST_SCORED - batch.num_scored)
         is_free = sequence.num_pending_tokens == 1 or math.isinf(self.limits.step_budget_s) or self.limits.prompts_first
         if is_free or not self.cost.is_trusted or not self._is_decoding:
             return num_left
@@ -306,9 +316,6 @@ class Scheduler:
         start = sequence.num_planned_tokens if source is None else len(sequence.ids) - 1
         pending = len(sequence.ids) - start
         num_tokens = min(pending, budget, self.limits.prefill_chunk)
-        is_scored = sequence.wants_scores
-        if is_scored:
-            num_tokens = min(num_tokens, _MOST_SCORED)
         if sequence.drafts:
             room = (len(sequence.block_ids) + self.lease.num_blocks_in_hand) * self.limits.block_size
             del sequence.drafts[max(min(budget - 1, room - len(sequence.ids)), 0) :]
@@ -328,7 +335,7 @@ class Scheduler:
         else:
             sequence.block_ids.extend(new_ids)
         num_sampled = 1 + len(sequence.drafts) if num_tokens == pending + len(sequence.drafts) else 0
-        num_scored = num_tokens - num_sampled if is_scored else 0
+        num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
         is_rewind = start < sequence.num_issued_tokens
         sequence.num_planned_tokens = start + num_tokens - len(sequence.drafts)
         sequence.num_issued_tokens = start + num_tokens
@@ -479,5 +486,5 @@ class Scheduler:
         return sealed
 
 
-def _rank(sequence: Sequence) -> int:
+def _rank(sequence: Sequence) -> tuple[int, int]:
     return sequence.rank

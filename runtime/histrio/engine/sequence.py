@@ -28,8 +28,9 @@ class Sequence:
     """Its place in the stages' tables while it runs, -1 while it waits."""
     num_in_flight: int = 0
     """Steps with a row of it that have been issued and not yet answered."""
-    rank: int = 0
-    """Its place among those who wait: lower ranks enter first."""
+    rank: tuple[int, int] = (0, 0)
+    """Its place among those who wait: lower ranks enter first. No two are equal: one of any two must be able to give
+    way to the other."""
     is_matched: bool = False
     """Kv has said what it knows of the beginning; the blocks are in `block_ids`."""
     is_matching: bool = False

@@ -1,0 +1,98 @@
+"""Settings that get in the way of a stream, and the options of a harness made of them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from covering import Combination
+
+from histrio.backend import BackendFactory, StageBackend, StageOutput, StepBatch
+from histrio.engine.speculation import SpeculationLimits
+from histrio.messages import Generate
+from histrio.testing.harness import HarnessOptions
+
+__all__ = ["FACTORS", "FailingFactory", "RandomOrder", "options_of"]
+
+LONGEST = 80
+"""No request of a crowd has more tokens, prompt and answer."""
+
+FACTORS: dict[str, list[Any]] = {
+    "cuts": [(), (1,), (1, 2)],
+    "has_prefix_cache": [False, True],
+    "prefill_chunk": [3, 16, 64, 1_000_000],
+    "max_rows": [1, 5, 32],
+    "max_step_tokens": [40, 512],
+    "block_size": [4, 8, 16],
+    "blocks": ["few", "some", "many"],
+    "num_micro_batches": [1, 2, 3],
+    "num_ahead": [0, 1],
+    "speculation": [{}, {"is_adaptive": False, "length": 2}, {"is_adaptive": False, "length": 7}],
+    "bounds": [{}, {}, {"can_preempt": False}, {"watermark": 0.3}, {"prompts_first": True}, {"step_budget_s": 0.001}],
+    "random_order": [False, True],
+    "fails": [False, False, True],
+}
+
+
+class RandomOrder:
+    """Gives each request a random handicap: who gives way to whom is nobody's plan."""
+
+    name = "random-order"
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+
+    def handicap(self, order: Generate) -> int:
+        """Up to a crowd's worth of later requests may go first."""
+        return self._rng.randrange(24)
+
+
+class FailingFactory:
+    """A backend whose device fails in a few steps, counted over all stages and restarts."""
+
+    def __init__(self, factory: BackendFactory, fails_at: set[int]) -> None:
+        self.name, self.traits = factory.name, factory.traits
+        self.probe, self.supports = factory.probe, factory.supports
+        self.fails_at = fails_at
+        self.num_steps = 0
+        self._factory = factory
+
+    def create(self) -> StageBackend:
+        """One more stage that counts along."""
+        backend = self._factory.create()
+        step = backend.step
+
+        def counted(batch: StepBatch) -> StageOutput:
+            self.num_steps += 1
+            if self.num_steps in self.fails_at:
+                raise RuntimeError("the device failed, as it was told to")
+            return step(batch)
+
+        backend.step = counted  # type: ignore[method-assign]
+        return backend
+
+
+def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
+    """`cuts` and `fails` aside: they are no options of batching."""
+    size = row["block_size"]
+    least = -(-LONGEST // size)
+    num_blocks = {"few": least + 1, "some": least * 5 // 2, "many": least * 40}[row["blocks"]]
+    # A step can be planned ahead of its tokens where the first stage is the last one.
+    num_ahead = 0 if row["cuts"] else row["num_ahead"]
+    return HarnessOptions(
+        block_size=size,
+        num_blocks=num_blocks,
+        max_rows=row["max_rows"],
+        max_step_tokens=row["max_step_tokens"],
+        prefill_chunk=row["prefill_chunk"],
+        num_micro_batches=row["num_micro_batches"],
+        has_prefix_cache=row["has_prefix_cache"],
+        policy=RandomOrder(seed) if row["random_order"] else None,
+        batching_options={
+            "num_ahead": num_ahead,
+            "speculation": SpeculationLimits(**row["speculation"]),
+            **row["bounds"],
+        },
+        max_sequence_length=LONGEST,
+        **others,
+    )

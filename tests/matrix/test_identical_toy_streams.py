@@ -1,0 +1,185 @@
+"""Whatever is on and in the way, a greedy or seeded answer is the one that its request gets alone: on the toy backend.
+
+`HISTRIO_COMBINATIONS=500` plays so many random combinations more per drafter, each with a crowd of its own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgspec
+import numpy as np
+import pytest
+from covering import NUM_RANDOM, Combination, covering, pairs, random_combinations, shared_out
+from crowds import Crowd, Request, Run, differences, make_crowd, play, play_alone
+from drafters import OPTIONS, drafter_options, make_drafter, names
+from obstacles import FACTORS, LONGEST, FailingFactory, options_of
+
+from histrio import sampler_chain
+from histrio.backend import StepBatch
+from histrio.drawer import Drawer
+from histrio.engine import kv_manager
+from histrio.engine.slots import DrawnTokens, SlotTable
+from histrio.messages import Open, Step
+from histrio.plugins import installed_plugins
+from histrio.testing.harness import HarnessOptions
+from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
+
+NUM_LAYERS, VOCAB = 3, 258
+ALONE = HarnessOptions(max_rows=1, prefill_chunk=512, has_prefix_cache=False, max_sequence_length=LONGEST)
+
+
+def erring_oracle(ids: list[int], num_tokens: int) -> list[int]:
+    """Knows what the toy will say to the greedy, and errs now and then."""
+    right = toy_continuation(ids, num_tokens, num_layers=NUM_LAYERS, vocab_size=VOCAB)
+    return [token if index % 3 < 2 or len(ids) % 2 else 7 for index, token in enumerate(right)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_toy_model(folder / "draft", num_layers=NUM_LAYERS - 1)
+    return write_toy_model(folder / "toy", num_layers=NUM_LAYERS)
+
+
+@pytest.fixture(scope="module")
+def alone(model: Path) -> Callable[[int], tuple[Crowd, Run]]:
+    """Seed → a crowd, a large one for 0, and what each of its requests gets alone."""
+
+    @cache
+    def get(seed: int) -> tuple[Crowd, Run]:
+        crowd = make_crowd(seed, VOCAB - 2, num_requests=16 if seed else 48)
+        return crowd, anyio.run(play_alone, model, ToyFactory(), crowd, ALONE)
+
+    return get
+
+
+def played(model: Path, crowd: Crowd, row: Combination, drafter: str, seed: int) -> Run:
+    """One combination, with a device that may fail twice."""
+    options = options_of(
+        row,
+        seed,
+        drafter=make_drafter(drafter, erring_oracle),
+        drafter_options=drafter_options(drafter, model.parent / "draft", "toy"),
+    )
+    fails_at = {30 + seed % 17, 130 + seed % 29} if row["fails"] else set()
+    return anyio.run(play, model, FailingFactory(ToyFactory(), fails_at), crowd, options, row["cuts"])
+
+
+@pytest.mark.timeout(60 + 5 * NUM_RANDOM, func_only=True)  # some fifteen engines one after the other
+@pytest.mark.parametrize("drafter", names())
+def test_no_combination_changes_a_stream(drafter: str, model: Path, alone: Callable[[int], tuple[Crowd, Run]]) -> None:
+    seen: Counter[str] = Counter()
+    rows = shared_out(FACTORS, seed=5, index=names().index(drafter))
+    for number, row in enumerate(rows):
+        crowd, wanted = alone(number + 1 if NUM_RANDOM else number % 2 + 1)
+        print(f"combination {number}: {row}")
+        run = played(model, crowd, row, drafter, number)
+        found = differences(crowd, run, wanted)
+        assert not found, f"{len(found)} answers differ with {drafter}: {found[0]}"
+        seen.update({name: int(total) for name, total in run.totals.items()})
+        seen.update(cached=run.num_cached_tokens, replays=run.num_replays)
+        assert row["has_prefix_cache"] or not run.num_cached_tokens
+        assert row["bounds"].get("can_preempt", True) or not run.totals["preemptions_total"]
+    assert min(seen["cached"], seen["preemptions_total"], seen["forked_sequences_total"], seen["replays"]) > 0, seen
+    assert drafter == "nobody" or 0 < seen["accepted_tokens_total"] < seen["drafted_tokens_total"], seen
+
+
+def test_every_registered_drafter_has_its_options_here() -> None:
+    assert set(OPTIONS) == set(installed_plugins().drafters.owners)
+
+
+def test_every_two_settings_meet() -> None:
+    every = {pair for row in random_combinations(FACTORS, 1, 3000) for pair in pairs(row)}
+    rows = covering(FACTORS, seed=5)
+    assert {pair for row in rows for pair in pairs(row)} == every
+    assert {pair for row in rows[1:] for pair in pairs(row)} < every, "a control"
+
+
+HARD: Combination = {
+    "cuts": (),
+    "has_prefix_cache": True,
+    "prefill_chunk": 16,
+    "max_rows": 5,
+    "max_step_tokens": 512,
+    "block_size": 4,
+    "blocks": "few",
+    "num_micro_batches": 1,
+    "num_ahead": 1,
+    "speculation": {"is_adaptive": False, "length": 2},
+    "bounds": {},
+    "random_order": True,
+    "fails": True,
+}
+
+
+def _swaps_tables(self: SlotTable, step: Step) -> StepBatch:
+    batch = _BATCH(self, step)
+    batch.block_tables = batch.block_tables[::-1]
+    return batch
+
+
+def _accepts_everything(ids: Any, slots: Any, drafts: Any) -> tuple[Any, list[int]]:
+    _kept, num_ids = _ACCEPT(ids, slots, drafts)
+    counts = [len(list(rows)) for _slot, rows in groupby(slots.tolist())]
+    return (np.arange(len(ids)), counts) if num_ids else (_kept, num_ids)
+
+
+def _names_a_block_only(parent: bytes, ids: list[int], block_size: int) -> list[bytes]:
+    return [b"%r" % ids[end - block_size : end] for end in range(block_size, len(ids) + 1, block_size)]
+
+
+def _opens_afresh(self: Drawer, order: Open) -> None:
+    _OPEN(self, msgspec.structs.replace(order, sampler_state={}))
+
+
+_BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, sampler_chain.uniform, Drawer.open
+DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
+    "tables of other slots": ("nobody", SlotTable, "batch", _swaps_tables),
+    "wrong drafts are accepted": ("oracle", sampler_chain, "_accept", _accepts_everything),
+    "copies that copy nothing": ("nobody", ToyStage, "copy", lambda self, src, dst: None),
+    "names of single blocks": ("nobody", kv_manager, "block_names", _names_a_block_only),
+    "draws that depend on their row": (
+        "nobody",
+        sampler_chain,
+        "uniform",
+        lambda seeds, choices, positions: _UNIFORM(seeds + np.arange(len(seeds), dtype=np.uint64), choices, positions),
+    ),
+    "steps ahead that go on from nothing": ("nobody", DrawnTokens, "note", lambda self, step, result: None),
+    "samplers that forget what they had learnt": ("nobody", Drawer, "open", _opens_afresh),
+}
+
+
+@pytest.mark.parametrize("drafter", ["nobody", "oracle"])
+def test_without_a_defect_the_hard_combination_changes_nothing(
+    drafter: str, model: Path, alone: Callable[[int], tuple[Crowd, Run]]
+) -> None:
+    crowd, wanted = alone(0)
+    assert not differences(crowd, played(model, crowd, HARD, drafter, 0), wanted)
+
+
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_each_defect_changes_a_stream(
+    defect: str, model: Path, alone: Callable[[int], tuple[Crowd, Run]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    crowd, wanted = alone(0)
+    drafter, owner, name, broken = DEFECTS[defect]
+    # Names only matter while blocks are found again; everything else while they are short.
+    row = HARD | {"blocks": "many"} if name == "block_names" else HARD
+    monkeypatch.setattr(owner, name, broken)
+    assert differences(crowd, played(model, crowd, row, drafter, 0), wanted)
+
+
+def test_another_seed_changes_its_own_stream_only(model: Path, alone: Callable[[int], tuple[Crowd, Run]]) -> None:
+    crowd, wanted = alone(0)
+    other = msgspec.structs.replace(crowd[4].submission, seed=12)
+    changed = [*crowd[:4], Request(other, crowd[4].after, crowd[4].num_kept), *crowd[5:]]
+    found = differences(crowd, played(model, changed, HARD, "nobody", 0), wanted)
+    assert found
+    assert all(text.startswith("request 4,") for text in found)
