@@ -4,6 +4,9 @@ The *null* device answers prepared logits at once, so that what remains is the r
 scheduling, block tables, sampling and messages. With *torch* the clock stands still while the model's kernels run, from
 the embedding to the logits; `indices` also counts how long the backend takes to turn block tables into indices, which
 it does when the first layer asks. The *toy* device is measured as a whole. All in CPU time of this thread.
+
+With *grammars* every row has one: their masks are computed by a thread of its own, whose time does not count, and
+applied here. With *drafts* four are verified for every row, and all come true: divide by the tokens to compare.
 """
 
 from __future__ import annotations
@@ -23,12 +26,27 @@ from histrio.actors.kv import KvActor
 from histrio.actors.mailbox import Actor, Dispatcher
 from histrio.actors.stage import StageActor, StagePlace
 from histrio.arrays import NumpyArrays
-from histrio.backend import ArrayNamespace, Progress, StageBackend, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.backend import (
+    ArrayNamespace,
+    Capability,
+    Progress,
+    StageBackend,
+    StageCapacity,
+    StageOutput,
+    StageSpec,
+    StepBatch,
+)
 from histrio.drawer import Drawer
+from histrio.engine.speculation import SpeculationLimits
+from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
+from histrio.grammar_table import GrammarTable
 from histrio.messages import Generate, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
 from histrio.sampler_chain import SamplerChain
+from histrio.testing.guesses import GuessDrafter
+from histrio.testing.models import EOS_ID, write_tokenizer
 from histrio.testing.toy import ToyStage, write_toy_model
+from histrio_grammars.backend import Llguidance
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 from histrio_samplers.top_p import TopP
@@ -39,6 +57,10 @@ VOCAB = 258
 PROMPT_TOKENS = 500
 MAX_SEQUENCE_LENGTH = 4096
 BLOCK_SIZE = 16
+NUM_DRAFTS = 4
+LETTER = 64
+"""Token of the letter a."""
+VERIFYING = [Capability.REWIND, Capability.ALL_POSITION_LOGITS]
 
 
 class _Clock:
@@ -74,6 +96,7 @@ class NullStage:
     def __init__(self) -> None:
         self.xp: ArrayNamespace = NumpyArrays()
         self._row = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32)
+        self._row[LETTER] = 10.0  # a byte that grammars allow, and that drafts guess
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Room for everything."""
@@ -102,6 +125,9 @@ class _InlineDispatcher(Dispatcher):
     def _wake(self) -> None:
         pass
 
+    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+        raise AssertionError(f"{name} waits for nothing here")
+
     def run_until_idle(self) -> None:
         while self._turn(256):
             pass
@@ -122,7 +148,15 @@ class _Line:
     """One replica on one thread, held before each `StepResult`; optionally steps and tokens go over the wire."""
 
     def __init__(
-        self, backend: StageBackend, model: str, num_rows: int, *, is_wired: bool = False, num_layers: int = 2
+        self,
+        backend: StageBackend,
+        model: str,
+        num_rows: int,
+        *,
+        is_wired: bool = False,
+        num_layers: int = 2,
+        grammars: GrammarTable | None = None,
+        has_drafts: bool = False,
     ) -> None:
         self._dispatcher = _InlineDispatcher(self._failed)
         self._directory = Directory("bench")
@@ -138,26 +172,32 @@ class _Line:
             max_rows=num_rows,
             max_sequence_length=MAX_SEQUENCE_LENGTH,
         )
-        chain = SamplerChain([Temperature, TopK, TopP], num_rows)
+        drawer = Drawer(SamplerChain([Temperature, TopK, TopP], num_rows), grammars)
+        speculation = SpeculationLimits(length=NUM_DRAFTS, is_adaptive=False)
+        settings = BatchingSettings(prefill_chunk=512, speculation=speculation)
+        make_drafter = (lambda: GuessDrafter(lambda ids, num_tokens: [ids[-1]] * num_tokens)) if has_drafts else None
         actors: dict[str, Actor] = {
-            "batching": BatchingActor("batching", self._tell, BatchingSettings(prefill_chunk=512)),
+            "batching": BatchingActor("batching", self._tell, settings, make_drafter=make_drafter),
             "kv": KvActor("kv", self._tell, "batching"),
-            "stage0": StageActor(StagePlace(0, "batching"), spec, backend, self._tell, Drawer(chain)),
+            "stage0": StageActor(StagePlace(0, "batching"), spec, backend, self._tell, drawer),
             **dict.fromkeys(("root", "admission", "metrics"), self.sink),
         }
         for name, actor in actors.items():
             self._directory.host(name, self._dispatcher, actor)
         actors["stage0"].start()
+        actors["batching"].start()
         num_pages = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
-        start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, num_rows, 2048, MAX_SEQUENCE_LENGTH))
+        start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, num_rows, 2048, MAX_SEQUENCE_LENGTH, VERIFYING))
         for name in ("stage0", "kv", "batching"):
             self._directory.tell(name, start)
 
-    def begin(self, num_rows: int, sampling: dict[str, Any]) -> None:
+    def begin(self, num_rows: int, sampling: dict[str, Any], grammar: GrammarSpec | None = None) -> None:
         """Send requests and run until all of them decode."""
         for request in range(num_rows):
             ids = [(request + token) % VOCAB for token in range(PROMPT_TOKENS)]
-            order = Generate(request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, seed=request, sampling=sampling)
+            order = Generate(
+                request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, seed=request, sampling=sampling, grammar=grammar
+            )
             self._directory.tell("batching", order)
         self._dispatcher.run_until_idle()
         gained = 0
@@ -198,6 +238,25 @@ def test_runtime_cost_of_a_decode_step(
     benchmark.pedantic(line.step, rounds=500, warmup_rounds=20)
 
     assert line.sink.num_tokens == before + 520 * num_rows
+
+
+@pytest.mark.parametrize("has_drafts", [False, True], ids=["plain", "drafts"])
+@pytest.mark.parametrize("has_grammars", [False, True], ids=["free", "grammars"])
+def test_runtime_cost_of_64_rows(
+    benchmark: BenchmarkFixture, tmp_path: Path, has_grammars: bool, has_drafts: bool
+) -> None:
+    write_tokenizer(tmp_path)
+    table = GrammarTable(GrammarKinds([Llguidance()]), VocabularySpec(str(tmp_path), VOCAB, (EOS_ID,)))
+    line = _Line(NullStage(), "", 64, grammars=table, has_drafts=has_drafts)
+    line.begin(64, SAMPLING["greedy"], GrammarSpec("regex", "[a-z]*") if has_grammars else None)
+    for _ in range(20):
+        line.step()
+    before = line.sink.num_tokens
+
+    benchmark.pedantic(line.step, rounds=400)
+
+    table.shutdown()
+    assert line.sink.num_tokens == before + 400 * 64 * (1 + NUM_DRAFTS * has_drafts)
 
 
 def test_whole_decode_step_of_16_rows_on_the_toy_backend(benchmark: BenchmarkFixture, tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ class Capability(StrEnum):
     COPY_PAGES = "copy_pages"
     """`copy` works. Of an opened stage."""
     ALL_POSITION_LOGITS = "all_position_logits"
-    """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of a chunk that belongs to a
-    prompt. Of an opened stage."""
+    """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of them. Of an opened
+    stage."""
     LOGPROBS = "logprobs"
     """Requests whose sampling has `logprobs: true` get `TokenRow.logprobs`. Of an opened engine."""
     ADAPTERS = "adapters"

@@ -82,15 +82,19 @@ class GrammarTable:
         self._spec = vocabulary
         self._vocabularies: dict[str, Vocabulary] = {}
         self._opened: dict[int, Future[_Compiled]] = {}
+        self._ready: dict[int, tuple[str, Matcher | None]] = {}
+        """Slot → why its grammar cannot be enforced, or its matcher: of those whose future was asked."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
 
     def open(self, slot: int, grammar: GrammarSpec, output_ids: Sequence[int] = ()) -> None:
         """A sequence with a grammar takes the slot; `output_ids` were delivered before a failure. Does not wait."""
+        self._ready.pop(slot, None)
         self._opened[slot] = self._thread.submit(self._compile, grammar, list(output_ids))
 
     def close(self, slot: int) -> None:
         """The slot is free. Closing one without a grammar does nothing."""
         self._opened.pop(slot, None)
+        self._ready.pop(slot, None)
 
     def has_grammar(self, slot: int) -> bool:
         """Whether the sequence in this slot is constrained."""
@@ -114,15 +118,15 @@ class GrammarTable:
 
         What was drawn behind an EOS in the same step belongs to no text, and is passed over.
         """
-        if slot in self._opened and not self.failure(slot):
+        matcher = self._matcher(slot)
+        if matcher is not None:
             end = next((at for at, token in enumerate(ids, 1) if token in self._spec.eos_ids), len(ids))
-            self._opened[slot].result().matcher.advance(ids[:end])
+            matcher.advance(ids[:end])
 
     def forced(self, slot: int, max_tokens: int) -> list[int]:
         """Tokens that must come next, since the grammar leaves one each time: no step of the model can change them."""
-        if max_tokens < 1 or slot not in self._opened or self.failure(slot):
-            return []
-        return self._opened[slot].result().matcher.forced(max_tokens)
+        matcher = self._matcher(slot)
+        return [] if matcher is None or max_tokens < 1 else matcher.forced(max_tokens)
 
     def failure(self, slot: int) -> str:
         """Why this slot's grammar can no longer be enforced, safe to show; empty as long as it can.
@@ -132,15 +136,29 @@ class GrammarTable:
         if slot not in self._opened:
             return ""
 
-        future = self._opened[slot]
-        if (error := future.exception()) is not None:
-            return str(error) if isinstance(error, HistrioError) else "the grammar cannot be compiled"
-        return future.result().matcher.error
+        reason, matcher = self._asked(slot)
+        return reason if matcher is None else matcher.error
 
     def shutdown(self) -> None:
         """End the thread. Safe to call twice."""
         self._opened.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _matcher(self, slot: int) -> Matcher | None:
+        """None without a grammar, or where it cannot be enforced any more."""
+        matcher = self._asked(slot)[1] if slot in self._opened else None
+        return None if matcher is None or matcher.error else matcher
+
+    def _asked(self, slot: int) -> tuple[str, Matcher | None]:
+        """Waits for the compiler the first time; asking a future takes two locks, and every row is asked in every step."""
+        if slot not in self._ready:
+            future = self._opened[slot]
+            if (error := future.exception()) is None:
+                self._ready[slot] = "", future.result().matcher
+            else:
+                known = isinstance(error, HistrioError)
+                self._ready[slot] = str(error) if known else "the grammar cannot be compiled", None
+        return self._ready[slot]
 
     def _compile(self, grammar: GrammarSpec, output_ids: list[int]) -> _Compiled:
         backend = self._kinds.backend(grammar.kind)

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
+from histrio.engine.speculation import SpeculationLimits
 from histrio.gateway import Submission
 from histrio.sampling import Sampler
 from histrio.testing.guesses import GuessFactory
@@ -50,7 +51,9 @@ async def streams(
 ) -> tuple[list[list[int]], dict[str, float]]:
     """Eight streams side by side with all kinds of fields; and the engine's totals."""
     got: dict[int, list[int]] = {}
-    settings = HarnessOptions(drafter=drafter, stage_options={"step-s": 0.001}, **options)
+    # Of a set length: whether they pay on this machine, at this moment, is another matter.
+    batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
+    settings = HarnessOptions(drafter=drafter, batching_options=batching, **options)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, cuts=cuts, options=settings) as harness:
 
         async def one(index: int) -> None:

@@ -83,3 +83,38 @@ def test_hours_of_decoding_do_not_spoil_what_it_knows_of_prompts() -> None:
     assert 0.2 < model.predict(500, attended_pairs(0, 500)) / device(500, attended_pairs(0, 500)) < 5
     train(model, 5, seed=4)
     assert error(model, 500, 100) < 0.2
+
+
+def decode(model: CostModel, num_steps: int, num_rows: int, num_drafts: int, slow: float = 1.0) -> None:
+    for _ in range(num_steps):
+        tokens = num_rows + num_drafts
+        model.observe(tokens, 500 * tokens, device(tokens, 500 * tokens, slow), num_drafts)
+
+
+def test_what_drafts_cost_besides_is_learned_for_each_number_of_rows() -> None:
+    model = CostModel()
+    train(model, 200)
+    decode(model, 40, 32, 0)
+    decode(model, 40, 32, 8, slow=1.4)
+    assert model.surcharge(32) == pytest.approx(0.4, abs=0.1)
+    assert model.surcharge(1) == 0, "a control: nothing is known of one row"
+    before = model.predict(500, 0)
+    decode(model, 40, 32, 8, slow=1.4)
+    assert model.predict(500, 0) == before, "drafts do not change what is known of prompts"
+
+
+def test_what_drafts_cost_is_forgotten_in_time() -> None:
+    model = CostModel()
+    train(model, 200)
+    decode(model, 40, 32, 0)
+    decode(model, 40, 32, 8, slow=1.4)
+    decode(model, 1000, 32, 0)
+    assert model.surcharge(32) < 0.05
+
+
+def test_a_prediction_that_is_wrong_for_all_steps_of_a_size_is_no_surcharge() -> None:
+    model = CostModel()
+    train(model, 200)
+    decode(model, 40, 32, 0, slow=1.3)
+    decode(model, 40, 32, 8, slow=1.3)
+    assert model.surcharge(32) < 0.1

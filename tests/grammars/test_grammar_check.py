@@ -28,6 +28,12 @@ def anyio_backend() -> Any:
     return "asyncio", {"use_uvloop": True}
 
 
+@pytest.fixture(autouse=True)
+def this_file_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of trials import the backends below by their module's name."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+
+
 class Endless(Llguidance):
     """A compiler that a grammar keeps busy for ever."""
 

@@ -42,6 +42,8 @@ def values(kind):
         return st.floats(allow_nan=False)
     if kind in (str, bool):
         return st.from_type(kind)
+    if origin is typing.Literal:
+        return st.sampled_from(arguments)
     if origin is list:
         return st.lists(values(arguments[0]), max_size=4)
     if origin is tuple:

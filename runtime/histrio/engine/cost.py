@@ -5,6 +5,9 @@
 The second term is the linear layers, the third attention: a chunk of 512 tokens costs far more at position 32,000 than
 at 0. Steps of about one size are remembered as one moving average, and the rates are fitted to these averages: so hours
 of decoding do not wash out what is known of prompts.
+
+Steps that verify drafts take longer than their tokens and pairs say: more logits, more draws, rows that differ. By how
+much is learned apart, for each number of rows, as a share of the step.
 """
 
 from __future__ import annotations
@@ -18,6 +21,9 @@ __all__ = ["CostModel", "attended_pairs"]
 
 _FOLLOW = 0.3
 """Weight of the newest step in the average of its size."""
+_FOLLOW_DECODING = 0.1
+_FORGET_DRAFTED = 0.003
+"""How far what drafts cost goes back to nothing with every step without them: so they are tried again."""
 _MOST_SURPRISE = 4.0
 """A step that takes more than this multiple of its average is taken for a stall, and counts as that much."""
 _NUM_TRUSTED = 8
@@ -47,6 +53,9 @@ class CostModel:
         self.num_seen = 0
         self._sizes: dict[tuple[int, int], _Size] = {}
         self._rates = (0.0, 0.0, 0.0)
+        self._decoding: dict[int, tuple[float, float]] = {}
+        """Bit length of the number of decoding rows → how many times as long as predicted their steps take, without and
+        with drafts."""
 
     @property
     def is_trusted(self) -> bool:
@@ -58,8 +67,18 @@ class CostModel:
         c, b, a = self._rates
         return c + b * num_tokens + a * num_pairs
 
-    def observe(self, num_tokens: int, num_pairs: float, seconds: float) -> None:
-        """A step of this size took so long."""
+    def surcharge(self, num_rows: int) -> float:
+        """The share by which drafts make a step of so many decoding rows longer than tokens and pairs say."""
+        plain, drafted = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))
+        return min(max(drafted / plain - 1, 0.0), 1.0)
+
+    def observe(self, num_tokens: int, num_pairs: float, seconds: float, num_drafts: int | None = None) -> None:
+        """A step of this size took so long. `num_drafts`: of one that only decodes, how many it verified."""
+        if num_drafts is not None and self.is_trusted:
+            self._compare(num_tokens - num_drafts, seconds / max(self.predict(num_tokens, num_pairs), 1e-9), num_drafts)
+        if num_drafts:
+            return
+
         key = (num_tokens.bit_length(), int(num_pairs).bit_length())
         size = self._sizes.setdefault(key, _Size(num_tokens, num_pairs, seconds))
         seconds = min(seconds, _MOST_SURPRISE * size.seconds)
@@ -84,6 +103,17 @@ class CostModel:
         if a <= 0:
             return int(min(seconds / linear, 2**31)) if linear > 0 else 2**31
         return int(min((math.sqrt(linear * linear + 2 * a * seconds) - linear) / a, 2**31))
+
+    def _compare(self, num_rows: int, factor: float, num_drafts: int) -> None:
+        """A step of so many decoding rows took `factor` times what was predicted."""
+        plain, drafted = self._decoding.get(num_rows.bit_length(), (factor, factor))
+        factor = min(factor, _MOST_SURPRISE * plain)
+        if num_drafts:
+            drafted += _FOLLOW_DECODING * (factor - drafted)
+        else:
+            plain += _FOLLOW_DECODING * (factor - plain)
+            drafted += _FORGET_DRAFTED * (plain - drafted)
+        self._decoding[num_rows.bit_length()] = plain, drafted
 
     def _fit(self) -> None:
         """Least relative errors over all sizes, with no negative rate: a column that wants one is left out."""

@@ -286,12 +286,15 @@ class Scheduler:
     def _run_ahead(self, batch: Batch) -> None:
         """Rows for the tokens that are being drawn just now, where there is no doubt that each will be one token.
 
-        A text that ends with it has its row for nothing. Where blocks are short nobody runs ahead: who is always in
-        flight cannot give way.
+        A text that ends with it has its row for nothing. Nobody runs ahead of those who cannot, since steps would
+        alternate then; nor where blocks are short: who is always in flight cannot give way.
         """
+        if self.lease.is_exhausted or any(self._may_gain_several(sequence) for sequence in self._running):
+            return
+
         for sequence in self._running:
-            is_certain = sequence.num_pending_tokens == 0 and sequence.num_in_flight == 1 and not sequence.drafts
-            if not is_certain or self.lease.is_exhausted or not self._goes_on(sequence):
+            is_certain = sequence.num_pending_tokens == 0 and sequence.num_in_flight == 1
+            if not is_certain or len(sequence.ids) + 1 >= sequence.order.max_total_tokens:
                 continue
             start = sequence.num_planned_tokens
             new_ids = self._allocate(sequence, start + 1)
@@ -301,12 +304,11 @@ class Scheduler:
             sequence.num_planned_tokens = sequence.num_issued_tokens = start + 1
             batch.add(sequence, Row(sequence.slot, start, 1, 1, new_ids))
 
-    def _goes_on(self, sequence: Sequence) -> bool:
-        """Whether a plain token follows the one that is being drawn, as far as can be told."""
-        order = sequence.order
-        if order.grammar is not None or len(sequence.ids) + 1 >= order.max_total_tokens:
-            return False
-        return self.speculation is None or not self.speculation.pays(sequence)
+    def _may_gain_several(self, sequence: Sequence) -> bool:
+        """Whether a step may give the sequence more than one token."""
+        if sequence.order.grammar is not None or sequence.drafts:
+            return True
+        return self.speculation is not None and self.speculation.pays(sequence)
 
     # --- one row -----------------------------------------------------------------------------------------------------
 

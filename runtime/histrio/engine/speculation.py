@@ -7,18 +7,23 @@ it d seconds, which all N sequences share. It pays as long as
     a^n > (b * N + d) / T
 
 which is long in a step of one sequence, short in a busy one, and not at all where every token costs its full price.
+
+A step with drafts also costs a share f more, however few there are, because its rows are no longer alike. So all drafts
+of a step together have to give more than f N tokens beyond what they cost; otherwise it goes without.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from histrio.drafting import Drafter
+from histrio.drafting import Draft, Drafter
 from histrio.engine.cost import CostModel
+from histrio.errors import BackendError
 
 if TYPE_CHECKING:
     from histrio.engine.sequence import Sequence
@@ -29,8 +34,17 @@ _FOLLOW = 0.15
 """Weight of the newest verified draft in the rate."""
 _FORGET_PER_TOKEN = 0.003
 """How far the rate goes back to the first guess with every token that came without drafts: so it is tried again."""
+_FORGET_TIME = 0.003
+"""The same for what a guess costs, with every step without one: what was measured once may not hold for ever."""
 _FIRST_RATE = 0.6
+_FOLLOW_ALL = 0.03
+_FORGET_ALL_PER_TOKEN = 0.0003
+"""The same two for all sequences together: where one begins that nothing is known of."""
+_LEAST_FIRST_RATE = 0.15
+"""It is never taken for lower, so that what has become easy to guess is noticed."""
 _HIGHEST_RATE = 0.98
+
+_log = logging.getLogger(__name__)
 
 
 class SpeculationLimits(msgspec.Struct, frozen=True):
@@ -46,19 +60,32 @@ class SpeculationLimits(msgspec.Struct, frozen=True):
 class Acceptance:
     """How often the drafts of one sequence came true lately."""
 
-    __slots__ = ("rate",)
+    __slots__ = ("num_seen", "rate")
 
     def __init__(self) -> None:
         self.rate = _FIRST_RATE
+        self.num_seen = 0
+        """Drafted tokens that were verified, up to the first wrong one of each draft."""
 
-    def observe(self, num_drafted: int, num_accepted: int) -> None:
-        """So many were drafted, and the first so many came true."""
+    def observe(
+        self,
+        num_drafted: int,
+        num_accepted: int,
+        *,
+        home: float = _FIRST_RATE,
+        follow: float = _FOLLOW,
+        forget: float = _FORGET_PER_TOKEN,
+    ) -> None:
+        """So many were drafted, and the first so many came true. Without any, the rate goes a little towards `home`."""
         if num_drafted == 0:
-            self.rate += _FORGET_PER_TOKEN * (_FIRST_RATE - self.rate)
+            self.rate += forget * (home - self.rate)
             return
 
         for index in range(min(num_accepted + 1, num_drafted)):
-            self.rate += _FOLLOW * ((index < num_accepted) - self.rate)
+            # The first ones count for more: what the rate began with was one guess.
+            weight = max(follow, 1 / (self.num_seen + 2))
+            self.rate += weight * ((index < num_accepted) - self.rate)
+            self.num_seen += 1
 
 
 class Speculation:
@@ -74,17 +101,28 @@ class Speculation:
         self._drafter = drafter
         self._cost = cost
         self._clock = clock
-        self._draft_s = 0.0
-        """Seconds to guess one token ahead for all sequences of a step."""
+        self._draft_s: dict[int, float] = {}
+        """Seconds to guess one token ahead for all sequences of a step, by the bit length of their number."""
         self._price = 0.0
         """Tokens that the time for one more drafted token of each sequence would give otherwise, per sequence."""
+        self._verifying = 0.0
+        """The same without the time to guess it."""
+        self._threshold = 0.0
+        """Tokens that the time would give which drafts cost besides, whatever their number."""
+        self._all = Acceptance()
+        """Of all sequences so far."""
         self._open: set[int] = set()
+        self._has_failed = False
 
     def set_price(self, num_decoding: int, context: int) -> None:
         """So many sequences decode now, with `context` tokens together: they share what a step costs."""
         seconds = self._cost.predict(num_decoding, context)
         verifying = self._cost.seconds_of_token(context // max(num_decoding, 1)) * num_decoding
-        self._price = (verifying + self._draft_s) / max(seconds, 1e-9)
+        drafting = self._draft_s.get(num_decoding.bit_length(), 0.0)
+        self._draft_s[num_decoding.bit_length()] = drafting * (1 - _FORGET_TIME)
+        self._price = (verifying + drafting) / max(seconds, 1e-9)
+        self._verifying = verifying / max(seconds, 1e-9)
+        self._threshold = self._cost.surcharge(num_decoding) * num_decoding
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Fill in `drafts` of these sequences, which have one token to compute each."""
@@ -92,31 +130,39 @@ class Speculation:
         by_request = {}
         for sequence in sequences:
             sequence.drafts, sequence.chances = [], []
+            if self._has_failed:
+                continue
             most = sequence.order.max_total_tokens - len(sequence.ids) - 1
-            length = min(worthwhile_length(sequence.acceptance.rate, self._limits, self._price), most)
+            length = min(self._length(sequence), most)
             if length > 0:
                 wanted[sequence.request] = length
                 by_request[sequence.request] = sequence
-                self._enter(sequence)
-        if not wanted:
+        if not self._pay_together((by_request[request], length) for request, length in wanted.items()):
             return
 
+        for sequence in by_request.values():
+            self._enter(sequence)
+
         began = self._clock()
-        found = self._drafter.propose(wanted)
-        self._time((self._clock() - began) / max(wanted.values()))
+        found = self._ask(wanted)
+        if len(found) == len(wanted):  # whoever was left out may have been prepared for the next time
+            self._time(len(wanted), (self._clock() - began) / max(wanted.values()))
+        if not self._pay_together((by_request[request], len(draft.ids)) for request, draft in found.items()):
+            return
+
         for request, draft in found.items():
             sequence = by_request[request]
             sequence.drafts, sequence.chances = draft.ids, draft.chances
 
     def pays(self, sequence: Sequence) -> bool:
         """Whether tokens would be guessed for the sequence, as things stand."""
-        return worthwhile_length(sequence.acceptance.rate, self._limits, self._price) > 0
+        return not self._has_failed and self._length(sequence) > 0
 
     def judge(self, sequence: Sequence, num_gained: int) -> tuple[int, int]:
         """A row of the sequence was answered: learn from its drafts. How many there were, and how many came true."""
         num_drafted = len(sequence.drafts)
         num_accepted = min(num_gained - 1, num_drafted)
-        sequence.acceptance.observe(num_drafted, num_accepted)
+        self._learn(sequence.acceptance, num_drafted, num_accepted)
         self.num_drafted_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
         sequence.drafts, sequence.chances = [], []
@@ -138,13 +184,49 @@ class Speculation:
         for request in list(self._open):
             self.close(request)
 
+    def _length(self, sequence: Sequence) -> int:
+        return worthwhile_length(self._rate(sequence), self._limits, self._price)
+
+    def _rate(self, sequence: Sequence) -> float:
+        return sequence.acceptance.rate if sequence.acceptance.num_seen else self._first_rate
+
+    @property
+    def _first_rate(self) -> float:
+        return max(self._all.rate, _LEAST_FIRST_RATE)
+
+    def _pay_together(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
+        """Whether drafts of these lengths in one step give more tokens than it costs to have any at all."""
+        known = [(min(self._rate(sequence), _HIGHEST_RATE), length) for sequence, length in lengths]
+        if not self._limits.is_adaptive or self._limits.least > 0:
+            return bool(known)
+
+        gained = sum(rate * (1 - rate**length) / (1 - rate) for rate, length in known)
+        return gained > self._threshold + self._verifying * sum(length for _rate, length in known)
+
+    def _learn(self, acceptance: Acceptance, num_drafted: int, num_accepted: int) -> None:
+        if num_drafted and not acceptance.num_seen:
+            acceptance.rate = self._first_rate
+        acceptance.observe(num_drafted, num_accepted, home=self._first_rate)
+        self._all.observe(num_drafted, num_accepted, follow=_FOLLOW_ALL, forget=_FORGET_ALL_PER_TOKEN)
+
     def _enter(self, sequence: Sequence) -> None:
         if sequence.request not in self._open:
             self._open.add(sequence.request)
             self._drafter.open(sequence.order, sequence.ids)
 
-    def _time(self, seconds: float) -> None:
-        self._draft_s += _FOLLOW * (seconds - self._draft_s) if self._draft_s else seconds
+    def _ask(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """A drafter that cannot go on ends no request: nobody asks it again before the next epoch."""
+        try:
+            return self._drafter.propose(wanted)
+        except BackendError:
+            _log.exception("nothing is guessed ahead any more: the drafter failed")
+            self._has_failed = True
+            return {}
+
+    def _time(self, num_sequences: int, seconds: float) -> None:
+        size = num_sequences.bit_length()
+        known = self._draft_s.get(size)
+        self._draft_s[size] = seconds if not known else known + _FOLLOW * (seconds - known)
 
 
 def worthwhile_length(rate: float, limits: SpeculationLimits, price: float) -> int:

@@ -62,6 +62,11 @@ class Plan:
     chances: dict[int, list[Chances]]
     """Slot → what its drafts were drawn from, where the drafter said so."""
 
+    @property
+    def num_drafts_of_decoding(self) -> int | None:
+        """How many drafts it verifies, if it does nothing but decode; otherwise None."""
+        return len(self.drafts) if all(row.num_tokens == row.num_sampled for row in self.rows) else None
+
 
 @dataclass(slots=True)
 class Batch:
@@ -73,6 +78,8 @@ class Batch:
     num_pairs: float = 0.0
     num_decoding: int = 0
     """Rows of sequences that had one token to compute."""
+    num_scored: int = 0
+    """Positions of prompts whose logits are wanted."""
 
     def add(self, sequence: Sequence, row: Row) -> None:
         """The sequence takes part with this row."""
@@ -81,6 +88,7 @@ class Batch:
         self.num_tokens += row.num_tokens
         self.num_pairs += attended_pairs(row.start, row.num_tokens)
         self.num_decoding += row.num_tokens == row.num_sampled
+        self.num_scored += row.num_scored
 
     def drop_preempted(self) -> None:
         """Leave out rows whose sequence lost its slot to an older one while the plan was made."""

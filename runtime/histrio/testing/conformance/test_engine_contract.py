@@ -17,7 +17,8 @@ def test_engine_probe_and_traits_are_well_formed(engine: EngineSubject) -> None:
 
     assert traits.contract == CONTRACT
     assert traits.level == "engine"
-    assert set(traits.capabilities) <= {Capability.ADAPTERS, Capability.OWN_PROCESS}, "the others are of an opened one"
+    of_traits = {Capability.ADAPTERS, Capability.INT8_KV, Capability.OWN_PROCESS}
+    assert set(traits.capabilities) <= of_traits, "the others are of an opened one"
     assert probe.devices, "a probe that is available names its devices"
     assert msgspec.json.decode(msgspec.json.encode(probe), type=type(probe)) == probe
 

@@ -15,7 +15,7 @@ from histrio.testing.conformance.compare import assert_differs, assert_same
 from histrio.testing.conformance.replay import replay
 from histrio.testing.conformance.subject import StageSubject
 
-_OF_TRAITS = {Capability.ADAPTERS, Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS}
+_OF_TRAITS = {Capability.ADAPTERS, Capability.INT8_KV, Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS}
 _OF_ENGINES = {Capability.LOGPROBS}
 _OF_STAGES = set(Capability) - _OF_TRAITS - _OF_ENGINES
 _ABSURD_PAGES = 2**44

@@ -1,0 +1,225 @@
+"""What drafts gain: tokens per second with a drafter, as a multiple of those without, in turns.
+
+*ngram* serves the demo model, launched twice: passages to be repeated word for word, where nearly every guess is right,
+and stories drawn at a high temperature, where nearly none is. Nothing may be lost where drafts cannot help.
+
+*synthetic* drafts know what the model will say and are right with a set probability. The model has the shape of
+Qwen3-0.6B in bf16, with random weights, and is served in this process.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from histrio.testing.guesses import GuessFactory
+from histrio.testing.harness import HarnessOptions, serving
+from histrio.testing.launched import LaunchedServer
+from histrio_samplers.temperature import Temperature
+from histrio_torch.factory import TorchFactory
+
+Load = Callable[..., list[Any]]
+
+NUM_USERS = 32
+VOCAB_SIZE = 151_936
+PROMPT = random.Random(1).choices(range(VOCAB_SIZE), k=128)
+NUM_NEW_TOKENS = 96
+
+
+def launched(folder: Path, drafter: str) -> LaunchedServer:
+    """The demo model in float32."""
+    arguments = ["--model", "demo", "--dtype", "float32", "--log-level", "warning"]
+    return LaunchedServer(*arguments, "--set", f"engine.drafter={drafter}", log=folder / "log.txt")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
+    with launched(tmp_path_factory.mktemp("plain"), "off") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ngram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
+    with launched(tmp_path_factory.mktemp("ngram"), "ngram") as server:
+        yield server
+
+
+def quotes(num_requests: int, num_tokens: int | None = None) -> list[dict[str, Any]]:
+    """Passages of 60 to 90 words to be repeated; with `num_tokens` the answer goes on for so long."""
+    from histrio_torch.demo.texts import make_passage
+
+    rng = random.Random(100_000)
+    length = {"max_tokens": 400} if num_tokens is None else {"max_tokens": num_tokens, "ignore_eos": True}
+    return [
+        _chat(f"Repeat the following passage word for word:\n\n{make_passage(rng, rng.randint(60, 90))}") | length
+        for _ in range(num_requests)
+    ]
+
+
+def stories(num_requests: int) -> list[dict[str, Any]]:
+    """Text without repetition: drawn from a flattened distribution, other numbers for each request."""
+    fields = {"max_tokens": 96, "ignore_eos": True, "temperature": 1.5, "top_p": 1.0}
+    return [_chat(f"Tell me story number {index}.") | fields | {"seed": index} for index in range(num_requests)]
+
+
+TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "quotes": quotes,
+    "quotes_for_256_tokens": lambda num_requests: quotes(num_requests, 256),
+    "stories": stories,
+}
+
+
+def one_by_one(server: LaunchedServer, stream_all: Load, bodies: Sequence[dict[str, Any]]) -> list[float]:
+    """Seconds per token of each request, from sending it to its end."""
+    return [stream.seconds / stream.num_tokens for body in bodies for stream in stream_all(server, [body])]
+
+
+def at_once(server: LaunchedServer, stream_all: Load, bodies: Sequence[dict[str, Any]]) -> list[float]:
+    """Seconds per token while `NUM_USERS` are served, each of whom asks again as soon as it was answered."""
+    begun = time.perf_counter()
+    streams = stream_all(server, bodies, num_users=NUM_USERS)
+    end = max(stream.begun for stream in streams)  # from then on there are fewer
+    return [(end - begun) / sum(stream.num_tokens_until(end) for stream in streams)]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ngram_for_one_user(
+    ngram: LaunchedServer, plain: LaunchedServer, stream_all: Load, in_turns: Callable[..., Any], task: str
+) -> None:
+    bodies = TASKS[task](4)
+
+    compared = in_turns(lambda: one_by_one(ngram, stream_all, bodies), lambda: one_by_one(plain, stream_all, bodies), 7)
+
+    assert compared.ratio >= (0.97 if task == "stories" else 2)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_ngram_for_32_users(
+    ngram: LaunchedServer, plain: LaunchedServer, stream_all: Load, in_turns: Callable[..., Any], task: str
+) -> None:
+    bodies = TASKS[task](4 * NUM_USERS)
+
+    compared = in_turns(lambda: at_once(ngram, stream_all, bodies), lambda: at_once(plain, stream_all, bodies), 5)
+
+    assert compared.ratio >= 0.97
+
+
+@pytest.fixture(scope="module")
+def qwen3_06b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the shape of Qwen3-0.6B; 1.2 GB."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = Qwen3ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("qwen3-0.6b")
+    model.save_pretrained(folder)
+    return folder
+
+
+class Oracle:
+    """Knows what comes, and says it with probability `acceptance`."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.acceptance = 0.0
+        self._rng = random.Random(0)
+
+    def guess(self, ids: list[int], num_tokens: int) -> list[int]:
+        """Each token right or wrong, independently."""
+        return [
+            token if self._rng.random() < self.acceptance else (token + 1) % VOCAB_SIZE
+            for token in self.ids[len(ids) : len(ids) + num_tokens]
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The same model served without drafts and with them."""
+
+    run: Callable[[bool], list[int]]
+    """Whether with drafts → the tokens."""
+    oracle: Oracle
+
+
+@pytest.fixture(scope="module")
+def pair(qwen3_06b: Path) -> Iterator[Pair]:
+    oracle = Oracle()
+    with start_blocking_portal() as portal, ExitStack() as closing:
+        harnesses = [
+            closing.enter_context(
+                portal.wrap_async_context_manager(
+                    serving(qwen3_06b, TorchFactory(), samplers=[Temperature], options=_options(drafter))
+                )
+            )
+            for drafter in (None, GuessFactory(oracle.guess))
+        ]
+
+        def run(has_drafts: bool) -> list[int]:
+            return portal.call(lambda: harnesses[has_drafts].generate(PROMPT, NUM_NEW_TOKENS))
+
+        oracle.ids = PROMPT + run(False)
+        yield Pair(run, oracle)
+
+
+@pytest.mark.parametrize(("acceptance", "least"), [(0.0, 0.97), (0.5, 0.97), (0.8, 1.5)])
+def test_synthetic_drafts(
+    pair: Pair, in_turns: Callable[..., Any], note: Callable[[str], None], acceptance: float, least: float
+) -> None:
+    pair.oracle.acceptance = acceptance
+    known = pair.oracle.ids[len(PROMPT) :]
+    agreed: list[int] = []
+
+    def seconds_per_token(has_drafts: bool) -> list[float]:
+        begun = time.perf_counter()
+        ids = pair.run(has_drafts)
+        took = time.perf_counter() - begun
+        agreed.append(next((at for at, (a, b) in enumerate(zip(ids, known, strict=True)) if a != b), len(ids)))
+        return [took / len(ids)]
+
+    compared = in_turns(lambda: seconds_per_token(True), lambda: seconds_per_token(False), 5)
+
+    # In bf16 two tokens may be as likely as each other; from there on the oracle is wrong.
+    note(f"tokens until the oracle's text was left, of {NUM_NEW_TOKENS}: {agreed}")
+    assert compared.ratio >= least
+
+
+def _options(drafter: GuessFactory | None) -> HarnessOptions:
+    return HarnessOptions(
+        block_size=16,
+        num_blocks=64,
+        max_rows=4,
+        max_step_tokens=512,
+        prefill_chunk=512,
+        max_sequence_length=1024,
+        has_prefix_cache=False,
+        dtype="bfloat16",
+        drafter=drafter,
+    )
+
+
+def _chat(question: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}]}

@@ -1,0 +1,92 @@
+"""What a guess costs is learned from rounds in which everybody was guessed for, for each size of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Tokens
+
+from histrio.drafting import Draft
+from histrio.engine.cost import CostModel
+from histrio.engine.sequence import Sequence
+from histrio.engine.speculation import Speculation, SpeculationLimits
+from histrio.messages import Generate
+
+
+class SlowDrafter:
+    """Takes `seconds` for each round, and leaves out whom it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.seconds = 0.0
+        self.left_out: set[int] = set()
+        self.num_rounds = 0
+
+    def open(self, order: Generate, ids: Tokens[int]) -> None:
+        """Nothing to remember."""
+
+    def extend(self, request: int, ids: Tokens[int]) -> None:
+        """Nothing to remember."""
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        self.now += self.seconds
+        self.num_rounds += 1
+        return {request: Draft([7] * count) for request, count in wanted.items() if request not in self.left_out}
+
+    def close(self, request: int) -> None:
+        """Nothing to forget."""
+
+    def shutdown(self) -> None:
+        """Nothing to free."""
+
+
+def make(drafter: SlowDrafter) -> Speculation:
+    cost = CostModel()
+    for num_tokens in (1, 2, 4, 8, 16, 32, 64, 128) * 2:
+        cost.observe(num_tokens, num_tokens * 10, 0.01 + 0.00001 * num_tokens)
+    return Speculation(SpeculationLimits(), drafter, cost, clock=lambda: drafter.now)
+
+
+def play(speculation: Speculation, count: int) -> int:
+    """A round of so many sequences; how many tokens were guessed for the first."""
+    sequences = [Sequence.from_order(Generate(index + 1, [1, 2, 3], 3, 900)) for index in range(count)]
+    speculation.set_price(count, 3 * count)
+    speculation.propose(sequences)
+    return len(sequences[0].drafts)
+
+
+def test_a_guess_that_costs_a_step_is_not_made_again() -> None:
+    drafter = SlowDrafter()
+    speculation = make(drafter)
+    drafter.seconds = 0.2
+    assert play(speculation, 4) > 0
+    assert play(speculation, 4) == 0
+    assert drafter.num_rounds == 1
+
+
+def test_a_round_that_leaves_someone_out_says_nothing_of_the_price() -> None:
+    drafter = SlowDrafter()
+    speculation = make(drafter)
+    drafter.seconds, drafter.left_out = 0.2, {2}
+    assert play(speculation, 4) > 0
+    drafter.seconds, drafter.left_out = 0.0, set()
+    assert play(speculation, 4) > 0, "it was preparing for the others"
+
+
+def test_what_many_cost_is_not_held_against_one() -> None:
+    drafter = SlowDrafter()
+    speculation = make(drafter)
+    drafter.seconds = 0.2
+    assert play(speculation, 32) > 0
+    assert play(speculation, 32) == 0, "a control"
+    assert play(speculation, 1) > 0
+
+
+def test_what_cost_too_much_is_tried_again_some_day() -> None:
+    drafter = SlowDrafter()
+    speculation = make(drafter)
+    drafter.seconds = 0.2
+    play(speculation, 4)
+    rounds = [play(speculation, 4) for _ in range(1500)]
+    assert not any(rounds[:200])
+    assert any(rounds)
+    assert drafter.num_rounds < 8
