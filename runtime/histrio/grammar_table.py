@@ -150,7 +150,7 @@ class GrammarTable:
         return None if matcher is None or matcher.error else matcher
 
     def _asked(self, slot: int) -> tuple[str, Matcher | None]:
-        """Waits for the compiler the first time; asking a future takes two locks, and every row is asked in every step."""
+        """Waits for the compiler the first time; a future takes two locks, and every row is asked in every step."""
         if slot not in self._ready:
             future = self._opened[slot]
             if (error := future.exception()) is None:

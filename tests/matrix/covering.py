@@ -43,10 +43,10 @@ def covering(factors: Mapping[str, Sequence[Any]], seed: int) -> list[Combinatio
 
 
 def shared_out(factors: Mapping[str, Sequence[Any]], seed: int, index: int) -> list[Combination]:
-    """What one of several tests plays: every third one of a covering few, from its `index` on; all of them, and random
+    """What one of several tests plays: every second one of a covering few, from its `index` on; all of them, and random
     ones, if `HISTRIO_COMBINATIONS` says so."""
     rows = covering(factors, seed)
-    return rows + random_combinations(factors, seed, NUM_RANDOM) if NUM_RANDOM else rows[index % 3 :: 3]
+    return rows + random_combinations(factors, seed, NUM_RANDOM) if NUM_RANDOM else rows[index % 2 :: 2]
 
 
 def random_combinations(factors: Mapping[str, Sequence[Any]], seed: int, count: int) -> list[Combination]:

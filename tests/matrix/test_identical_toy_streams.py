@@ -170,8 +170,8 @@ def test_each_defect_changes_a_stream(
 ) -> None:
     crowd, wanted = alone(0)
     drafter, owner, name, broken = DEFECTS[defect]
-    # Names only matter while blocks are found again; everything else while they are short.
-    row = HARD | {"blocks": "many"} if name == "block_names" else HARD
+    # Names and copies matter where blocks are found again; everything else while they are short.
+    row = HARD | {"blocks": "many", "fails": False} if name in ("block_names", "copy") else HARD
     monkeypatch.setattr(owner, name, broken)
     # When orders come, and so what is copied or preempted, is not the same each time.
     assert any(differences(crowd, played(model, crowd, row, drafter, 0), wanted) for _attempt in range(5))
