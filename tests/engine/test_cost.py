@@ -118,3 +118,18 @@ def test_a_prediction_that_is_wrong_for_all_steps_of_a_size_is_no_surcharge() ->
     decode(model, 40, 32, 0, slow=1.3)
     decode(model, 40, 32, 8, slow=1.3)
     assert model.surcharge(32) < 0.1
+
+
+def test_it_knows_when_steps_with_prompts_take_longer_than_it_says() -> None:
+    model = CostModel()
+    for index in range(60):
+        model.observe(64, attended_pairs(100, 64), device(64, attended_pairs(100, 64)))
+        model.observe(256 + index, attended_pairs(1000, 256 + index), device(256, attended_pairs(1000, 256)))
+    assert model.lag < 1.2
+    pairs = attended_pairs(1000, 256)
+    for _ in range(6):
+        model.observe(256, pairs, 2 * model.predict(256, pairs))
+    assert 1.5 < model.lag < 2
+    for _ in range(40):
+        model.observe(256, pairs, model.predict(256, pairs))
+    assert model.lag < 1.1, "and it forgets"

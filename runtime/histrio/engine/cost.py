@@ -52,6 +52,9 @@ class CostModel:
     def __init__(self) -> None:
         self.num_seen = 0
         self._sizes: dict[tuple[int, int], _Size] = {}
+        self.lag = 1.0
+        """How many times as long as predicted the last steps with prompts took; at least 1. Averages follow a prompt that
+        gets ever longer from behind, and who waits for such a step should not wait for that."""
         self._rates = (0.0, 0.0, 0.0)
         self._decoding: dict[int, tuple[float, float]] = {}
         """Bit length of the number of decoding rows → how many times as long as predicted their steps take, without and
@@ -74,8 +77,12 @@ class CostModel:
 
     def observe(self, num_tokens: int, num_pairs: float, seconds: float, num_drafts: int | None = None) -> None:
         """A step of this size took so long. `num_drafts`: of one that only decodes, how many it verified."""
-        if num_drafts is not None and self.is_trusted:
-            self._compare(num_tokens - num_drafts, seconds / max(self.predict(num_tokens, num_pairs), 1e-9), num_drafts)
+        if self.is_trusted:
+            factor = seconds / max(self.predict(num_tokens, num_pairs), 1e-9)
+            if num_drafts is None:
+                self.lag = max(1.0, self.lag + _FOLLOW * (min(factor, _MOST_SURPRISE) - self.lag))
+            else:
+                self._compare(num_tokens - num_drafts, factor, num_drafts)
         if num_drafts:
             return
 

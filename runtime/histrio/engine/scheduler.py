@@ -261,7 +261,8 @@ class Scheduler:
         if is_free or not self.cost.is_trusted or not self._is_decoding:
             return num_left
 
-        seconds = self.limits.step_budget_s - self.cost.predict(batch.num_tokens, batch.num_pairs)
+        bound = self.limits.step_budget_s / self.cost.lag
+        seconds = bound - self.cost.predict(batch.num_tokens, batch.num_pairs)
         fitting = self.cost.tokens_within(seconds, sequence.num_planned_tokens)
         is_first = len(batch.rows) == batch.num_decoding
         return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
