@@ -53,8 +53,8 @@ class CostModel:
         self.num_seen = 0
         self._sizes: dict[tuple[int, int], _Size] = {}
         self.lag = 1.0
-        """How many times as long as predicted the last steps with prompts took; at least 1. Averages follow a prompt that
-        gets ever longer from behind, and who waits for such a step should not wait for that."""
+        """How many times as long as predicted the last steps with prompts took; at least 1. Averages are behind while a
+        prompt gets longer, and those who wait for its steps should not wait for that."""
         self._rates = (0.0, 0.0, 0.0)
         self._decoding: dict[int, tuple[float, float]] = {}
         """Bit length of the number of decoding rows → how many times as long as predicted their steps take, without and
