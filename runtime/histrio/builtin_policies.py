@@ -8,7 +8,7 @@ from histrio.errors import Overloaded
 from histrio.gateway import Submission
 from histrio.hooks import hookimpl
 from histrio.messages import Generate
-from histrio.policies import AdmissionPolicy, BatchingPolicy, Load
+from histrio.policies import AdmissionPolicy, BatchingPolicy, Load, by_priority
 
 __all__ = [
     "BoundedTokens",
@@ -20,7 +20,6 @@ __all__ = [
     "register_batching_policies",
 ]
 
-_OVERTAKEN_PER_PRIORITY = 32
 _TOKENS_PER_PLACE = 128
 """Prompt tokens for which one later request may overtake."""
 _MOST_OVERTAKEN = 64
@@ -33,7 +32,7 @@ class ByPriority:
 
     def handicap(self, order: Generate) -> int:
         """32 requests per priority."""
-        return _OVERTAKEN_PER_PRIORITY * order.priority
+        return by_priority(order)
 
 
 class InOrder:
@@ -58,7 +57,7 @@ class ShortestFirst:
     def handicap(self, order: Generate) -> int:
         """By priority and known tokens."""
         by_length = min(len(order.ids) // _TOKENS_PER_PLACE, _MOST_OVERTAKEN)
-        return _OVERTAKEN_PER_PRIORITY * order.priority + by_length
+        return by_priority(order) + by_length
 
 
 class Credits:

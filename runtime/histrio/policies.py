@@ -8,7 +8,14 @@ from typing import Protocol
 from histrio.gateway import Submission
 from histrio.messages import Generate
 
-__all__ = ["AdmissionPolicy", "BatchingPolicy", "Load"]
+__all__ = ["AdmissionPolicy", "BatchingPolicy", "Load", "by_priority"]
+
+_OVERTAKEN_PER_PRIORITY = 32
+
+
+def by_priority(order: Generate) -> int:
+    """The handicap of a request's priority: each step down lets at most 32 later ones overtake."""
+    return _OVERTAKEN_PER_PRIORITY * order.priority
 
 
 class BatchingPolicy(Protocol):

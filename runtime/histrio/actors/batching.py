@@ -37,7 +37,7 @@ from histrio.messages import (
     TokenRow,
     Tokens,
 )
-from histrio.policies import BatchingPolicy
+from histrio.policies import BatchingPolicy, by_priority
 
 __all__ = ["BatchingActor", "BatchingSettings"]
 
@@ -232,8 +232,8 @@ class BatchingActor(Actor):
             self.scheduler.speculation.close_all()
         if self._drafter is not None and limits.speculation is not None:
             speculation = Speculation(limits.speculation, self._drafter, cost, self._clock)
-        handicap = {} if self._policy is None else {"handicap": self._policy.handicap}
-        return Scheduler(limits, BlockLease(), cost, speculation, **handicap)
+        handicap = by_priority if self._policy is None else self._policy.handicap
+        return Scheduler(limits, BlockLease(), cost, speculation, handicap)
 
     def _apply(self, result: StepResult, scheduler: Scheduler) -> None:
         if result.epoch != self._epoch:

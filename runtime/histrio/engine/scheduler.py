@@ -21,6 +21,7 @@ from histrio.engine.sequence import Sequence
 from histrio.engine.speculation import Speculation
 from histrio.engine.step_plan import Batch, Plan, SchedulerLimits, StageOrder
 from histrio.messages import Close, Copy, Generate, Match, Open, RequestState, Row, Sealed, StepResult, TokenRow
+from histrio.policies import by_priority
 
 __all__ = ["Scheduler"]
 
@@ -28,10 +29,6 @@ _DRAWN_LAST = -1
 """In place of a token id: the one that the last step has drawn for the slot."""
 _MOST_SCORED = 128
 """Prompt positions whose logits are asked for in one step: all of them would be large."""
-
-
-def _by_priority(order: Generate) -> int:
-    return 32 * order.priority
 
 
 class Scheduler:
@@ -46,7 +43,7 @@ class Scheduler:
         lease: BlockLease,
         cost: CostModel | None = None,
         speculation: Speculation | None = None,
-        handicap: Callable[[Generate], int] = _by_priority,
+        handicap: Callable[[Generate], int] = by_priority,
     ) -> None:
         self.limits = limits
         self.lease = lease
