@@ -7,7 +7,7 @@ import json
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from histrio.errors import HistrioError, RequestError
-from histrio.gateway import Delta, GatewayStatus, ServedModel, Submission, TokenStream
+from histrio.gateway import Delta, Gateway, GatewayStatus, ServedModel, Submission, TokenStream
 from histrio.hooks import EdgeContext
 from histrio.messages import RequestState
 
@@ -25,6 +25,7 @@ __all__ = [
     "Script",
     "ScriptedGateway",
     "ScriptedStream",
+    "endpoint_over",
     "running_endpoint",
     "saying",
     "served_model",
@@ -200,6 +201,19 @@ def saying(ids: Sequence[int], end: int = 2, num_logprobs: int | None = None) ->
         delta.logprobs = [-0.5]
         delta.top_logprobs = [[(token_id, -0.5 - token_id) for token_id in range(num_logprobs or 0)]]
     return deltas
+
+
+@asynccontextmanager
+async def endpoint_over(gateway: Gateway) -> AsyncIterator[str]:
+    """Serve `gateway` on the running loop; gives the address. Stops the endpoint at the end."""
+    from histrio_api.plugin import ApiService
+
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    async with anyio.create_task_group() as tasks:
+        context = EdgeContext(gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
+        tasks.start_soon(ApiService().run, context)
+        yield await address
+        tasks.cancel_scope.cancel()
 
 
 @contextmanager

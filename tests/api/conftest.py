@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -10,18 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import openai
 import pytest
 
 import histrio.demo
 from histrio.gateway import GatewayStatus
-from histrio.hooks import EdgeContext
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
-from histrio_api.plugin import ApiService
-from histrio_api.testing import Script, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio_api.testing import (
+    Script,
+    ScriptedGateway,
+    endpoint_over,
+    running_endpoint,
+    saying,
+    served_model,
+    write_tokenizer,
+)
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_grammars.backend import Llguidance
 from histrio_samplers.plugin import SAMPLERS
@@ -126,17 +130,12 @@ def random_weights(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[
                 name: json.loads((demo / "config.json").read_text())[name] for name in ("vocab_size", "eos_token_id")
             }
             (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | known))
-        address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         options = HarnessOptions(num_blocks=4096, block_size=16, max_sequence_length=8192, max_step_tokens=2048)
         async with (
             serving(model, ToyFactory(), samplers=list(SAMPLERS), grammars=[Llguidance()], options=options) as harness,
-            anyio.create_task_group() as tasks,
+            endpoint_over(harness.gateway) as url,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client,
         ):
-            context = EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
-            tasks.start_soon(ApiService().run, context)
-            url = await address
-            async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=60) as client:
-                yield Served(harness, url, client)
-            tasks.cancel_scope.cancel()
+            yield Served(harness, url, client)
 
     return serve

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,11 +13,10 @@ import httpx
 import openai
 import pytest
 
-from histrio.hooks import EdgeContext
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
-from histrio_api.plugin import ApiService
+from histrio_api.testing import endpoint_over
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_samplers.temperature import Temperature
 
@@ -43,18 +41,12 @@ class Served:
 @asynccontextmanager
 async def endpoint(folder: Path, options: HarnessOptions | None = None) -> AsyncIterator[Served]:
     model = write_toy_model(folder / "toy", num_layers=NUM_LAYERS)
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with (
         serving(model, ToyFactory(), cuts=[1], samplers=[Temperature], options=options) as harness,
-        anyio.create_task_group() as tasks,
+        endpoint_over(harness.gateway) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
-        tasks.start_soon(
-            ApiService().run, EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
-        )
-        url = await address
-        async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
-            yield Served(harness, url, client, Tokenizer.load(model))
-        tasks.cancel_scope.cancel()
+        yield Served(harness, url, client, Tokenizer.load(model))
 
 
 def reference(served: Served, prompt: str, num_tokens: int) -> str:

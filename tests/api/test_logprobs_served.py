@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -16,12 +15,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from histrio.hooks import EdgeContext
 from histrio.testing.harness import Harness, HarnessOptions, serving, serving_engine
 from histrio.testing.models import VOCAB_SIZE, write_model
 from histrio.testing.toy import ToyFactory, toy_logits, write_toy_model
 from histrio.testing.toy_engine import ToyEngineFactory
-from histrio_api.plugin import ApiService
+from histrio_api.testing import endpoint_over
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_samplers.temperature import Temperature
 from histrio_torch.factory import TorchFactory
@@ -43,13 +41,12 @@ def anyio_backend() -> Any:
 @asynccontextmanager
 async def client_of(serving_model: AbstractAsyncContextManager[Harness]) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client of an endpoint over what is served."""
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    async with serving_model as harness, anyio.create_task_group() as tasks:
-        context = EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
-        tasks.start_soon(ApiService().run, context)
-        async with openai.AsyncOpenAI(base_url=f"{await address}/v1", api_key="none", max_retries=0) as client:
-            yield client
-        tasks.cancel_scope.cancel()
+    async with (
+        serving_model as harness,
+        endpoint_over(harness.gateway) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
 
 
 def ids_of(tokenizer: Tokenizer, entries: list[Any]) -> list[int]:

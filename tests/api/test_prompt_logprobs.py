@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import anyio
 import numpy as np
 import numpy.typing as npt
 import openai
@@ -19,12 +17,11 @@ from transformers import AutoModelForCausalLM
 
 from histrio.backend import BackendFactory
 from histrio.demo import target_path
-from histrio.hooks import EdgeContext
 from histrio.testing.harness import Harness, HarnessOptions, serving, serving_engine
 from histrio.testing.models import write_model
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.toy_engine import ToyEngineFactory
-from histrio_api.plugin import ApiService
+from histrio_api.testing import endpoint_over
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_mlx.factory import MlxFactory
 from histrio_samplers.plugin import SAMPLERS
@@ -53,13 +50,12 @@ def anyio_backend() -> Any:
 @asynccontextmanager
 async def client_of(serving_model: AbstractAsyncContextManager[Harness]) -> AsyncIterator[openai.AsyncOpenAI]:
     """The official client of an endpoint over what is served."""
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    async with serving_model as harness, anyio.create_task_group() as tasks:
-        context = EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
-        tasks.start_soon(ApiService().run, context)
-        async with openai.AsyncOpenAI(base_url=f"{await address}/v1", api_key="none", max_retries=0) as client:
-            yield client
-        tasks.cancel_scope.cancel()
+    async with (
+        serving_model as harness,
+        endpoint_over(harness.gateway) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield client
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,10 +12,9 @@ import anyio
 import openai
 import pytest
 
-from histrio.hooks import EdgeContext
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import write_toy_model
-from histrio_api.plugin import ApiService
+from histrio_api.testing import endpoint_over
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_mlx.factory import MlxFactory
 from histrio_samplers.temperature import Temperature
@@ -38,16 +36,12 @@ def anyio_backend() -> Any:
 
 @asynccontextmanager
 async def endpoint(model: Path) -> AsyncIterator[openai.AsyncOpenAI]:
-    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with (
         serving(model, MlxFactory(), cuts=[2], samplers=[Temperature], options=OPTIONS) as harness,
-        anyio.create_task_group() as tasks,
+        endpoint_over(harness.gateway) as url,
+        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
     ):
-        context = EdgeContext(harness.gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
-        tasks.start_soon(ApiService().run, context)
-        async with openai.AsyncOpenAI(base_url=f"{await address}/v1", api_key="none", max_retries=0) as client:
-            yield client
-        tasks.cancel_scope.cancel()
+        yield client
 
 
 @pytest.mark.parametrize("family", PROMISED)
