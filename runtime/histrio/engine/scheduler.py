@@ -6,21 +6,25 @@ A long prompt is thereby cut into chunks and never stalls the others. Sequences 
 
 A sequence that is about to enter is matched first: kv says which blocks hold the beginning of its tokens already. When
 kv has no block left, the running sequence of the last rank gives up its blocks and is computed again later.
+
+    plan = candidates, each with its budget → rows        who takes part: here; what a row is: `rows.py`
+    apply: results → tokens, and who leaves               who is here: `roster.py`
 """
 
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Callable, Iterator
 
 from histrio.engine.answers import token_row
 from histrio.engine.blocks import BlockLease
 from histrio.engine.cost import CostModel
+from histrio.engine.roster import Roster
+from histrio.engine.rows import RowMaker
 from histrio.engine.sequence import Sequence
 from histrio.engine.speculation import Speculation
 from histrio.engine.step_plan import Batch, Plan, SchedulerLimits, StageOrder
-from histrio.messages import Close, Copy, Generate, Match, Open, RequestState, Row, Sealed, StepResult, TokenRow
+from histrio.messages import Generate, Match, RequestState, Sealed, StepResult, TokenRow
 from histrio.policies import by_priority
 
 __all__ = ["Scheduler"]
@@ -49,34 +53,24 @@ class Scheduler:
         self.lease = lease
         self.cost = cost or CostModel()
         self.speculation = speculation if limits.speculation is not None else None
-        self.num_missing_blocks = 0
-        """Blocks the last plan would have needed beyond those in hand."""
-        self.num_preemptions = 0
-        self.num_forks = 0
-        """Sequences that began with a copy of the block that their prompt ends in."""
+        self._roster = Roster(limits, lease, self._forget_drafts)
+        self._rows = RowMaker(limits, lease, self._roster)
         self._handicap = handicap
         self._step = 0
         self._num_arrived = 0
-        self._waiting: list[Sequence] = []
-        """By rank."""
-        self._running: list[Sequence] = []
-        self._sequences: dict[int, Sequence] = {}
-        self._free_slots = list(range(limits.max_rows - 1, -1, -1))
-        self._orders: list[StageOrder] = []
         self._matches: list[Match] = []
-        self._has_preempted = False
 
     # --- what batching asks ------------------------------------------------------------------------------------------
 
     @property
     def num_waiting(self) -> int:
         """Sequences without a slot."""
-        return len(self._waiting)
+        return len(self._roster.waiting)
 
     @property
     def num_running(self) -> int:
         """Sequences with a slot."""
-        return len(self._running)
+        return len(self._roster.running)
 
     @property
     def has_begun(self) -> bool:
@@ -86,31 +80,43 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether any sequence is unfinished."""
-        return bool(self._sequences)
+        return bool(self._roster.by_request)
+
+    @property
+    def num_missing_blocks(self) -> int:
+        """Blocks the last plan would have needed beyond those in hand."""
+        return self._rows.num_missing_blocks
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often a sequence gave its blocks to another one."""
+        return self._roster.num_preemptions
+
+    @property
+    def num_forks(self) -> int:
+        """Sequences that began with a copy of the block that their prompt ends in."""
+        return self._rows.num_forks
 
     @property
     def num_blocks_ahead(self) -> int:
         """Fresh blocks that the next step can need at most."""
-        pending = sum(sequence.num_pending_tokens for sequence in self._running)
-        if self._free_slots:
-            pending += sum(sequence.num_pending_tokens for sequence in self._waiting[: len(self._free_slots)])
+        roster = self._roster
+        pending = sum(sequence.num_pending_tokens for sequence in roster.running)
+        pending += sum(sequence.num_pending_tokens for sequence in roster.waiting[: roster.num_free_slots])
         tokens = min(pending, self.limits.max_step_tokens)
-        return tokens // self.limits.block_size + min(len(self._sequences), self.limits.max_rows)
+        return tokens // self.limits.block_size + min(len(roster.by_request), self.limits.max_rows)
 
     def add(self, order: Generate) -> None:
         """A new or replayed request waits behind those that its handicap does not let it overtake."""
-        sequence = Sequence.from_order(order)
-        assert order.request not in self._sequences, "a request was sent twice"
         self._num_arrived += 1
         handicap = self._handicap(order)
+        sequence = Sequence.from_order(order)
         sequence.rank = (self._num_arrived + handicap, handicap)
-        sequence.is_matched = not self.limits.has_prefix_cache
-        self._sequences[order.request] = sequence
-        self._wait(sequence)
+        self._roster.add(sequence)
 
     def matched(self, request: int, block_ids: list[int]) -> None:
         """Kv shares these blocks with a request that was about to enter."""
-        sequence = self._sequences.get(request)
+        sequence = self._roster.by_request.get(request)
         if sequence is None:
             self.lease.release(request, block_ids)  # it was cancelled meanwhile
             return
@@ -119,14 +125,12 @@ class Scheduler:
 
     def cancel(self, request: int, state: RequestState) -> bool:
         """Drop a request at once; a result still in flight for it is ignored. False if it is not here (any more)."""
-        sequence = self._sequences.get(request)
+        sequence = self._roster.by_request.get(request)
         if sequence is None:
             return False
 
         sequence.state = state
-        if sequence.slot < 0:
-            self._waiting.remove(sequence)
-        self._leave(sequence)
+        self._roster.leave(sequence)
         return True
 
     def plan(self, num_micro_batches: int = 1, *, is_ahead: bool = False) -> Plan | None:
@@ -135,10 +139,9 @@ class Scheduler:
         With several micro-batches in flight each takes its share of the sequences. A step `is_ahead` follows one whose
         tokens are not known yet: id -1 stands for the token that the stage has drawn last for the row's slot.
         """
-        self.num_missing_blocks = 0
-        self._has_preempted = False
+        self._rows.begin()
         batch = Batch()
-        max_rows = -(-min(len(self._sequences), self.limits.max_rows) // num_micro_batches)
+        max_rows = -(-min(len(self._roster.by_request), self.limits.max_rows) // num_micro_batches)
         self._draft(max_rows)
         if is_ahead:
             self._run_ahead(batch)
@@ -148,7 +151,7 @@ class Scheduler:
                 break
             if budget <= 0:
                 continue
-            row = self._row(sequence, budget)
+            row = self._rows.row(sequence, budget)
             if row is not None:
                 batch.add(sequence, row)
         batch.drop_preempted()
@@ -173,14 +176,13 @@ class Scheduler:
             if row.num_sampled:
                 gained.append(token_row(sequence, row, result, range(first, at), self.speculation))
             if sequence.is_finished:
-                self._leave(sequence)
+                self._roster.leave(sequence)
         assert at == len(result.ids), "a stage sampled other rows than were planned"
         return gained
 
     def take_orders(self) -> list[StageOrder]:
         """Orders for the stages that no plan has carried yet (when nothing is left to plan)."""
-        orders, self._orders = self._orders, []
-        return orders
+        return self._roster.take_orders()
 
     def take_matches(self) -> list[Match]:
         """Questions for kv, of sequences that could enter next."""
@@ -189,30 +191,22 @@ class Scheduler:
 
     def check_integrity(self) -> None:
         """Raise AssertionError if slots, blocks or queues disagree."""
-        slots = [sequence.slot for sequence in self._running]
-        assert sorted(slots + self._free_slots) == list(range(self.limits.max_rows)), "slots were lost or doubled"
-        assert len(self._waiting) + len(self._running) == len(self._sequences), "a sequence is in no queue, or in two"
-        assert self._waiting == sorted(self._waiting, key=_rank), "those who wait are out of order"
-        self.lease.check_integrity([sequence.block_ids for sequence in self._sequences.values()])
-        for sequence in self._running:
-            assert len(sequence.block_ids) * self.limits.block_size >= sequence.num_computed_tokens, (
-                "blocks are missing"
-            )
+        self._roster.check_integrity()
 
     # --- who takes part ----------------------------------------------------------------------------------------------
 
     @property
     def _is_decoding(self) -> bool:
         """Whether anybody waits for the next token, in this step or in another micro-batch."""
-        return any(sequence.state is RequestState.DECODING for sequence in self._running)
+        return any(sequence.state is RequestState.DECODING for sequence in self._roster.running)
 
     def _candidates(self) -> Iterator[Sequence]:
         """Decoding, then prefilling, then waiting sequences, by age within each; or prefilling ones first.
 
         Those who wait are last in any case: they must not take the blocks for which others have just given way.
         """
-        decoding = [sequence for sequence in self._running if sequence.num_pending_tokens == 1]
-        prefilling = [sequence for sequence in self._running if sequence.num_pending_tokens > 1]
+        decoding = [sequence for sequence in self._roster.running if sequence.num_pending_tokens == 1]
+        prefilling = [sequence for sequence in self._roster.running if sequence.num_pending_tokens > 1]
         for sequence in [*prefilling, *decoding] if self.limits.prompts_first else [*decoding, *prefilling]:
             if sequence.slot >= 0:
                 yield sequence
@@ -223,9 +217,9 @@ class Scheduler:
 
         Whoever waits for kv's answer takes nobody's place: it may wait for the blocks of one that is behind it.
         """
-        num_places = len(self._free_slots)
-        for sequence in list(self._waiting):
-            if self.num_missing_blocks or self._has_preempted or not num_places:
+        num_places = self._roster.num_free_slots
+        for sequence in list(self._roster.waiting):
+            if self._rows.num_missing_blocks or self._rows.has_preempted or not num_places:
                 return
             if sequence.is_matching:
                 continue
@@ -242,7 +236,7 @@ class Scheduler:
     def _is_above_watermark(self, sequence: Sequence) -> bool:
         """Whether enough blocks are left to those who run, if there are any, when this one has its prompt's."""
         reserve = int(self.limits.watermark * self.limits.num_blocks)
-        if not self._running or reserve == 0:
+        if not self._roster.running or reserve == 0:
             return True
 
         needed = -(-len(sequence.ids) // self.limits.block_size) - len(sequence.block_ids)
@@ -275,7 +269,7 @@ class Scheduler:
         if self.speculation is None or not self.cost.is_trusted:
             return
 
-        decoding = [sequence for sequence in self._running if sequence.state is RequestState.DECODING]
+        decoding = [sequence for sequence in self._roster.running if sequence.state is RequestState.DECODING]
         if decoding:
             self.speculation.set_price(len(decoding), sum(len(sequence.ids) for sequence in decoding))
             ready = [sequence for sequence in decoding if sequence.num_pending_tokens == 1]
@@ -287,20 +281,17 @@ class Scheduler:
         A text that ends with it has its row for nothing. Nobody runs ahead of those who cannot, since steps would
         alternate then; nor where blocks are short: who is always in flight cannot give way.
         """
-        if self.lease.is_exhausted or any(self._may_gain_several(sequence) for sequence in self._running):
+        if self.lease.is_exhausted or any(self._may_gain_several(sequence) for sequence in self._roster.running):
             return
 
-        for sequence in self._running:
+        for sequence in self._roster.running:
             is_certain = sequence.num_pending_tokens == 0 and sequence.num_in_flight == 1
             if not is_certain or len(sequence.ids) + 1 >= sequence.order.max_total_tokens:
                 continue
-            start = sequence.num_planned_tokens
-            new_ids = self._allocate(sequence, start + 1)
-            if new_ids is None:
+            row = self._rows.row_ahead(sequence)
+            if row is None:
                 return
-            sequence.block_ids.extend(new_ids)
-            sequence.num_planned_tokens = sequence.num_issued_tokens = start + 1
-            batch.add(sequence, Row(sequence.slot, start, 1, 1, new_ids))
+            batch.add(sequence, row)
 
     def _may_gain_several(self, sequence: Sequence) -> bool:
         """Whether a step may give the sequence more than one token."""
@@ -308,142 +299,9 @@ class Scheduler:
             return True
         return self.speculation is not None and self.speculation.pays(sequence)
 
-    # --- one row -----------------------------------------------------------------------------------------------------
-
-    def _row(self, sequence: Sequence, budget: int) -> Row | None:
-        """This sequence's part of the step, with its blocks allocated; None if blocks are short."""
-        source = self._block_to_copy(sequence) if sequence.slot < 0 else None
-        start = sequence.num_planned_tokens if source is None else len(sequence.ids) - 1
-        pending = len(sequence.ids) - start
-        num_tokens = min(pending, budget, self.limits.prefill_chunk)
-        if sequence.drafts:
-            room = (len(sequence.block_ids) + self.lease.num_blocks_in_hand) * self.limits.block_size
-            del sequence.drafts[max(min(budget - 1, room - len(sequence.ids)), 0) :]
-            num_tokens += len(sequence.drafts)
-        new_ids = self._allocate(sequence, start + num_tokens)
-        if new_ids is None:
-            return None
-
-        if sequence.slot < 0:
-            sequence.num_computed_tokens = start
-            self._enter(sequence)
-            if source is not None:
-                self._orders.append(Copy([source], [new_ids[0]]))
-                self.num_forks += 1
-            new_ids = sequence.block_ids + new_ids  # the stages hear of the shared ones too
-            sequence.block_ids = list(new_ids)
-        else:
-            sequence.block_ids.extend(new_ids)
-        num_sampled = 1 + len(sequence.drafts) if num_tokens == pending + len(sequence.drafts) else 0
-        num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
-        is_rewind = start < sequence.num_issued_tokens
-        sequence.num_planned_tokens = start + num_tokens - len(sequence.drafts)
-        sequence.num_issued_tokens = start + num_tokens
-        return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored)
-
-    def _block_to_copy(self, sequence: Sequence) -> int | None:
-        """The block that the prompt ends in, if another choice of the same request has computed it."""
-        order, size = sequence.order, self.limits.block_size
-        leader = self._sequences.get(order.leader)
-        if leader is None or leader is sequence or not self.limits.can_copy:
-            return None
-
-        num_known = len(sequence.ids) - 1
-        is_fresh = len(sequence.ids) == order.num_prompt_tokens and len(sequence.block_ids) == num_known // size
-        if not is_fresh or leader.slot < 0 or leader.num_computed_tokens < num_known or num_known % size == 0:
-            return None
-        return leader.block_ids[num_known // size]
-
-    def _allocate(self, sequence: Sequence, end: int) -> list[int] | None:
-        """Blocks for the tokens up to `end`; None if kv has to be asked, or others have to give way first."""
-        if not self.limits.can_preempt:
-            end = sequence.order.max_total_tokens
-        num_blocks = -(-end // self.limits.block_size) - len(sequence.block_ids)
-        if num_blocks <= 0:
-            return []
-        if self.lease.can_allocate(num_blocks):
-            return self.lease.allocate(num_blocks)
-
-        self.num_missing_blocks += num_blocks - self.lease.num_blocks_in_hand
-        if self.lease.is_exhausted:
-            self._make_room(sequence, self.num_missing_blocks)
-        return None
-
-    def _make_room(self, sequence: Sequence, num_blocks: int) -> None:
-        """Take the blocks of others who wait, then, for one who runs, those of idle sequences of a later rank, the last
-        first.
-
-        Kv gets them, because it knows what else is in them; it grants what is free with the next plan.
-        """
-        num_released = 0
-        for waiting in self._waiting:
-            if waiting.block_ids and waiting is not sequence:
-                num_released += len(waiting.block_ids)
-                self.lease.release(waiting.request, waiting.forget_blocks())
-        if sequence.slot < 0 or not self.limits.can_preempt:
-            return
-
-        for victim in sorted(self._running, key=_rank, reverse=True):
-            if num_released >= num_blocks or victim.rank <= sequence.rank:
-                return
-            if not victim.num_in_flight:
-                num_released += len(victim.block_ids)
-                self._preempt(victim)
-
-    # --- joining and leaving -----------------------------------------------------------------------------------------
-
-    def _wait(self, sequence: Sequence) -> None:
-        insort(self._waiting, sequence, key=_rank)
-
-    def _enter(self, sequence: Sequence) -> None:
-        self._waiting.remove(sequence)
-        sequence.slot = self._free_slots.pop()
-        sequence.state = RequestState.PREFILLING
-        sequence.num_cached_tokens = sequence.num_computed_tokens
-        self._running.append(sequence)
-        order = sequence.order
-        self._orders.append(
-            Open(
-                slot=sequence.slot,
-                ids=list(sequence.ids),
-                num_prompt_tokens=order.num_prompt_tokens,
-                seed=order.seed,
-                choice=order.choice,
-                sampling=order.sampling,
-                num_cached_tokens=sequence.num_cached_tokens,
-                grammar=order.grammar,
-                num_logprobs=order.num_logprobs,
-                sampler_state=sequence.sampler_state,
-                end_ids=[*order.eos_ids, *order.stop_ids],
-                is_seeded=order.is_seeded,
-                num_prompt_logprobs=order.num_prompt_logprobs,
-            )
-        )
-
-    def _preempt(self, sequence: Sequence) -> None:
-        self._vacate(sequence)
-        sequence.is_matched = not self.limits.has_prefix_cache
-        sequence.state = RequestState.WAITING
-        self._wait(sequence)
-        self.num_preemptions += 1
-        self._has_preempted = True
-
-    def _leave(self, sequence: Sequence) -> None:
-        del self._sequences[sequence.request]
-        if sequence.slot >= 0:
-            self._vacate(sequence)
-        else:
-            self.lease.release(sequence.request, sequence.forget_blocks())
-
-    def _vacate(self, sequence: Sequence) -> None:
-        """Give slot and blocks back; steps already issued stay valid, because links are first in, first out."""
-        self._running.remove(sequence)
-        self._orders.append(Close(sequence.slot))
-        self._free_slots.append(sequence.slot)
-        sequence.slot = -1
-        self.lease.release(sequence.request, sequence.forget_blocks())
+    def _forget_drafts(self, request: int) -> None:
         if self.speculation is not None:
-            self.speculation.close(sequence.request)
+            self.speculation.close(request)
 
     # --- what a step carries -----------------------------------------------------------------------------------------
 
@@ -484,7 +342,3 @@ class Scheduler:
                 sealed.append(Sealed(sequence.request, sequence.block_ids[first:end], ids))
                 sequence.num_sealed_blocks = end
         return sealed
-
-
-def _rank(sequence: Sequence) -> tuple[int, int]:
-    return sequence.rank
