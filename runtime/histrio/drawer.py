@@ -83,10 +83,11 @@ class Drawer:
         if logits is None or not rows:
             return StepResult(step.step, step.epoch, [], prompt_logprobs=scores)
 
-        counts = [row.num_sampled for row in rows]
+        counts = np.array([row.num_sampled for row in rows], np.intp)
         slots = np.repeat(np.array([row.slot for row in rows], np.intp), counts)
-        ends = np.repeat([row.start + row.num_tokens for row in rows], counts)
-        positions = ends + np.concatenate([np.arange(-count, 0) for count in counts]) + 1
+        # A row's last token is drawn at its end, the others before it.
+        ends = np.array([row.start + row.num_tokens for row in rows], np.intp)
+        positions = np.repeat(ends + 1 - counts.cumsum(), counts) + np.arange(len(slots))
         drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted}
         masked = logits if self._masks is None else self._masks.apply(xp, logits)
         sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.chances, raw=logits)
@@ -95,15 +96,18 @@ class Drawer:
     def _result(self, step: Step, rows: list[Row], sampled: Sampled, scores: Scores) -> StepResult:
         failures: dict[int, str] = {}
         forced: dict[int, list[int]] = {}
-        for index, (row, ids) in enumerate(_gained(rows, sampled)):
+        grammars = self._grammars if self._grammars is not None and not self._grammars.is_empty else None
+        # Rows without a grammar have nothing to be looked at, and most steps have no others.
+        for index, (row, ids) in enumerate(_gained(rows, sampled) if grammars or min(sampled.ids) < 0 else ()):
             if ids[-1] < 0:
                 failures[row.slot] = NOTHING_LEFT
-            elif self._grammars is not None and self._grammars.has_grammar(row.slot):
-                self._grammars.advance(row.slot, ids)
+            elif grammars is not None and grammars.has_grammar(row.slot):
                 # Behind a draft that was wrong the slot first has to be rewound.
-                if len(ids) == row.num_sampled and (more := self._jump(row.slot)):
+                can_jump = len(ids) == row.num_sampled and self._chain.can_skip_draws(row.slot)
+                if more := grammars.follow(row.slot, ids, MAX_FORCED_TOKENS if can_jump else 0):
+                    self._chain.observe_forced(row.slot, more)
                     forced[index] = more
-                if reason := self._grammars.failure(row.slot):
+                if reason := grammars.failure(row.slot):
                     failures[row.slot] = reason
         gained = _with_forced(sampled, len(rows), forced) if forced else sampled
         return StepResult(
@@ -116,17 +120,6 @@ class Drawer:
             failures=failures,
             prompt_logprobs=scores,
         )
-
-    def _jump(self, slot: int) -> list[int]:
-        """Tokens that must come next; grammar and samplers have followed them."""
-        assert self._grammars is not None, "only a grammar forces tokens"
-        if not self._chain.can_skip_draws(slot):
-            return []
-
-        ids = self._grammars.forced(slot, MAX_FORCED_TOKENS)
-        self._grammars.advance(slot, ids)
-        self._chain.observe_forced(slot, ids)
-        return ids
 
 
 def _with_drafts(step: Step) -> Iterator[tuple[Row, Sequence[int]]]:

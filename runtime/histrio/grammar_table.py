@@ -3,7 +3,7 @@
     masks = table.begin(rows)              before the forward pass, starts a thread's work
     logits = …                             the forward pass
     logits = masks.apply(xp, logits)       after it, before any sampler
-    table.advance(slot, ids)               once it is known which tokens came
+    table.follow(slot, ids, most)          once it is known which tokens came; which ones must come next
 
 Masks depend on tokens only, never on logits: that is why they can be computed beside the forward pass.
 """
@@ -80,6 +80,7 @@ class GrammarTable:
     def __init__(self, kinds: GrammarKinds, vocabulary: VocabularySpec) -> None:
         self._kinds = kinds
         self._spec = vocabulary
+        self._eos_ids = frozenset(vocabulary.eos_ids)
         self._vocabularies: dict[str, Vocabulary] = {}
         self._opened: dict[int, Future[_Compiled]] = {}
         self._ready: dict[int, tuple[str, Matcher | None]] = {}
@@ -95,6 +96,11 @@ class GrammarTable:
         """The slot is free. Closing one without a grammar does nothing."""
         self._opened.pop(slot, None)
         self._ready.pop(slot, None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has a grammar."""
+        return not self._opened
 
     def has_grammar(self, slot: int) -> bool:
         """Whether the sequence in this slot is constrained."""
@@ -113,20 +119,25 @@ class GrammarTable:
             row += 1 + len(drafts)
         return StepMasks(self._thread.submit(self._fill, wanted)) if wanted else None
 
-    def advance(self, slot: int, ids: Sequence[int]) -> None:
+    def follow(self, slot: int, ids: Sequence[int], most_forced: int = 0) -> list[int]:
         """These tokens came, those the drafts were right about included. Without a grammar it does nothing.
 
-        What was drawn behind an EOS in the same step belongs to no text, and is passed over.
+        What was drawn behind an EOS in the same step belongs to no text, and is passed over. Returns up to
+        `most_forced` tokens that come next in any case, because the grammar leaves one each time; it has followed them.
         """
-        matcher = self._matcher(slot)
-        if matcher is not None:
-            end = next((at for at, token in enumerate(ids, 1) if token in self._spec.eos_ids), len(ids))
-            matcher.advance(ids[:end])
+        matcher = self._asked(slot)[1] if slot in self._opened else None
+        if matcher is None or matcher.error:
+            return []
 
-    def forced(self, slot: int, max_tokens: int) -> list[int]:
-        """Tokens that must come next, since the grammar leaves one each time: no step of the model can change them."""
-        matcher = self._matcher(slot)
-        return [] if matcher is None or max_tokens < 1 else matcher.forced(max_tokens)
+        if len(ids) > 1 and not self._eos_ids.isdisjoint(ids):
+            ids = ids[: next(at for at, token in enumerate(ids, 1) if token in self._eos_ids)]
+        if not matcher.advance(ids) or most_forced < 1:
+            return []
+
+        forced = matcher.forced(most_forced)
+        if forced:
+            matcher.advance(forced)
+        return forced
 
     def failure(self, slot: int) -> str:
         """Why this slot's grammar can no longer be enforced, safe to show; empty as long as it can.
@@ -143,11 +154,6 @@ class GrammarTable:
         """End the thread. Safe to call twice."""
         self._opened.clear()
         self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def _matcher(self, slot: int) -> Matcher | None:
-        """None without a grammar, or where it cannot be enforced any more."""
-        matcher = self._asked(slot)[1] if slot in self._opened else None
-        return None if matcher is None or matcher.error else matcher
 
     def _asked(self, slot: int) -> tuple[str, Matcher | None]:
         """Waits for the compiler the first time; a future takes two locks, and every row is asked in every step."""

@@ -43,6 +43,8 @@ _FIRST_PENALTY_ORDER = 40
 _FIRST_SHAPING_ORDER = 100
 """Samplers from here on shape a distribution, which means nothing to an argmax; those below change the logits."""
 
+_ONE_ROW_EACH = "a sequence needs one row for each of its drafts, and one more"
+
 
 @dataclass(slots=True)
 class Sampled:
@@ -81,6 +83,7 @@ class SamplerChain:
         self._choices = np.zeros(max_rows, np.uint32)
         self._can_refuse = np.zeros(max_rows, np.bool_)
         """Sampled by a seed that nobody chose: which tokens come may depend on what was drafted."""
+        self._can_skip_draws = [True] * max_rows
         self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
         self._changed_slots: set[int] = set()
 
@@ -121,6 +124,8 @@ class SamplerChain:
         self._is_observed[slot] = self._wants[slot, self._observers].any()
         self._num_top[slot] = -1 if num_logprobs is None else num_logprobs
         self._is_plain[slot] = is_greedy and num_logprobs is None and not self._wants[slot].any()
+        is_constrained = bool(self._wants[slot, : self._num_constraining].any())
+        self._can_skip_draws[slot] = num_logprobs is None and not is_constrained
         self._seeds[slot] = seed % 2**64
         self._choices[slot] = choice
         self._can_refuse[slot] = not is_greedy and not is_seeded
@@ -134,7 +139,7 @@ class SamplerChain:
     def can_skip_draws(self, slot: int) -> bool:
         """Whether a token that a grammar leaves alone needs no draw: no log probability of it was asked for, and no
         constraint of the request could forbid even this one."""
-        return bool(self._num_top[slot] < 0 and not self._wants[slot, : self._num_constraining].any())
+        return self._can_skip_draws[slot]
 
     def observe_forced(self, slot: int, ids: Sequence[int]) -> None:
         """These tokens came next without a draw, each the only one possible."""
@@ -166,8 +171,10 @@ class SamplerChain:
         these slots what each draft was drawn from. `raw` are the model's own logits if a grammar has masked `logits`;
         log probabilities are theirs. Raises `BackendError` if they are not numbers where a token is drawn from them.
         """
-        if not drafts and self._is_plain[slots].all():
-            return Sampled(xp.to_host(xp.argmax(logits)).tolist())
+        if self._is_plain[slots].all():
+            largest = xp.to_host(xp.argmax(logits))
+            kept, num_ids = _accept(largest, slots, drafts) if drafts else (slice(None), [])
+            return Sampled(largest[kept].tolist(), num_ids)
 
         assert self._is_open[slots].all(), "a row is sampled whose slot is closed"
         ids, probabilities = np.zeros(len(slots), np.int64), np.ones(len(slots), np.float32)
@@ -262,7 +269,7 @@ def _drafts_before(slots: Slots, drafts: Drafts) -> list[Sequence[int]]:
     for slot, rows in groupby(slots.tolist()):
         drafted = drafts.get(slot, ())
         count = len(list(rows))
-        assert count == len(drafted) + 1, "a sequence needs one row for each of its drafts, and one more"
+        assert count == len(drafted) + 1, _ONE_ROW_EACH
         before.extend(drafted[:end] for end in range(count))
     return before
 
@@ -271,15 +278,19 @@ def _accept(ids: Ints, slots: Slots, drafts: Drafts) -> tuple[npt.NDArray[np.int
     """The rows that count, up to and with the first of each sequence that differs from its draft, and how many each."""
     kept: list[int] = []
     num_ids: list[int] = []
-    drawn, first = ids.tolist(), 0
-    for slot, rows in groupby(slots.tolist()):
-        drafted = drafts.get(slot, ())
+    drawn, of_rows, first = ids.tolist(), slots.tolist(), 0
+    while first < len(drawn):
+        drafted = drafts.get(of_rows[first], ())
+        rows = of_rows[first : first + len(drafted) + 1]
+        assert len(rows) == len(drafted) + 1 == rows.count(rows[0]), _ONE_ROW_EACH
         count = 1
-        while count <= len(drafted) and drafted[count - 1] == drawn[first + count - 1]:
+        for token in drafted:
+            if token != drawn[first + count - 1]:
+                break
             count += 1
         kept.extend(range(first, first + count))
         num_ids.append(count)
-        first += len(list(rows))
+        first += len(drafted) + 1
     return np.array(kept, np.intp), num_ids
 
 

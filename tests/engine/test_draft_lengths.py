@@ -8,12 +8,14 @@ import msgspec
 import pytest
 
 from histrio.drafting import Draft
+from histrio.engine.acceptance_rate import AcceptanceRate
 from histrio.engine.cost import CostModel
 from histrio.engine.sequence import Sequence
-from histrio.engine.speculation import Acceptance, Speculation, SpeculationLimits, worthwhile_length
+from histrio.engine.speculation import Speculation, SpeculationLimits, worthwhile_length
 from histrio.messages import Generate
 
 LIMITS = SpeculationLimits()
+FOLLOW = 0.15
 
 
 def best_by_search(rate: float, price: float) -> int:
@@ -38,33 +40,51 @@ def test_bounds_and_a_fixed_length_are_honoured() -> None:
     assert worthwhile_length(0.1, SpeculationLimits(length=5, is_adaptive=False), 0.9) == 5
 
 
+def observed(
+    num_drafts: int, num_drafted: int, num_accepted: int, rate: AcceptanceRate | None = None
+) -> AcceptanceRate:
+    rate = rate or AcceptanceRate()
+    for _ in range(num_drafts):
+        rate.observe(num_drafted, num_accepted, FOLLOW)
+    return rate
+
+
 def test_the_rate_follows_what_comes_true_and_forgets_when_nothing_is_tried() -> None:
-    acceptance = Acceptance()
-    first = acceptance.rate
-    for _ in range(20):
-        acceptance.observe(4, 0)
+    first = AcceptanceRate().rate
+    acceptance = observed(20, 4, 0)
     low = acceptance.rate
-    for _ in range(400):
-        acceptance.observe(0, 0)
+    acceptance.forget(400, home=first, share=0.003)
     again = acceptance.rate
-    for _ in range(20):
-        acceptance.observe(4, 4)
-    assert low < 0.1 < again < first < acceptance.rate
+    assert low < 0.1 < again < first < observed(20, 4, 4, acceptance).rate
+
+
+def test_forgetting_at_once_is_forgetting_step_by_step() -> None:
+    at_once, by_steps = observed(5, 4, 1), observed(5, 4, 1)
+    at_once.forget(100, home=0.7, share=0.01)
+    for _ in range(100):
+        by_steps.forget(1, home=0.7, share=0.01)
+    assert at_once.rate == pytest.approx(by_steps.rate)
+    by_steps.forget(1, home=0.7, share=0.01)
+    assert at_once.rate != pytest.approx(by_steps.rate), "a control: one more is another rate"
+
+
+def test_several_that_came_true_count_one_by_one() -> None:
+    at_once, by_tokens = observed(200, 4, 2), observed(200, 4, 2)
+    at_once.observe(4, 3, FOLLOW)
+    for num_accepted in (1, 1, 1, 0):
+        by_tokens.observe(1, num_accepted, FOLLOW)
+    assert at_once.rate == pytest.approx(by_tokens.rate)
+    assert at_once.num_seen == by_tokens.num_seen
 
 
 def test_a_few_wrong_guesses_are_enough_to_doubt_and_a_few_right_ones_to_hope() -> None:
-    doubted, hopeful = Acceptance(), Acceptance()
-    for _ in range(6):
-        doubted.observe(2, 0)
-        hopeful.observe(2, 2)
-    assert doubted.rate < 0.1
-    assert hopeful.rate > 0.9
+    assert observed(6, 2, 0).rate < 0.15
+    assert observed(6, 2, 2).rate > 0.9
 
 
 def test_forgetting_leads_to_where_others_are() -> None:
-    acceptance = Acceptance()
-    for _ in range(2000):
-        acceptance.observe(0, 0, home=0.2)
+    acceptance = AcceptanceRate()
+    acceptance.forget(2000, home=0.2, share=0.003)
     assert acceptance.rate == pytest.approx(0.2, abs=0.01)
 
 
@@ -111,7 +131,7 @@ def num_drafting(num_found: int, limits: SpeculationLimits = LIMITS, num_right: 
     speculation = Speculation(limits, Guesses(num_found), Cost(), lambda: 0.0)
     sequences = [Sequence.from_order(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
     for sequence in sequences if num_right else ():
-        sequence.acceptance.observe(num_right, num_right)
+        sequence.acceptance.observe(num_right, num_right, FOLLOW)
     speculation.set_price(NUM_SEQUENCES, 2 * NUM_SEQUENCES)
     speculation.propose(sequences)
     return sum(bool(sequence.drafts) for sequence in sequences)

@@ -86,16 +86,18 @@ def test_nobody_with_a_grammar_costs_nothing(table: GrammarTable) -> None:
 def test_a_slot_follows_its_tokens_and_starts_again_where_they_were_delivered(toy: Any, table: GrammarTable) -> None:
     y, e, s = toy.ids("yes")
     table.open(0, YES)
-    table.advance(0, [y, e])
-    assert table.forced(0, 5) == [s, EOS]
+    assert table.follow(0, [y, e]) == []
     table.open(1, YES, output_ids=[y, e])
     rows = masked(table, [(0, []), (1, [])])
     assert allowed(rows[0]) == allowed(rows[1]) == {s}
+    table.open(2, YES)
+    assert table.follow(2, [y, e], 5) == [s, EOS]
+    table.open(3, YES)
+    assert table.follow(3, [y], 1) == [e]
+    assert allowed(masked(table, [(3, [])])[0]) == {s}, "it has followed what it returned"
     table.open(0, YES)
     assert allowed(masked(table, [(0, [])])[0]) == {y}, "a new sequence in an old slot begins anew"
-    table.advance(9, [y])
-    assert table.forced(9, 5) == []
-    assert table.forced(1, 0) == []
+    assert table.follow(9, [y], 5) == []
 
 
 def test_a_failed_grammar_ends_its_row_and_no_other(toy: Any, table: GrammarTable) -> None:
@@ -103,15 +105,14 @@ def test_a_failed_grammar_ends_its_row_and_no_other(toy: Any, table: GrammarTabl
     table.open(1, YES)
     table.open(2, YES)
     table.open(4, GrammarSpec("sonnet", "of a plugin that this environment lacks"))
-    table.advance(2, toy.ids("x"))
+    assert table.follow(2, toy.ids("x"), 5) == []
     rows = masked(table, [(0, [5]), (1, []), (2, []), (4, [])])
     assert [allowed(row) for row in rows] == [{EOS}, {EOS}, set(toy.ids("y")), {EOS}, {EOS}]
     assert "kind" in table.failure(4)
     assert "malformed" in table.failure(0)
     assert table.failure(1) == table.failure(7) == ""
     assert "forbids" in table.failure(2)
-    table.advance(0, [1])
-    assert table.forced(0, 3) == []
+    assert table.follow(0, [1], 3) == []
     assert table.has_grammar(0)
     assert not table.has_grammar(7)
 

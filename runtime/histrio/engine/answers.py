@@ -22,15 +22,10 @@ def token_row(
         sequence.state = RequestState.ERROR
         return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
 
-    ids = []
-    for index in gained:
-        ids.append(result.ids[index])
-        if sequence.append(ids[-1]).is_finished:
-            break
-    num_drafted, num_accepted = (0, 0) if speculation is None else speculation.judge(sequence, len(gained))
-    if speculation is not None:
-        speculation.extend(sequence.request, ids)
-    found = [result.logprobs[index] for index in gained[: len(ids)] if index in result.logprobs]
+    drawn = result.ids[gained.start : gained.stop]
+    ids = sequence.take(drawn)
+    num_drafted, num_accepted = speculation.judge(sequence, len(drawn)) if sequence.drafts and speculation else (0, 0)
+    found = [result.logprobs[at] for at in gained[: len(ids)] if at in result.logprobs] if result.logprobs else []
     sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)
     is_first, sequence.has_reported = not sequence.has_reported, True
     num_cached = min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)

@@ -20,9 +20,9 @@ class Roster:
     """Waiting and running sequences, free slots, and what the stages have to be told of them."""
 
     def __init__(
-        self, limits: SchedulerLimits, lease: BlockLease, on_vacated: Callable[[int], None] = lambda request: None
+        self, limits: SchedulerLimits, lease: BlockLease, on_vacated: Callable[[Sequence], None] = lambda sequence: None
     ) -> None:
-        """`on_vacated` hears of each request that has lost its slot."""
+        """`on_vacated` hears of each sequence that has lost its slot."""
         self.waiting: list[Sequence] = []
         """By rank."""
         self.running: list[Sequence] = []
@@ -102,7 +102,7 @@ class Roster:
         self._free_slots.append(sequence.slot)
         sequence.slot = -1
         self._lease.release(sequence.request, sequence.forget_blocks())
-        self._on_vacated(sequence.request)
+        self._on_vacated(sequence)
 
 
 def _open(sequence: Sequence) -> Open:

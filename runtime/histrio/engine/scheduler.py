@@ -299,9 +299,9 @@ class Scheduler:
             return True
         return self.speculation is not None and self.speculation.pays(sequence)
 
-    def _forget_drafts(self, request: int) -> None:
+    def _forget_drafts(self, sequence: Sequence) -> None:
         if self.speculation is not None:
-            self.speculation.close(request)
+            self.speculation.close(sequence)
 
     # --- what a step carries -----------------------------------------------------------------------------------------
 

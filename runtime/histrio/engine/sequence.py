@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from histrio.drafting import Chances
-from histrio.engine.speculation import Acceptance
+from histrio.engine.acceptance_rate import AcceptanceRate
 from histrio.messages import Generate, RequestState, SamplerState, TokenLogprobs
 
 __all__ = ["Sequence"]
@@ -43,7 +43,11 @@ class Sequence:
     """Of the samplers whose state its tokens cannot rebuild."""
     has_reported: bool = False
     """Its first tokens, and with them the size of its first match, were told."""
-    acceptance: Acceptance = field(default_factory=Acceptance)
+    acceptance: AcceptanceRate = field(default_factory=AcceptanceRate)
+    num_judged_tokens: int = 0
+    """Known tokens when `acceptance` was last right; it forgets with those that came since."""
+    next_look: int = 0
+    """Known tokens from which on it is worth a look whether drafts pay."""
     drafts: list[int] = field(default_factory=list)
     """Drafted tokens of the row that is planned or in flight."""
     chances: list[Chances] = field(default_factory=list)
@@ -55,7 +59,8 @@ class Sequence:
     num_issued_tokens: int = 0
     """Where the stages stand: beyond `num_planned_tokens` if drafts were wrong."""
     eos_ids: frozenset[int] = frozenset()
-    stop_ids: frozenset[int] = frozenset()
+    end_ids: frozenset[int] = frozenset()
+    """Those that end the text, `eos_ids` included."""
 
     @classmethod
     def from_order(cls, order: Generate) -> Sequence:
@@ -65,7 +70,7 @@ class Sequence:
             list(order.ids),
             sampler_state=order.sampler_state,
             eos_ids=frozenset(order.eos_ids),
-            stop_ids=frozenset(order.stop_ids),
+            end_ids=frozenset((*order.eos_ids, *order.stop_ids)),
         )
 
     @property
@@ -104,15 +109,22 @@ class Sequence:
         """Whether it has left for good."""
         return self.state.is_finished
 
-    def append(self, token: int) -> RequestState:
-        """Add a drawn token and decide whether it was the last one."""
-        self.ids.append(token)
-        if token in self.eos_ids:
-            self.state = RequestState.FINISHED_EOS
-        elif token in self.stop_ids:
-            self.state = RequestState.FINISHED_STOP
-        elif len(self.ids) >= self.order.max_total_tokens:
-            self.state = RequestState.FINISHED_MAX_LENGTH
+    def take(self, ids: list[int]) -> list[int]:
+        """Add drawn tokens, up to the one that ends the text; those that were added."""
+        num_left = self.order.max_total_tokens - len(self.ids)
+        if len(ids) >= num_left or not self.end_ids.isdisjoint(ids):
+            ids = self._up_to_end(ids[:num_left])
         else:
             self.state = RequestState.DECODING
-        return self.state
+        self.ids += ids
+        return ids
+
+    def _up_to_end(self, ids: list[int]) -> list[int]:
+        for index, token in enumerate(ids, 1):
+            if token in self.end_ids:
+                is_eos = token in self.eos_ids
+                self.state = RequestState.FINISHED_EOS if is_eos else RequestState.FINISHED_STOP
+                return ids[:index]
+
+        self.state = RequestState.FINISHED_MAX_LENGTH
+        return ids

@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from histrio.drafting import Draft, Drafter
+from histrio.engine.acceptance_rate import FIRST_RATE, AcceptanceRate
 from histrio.engine.cost import CostModel
 from histrio.errors import BackendError
 
 if TYPE_CHECKING:
     from histrio.engine.sequence import Sequence
 
-__all__ = ["Acceptance", "Speculation", "SpeculationLimits", "worthwhile_length"]
+__all__ = ["Speculation", "SpeculationLimits", "worthwhile_length"]
 
 _FOLLOW = 0.15
 """Weight of the newest verified draft in the rate."""
@@ -36,13 +37,14 @@ _FORGET_PER_TOKEN = 0.003
 """How far the rate goes back to the first guess with every token that came without drafts: so it is tried again."""
 _FORGET_TIME = 0.003
 """The same for what a guess costs, with every step without one: what was measured once may not hold for ever."""
-_FIRST_RATE = 0.6
 _FOLLOW_ALL = 0.03
 _FORGET_ALL_PER_TOKEN = 0.0003
 """The same two for all sequences together: where one begins that nothing is known of."""
 _LEAST_FIRST_RATE = 0.15
 """It is never taken for lower, so that what has become easy to guess is noticed."""
 _HIGHEST_RATE = 0.98
+_LOOK_EVERY = 8
+"""Tokens of a sequence that doesn't pay until it is looked at again: a busy batch should not notice that it is."""
 
 _log = logging.getLogger(__name__)
 
@@ -55,37 +57,6 @@ class SpeculationLimits(msgspec.Struct, frozen=True):
     least: int = 0
     most: int = 8
     is_adaptive: bool = True
-
-
-class Acceptance:
-    """How often the drafts of one sequence came true lately."""
-
-    __slots__ = ("num_seen", "rate")
-
-    def __init__(self) -> None:
-        self.rate = _FIRST_RATE
-        self.num_seen = 0
-        """Drafted tokens that were verified, up to the first wrong one of each draft."""
-
-    def observe(
-        self,
-        num_drafted: int,
-        num_accepted: int,
-        *,
-        home: float = _FIRST_RATE,
-        follow: float = _FOLLOW,
-        forget: float = _FORGET_PER_TOKEN,
-    ) -> None:
-        """So many were drafted, and the first so many came true. Without any, the rate goes a little towards `home`."""
-        if num_drafted == 0:
-            self.rate += forget * (home - self.rate)
-            return
-
-        for index in range(min(num_accepted + 1, num_drafted)):
-            # The first ones count for more: what the rate began with was one guess.
-            weight = max(follow, 1 / (self.num_seen + 2))
-            self.rate += weight * ((index < num_accepted) - self.rate)
-            self.num_seen += 1
 
 
 class Speculation:
@@ -109,39 +80,38 @@ class Speculation:
         """The same without the time to guess it."""
         self._threshold = 0.0
         """Tokens that the time would give which drafts cost besides, whatever their number."""
-        self._all = Acceptance()
+        self._all = AcceptanceRate()
         """Of all sequences so far."""
-        self._open: set[int] = set()
+        self._num_told: dict[int, int] = {}
+        """Request → tokens of it that the drafter knows."""
         self._has_failed = False
 
     def set_price(self, num_decoding: int, context: int) -> None:
         """So many sequences decode now, with `context` tokens together: they share what a step costs."""
-        seconds = self._cost.predict(num_decoding, context)
+        seconds = max(self._cost.predict(num_decoding, context), 1e-9)
         verifying = self._cost.seconds_of_token(context // max(num_decoding, 1)) * num_decoding
         drafting = self._draft_s.get(num_decoding.bit_length(), 0.0)
         self._draft_s[num_decoding.bit_length()] = drafting * (1 - _FORGET_TIME)
-        self._price = (verifying + drafting) / max(seconds, 1e-9)
-        self._verifying = verifying / max(seconds, 1e-9)
+        self._price = (verifying + drafting) / seconds
+        self._verifying = verifying / seconds
         self._threshold = self._cost.surcharge(num_decoding) * num_decoding
+        self._all.forget(num_decoding, FIRST_RATE, _FORGET_ALL_PER_TOKEN)
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Fill in `drafts` of these sequences, which have one token to compute each."""
-        wanted = {}
-        by_request = {}
+        wanted: dict[int, int] = {}
+        by_request: dict[int, Sequence] = {}
         for sequence in sequences:
-            sequence.drafts, sequence.chances = [], []
-            if self._has_failed:
-                continue
-            most = sequence.order.max_total_tokens - len(sequence.ids) - 1
-            length = min(self._length(sequence), most)
-            if length > 0:
+            if sequence.drafts:
+                sequence.drafts, sequence.chances = [], []
+            if len(sequence.ids) >= sequence.next_look and (length := self._length(sequence)) > 0:
                 wanted[sequence.request] = length
                 by_request[sequence.request] = sequence
-        if not self._pay_together((by_request[request], length) for request, length in wanted.items()):
+        if not wanted or not self._pay_together((by_request[request], length) for request, length in wanted.items()):
             return
 
-        for sequence in by_request.values():
-            self._enter(sequence)
+        for request, sequence in by_request.items():
+            self._tell(request, sequence)
 
         began = self._clock()
         found = self._ask(wanted)
@@ -156,39 +126,54 @@ class Speculation:
 
     def pays(self, sequence: Sequence) -> bool:
         """Whether tokens would be guessed for the sequence, as things stand."""
-        return not self._has_failed and self._length(sequence) > 0
+        return len(sequence.ids) >= sequence.next_look and self._length(sequence) > 0
 
     def judge(self, sequence: Sequence, num_gained: int) -> tuple[int, int]:
-        """A row of the sequence was answered: learn from its drafts. How many there were, and how many came true."""
+        """A row with drafts was answered: learn from them. How many there were, and how many came true."""
         num_drafted = len(sequence.drafts)
         num_accepted = min(num_gained - 1, num_drafted)
-        self._learn(sequence.acceptance, num_drafted, num_accepted)
+        if not sequence.acceptance.num_seen:
+            sequence.acceptance.rate = self._first_rate
+        sequence.acceptance.observe(num_drafted, num_accepted, _FOLLOW)
+        sequence.num_judged_tokens = len(sequence.ids)
+        self._all.observe(num_drafted, num_accepted, _FOLLOW_ALL)
         self.num_drafted_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
         sequence.drafts, sequence.chances = [], []
         return num_drafted, num_accepted
 
-    def extend(self, request: int, ids: list[int]) -> None:
-        """These tokens came."""
-        if request in self._open:
-            self._drafter.extend(request, ids)
-
-    def close(self, request: int) -> None:
+    def close(self, sequence: Sequence) -> None:
         """The sequence ended, or lost its place."""
-        if request in self._open:
-            self._open.remove(request)
-            self._drafter.close(request)
+        if sequence.request in self._num_told:
+            self._tell(sequence.request, sequence)
+            del self._num_told[sequence.request]
+            self._drafter.close(sequence.request)
 
     def close_all(self) -> None:
         """All sequences are gone: the epoch is over."""
-        for request in list(self._open):
-            self.close(request)
+        for request in self._num_told:
+            self._drafter.close(request)
+        self._num_told.clear()
 
     def _length(self, sequence: Sequence) -> int:
-        return worthwhile_length(self._rate(sequence), self._limits, self._price)
+        """How many tokens to draft; a sequence for which it is none is left alone for a while."""
+        num_known = len(sequence.ids)
+        room = sequence.order.max_total_tokens - num_known - 1
+        length = min(worthwhile_length(self._rate(sequence), self._limits, self._price), room)
+        if length > 0 and not self._has_failed:
+            return length
+
+        sequence.next_look = num_known + _LOOK_EVERY
+        return 0
 
     def _rate(self, sequence: Sequence) -> float:
-        return sequence.acceptance.rate if sequence.acceptance.num_seen else self._first_rate
+        acceptance, num_known = sequence.acceptance, len(sequence.ids)
+        if not acceptance.num_seen:
+            return self._first_rate
+        if num_known > sequence.num_judged_tokens:
+            acceptance.forget(num_known - sequence.num_judged_tokens, self._first_rate, _FORGET_PER_TOKEN)
+            sequence.num_judged_tokens = num_known
+        return acceptance.rate
 
     @property
     def _first_rate(self) -> float:
@@ -203,16 +188,15 @@ class Speculation:
         gained = sum(rate * (1 - rate**length) / (1 - rate) for rate, length in known)
         return gained > self._threshold + self._verifying * sum(length for _rate, length in known)
 
-    def _learn(self, acceptance: Acceptance, num_drafted: int, num_accepted: int) -> None:
-        if num_drafted and not acceptance.num_seen:
-            acceptance.rate = self._first_rate
-        acceptance.observe(num_drafted, num_accepted, home=self._first_rate)
-        self._all.observe(num_drafted, num_accepted, follow=_FOLLOW_ALL, forget=_FORGET_ALL_PER_TOKEN)
-
-    def _enter(self, sequence: Sequence) -> None:
-        if sequence.request not in self._open:
-            self._open.add(sequence.request)
+    def _tell(self, request: int, sequence: Sequence) -> None:
+        """Let the drafter know the sequence, or what came since it was told last: not with every token, since in a
+        batch where nothing is guessed nobody needs it."""
+        num_told = self._num_told.get(request)
+        if num_told is None:
             self._drafter.open(sequence.order, sequence.ids)
+        elif num_told < len(sequence.ids):
+            self._drafter.extend(request, sequence.ids[num_told:])
+        self._num_told[request] = len(sequence.ids)
 
     def _ask(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
         """A drafter that cannot go on ends no request: nobody asks it again before the next epoch."""
@@ -235,7 +219,7 @@ def worthwhile_length(rate: float, limits: SpeculationLimits, price: float) -> i
         return limits.length
     if price <= 0:
         return limits.most
-    if price >= 1:
+    if rate <= price:
         return limits.least
 
     length = math.floor(math.log(price) / math.log(min(max(rate, 1e-3), _HIGHEST_RATE)))
