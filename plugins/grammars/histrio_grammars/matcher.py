@@ -62,11 +62,12 @@ class LlguidanceMatcher:
 
     def advance(self, ids: Sequence[int]) -> bool:
         """Follow the tokens; EOS only where the grammar may end, and nothing after it."""
-        for token in ids:
-            if self.is_finished or self.error or not self._take(token):
-                self._has_strayed = True
-                return False
-        return True
+        end = len(ids) if self._eos_ids.isdisjoint(ids) else _first_of(self._eos_ids, ids)
+        if not ids or (not self.error and not self.is_finished and self._follow(ids, end)):
+            return True
+
+        self._has_strayed = True
+        return False
 
     def rollback(self, num_tokens: int) -> None:
         """Undo the last tokens, EOS first."""
@@ -90,7 +91,7 @@ class LlguidanceMatcher:
             if mask.bit_count() != 1:
                 break
             found.append(mask.bit_length() - 1)
-            self._take(found[-1])
+            self.advance(found[-1:])
         self.rollback(len(found))
         return found
 
@@ -101,12 +102,13 @@ class LlguidanceMatcher:
             return False
         return self.inner.is_stopped() or bool(self.inner.compute_ff_bytes())
 
-    def _take(self, token: int) -> bool:
-        if token not in self._eos_ids:
-            return self.inner.consume_token(token)
-
-        self._num_ended = int(self.inner.is_accepting())
-        return self.is_finished
+    def _follow(self, ids: Sequence[int], end: int) -> bool:
+        """The text up to `end`, and EOS if it stands there."""
+        if end and not self.inner.consume_tokens(list(ids[:end])):
+            return False
+        if end < len(ids):
+            self._num_ended = int(self.inner.is_accepting())
+        return end == len(ids) or (self.is_finished and end == len(ids) - 1)
 
 
 class LlguidanceVocabulary:
@@ -172,6 +174,10 @@ class LlguidanceVocabulary:
             self._fill_together([request], masks)
         else:
             masks[request.first_row] = mask[: masks.shape[1]]
+
+
+def _first_of(wanted: frozenset[int], ids: Sequence[int]) -> int:
+    return next(at for at, token in enumerate(ids) if token in wanted)
 
 
 def _ours(request: MaskRequest) -> LlguidanceMatcher:

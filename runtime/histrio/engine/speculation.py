@@ -181,10 +181,10 @@ class Speculation:
 
     def _pay_together(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
         """Whether drafts of these lengths in one step give more tokens than it costs to have any at all."""
-        known = [(min(self._rate(sequence), _HIGHEST_RATE), length) for sequence, length in lengths]
         if not self._limits.is_adaptive or self._limits.least > 0:
-            return bool(known)
+            return any(True for _ in lengths)
 
+        known = [(min(self._rate(sequence), _HIGHEST_RATE), length) for sequence, length in lengths]
         gained = sum(rate * (1 - rate**length) / (1 - rate) for rate, length in known)
         return gained > self._threshold + self._verifying * sum(length for _rate, length in known)
 
