@@ -9,8 +9,10 @@ from typing import Any
 import anyio
 import pytest
 
+from histrio.actors.batching import BatchingActor
+from histrio.engine.scheduler import Scheduler
 from histrio.gateway import Submission
-from histrio.messages import RequestState
+from histrio.messages import RequestState, StepResult
 from histrio.sampling import Sampler
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -94,42 +96,53 @@ async def test_streams_stay_the_same(model: Path, options: dict[str, Any]) -> No
     assert totals["generated_tokens_total"] == sum(len(ids) for ids, _ in expected)
 
 
-async def measured(
-    model: Path, prompts: list[list[int]], num_tokens: int, cuts: list[int], **batching: Any
-) -> tuple[float, float]:
-    """How long all of them take together, on devices that need 4 ms per step, and how long the first device waits."""
-    options = HarnessOptions(
+def on_devices(**options: Any) -> HarnessOptions:
+    """Devices that need 4 ms per step."""
+    stage_options = {"step-s": 0.004}
+    return HarnessOptions(
         max_rows=32,
         num_blocks=1024,
         max_step_tokens=64,
         prefill_chunk=16,
         has_prefix_cache=False,
-        stage_options={"step-s": 0.004},
-        num_micro_batches=batching.pop("num_micro_batches", 1),
-        batching_options=batching,
+        stage_options=stage_options,
+        **options,
     )
-    async with serving(model, ToyFactory(), samplers=SAMPLERS, cuts=cuts, options=options) as harness:
-        began = time.perf_counter()
-        async with anyio.create_task_group() as tasks:
-            for prompt in prompts:
-                tasks.start_soon(harness.generate, prompt, num_tokens)
-        took = time.perf_counter() - began
-        counters = harness.gateway.status.counters
-        await eventually_async(lambda: "stage0_busy_seconds_total" in counters)
-        return took, took - counters["stage0_busy_seconds_total"]
 
 
 @pytest.mark.anyio
-async def test_the_device_does_not_wait_for_the_plan(model: Path) -> None:
-    prompts = [[index + 1, 2] for index in range(32)]
-    rounds = [[await measured(model, prompts, 100, [], num_ahead=ahead) for ahead in (0, 1)] for _ in range(2)]
-    waits_at_once, waits_ahead = (min(waits for _, waits in times) for times in zip(*rounds, strict=True))
-    assert waits_ahead < waits_at_once
+@pytest.mark.parametrize(("num_ahead", "least", "most"), [(0, 0.0, 0.0), (1, 0.5, 1.0)])
+async def test_the_device_has_its_next_step_before_it_has_answered_the_last_one(
+    model: Path, monkeypatch: pytest.MonkeyPatch, num_ahead: int, least: float, most: float
+) -> None:
+    has_next: list[bool] = []
+    apply = BatchingActor._apply
+
+    def spy(actor: BatchingActor, result: StepResult, scheduler: Scheduler) -> None:
+        has_next.append(len(actor._in_flight) > 1)
+        apply(actor, result, scheduler)
+
+    monkeypatch.setattr(BatchingActor, "_apply", spy)
+    options = on_devices(batching_options={"num_ahead": num_ahead})
+    async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
+        async with anyio.create_task_group() as tasks:
+            for index in range(32):
+                tasks.start_soon(harness.generate, [index + 1, 2], 100)
+    assert len(has_next) >= 100
+    assert least <= sum(has_next) / len(has_next) <= most
+
+
+async def seconds_of_a_prompt(model: Path, num_micro_batches: int) -> float:
+    """Until the first token after 400 others, on two devices."""
+    options = on_devices(num_micro_batches=num_micro_batches)
+    async with serving(model, ToyFactory(), samplers=SAMPLERS, cuts=[1], options=options) as harness:
+        began = time.perf_counter()
+        await harness.generate([1 + index % 200 for index in range(400)], 1)
+        return time.perf_counter() - began
 
 
 @pytest.mark.anyio
 async def test_chunks_of_one_prompt_follow_each_other_along_the_stages(model: Path) -> None:
-    prompts = [[1 + index % 200 for index in range(400)]]
-    rounds = [[await measured(model, prompts, 1, [1], num_micro_batches=count) for count in (1, 2)] for _ in range(2)]
-    one, two = (min(took for took, _ in times) for times in zip(*rounds, strict=True))
+    rounds = [[await seconds_of_a_prompt(model, count) for count in (1, 2)] for _ in range(2)]
+    one, two = (min(took) for took in zip(*rounds, strict=True))
     assert two < 0.75 * one

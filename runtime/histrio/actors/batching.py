@@ -97,8 +97,8 @@ class BatchingActor(Actor):
         self._in_flight: dict[int, Plan] = {}
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
-        self._gather_until: float | None = None
-        """Clock until which the first request waits for others; None when none does, -inf once it has waited."""
+        self._gathering_since: float | None = None
+        """Clock when the first request came while nothing ran; None when something runs, or nobody is there."""
         self.scheduler: Scheduler | None = None
 
     def start(self) -> None:
@@ -155,9 +155,10 @@ class BatchingActor(Actor):
 
     def pause_s(self) -> float | None:
         """How long the first request still waits for others."""
-        if self._gather_until in (None, -math.inf):
+        if self._gathering_since is None:
             return None
-        return max(self._gather_until - self._clock(), 0.0)
+        left = self._gathering_since + self._settings.wait_s - self._clock()
+        return left if left > 0 else None
 
     def idle(self) -> None:
         """Check the books; without work the lease goes back as a whole."""
@@ -177,12 +178,10 @@ class BatchingActor(Actor):
 
         is_idle = scheduler.num_running == 0 and not self._in_flight
         if not is_idle or not 0 < scheduler.num_waiting < scheduler.limits.max_rows:
-            self._gather_until = None
-        elif self._gather_until is None:
-            self._gather_until = self._clock() + self._settings.wait_s
-        elif self._clock() >= self._gather_until:
-            self._gather_until = -math.inf
-        return self._gather_until not in (None, -math.inf)
+            self._gathering_since = None
+        elif self._gathering_since is None:
+            self._gathering_since = self._clock()
+        return self.pause_s() is not None
 
     def _stop(self) -> None:
         self.scheduler = None
@@ -240,7 +239,7 @@ class BatchingActor(Actor):
             return  # from a chain that no longer exists
 
         plan = self._in_flight.pop(result.step)
-        scheduler.cost.observe(len(plan.ids), plan.num_pairs, result.busy_s, plan.num_drafts_of_decoding)
+        scheduler.cost.observe(len(plan.ids), plan.num_pairs, result.busy_s, plan.num_decoding_drafts)
         rows = scheduler.apply(plan, result)
         self._totals["steps"] += 1
         self._totals["scheduled_tokens"] += len(plan.ids)

@@ -154,7 +154,7 @@ class Scheduler:
             row = self._rows.row(sequence, budget)
             if row is not None:
                 batch.add(sequence, row)
-        batch.drop_preempted()
+        batch = batch.without_preempted()
         return self._issue(batch) if batch.rows else None
 
     def apply(self, plan: Plan, result: StepResult) -> list[TokenRow]:
@@ -325,6 +325,7 @@ class Scheduler:
             num_pairs=batch.num_pairs,
             drafts=drafts,
             chances={each.slot: each.chances[: len(each.drafts)] for each in batch.members if each.chances},
+            num_decoding_drafts=len(drafts) if batch.num_decoding == len(batch.rows) else None,
         )
 
     def _seal(self, batch: Batch) -> list[Sealed]:

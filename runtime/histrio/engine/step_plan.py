@@ -61,11 +61,8 @@ class Plan:
     """Of all rows that verify some, concatenated."""
     chances: dict[int, list[Chances]]
     """Slot → what its drafts were drawn from, where the drafter said so."""
-
-    @property
-    def num_drafts_of_decoding(self) -> int | None:
-        """How many drafts it verifies, if it does nothing but decode; otherwise None."""
-        return len(self.drafts) if all(row.num_tokens == row.num_sampled for row in self.rows) else None
+    num_decoding_drafts: int | None
+    """How many drafts it verifies, if it does nothing but decode; otherwise None."""
 
 
 @dataclass(slots=True)
@@ -90,8 +87,14 @@ class Batch:
         self.num_decoding += row.num_tokens == row.num_sampled
         self.num_scored += row.num_scored
 
-    def drop_preempted(self) -> None:
-        """Leave out rows whose sequence lost its slot to an older one while the plan was made."""
-        if any(sequence.slot != row.slot for sequence, row in zip(self.members, self.rows, strict=True)):
-            kept = [(s, r) for s, r in zip(self.members, self.rows, strict=True) if s.slot == r.slot]
-            self.members, self.rows = [s for s, _ in kept], [r for _, r in kept]
+    def without_preempted(self) -> Batch:
+        """Without the rows whose sequence lost its slot to an older one while the plan was made."""
+        pairs = list(zip(self.members, self.rows, strict=True))
+        if all(sequence.slot == row.slot for sequence, row in pairs):
+            return self
+
+        kept = Batch()
+        for sequence, row in pairs:
+            if sequence.slot == row.slot:
+                kept.add(sequence, row)
+        return kept
