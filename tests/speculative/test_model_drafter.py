@@ -14,7 +14,7 @@ from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import Generate, StageCapacity
 from histrio.sampler_chain import SamplerChain
-from histrio.testing.toy import ToyStage, toy_continuation, write_toy_model
+from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 from histrio_samplers.plugin import SAMPLERS
 from histrio_speculative.model_drafter import _MOST_BEHIND, ModelDrafter
 from histrio_speculative.placement import PlacementOptions, bring_up
@@ -34,6 +34,16 @@ class CountingToy(ToyStage):
     def step(self, batch: StepBatch) -> StageOutput:
         self.steps.append(batch.num_tokens.tolist())
         return super().step(batch)
+
+
+class Prepared(ToyFactory):
+    """Has one backend."""
+
+    def __init__(self, backend: StageBackend) -> None:
+        self._backend = backend
+
+    def create(self) -> StageBackend:
+        return self._backend
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +72,7 @@ def make_drafter(
     spec = DrafterSpec(
         model=str(model), num_layers=4, vocab_size=target_vocab, max_rows=6, max_sequence_length=1024, max_draft=8
     )
-    tools = DrafterTools(lambda _name: backend, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
+    tools = DrafterTools(lambda _name: Prepared(backend), lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
     options = PlacementOptions(num_cache_tokens=num_cache_tokens)
     return bring_up(str(model), NUM_LAYERS, draft_vocab, options, spec, tools)
 

@@ -9,7 +9,6 @@ import msgspec
 from histrio.backend import Capability, Probe, StageSpec
 from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.errors import PluginError
-from histrio.plugins import installed_plugins
 from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
 from histrio_speculative.model_stage import PAGE_SIZE, ModelStage
@@ -34,10 +33,10 @@ class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """Tokens of all sequences together that it remembers; None: 512 for each sequence that can run, if they fit."""
 
 
-def check_backend(name: str) -> Probe:
+def check_backend(name: str, tools: DrafterTools) -> Probe:
     """Whether the backend may run beside the engine's other actors; imports nothing."""
     try:
-        factory = installed_plugins().stage_backend(name)
+        factory = tools.stage_backend(name)
     except PluginError as error:
         return Probe(False, str(error), "name another one as drafter-options.backend")
 
@@ -66,7 +65,7 @@ def bring_up(
         threads=spec.threads,
         page_size=PAGE_SIZE,
     )
-    stage = ModelStage(tools.make_backend(options.backend), stage_spec, options.num_cache_tokens)
+    stage = ModelStage(tools.stage_backend(options.backend).create(), stage_spec, options.num_cache_tokens)
     max_rows = stage.size.max_rows
     guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
     return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))
