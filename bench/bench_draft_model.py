@@ -26,7 +26,7 @@ TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "conversations": conversations,
     "quotes": lambda num_requests: quotes(num_requests, num_words=30),
 }
-NUM_REQUESTS = {1: 3, 8: 12, 32: 44}
+NUM_REQUESTS = {1: 3, 8: 12, 32: 40}
 """Users → requests of one round."""
 
 
