@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
+from demo_load import Load, at_once, launched, one_by_one, quotes, stories
 
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import HarnessOptions, serving
@@ -26,48 +27,22 @@ from histrio.testing.launched import LaunchedServer
 from histrio_samplers.temperature import Temperature
 from histrio_torch.factory import TorchFactory
 
-Load = Callable[..., list[Any]]
-
 NUM_USERS = 32
 VOCAB_SIZE = 151_936
 PROMPT = random.Random(1).choices(range(VOCAB_SIZE), k=128)
 NUM_NEW_TOKENS = 96
 
 
-def launched(folder: Path, drafter: str) -> LaunchedServer:
-    """The demo model in float32."""
-    arguments = ["--model", "demo", "--dtype", "float32", "--log-level", "warning"]
-    return LaunchedServer(*arguments, "--set", f"engine.drafter={drafter}", log=folder / "log.txt")
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
-    with launched(tmp_path_factory.mktemp("plain"), "off") as server:
+    with launched(tmp_path_factory.mktemp("plain"), drafter="off") as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def ngram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
-    with launched(tmp_path_factory.mktemp("ngram"), "ngram") as server:
+    with launched(tmp_path_factory.mktemp("ngram"), drafter="ngram") as server:
         yield server
-
-
-def quotes(num_requests: int, num_tokens: int | None = None) -> list[dict[str, Any]]:
-    """Passages of 60 to 90 words to be repeated; with `num_tokens` the answer goes on for so long."""
-    from histrio_torch.demo.texts import make_passage
-
-    rng = random.Random(100_000)
-    length = {"max_tokens": 400} if num_tokens is None else {"max_tokens": num_tokens, "ignore_eos": True}
-    return [
-        _chat(f"Repeat the following passage word for word:\n\n{make_passage(rng, rng.randint(60, 90))}") | length
-        for _ in range(num_requests)
-    ]
-
-
-def stories(num_requests: int) -> list[dict[str, Any]]:
-    """Text without repetition: drawn from a flattened distribution, other numbers for each request."""
-    fields = {"max_tokens": 96, "ignore_eos": True, "temperature": 1.5, "top_p": 1.0}
-    return [_chat(f"Tell me story number {index}.") | fields | {"seed": index} for index in range(num_requests)]
 
 
 TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
@@ -75,19 +50,6 @@ TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "quotes_for_256_tokens": lambda num_requests: quotes(num_requests, 256),
     "stories": stories,
 }
-
-
-def one_by_one(server: LaunchedServer, stream_all: Load, bodies: Sequence[dict[str, Any]]) -> list[float]:
-    """Seconds per token of each request, from sending it to its end."""
-    return [stream.seconds / stream.num_tokens for body in bodies for stream in stream_all(server, [body])]
-
-
-def at_once(server: LaunchedServer, stream_all: Load, bodies: Sequence[dict[str, Any]]) -> list[float]:
-    """Seconds per token while `NUM_USERS` are served, each of whom asks again as soon as it was answered."""
-    begun = time.perf_counter()
-    streams = stream_all(server, bodies, num_users=NUM_USERS)
-    end = max(stream.begun for stream in streams)  # from then on there are fewer
-    return [(end - begun) / sum(stream.num_tokens_until(end) for stream in streams)]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -107,7 +69,9 @@ def test_ngram_for_32_users(
 ) -> None:
     bodies = TASKS[task](4 * NUM_USERS)
 
-    compared = in_turns(lambda: at_once(ngram, stream_all, bodies), lambda: at_once(plain, stream_all, bodies), 5)
+    compared = in_turns(
+        lambda: at_once(ngram, stream_all, bodies, NUM_USERS), lambda: at_once(plain, stream_all, bodies, NUM_USERS), 5
+    )
 
     assert compared.ratio >= 0.97
 
@@ -219,7 +183,3 @@ def _options(drafter: GuessFactory | None) -> HarnessOptions:
         dtype="bfloat16",
         drafter=drafter,
     )
-
-
-def _chat(question: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": question}]}

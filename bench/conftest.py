@@ -6,11 +6,13 @@ import asyncio
 import json
 import os
 import statistics
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -22,6 +24,9 @@ from histrio.testing.launched import LaunchedServer
 
 # Engine and clients share the cores: waiting OpenMP threads sleep, here and in every child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Helpers of this folder are imported by name.
+sys.path.insert(0, str(Path(__file__).parent))
 
 Way = Callable[[], Sequence[float]]
 """Does something once; seconds of its parts, such as the time to the first token of each request."""

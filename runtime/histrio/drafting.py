@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import msgspec
 
-from histrio.backend import Probe, StageBackend
+from histrio.backend import BackendFactory, Probe, StageSpec
 from histrio.messages import Generate
 from histrio.sampler_chain import SamplerChain
+
+if TYPE_CHECKING:
+    from histrio.engine.speculation import SpeculationLimits
 
 __all__ = ["Chances", "Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "NoOptions"]
 
@@ -76,14 +79,41 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
     threads: int | None = None
     options: dict[str, Any] = {}
     """`[engine.drafter-options]`, checked against `DrafterFactory.options`."""
+    offline: bool = False
+    """`[model] offline`: whatever else is loaded is on this machine, and the hub is never asked."""
+
+    @classmethod
+    def of_stage(
+        cls,
+        stage: StageSpec,
+        limits: SpeculationLimits,
+        *,
+        vocab_size: int,
+        options: dict[str, Any],
+        offline: bool = False,
+    ) -> DrafterSpec:
+        """For the model of `stage`, which is the first one, in its process."""
+        return cls(
+            model=stage.model,
+            num_layers=stage.num_layers,
+            vocab_size=vocab_size,
+            max_rows=stage.max_rows,
+            max_sequence_length=stage.max_sequence_length,
+            max_draft=limits.most if limits.is_adaptive else limits.length,
+            device=stage.device,
+            dtype=stage.dtype,
+            threads=stage.threads,
+            options=options,
+            offline=offline,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class DrafterTools:
     """What a drafter that computes may use."""
 
-    make_backend: Callable[[str], StageBackend]
-    """A stage backend by its name, not yet open. Raises `PluginError`."""
+    stage_backend: Callable[[str], BackendFactory]
+    """A stage backend by its name. Raises `PluginError`."""
     make_chain: Callable[[int], SamplerChain]
     """The samplers of the last stage, for so many slots."""
 
@@ -99,8 +129,8 @@ class DrafterFactory(Protocol):
     options: type[Any]
     """The keys of `[engine.drafter-options]`, a struct with `rename="kebab"`; `NoOptions` for none."""
 
-    def supports(self, spec: DrafterSpec) -> Probe:
-        """Whether it can draft for this model; reads configuration files only."""
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
+        """Whether it can draft for this model with these backends; reads configuration files only."""
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> Drafter:
         """A drafter, ready to be asked: this may load weights. Raises `ModelError`, `BackendError`."""

@@ -57,7 +57,7 @@ class DiceFactory:
     def __init__(self, guess: Guess) -> None:
         self._guess = guess
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model."""
         return Probe(available=True)
 

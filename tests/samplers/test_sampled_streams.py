@@ -166,7 +166,7 @@ class _Die:
     name = "die"
     options = NoOptions
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         return Probe(available=True)
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> _DieDrafter:

@@ -87,7 +87,8 @@ def test_lists_with_an_entry_for_each_layer_are_cut_wherever_they_stand(tmp_path
 
 def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[StageSpec] = []
-    backend = TorchFactory().create()
+    factory = TorchFactory()
+    backend = factory.create()
     plain_open = backend.open
 
     def watch(spec: StageSpec, progress: Progress) -> StageCapacity:
@@ -95,6 +96,7 @@ def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest
         return plain_open(spec, progress)
 
     monkeypatch.setattr(backend, "open", watch)
+    monkeypatch.setattr(factory, "create", lambda: backend)
     spec = DrafterSpec(
         model=str(target_path()),
         num_layers=6,
@@ -104,7 +106,7 @@ def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest
         max_draft=4,
         dtype="float32",
     )
-    tools = DrafterTools(lambda _name: backend, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
+    tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
     drafter = EarlyExitFactory().create(spec, tools)
     assert (opened[0].first_layer, opened[0].last_layer, opened[0].num_layers) == (0, 1, 1)
     drafter.open(Generate(1, PROMPT, len(PROMPT), 100, sampling={"temperature": 0.0}), PROMPT)

@@ -30,7 +30,7 @@ class FailingFactory:
         self.num_asked = 0
         self._ids: dict[int, list[int]] = {}
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         return Probe(available=True)
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> FailingFactory:

@@ -14,13 +14,15 @@ from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import Generate, StageCapacity
 from histrio.sampler_chain import SamplerChain
-from histrio.testing.toy import ToyStage, toy_continuation, write_toy_model
+from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 from histrio_samplers.plugin import SAMPLERS
 from histrio_speculative.model_drafter import _MOST_BEHIND, ModelDrafter
-from histrio_speculative.placement import PlacementOptions, bring_up
+from histrio_speculative.placement import _FEW_BYTES, PlacementOptions, bring_up
 from histrio_speculative.places import _IDLE_ROUNDS
 
 NUM_LAYERS, VOCAB = 2, 258
+NUM_THREADS = 7
+"""Of the first stage."""
 GREEDY = {"temperature": 0.0}
 
 
@@ -34,6 +36,26 @@ class CountingToy(ToyStage):
     def step(self, batch: StepBatch) -> StageOutput:
         self.steps.append(batch.num_tokens.tolist())
         return super().step(batch)
+
+
+class WatchedToy(ToyStage):
+    """Remembers what it was opened for."""
+
+    spec: StageSpec
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        self.spec = spec
+        return super().open(spec, progress)
+
+
+class Prepared(ToyFactory):
+    """Has one backend."""
+
+    def __init__(self, backend: StageBackend) -> None:
+        self._backend = backend
+
+    def create(self) -> StageBackend:
+        return self._backend
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +80,19 @@ def make_drafter(
     num_cache_tokens: int | None = None,
     target_vocab: int = VOCAB,
     draft_vocab: int = VOCAB,
+    threads: int | None = None,
 ) -> ModelDrafter:
     spec = DrafterSpec(
-        model=str(model), num_layers=4, vocab_size=target_vocab, max_rows=6, max_sequence_length=1024, max_draft=8
+        model=str(model),
+        num_layers=4,
+        vocab_size=target_vocab,
+        max_rows=6,
+        max_sequence_length=1024,
+        max_draft=8,
+        threads=NUM_THREADS,
     )
-    tools = DrafterTools(lambda _name: backend, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
-    options = PlacementOptions(num_cache_tokens=num_cache_tokens)
+    tools = DrafterTools(lambda _name: Prepared(backend), lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
+    options = PlacementOptions(num_cache_tokens=num_cache_tokens, threads=threads)
     return bring_up(str(model), NUM_LAYERS, draft_vocab, options, spec, tools)
 
 
@@ -255,3 +284,18 @@ def test_the_positions_of_its_rows_follow_its_tokens(drafter: ModelDrafter, back
     (draft,) = proposed(drafter, {1: 3}).values()
     assert seen == [([0, 1], [5, 6]), ([2], draft[:1]), ([3], draft[1:2])]
     assert np.unique(draft).size > 1, "a control: the toy says different tokens"
+
+
+def test_a_very_small_model_computes_on_one_thread(tmp_path: Path) -> None:
+    def threads_of(folder: Path, threads: int | None = None) -> int | None:
+        backend = WatchedToy()
+        make_drafter(folder, backend, threads=threads)
+        return backend.spec.threads
+
+    folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
+    assert threads_of(folder) == 1
+    assert threads_of(folder, threads=3) == 3
+    with (folder / "more.safetensors").open("wb") as file:
+        file.truncate(_FEW_BYTES)
+    assert threads_of(folder) == NUM_THREADS, "a control: as many as the first stage"
+    assert threads_of(folder, threads=3) == 3

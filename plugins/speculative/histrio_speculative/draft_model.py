@@ -7,6 +7,9 @@ model costs a small part of the large one and agrees with it often. Both must me
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from histrio.backend import Probe
 from histrio.drafting import DrafterSpec, DrafterTools
@@ -28,6 +31,8 @@ class DraftModelOptions(PlacementOptions, frozen=True, forbid_unknown_fields=Tru
 
     model: str
     """A folder, an id of the hub, or `demo-draft`."""
+    revision: Annotated[str, msgspec.Meta(min_length=1)] | None = None
+    """Branch, tag or commit on the hub."""
 
 
 class DraftModelFactory:
@@ -36,14 +41,14 @@ class DraftModelFactory:
     name = "draft-model"
     options = DraftModelOptions
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Whether the draft model has the same tokens and is long enough."""
         options = _options(spec)
-        answer = check_backend(options.backend)
+        answer = check_backend(options.backend, tools)
         if not answer.available:
             return answer
         try:
-            folder = locate_model(options.model, weights=False)
+            folder = _locate(options, spec, weights=False)
             config = read_model_config(folder)
             differing = difference(read_vocabulary(Path(spec.model)), read_vocabulary(folder))
         except ModelError as error:
@@ -62,9 +67,13 @@ class DraftModelFactory:
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> ModelDrafter:
         """Load the draft model. Raises `ModelError`, `BackendError`."""
         options = _options(spec)
-        folder = locate_model(options.model)
+        folder = _locate(options, spec)
         config = read_model_config(folder)
         return bring_up(str(folder), config.num_layers, config.vocab_size, options, spec, tools)
+
+
+def _locate(options: DraftModelOptions, spec: DrafterSpec, *, weights: bool = True) -> Path:
+    return locate_model(options.model, revision=options.revision, offline=spec.offline, weights=weights)
 
 
 def _options(spec: DrafterSpec) -> DraftModelOptions:

@@ -40,13 +40,13 @@ class EarlyExitFactory:
     name = "early-exit"
     options = EarlyExitOptions
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model with more layers than those that draft."""
         options = _options(spec)
         if _num_drafting(options, spec) >= spec.num_layers:
             reason = f"the model has {spec.num_layers} layers, and {_num_drafting(options, spec)} of them shall draft"
             return Probe(False, reason, "lower drafter-options.layers, or choose another drafter")
-        return check_backend(options.backend)
+        return check_backend(options.backend, tools)
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> ModelDrafter:
         """Load the layers. Raises `ModelError`, `BackendError`."""

@@ -24,7 +24,7 @@ class NgramFactory:
     name = "ngram"
     options = NoOptions
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model."""
         return Probe(available=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -9,7 +10,6 @@ import msgspec
 from histrio.backend import Capability, Probe, StageSpec
 from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.errors import PluginError
-from histrio.plugins import installed_plugins
 from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
 from histrio_speculative.model_stage import PAGE_SIZE, ModelStage
@@ -20,6 +20,8 @@ _MOST_STEP_TOKENS = 512
 """Tokens that all sequences together catch up with in one round: others wait for it."""
 _CACHE_SHARE = 0.1
 """Of the device's memory; the model that is served needs the rest."""
+_FEW_BYTES = 4 * 2**20
+"""Of weights: below, a step is over sooner than its threads have met at each of its operations."""
 
 
 class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
@@ -30,14 +32,16 @@ class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     device: str | None = None
     """None: that of the first stage, as with `dtype`."""
     dtype: str | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    """Compute threads on a CPU; None: one for a very small model, and those of the first stage for another."""
     num_cache_tokens: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Tokens of all sequences together that it remembers; None: 512 for each sequence that can run, if they fit."""
 
 
-def check_backend(name: str) -> Probe:
+def check_backend(name: str, tools: DrafterTools) -> Probe:
     """Whether the backend may run beside the engine's other actors; imports nothing."""
     try:
-        factory = installed_plugins().stage_backend(name)
+        factory = tools.stage_backend(name)
     except PluginError as error:
         return Probe(False, str(error), "name another one as drafter-options.backend")
 
@@ -63,10 +67,14 @@ def bring_up(
         max_step_tokens=max(_MOST_STEP_TOKENS, spec.max_rows),
         kvcache_mem_ratio=_CACHE_SHARE,
         num_pages=options.num_cache_tokens and -(-options.num_cache_tokens // PAGE_SIZE),
-        threads=spec.threads,
+        threads=options.threads or (1 if _num_weight_bytes(Path(model)) < _FEW_BYTES else spec.threads),
         page_size=PAGE_SIZE,
     )
-    stage = ModelStage(tools.make_backend(options.backend), stage_spec, options.num_cache_tokens)
+    stage = ModelStage(tools.stage_backend(options.backend).create(), stage_spec, options.num_cache_tokens)
     max_rows = stage.size.max_rows
     guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
     return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))
+
+
+def _num_weight_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -42,7 +42,7 @@ class SuffixFactory:
     name = "suffix"
     options = SuffixOptions
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model."""
         return Probe(available=True)
 

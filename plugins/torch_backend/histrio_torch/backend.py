@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class TorchStage:
     def __init__(self) -> None:
         self.xp = TorchArrays(torch.device("cpu"))
         self._spec: StageSpec | None = None
+        self._num_threads = 1
         self._stage: StageModel | None = None
         self._cache: PagedCache | None = None
 
@@ -41,8 +43,9 @@ class TorchStage:
         if refusal is not None:
             raise BackendError(f"{refusal}; {KV_CACHE_REMEDY}")
 
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
+        usual = _usual_threads()
+        self._num_threads = usual if spec.threads is None else spec.threads
+        torch.set_num_threads(self._num_threads)
         device = choose_device(spec.device)
         self._spec, self.xp = spec, TorchArrays(device)
         self._stage = load_stage(spec, device, progress)
@@ -65,6 +68,7 @@ class TorchStage:
     def step(self, batch: StepBatch) -> StageOutput:
         """Run the rows as one sequence [1, tokens]; attention tells them apart by their pages."""
         assert self._cache is not None, "open() comes before step()"
+        torch.set_num_threads(self._num_threads)  # another stage of this thread may have its own
         with torch.inference_mode():
             self._cache.begin(batch)
             inputs = self._inputs(batch)
@@ -160,6 +164,12 @@ class TorchStage:
         keep = torch.from_numpy(sampled).to(self._stage.device)
         logits: torch.Tensor = self._stage.model(**inputs, logits_to_keep=keep).logits
         return logits[0]
+
+
+@cache
+def _usual_threads() -> int:
+    """What torch uses in a process in which no stage has asked for another number yet."""
+    return torch.get_num_threads()
 
 
 def _arguments(name: str, inputs: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:

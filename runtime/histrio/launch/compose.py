@@ -14,11 +14,12 @@ from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.stage import Activity, StageActor, StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
 from histrio.backend import BackendFactory, StageSpec
-from histrio.drafting import Drafter, DrafterTools
+from histrio.drafting import Drafter
 from histrio.drawer import Drawer
 from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
+from histrio.launch.draft import drafter_tools
 from histrio.model_config import read_model_config
 from histrio.plugins import Plugins
 from histrio.policies import BatchingPolicy
@@ -68,10 +69,7 @@ class BatchingParts:
             return cls(policy=policy)
 
         factory = plugins.drafters.get(settings.drafter)
-        tools = DrafterTools(
-            make_backend=lambda name: plugins.stage_backend(name).create(),
-            make_chain=lambda max_rows: SamplerChain(list(plugins.samplers), max_rows),
-        )
+        tools = drafter_tools(plugins)
         return cls(lambda: factory.create(spec, tools), policy)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from histrio.backend import StageSpec
-from histrio.drafting import DrafterFactory, DrafterSpec
+from histrio.drafting import DrafterSpec, DrafterTools
+from histrio.engine.speculation import SpeculationLimits
 from histrio.errors import PluginError, TopologyError
 from histrio.model_config import ModelConfig
 from histrio.plugins import Plugins
-from histrio.topology import EngineTable
+from histrio.sampler_chain import SamplerChain
+from histrio.topology import EngineTable, Topology
 from histrio.topology_parse import convert_table
 
-__all__ = ["DEFAULT_DRAFTER", "drafter_name", "drafter_spec"]
+__all__ = ["DEFAULT_DRAFTER", "drafter_name", "drafter_spec", "drafter_tools", "speculation_limits"]
 
 DEFAULT_DRAFTER = "ngram"
 """Where the topology leaves it open and the plugin is there."""
@@ -30,23 +32,40 @@ def drafter_name(table: EngineTable, plugins: Plugins) -> str:
         raise TopologyError("engine.drafter", str(error)) from None
 
 
-def drafter_spec(table: EngineTable, stage: StageSpec, config: ModelConfig, factory: DrafterFactory) -> DrafterSpec:
-    """What the drafter shall do, in the process of the first stage. Raises `TopologyError` where it cannot."""
+def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plugins: Plugins) -> DrafterSpec | None:
+    """What the drafter shall do, in the process of the first stage; None without one. Raises `TopologyError` where it
+    cannot."""
+    table = topology.engine
+    name = drafter_name(table, plugins)
+    if not name:
+        return None
+
+    factory = plugins.drafters.get(name)
     convert_table(table.drafter_options, factory.options, "engine.drafter-options")
-    spec = DrafterSpec(
-        model=stage.model,
-        num_layers=stage.num_layers,
+    spec = DrafterSpec.of_stage(
+        stage,
+        speculation_limits(table),
         vocab_size=config.vocab_size,
-        max_rows=stage.max_rows,
-        max_sequence_length=stage.max_sequence_length,
-        max_draft=table.max_speculation if table.adaptive else table.speculation_length,
-        device=stage.device,
-        dtype=stage.dtype,
-        threads=stage.threads,
         options=table.drafter_options,
+        offline=topology.model.offline,
     )
-    answer = factory.supports(spec)
+    answer = factory.supports(spec, drafter_tools(plugins))
     if not answer.available:
         reason = f"{answer.reason}; {answer.remedy}" if answer.remedy else answer.reason
         raise TopologyError("engine.drafter", reason)
     return spec
+
+
+def drafter_tools(plugins: Plugins) -> DrafterTools:
+    """The backends and samplers of these plugins."""
+    return DrafterTools(plugins.stage_backend, lambda max_rows: SamplerChain(list(plugins.samplers), max_rows))
+
+
+def speculation_limits(table: EngineTable) -> SpeculationLimits:
+    """How many tokens are guessed at a time."""
+    return SpeculationLimits(
+        length=table.speculation_length,
+        least=table.min_speculation,
+        most=table.max_speculation,
+        is_adaptive=table.adaptive,
+    )

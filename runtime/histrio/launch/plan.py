@@ -18,12 +18,11 @@ from histrio.actors.batching import BatchingSettings
 from histrio.actors.engine import ENGINE_ACTOR
 from histrio.backend import StageSpec, Traits
 from histrio.drafting import DrafterSpec
-from histrio.engine.speculation import SpeculationLimits
 from histrio.errors import PluginError, RequestError, TopologyError
 from histrio.gateway import ServedModel
 from histrio.grammar import GrammarKinds
 from histrio.hooks import EdgeService
-from histrio.launch.draft import drafter_name, drafter_spec
+from histrio.launch.draft import drafter_name, drafter_spec, speculation_limits
 from histrio.launch.place import ENGINE, FRONT, place_stages
 from histrio.launch.support import (
     backend_traits,
@@ -139,12 +138,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             policy=engine.batching_policy,
             drafter=self.drafter,
             drafter_spec=self.drafter_spec,
-            speculation=SpeculationLimits(
-                length=engine.speculation_length,
-                least=engine.min_speculation,
-                most=engine.max_speculation,
-                is_adaptive=engine.adaptive,
-            ),
+            speculation=speculation_limits(engine),
         )
 
     @property
@@ -186,17 +180,14 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         )
         stages.append(check_support(stage, plugins, config, is_check=is_check))
     check_memory(stages, config.dtype)
-    drafter = "" if engine else drafter_name(topology.engine, plugins)
     return Plan(
         model=model,
         stages=_share_memory(stages),
         engine=topology.engine,
         runtime=topology.runtime,
         edges=edges,
-        drafter=drafter,
-        drafter_spec=drafter_spec(topology.engine, stages[0].spec, config, plugins.drafters.get(drafter))
-        if drafter
-        else None,
+        drafter="" if engine else drafter_name(topology.engine, plugins),
+        drafter_spec=None if engine else drafter_spec(topology, stages[0].spec, config, plugins),
         checkpoint_dtype=config.dtype,
     )
 

@@ -24,7 +24,7 @@ class GuessFactory:
         self.num_proposals = 0
         self._guess = guess
 
-    def supports(self, spec: DrafterSpec) -> Probe:
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model."""
         return Probe(available=True)
 

@@ -191,19 +191,11 @@ def _parts(
     if drafter is None:
         return BatchingParts(policy=options.policy)
 
-    tools = DrafterTools(
-        make_backend=lambda _name: factory.create(),
-        make_chain=lambda max_rows: SamplerChain(samplers, max_rows),
-    )
-    settings = DrafterSpec(
-        model=spec.model,
-        num_layers=spec.num_layers,
+    tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(samplers, max_rows))
+    settings = DrafterSpec.of_stage(
+        spec,
+        options.batching.speculation,
         vocab_size=read_model_config(Path(spec.model)).vocab_size,
-        max_rows=options.max_rows,
-        max_sequence_length=spec.max_sequence_length,
-        max_draft=options.batching.speculation.most,
-        device=options.device,
-        dtype=options.dtype,
         options=options.drafter_options,
     )
     return BatchingParts(lambda: drafter.create(settings, tools), options.policy)

@@ -1,0 +1,69 @@
+"""What a draft model gains: `demo` with `demo-draft` before it, as a multiple of `demo` without drafts, in turns.
+
+Conversations are what the small model says as well; passages to be repeated are what it is too small for. With *fixed*
+length it guesses four tokens whatever they are worth. With *adaptive* it guesses what pays, and nothing may be lost.
+All requests are greedy, so both ways make the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from demo_load import Load, at_once, conversations, launched, one_by_one, quotes
+
+from histrio.testing.launched import LaunchedServer
+
+DRAFT_MODEL = {"drafter": "draft-model", "drafter_options": '{model = "demo-draft"}'}
+WAYS: dict[str, dict[str, str]] = {
+    "off": {"drafter": "off"},
+    "fixed": {**DRAFT_MODEL, "adaptive": "false", "speculation_length": "4"},
+    "adaptive": DRAFT_MODEL,
+}
+TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
+    "conversations": conversations,
+    "quotes": lambda num_requests: quotes(num_requests, num_words=30),
+}
+NUM_REQUESTS = {1: 3, 8: 12, 32: 40}
+"""Users → requests of one round."""
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, LaunchedServer]]:
+    """One for each way; those that are not asked do nothing."""
+    with ExitStack() as closing:
+        yield {
+            way: closing.enter_context(launched(tmp_path_factory.mktemp(way), **settings))
+            for way, settings in WAYS.items()
+        }
+
+
+@pytest.mark.parametrize("num_users", NUM_REQUESTS)
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("way", ["fixed", "adaptive"])
+def test_a_draft_model(
+    servers: dict[str, LaunchedServer],
+    stream_all: Load,
+    in_turns: Callable[..., Any],
+    note: Callable[[str], None],
+    counter: Callable[[LaunchedServer, str], int],
+    way: str,
+    task: str,
+    num_users: int,
+) -> None:
+    bodies = TASKS[task](NUM_REQUESTS[num_users])
+    names = ("generated_tokens_total", "drafted_tokens_total", "accepted_tokens_total")
+    before = [counter(servers[way], name) for name in names]
+
+    def measure(server: LaunchedServer) -> list[float]:
+        if num_users == 1:
+            return one_by_one(server, stream_all, bodies)
+        return at_once(server, stream_all, bodies, num_users)
+
+    compared = in_turns(lambda: measure(servers[way]), lambda: measure(servers["off"]), 3)
+
+    generated, drafted, accepted = (counter(servers[way], name) - old for name, old in zip(names, before, strict=True))
+    note(f"{drafted / generated:.2f} guesses per token, {accepted / max(drafted, 1):.2f} of them came true")
+    assert way == "fixed" or compared.ratio >= 0.97

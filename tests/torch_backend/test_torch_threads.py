@@ -1,0 +1,62 @@
+"""Stages that share a thread each compute with their own number of threads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from histrio.backend import ReplicaSize, StageSpec, StepBatch
+from histrio.model_config import read_model_config
+from histrio.testing.models import write_model
+from histrio_torch.backend import TorchStage
+from histrio_torch.factory import TorchFactory
+
+pytestmark = pytest.mark.timeout(90)  # the first of them imports transformers
+
+
+def one_token() -> StepBatch:
+    zero, one = np.zeros(1, np.int32), np.ones(1, np.int32)
+    return StepBatch(
+        slots=zero,
+        starts=zero,
+        num_tokens=one,
+        num_sampled=one,
+        offsets=np.array([0, 1], np.int32),
+        block_tables=np.zeros((1, 1), np.int32),
+        positions=np.zeros(1, np.int64),
+        token_ids=np.zeros(1, np.int64),
+        hidden=[],
+    )
+
+
+def opened(folder: Path, threads: int | None) -> Any:
+    backend, layers = TorchFactory().create(), read_model_config(folder).num_layers
+    backend.open(
+        StageSpec(str(folder), 0, layers, layers, dtype="float32", threads=threads), lambda _share, _text: None
+    )
+    backend.allocate(ReplicaSize(1, 16, 1, 64, 16))
+    return backend
+
+
+def test_each_stage_of_a_thread_computes_with_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_model("llama", tmp_path / "llama")
+    seen: list[int] = []
+    plain = TorchStage._run_model
+
+    def watch(stage: TorchStage, *arguments: Any) -> torch.Tensor:
+        seen.append(torch.get_num_threads())
+        return plain(stage, *arguments)
+
+    monkeypatch.setattr(TorchStage, "_run_model", watch)
+    usual = torch.get_num_threads()
+    wide, narrow = opened(folder, None), opened(folder, usual + 1)
+    try:
+        for stage in (wide, narrow, wide, opened(folder, None)):
+            stage.step(one_token())
+    finally:
+        torch.set_num_threads(usual)
+    assert seen == [usual, usual + 1, usual, usual]
