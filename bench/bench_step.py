@@ -37,7 +37,7 @@ from histrio.backend import (
     StepBatch,
 )
 from histrio.drawer import Drawer
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.messages import Generate, Message, ReplicaSize, Start, Step, StepResult, Tokens

@@ -21,7 +21,7 @@ from histrio.messages import Generate
 from histrio.sampler_chain import SamplerChain
 
 if TYPE_CHECKING:
-    from histrio.engine.speculation import SpeculationLimits
+    from histrio.engine.draft_lengths import SpeculationLimits
 
 __all__ = ["Chances", "Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "NoOptions"]
 

@@ -9,7 +9,7 @@ import pytest
 
 from histrio.backend import Probe, StageSpec
 from histrio.drafting import DrafterSpec, DrafterTools
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.launch.plan import resolve
 from histrio.plugins import load_plugins
 from histrio.testing.guesses import GuessDrafter, GuessFactory

@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.gateway import Submission
 from histrio.sampling import Sampler
 from histrio.testing.guesses import GuessFactory

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import product
 
 import msgspec
 import pytest
@@ -10,12 +11,17 @@ import pytest
 from histrio.drafting import Draft
 from histrio.engine.acceptance_rate import AcceptanceRate
 from histrio.engine.cost import CostModel
+from histrio.engine.draft_lengths import SpeculationLimits, tokens_gained, worthwhile_lengths
 from histrio.engine.sequence import Sequence
-from histrio.engine.speculation import Speculation, SpeculationLimits, worthwhile_length
+from histrio.engine.speculation import Speculation
 from histrio.messages import Generate
 
 LIMITS = SpeculationLimits()
 FOLLOW = 0.15
+
+
+def length_of_one(rate: float, price: float, limits: SpeculationLimits = LIMITS) -> int:
+    return worthwhile_lengths([rate], limits, price, 0.0)[0]
 
 
 def best_by_search(rate: float, price: float) -> int:
@@ -26,18 +32,46 @@ def best_by_search(rate: float, price: float) -> int:
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.8, 0.95])
 @pytest.mark.parametrize("price", [0.01, 0.05, 0.3, 0.6, 0.9])
 def test_the_last_token_drafted_is_the_last_that_pays(rate: float, price: float) -> None:
-    assert worthwhile_length(rate, LIMITS, price) == best_by_search(rate, price)
+    assert length_of_one(rate, price) == best_by_search(rate, price)
+    both = worthwhile_lengths([rate], LIMITS, price / 3, 2 * price / 3)
+    assert both == [best_by_search(rate, price)], "it is the same who takes the time, for one sequence"
+
+
+@pytest.mark.parametrize("guessing", [0.0, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("rates", [[0.9, 0.3], [0.8, 0.8, 0.1], [0.95, 0.6, 0.6]])
+def test_no_other_lengths_give_more_together(rates: list[float], guessing: float) -> None:
+    limits, verifying = SpeculationLimits(most=4), 0.15
+
+    def profit(lengths: Iterable[int]) -> float:
+        lengths = list(lengths)
+        cost = verifying * sum(lengths) + guessing * max(lengths)
+        return tokens_gained(zip(rates, lengths, strict=True)) - cost
+
+    chosen = worthwhile_lengths(rates, limits, verifying, guessing)
+    best = max(profit(lengths) for lengths in product(range(limits.most + 1), repeat=len(rates)))
+    assert profit(chosen) == pytest.approx(best)
+    assert profit([each + 40 for each in chosen]) < best, "a control: there are worse ones"
+
+
+def test_one_that_goes_far_alone_pays_for_all_the_guessing() -> None:
+    assert worthwhile_lengths([0.9] * 8, LIMITS, 0.05, 2.0) == [8] * 8
+    assert worthwhile_lengths([0.9] + [0.06] * 7, LIMITS, 0.05, 2.0) == [0] * 8
 
 
 def test_nothing_is_drafted_where_every_token_costs_its_full_price() -> None:
-    assert worthwhile_length(0.98, LIMITS, 1.0) == 0
-    assert worthwhile_length(0.98, LIMITS, 0.01) == LIMITS.most
+    assert length_of_one(0.98, 1.0) == 0
+    assert length_of_one(0.98, 0.01) == LIMITS.most
 
 
 def test_bounds_and_a_fixed_length_are_honoured() -> None:
-    assert worthwhile_length(0.1, SpeculationLimits(least=2), 0.9) == 2
-    assert worthwhile_length(0.9, SpeculationLimits(most=3), 0.001) == 3
-    assert worthwhile_length(0.1, SpeculationLimits(length=5, is_adaptive=False), 0.9) == 5
+    assert length_of_one(0.1, 0.9, SpeculationLimits(least=2)) == 2
+    assert length_of_one(0.9, 0.001, SpeculationLimits(most=3)) == 3
+    assert length_of_one(0.1, 0.9, SpeculationLimits(length=5, is_adaptive=False)) == 5
+
+
+def test_the_tokens_gained_are_those_before_the_first_wrong_one() -> None:
+    assert tokens_gained([(0.5, 3)]) == pytest.approx(0.5 + 0.25 + 0.125)
+    assert tokens_gained([(0.5, 3), (0.0, 4), (0.9, 0)]) == pytest.approx(0.875)
 
 
 def observed(
@@ -114,6 +148,9 @@ class Cost(CostModel):
     """One token costs a tenth of a step of all; any draft a quarter of it."""
 
     def predict(self, num_tokens: int, num_pairs: float) -> float:
+        return 1.0
+
+    def plain_seconds(self, num_rows: int, num_pairs: float) -> float:
         return 1.0
 
     def seconds_of_token(self, start: int) -> float:

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 
 from histrio.engine.blocks import BlockLease
 from histrio.engine.cost import CostModel
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.engine.kv_manager import KvManager
 from histrio.engine.scheduler import Scheduler
-from histrio.engine.speculation import Speculation, SpeculationLimits
+from histrio.engine.speculation import Speculation
 from histrio.engine.step_plan import Plan, SchedulerLimits
 from histrio.messages import Copy, Generate, Open, RequestState, StepResult, TokenLogprobs
 from histrio.testing.guesses import GuessDrafter

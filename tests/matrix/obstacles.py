@@ -8,7 +8,7 @@ from typing import Any
 from covering import Combination
 
 from histrio.backend import BackendFactory, StageBackend, StageOutput, StepBatch
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.messages import Generate
 from histrio.testing.harness import HarnessOptions
 

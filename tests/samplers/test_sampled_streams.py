@@ -15,7 +15,7 @@ from histrio import sampler_chain
 from histrio.acceptance import Proposals, accept_or_draw
 from histrio.backend import Probe
 from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.errors import RequestError
 from histrio.gateway import Submission
 from histrio.messages import RequestState

@@ -14,7 +14,7 @@ import pytest
 from histrio.backend import BackendFactory
 from histrio.demo import draft_path, target_path
 from histrio.drafting import DrafterFactory
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.gateway import Submission
 from histrio.messages import RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving

@@ -11,7 +11,7 @@ import pytest
 
 from histrio.backend import Probe
 from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.errors import BackendError
 from histrio.messages import Generate
 from histrio.testing.harness import HarnessOptions, serving

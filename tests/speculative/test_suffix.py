@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 
 from histrio.demo import target_path
 from histrio.drafting import DrafterFactory
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.errors import TopologyError
 from histrio.gateway import Submission
 from histrio.messages import Generate

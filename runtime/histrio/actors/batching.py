@@ -14,8 +14,9 @@ from histrio.backend import Capability
 from histrio.drafting import Drafter, DrafterSpec
 from histrio.engine.blocks import BlockLease
 from histrio.engine.cost import CostModel
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.engine.scheduler import Scheduler
-from histrio.engine.speculation import Speculation, SpeculationLimits
+from histrio.engine.speculation import Speculation
 from histrio.engine.step_plan import Plan, SchedulerLimits
 from histrio.errors import EngineError, WireError
 from histrio.messages import (
@@ -239,8 +240,8 @@ class BatchingActor(Actor):
             return  # from a chain that no longer exists
 
         plan = self._in_flight.pop(result.step)
-        scheduler.cost.observe(len(plan.ids), plan.num_pairs, result.busy_s, plan.num_decoding_drafts)
         rows = scheduler.apply(plan, result)
+        scheduler.learn(plan, result.busy_s)
         self._totals["steps"] += 1
         self._totals["scheduled_tokens"] += len(plan.ids)
         self._totals["generated_tokens"] += sum(len(row.ids) for row in rows)

@@ -70,6 +70,11 @@ class CostModel:
         c, b, a = self._rates
         return c + b * num_tokens + a * num_pairs
 
+    def plain_seconds(self, num_rows: int, num_pairs: float) -> float:
+        """Seconds of a step of so many decoding rows without drafts, by how such steps differed from predictions."""
+        plain, _ = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))
+        return self.predict(num_rows, num_pairs) * plain
+
     def surcharge(self, num_rows: int) -> float:
         """The share by which drafts make a step of so many decoding rows longer than tokens and pairs say."""
         plain, drafted = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))

@@ -180,6 +180,12 @@ class Scheduler:
         assert at == len(result.ids), "a stage sampled other rows than were planned"
         return gained
 
+    def learn(self, plan: Plan, busy_s: float) -> None:
+        """A step that was applied has kept the stages busy for so long."""
+        self.cost.observe(len(plan.ids), plan.num_pairs, busy_s, plan.num_decoding_drafts)
+        if self.speculation is not None and self.cost.is_trusted:
+            self.speculation.settle(plan, busy_s)
+
     def take_orders(self) -> list[StageOrder]:
         """Orders for the stages that no plan has carried yet (when nothing is left to plan)."""
         return self._roster.take_orders()
@@ -297,7 +303,7 @@ class Scheduler:
         """Whether a step may give the sequence more than one token."""
         if sequence.order.grammar is not None or sequence.drafts:
             return True
-        return self.speculation is not None and self.speculation.pays(sequence)
+        return self.speculation is not None and self.speculation.may_draft(sequence)
 
     def _forget_drafts(self, sequence: Sequence) -> None:
         if self.speculation is not None:

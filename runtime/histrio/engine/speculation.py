@@ -1,35 +1,30 @@
-"""How many drafted tokens are worth their place in a step.
+"""Speculation as batching sees it: whose tokens are guessed in this step, and what is learned from it.
 
-A step of T seconds gives N tokens, so a second is worth N / T tokens. The n-th drafted token of a sequence comes true
-with probability a^n, where a is how often its drafts came true lately. To verify it costs b seconds more, and to guess
-it d seconds, which all N sequences share. It pays as long as
-
-    a^n > (b * N + d) / T
-
-which is long in a step of one sequence, short in a busy one, and not at all where every token costs its full price.
-
-A step with drafts also costs a share f more, however few there are, because its rows are no longer alike. So all drafts
-of a step together have to give more than f N tokens beyond what they cost; otherwise it goes without.
+How often drafts come true is known of each sequence (`acceptance_rate.py`), what a step and a guess take is measured;
+from these follows how long drafts should be (`draft_lengths.py`). A step with drafts also costs a share f more, however
+few there are, because its rows are no longer alike. So all drafts of a step together have to give more than f N tokens
+beyond what they cost; otherwise it goes without. What comes of it is entered in an account (`draft_account.py`), which
+stops drafts that cost more than they gave.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
-
-import msgspec
 
 from histrio.drafting import Draft, Drafter
 from histrio.engine.acceptance_rate import FIRST_RATE, AcceptanceRate
 from histrio.engine.cost import CostModel
+from histrio.engine.draft_account import DraftAccount
+from histrio.engine.draft_lengths import SpeculationLimits, tokens_gained, worthwhile_lengths
 from histrio.errors import BackendError
 
 if TYPE_CHECKING:
     from histrio.engine.sequence import Sequence
+    from histrio.engine.step_plan import Plan
 
-__all__ = ["Speculation", "SpeculationLimits", "worthwhile_length"]
+__all__ = ["Speculation"]
 
 _FOLLOW = 0.15
 """Weight of the newest verified draft in the rate."""
@@ -42,21 +37,11 @@ _FORGET_ALL_PER_TOKEN = 0.0003
 """The same two for all sequences together: where one begins that nothing is known of."""
 _LEAST_FIRST_RATE = 0.15
 """It is never taken for lower, so that what has become easy to guess is noticed."""
-_HIGHEST_RATE = 0.98
 _LOOK_EVERY = 8
-"""Tokens of a sequence that doesn't pay until it is looked at again: a busy batch should not notice that it is."""
+"""Tokens of a sequence that doesn't pay, or steps of all where they don't pay together, until the next look: a busy
+batch should not notice that there is one."""
 
 _log = logging.getLogger(__name__)
-
-
-class SpeculationLimits(msgspec.Struct, frozen=True):
-    """Bounds of drafts; travels to the process that makes them."""
-
-    length: int = 4
-    """Tokens drafted where the length is not adaptive."""
-    least: int = 0
-    most: int = 8
-    is_adaptive: bool = True
 
 
 class Speculation:
@@ -72,14 +57,20 @@ class Speculation:
         self._drafter = drafter
         self._cost = cost
         self._clock = clock
-        self._draft_s: dict[int, float] = {}
-        """Seconds to guess one token ahead for all sequences of a step, by the bit length of their number."""
-        self._price = 0.0
-        """Tokens that the time for one more drafted token of each sequence would give otherwise, per sequence."""
+        self._guess_s: dict[int, float] = {}
+        """Bit length of a number of sequences → seconds to guess one token ahead for all of them."""
+        self._num_decoding = 1
+        self._plain_s = 0.0
+        """Seconds of a step of these without drafts."""
         self._verifying = 0.0
-        """The same without the time to guess it."""
+        """Tokens that the time to verify one draft would give otherwise."""
         self._threshold = 0.0
         """Tokens that the time would give which drafts cost besides, whatever their number."""
+        self._num_quiet_steps = 0
+        """Steps that nobody is looked at, because all together did not pay."""
+        self._account = DraftAccount()
+        self._num_entered = 0
+        """Of the tokens that came true, how many are in the account."""
         self._all = AcceptanceRate()
         """Of all sequences so far."""
         self._num_told: dict[int, int] = {}
@@ -88,45 +79,41 @@ class Speculation:
 
     def set_price(self, num_decoding: int, context: int) -> None:
         """So many sequences decode now, with `context` tokens together: they share what a step costs."""
-        seconds = max(self._cost.predict(num_decoding, context), 1e-9)
-        verifying = self._cost.seconds_of_token(context // max(num_decoding, 1)) * num_decoding
-        drafting = self._draft_s.get(num_decoding.bit_length(), 0.0)
-        self._draft_s[num_decoding.bit_length()] = drafting * (1 - _FORGET_TIME)
-        self._price = (verifying + drafting) / seconds
-        self._verifying = verifying / seconds
+        self._num_decoding = num_decoding
+        self._plain_s = max(self._cost.plain_seconds(num_decoding, context), 1e-9)
+        verifying = self._cost.seconds_of_token(context // num_decoding) * num_decoding
+        self._verifying = verifying / self._plain_s
         self._threshold = self._cost.surcharge(num_decoding) * num_decoding
         self._all.forget(num_decoding, FIRST_RATE, _FORGET_ALL_PER_TOKEN)
+        self._num_quiet_steps = max(self._num_quiet_steps - 1, 0)
+        for size in self._guess_s:
+            self._guess_s[size] *= 1 - _FORGET_TIME
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Fill in `drafts` of these sequences, which have one token to compute each."""
-        wanted: dict[int, int] = {}
-        by_request: dict[int, Sequence] = {}
-        for sequence in sequences:
-            if sequence.drafts:
-                sequence.drafts, sequence.chances = [], []
-            if len(sequence.ids) >= sequence.next_look and (length := self._length(sequence)) > 0:
-                wanted[sequence.request] = length
-                by_request[sequence.request] = sequence
-        if not wanted or not self._pay_together((by_request[request], length) for request, length in wanted.items()):
+        wanted = self._wanted(sequences)
+        if not wanted:
             return
-
-        for request, sequence in by_request.items():
-            self._tell(request, sequence)
 
         began = self._clock()
-        found = self._ask(wanted)
+        for sequence, _ in wanted.values():
+            self._tell(sequence)
+        asked = self._clock()
+        found = self._ask({request: length for request, (_, length) in wanted.items()})
+        ended = self._clock()
+        self._account.pay((ended - began) / self._plain_s)
         if len(found) == len(wanted):  # whoever was left out may have been prepared for the next time
-            self._time(len(wanted), (self._clock() - began) / max(wanted.values()))
-        if not self._pay_together((by_request[request], len(draft.ids)) for request, draft in found.items()):
-            return
+            self._time(len(wanted), (ended - asked) / max(length for _, length in wanted.values()))
 
-        for request, draft in found.items():
-            sequence = by_request[request]
-            sequence.drafts, sequence.chances = draft.ids, draft.chances
+        drafts = [(wanted[request][0], draft) for request, draft in found.items()]
+        lengths = [(self._rate(sequence), len(draft.ids)) for sequence, draft in drafts]
+        if self._limits.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
+            for sequence, draft in drafts:
+                sequence.drafts, sequence.chances = draft.ids, draft.chances
 
-    def pays(self, sequence: Sequence) -> bool:
-        """Whether tokens would be guessed for the sequence, as things stand."""
-        return len(sequence.ids) >= sequence.next_look and self._length(sequence) > 0
+    def may_draft(self, sequence: Sequence) -> bool:
+        """Whether the next step could have drafts of the sequence."""
+        return self._is_active and len(sequence.ids) >= sequence.next_look
 
     def judge(self, sequence: Sequence, num_gained: int) -> tuple[int, int]:
         """A row with drafts was answered: learn from them. How many there were, and how many came true."""
@@ -142,10 +129,23 @@ class Speculation:
         sequence.drafts, sequence.chances = [], []
         return num_drafted, num_accepted
 
+    def settle(self, plan: Plan, busy_s: float) -> None:
+        """A step was answered and judged that took `busy_s`: what did its drafts give, and what did they cost?"""
+        saved = (self.num_accepted_tokens - self._num_entered) / self._num_decoding
+        self._num_entered = self.num_accepted_tokens
+        num_rows, num_drafts = len(plan.rows), len(plan.drafts)
+        if not num_drafts:
+            self._account.enter_plain()
+        elif plan.num_decoding_drafts is None:  # beside a prompt nobody can tell what took how long
+            self._account.enter_drafted(saved, num_drafts * self._verifying / self._num_decoding)
+        else:
+            plain_s = self._cost.plain_seconds(num_rows, plan.num_pairs * num_rows / len(plan.ids))
+            self._account.enter_drafted(saved, busy_s / max(plain_s, 1e-9) - 1)
+
     def close(self, sequence: Sequence) -> None:
         """The sequence ended, or lost its place."""
         if sequence.request in self._num_told:
-            self._tell(sequence.request, sequence)
+            self._tell(sequence)
             del self._num_told[sequence.request]
             self._drafter.close(sequence.request)
 
@@ -155,16 +155,51 @@ class Speculation:
             self._drafter.close(request)
         self._num_told.clear()
 
-    def _length(self, sequence: Sequence) -> int:
-        """How many tokens to draft; a sequence for which it is none is left alone for a while."""
-        num_known = len(sequence.ids)
-        room = sequence.order.max_total_tokens - num_known - 1
-        length = min(worthwhile_length(self._rate(sequence), self._limits, self._price), room)
-        if length > 0 and not self._has_failed:
-            return length
+    @property
+    def _is_active(self) -> bool:
+        """Whether anything is guessed at all, as things stand."""
+        if self._has_failed:
+            return False
+        return self._limits.is_obliging or (self._account.is_open and not self._num_quiet_steps)
 
-        sequence.next_look = num_known + _LOOK_EVERY
-        return 0
+    def _wanted(self, sequences: Iterable[Sequence]) -> dict[int, tuple[Sequence, int]]:
+        """For whom how many tokens are to be guessed: nobody where it doesn't pay together."""
+        is_active = self._is_active
+        looked_at = []
+        for sequence in sequences:
+            if sequence.drafts:
+                sequence.drafts, sequence.chances = [], []
+            if is_active and len(sequence.ids) >= sequence.next_look and self._is_hopeful(sequence):
+                looked_at.append(sequence)
+        if not looked_at:
+            return {}
+
+        rates = [self._rate(sequence) for sequence in looked_at]
+        guessing = self._guess_time(len(looked_at)) / self._plain_s * self._num_decoding
+        lengths = worthwhile_lengths(rates, self._limits, self._verifying, guessing)
+        cost = self._price_of(sum(lengths)) + guessing * max(lengths)
+        if not self._limits.is_obliging and tokens_gained(zip(rates, lengths, strict=True)) <= cost:
+            self._num_quiet_steps = _LOOK_EVERY
+            return {}
+
+        wanted = {}
+        for sequence, length in zip(looked_at, lengths, strict=True):
+            length = min(length, sequence.order.max_total_tokens - len(sequence.ids) - 1)
+            if length > 0:
+                wanted[sequence.request] = (sequence, length)
+        return wanted
+
+    def _is_hopeful(self, sequence: Sequence) -> bool:
+        """Whether it could pay for this sequence; if not, it is left alone for a while."""
+        if self._limits.is_obliging or self._rate(sequence) > self._verifying:
+            return True
+
+        sequence.next_look = len(sequence.ids) + _LOOK_EVERY
+        return False
+
+    def _price_of(self, num_drafts: int) -> float:
+        """Tokens that a step would give in the time that it takes longer with so many drafts."""
+        return self._threshold + self._verifying * num_drafts
 
     def _rate(self, sequence: Sequence) -> float:
         acceptance, num_known = sequence.acceptance, len(sequence.ids)
@@ -179,18 +214,10 @@ class Speculation:
     def _first_rate(self) -> float:
         return max(self._all.rate, _LEAST_FIRST_RATE)
 
-    def _pay_together(self, lengths: Iterable[tuple[Sequence, int]]) -> bool:
-        """Whether drafts of these lengths in one step give more tokens than it costs to have any at all."""
-        if not self._limits.is_adaptive or self._limits.least > 0:
-            return any(True for _ in lengths)
-
-        known = [(min(self._rate(sequence), _HIGHEST_RATE), length) for sequence, length in lengths]
-        gained = sum(rate * (1 - rate**length) / (1 - rate) for rate, length in known)
-        return gained > self._threshold + self._verifying * sum(length for _rate, length in known)
-
-    def _tell(self, request: int, sequence: Sequence) -> None:
+    def _tell(self, sequence: Sequence) -> None:
         """Let the drafter know the sequence, or what came since it was told last: not with every token, since in a
         batch where nothing is guessed nobody needs it."""
+        request = sequence.request
         num_told = self._num_told.get(request)
         if num_told is None:
             self._drafter.open(sequence.order, sequence.ids)
@@ -207,20 +234,14 @@ class Speculation:
             self._has_failed = True
             return {}
 
+    def _guess_time(self, num_sequences: int) -> float:
+        """Seconds to guess one token ahead for so many, at least: from what was measured for the number nearest to
+        it. More of them take no less, and fewer no less than their share."""
+        size = num_sequences.bit_length()
+        nearest = min(self._guess_s, key=lambda known: abs(known - size), default=size)
+        return self._guess_s.get(nearest, 0.0) * 2.0 ** min(size - nearest, 0)
+
     def _time(self, num_sequences: int, seconds: float) -> None:
         size = num_sequences.bit_length()
-        known = self._draft_s.get(size)
-        self._draft_s[size] = seconds if not known else known + _FOLLOW * (seconds - known)
-
-
-def worthwhile_length(rate: float, limits: SpeculationLimits, price: float) -> int:
-    """Tokens to draft for a sequence whose drafts come true at `rate`, where one costs `price` tokens: b N / T."""
-    if not limits.is_adaptive:
-        return limits.length
-    if price <= 0:
-        return limits.most
-    if rate <= price:
-        return limits.least
-
-    length = math.floor(math.log(price) / math.log(min(max(rate, 1e-3), _HIGHEST_RATE)))
-    return max(limits.least, min(length, limits.most))
+        known = self._guess_s.get(size)
+        self._guess_s[size] = seconds if known is None else known + _FOLLOW * (seconds - known)

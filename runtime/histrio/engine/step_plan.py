@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from histrio.drafting import Chances
 from histrio.engine.cost import attended_pairs
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.engine.sequence import Sequence
-from histrio.engine.speculation import SpeculationLimits
 from histrio.messages import Close, Copy, Open, Row, Sealed
 
 __all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from histrio.backend import StageSpec
 from histrio.drafting import DrafterSpec, DrafterTools
-from histrio.engine.speculation import SpeculationLimits
+from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.errors import PluginError, TopologyError
 from histrio.model_config import ModelConfig
 from histrio.plugins import Plugins
