@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import count, cycle
 from typing import Any
 
+import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
@@ -113,6 +114,38 @@ class Decode:
 def test_decode_attention(benchmark: BenchmarkFixture, variant: str, num_rows: int, length: int) -> None:
     decode = Decode(num_rows, length, variant == "resident")
     assert measure(benchmark, decode.step, rounds=20).shape == (num_rows, HEADS, DIM)
+
+
+class Drafting(Decode):
+    """Rows of unequal lengths, of which some verify drafts that are always wrong: each step adds one token to each."""
+
+    def __init__(self, num_rows: int) -> None:
+        super().__init__(num_rows, 400, is_resident=True)
+        self.starts = np.random.default_rng(0).integers(100, 400, num_rows)
+        self.inputs = [each.repeat(5, 1, 1) for each in (self.query, self.key, self.key)]
+
+    def step(self, num_drafting: int = 0) -> Tensor:
+        """The attention of all layers; five new tokens in so many rows, one in the others."""
+        counts = [5 if row < num_drafting else 1 for row in range(len(self.tables))]
+        rows = zip(self.starts.tolist(), counts, self.tables, strict=True)
+        self.cache.begin(make_batch([*rows]))
+        self.starts += 1
+        inputs = [each[: sum(counts)] for each in self.inputs]
+        for layer in range(NUM_LAYERS):
+            output = attend(self.cache, layer, *inputs, scale=DIM**-0.5)
+        return output
+
+
+@pytest.mark.parametrize("num_rows", [1, 32])
+@pytest.mark.parametrize("variant", ["no_drafts", "drafts_each_8th_step", "drafts_each_2nd_step", "drafts"])
+def test_decode_attention_with_drafts_in_two_rows(benchmark: BenchmarkFixture, variant: str, num_rows: int) -> None:
+    every = {"no_drafts": 0, "drafts": 1, "drafts_each_2nd_step": 2, "drafts_each_8th_step": 8}[variant]
+    rows, steps = Drafting(num_rows), count()
+
+    def step() -> Tensor:
+        return rows.step(min(2, num_rows) if every and next(steps) % every == 0 else 0)
+
+    assert measure(benchmark, step, rounds=24).shape[1:] == (HEADS, DIM)
 
 
 @pytest.mark.parametrize("variant", ["grouped_sdpa", "folded_products"])

@@ -154,7 +154,9 @@ def test_a_copied_page_has_its_scales() -> None:
 
     assert are_equal(stored(cache, PAGES[:2]), stored(cache, OTHER_PAGES[:2]))
     assert difference(run(cache, [(8, 1, OTHER_PAGES, row)]), wanted) < 1e-6
+    assert cache._residents is not None
     cache._pools[1][OTHER_PAGES[0]] *= 1.5
+    cache._residents.forget(OTHER_PAGES[:1])
     assert difference(run(cache, [(8, 1, OTHER_PAGES, row)]), wanted) > 1e-3
 
 

@@ -195,6 +195,20 @@ def test_prefill_draft_and_decode_rows_share_a_step(layer: Layer) -> None:
     assert max(bench.errors()) < 2e-6
 
 
+@pytest.mark.parametrize("layer", [*LAYERS.values()], ids=[*LAYERS])
+@pytest.mark.parametrize("drafting", [{3: 5}, {0: 4, 7: 5, 8: 3}, dict.fromkeys(range(0, 12, 2), 5)])
+def test_rows_with_and_without_drafts_share_a_step(layer: Layer, drafting: dict[int, int]) -> None:
+    bench = Bench(layer, [40 + row for row in range(12)], num_pages=128)
+    bench.step(dict.fromkeys(range(12), 20))
+    for _ in range(2):
+        bench.step({row: drafting.get(row, 1) for row in range(12)})
+        bench.step(dict.fromkeys(range(12), 1))
+    assert max(bench.errors()) < 2e-6
+    swapped = bench.rows[3].outputs
+    swapped[1] = swapped[1].flip(0).roll(1, 1)
+    assert bench.errors()[3] > 1e-3
+
+
 @pytest.mark.parametrize("company", [[3], [400], [20, 33, 47, 5, 320]])
 def test_a_row_does_not_depend_on_its_company(company: list[int]) -> None:
     alone, together = Bench(Layer(), [60], num_pages=256), Bench(Layer(), [60, *company], num_pages=256)

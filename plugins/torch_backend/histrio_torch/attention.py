@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from histrio_torch.pages import DeviceGroup, PagedCache
+from histrio_torch.pages import DeviceGroup, DevicePart, PagedCache
 
 __all__ = ["ATTENTION_NAME", "attend", "attend_latent", "paged_attention_forward", "register_attention"]
 
@@ -120,34 +120,57 @@ def _attend_pages(
     output = query.new_empty(num_tokens, num_heads, shape.value_dim or shape.key_dim)
     for group in groups:
         keys, values = cache.gather(layer_index, group, key, value)
-        queries = _fold(query[group.tokens], group, shape.num_kv_heads)
-        weights = _weights(queries, keys, group, scoring)
-        result = _unfold(torch.bmm(weights, keys if values is None else values), group)
-        if len(groups) == 1:
-            return result.reshape(output.shape)
+        for part in group.parts:
+            result = _attend_part(part, query[part.tokens], _of_part(part, group, keys, values), scoring)
+            if len(groups) == len(group.parts) == 1 and part.is_in_order:
+                return result.reshape(output.shape)
 
-        if isinstance(group.tokens, slice):
-            output[group.tokens].view(result.shape).copy_(result)
-            continue
-
-        output[group.tokens] = result.reshape(-1, *output.shape[1:])
+            _put(output, part, result)
 
     return output
 
 
-def _fold(query: Tensor, group: DeviceGroup, num_kv_heads: int) -> Tensor:
+def _of_part(part: DevicePart, group: DeviceGroup, keys: Tensor, values: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The keys and values [rows * kv_heads, keys, dim] of a part, of those of its group; latents are both."""
+    values = keys if values is None else values
+    if len(group.parts) == 1:
+        return keys, values
+
+    num_kv_heads = len(keys) // group.num_rows
+    heads = slice(part.rows.start * num_kv_heads, part.rows.stop * num_kv_heads)
+    return keys[heads], values[heads]
+
+
+def _attend_part(part: DevicePart, query: Tensor, memory: tuple[Tensor, Tensor], scoring: _Scoring) -> Tensor:
+    """Queries [rows * queries, heads, dim] → a view [rows, queries, kv_heads, group, dim]."""
+    keys, values = memory
+    queries = _fold(query, part, len(keys) // part.num_rows)
+    return _unfold(torch.bmm(_weights(queries, keys, part, scoring), values), part)
+
+
+def _put(output: Tensor, part: DevicePart, result: Tensor) -> None:
+    """Write [rows, queries, kv_heads, group, dim] to where the part's tokens are in [tokens, heads, dim]."""
+    if part.is_in_order:
+        output[part.targets].view(result.shape).copy_(result)
+        return
+
+    flat = result.reshape(-1, *output.shape[1:])
+    output[part.targets] = flat if part.wanted is None else flat[part.wanted]
+
+
+def _fold(query: Tensor, part: DevicePart, num_kv_heads: int) -> Tensor:
     """[rows * queries, heads, dim] → [rows * kv_heads, queries * group, dim]; no copy for one query per row."""
-    folded = query.reshape(group.num_rows, group.num_queries, num_kv_heads, -1, query.shape[-1])
-    return folded.transpose(1, 2).reshape(group.num_rows * num_kv_heads, -1, query.shape[-1])
+    folded = query.reshape(part.num_rows, part.num_queries, num_kv_heads, -1, query.shape[-1])
+    return folded.transpose(1, 2).reshape(part.num_rows * num_kv_heads, -1, query.shape[-1])
 
 
-def _unfold(result: Tensor, group: DeviceGroup) -> Tensor:
+def _unfold(result: Tensor, part: DevicePart) -> Tensor:
     """[rows * kv_heads, queries * group, dim] → a view [rows, queries, kv_heads, group, dim]."""
-    folded = result.view(group.num_rows, -1, group.num_queries, result.shape[1] // group.num_queries, result.shape[2])
+    folded = result.view(part.num_rows, -1, part.num_queries, result.shape[1] // part.num_queries, result.shape[2])
     return folded.transpose(1, 2)
 
 
-def _weights(queries: Tensor, keys: Tensor, group: DeviceGroup, scoring: _Scoring) -> Tensor:
+def _weights(queries: Tensor, keys: Tensor, part: DevicePart, scoring: _Scoring) -> Tensor:
     """[rows * kv_heads, queries * group, keys], each line adding up to 1."""
     batch, num_lines, _ = queries.shape
     # beta=0 promises on CPU and CUDA that what the memory holds doesn't count.
@@ -156,16 +179,16 @@ def _weights(queries: Tensor, keys: Tensor, group: DeviceGroup, scoring: _Scorin
     torch.baddbmm(scores, queries, keys.transpose(1, 2), beta=0, alpha=scoring.scale, out=scores)
     if scoring.softcap is not None:
         scores.div_(scoring.softcap).tanh_().mul_(scoring.softcap)
-    num_group = num_lines // group.num_queries
-    bias = group.bias(num_group)
+    num_group = num_lines // part.num_queries
+    bias = part.bias(num_group)
     if bias is not None:
-        lines = scores.view(group.num_rows, -1, num_lines, keys.shape[1])
-        lines[..., group.first_masked :].add_(bias)
+        lines = scores.view(part.num_rows, -1, num_lines, keys.shape[1])
+        lines[..., part.first_masked :].add_(bias)
     if scoring.sinks is None:
         return _softmax(scores)
 
     sinks = scoring.sinks.to(scores.dtype).view(1, -1, 1, num_group)
-    sinks = sinks.expand(group.num_rows, -1, group.num_queries, -1).reshape(batch, num_lines, 1)
+    sinks = sinks.expand(part.num_rows, -1, part.num_queries, -1).reshape(batch, num_lines, 1)
     return _softmax(torch.cat([scores, sinks], dim=-1))[..., :-1]
 
 

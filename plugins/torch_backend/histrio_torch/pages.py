@@ -19,10 +19,10 @@ from torch import Tensor
 
 from histrio.backend import StepBatch
 from histrio_torch.residents import Arena, ResidentRows, Residents
-from histrio_torch.row_groups import RowGroup, group_rows
+from histrio_torch.row_groups import IndexArray, Part, Rows, make_group, similar_rows, spans
 from histrio_torch.stores import FloatStore, Int8Store, Scratch, Store
 
-__all__ = ["DeviceGroup", "LayerShape", "PagedCache"]
+__all__ = ["DeviceGroup", "DevicePart", "LayerShape", "PagedCache"]
 
 
 RESIDENT_RATIO = 0.2
@@ -49,28 +49,29 @@ class LayerShape:
 
 
 @dataclass(slots=True)
-class DeviceGroup:
-    """A `RowGroup` with what the products need of it on the device."""
+class DevicePart:
+    """A `Part` with what the products need of it on the device."""
 
+    rows: slice
+    """Which rows of the group."""
     num_rows: int
     num_queries: int
     first_masked: int
     tokens: slice | Tensor
     """[rows * queries] which tokens of the step they are; a slice where they are neighbours."""
-    pages: Tensor
-    """[rows, 1, pages]"""
+    wanted: Tensor | None
+    """Which of [rows * queries] are wanted; None: all of them."""
+    targets: slice | Tensor
+    """The tokens of those that are wanted."""
     hidden: Tensor | None
     """[rows, 1, queries, 1, keys - first_masked] 0 or -inf; None where nothing is hidden."""
     biases: dict[int, Tensor] = field(default_factory=dict)
     """Query heads per key head → `hidden` as [rows, 1, queries * heads, keys - first_masked]."""
-    resident: ResidentRows | None = None
-    """The set of rows that it continues."""
-    positions: Tensor | None = None
-    """[rows, queries] of a resident group: which key of its row each query's own is."""
-    page_rows: dict[LayerShape, Tensor] = field(default_factory=dict)
-    """[rows * heads * pages] rows of a pool seen as [pages * layers * heads, …], for the first layer."""
-    resident_rows: dict[int, Tensor] = field(default_factory=dict)
-    """num_kv_heads → [rows * queries * heads] where the new tokens go in a copy seen as [rows * heads * keys, dim]."""
+
+    @property
+    def is_in_order(self) -> bool:
+        """Whether the results are those of neighbouring tokens, one after the other."""
+        return self.wanted is None and isinstance(self.targets, slice)
 
     def bias(self, num_group: int) -> Tensor | None:
         """What to add to the scores of `num_group` query heads per key head."""
@@ -81,6 +82,41 @@ class DeviceGroup:
             self.biases[num_group] = self.hidden.expand(-1, -1, -1, num_group, -1).flatten(2, 3)
 
         return self.biases[num_group]
+
+
+@dataclass(slots=True)
+class DeviceSeats:
+    """How the copies of resident rows are brought up to the running step."""
+
+    resident: ResidentRows
+    stale: list[slice]
+    """Rows that are read from pages; all others lack only this step's tokens."""
+    tokens: slice | Tensor
+    """[new tokens] of the rows, among those of the step."""
+    rows: Tensor
+    """[new tokens] the row of each."""
+    keys: Tensor
+    """[new tokens] which key of its row it is."""
+
+
+@dataclass(slots=True)
+class DeviceGroup:
+    """A `RowGroup` with what reading its pages needs on the device."""
+
+    parts: list[DevicePart]
+    pages: Tensor
+    """[rows, 1, pages]"""
+    seats: DeviceSeats | None = None
+    """Where its rows are resident."""
+    page_rows: dict[LayerShape, Tensor] = field(default_factory=dict)
+    """[rows, heads * pages] rows of a pool seen as [pages * layers * heads, …], for the first layer."""
+    resident_rows: dict[int, Tensor] = field(default_factory=dict)
+    """num_kv_heads → [tokens * heads] where the new tokens go in a copy seen as [rows * heads * keys, dim]."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows are read."""
+        return self.pages.shape[0]
 
 
 class PagedCache:
@@ -132,7 +168,8 @@ class PagedCache:
         self._residents = None
         if self.device.type == "cpu":
             num_bytes = num_pages * page_size * self.bytes_per_token * RESIDENT_RATIO
-            self._residents = Residents(Arena(int(num_bytes / self.dtype.itemsize), self.dtype, self.device))
+            arena = Arena(int(num_bytes / self.dtype.itemsize), self.dtype, self.device)
+            self._residents = Residents(arena, num_pages)
         if (num_pages, page_size) == (self.num_pages, self.page_size):
             return
 
@@ -172,12 +209,13 @@ class PagedCache:
         """The running step's rows, grouped for layers with this window (None: all keys are seen)."""
         if window not in self._groups:
             assert self._batch is not None, "begin() comes before the first layer"
-            groups = group_rows(self._batch, self.page_size, window)
-            residents: list[ResidentRows | None] = [None] * len(groups)
+            rows = Rows.of(self._batch, self.page_size, window)
+            groups = similar_rows(rows)
+            sets: list[ResidentRows | None] = [None] * len(groups)
             if window is None and self._residents is not None:
-                residents = self._residents.begin(self._batch, groups, self._written)
-            pairs = zip(groups, residents, strict=True)
-            self._groups[window] = [self._device_group(group, resident) for group, resident in pairs]
+                sets = self._residents.begin(rows, groups, self._written)
+            pairs = zip(groups, sets, strict=True)
+            self._groups[window] = [self._device_group(rows, members, resident) for members, resident in pairs]
 
         return self._groups[window]
 
@@ -200,30 +238,34 @@ class PagedCache:
         `key` and `value` are what `write` has returned: all that is missing where the rows are resident.
         """
         shape = self.layers[layer_index]
-        num_heads, num_keys = shape.num_kv_heads * group.num_rows, group.pages.shape[-1] * self.page_size
-        memory, is_current = self._memory_for(
-            layer_index, group, num_heads * num_keys * (shape.key_dim + shape.value_dim)
-        )
-        keys = memory[: num_heads * num_keys * shape.key_dim].view(num_heads, num_keys, shape.key_dim)
-        values = memory[keys.numel() :].view(num_heads, num_keys, shape.value_dim) if shape.value_dim else None
-        pairs = [(keys, self._keys[layer_index], key)]
-        if values is not None and value is not None:
+        seats, num_rows, num_keys = group.seats, group.num_rows, group.pages.shape[-1] * self.page_size
+        keys_per_dim = (num_rows if seats is None else seats.resident.num_seats) * shape.num_kv_heads * num_keys
+        memory, is_current = self._memory_for(layer_index, group, keys_per_dim * (shape.key_dim + shape.value_dim))
+
+        def of_rows(memory: Tensor, dim: int) -> Tensor:
+            num_heads = num_rows * shape.num_kv_heads
+            return memory[: num_heads * num_keys * dim].view(num_heads, num_keys, dim)
+
+        pairs = [(of_rows(memory, shape.key_dim), self._keys[layer_index], key)]
+        if value is not None:
+            values = of_rows(memory[keys_per_dim * shape.key_dim :], shape.value_dim)
             pairs.append((values, self._values[layer_index], value))
+        stale = seats.stale if seats is not None and is_current else [slice(0, num_rows)]
         for target, store, new in pairs:
-            if not is_current:
-                store.read(self._page_rows_of(group, shape), target)
-                continue
+            if seats is not None and is_current:
+                dim = target.shape[-1]
+                rows = self._resident_rows_of(group, shape.num_kv_heads)
+                target.view(-1, dim).index_copy_(0, rows, new[seats.tokens].reshape(-1, dim))
+            for span in stale:
+                heads = slice(span.start * shape.num_kv_heads, span.stop * shape.num_kv_heads)
+                store.read(self._page_rows_of(group, shape)[span].reshape(-1), target[heads])
 
-            dim = target.shape[-1]
-            rows = self._resident_rows_of(group, shape.num_kv_heads)
-            target.view(-1, dim).index_copy_(0, rows, new[group.tokens].reshape(-1, dim))
-
-        return keys, values
+        return pairs[0][0], pairs[1][0] if value is not None else None
 
     def _memory_for(self, layer_index: int, group: DeviceGroup, num_values: int) -> tuple[Tensor, bool]:
         """A flat tensor for the group's keys and values, and whether it holds all but this step's."""
-        if group.resident is not None and self._residents is not None:
-            found = self._residents.copy_of(group.resident, layer_index, num_values)
+        if group.seats is not None and self._residents is not None:
+            found = self._residents.copy_of(group.seats.resident, layer_index, num_values)
             if found is not None:
                 return found
 
@@ -264,29 +306,49 @@ class PagedCache:
         for pool in self._pools:
             pool.index_fill_(0, pages, 0)
 
-    def _device_group(self, group: RowGroup, resident: ResidentRows | None) -> DeviceGroup:
-        if resident is not None:
-            group.widen(resident.capacity, self.page_size)
-        first, last = int(group.tokens[0]), int(group.tokens[-1])
-        neighbours = last - first + 1 == len(group.tokens)
-        tokens = slice(first, last + 1) if neighbours else self._to_device(group.tokens)
-        hidden = None
-        if group.hidden.any():
-            bias = np.where(group.hidden, np.float32(-np.inf), np.float32(0))
-            hidden = self._to_device(bias).to(self.dtype)[:, None, :, None, :]
+    def _device_group(self, rows: Rows, members: IndexArray, resident: ResidentRows | None) -> DeviceGroup:
+        can_split = self.device.type == "cpu"
+        if resident is None:
+            group = make_group(rows, members, can_split=can_split)
+        else:
+            group = make_group(rows, resident.members, resident.capacity, can_split=can_split)
+        parts = [self._device_part(part) for part in group.parts]
+        seats = None if resident is None else self._device_seats(rows, resident)
+        return DeviceGroup(parts, self._to_device(group.pages)[:, None, :], seats)
 
-        result = DeviceGroup(
-            num_rows=group.num_rows,
-            num_queries=group.num_queries,
-            first_masked=group.first_masked,
-            tokens=tokens,
-            pages=self._to_device(group.pages)[:, None, :],
-            hidden=hidden,
+    def _device_part(self, part: Part) -> DevicePart:
+        tokens = self._indices(part.tokens)
+        hidden = wanted = None
+        if part.hidden.any():
+            bias = np.where(part.hidden, np.float32(-np.inf), np.float32(0))
+            hidden = self._to_device(bias).to(self.dtype)[:, None, :, None, :]
+        if part.repeated.any():
+            wanted = self._to_device(np.flatnonzero(~part.repeated))
+        targets = tokens if wanted is None else self._indices(part.tokens[~part.repeated])
+        return DevicePart(
+            part.rows, part.num_rows, part.num_queries, part.first_masked, tokens, wanted, targets, hidden
         )
-        if resident is not None:
-            result.resident = resident
-            result.positions = self._to_device(resident.ends[:, None] - np.arange(group.num_queries, 0, -1))
-        return result
+
+    def _device_seats(self, rows: Rows, resident: ResidentRows) -> DeviceSeats:
+        counts = rows.count[resident.members]
+        which = np.repeat(np.arange(len(counts)), counts)
+        within = np.arange(len(which)) - (np.cumsum(counts) - counts)[which]
+        members = resident.members[which]
+        return DeviceSeats(
+            resident,
+            spans(resident.stale),
+            self._indices(rows.token[members] + within),
+            self._to_device(which),
+            self._to_device(rows.start[members] + within),
+        )
+
+    def _indices(self, tokens: IndexArray) -> slice | Tensor:
+        """A slice where they are neighbours: what it takes is no copy."""
+        first, last = int(tokens[0]), int(tokens[-1])
+        if last - first + 1 == len(tokens) and (tokens[1:] > tokens[:-1]).all():
+            return slice(first, last + 1)
+
+        return self._to_device(tokens)
 
     def _slot_rows_of(self, shape: LayerShape) -> Tensor:
         """[tokens * heads] rows of a pool seen as [pages * layers * heads * tokens of a page, dim], first layer."""
@@ -300,16 +362,15 @@ class PagedCache:
     def _page_rows_of(self, group: DeviceGroup, shape: LayerShape) -> Tensor:
         if shape not in group.page_rows:
             heads = torch.arange(shape.num_kv_heads, device=self.device)[:, None]
-            group.page_rows[shape] = (group.pages * self._heads_per_page[shape] + heads).reshape(-1)
+            group.page_rows[shape] = (group.pages * self._heads_per_page[shape] + heads).flatten(1)
 
         return group.page_rows[shape]
 
     def _resident_rows_of(self, group: DeviceGroup, num_kv_heads: int) -> Tensor:
         if num_kv_heads not in group.resident_rows:
-            assert group.positions is not None
-            num_keys = group.pages.shape[-1] * self.page_size
-            heads = torch.arange(group.num_rows * num_kv_heads, device=self.device) * num_keys
-            rows = heads.view(group.num_rows, 1, num_kv_heads) + group.positions[:, :, None]
+            assert group.seats is not None
+            heads = group.seats.rows[:, None] * num_kv_heads + torch.arange(num_kv_heads, device=self.device)
+            rows = heads * (group.pages.shape[-1] * self.page_size) + group.seats.keys[:, None]
             group.resident_rows[num_kv_heads] = rows.reshape(-1)
 
         return group.resident_rows[num_kv_heads]

@@ -1,29 +1,28 @@
 """Rows that decode step after step keep a copy of their keys and values in order, beside their pages.
 
 Gathering the pages of a decode step writes and reads all of them once more than the products do: a quarter of the step
-at 16 rows. When the same rows run again, only their new tokens are added to the copy. The pages stay the truth: a copy
-is dropped as soon as one of its pages is written by anything but its own rows, and rebuilt from pages when
-rows join, leave or outgrow it. All copies live in one arena of fixed size; rows without room there gather as before.
+at 16 rows. So the rows of a group have seats in a set, whose copies the products take as they are. Each row is
+recognised by its pages: who continues a seat adds only the new tokens to its copy, however many they are and also
+where the row was rewound. Who joins the group is read from its pages into a free seat, and a group that its set is too
+short for gets a new one. The pages stay the truth: a copy is distrusted as soon as one of its pages is written by
+anything but its own row. All copies live in one arena of fixed size; rows without room there are gathered.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from histrio.backend import StepBatch
-from histrio_torch.row_groups import MOST_SHARED_TOKENS, RowGroup
+from histrio_torch.row_groups import MOST_SHARED_TOKENS, BoolArray, IndexArray, Rows, are_similar
 
 __all__ = ["Arena", "ResidentRows", "Residents"]
 
-MOST_SETS = 8
+MOST_SETS = 16
 """Sets of rows remembered at once, the longest unused one is dropped; pipelines alternate between a few."""
-
-IndexArray = npt.NDArray[np.int64]
 
 
 class Arena:
@@ -59,74 +58,84 @@ class _Copy:
 
 @dataclass(slots=True, eq=False)
 class ResidentRows:
-    """One set of rows that ran together."""
+    """A set of rows, each with a seat; those that run have the first ones."""
 
-    pages: IndexArray
-    """[rows, pages]"""
-    num_pages: IndexArray
-    ends: IndexArray
-    """[rows] tokens that are in the copies."""
+    first_seat: int
+    """Among the seats of all sets."""
+    num_seats: int
     capacity: int
-    """Pages of each row in the copies; 0 until the set has run twice."""
+    """Pages of each seat."""
+    members: IndexArray
+    """[rows that run] who has the first seats in the running step."""
+    stale: BoolArray
+    """[rows that run] whose seats are to be read from pages."""
     step: int = 0
     copies: dict[int, _Copy] = field(default_factory=dict)
 
-    def continues(self, group: RowGroup, starts: IndexArray) -> bool:
-        """Whether the group is the same rows, at most as far as the copies know them."""
-        if len(self.ends) != group.num_rows or (starts > self.ends).any() or self.pages.shape[1] > group.pages.shape[1]:
+    def is_made_for(self, num_rows: int, num_pages: int, num_own: int) -> bool:
+        """Whether rows, the longest of so many pages, fit without much room being left, and most are its own."""
+        # Else sets that run in turns, each with a part of the rows, would take each other's seats.
+        if 2 * num_own <= len(self.members):
             return False
 
-        known = np.arange(self.pages.shape[1]) < self.num_pages[:, None]
-        return bool((~known | (self.pages == group.pages[:, : self.pages.shape[1]])).all())
+        return num_rows <= self.num_seats and are_similar(num_pages, self.capacity)
 
 
 class Residents:
-    """The sets of rows, the last used one first."""
+    """The sets of rows, the last used one first, and who sits in them."""
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, num_pages: int) -> None:
         self._arena = arena
         self._sets: list[ResidentRows] = []
         self._num_running = 0
+        self._pages = np.empty((0, 0), np.int64)
+        """[seats, pages] of the row that sits there, then -1."""
+        self._ends = np.empty(0, np.int64)
+        """[seats] tokens that are in the copies; -1 where they are not to be trusted."""
+        self._home: list[ResidentRows] = []
+        """[seats] the set of each."""
+        self._writers = np.full(num_pages + 1, -1)
+        """[pages] which row of the running step writes it, or -1, as at the end for the page -1."""
 
-    def begin(self, batch: StepBatch, groups: list[RowGroup], written: IndexArray) -> list[ResidentRows | None]:
-        """For each group its set, or None where it runs for the first time. `written`: [tokens] page of each token."""
-        found: list[ResidentRows | None] = []
-        for group in groups:
-            found.append(self._find(batch, group, found))
-        for known in list(self._sets):
-            foreign = np.ones(len(written), np.bool_)
-            if known in found:
-                foreign[groups[found.index(known)].tokens] = False
-            if np.isin(written[foreign], known.pages).any():
-                self._drop(known)
+    def begin(self, rows: Rows, groups: list[IndexArray], written: IndexArray) -> list[ResidentRows | None]:
+        """Seat the members of each group; None for those with many new tokens. `written`: [tokens] page of each."""
+        seats = self._recognise(rows, written)
+        running: list[ResidentRows | None] = []
+        for members in groups:
+            if rows.count[members[0]] > MOST_SHARED_TOKENS:
+                running.append(None)
+                continue
 
-        result = []
-        for group, resident in zip(groups, found, strict=True):
-            result.append(self._continue(batch, group, resident if resident in self._sets else None))
-        self._num_running = len(groups)
-        for known in self._sets[max(MOST_SETS, len(groups)) :]:
+            chosen = self._choose(rows, members, seats, running)
+            self._arrange(rows, chosen, members, seats)
+            running.append(chosen)
+
+        used = [known for known in running if known is not None]
+        self._num_running = len(used)
+        self._sets = [*used, *(known for known in self._sets if known not in used)]
+        for known in self._sets[max(MOST_SETS, len(used)) :]:
             self._drop(known)
 
-        return result
+        return running
 
     def forget(self, pages: list[int]) -> None:
         """The contents of these pages have changed."""
-        for known in list(self._sets):
-            if np.isin(pages, known.pages).any():
-                self._drop(known)
+        self._ends[np.isin(self._pages, pages).any(axis=1)] = -1
 
     def copy_of(self, resident: ResidentRows, layer_index: int, num_values: int) -> tuple[Tensor, bool] | None:
-        """Memory for a layer of the set, and whether it lacks only this step's tokens; None: no room.
+        """Memory for a layer of the set, and whether seats that aren't stale lack only this step's tokens.
 
-        Makes room by dropping sets that don't run in this step.
+        None: no room. Makes room by dropping sets that don't run in this step.
         """
         known = resident.copies.get(layer_index)
-        if known is not None:
-            is_current = known.step == resident.step - 1
+        if known is not None and known.step == resident.step - 1:
             known.step = resident.step
-            return known.memory, is_current
+            return known.memory, True
 
-        memory = self._arena.take(num_values)
+        # Who doesn't run now will be missing in this layer.
+        first = resident.first_seat
+        self._ends[first + len(resident.members) : first + resident.num_seats] = -1
+        memory = self._arena.take(num_values) if known is None else known.memory
         while memory is None and len(self._sets) > self._num_running:
             self._drop(self._sets[-1])
             memory = self._arena.take(num_values)
@@ -136,36 +145,84 @@ class Residents:
         resident.copies[layer_index] = _Copy(memory, resident.step)
         return memory, False
 
-    def _find(self, batch: StepBatch, group: RowGroup, taken: list[ResidentRows | None]) -> ResidentRows | None:
-        if group.num_queries > MOST_SHARED_TOKENS:
-            return None
+    def _recognise(self, rows: Rows, written: IndexArray) -> IndexArray:
+        """[rows] the seat that each continues, or -1; no seat that is left is trusted if its pages are written."""
+        result = np.full(len(rows.table), -1)
+        if not len(self._ends):
+            return result
 
-        starts = batch.starts[group.rows].astype(np.int64)
-        return next((known for known in self._sets if known not in taken and known.continues(group, starts)), None)
+        last_pages = (rows.start - 1) // rows.page_size
+        short = (rows.count <= MOST_SHARED_TOKENS) & (last_pages >= 0) & (last_pages < self._pages.shape[1])
+        waiting = np.flatnonzero(short)
+        last_pages = last_pages[waiting]
+        tables = rows.batch.block_tables[rows.table[waiting]]
+        alike = self._pages[:, last_pages] == tables[np.arange(len(waiting)), last_pages]
+        seats, found = np.nonzero(alike & (rows.start[waiting] <= self._ends[:, None]))
+        width = min(self._pages.shape[1], tables.shape[1])
+        behind = np.arange(width) > last_pages[found, None]
+        same = (behind | (self._pages[seats, :width] == tables[found, :width])).all(axis=1)
+        # Several rows may continue the same prefix: the last one gets the seat.
+        owners = np.full(len(self._ends), -1)
+        owners[seats[same]] = waiting[found[same]]
+        taken = np.flatnonzero(owners >= 0)
+        result[owners[taken]] = taken
+        self._distrust(rows, written, owners)
+        return result
 
-    def _continue(self, batch: StepBatch, group: RowGroup, resident: ResidentRows | None) -> ResidentRows | None:
-        if group.num_queries > MOST_SHARED_TOKENS:
-            return None
+    def _distrust(self, rows: Rows, written: IndexArray, owners: IndexArray) -> None:
+        """Some pages are written by others than their seats' owners."""
+        self._writers[written] = np.repeat(np.arange(rows.batch.num_rows), rows.batch.num_tokens)
+        writers = self._writers[self._pages]
+        tables = np.where(owners < 0, -1, rows.table[owners])
+        self._ends[((writers >= 0) & (writers != tables[:, None])).any(axis=1)] = -1
+        self._writers[written] = -1
 
-        most_pages = group.pages.shape[1]
-        is_known = resident is not None
-        if resident is None:
-            resident = ResidentRows(group.pages, group.num_pages, batch.starts[group.rows].astype(np.int64), 0)
-        elif most_pages > resident.capacity:
-            self._free(resident)
-            resident.capacity = most_pages + max(1, most_pages // 16)
+    def _choose(
+        self, rows: Rows, members: IndexArray, seats: IndexArray, taken: list[ResidentRows | None]
+    ) -> ResidentRows:
+        """The set where most of the members sit, or a new one."""
+        most_pages = int(rows.num_pages[members].max())
+        sitting: Counter[ResidentRows] = Counter(self._home[seat] for seat in seats[members].tolist() if seat >= 0)
+        for known, num_own in sitting.most_common():
+            if known not in taken and known.is_made_for(len(members), most_pages, num_own):
+                return known
 
-        resident.pages, resident.num_pages = group.pages, group.num_pages
-        resident.ends = batch.starts[group.rows].astype(np.int64) + group.num_queries
-        resident.step += 1
-        self._sets = [resident, *(known for known in self._sets if known is not resident)]
-        return resident if is_known else None
+        # Some seats for who comes later, and some pages so that rows may grow for a while.
+        return self._add(len(members) + len(members) // 4, most_pages + max(1, most_pages // 16))
+
+    def _arrange(self, rows: Rows, known: ResidentRows, members: IndexArray, seats: IndexArray) -> None:
+        """Give the set's first seats to the members, where possible their own."""
+        own = seats[members] - known.first_seat
+        stays = (seats[members] >= 0) & (own >= 0) & (own < len(members))
+        order = np.full(len(members), -1)
+        order[own[stays]] = members[stays]
+        is_new = order < 0
+        order[is_new] = members[~stays]
+        here = slice(known.first_seat, known.first_seat + len(members))
+        known.members, known.stale = order, is_new | (self._ends[here] < 0)
+        self._pages[here, : known.capacity] = rows.pages_of(order, known.capacity)
+        self._ends[here] = rows.start[order] + rows.count[order]
+        known.step += 1
+
+    def _add(self, num_seats: int, capacity: int) -> ResidentRows:
+        nobody = np.empty(0, np.int64)
+        added = ResidentRows(len(self._ends), num_seats, capacity, nobody, nobody > 0)
+        wider = max(0, capacity - self._pages.shape[1])
+        self._pages = np.pad(self._pages, ((0, num_seats), (0, wider)), constant_values=-1)
+        self._ends = np.pad(self._ends, (0, num_seats), constant_values=-1)
+        self._home += [added] * num_seats
+        return added
 
     def _drop(self, resident: ResidentRows) -> None:
-        self._free(resident)
-        self._sets.remove(resident)
-
-    def _free(self, resident: ResidentRows) -> None:
-        for known in resident.copies.values():
-            self._arena.give_back(known.memory)
+        for copy in resident.copies.values():
+            self._arena.give_back(copy.memory)
         resident.copies.clear()
+        self._sets.remove(resident)
+        gone = slice(resident.first_seat, resident.first_seat + resident.num_seats)
+        width = max((known.capacity for known in self._sets), default=0)
+        self._pages = np.delete(self._pages, gone, axis=0)[:, :width]
+        self._ends = np.delete(self._ends, gone)
+        del self._home[gone]
+        for known in self._sets:
+            if known.first_seat > resident.first_seat:
+                known.first_seat -= resident.num_seats

@@ -1,13 +1,16 @@
 """Which queries of a step are attended together, and which pages each of these groups reads.
 
-Rows with equally many new tokens and similarly many pages share one product; a much longer row gets a group of its
-own, so that it doesn't make the others as long as itself. A row with many new tokens (a prefill chunk) is cut into
-blocks of queries, each a group alone: pages behind a block are never read, those before a window neither, and
-scores stay bounded. Pure numpy: nothing here depends on the layer, so it runs once per step and window.
+Rows with similarly many pages share one product; a much longer row gets a group of its own, so that it doesn't make
+the others as long as itself. Where a few rows verify drafts, a first part of the group attends as many queries as most
+of its rows have, and further parts, over the same keys, what the other rows have more. A row with many new tokens (a
+prefill chunk) is cut into blocks of queries, each a group alone: pages behind a block are never read, those before a
+window neither, and scores stay bounded. Pure numpy: nothing here depends on the layer, so it runs once per step and
+window.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +18,7 @@ import numpy.typing as npt
 
 from histrio.backend import StepBatch
 
-__all__ = ["RowGroup", "group_rows"]
+__all__ = ["MOST_SHARED_TOKENS", "Part", "RowGroup", "Rows", "are_similar", "make_group", "similar_rows", "spans"]
 
 MOST_SHARED_TOKENS = 16
 """Rows with more new tokens than this are attended alone."""
@@ -27,49 +30,65 @@ FREE_PAGES = 4
 """…or lacks at most so many."""
 BORDER_KEYS = 32
 """Masks begin at a multiple of so many keys."""
+PART_QUERIES = 8
+"""A part more costs a CPU about as much as so many queries more in another."""
 
 IndexArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Part:
+    """Equally many queries of neighbouring rows of a group, which are attended in one product."""
+
+    rows: slice
+    """Which rows of the group."""
+    tokens: IndexArray
+    """[rows * queries] which tokens of the step they are; a row with fewer repeats its last one."""
+    repeated: BoolArray
+    """[rows * queries] true where a row repeats its last query: nobody wants what comes of it."""
+    first_masked: int
+    """All queries see the keys before this one (counted from the first page's start); the others are in `hidden`."""
+    hidden: BoolArray
+    """[rows, queries, keys - first_masked] true where a query must not see a key."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many rows take part."""
+        return len(self.hidden)
+
+    @property
+    def num_queries(self) -> int:
+        """How many queries each row has."""
+        return int(self.hidden.shape[1])
 
 
 @dataclass(slots=True)
 class RowGroup:
-    """Equally many queries of one or more rows, which are attended in one product over whole pages."""
+    """One or more rows whose pages are read together."""
 
     rows: IndexArray
     """[rows] which rows of the step."""
-    tokens: IndexArray
-    """[rows * queries] which tokens of the step they are."""
     pages: IndexArray
     """[rows, pages] in order; a row with fewer repeats its first one."""
     num_pages: IndexArray
     """[rows] without the repeated ones."""
-    first_masked: int
-    """All queries see the keys before this one (counted from the first page's start); the others are in `hidden`."""
-    hidden: npt.NDArray[np.bool_]
-    """[rows, queries, keys - first_masked] true where a query must not see a key."""
-
-    def widen(self, most_pages: int, page_size: int) -> None:
-        """Repeat first pages up to `most_pages`; nobody sees the keys that this adds."""
-        missing = most_pages - self.pages.shape[1]
-        self.pages = np.concatenate([self.pages, np.repeat(self.pages[:, :1], missing, axis=1)], axis=1)
-        added = np.ones((*self.hidden.shape[:2], missing * page_size), np.bool_)
-        self.hidden = np.concatenate([self.hidden, added], axis=2)
+    parts: list[Part]
+    """Together they have all tokens of the rows once."""
 
     @property
     def num_rows(self) -> int:
         """How many rows take part."""
         return len(self.pages)
 
-    @property
-    def num_queries(self) -> int:
-        """How many queries each row has."""
-        return len(self.tokens) // len(self.pages)
 
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """All rows of a step, one entry each; of a row with many new tokens, one for each of its blocks."""
 
-@dataclass(slots=True)
-class _Rows:
-    """All rows of a step, or all blocks of them, one entry each."""
-
+    batch: StepBatch
+    page_size: int
+    window: int | None
     table: IndexArray
     """Row of the block table."""
     token: IndexArray
@@ -80,29 +99,47 @@ class _Rows:
     first_page: IndexArray
     num_pages: IndexArray
 
+    @classmethod
+    def of(cls, batch: StepBatch, page_size: int, window: int | None) -> Rows:
+        """With a window, only pages that hold a visible key count."""
+        num_blocks = np.where(batch.num_tokens > MOST_SHARED_TOKENS, -(-batch.num_tokens // BLOCK_TOKENS), 1)
+        table = np.repeat(np.arange(batch.num_rows), num_blocks)
+        before = np.concatenate([np.arange(count) for count in num_blocks.tolist()]) * BLOCK_TOKENS
+        count = np.minimum(batch.num_tokens[table] - before, np.where(num_blocks[table] > 1, BLOCK_TOKENS, 1 << 30))
+        start = batch.starts[table] + before
+        first_page = np.zeros_like(start) if window is None else np.maximum(start - window + 1, 0) // page_size
+        num_pages = (start + count - 1) // page_size + 1 - first_page
+        token = batch.offsets[table] + before
+        return cls(batch, page_size, window, table, token, start, count, first_page, num_pages)
 
-def group_rows(batch: StepBatch, page_size: int, window: int | None) -> list[RowGroup]:
-    """Cover all tokens of the batch by groups. With a window, only pages that hold a visible key are read."""
-    rows = _blocks_of(batch, page_size, window)
-    return [_make_group(batch, rows, members, page_size, window) for members in _similar_rows(rows)]
+    def pages_of(self, members: IndexArray, width: int) -> IndexArray:
+        """[members, width] pages in order, then the first one again."""
+        columns = np.arange(width)
+        columns = np.where(columns < self.num_pages[members, None], columns, 0) + self.first_page[members, None]
+        return self.batch.block_tables[self.table[members, None], columns].astype(np.int64)
 
 
-def _blocks_of(batch: StepBatch, page_size: int, window: int | None) -> _Rows:
-    num_blocks = np.where(batch.num_tokens > MOST_SHARED_TOKENS, -(-batch.num_tokens // BLOCK_TOKENS), 1)
-    table = np.repeat(np.arange(batch.num_rows), num_blocks)
-    before = np.concatenate([np.arange(count) for count in num_blocks.tolist()]) * BLOCK_TOKENS
-    count = np.minimum(batch.num_tokens[table] - before, np.where(num_blocks[table] > 1, BLOCK_TOKENS, 1 << 30))
-    start = batch.starts[table] + before
-    first_page = np.zeros_like(start) if window is None else np.maximum(start - window + 1, 0) // page_size
-    num_pages = (start + count - 1) // page_size + 1 - first_page
-    return _Rows(table, batch.offsets[table] + before, start, count, first_page, num_pages)
+def make_group(rows: Rows, members: IndexArray, width: int | None = None, *, can_split: bool = True) -> RowGroup:
+    """Read the members together, in their order; `width` pages of each, by default as many as the longest has.
+
+    Without `can_split` the group is one part, as suits a GPU: queries cost it little, calls much.
+    """
+    width = int(rows.num_pages[members].max()) if width is None else width
+    counts = rows.count[members]
+    num_shared = _shared_queries(counts) if can_split else int(counts.max())
+    parts = [_make_part(rows, members, slice(0, len(members)), range(num_shared), width)]
+    for which in spans(counts > num_shared):
+        further = range(num_shared, int(counts[which].max()))
+        parts.append(_make_part(rows, members[which], which, further, width))
+
+    return RowGroup(rows.table[members], rows.pages_of(members, width), rows.num_pages[members], parts)
 
 
-def _similar_rows(rows: _Rows) -> list[IndexArray]:
-    """Indices of rows, group by group, each in ascending order."""
+def similar_rows(rows: Rows) -> list[IndexArray]:
+    """Which entries of `rows` share a group, each group in ascending order."""
     groups: list[list[int]] = []
-    for row in np.lexsort((-rows.num_pages, rows.count)).tolist():
-        if groups and _fits(rows, row, groups[-1][0]):
+    for row in np.lexsort((-rows.num_pages, rows.count > MOST_SHARED_TOKENS)).tolist():
+        if groups and _can_join(rows, row, groups[-1][0]):
             groups[-1].append(row)
             continue
 
@@ -111,37 +148,54 @@ def _similar_rows(rows: _Rows) -> list[IndexArray]:
     return [np.sort(np.asarray(group)) for group in groups]
 
 
-def _fits(rows: _Rows, row: int, longest: int) -> bool:
-    if rows.count[row] != rows.count[longest] or rows.count[row] > MOST_SHARED_TOKENS:
-        return False
-
-    most = int(rows.num_pages[longest])
-    return bool(rows.num_pages[row] >= min(LEAST_FILL * most, most - FREE_PAGES))
+def are_similar(num_pages: int, most_pages: int) -> bool:
+    """Whether a row of `num_pages` may be made as long as one of `most_pages`."""
+    return min(LEAST_FILL * most_pages, most_pages - FREE_PAGES) <= num_pages <= most_pages
 
 
-def _make_group(batch: StepBatch, rows: _Rows, members: IndexArray, page_size: int, window: int | None) -> RowGroup:
-    num_queries, most_pages = int(rows.count[members[0]]), int(rows.num_pages[members].max())
-    first_page = rows.first_page[members, None]
-    columns = np.arange(most_pages)
-    columns = np.where(columns < rows.num_pages[members, None], columns, 0) + first_page
-    pages = batch.block_tables[rows.table[members, None], columns].astype(np.int64)
-    tokens = (rows.token[members, None] + np.arange(num_queries)).reshape(-1)
+def spans(flags: BoolArray) -> list[slice]:
+    """Where neighbours are true."""
+    if not flags.any():
+        return []
 
-    # Positions from here on count from the start of a row's first page.
-    positions = rows.start[members, None] - first_page * page_size + np.arange(num_queries)
-    seen_from_start = window is None or int(positions.max()) < window
+    borders = np.flatnonzero(np.diff(flags.astype(np.int8), prepend=0, append=0)).tolist()
+    return [slice(start, stop) for start, stop in zip(borders[::2], borders[1::2], strict=True)]
+
+
+def _can_join(rows: Rows, row: int, longest: int) -> bool:
+    is_short = max(rows.count[row], rows.count[longest]) <= MOST_SHARED_TOKENS
+    return bool(is_short) and are_similar(int(rows.num_pages[row]), int(rows.num_pages[longest]))
+
+
+def _shared_queries(counts: IndexArray) -> int:
+    """Of how many queries the first part is, so that all parts together cost the least."""
+    choices = np.unique(counts)
+    if len(choices) == 1:
+        return int(choices[0])
+
+    costs = [_cost(counts, num_shared) for num_shared in choices.tolist()]
+    return int(choices[np.argmin(costs)])
+
+
+def _cost(counts: IndexArray, num_shared: int) -> int:
+    """In queries."""
+    further = [counts[which] - num_shared for which in spans(counts > num_shared)]
+    return num_shared * len(counts) + sum(PART_QUERIES + len(each) * int(each.max()) for each in further)
+
+
+def _make_part(rows: Rows, members: IndexArray, which: slice, queries: Sequence[int], width: int) -> Part:
+    """Those of the members' queries that are numbered so, the first being 0."""
+    wanted, last = np.asarray(queries), rows.count[members, None] - 1
+    numbers = np.minimum(wanted, last)
+    # Positions count from the start of a row's first page.
+    positions = rows.start[members, None] - rows.first_page[members, None] * rows.page_size + numbers
+    seen_from_start = rows.window is None or int(positions.max()) < rows.window
     # An even border keeps the addition of the mask vectorised: 40 instead of 180 us for a block.
     first_masked = (int(positions.min()) + 1) // BORDER_KEYS * BORDER_KEYS if seen_from_start else 0
-    keys = np.arange(first_masked, most_pages * page_size)
+    keys = np.arange(first_masked, width * rows.page_size)
     hidden = keys > positions[:, :, None]
-    if window is not None:
-        hidden |= keys <= positions[:, :, None] - window
+    if rows.window is not None:
+        hidden |= keys <= positions[:, :, None] - rows.window
 
-    return RowGroup(
-        rows.table[members],
-        tokens.astype(np.int64),
-        pages,
-        rows.num_pages[members].astype(np.int64),
-        first_masked,
-        hidden,
-    )
+    tokens = (rows.token[members, None] + numbers).reshape(-1)
+    return Part(which, tokens.astype(np.int64), (wanted > last).reshape(-1), first_masked, hidden)
