@@ -18,7 +18,9 @@ from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import sayable
 from histrio_api.prompts import Prompt
-from histrio_api.schemas import CompletionRequest, GenerationRequest, PromptLogprob, PromptLogprobs
+from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.logprobs import PromptLogprob, PromptLogprobs
 from histrio_api.text.tokenizer import Tokenizer
 
 __all__ = ["PromptScores", "num_prompt_logprobs"]

@@ -15,7 +15,7 @@ from histrio.errors import RequestError
 from histrio.grammar import TagSpec
 from histrio_api.fields import split_fields
 from histrio_api.forced_calls import forced_calls
-from histrio_api.schemas import ChatRequest
+from histrio_api.schemas.chat import ChatRequest
 from histrio_api.structured import wanted_grammar
 from histrio_api.text.template import load_chat_template
 from histrio_api.wanted import WantedGrammar
