@@ -60,10 +60,11 @@ class PromptScores:
 
     def _place(self, token_id: int, found: TokenLogprobs) -> dict[str, PromptLogprob]:
         top = found.top[: self._num_reported]
-        ranks = {each: at for at, (each, _) in enumerate(top, start=1)}
+        ranked = {token_id: (found.logprob, found.rank)}
+        ranked |= {each: (value, rank) for rank, (each, value) in enumerate(top, start=1)}
         return {
-            str(each): PromptLogprob(sayable(value), ranks.get(each), self._tokenizer.spell(each)[0])
-            for each, value in ({token_id: found.logprob} | dict(top)).items()
+            str(each): PromptLogprob(sayable(value), rank, self._tokenizer.spell(each)[0])
+            for each, (value, rank) in ranked.items()
         }
 
 

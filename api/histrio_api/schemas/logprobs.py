@@ -52,8 +52,8 @@ class PromptLogprob(msgspec.Struct):
     """A token in one place of the prompt."""
 
     logprob: float
-    rank: int | None
-    """1 for the likeliest; None for the prompt's own token where it is not among those that were asked for."""
+    rank: int
+    """1 for the likeliest. Of equally likely ones the likeliest that were asked for come first, one after the other."""
     decoded_token: str
 
 
