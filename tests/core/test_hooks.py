@@ -55,6 +55,7 @@ class Loud:
 class Rhymes:
     name = "rhymes"
     kinds = ("limerick",)
+    capabilities = ()
 
     def check(self, spec: GrammarSpec) -> None:
         return
@@ -139,7 +140,7 @@ def test_hook_register_samplers(plugins: Plugins) -> None:
 
 def test_hook_register_grammars(plugins: Plugins) -> None:
     assert plugins.grammars.owners == {"rhymes": "everything"}
-    assert GrammarKinds(plugins.grammars).backend("limerick").name == "rhymes"
+    assert GrammarKinds(plugins.grammars).backend(GrammarSpec("limerick", "")).name == "rhymes"
 
 
 def test_hook_register_drafters(plugins: Plugins) -> None:
