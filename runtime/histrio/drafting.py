@@ -19,6 +19,7 @@ import msgspec
 from histrio.backend import Probe, StageBackend
 from histrio.messages import Generate
 from histrio.sampler_chain import SamplerChain
+from histrio.topology_parse import NoOptions
 
 __all__ = ["Chances", "Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "NoOptions"]
 
@@ -86,10 +87,6 @@ class DrafterTools:
     """A stage backend by its name, not yet open. Raises `PluginError`."""
     make_chain: Callable[[int], SamplerChain]
     """The samplers of the last stage, for so many slots."""
-
-
-class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For drafters that leave nothing to choose."""
 
 
 class DrafterFactory(Protocol):
