@@ -163,11 +163,6 @@ def test_only_hermes_calls_count_as_such(tmp_path: Path) -> None:
         assert template.has_hermes_calls is is_hermes
 
 
-@pytest.fixture
-def anyio_backend() -> Any:
-    return "asyncio", {"use_uvloop": True}
-
-
 def check_calls(calls: list[tuple[str, str]]) -> None:
     for name, arguments in calls:
         jsonschema.validate(json.loads(arguments), SCHEMAS[name])
