@@ -21,7 +21,7 @@ from histrio_api.edge import Edge
 from histrio_api.generation import run_choices, start_generation
 from histrio_api.prompts import completion_prompts
 from histrio_api.received import Received
-from histrio_api.schemas import CompletionRequest
+from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.service import open_edge
 from histrio_api.settings import ApiSettings
 from histrio_api.sse import ChatChunks

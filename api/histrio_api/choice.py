@@ -13,7 +13,7 @@ from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import ChoiceLogprobs
 from histrio_api.prompt_logprobs import PromptScores
 from histrio_api.prompts import Prompt
-from histrio_api.schemas import PromptLogprobs
+from histrio_api.schemas.logprobs import PromptLogprobs
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.stops import StopStrings
 

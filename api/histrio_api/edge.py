@@ -17,7 +17,7 @@ from histrio.grammar import GrammarSpec, Thinking
 from histrio.grammar_check import GrammarChecker
 from histrio.messages import SamplingFields
 from histrio_api.metrics import EndpointMetrics
-from histrio_api.schemas import GenerationRequest
+from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.settings import ApiSettings
 from histrio_api.structured import wanted_grammar
 from histrio_api.text.template import ChatTemplate

@@ -12,7 +12,7 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
-from histrio_api.schemas import GenerationRequest
+from histrio_api.schemas.generation import GenerationRequest
 
 __all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "decode_object", "split_fields"]
 

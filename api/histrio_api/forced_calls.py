@@ -11,7 +11,8 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec, TagSpec, TagStructure
-from histrio_api.schemas import ChatRequest, FunctionDefinition, NamedTool, ToolDefinition
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition
 from histrio_api.text.tools import CALL_CLOSE, CALL_OPEN
 from histrio_api.wanted import WantedGrammar
 

@@ -18,14 +18,10 @@ from histrio_api.logprobs import ChoiceLogprobs
 from histrio_api.prompt_logprobs import PromptScores
 from histrio_api.prompts import Prompt, num_new_tokens
 from histrio_api.received import Received
-from histrio_api.schemas import (
-    ChatRequest,
-    CompletionRequest,
-    CompletionTokensDetails,
-    GenerationRequest,
-    PromptTokensDetails,
-    Usage,
-)
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 
 __all__ = ["Generation", "run_choices", "start_generation"]
 

@@ -16,15 +16,10 @@ from histrio.messages import TokenLogprobs
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.prompts import Prompt
-from histrio_api.schemas import (
-    ChatLogprobs,
-    ChatRequest,
-    CompletionLogprobs,
-    CompletionRequest,
-    GenerationRequest,
-    TokenLogprob,
-    TopLogprob,
-)
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 from histrio_api.text.tokenizer import Tokenizer
 
 __all__ = ["ChoiceLogprobs", "PlacedToken", "chat_logprobs", "completion_logprobs", "num_top_logprobs", "sayable"]

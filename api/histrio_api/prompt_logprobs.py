@@ -18,7 +18,9 @@ from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import sayable
 from histrio_api.prompts import Prompt
-from histrio_api.schemas import CompletionRequest, GenerationRequest, PromptLogprob, PromptLogprobs
+from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.logprobs import PromptLogprob, PromptLogprobs
 from histrio_api.text.tokenizer import Tokenizer
 
 __all__ = ["PromptScores", "num_prompt_logprobs"]
@@ -58,10 +60,11 @@ class PromptScores:
 
     def _place(self, token_id: int, found: TokenLogprobs) -> dict[str, PromptLogprob]:
         top = found.top[: self._num_reported]
-        ranks = {each: at for at, (each, _) in enumerate(top, start=1)}
+        ranked = {token_id: (found.logprob, found.rank)}
+        ranked |= {each: (value, rank) for rank, (each, value) in enumerate(top, start=1)}
         return {
-            str(each): PromptLogprob(sayable(value), ranks.get(each), self._tokenizer.spell(each)[0])
-            for each, value in ({token_id: found.logprob} | dict(top)).items()
+            str(each): PromptLogprob(sayable(value), rank, self._tokenizer.spell(each)[0])
+            for each, (value, rank) in ranked.items()
         }
 
 

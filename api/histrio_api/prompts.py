@@ -11,7 +11,10 @@ import msgspec
 from histrio.errors import ContextLengthExceeded, RequestError
 from histrio.gateway import ServedModel
 from histrio_api.edge import Edge
-from histrio_api.schemas import ChatMessage, ChatRequest, CompletionRequest, ToolDefinition
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.messages import ChatMessage
+from histrio_api.schemas.tools import ToolDefinition
 from histrio_api.text.messages import to_template_messages
 from histrio_api.text.template import ChatTemplate
 

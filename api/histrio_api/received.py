@@ -12,7 +12,7 @@ from histrio_api.edge import Edge
 from histrio_api.fields import decode_object, split_fields
 from histrio_api.logprobs import num_top_logprobs
 from histrio_api.prompt_logprobs import num_prompt_logprobs
-from histrio_api.schemas import GenerationRequest
+from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.words import with_word_ids
 
 __all__ = ["Received", "receive"]

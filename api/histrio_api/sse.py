@@ -16,7 +16,8 @@ from litestar.types import Receive, Send
 from histrio_api.choice import Choice
 from histrio_api.generation import Generation
 from histrio_api.logprobs import ChoiceLogprobs, PlacedToken, chat_logprobs, completion_logprobs
-from histrio_api.schemas import CalledTool, UsageStats
+from histrio_api.schemas.chat import CalledTool
+from histrio_api.schemas.generation import UsageStats
 
 __all__ = ["DONE", "ChatChunks", "CompletionChunks", "EventSource", "EventStream", "Write", "error_event"]
 

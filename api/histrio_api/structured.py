@@ -15,7 +15,9 @@ from histrio.grammar import GrammarSpec, TagSpec
 from histrio.messages import SamplingFields
 from histrio_api.errors import from_validation
 from histrio_api.forced_calls import forced_calls
-from histrio_api.schemas import ChatRequest, GenerationRequest, ResponseFormat, StructuralTag
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.formats import ResponseFormat, StructuralTag
+from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.wanted import WantedGrammar
 
 __all__ = ["NOT_BESIDE", "wanted_grammar"]

@@ -8,7 +8,8 @@ from histrio.errors import RequestError
 from histrio.grammar import THOUGHT_CLOSE, THOUGHT_OPEN, Thinking
 from histrio_api.edge import Edge
 from histrio_api.prompts import Prompt
-from histrio_api.schemas import ChatRequest, CompletionRequest
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
 
 __all__ = ["chat_thinking", "completion_thinking"]
 

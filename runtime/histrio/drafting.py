@@ -19,6 +19,7 @@ import msgspec
 from histrio.backend import BackendFactory, Probe, StageSpec
 from histrio.messages import Generate
 from histrio.sampler_chain import SamplerChain
+from histrio.topology_parse import NoOptions
 
 if TYPE_CHECKING:
     from histrio.engine.draft_lengths import SpeculationLimits
@@ -116,10 +117,6 @@ class DrafterTools:
     """A stage backend by its name. Raises `PluginError`."""
     make_chain: Callable[[int], SamplerChain]
     """The samplers of the last stage, for so many slots."""
-
-
-class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """For drafters that leave nothing to choose."""
 
 
 class DrafterFactory(Protocol):

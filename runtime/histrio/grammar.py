@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
@@ -22,6 +23,7 @@ __all__ = [
     "THOUGHT_CLOSE",
     "THOUGHT_OPEN",
     "GrammarBackend",
+    "GrammarCapability",
     "GrammarKinds",
     "GrammarSpec",
     "MaskRequest",
@@ -58,7 +60,8 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """The schema as JSON, the expression, the choices as a JSON list, the grammar, a `TagSpec` as JSON; empty for
     `json_object`."""
     thinking: Thinking = "never"
-    """A thought is free; what follows `THOUGHT_CLOSE` and `THOUGHT_BREAK` has the grammar."""
+    """A thought is free; what follows `THOUGHT_CLOSE` and `THOUGHT_BREAK` has the grammar. Other than `never` it needs
+    `GrammarCapability.THOUGHTS`."""
 
 
 class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -142,11 +145,20 @@ class Vocabulary(Protocol):
         """
 
 
+class GrammarCapability(StrEnum):
+    """What a grammar backend can do beyond enforcing a grammar from the first token on."""
+
+    THOUGHTS = "thoughts"
+    """A free thought may come first: `GrammarSpec.thinking` is honoured."""
+
+
 class GrammarBackend(Protocol):
     """What a plugin registers: it enforces some kinds of grammars. Cheap to import; picklable."""
 
     name: str
     kinds: tuple[str, ...]
+    capabilities: tuple[GrammarCapability, ...]
+    """What it does not declare is never asked of it; one that has no such attribute declares nothing."""
 
     def check(self, spec: GrammarSpec) -> None:
         """Refuse what is too large, malformed or not enforceable as far as reading tells; takes milliseconds.
@@ -177,13 +189,20 @@ class GrammarKinds:
         """Every kind that is enforced, sorted."""
         return sorted(self._backends)
 
-    def backend(self, kind: str) -> GrammarBackend:
-        """Who enforces this kind. Raises `RequestError`."""
-        if kind not in self._backends:
+    def backend(self, spec: GrammarSpec) -> GrammarBackend:
+        """Who enforces this grammar. Raises `RequestError` if nobody does, or if it needs what they do not declare."""
+        if spec.kind not in self._backends:
             known = ", ".join(self.known) or "none"
             raise RequestError(f"grammars of this kind are not enforced here; known kinds: {known}")
 
-        return self._backends[kind]
+        backend = self._backends[spec.kind]
+        if spec.thinking != "never" and GrammarCapability.THOUGHTS not in getattr(backend, "capabilities", ()):
+            raise RequestError(
+                f"the grammar backend {backend.name!r} does not declare {GrammarCapability.THOUGHTS.value!r}: it "
+                "enforces no form behind a thought; ask for an answer that begins without one",
+                code="unsupported_parameter",
+            )
+        return backend
 
 
 def num_mask_words(vocab_size: int) -> int:

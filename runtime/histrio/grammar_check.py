@@ -65,7 +65,7 @@ class GrammarChecker:
             self._accepted.move_to_end(spec)
             return
 
-        backend = self._kinds.backend(spec.kind)
+        backend = self._kinds.backend(spec)
         backend.check(spec)
         if self._num_trials >= MAX_TRIAL_QUEUE:
             raise Overloaded("too many grammars are waiting to be checked; try again soon")

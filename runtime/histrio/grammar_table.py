@@ -167,7 +167,7 @@ class GrammarTable:
         return self._ready[slot]
 
     def _compile(self, grammar: GrammarSpec, output_ids: list[int]) -> _Compiled:
-        backend = self._kinds.backend(grammar.kind)
+        backend = self._kinds.backend(grammar)
         if backend.name not in self._vocabularies:
             self._vocabularies[backend.name] = backend.open(self._spec)
         vocabulary = self._vocabularies[backend.name]

@@ -89,10 +89,10 @@ def register_drafters(register: Callable[[DrafterFactory], None]) -> None:
 
 
 @hookspec
-def register_batching_policies(register: Callable[[BatchingPolicy], None]) -> None:
-    """Offer who decides in which order requests enter: call `register(policy)` for each."""
+def register_batching_policies(register: Callable[[type[BatchingPolicy]], None]) -> None:
+    """Offer who decides in which order requests enter: call `register(PolicyClass)` for each."""
 
 
 @hookspec
-def register_admission_policies(register: Callable[[AdmissionPolicy], None]) -> None:
-    """Offer who decides which requests are accepted: call `register(policy)` for each."""
+def register_admission_policies(register: Callable[[type[AdmissionPolicy]], None]) -> None:
+    """Offer who decides which requests are accepted: call `register(PolicyClass)` for each."""

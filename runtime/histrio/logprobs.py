@@ -17,28 +17,33 @@ __all__ = ["TokenLogprobs", "token_logprobs"]
 
 
 def token_logprobs(
-    xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int]
+    xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int], *, with_ranks: bool = False
 ) -> list[TokenLogprobs]:
     """One entry per row of `logits` [rows, vocab]: of the token `ids[r]`, and of the `num_top[r]` most likely ones.
 
-    Also serves prompt tokens, whose ids are given rather than drawn. Does not modify the logits.
+    Also serves prompt tokens, whose ids are given rather than drawn. Ranks cost one more pass over the logits, which
+    are not modified.
     """
     chunk_rows = max(1, xp.chunk_values // logits.shape[-1])
     found: list[TokenLogprobs] = []
     for start in range(0, len(ids), chunk_rows):
         end = start + chunk_rows
-        found.extend(_of_chunk(xp, logits[start:end], ids[start:end], num_top[start:end]))
+        found.extend(_of_chunk(xp, logits[start:end], ids[start:end], num_top[start:end], with_ranks))
     return found
 
 
-def _of_chunk(xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int]) -> list[TokenLogprobs]:
+def _of_chunk(
+    xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int], with_ranks: bool
+) -> list[TokenLogprobs]:
     logprobs = xp.log_softmax(xp.float32(logits))
-    chosen = xp.to_host(xp.take_along(logprobs, xp.asarray(np.array(ids, np.int64)[:, None])))[:, 0].tolist()
+    chosen = xp.take_along(logprobs, xp.asarray(np.array(ids, np.int64)[:, None]))
+    ranks = xp.to_host(xp.sum(logprobs >= chosen))[:, 0].tolist() if with_ranks else [0] * len(ids)
+    of_chosen = zip(xp.to_host(chosen)[:, 0].tolist(), ranks, strict=True)
     if not any(num_top):
-        return [TokenLogprobs(logprob) for logprob in chosen]
+        return [TokenLogprobs(logprob, rank=rank) for logprob, rank in of_chosen]
 
     values, tokens = (xp.to_host(array) for array in xp.topk(logprobs, max(num_top)))
     return [
-        TokenLogprobs(logprob, list(zip(tokens[row, :count].tolist(), values[row, :count].tolist(), strict=True)))
-        for row, (logprob, count) in enumerate(zip(chosen, num_top, strict=True))
+        TokenLogprobs(logprob, list(zip(tokens[row, :count].tolist(), values[row, :count].tolist(), strict=True)), rank)
+        for row, ((logprob, rank), count) in enumerate(zip(of_chosen, num_top, strict=True))
     ]

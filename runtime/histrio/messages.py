@@ -92,6 +92,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Natural logarithm."""
     top: list[tuple[int, float]] = []
     """The most likely tokens in descending order, each with its own; as many as were asked for."""
+    rank: int = 0
+    """How many tokens are at least as likely, the one that stands there among them; 0 where nobody counted."""
 
 
 class Tensor:

@@ -91,8 +91,8 @@ class Plugins:
         self.samplers: Registry[type[Sampler]] = Registry("sampler", self.failed)
         self.grammars: Registry[GrammarBackend] = Registry("grammar backend", self.failed)
         self.drafters: Registry[DrafterFactory] = Registry("drafter", self.failed)
-        self.batching_policies: Registry[BatchingPolicy] = Registry("batching policy", self.failed)
-        self.admission_policies: Registry[AdmissionPolicy] = Registry("admission policy", self.failed)
+        self.batching_policies: Registry[type[BatchingPolicy]] = Registry("batching policy", self.failed)
+        self.admission_policies: Registry[type[AdmissionPolicy]] = Registry("admission policy", self.failed)
         self.edges: Registry[EdgeService] = Registry("edge service", self.failed)
         self.providers: dict[str, list[str]] = {name: [] for name in hook_names()}
         """Hook → plugins that implement it."""

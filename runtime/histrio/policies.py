@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
+
+import msgspec
 
 from histrio.gateway import Submission
 from histrio.messages import Generate
+from histrio.topology_parse import NoOptions
 
-__all__ = ["AdmissionPolicy", "BatchingPolicy", "Load", "by_priority"]
+__all__ = ["PLACES_PER_PRIORITY", "AdmissionPolicy", "BatchingPolicy", "Load", "NoOptions", "by_priority"]
 
-_OVERTAKEN_PER_PRIORITY = 32
+PLACES_PER_PRIORITY = 32
+"""How many later requests may overtake one for each step of its priority, where nobody says otherwise."""
 
 
-def by_priority(order: Generate) -> int:
-    """The handicap of a request's priority: each step down lets at most 32 later ones overtake."""
-    return _OVERTAKEN_PER_PRIORITY * order.priority
+def by_priority(order: Generate, places_per_priority: int = PLACES_PER_PRIORITY) -> int:
+    """The handicap of a request's priority: each step down lets at most so many later ones overtake."""
+    return places_per_priority * order.priority
 
 
 class BatchingPolicy(Protocol):
-    """Decides in which order requests enter the batch; when blocks run out, the last in this order give way first."""
+    """Decides in which order requests enter the batch; when blocks run out, the last in this order give way first.
 
-    name: str
+    Registered as a class; one instance per replica.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type[msgspec.Struct]]
+    """The keys of `[engine.batching-policy-options]`, a struct with `rename="kebab"` and defaults; `NoOptions` for
+    none."""
+
+    def __init__(self, options: Any) -> None:
+        """`options` is an instance of `self.options`."""
 
     def handicap(self, order: Generate) -> int:
         """How many later requests without handicap may enter before this one: 0 for none. Asked once per request.
@@ -45,9 +58,17 @@ class Load:
 
 
 class AdmissionPolicy(Protocol):
-    """Decides which submissions are accepted. Lives on the front's loop, so it answers at once."""
+    """Decides which submissions are accepted. Lives on the front's loop, so it answers at once.
 
-    name: str
+    Registered as a class; one instance per replica.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type[msgspec.Struct]]
+    """The keys of `[engine.admission-policy-options]`, as those of a batching policy."""
+
+    def __init__(self, options: Any) -> None:
+        """`options` is an instance of `self.options`."""
 
     def admit(self, submission: Submission, load: Load) -> None:
         """Raise `Overloaded` for a submission that has to wait; the client hears when to try again.

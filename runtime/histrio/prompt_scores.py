@@ -64,7 +64,7 @@ class PromptScorer:
         assert order.num_prompt_logprobs is not None, "only those are kept that ask"
         end = row.start + row.num_tokens - row.num_sampled + 1
         ids = order.ids[end - row.num_scored : end]
-        found = token_logprobs(xp, logits, ids, [order.num_prompt_logprobs] * len(ids))
+        found = token_logprobs(xp, logits, ids, [order.num_prompt_logprobs] * len(ids), with_ranks=True)
         if any(math.isnan(each.logprob) for each in found):
             raise BackendError("the model's logits are not numbers: the prompt has no log probabilities")
         return found

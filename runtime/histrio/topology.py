@@ -119,8 +119,12 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Share of the blocks that newcomers leave to those who run, so that they are rarely preempted."""
     batching_policy: _Text = "priority"
     """Who decides in which order requests enter."""
+    batching_policy_options: dict[str, Any] = {}
+    """Settings of the batching policy; it refuses unknown ones."""
     admission_policy: _Text = "credits"
     """Who decides which requests are accepted."""
+    admission_policy_options: dict[str, Any] = {}
+    """Settings of the admission policy; it refuses unknown ones."""
     prefix_cache: bool = True
     """Keep KV blocks of finished requests for later ones that begin with the same tokens."""
     kv_cache_dtype: Literal["auto", "int8"] = "auto"

@@ -16,9 +16,14 @@ from msgspec import inspect
 
 from histrio.errors import TopologyError
 
-__all__ = ["convert_table", "did_you_mean"]
+__all__ = ["NoOptions", "convert_table", "did_you_mean"]
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The table of what leaves nothing to choose."""
+
 
 _WORDS = {
     "`int`": "an integer",

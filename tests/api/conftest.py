@@ -100,6 +100,27 @@ def endpoint(shared_endpoint: Endpoint) -> Endpoint:
     return shared_endpoint
 
 
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture
+def client_of() -> Callable[..., AbstractAsyncContextManager[openai.AsyncOpenAI]]:
+    """The official client of an endpoint over what is served."""
+
+    @asynccontextmanager
+    async def made(serving_model: AbstractAsyncContextManager[Harness]) -> AsyncIterator[openai.AsyncOpenAI]:
+        async with (
+            serving_model as harness,
+            endpoint_over(harness.gateway) as url,
+            openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+        ):
+            yield client
+
+    return made
+
+
 @dataclass
 class Served:
     """A replica of the toy, which says anything at all, behind an endpoint with the official client."""

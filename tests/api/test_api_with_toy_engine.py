@@ -25,11 +25,6 @@ pytestmark = pytest.mark.anyio
 NUM_LAYERS, VOCAB = 2, 258
 
 
-@pytest.fixture
-def anyio_backend() -> Any:
-    return "asyncio", {"use_uvloop": True}
-
-
 @dataclass
 class Served:
     harness: Harness

@@ -8,7 +8,7 @@ import pytest
 
 from histrio.errors import RequestError
 from histrio_api.fields import split_fields
-from histrio_api.schemas import ChatRequest
+from histrio_api.schemas.chat import ChatRequest
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_api.words import MAX_BAD_WORDS, with_word_ids
 

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT
-from histrio_api.schemas import ChatRequest, CompletionRequest
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
 
 if TYPE_CHECKING:
     from conftest import Endpoint

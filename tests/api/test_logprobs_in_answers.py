@@ -12,7 +12,7 @@ import pytest
 from histrio.gateway import Delta
 from histrio.messages import RequestState
 from histrio_api.logprobs import completion_logprobs
-from histrio_api.schemas import TokenLogprob, TopLogprob
+from histrio_api.schemas.logprobs import TokenLogprob, TopLogprob
 from histrio_api.testing import Script, ScriptedGateway, running_endpoint, served_model, write_tokenizer
 from histrio_api.text.tokenizer import Tokenizer
 

@@ -19,7 +19,6 @@ from histrio.testing.harness import Harness, HarnessOptions, serving, serving_en
 from histrio.testing.models import VOCAB_SIZE, write_model
 from histrio.testing.toy import ToyFactory, toy_logits, write_toy_model
 from histrio.testing.toy_engine import ToyEngineFactory
-from histrio_api.testing import endpoint_over
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_samplers.temperature import Temperature
 from histrio_torch.factory import TorchFactory
@@ -31,22 +30,6 @@ HI: Any = [{"role": "user", "content": "hi"}]
 HI_TEXT = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
 MOST_ERROR = 1e-4
 """In float32, with logits of a few units."""
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    return "asyncio", {"use_uvloop": True}
-
-
-@asynccontextmanager
-async def client_of(serving_model: AbstractAsyncContextManager[Harness]) -> AsyncIterator[openai.AsyncOpenAI]:
-    """The official client of an endpoint over what is served."""
-    async with (
-        serving_model as harness,
-        endpoint_over(harness.gateway) as url,
-        openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
-    ):
-        yield client
 
 
 def ids_of(tokenizer: Tokenizer, entries: list[Any]) -> list[int]:
@@ -71,7 +54,7 @@ async def entries_of(client: openai.AsyncOpenAI, model: str, **fields: Any) -> l
 
 @pytest.mark.timeout(60)  # imports transformers' model code
 @pytest.mark.parametrize("stream", [False, True])
-async def test_values_are_those_of_transformers(tmp_path: Path, stream: bool) -> None:
+async def test_values_are_those_of_transformers(client_of: Any, tmp_path: Path, stream: bool) -> None:
     folder = write_model("llama", tmp_path / "llama")
     tokenizer = Tokenizer.load(folder)
     served = serving(folder, TorchFactory(), cuts=[1], samplers=[Temperature])
@@ -99,7 +82,7 @@ async def test_values_are_those_of_transformers(tmp_path: Path, stream: bool) ->
     assert ids_of(tokenizer, choices[0]) != ids_of(tokenizer, choices[1])
 
 
-async def test_a_recovered_stream_has_the_entries_of_an_unbroken_one(tmp_path: Path) -> None:
+async def test_a_recovered_stream_has_the_entries_of_an_unbroken_one(client_of: Any, tmp_path: Path) -> None:
     folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
     fields: dict[str, Any] = {"max_tokens": 14, "top_logprobs": 2, "temperature": 1.5, "seed": 3, "stream": True}
     found: list[list[Any]] = []
@@ -124,7 +107,7 @@ async def _noting(served: AbstractAsyncContextManager[Harness], epochs: list[int
         epochs.append(harness.gateway.status.epoch)
 
 
-async def test_streams_side_by_side_keep_their_own_entries(tmp_path: Path) -> None:
+async def test_streams_side_by_side_keep_their_own_entries(client_of: Any, tmp_path: Path) -> None:
     folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
     tokenizer = Tokenizer.load(folder)
     async with client_of(serving(folder, ToyFactory(), cuts=[1], samplers=[Temperature])) as client:
@@ -172,7 +155,7 @@ class _SilentFactory(ToyEngineFactory):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engine_answers_for_the_chosen_tokens(tmp_path: Path, stream: bool) -> None:
+async def test_an_engine_answers_for_the_chosen_tokens(client_of: Any, tmp_path: Path, stream: bool) -> None:
     folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
     tokenizer = Tokenizer.load(folder)
     async with client_of(serving_engine(folder, ToyEngineFactory())) as client:
@@ -193,7 +176,7 @@ async def test_an_engine_answers_for_the_chosen_tokens(tmp_path: Path, stream: b
     assert plain.choices[0].logprobs is None
 
 
-async def test_what_an_engine_has_not_is_refused_by_name(tmp_path: Path) -> None:
+async def test_what_an_engine_has_not_is_refused_by_name(client_of: Any, tmp_path: Path) -> None:
     folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
 
     async def refused(client: openai.AsyncOpenAI, **fields: Any) -> tuple[str | None, str]:

@@ -8,7 +8,8 @@ import pytest
 
 from histrio.errors import RequestError
 from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT, decode_object, split_fields
-from histrio_api.schemas import ChatRequest, CompletionRequest
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 SAMPLING = frozenset({"temperature", "top_k"})

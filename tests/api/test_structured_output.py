@@ -14,7 +14,7 @@ import pytest
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec
 from histrio_api.fields import split_fields
-from histrio_api.schemas import ChatRequest
+from histrio_api.schemas.chat import ChatRequest
 from histrio_api.structured import wanted_grammar
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
 

@@ -42,11 +42,6 @@ AMBIGUOUS = "\n".join(
 HELLO = [{"role": "user", "content": "Hello"}]
 
 
-@pytest.fixture
-def anyio_backend() -> Any:
-    return "asyncio", {"use_uvloop": True}
-
-
 def favouring(biases: dict[str, int]) -> dict[str, Any]:
     """Tokens that random weights shall find now and then."""
     tokenizer = Tokenizer.load(Path(histrio.demo.__file__).parent / "target")

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histrio.grammar import Thinking
+from histrio_api import service
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.thoughts import ThoughtParser
 from histrio_api.text.tokenizer import Tokenizer
+from histrio_grammars.backend import Llguidance
 
 TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
 OPENS = "{{ messages[0].content }}<a>{% if thinking %}<think>\n{% endif %}{# </think> #}"
@@ -192,6 +194,31 @@ def test_the_grammar_knows_of_the_thought(qwen: Thinker, asked: Thinker) -> None
         grammar = served.gateway.submissions[-1].grammar
         assert grammar is not None
         assert grammar.thinking == thinking, fields
+
+
+@pytest.fixture
+def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Thinker]:
+    """Served with somebody's grammar backend in place of the built-in one, which knows of no thoughts."""
+
+    class Installed:
+        grammars = [Llguidance()]  # noqa: RUF012
+
+    Installed.grammars[0].name, Installed.grammars[0].capabilities = "plain", ()
+    monkeypatch.setattr(service, "installed_plugins", Installed)
+    yield from thinker(tmp_path, TEMPLATE)
+
+
+@pytest.mark.timeout(60)  # starts a process that checks grammars
+def test_a_form_behind_a_thought_is_a_400_where_the_grammar_backend_cannot(plain: Thinker) -> None:
+    body = {"model": "test/scripted", "messages": HELLO, "response_format": SCHEMA}
+    answer = plain.http.post("/v1/chat/completions", json=body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
+    assert error["param"] == "response_format.json_schema.schema"
+    assert "'plain' does not declare 'thoughts'" in error["message"]
+    assert plain.gateway.submissions == []
+    for control in ({"chat_template_kwargs": {"enable_thinking": False}}, {"response_format": {"type": "text"}}):
+        assert plain.http.post("/v1/chat/completions", json=body | control).status_code == 200, control
 
 
 @pytest.mark.timeout(60)  # starts a process that checks grammars

@@ -15,7 +15,7 @@ from histrio.errors import RequestError
 from histrio.grammar import TagSpec
 from histrio_api.fields import split_fields
 from histrio_api.forced_calls import forced_calls
-from histrio_api.schemas import ChatRequest
+from histrio_api.schemas.chat import ChatRequest
 from histrio_api.structured import wanted_grammar
 from histrio_api.text.template import load_chat_template
 from histrio_api.wanted import WantedGrammar
@@ -161,11 +161,6 @@ def test_only_hermes_calls_count_as_such(tmp_path: Path) -> None:
         template = load_chat_template(tmp_path)
         assert template is not None
         assert template.has_hermes_calls is is_hermes
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    return "asyncio", {"use_uvloop": True}
 
 
 def check_calls(calls: list[tuple[str, str]]) -> None:

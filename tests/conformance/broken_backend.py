@@ -50,7 +50,9 @@ DEFECTS = {
     "copy-does-nothing": "a_copied_page_goes_its_own_way",
     "counts-layers-from-0": "every_split_equals_the_whole",
     "depends-on-batch-size": "ragged_rows_equal_single_rows",
+    "epoch-keeps-copies": "a_start_on_a_living_stage_forgets_everything",
     "epoch-keeps-slots": "a_new_epoch_forgets_everything_and_computes_the_same",
+    "epoch-keeps-tables": "a_start_on_a_living_stage_forgets_everything",
     "forgets-rewind": "rewound_tokens_leave_no_trace",
     "foretells-too-much": "supports_foretells_no_more_than_the_opened_stage_has",
     "ignores-starts": "chunked_prefill_equals_one_step",
@@ -177,6 +179,7 @@ class BrokenStage(toy.ToyStage):
         self.sums: dict[int, int] = {}
         self.longest: dict[int, int] = {}
         self.tables: dict[int, list[int]] = {}
+        self.copies: list[tuple[list[int], list[int]]] = []
         self.owners: dict[int, int] = {}
         self.first = 3 if self.variant == "own-ids" else 0
         capacity = super().open(msgspec.structs.replace(spec, options=options), progress)
@@ -187,7 +190,11 @@ class BrokenStage(toy.ToyStage):
             return
 
         super().allocate(msgspec.structs.replace(size, num_pages=size.num_pages + self.first))
-        self.longest, self.tables, self.owners = {}, {}, {}
+        self.longest, self.owners = {}, {}
+        if self.defect != "epoch-keeps-tables":
+            self.tables = {}
+        if self.defect != "epoch-keeps-copies":
+            self.copies = []
         if self.defect != "epoch-keeps-slots":
             self.sums = {}
         if self.defect == "stale-pages-visible":
@@ -195,6 +202,9 @@ class BrokenStage(toy.ToyStage):
 
     def step(self, batch: StepBatch) -> StageOutput:
         self._refuse(batch)
+        for src, dst in self.copies:
+            super().copy(src, dst)
+        self.copies = []
         self._count_sequences(batch)
         told, batch = batch, self._changed_batch(batch)
         self.longest |= dict(zip(told.slots.tolist(), (told.starts + told.num_tokens).tolist(), strict=True))
@@ -210,8 +220,9 @@ class BrokenStage(toy.ToyStage):
         return StageOutput([], logits[::-1] if self.defect == "logits-in-wrong-order" else logits)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
+        """With the next step."""
         if self.defect != "copy-does-nothing":
-            super().copy(src, dst)
+            self.copies.append((src, dst))
 
     def close_slot(self, slot: int) -> None:
         if self.defect == "close-wipes-another":
@@ -268,6 +279,8 @@ class BrokenStage(toy.ToyStage):
                 return replace(batch, starts=np.zeros_like(starts), positions=batch.positions - within)
             case "table-of-next-row":
                 return replace(batch, block_tables=np.roll(tables, -1, axis=0))
+            case "epoch-keeps-tables":
+                return replace(batch, block_tables=self._known_tables(batch))
             case "short-tables":
                 return replace(batch, block_tables=np.where(np.arange(tables.shape[1]) < 48, tables, tables[:, :1]))
             case "forgets-rewind":
@@ -277,6 +290,14 @@ class BrokenStage(toy.ToyStage):
                 return self._ahead(batch, [each - min(back) for each in back])
             case _:
                 return batch
+
+    def _known_tables(self, batch: StepBatch) -> npt.NDArray[np.int32]:
+        """[rows, blocks] of slots that go on, the pages they had when they began; the others as they are told."""
+        tables = batch.block_tables.copy()
+        for row, (slot, start) in enumerate(_rows(batch)):
+            known = self.tables.get(slot, []) if start else []
+            tables[row, : len(known)] = known[: tables.shape[1]]
+        return tables
 
     def _rewound(self, slot: int, start: int) -> int:
         """By how many tokens a row goes back."""

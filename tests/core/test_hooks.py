@@ -21,7 +21,7 @@ from histrio.grammar import GrammarBackend, GrammarKinds, GrammarSpec, Vocabular
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.messages import Generate
 from histrio.plugins import Plugins, hook_names
-from histrio.policies import AdmissionPolicy, BatchingPolicy, Load
+from histrio.policies import AdmissionPolicy, BatchingPolicy, Load, NoOptions
 from histrio.sampling import Sampler
 from histrio.testing.guesses import GuessFactory
 
@@ -55,6 +55,7 @@ class Loud:
 class Rhymes:
     name = "rhymes"
     kinds = ("limerick",)
+    capabilities = ()
 
     def check(self, spec: GrammarSpec) -> None:
         return
@@ -64,14 +65,22 @@ class Rhymes:
 
 
 class Slowest:
-    name = "slowest"
+    name: ClassVar[str] = "slowest"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, options: NoOptions) -> None:
+        return
 
     def handicap(self, order: Generate) -> int:
         return 0
 
 
 class Bouncer:
-    name = "bouncer"
+    name: ClassVar[str] = "bouncer"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, options: NoOptions) -> None:
+        return
 
     def admit(self, submission: Submission, load: Load) -> None:
         return
@@ -107,12 +116,12 @@ class AllHooks:
         register(GuessFactory(lambda _ids, _count: [], "parrot"))
 
     @hookimpl
-    def register_batching_policies(self, register: Callable[[BatchingPolicy], None]) -> None:
-        register(Slowest())
+    def register_batching_policies(self, register: Callable[[type[BatchingPolicy]], None]) -> None:
+        register(Slowest)
 
     @hookimpl
-    def register_admission_policies(self, register: Callable[[AdmissionPolicy], None]) -> None:
-        register(Bouncer())
+    def register_admission_policies(self, register: Callable[[type[AdmissionPolicy]], None]) -> None:
+        register(Bouncer)
 
     @hookimpl
     def register_edges(self, register: Callable[[EdgeService], None]) -> None:
@@ -139,7 +148,7 @@ def test_hook_register_samplers(plugins: Plugins) -> None:
 
 def test_hook_register_grammars(plugins: Plugins) -> None:
     assert plugins.grammars.owners == {"rhymes": "everything"}
-    assert GrammarKinds(plugins.grammars).backend("limerick").name == "rhymes"
+    assert GrammarKinds(plugins.grammars).backend(GrammarSpec("limerick", "")).name == "rhymes"
 
 
 def test_hook_register_drafters(plugins: Plugins) -> None:
@@ -149,12 +158,12 @@ def test_hook_register_drafters(plugins: Plugins) -> None:
 
 def test_hook_register_batching_policies(plugins: Plugins) -> None:
     assert plugins.batching_policies.owners == {"slowest": "everything"}
-    assert isinstance(plugins.batching_policies.get("slowest"), Slowest)
+    assert plugins.batching_policies.get("slowest") is Slowest
 
 
 def test_hook_register_admission_policies(plugins: Plugins) -> None:
     assert plugins.admission_policies.owners == {"bouncer": "everything"}
-    assert isinstance(plugins.admission_policies.get("bouncer"), Bouncer)
+    assert plugins.admission_policies.get("bouncer") is Bouncer
 
 
 def test_hook_register_edges(plugins: Plugins) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,33 +11,52 @@ from types import ModuleType
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
-from histrio.builtin_policies import BoundedTokens, ByPriority, Credits, InOrder, ShortestFirst
+from histrio.builtin_policies import (
+    BoundedTokens,
+    BoundedTokensOptions,
+    ByPriority,
+    Credits,
+    InOrder,
+    PriorityOptions,
+    ShortestFirst,
+    ShortestFirstOptions,
+)
 from histrio.engine.blocks import BlockLease
 from histrio.engine.requests import RequestTable, Ticket
 from histrio.engine.scheduler import Scheduler
 from histrio.engine.step_plan import SchedulerLimits
 from histrio.errors import Overloaded
 from histrio.gateway import Submission, TokenStream
+from histrio.launch.policies import admission_policy, batching_policy
 from histrio.messages import Generate, RequestState, TokenRow
 from histrio.plugins import Plugins, installed_plugins
-from histrio.policies import BatchingPolicy, Load
+from histrio.policies import BatchingPolicy, Load, NoOptions
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async
+from histrio.topology import EngineTable
 from histrio_samplers.temperature import Temperature
 
 GREEDY: dict[str, Any] = {"temperature": 0.0}
+BY_PRIORITY, IN_ORDER = ByPriority(PriorityOptions()), InOrder(NoOptions())
+SHORTEST_FIRST = ShortestFirst(ShortestFirstOptions())
 HOOKS_PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 BOUNCER = """
 from histrio.errors import Overloaded
 from histrio.hooks import hookimpl
+from histrio.policies import NoOptions
 
 
 class EvenOnly:
     name = "even-only"
+    options = NoOptions
     loads = []
+
+    def __init__(self, options):
+        pass
 
     def admit(self, submission, load):
         self.loads.append(load)
@@ -46,7 +66,7 @@ class EvenOnly:
 
 @hookimpl
 def register_admission_policies(register):
-    register(EvenOnly())
+    register(EvenOnly)
 """
 
 
@@ -86,25 +106,40 @@ def entered(policy: BatchingPolicy | None, orders: list[Generate]) -> list[int]:
 
 def test_the_number_of_a_priority_decides_and_equal_ones_enter_as_they_came() -> None:
     orders = [order(1, priority=2), order(2), order(3, priority=1), order(4)]
-    assert entered(ByPriority(), orders) == [2, 4, 3, 1]
-    assert entered(InOrder(), orders) == [1, 2, 3, 4], "a control: another policy, another order"
+    assert entered(BY_PRIORITY, orders) == [2, 4, 3, 1]
+    assert entered(IN_ORDER, orders) == [1, 2, 3, 4], "a control: another policy, another order"
 
 
 def test_a_scheduler_that_is_told_nothing_goes_by_priority() -> None:
     orders = [order(number, priority=(5 * number) % 3) for number in range(1, 90)]
-    assert entered(None, orders) == entered(ByPriority(), orders) != entered(InOrder(), orders)
+    assert entered(None, orders) == entered(BY_PRIORITY, orders) != entered(IN_ORDER, orders)
 
 
 def test_short_prompts_enter_before_long_ones_of_the_same_priority() -> None:
     orders = [order(1, 4000), order(2, 900), order(3, 5, priority=1), order(4, 5), order(5, 100)]
-    assert entered(ShortestFirst(), orders) == [4, 5, 2, 1, 3]
-    assert entered(ByPriority(), orders) == [1, 2, 4, 5, 3]
+    assert entered(SHORTEST_FIRST, orders) == [4, 5, 2, 1, 3]
+    assert entered(BY_PRIORITY, orders) == [1, 2, 4, 5, 3]
 
 
-@pytest.mark.parametrize(("policy", "most"), [(ShortestFirst(), 64), (ByPriority(), 0), (InOrder(), 0)])
+@pytest.mark.parametrize(
+    ("policy", "most"),
+    [(SHORTEST_FIRST, 64), (BY_PRIORITY, 0), (IN_ORDER, 0)],
+)
 def test_a_long_prompt_is_overtaken_by_a_bounded_number(policy: BatchingPolicy, most: int) -> None:
     orders = [order(1, 30_000), *(order(number, 5) for number in range(2, 200))]
     assert most - 1 <= entered(policy, orders).index(1) <= most
+
+
+def test_options_say_what_priorities_and_lengths_are_worth() -> None:
+    by_priority = [order(1, priority=1), *(order(number) for number in range(2, 60))]
+    for places in (0, 3, 32):
+        assert entered(ByPriority(PriorityOptions(places)), by_priority).index(1) == places
+    by_length = [order(1, 1000), *(order(number, 5) for number in range(2, 60))]
+    cases = ((ShortestFirstOptions(), 7), (ShortestFirstOptions(32, 100), 10), (ShortestFirstOptions(32, 10, 20), 20))
+    for options, places in cases:
+        assert entered(ShortestFirst(options), by_length).index(1) == places
+    both = ShortestFirst(ShortestFirstOptions(places_per_priority=5))
+    assert entered(both, by_priority).index(1) == 5, "the worth of a priority is the same setting there"
 
 
 # --- who is accepted -------------------------------------------------------------------------------------------------
@@ -115,7 +150,7 @@ def loaded(num_requests: int, num_tokens: int, num_cache_tokens: int = 1000) -> 
 
 
 def test_tokens_beyond_a_multiple_of_the_cache_have_to_wait() -> None:
-    policy = BoundedTokens(times=2.0)
+    policy = BoundedTokens(BoundedTokensOptions(times=2.0))
     submission = Submission([1] * 100, 400)
     policy.admit(submission, loaded(3, 1500))
     with pytest.raises(Overloaded, match="come to 1501 tokens, and this one to 500 more; 2000"):
@@ -125,7 +160,7 @@ def test_tokens_beyond_a_multiple_of_the_cache_have_to_wait() -> None:
 
 
 def test_an_idle_replica_and_one_that_loads_accept_whatever_comes() -> None:
-    policy = BoundedTokens(times=0.1)
+    policy = BoundedTokens(BoundedTokensOptions(times=0.1))
     submission = Submission([1] * 100, 900, num_choices=8)
     policy.admit(submission, loaded(0, 0))
     policy.admit(submission, loaded(5, 5000, num_cache_tokens=0))
@@ -134,8 +169,8 @@ def test_an_idle_replica_and_one_that_loads_accept_whatever_comes() -> None:
 
 
 def test_credits_leave_it_at_the_number_of_requests() -> None:
-    Credits().admit(Submission([1] * 100, 10**6), loaded(99, 10**9))
-    table = RequestTable(1, policy=Credits())
+    Credits(NoOptions()).admit(Submission([1] * 100, 10**6), loaded(99, 10**9))
+    table = RequestTable(1, policy=Credits(NoOptions()))
     take(table, Submission([1], 5))
     with pytest.raises(Overloaded, match="all 1 request slots"):
         table.accept(Submission([1], 5))
@@ -197,6 +232,17 @@ def test_those_of_the_core_are_registered_through_the_hooks() -> None:
         assert owners.pop().startswith("policies [histrio ")
 
 
+def test_every_policy_and_option_stands_in_the_docs_with_its_default() -> None:
+    page = HOOKS_PAGE.read_text(encoding="utf-8")
+    plugins = installed_plugins()
+    for policy in (*plugins.batching_policies, *plugins.admission_policies):
+        assert f"| `{policy.name}` |" in page
+        row = page.split(f"| `{policy.name}` |")[1].split("\n")[0]
+        options = dict(re.findall(r"`([a-z-]+) = ([0-9.]+)`", row))
+        fields = msgspec.structs.fields(policy.options)
+        assert options == {field.encode_name: f"{field.default:g}" for field in fields}
+
+
 # --- from outside of the tree ----------------------------------------------------------------------------------------
 
 
@@ -243,7 +289,7 @@ async def finished(harness: Harness, salts: list[str]) -> list[str]:
 @pytest.mark.anyio
 async def test_the_batching_policy_of_the_docs_orders_requests(model: Path, load_plugin: Any) -> None:
     plugins, _ = load_plugin(HOOKS_PAGE.read_text().split("```python\n")[2].split("```")[0])
-    policy = plugins.batching_policies.get("paid-first")
+    policy = batching_policy("paid-first", {"free-behind": 4}, plugins)
     salts = ["free:1", "paid:1", "free:2", "paid:2"]
     options = HarnessOptions(max_rows=1, policy=policy, stage_options={"step-s": 0.001})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
@@ -257,7 +303,9 @@ async def test_the_batching_policy_of_the_docs_orders_requests(model: Path, load
 async def test_an_admission_policy_of_one_file_is_asked_about_every_submission(model: Path, load_plugin: Any) -> None:
     plugins, module = load_plugin(BOUNCER)
     options = HarnessOptions(
-        admission=plugins.admission_policies.get("even-only"), max_unfinished=5, stage_options={"step-s": 0.001}
+        admission=admission_policy(EngineTable(admission_policy="even-only"), plugins),
+        max_unfinished=5,
+        stage_options={"step-s": 0.001},
     )
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         (stream,) = harness.gateway.submit(Submission([1, 2], 200, sampling=GREEDY))
@@ -289,7 +337,9 @@ async def test_the_queue_is_as_long_as_there_are_credits(model: Path) -> None:
 
 @pytest.mark.anyio
 async def test_as_many_tokens_are_accepted_as_the_blocks_hold_a_few_times(model: Path) -> None:
-    options = HarnessOptions(num_blocks=20, admission=BoundedTokens(times=2.0), stage_options={"step-s": 0.001})
+    options = HarnessOptions(
+        num_blocks=20, admission=BoundedTokens(BoundedTokensOptions(times=2.0)), stage_options={"step-s": 0.001}
+    )
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         submission = Submission([1, 2], 58, sampling=GREEDY)
         streams = [harness.gateway.submit(submission)[0] for _ in range(2)]

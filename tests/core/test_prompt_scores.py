@@ -58,12 +58,15 @@ def check(found: list[TokenLogprobs], ids: list[int], num_top: int = 0) -> None:
     assert len(found) == len(ids) - 1
     logprobs = np.array([each.logprob for each in found])
     assert np.abs(logprobs - wanted[range(len(found)), ids[1:]]).max(initial=0) < MOST_ERROR
+    ranks = (wanted > wanted[range(len(found)), ids[1:]][:, None]).sum(-1) + 1
+    assert [each.rank for each in found] == ranks.tolist()
     for each, row in zip(found, wanted, strict=True):
         best = np.argsort(-row)[:num_top]
         assert [token for token, _ in each.top] == best.tolist()
         assert [logprob for _, logprob in each.top] == pytest.approx(row[best], abs=MOST_ERROR)
     if len(ids) > 3:
         assert np.abs(logprobs[1:] - wanted[range(len(found) - 1), ids[1:-1]]).max() > 0.1, "a control: one off"
+        assert len(set(ranks.tolist())) > 1, "a control: ranks differ"
 
 
 async def run(harness: Harness, ids: list[int], num_tokens: int = 3, **fields: Any) -> list[Any]:

@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 from histrio.grammar_check import MAX_COMPILE_S, MAX_TRIAL_S
-from histrio_api.schemas import GenerationRequest, StructuredOutputs
+from histrio_api.schemas.formats import StructuredOutputs
+from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.structured import NOT_BESIDE
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.schema import ENFORCED

@@ -1,18 +1,25 @@
-"""One small byte-level vocabulary: every token is one byte, so what may come next can be checked one by one."""
+"""One small byte-level vocabulary: every token is one byte, so what may come next can be checked one by one.
+
+Models that are served have the same tokens.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tokenizers
 
+from histrio.backend import BackendFactory
 from histrio.grammar import GrammarSpec, MaskRequest, Matcher, Vocabulary, VocabularySpec, num_mask_words
-from histrio.testing.toy import write_toy_model
+from histrio.testing.models import write_model
+from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio_grammars.backend import Llguidance
+from histrio_torch.factory import TorchFactory
 
 NUM_IDS, PADDED = 258, 300
 EOS = 257
@@ -63,3 +70,22 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 def open_toy(folder: Path) -> Toy:
     spec = VocabularySpec(str(folder), PADDED, (EOS,))
     return Toy(spec, Llguidance().open(spec), tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")))
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of two layers, to be split."""
+    return write_toy_model(tmp_path_factory.mktemp("served") / "toy", num_layers=2)
+
+
+@pytest.fixture(params=["toy", "torch"])
+def served(request: pytest.FixtureRequest, toy_model: Path, tmp_path: Path) -> tuple[Path, BackendFactory]:
+    """The toy, and a Llama of random weights with the same tokens."""
+    if request.param == "toy":
+        return toy_model, ToyFactory()
+    return write_model("llama", tmp_path / "llama"), TorchFactory()

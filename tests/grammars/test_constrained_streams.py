@@ -19,12 +19,11 @@ from histrio.grammar import GrammarSpec
 from histrio.messages import RequestState
 from histrio.testing.guesses import Guess, GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
-from histrio.testing.models import EOS_ID, write_model
-from histrio.testing.toy import ToyFactory, write_toy_model
+from histrio.testing.models import EOS_ID
+from histrio.testing.toy import ToyFactory
 from histrio.testing.wait import eventually_async
 from histrio_grammars.backend import Llguidance
 from histrio_samplers.plugin import SAMPLERS
-from histrio_torch.factory import TorchFactory
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow_start, pytest.mark.timeout(90)]
 
@@ -69,24 +68,6 @@ SAMPLINGS: list[dict[str, Any]] = [
 ]
 NUM_TOKENS = 240
 Answer = tuple[list[int], RequestState]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_toy_model(tmp_path_factory.mktemp("constrained") / "toy", num_layers=2)
-
-
-@pytest.fixture(params=["toy", "torch"])
-def served(request: pytest.FixtureRequest, toy_model: Path, tmp_path: Path) -> tuple[Path, BackendFactory]:
-    """The toy, and a Llama of random weights with the same tokens."""
-    if request.param == "toy":
-        return toy_model, ToyFactory()
-    return write_model("llama", tmp_path / "llama"), TorchFactory()
 
 
 def submissions(form: str) -> list[Submission]:

@@ -11,7 +11,7 @@ import pytest
 from histrio.arrays import NumpyArrays
 from histrio.drawer import Drawer
 from histrio.errors import PluginError, RequestError, UnsupportedModel
-from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
+from histrio.grammar import GrammarKinds, GrammarSpec, Thinking, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.messages import Open, Row, Step
 from histrio.sampler_chain import SamplerChain
@@ -136,7 +136,38 @@ def test_a_kind_belongs_to_one_backend() -> None:
     kinds = GrammarKinds([Llguidance()])
     assert kinds.known == sorted(Llguidance.kinds)
     with pytest.raises(RequestError, match="json_object"):
-        kinds.backend("sonnet")
+        kinds.backend(GrammarSpec("sonnet", ""))
+
+
+class Plain:
+    """A backend of somebody who never heard of thoughts, nor of capabilities."""
+
+    name = "plain"
+    kinds = ("regex",)
+
+    def check(self, spec: GrammarSpec) -> None:
+        Llguidance().check(spec)
+
+    def open(self, spec: VocabularySpec) -> Any:
+        return Llguidance().open(spec)
+
+
+@pytest.mark.parametrize("thinking", ["maybe", "already"])
+def test_a_thought_is_refused_where_the_backend_does_not_declare_it(toy: Any, thinking: Thinking) -> None:
+    foreign: Any = Plain()
+    kinds = GrammarKinds([foreign])
+    with pytest.raises(RequestError, match=r"'plain' does not declare 'thoughts'") as caught:
+        kinds.backend(GrammarSpec("regex", "yes", thinking))
+    assert (caught.value.status, caught.value.code) == (400, "unsupported_parameter")
+    assert kinds.backend(GrammarSpec("regex", "yes")) is foreign, "a control: without a thought it serves"
+    assert GrammarKinds([Llguidance()]).backend(GrammarSpec("regex", "yes", thinking)).name == "llguidance"
+
+    table = GrammarTable(kinds, toy.spec)
+    table.open(0, GrammarSpec("regex", "yes", thinking))
+    table.open(1, GrammarSpec("regex", "yes"))
+    assert "'thoughts'" in table.failure(0), "a last stage whose environment has another backend than the front"
+    assert table.failure(1) == ""
+    table.shutdown()
 
 
 def test_a_slot_that_was_never_closed_has_nothing_left_of_its_grammar(toy: Any, table: GrammarTable) -> None:

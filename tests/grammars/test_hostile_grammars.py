@@ -34,11 +34,6 @@ AMBIGUOUS = "\n".join(
 """Each token multiplies the ways to read what came so far."""
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def branching(num_branches: int) -> str:
     """A schema all of whose branches begin alike."""
     names = [f"n{n}" for n in range(num_branches)]

@@ -20,12 +20,11 @@ from histrio.grammar_table import GrammarTable
 from histrio.messages import Open, RequestState, Row, Step
 from histrio.sampler_chain import SamplerChain
 from histrio.testing.harness import Harness, HarnessOptions, serving
-from histrio.testing.models import EOS_ID, write_model
-from histrio.testing.toy import ToyFactory, write_toy_model
+from histrio.testing.models import EOS_ID
+from histrio.testing.toy import ToyFactory
 from histrio.testing.wait import eventually_async
 from histrio_grammars.backend import Llguidance
 from histrio_samplers.plugin import SAMPLERS
-from histrio_torch.factory import TorchFactory
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow_start, pytest.mark.timeout(90)]
 
@@ -62,23 +61,6 @@ class _Deaf(Llguidance):
 
         vocabulary.matcher = matcher  # type: ignore[method-assign]
         return vocabulary
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
-def toy_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_toy_model(tmp_path_factory.mktemp("jumping") / "toy", num_layers=2)
-
-
-@pytest.fixture(params=["toy", "torch"])
-def served(request: pytest.FixtureRequest, toy_model: Path, tmp_path: Path) -> tuple[Path, BackendFactory]:
-    if request.param == "toy":
-        return toy_model, ToyFactory()
-    return write_model("llama", tmp_path / "llama"), TorchFactory()
 
 
 async def run_all(

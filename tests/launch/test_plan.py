@@ -11,9 +11,16 @@ import msgspec
 import pytest
 
 from histrio.backend import Probe
-from histrio.errors import BackendError, DoesNotFit, ModelUnavailable, TopologyError, UnsupportedModel
+from histrio.errors import BackendError, DoesNotFit, ModelUnavailable, Overloaded, TopologyError, UnsupportedModel
+from histrio.gateway import Submission
+from histrio.launch.compose import BatchingParts
+from histrio.launch.device import DeviceProcess
 from histrio.launch.plan import Plan, StagePlan, resolve, split_layers
+from histrio.launch.policies import admission_policy
+from histrio.launch.processes import device_processes
+from histrio.messages import Generate
 from histrio.plugins import Plugins
+from histrio.policies import Load
 from histrio.topology import StageTable, parse_tables
 
 WriteModel = Callable[..., Path]
@@ -235,6 +242,27 @@ def test_a_plan_survives_the_way_to_another_process(write_model: WriteModel, plu
         ({"admission-policy": "credit"}, "engine.admission-policy", "did you mean 'credits'?"),
         ({"admission-policy": "fifo"}, "engine.admission-policy", "known: credits (by policies [histrio 1.0]), tokens"),
         ({"drafter": "off", "drafter-options": {"a": 1}}, "engine.drafter-options", "no drafter to read them"),
+        (
+            {"batching-policy-options": {"places-per-prority": 1}},
+            "engine.batching-policy-options.places-per-prority",
+            "did you mean 'places-per-priority'?",
+        ),
+        (
+            {"batching-policy-options": {"places-per-priority": -1}},
+            "engine.batching-policy-options.places-per-priority",
+            "must be an integer >= 0, not -1",
+        ),
+        (
+            {"batching-policy": "fifo", "batching-policy-options": {"places-per-priority": 1}},
+            "engine.batching-policy-options.places-per-priority",
+            "unknown key",
+        ),
+        (
+            {"admission-policy": "tokens", "admission-policy-options": {"times": 0}},
+            "engine.admission-policy-options.times",
+            "must be a number > 0",
+        ),
+        ({"admission-policy-options": {"times": 2}}, "engine.admission-policy-options.times", "unknown key"),
     ],
 )
 def test_names_and_settings_that_nobody_knows_are_refused_with_their_place(
@@ -244,6 +272,25 @@ def test_names_and_settings_that_nobody_knows_are_refused_with_their_place(
         plan_for(write_model(), plugins, engine=keys)
     assert caught.value.path == path
     assert text in str(caught.value)
+
+
+def test_policies_are_made_with_their_options(write_model: WriteModel, plugins: Plugins) -> None:
+    folder, order = write_model(), Generate(1, [1], 1, 5, priority=2)
+    options = {"batching-policy-options": {"places-per-priority": 3}}
+    for engine, handicap in ((options, 6), ({}, 64)):
+        plan = plan_for(folder, plugins, engine=engine)
+        (device,) = device_processes(plan)
+        travelled = msgspec.json.decode(msgspec.json.encode(device), type=DeviceProcess)
+        assert travelled.batching is not None
+        policy = BatchingParts.of(travelled.batching, travelled.policy_options, plugins).policy
+        assert policy is not None
+        assert policy.handicap(order) == handicap
+    tokens = {"admission-policy": "tokens", "admission-policy-options": {"times": 2}}
+    submission, load = Submission([1], 499), Load(1, 9, 1600, 1000)
+    with pytest.raises(Overloaded, match="2000"):
+        admission_policy(plan_for(folder, plugins, engine=tokens).engine, plugins).admit(submission, load)
+    del tokens["admission-policy-options"]
+    admission_policy(plan_for(folder, plugins, engine=tokens).engine, plugins).admit(submission, load)
 
 
 def test_scheduling_keys_reach_batching(write_model: WriteModel, plugins: Plugins) -> None:

@@ -250,6 +250,14 @@ def test_check_prints_the_plan_and_starts_nothing(
     assert paper_runtime == []
 
 
+def test_check_names_the_options_of_policies(two_stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(two_stages), "--check"]) == 0
+    assert "policies   batching priority, admission credits\n" in capsys.readouterr().out
+    option = "engine.batching-policy-options={places-per-priority = 3}"
+    assert main([str(two_stages), "--check", "--set", option]) == 0
+    assert "policies   batching priority (places-per-priority = 3), admission credits\n" in capsys.readouterr().out
+
+
 def test_check_says_what_stages_cannot_and_which_adapter_is_applied(
     two_stages: Path, factory: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

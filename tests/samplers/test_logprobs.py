@@ -94,3 +94,26 @@ def test_given_tokens_have_logprobs_too(xp: ArrayNamespace, monkeypatch: pytest.
     assert [each.logprob for each in whole] == pytest.approx(EXPECTED[range(5), [3, 699, 0, 5, 5]], abs=1e-4)
     assert [len(each.top) for each in whole] == [0, 1, 0, 2, 0]
     assert token_logprobs(xp, xp.asarray(LOGITS), [3, 699, 0, 5, 5], [0, 1, 0, 2, 0]) == whole
+
+
+@pytest.mark.parametrize("num_top", [0, 2])
+def test_a_rank_is_the_place_among_all_tokens(
+    xp: ArrayNamespace, num_top: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(xp, "chunk_values", 2 * VOCAB)
+    given = [int(LOGITS[0].argmax()), int(LOGITS[1].argmin()), 0, 5, 6]
+    places = np.argsort(np.argsort(-LOGITS, axis=-1), axis=-1)[range(5), given]
+
+    found = token_logprobs(xp, xp.asarray(LOGITS), given, [num_top] * 5, with_ranks=True)
+
+    assert [each.rank for each in found] == (places + 1).tolist()
+    assert (places[0], places[1]) == (0, VOCAB - 1)
+    others = token_logprobs(xp, xp.asarray(LOGITS[::-1].copy()), given, [num_top] * 5, with_ranks=True)
+    assert [each.rank for each in others] != [each.rank for each in found], "a control: the rows of others"
+    assert {each.rank for each in token_logprobs(xp, xp.asarray(LOGITS), given, [num_top] * 5)} == {0}
+
+
+def test_of_equals_the_rank_is_the_last_one(xp: ArrayNamespace) -> None:
+    logits = np.array([[1, 3, 2, 2, 0]], np.float32)
+    ranks = [token_logprobs(xp, xp.asarray(logits), [each], [0], with_ranks=True)[0].rank for each in range(5)]
+    assert ranks == [4, 1, 3, 3, 5]

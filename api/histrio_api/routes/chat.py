@@ -23,7 +23,7 @@ from histrio_api.routes.common import (
     stream_events,
     with_grammar,
 )
-from histrio_api.schemas import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
+from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.sse import DONE, ChatChunks, Write
 from histrio_api.text.answers import AnswerParser
 from histrio_api.text.tools import CALL_OPEN

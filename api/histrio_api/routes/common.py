@@ -18,7 +18,8 @@ from histrio_api.edge import Edge
 from histrio_api.errors import error_body, presentable
 from histrio_api.generation import Generation, run_choices
 from histrio_api.received import Received, receive
-from histrio_api.schemas import CompletionRequest, GenerationRequest
+from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.sse import EventStream, Write, error_event
 from histrio_api.thinking import completion_thinking
 

@@ -21,7 +21,7 @@ from histrio_api.routes.common import (
     read_request,
     stream_events,
 )
-from histrio_api.schemas import Completion, CompletionChoice, CompletionRequest
+from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
 from histrio_api.sse import DONE, CompletionChunks, Write
 
 __all__ = ["completions"]

@@ -7,7 +7,7 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.edge import Edge
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
-from histrio_api.schemas import ModelCard
+from histrio_api.schemas.models import ModelCard
 
 __all__ = ["list_models", "show_model"]
 

@@ -15,7 +15,7 @@ from histrio_api.errors import from_validation
 from histrio_api.fields import decode_object
 from histrio_api.prompts import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
-from histrio_api.schemas import DetokenizeRequest, TokenizeRequest
+from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 __all__ = ["detokenize", "tokenize"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from histrio.grammar import Thinking
-from histrio_api.schemas import CalledTool
+from histrio_api.schemas.chat import CalledTool
 from histrio_api.text.thoughts import ThoughtParser
 from histrio_api.text.tools import ToolCallParser
 

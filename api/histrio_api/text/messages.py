@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from histrio.errors import RequestError
-from histrio_api.schemas import ChatMessage, ContentPart, ToolCall
+from histrio_api.schemas.messages import ChatMessage, ContentPart, ToolCall
 from histrio_api.text.template import Message
 
 __all__ = ["to_template_messages"]

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import msgspec
 
-from histrio_api.schemas import CalledFunction, CalledTool
+from histrio_api.schemas.chat import CalledFunction, CalledTool
 from histrio_api.text.stops import Wanted
 
 __all__ = ["CALL_CLOSE", "CALL_OPEN", "ToolCallParser"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from histrio.errors import RequestError, UnsupportedModel
-from histrio.grammar import GrammarSpec, VocabularySpec
+from histrio.grammar import GrammarCapability, GrammarSpec, VocabularySpec
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.expressions import portable
 from histrio_grammars.schema import decode_schema
@@ -35,6 +35,7 @@ class Llguidance:
 
     name = "llguidance"
     kinds: tuple[str, ...] = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "structural_tag")
+    capabilities: tuple[GrammarCapability, ...] = (GrammarCapability.THOUGHTS,)
 
     def check(self, spec: GrammarSpec) -> None:
         """Bounds, keywords and syntax as far as reading tells. Raises `RequestError`."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from histrio.actors.batching import BatchingActor, BatchingSettings
 from histrio.actors.directory import Directory, Tell
@@ -20,6 +21,7 @@ from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.launch.draft import drafter_tools
+from histrio.launch.policies import batching_policy
 from histrio.model_config import read_model_config
 from histrio.plugins import Plugins
 from histrio.policies import BatchingPolicy
@@ -61,9 +63,9 @@ class BatchingParts:
     """None: by priority."""
 
     @classmethod
-    def of(cls, settings: BatchingSettings, plugins: Plugins) -> BatchingParts:
-        """The drafter and the policy that the settings name. Raises `PluginError`."""
-        policy = plugins.batching_policies.get(settings.policy) if settings.policy else None
+    def of(cls, settings: BatchingSettings, policy_options: Mapping[str, Any], plugins: Plugins) -> BatchingParts:
+        """The drafter and the policy that the settings name. Raises `PluginError`, `TopologyError`."""
+        policy = batching_policy(settings.policy, policy_options, plugins) if settings.policy else None
         spec = settings.drafter_spec
         if spec is None:
             return cls(policy=policy)

@@ -24,13 +24,13 @@ from histrio.grammar import GrammarKinds
 from histrio.hooks import EdgeService
 from histrio.launch.draft import drafter_name, drafter_spec, speculation_limits
 from histrio.launch.place import ENGINE, FRONT, place_stages
+from histrio.launch.policies import check_policies
 from histrio.launch.support import (
     backend_traits,
     check_adapter,
     check_engine_keys,
     check_kv_cache_dtype,
     check_memory,
-    check_policies,
     check_support,
     interpreter,
 )

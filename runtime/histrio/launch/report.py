@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from histrio.engine.placement import lost_capabilities
 from histrio.launch.place import FRONT
 from histrio.launch.plan import EdgePlan, Plan, StagePlan
 from histrio.machine import memory_bytes
 from histrio.plugins import Plugins
+from histrio.topology import EngineTable
 
 __all__ = ["describe_plan", "describe_plugins"]
 
@@ -34,7 +38,7 @@ def describe_plan(plan: Plan) -> str:
             f"{engine.max_batch_size} sequences, {engine.max_num_tokens_per_batch} tokens, "
             f"{engine.chunked_prefill_size} of one prompt",
         ),
-        ("policies", f"batching {engine.batching_policy}, admission {engine.admission_policy}"),
+        ("policies", _policies(engine)),
         ("drafter", _drafter(plan)),
         ("kv blocks", f"{blocks}, size {block_size}, number format {engine.kv_cache_dtype}"),
         (
@@ -101,9 +105,17 @@ def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
     ]
 
 
+def _policies(engine: EngineTable) -> str:
+    batching = _with_options(engine.batching_policy, engine.batching_policy_options)
+    return f"batching {batching}, admission {_with_options(engine.admission_policy, engine.admission_policy_options)}"
+
+
 def _drafter(plan: Plan) -> str:
-    options = ", ".join(f"{key} = {value}" for key, value in plan.engine.drafter_options.items())
-    return f"{plan.drafter} ({options})" if options else plan.drafter or "none"
+    return _with_options(plan.drafter, plan.engine.drafter_options) if plan.drafter else "none"
+
+
+def _with_options(name: str, options: Mapping[str, Any]) -> str:
+    return f"{name} ({', '.join(f'{key} = {value}' for key, value in options.items())})" if options else name
 
 
 def _losses(plan: Plan) -> list[str]:

@@ -26,6 +26,7 @@ from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_replica
 from histrio.launch.place import FRONT
 from histrio.launch.plan import DEFAULT_BLOCK_SIZE, Plan, field_table
+from histrio.launch.policies import admission_policy
 from histrio.launch.processes import ReplicaProcesses
 from histrio.launch.progress import LoadingProgress
 from histrio.net.io_thread import IoThread
@@ -137,7 +138,7 @@ class _Root:
             stages,
             Choosers.of(self._plugins),
             batching=plan.batching,
-            parts=BatchingParts.of(plan.batching, self._plugins),
+            parts=BatchingParts.of(plan.batching, plan.engine.batching_policy_options, self._plugins),
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
         )
@@ -183,7 +184,7 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
         actors=replica_actors(plan.num_stages),
         fields=field_table(plugins, plan.model.engine),
         max_unfinished=engine.max_unfinished_requests,
-        admission=plugins.admission_policies.get(engine.admission_policy),
+        admission=admission_policy(engine, plugins),
         request_timeout_s=engine.request_timeout_s,
         hang_timeout_s=plan.runtime.hang_timeout_s,
     )

@@ -25,7 +25,6 @@ __all__ = [
     "check_engine_keys",
     "check_kv_cache_dtype",
     "check_memory",
-    "check_policies",
     "check_support",
     "interpreter",
 ]
@@ -40,6 +39,7 @@ _ENGINES_OWN = {
         "enable_preemption",
         "preemption_threshold",
         "batching_policy",
+        "batching_policy_options",
     ],
     "keeps its cache": ["prefix_cache"],
     "guesses tokens": [
@@ -128,21 +128,6 @@ def check_engine_keys(table: EngineTable, backend: str) -> None:
             continue
         text = f"the engine {backend!r} {does} by itself; see the backend's own options"
         raise TopologyError(f"engine.{field.encode_name}", text)
-
-
-def check_policies(table: EngineTable, plugins: Plugins, *, is_engine: bool) -> None:
-    """Both policies exist. Raises `TopologyError`."""
-    try:
-        plugins.admission_policies.get(table.admission_policy)
-    except PluginError as error:
-        raise TopologyError("engine.admission-policy", str(error)) from None
-    if is_engine:
-        return  # which has no batching of ours
-
-    try:
-        plugins.batching_policies.get(table.batching_policy)
-    except PluginError as error:
-        raise TopologyError("engine.batching-policy", str(error)) from None
 
 
 def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is_check: bool) -> StagePlan:

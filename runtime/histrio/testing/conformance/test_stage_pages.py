@@ -152,6 +152,17 @@ def test_a_copied_page_goes_its_own_way(subject: StageSubject) -> None:
     common = page + page // 2
     one, two = branches(subject, common)
     chain = subject.middle()
+    assert_part(chain, one, two, common)
+
+    alone(chain, ChainRow(0, one.prompt))
+    alone(chain, ChainRow(1, subject.trace(2 * page, seed=24).prompt))
+    chain.share([chain.tables[0][0], chain.tables[1][1]], 2, common)
+    (uncopied,) = play(chain, [Replay(two, 2, num_fed=common)])
+    assert_differs(uncopied, two.logits, "a page of another sequence in place of the copy")
+
+
+def assert_part(chain: StageChain, one: Trace, two: Trace, common: int) -> None:
+    """Their `common` first tokens are computed once, in slot 0; then they part within the second page."""
     first, second = Replay(one, 0, common), Replay(two, 1, num_fed=common)
     feed(chain, [first])
     full, partial = chain.tables[0]
@@ -160,8 +171,29 @@ def test_a_copied_page_goes_its_own_way(subject: StageSubject) -> None:
     assert_same(results[0], one.logits, "the row that kept the page")
     assert_same(results[1], two.logits, "the row that took the copy")
 
-    alone(chain, ChainRow(0, one.prompt))
-    alone(chain, ChainRow(1, subject.trace(2 * page, seed=24).prompt))
-    chain.share([chain.tables[0][0], chain.tables[1][1]], 2, common)
-    (uncopied,) = play(chain, [Replay(two, 2, num_fed=common)])
-    assert_differs(uncopied, two.logits, "a page of another sequence in place of the copy")
+
+@needs(Capability.COPY_PAGES, Capability.PREFIX_SHARE, Capability.BATCH)
+def test_a_start_on_a_living_stage_forgets_everything(subject: StageSubject) -> None:
+    """Sequences that run, the pages that they have, and copies made since the last step, whatever size comes next."""
+    common = subject.page_size + subject.page_size // 2
+    one, two = branches(subject, common)
+    chain = subject.middle()
+    usual = chain.size
+    for size in (usual, msgspec.structs.replace(usual, num_pages=usual.num_pages // 2), usual):
+        leave_running(chain, subject)
+        chain.restart(size)
+        assert_part(chain, one, two, common)
+
+    leave_running(chain, subject)
+    chain.leave(1)
+    chain.share(chain.tables[0][:2], 1, common)
+    (got,) = play(chain, [Replay(two, 1, num_fed=common)])
+    assert_differs(got, two.logits, "pages of a sequence that was running before")
+
+
+def leave_running(chain: StageChain, subject: StageSubject) -> None:
+    """Every slot in the midst of a sequence, and the last page of each just copied."""
+    traces = [subject.trace(3 * subject.page_size, seed=50 + row, num_tokens=2) for row in range(subject.num_rows)]
+    feed(chain, [Replay(trace, slot) for slot, trace in enumerate(traces)])
+    for slot in range(subject.num_rows):
+        chain.copy(chain.tables[slot][-1])

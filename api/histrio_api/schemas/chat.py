@@ -1,0 +1,83 @@
+"""POST /v1/chat/completions: what is asked, and the whole answer."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.logprobs import ChatLogprobs, PromptLogprobs
+from histrio_api.schemas.messages import ChatMessage
+from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt
+from histrio_api.schemas.tools import NamedTool, ToolDefinition
+from histrio_api.schemas.usage import Usage
+
+__all__ = ["AnswerMessage", "CalledFunction", "CalledTool", "ChatChoice", "ChatCompletion", "ChatRequest"]
+
+
+class ChatRequest(GenerationRequest, kw_only=True):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: PositiveInt | None = None
+    logprobs: bool = False
+    top_logprobs: NumTopLogprobs = 0
+    """Needs `logprobs`."""
+    tools: list[ToolDefinition] = msgspec.field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    """`required`: the answer is one call or several; a name: one call of that tool."""
+    parallel_tool_calls: bool = True
+    """False: at most one call."""
+    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    add_special_tokens: bool = False
+
+
+class CalledFunction(msgspec.Struct):
+    """Name and JSON arguments of a call in an answer."""
+
+    name: str
+    arguments: str
+
+
+class CalledTool(msgspec.Struct):
+    """A tool call in an answer."""
+
+    id: str
+    function: CalledFunction
+    type: str = "function"
+
+
+class AnswerMessage(msgspec.Struct):
+    """The assistant's message in an answer."""
+
+    content: str | None
+    role: str = "assistant"
+    refusal: None = None
+    tool_calls: list[CalledTool] | msgspec.UnsetType = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    """What the model thought before it answered."""
+
+
+class ChatChoice(msgspec.Struct):
+    """One of the `n` answers."""
+
+    index: int
+    message: AnswerMessage
+    finish_reason: str
+    logprobs: ChatLogprobs | None = None
+
+
+class ChatCompletion(msgspec.Struct):
+    """The answer of /v1/chat/completions."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+    object: str = "chat.completion"
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET

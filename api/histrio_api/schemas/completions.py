@@ -1,0 +1,50 @@
+"""POST /v1/completions: what is asked, and the whole answer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.logprobs import CompletionLogprobs, PromptLogprobs
+from histrio_api.schemas.strict import NumTopLogprobs, TokenId
+from histrio_api.schemas.usage import Usage
+
+__all__ = ["Completion", "CompletionChoice", "CompletionRequest"]
+
+
+class CompletionRequest(GenerationRequest, kw_only=True):
+    """POST /v1/completions. A prompt is text or token ids, or a list of either."""
+
+    prompt: str | list[str | TokenId | list[TokenId]]
+    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    """0 to have nothing but the prompt scored."""
+    echo: bool = False
+    """The text begins with the prompt, and `logprobs` with its tokens."""
+    logprobs: NumTopLogprobs | None = None
+    """Of each token and of that many of the likeliest."""
+    add_special_tokens: bool = True
+
+
+class CompletionChoice(msgspec.Struct):
+    """One of the `n` continuations of one prompt."""
+
+    index: int
+    text: str
+    finish_reason: str
+    logprobs: CompletionLogprobs | None = None
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+
+
+class Completion(msgspec.Struct):
+    """The answer of /v1/completions."""
+
+    id: str
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage
+    system_fingerprint: str
+    object: str = "text_completion"

@@ -1,0 +1,50 @@
+"""The form that a request demands of its answer, in each of its spellings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from histrio.grammar import TagStructure
+from histrio_api.schemas.strict import Strict
+
+__all__ = ["ResponseFormat", "StructuralTag", "StructuredOutputs"]
+
+
+class SchemaFormat(Strict):
+    """The named schema of a `json_schema` format; it is always followed strictly."""
+
+    name: str = ""
+    description: str | None = None
+    schema: dict[str, Any] | bool | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Strict):
+    """`response_format`: any text, any JSON object, JSON after a schema, or text with structures in it."""
+
+    type: Literal["text", "json_object", "json_schema", "structural_tag"]
+    json_schema: SchemaFormat | None = None
+    schema: dict[str, Any] | bool | None = None
+    """Of `json_object`, as some servers have it."""
+    structures: list[TagStructure] | None = None
+    """Of `structural_tag`, like `triggers`."""
+    triggers: list[str] | None = None
+
+
+class StructuralTag(Strict):
+    """Text in which each trigger begins one of the structures."""
+
+    structures: list[TagStructure]
+    triggers: list[str]
+    type: Literal["structural_tag"] = "structural_tag"
+
+
+class StructuredOutputs(Strict):
+    """`structured_outputs`: one of these."""
+
+    json: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: StructuralTag | str | None = None

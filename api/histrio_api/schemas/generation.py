@@ -1,0 +1,69 @@
+"""The fields that chat and plain completions share.
+
+A request struct has only fields that are honoured. What else a request may carry is decided in `fields.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from histrio_api.schemas.formats import ResponseFormat, StructuredOutputs
+from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict, TokenId
+
+__all__ = ["GenerationRequest", "StreamOptions", "UsageStats"]
+
+UsageStats: TypeAlias = Literal["none", "last", "every"]
+
+_Priority = Annotated[int, Meta(ge=0, le=100)]
+_Salt = Annotated[str, Meta(max_length=256)]
+_Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a stream carries beside the text."""
+
+    include_usage: bool = False
+    """A last chunk without choices has the usage."""
+    continuous_usage_stats: bool = False
+    """Every chunk has the usage so far; needs `include_usage`."""
+
+    @property
+    def usage_stats(self) -> UsageStats:
+        """Which chunks have a usage."""
+        if not self.include_usage:
+            return "none"
+        return "every" if self.continuous_usage_stats else "last"
+
+
+class GenerationRequest(Strict):
+    """What chat and plain completions have in common; sampling fields are kept apart."""
+
+    model: str
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: PositiveInt | None = None
+    n: PositiveInt = 1
+    prompt_logprobs: NumTopLogprobs | None = None
+    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
+    seed: _Seed | None = None
+    stop: str | list[str] = msgspec.field(default_factory=list)
+    stop_token_ids: list[TokenId] = msgspec.field(default_factory=list)
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    priority: _Priority = 0
+    """0 is let in first."""
+    cache_salt: _Salt = ""
+    """Prefixes are shared only among requests of the same salt."""
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    json_schema: dict[str, Any] | bool | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    ebnf: str | None = None
+    guided_json: dict[str, Any] | bool | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None

@@ -1,0 +1,26 @@
+"""POST /tokenize and /detokenize."""
+
+from __future__ import annotations
+
+from histrio_api.schemas.messages import ChatMessage
+from histrio_api.schemas.strict import Strict, TokenId
+
+__all__ = ["DetokenizeRequest", "TokenizeRequest"]
+
+
+class TokenizeRequest(Strict):
+    """POST /tokenize: of a text, or of a chat as its prompt would be."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool = True
+    return_token_strs: bool = False
+
+
+class DetokenizeRequest(Strict):
+    """POST /detokenize."""
+
+    tokens: list[TokenId]
+    model: str | None = None

@@ -1,0 +1,33 @@
+"""How many tokens a request took."""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["CompletionTokensDetails", "PromptTokensDetails", "Usage"]
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """How a prompt's tokens were come by."""
+
+    cached_tokens: int
+    """Of all prompts of the request, taken from the prefix cache."""
+
+
+class CompletionTokensDetails(msgspec.Struct):
+    """How the answers' tokens were come by, all choices together."""
+
+    accepted_prediction_tokens: int
+    """Guessed ahead, and right."""
+    rejected_prediction_tokens: int
+    """Guessed ahead in vain; they are in no answer, and in no other count."""
+
+
+class Usage(msgspec.Struct):
+    """Tokens of a request; those of all its choices together."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails
