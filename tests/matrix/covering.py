@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-__all__ = ["NUM_RANDOM", "Combination", "covering", "pairs", "random_combinations", "shared_out"]
+__all__ = ["NUM_RANDOM", "Combination", "covering", "pairs", "random_combinations"]
 
 Combination = dict[str, Any]
 Pair = tuple[str, str, str, str]
@@ -40,13 +40,6 @@ def covering(factors: Mapping[str, Sequence[Any]], seed: int) -> list[Combinatio
         missing.difference_update(pairs(best))
         rows.append(best)
     return rows
-
-
-def shared_out(factors: Mapping[str, Sequence[Any]], seed: int, index: int) -> list[Combination]:
-    """What one of several tests plays: every second one of a covering few, from its `index` on; all of them, and random
-    ones, if `HISTRIO_COMBINATIONS` says so."""
-    rows = covering(factors, seed)
-    return rows + random_combinations(factors, seed, NUM_RANDOM) if NUM_RANDOM else rows[index % 2 :: 2]
 
 
 def random_combinations(factors: Mapping[str, Sequence[Any]], seed: int, count: int) -> list[Combination]:

@@ -2,28 +2,44 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+from msgspec import structs
 
 from histrio.backend import BackendFactory
-from histrio.gateway import Submission
+from histrio.gateway import Delta, Submission, TokenStream
+from histrio.grammar import GrammarSpec
 from histrio.messages import RequestState, TokenLogprobs
 from histrio.sampling import Sampler
 from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.models import EOS_ID
 from histrio.testing.wait import eventually_async
+from histrio_grammars.backend import Llguidance
 from histrio_samplers.plugin import SAMPLERS
 
-__all__ = ["ALL_SAMPLERS", "Answer", "Crowd", "Run", "differences", "make_crowd", "play", "play_alone"]
+__all__ = [
+    "ALL_SAMPLERS",
+    "Answer",
+    "Crowd",
+    "Request",
+    "Run",
+    "differences",
+    "make_crowd",
+    "play",
+    "play_alone",
+    "with_forms",
+]
 
 ALL_SAMPLERS: list[type[Sampler]] = list(SAMPLERS)
+FORM = GrammarSpec("regex", "(x=[a-f]{1,3}; ){1,9}[0-9]{2}")
+"""What follows an x or a semicolon, and the end, is forced."""
 _PATIENCE_S = 30.0
-_CLOSE = 2e-4
-"""Log probabilities are sums over a vocabulary, which another batch adds up in another order."""
 
 KINDS: list[dict[str, Any]] = [
     {"temperature": 0.0},
@@ -46,7 +62,15 @@ class Request:
     after: int | None
     """It comes when that earlier one has begun to speak."""
     num_kept: int | None
-    """Each choice is cancelled after so many tokens; None: heard to its end."""
+    """Choices are cancelled after so many tokens, or before; None: heard to their end."""
+    leaves_with: int | None = None
+    """Its choices are cancelled at the latest when that other one begins to speak, so perhaps before they do."""
+    num_leaving: int = 99
+    """Of its choices, the first so many are cancelled: with 1, those that were forked from it go on."""
+
+    def is_leaving(self, choice: int) -> bool:
+        """Whether the choice may be cancelled."""
+        return choice < self.num_leaving and (self.num_kept is not None or self.leaves_with is not None)
 
 
 Crowd = Sequence[Request]
@@ -59,7 +83,7 @@ class Answer:
     tokens: list[int] = field(default_factory=list)
     state: RequestState = RequestState.WAITING
     num_cached_tokens: int = 0
-    logprobs: list[float] = field(default_factory=list)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
@@ -72,13 +96,21 @@ class Run:
     num_replays: int = 0
 
     @property
+    def num_scores(self) -> int:
+        """Log probabilities of tokens of prompts."""
+        return sum(len(answer.prompt_logprobs) for answer in self.answers.values())
+
+    @property
     def num_cached_tokens(self) -> int:
         """Of all prompts, without what a choice took from the first one of its request."""
         return sum(answer.num_cached_tokens for (_, choice), answer in self.answers.items() if choice == 0)
 
 
 def make_crowd(seed: int, num_ids: int, *, num_requests: int = 16, num_tokens: int = 24) -> Crowd:
-    """Requests over ids 3 … num_ids - 1. Prefixes are shared, some prompts are equal, some ask for several choices."""
+    """Requests over ids 3 … num_ids - 1. Prefixes are shared, some prompts are equal, some ask for several choices.
+
+    Some want log probabilities, of what they get or of their prompts; some clients leave in the middle, or before.
+    """
     rng = random.Random(seed)
     prefixes = [_ids(rng, num_ids, 37) for _ in range(3)]
     prompts: list[list[int]] = []
@@ -100,86 +132,125 @@ def make_crowd(seed: int, num_ids: int, *, num_requests: int = 16, num_tokens: i
             priority=rng.choice([0, 0, 1, 2]),
             cache_salt=rng.choice(["", "", "", "mine"]),
             num_logprobs=rng.choice([None, None, None, 0, 2]),
-            num_prompt_logprobs=None,
+            num_prompt_logprobs=rng.choice([None, None, 0, 2]),
         )
         after = rng.randrange(index) if index and rng.random() < 0.5 else None
-        crowd.append(Request(submission, after, rng.randint(1, 8) if rng.random() < 0.15 else None))
+        num_kept = rng.randint(1, 8) if rng.random() < 0.2 else None
+        leaves_with = rng.randrange(num_requests) if rng.random() < 0.15 else None
+        crowd.append(Request(submission, after, num_kept, leaves_with, rng.choice([1, 99])))
     return crowd
+
+
+def with_forms(crowd: Crowd) -> Crowd:
+    """The same with a grammar for every fourth answer."""
+    return [
+        replace(request, submission=structs.replace(request.submission, grammar=FORM, eos_ids=[EOS_ID], stop_ids=[]))
+        if index % 4 == 1
+        else request
+        for index, request in enumerate(crowd)
+    ]
 
 
 async def play(
     model: Path, factory: BackendFactory, crowd: Crowd, options: HarnessOptions, cuts: Sequence[int] = ()
 ) -> Run:
     """The whole crowd in one engine."""
-    async with serving(model, factory, samplers=ALL_SAMPLERS, cuts=cuts, options=options) as harness:
+    async with serving(
+        model, factory, samplers=ALL_SAMPLERS, grammars=[Llguidance()], cuts=cuts, options=options
+    ) as harness:
         answers: dict[tuple[int, int], Answer] = {}
         has_begun = [anyio.Event() for _ in crowd]
         with anyio.move_on_after(_PATIENCE_S) as patience:
             async with anyio.create_task_group() as tasks:
-                for index, request in enumerate(crowd):
-                    waits_for = None if request.after is None else has_begun[request.after]
-                    tasks.start_soon(_ask, harness, request, waits_for, answers, has_begun[index], index)
+                for index in range(len(crowd)):
+                    tasks.start_soon(_ask, harness, crowd, index, answers, has_begun)
         assert not patience.cancelled_caught, f"nothing comes any more after {_PATIENCE_S} s: the engine stands still"
         return await _ended(harness, answers)
 
 
 async def play_alone(model: Path, factory: BackendFactory, crowd: Crowd, options: HarnessOptions) -> Run:
     """One request after the other, heard to its end: nothing to share, nobody beside it."""
-    async with serving(model, factory, samplers=ALL_SAMPLERS, options=options) as harness:
+    async with serving(model, factory, samplers=ALL_SAMPLERS, grammars=[Llguidance()], options=options) as harness:
         answers: dict[tuple[int, int], Answer] = {}
-        for index, request in enumerate(crowd):
-            patient = Request(request.submission, None, None)
-            await _ask(harness, patient, None, answers, anyio.Event(), index)
+        patient = [Request(request.submission, None, None) for request in crowd]
+        for index in range(len(crowd)):
+            await _ask(harness, patient, index, answers, [anyio.Event() for _ in crowd])
         return await _ended(harness, answers)
 
 
-def differences(crowd: Crowd, run: Run, alone: Run) -> list[str]:
-    """Where an answer of the crowd is not the one that the request got alone."""
+def differences(crowd: Crowd, run: Run, alone: Run, most_error: float = 0.0) -> list[str]:
+    """Where an answer of the crowd is not the one that the request got alone. Log probabilities may be off by
+    `most_error`."""
     found = []
     for (index, choice), wanted in alone.answers.items():
         got = run.answers[index, choice]
         num_tokens = len(wanted.tokens)
-        is_cancelled = got.state is RequestState.CANCELLED and crowd[index].num_kept is not None
+        is_cancelled = got.state is RequestState.CANCELLED and crowd[index].is_leaving(choice)
         if is_cancelled:
             num_tokens = min(len(got.tokens), num_tokens)
+        scores = wanted.prompt_logprobs if num_tokens or not is_cancelled else []
         if got.tokens != wanted.tokens[:num_tokens]:
             found.append(f"request {index}, choice {choice}: {got.tokens} instead of {wanted.tokens[:num_tokens]}")
         elif not is_cancelled and got.state is not wanted.state:
             found.append(f"request {index}, choice {choice}: ends as {got.state.name} instead of {wanted.state.name}")
-        elif not _are_close(got, wanted, num_tokens):
-            found.append(f"request {index}, choice {choice}: other log probabilities")
+        elif (error := _error(got.logprobs, wanted.logprobs[:num_tokens])) > most_error:
+            found.append(f"request {index}, choice {choice}: log probabilities are off by {error:.2g}")
+        elif (error := _error(got.prompt_logprobs, scores)) > most_error:
+            found.append(f"request {index}, choice {choice}: log probabilities of its prompt are off by {error:.2g}")
     return found
 
 
 async def _ask(
     harness: Harness,
-    request: Request,
-    waits_for: anyio.Event | None,
-    answers: dict[tuple[int, int], Answer],
-    has_begun: anyio.Event,
+    crowd: Crowd,
     index: int,
+    answers: dict[tuple[int, int], Answer],
+    has_begun: Sequence[anyio.Event],
 ) -> None:
     """Submit when it is time, and hear all choices."""
-    if waits_for is not None:
-        await waits_for.wait()
+    request = crowd[index]
+    if request.after is not None:
+        await has_begun[request.after].wait()
     async with anyio.create_task_group() as tasks:
         for choice, stream in enumerate(harness.gateway.submit(request.submission)):
             answers[index, choice] = answer = Answer()
-            tasks.start_soon(_hear, stream, answer, request.num_kept, has_begun)
+            num_kept = leaves = None
+            if request.is_leaving(choice):
+                num_kept = request.num_kept
+                leaves = None if request.leaves_with is None else has_begun[request.leaves_with]
+            tasks.start_soon(_hear, stream, answer, has_begun[index], num_kept, leaves)
 
 
-async def _hear(stream: Any, answer: Answer, num_kept: int | None, has_begun: anyio.Event) -> None:
-    async for delta in stream:
-        answer.tokens += delta.ids
-        answer.state = delta.state
-        answer.logprobs += delta.logprobs
-        answer.prompt_logprobs += delta.prompt_logprobs
-        answer.num_cached_tokens += delta.num_cached_tokens
-        has_begun.set()
-        if num_kept is not None and len(answer.tokens) >= num_kept and not delta.state.is_finished:
-            stream.cancel()
-            answer.state = RequestState.CANCELLED
-            return
+async def _hear(
+    stream: TokenStream, answer: Answer, has_begun: anyio.Event, num_kept: int | None, leaves: anyio.Event | None
+) -> None:
+    """Until the stream has ended, or its client has had enough."""
+
+    async def leave(event: anyio.Event, scope: anyio.CancelScope) -> None:
+        await event.wait()
+        scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        if leaves is not None:
+            tasks.start_soon(leave, leaves, tasks.cancel_scope)
+        async for delta in stream:
+            _take(answer, delta)
+            has_begun.set()
+            if num_kept is not None and len(answer.tokens) >= num_kept:
+                break
+        tasks.cancel_scope.cancel()
+    has_begun.set()
+    if not answer.state.is_finished:
+        stream.cancel()
+        answer.state = RequestState.CANCELLED
+
+
+def _take(answer: Answer, delta: Delta) -> None:
+    answer.tokens += delta.ids
+    answer.state = delta.state
+    answer.logprobs += map(TokenLogprobs, delta.logprobs, delta.top_logprobs)
+    answer.prompt_logprobs += delta.prompt_logprobs
+    answer.num_cached_tokens += delta.num_cached_tokens
 
 
 async def _ended(harness: Harness, answers: dict[tuple[int, int], Answer]) -> Run:
@@ -189,10 +260,22 @@ async def _ended(harness: Harness, answers: dict[tuple[int, int], Answer]) -> Ru
     return Run(answers, dict(status.counters), status.num_replays)
 
 
-def _are_close(got: Answer, wanted: Answer, num_tokens: int) -> bool:
-    ours = [*got.logprobs, *(each.logprob for each in got.prompt_logprobs)]
-    theirs = [*wanted.logprobs[:num_tokens], *(each.logprob for each in wanted.prompt_logprobs)]
-    return len(ours) == len(theirs) and all(abs(a - b) < _CLOSE for a, b in zip(ours, theirs, strict=True))
+def _error(got: Sequence[TokenLogprobs], wanted: Sequence[TokenLogprobs]) -> float:
+    """The largest difference; infinite where they are of other tokens, or not as many."""
+    if [_tokens(each) for each in got] != [_tokens(each) for each in wanted]:
+        return math.inf
+
+    pairs = zip(got, wanted, strict=True)
+    errors = (abs(a - b) for one, other in pairs for a, b in zip(_values(one), _values(other), strict=True))
+    return max(errors, default=0.0)
+
+
+def _tokens(each: TokenLogprobs) -> list[int]:
+    return [token for token, _ in each.top]
+
+
+def _values(each: TokenLogprobs) -> list[float]:
+    return [each.logprob, *(logprob for _, logprob in each.top)]
 
 
 def _ids(rng: random.Random, num_ids: int, count: int) -> list[int]:

@@ -6,32 +6,27 @@ import random
 from typing import Any
 
 from covering import Combination
+from msgspec import structs
 
-from histrio.backend import BackendFactory, StageBackend, StageOutput, StepBatch
+from histrio.backend import (
+    BackendFactory,
+    Progress,
+    StageBackend,
+    StageCapacity,
+    StageOutput,
+    StageSpec,
+    StepBatch,
+)
 from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.messages import Generate
+from histrio.plugins import installed_plugins
 from histrio.testing.harness import HarnessOptions
 
 __all__ = ["FACTORS", "FailingFactory", "RandomOrder", "options_of"]
 
 LONGEST = 80
 """No request of a crowd has more tokens, prompt and answer."""
-
-FACTORS: dict[str, list[Any]] = {
-    "cuts": [(), (1,), (1, 2)],
-    "has_prefix_cache": [False, True],
-    "prefill_chunk": [3, 16, 64, 1_000_000],
-    "max_rows": [1, 5, 32],
-    "max_step_tokens": [40, 512],
-    "block_size": [4, 8, 16],
-    "blocks": ["few", "some", "many"],
-    "num_micro_batches": [1, 2, 3],
-    "num_ahead": [0, 1],
-    "speculation": [{}, {"is_adaptive": False, "length": 2}, {"is_adaptive": False, "length": 7}],
-    "bounds": [{}, {}, {"can_preempt": False}, {"watermark": 0.3}, {"prompts_first": True}, {"step_budget_s": 0.001}],
-    "random_order": [False, True],
-    "fails": [False, False, True],
-}
+_POLICIES = installed_plugins().batching_policies
 
 
 class RandomOrder:
@@ -47,20 +42,39 @@ class RandomOrder:
         return self._rng.randrange(24)
 
 
-class FailingFactory:
-    """A backend whose device fails in a few steps, counted over all stages and restarts."""
+FACTORS: dict[str, list[Any]] = {
+    "cuts": [(), (1,), (1, 2)],
+    "has_prefix_cache": [False, True],
+    "prefill_chunk": [3, 16, 64, 1_000_000],
+    "max_rows": [1, 5, 32],
+    "max_step_tokens": [40, 512],
+    "block_size": [4, 8, 16],
+    "blocks": ["few", "some", "many"],
+    "num_micro_batches": [1, 2, 3],
+    "num_ahead": [0, 1],
+    "speculation": [{}, {"is_adaptive": False, "length": 2}, {"is_adaptive": False, "length": 7}],
+    "bounds": [{}, {}, {"can_preempt": False}, {"watermark": 0.3}, {"prompts_first": True}, {"step_budget_s": 0.001}],
+    "policy": [*sorted(_POLICIES.owners), RandomOrder.name],
+    "has_forms": [False, True],
+    "fails": [False, False, True],
+}
 
-    def __init__(self, factory: BackendFactory, fails_at: set[int]) -> None:
+
+class FailingFactory:
+    """A backend whose device fails in a few steps, counted over all stages and restarts. Its pages may be int8."""
+
+    def __init__(self, factory: BackendFactory, fails_at: set[int], kv_cache_dtype: str = "auto") -> None:
         self.name, self.traits = factory.name, factory.traits
         self.probe, self.supports = factory.probe, factory.supports
         self.fails_at = fails_at
         self.num_steps = 0
         self._factory = factory
+        self._kv_cache_dtype = kv_cache_dtype
 
     def create(self) -> StageBackend:
         """One more stage that counts along."""
         backend = self._factory.create()
-        step = backend.step
+        step, open_stage = backend.step, backend.open
 
         def counted(batch: StepBatch) -> StageOutput:
             self.num_steps += 1
@@ -68,7 +82,10 @@ class FailingFactory:
                 raise RuntimeError("the device failed, as it was told to")
             return step(batch)
 
-        backend.step = counted  # type: ignore[method-assign]
+        def opened(spec: StageSpec, progress: Progress) -> StageCapacity:
+            return open_stage(structs.replace(spec, kv_cache_dtype=self._kv_cache_dtype), progress)
+
+        backend.step, backend.open = counted, opened  # type: ignore[method-assign]
         return backend
 
 
@@ -87,7 +104,7 @@ def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
         prefill_chunk=row["prefill_chunk"],
         num_micro_batches=row["num_micro_batches"],
         has_prefix_cache=row["has_prefix_cache"],
-        policy=RandomOrder(seed) if row["random_order"] else None,
+        policy=RandomOrder(seed) if row["policy"] == RandomOrder.name else _POLICIES.get(row["policy"]),
         batching_options={
             "num_ahead": num_ahead,
             "speculation": SpeculationLimits(**row["speculation"]),

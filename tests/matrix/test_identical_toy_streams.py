@@ -1,5 +1,6 @@
 """Whatever is on and in the way, a greedy or seeded answer is the one that its request gets alone: on the toy backend.
 
+So are the log probabilities that it asks for, of its own tokens and of its prompt's, to the last bit.
 `HISTRIO_COMBINATIONS=500` plays so many random combinations more per drafter, each with a crowd of its own.
 """
 
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -16,16 +18,19 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
-from covering import NUM_RANDOM, Combination, covering, pairs, random_combinations, shared_out
-from crowds import Crowd, Request, Run, differences, make_crowd, play, play_alone
+from covering import NUM_RANDOM, Combination, covering, pairs, random_combinations
+from crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
 from drafters import OPTIONS, drafter_options, make_drafter, names
-from obstacles import FACTORS, LONGEST, FailingFactory, options_of
+from obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, options_of
 
-from histrio import sampler_chain
+from histrio import prompt_scores, sampler_chain
 from histrio.backend import StepBatch
 from histrio.drawer import Drawer
 from histrio.engine import kv_manager
+from histrio.engine.sequence import Sequence
 from histrio.engine.slots import DrawnTokens, SlotTable
+from histrio.grammar import GrammarSpec
+from histrio.grammar_table import GrammarTable
 from histrio.messages import Open, Step
 from histrio.plugins import installed_plugins
 from histrio.testing.harness import HarnessOptions
@@ -33,6 +38,28 @@ from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_to
 
 NUM_LAYERS, VOCAB = 3, 258
 ALONE = HarnessOptions(max_rows=1, prefill_chunk=512, has_prefix_cache=False, max_sequence_length=LONGEST)
+
+
+DESIGN = FACTORS | {"drafter": names()}
+HARD: Combination = {
+    "cuts": (),
+    "has_prefix_cache": True,
+    "prefill_chunk": 16,
+    "max_rows": 5,
+    "max_step_tokens": 512,
+    "block_size": 4,
+    "blocks": "few",
+    "num_micro_batches": 1,
+    "num_ahead": 1,
+    "speculation": {"is_adaptive": False, "length": 2},
+    "bounds": {},
+    "policy": RandomOrder.name,
+    "has_forms": False,
+    "fails": True,
+}
+CROWDED: Combination = HARD | {"max_rows": 32, "blocks": "some", "has_forms": True, "fails": False}
+Alone = Callable[..., tuple[Crowd, Run]]
+"""Seed, and whether answers have forms → a crowd, a large one for 0, and what each of its requests gets alone."""
 
 
 def erring_oracle(ids: list[int], num_tokens: int) -> list[int]:
@@ -49,12 +76,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(model: Path) -> Callable[[int], tuple[Crowd, Run]]:
-    """Seed → a crowd, a large one for 0, and what each of its requests gets alone."""
-
+def alone(model: Path) -> Alone:
     @cache
-    def get(seed: int) -> tuple[Crowd, Run]:
+    def get(seed: int, has_forms: bool = False) -> tuple[Crowd, Run]:
         crowd = make_crowd(seed, VOCAB - 2, num_requests=16 if seed else 48)
+        crowd = with_forms(crowd) if has_forms else crowd
         return crowd, anyio.run(play_alone, model, ToyFactory(), crowd, ALONE)
 
     return get
@@ -72,22 +98,26 @@ def played(model: Path, crowd: Crowd, row: Combination, drafter: str, seed: int)
     return anyio.run(play, model, FailingFactory(ToyFactory(), fails_at), crowd, options, row["cuts"])
 
 
-@pytest.mark.timeout(60 + 5 * NUM_RANDOM, func_only=True)  # some fifteen engines one after the other
+@pytest.mark.timeout(60 + 5 * NUM_RANDOM, func_only=True)  # several engines one after the other
 @pytest.mark.parametrize("drafter", names())
-def test_no_combination_changes_a_stream(drafter: str, model: Path, alone: Callable[[int], tuple[Crowd, Run]]) -> None:
+def test_no_combination_changes_a_stream(drafter: str, model: Path, alone: Alone) -> None:
     seen: Counter[str] = Counter()
-    rows = shared_out(FACTORS, seed=5, index=names().index(drafter))
-    for number, row in enumerate(rows):
-        crowd, wanted = alone(number + 1 if NUM_RANDOM else number % 2 + 1)
+    design = [row for row in covering(DESIGN, seed=5) if row["drafter"] == drafter]
+    rows = [(number % 2 + 1, row) for number, row in enumerate(design)]
+    rows.append((0, CROWDED))  # somebody gives way, and somebody is forked, in any case
+    rows += enumerate(random_combinations(FACTORS, names().index(drafter), NUM_RANDOM), 1)
+    for number, (seed, row) in enumerate(rows):
+        crowd, wanted = alone(seed, has_forms=row["has_forms"])
         print(f"combination {number}: {row}")
         run = played(model, crowd, row, drafter, number)
         found = differences(crowd, run, wanted)
         assert not found, f"{len(found)} answers differ with {drafter}: {found[0]}"
         seen.update({name: int(total) for name, total in run.totals.items()})
-        seen.update(cached=run.num_cached_tokens, replays=run.num_replays)
+        seen.update(cached=run.num_cached_tokens, replays=run.num_replays, scores=run.num_scores)
         assert row["has_prefix_cache"] or not run.num_cached_tokens
         assert row["bounds"].get("can_preempt", True) or not run.totals["preemptions_total"]
-    assert min(seen["cached"], seen["preemptions_total"], seen["forked_sequences_total"], seen["replays"]) > 0, seen
+    reached = ["cached", "preemptions_total", "forked_sequences_total", "replays", "scores"]
+    assert min(seen[each] for each in reached) > 0, seen
     assert drafter == "nobody" or 0 < seen["accepted_tokens_total"] < seen["drafted_tokens_total"], seen
 
 
@@ -96,27 +126,10 @@ def test_every_registered_drafter_has_its_options_here() -> None:
 
 
 def test_every_two_settings_meet() -> None:
-    every = {pair for row in random_combinations(FACTORS, 1, 3000) for pair in pairs(row)}
-    rows = covering(FACTORS, seed=5)
+    every = {pair for row in random_combinations(DESIGN, 1, 3000) for pair in pairs(row)}
+    rows = covering(DESIGN, seed=5)
     assert {pair for row in rows for pair in pairs(row)} == every
     assert {pair for row in rows[1:] for pair in pairs(row)} < every, "a control"
-
-
-HARD: Combination = {
-    "cuts": (),
-    "has_prefix_cache": True,
-    "prefill_chunk": 16,
-    "max_rows": 5,
-    "max_step_tokens": 512,
-    "block_size": 4,
-    "blocks": "few",
-    "num_micro_batches": 1,
-    "num_ahead": 1,
-    "speculation": {"is_adaptive": False, "length": 2},
-    "bounds": {},
-    "random_order": True,
-    "fails": True,
-}
 
 
 def _swaps_tables(self: SlotTable, step: Step) -> StepBatch:
@@ -139,7 +152,19 @@ def _opens_afresh(self: Drawer, order: Open) -> None:
     _OPEN(self, msgspec.structs.replace(order, sampler_state={}))
 
 
+def _keeps_scores(self: Sequence) -> list[int]:
+    scores = self.prompt_logprobs
+    block_ids = _FORGET(self)
+    self.prompt_logprobs = scores
+    return block_ids
+
+
+def _forgets_the_text(self: GrammarTable, slot: int, grammar: GrammarSpec, output_ids: Any = ()) -> None:
+    _COMPILE(self, slot, grammar)
+
+
 _BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, sampler_chain.uniform, Drawer.open
+_FORGET, _COMPILE, _LOGPROBS = Sequence.forget_blocks, GrammarTable.open, prompt_scores.token_logprobs
 DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
     "tables of other slots": ("nobody", SlotTable, "batch", _swaps_tables),
     "wrong drafts are accepted": ("oracle", sampler_chain, "_accept", _accepts_everything),
@@ -153,23 +178,29 @@ DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
     ),
     "steps ahead that go on from nothing": ("nobody", DrawnTokens, "note", lambda self, step, result: None),
     "samplers that forget what they had learnt": ("nobody", Drawer, "open", _opens_afresh),
+    "scores that outlive a preemption": ("nobody", Sequence, "forget_blocks", _keeps_scores),
+    "scores of other tokens": (
+        "nobody",
+        prompt_scores,
+        "token_logprobs",
+        lambda xp, logits, ids, num_top: _LOGPROBS(xp, logits, [*ids[1:], *ids[:1]], num_top),
+    ),
+    "grammars that forget what was said": ("nobody", GrammarTable, "open", _forgets_the_text),
 }
 
 
-@pytest.mark.parametrize("drafter", ["nobody", "oracle"])
+@pytest.mark.parametrize(("drafter", "has_forms"), [("nobody", False), ("oracle", False), ("nobody", True)])
 def test_without_a_defect_the_hard_combination_changes_nothing(
-    drafter: str, model: Path, alone: Callable[[int], tuple[Crowd, Run]]
+    drafter: str, has_forms: bool, model: Path, alone: Alone
 ) -> None:
-    crowd, wanted = alone(0)
+    crowd, wanted = alone(0, has_forms=has_forms)
     assert not differences(crowd, played(model, crowd, HARD, drafter, 0), wanted)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
-def test_each_defect_changes_a_stream(
-    defect: str, model: Path, alone: Callable[[int], tuple[Crowd, Run]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    crowd, wanted = alone(0)
+def test_each_defect_changes_a_stream(defect: str, model: Path, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     drafter, owner, name, broken = DEFECTS[defect]
+    crowd, wanted = alone(0, has_forms=owner is GrammarTable)
     # Names and copies matter where blocks are found again; everything else while they are short.
     row = HARD | {"blocks": "many", "fails": False} if name in ("block_names", "copy") else HARD
     monkeypatch.setattr(owner, name, broken)
@@ -177,10 +208,11 @@ def test_each_defect_changes_a_stream(
     assert any(differences(crowd, played(model, crowd, row, drafter, 0), wanted) for _attempt in range(5))
 
 
-def test_another_seed_changes_its_own_stream_only(model: Path, alone: Callable[[int], tuple[Crowd, Run]]) -> None:
+def test_another_seed_changes_its_own_stream_only(model: Path, alone: Alone) -> None:
     crowd, wanted = alone(0)
-    other = msgspec.structs.replace(crowd[4].submission, seed=12)
-    changed = [*crowd[:4], Request(other, crowd[4].after, crowd[4].num_kept), *crowd[5:]]
+    index = next(i for i, each in enumerate(crowd) if each.submission.sampling.get("top_k") and not each.is_leaving(0))
+    other = replace(crowd[index], submission=msgspec.structs.replace(crowd[index].submission, seed=12))
+    changed = [*crowd[:index], other, *crowd[index + 1 :]]
     found = differences(crowd, played(model, changed, HARD, "nobody", 0), wanted)
     assert found
-    assert all(text.startswith("request 4,") for text in found)
+    assert all(text.startswith(f"request {index},") for text in found)
