@@ -20,6 +20,7 @@ from histrio.backend import (
 from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.messages import Generate
 from histrio.plugins import installed_plugins
+from histrio.policies import BatchingPolicy
 from histrio.testing.harness import HarnessOptions
 
 __all__ = ["FACTORS", "FailingFactory", "RandomOrder", "options_of"]
@@ -104,7 +105,7 @@ def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
         prefill_chunk=row["prefill_chunk"],
         num_micro_batches=row["num_micro_batches"],
         has_prefix_cache=row["has_prefix_cache"],
-        policy=RandomOrder(seed) if row["policy"] == RandomOrder.name else _POLICIES.get(row["policy"]),
+        policy=RandomOrder(seed) if row["policy"] == RandomOrder.name else _registered_policy(row["policy"]),
         batching_options={
             "num_ahead": num_ahead,
             "speculation": SpeculationLimits(**row["speculation"]),
@@ -113,3 +114,9 @@ def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
         max_sequence_length=LONGEST,
         **others,
     )
+
+
+def _registered_policy(name: str) -> BatchingPolicy:
+    """With the options it has where nobody says otherwise."""
+    kind = _POLICIES.get(name)
+    return kind(kind.options())
