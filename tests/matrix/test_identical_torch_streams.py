@@ -190,7 +190,7 @@ DEFECTS: dict[str, tuple[Any, str, Any]] = {
     "scores of other tokens": (
         prompt_scores,
         "token_logprobs",
-        lambda xp, logits, ids, num_top: _LOGPROBS(xp, logits, [*ids[1:], *ids[:1]], num_top),
+        lambda xp, logits, ids, *args, **options: _LOGPROBS(xp, logits, [*ids[1:], *ids[:1]], *args, **options),
     ),
 }
 

@@ -183,7 +183,7 @@ DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
         "nobody",
         prompt_scores,
         "token_logprobs",
-        lambda xp, logits, ids, num_top: _LOGPROBS(xp, logits, [*ids[1:], *ids[:1]], num_top),
+        lambda xp, logits, ids, *args, **options: _LOGPROBS(xp, logits, [*ids[1:], *ids[:1]], *args, **options),
     ),
     "grammars that forget what was said": ("nobody", GrammarTable, "open", _forgets_the_text),
 }
