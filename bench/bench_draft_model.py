@@ -28,6 +28,7 @@ TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
 }
 NUM_REQUESTS = {1: 3, 8: 12, 32: 40}
 """Users → requests of one round."""
+ROUNDS = {"fixed": 3, "adaptive": 7}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_draft_model(
             return one_by_one(server, stream_all, bodies)
         return at_once(server, stream_all, bodies, num_users)
 
-    compared = in_turns(lambda: measure(servers[way]), lambda: measure(servers["off"]), 3)
+    compared = in_turns(lambda: measure(servers[way]), lambda: measure(servers["off"]), ROUNDS[way])
 
     generated, drafted, accepted = (counter(servers[way], name) - old for name, old in zip(names, before, strict=True))
     note(f"{drafted / generated:.2f} guesses per token, {accepted / max(drafted, 1):.2f} of them came true")

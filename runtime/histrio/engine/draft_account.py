@@ -13,9 +13,12 @@ __all__ = ["DraftAccount"]
 
 ALLOWANCE = 0.01
 """Share of the time that may be spent on drafts that don't pay."""
-MOST_SAVED = 4.0
-"""Steps that can be in the account: so much is lost at most when drafts cease to pay."""
-_MOST_AT_ONCE = 2.0
+MOST_SAVED = 32.0
+"""Steps that can be in the account: so much is lost at most when drafts cease to pay. Less would close it by chance:
+eight wrong guesses of a draft model may take three steps."""
+_FIRST = 8.0
+"""Steps that are in it before anything is known."""
+_MOST_AT_ONCE = 4.0
 """What took longer still was held up by something else, or is done once, like the first step of a draft model."""
 
 
@@ -23,7 +26,7 @@ class DraftAccount:
     """The balance, in steps without drafts."""
 
     def __init__(self) -> None:
-        self.balance = MOST_SAVED
+        self.balance = _FIRST
 
     @property
     def is_open(self) -> bool:
