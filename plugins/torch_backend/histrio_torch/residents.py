@@ -152,7 +152,9 @@ class Residents:
             return result
 
         last_pages = (rows.start - 1) // rows.page_size
-        short = (rows.count <= MOST_SHARED_TOKENS) & (last_pages >= 0) & (last_pages < self._pages.shape[1])
+        # The last block of a long row continues nothing: what is before it is written in this step.
+        is_short = rows.batch.num_tokens[rows.table] <= MOST_SHARED_TOKENS
+        short = is_short & (last_pages >= 0) & (last_pages < self._pages.shape[1])
         waiting = np.flatnonzero(short)
         last_pages = last_pages[waiting]
         tables = rows.batch.block_tables[rows.table[waiting]]
@@ -166,6 +168,8 @@ class Residents:
         owners[seats[same]] = waiting[found[same]]
         taken = np.flatnonzero(owners >= 0)
         result[owners[taken]] = taken
+        # From its start on a row writes anew. If it is given another seat, this one must not seem to know that.
+        self._ends[taken] = rows.start[owners[taken]]
         self._distrust(rows, written, owners)
         return result
 
