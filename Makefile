@@ -24,8 +24,10 @@ help: ## show this list
 run: $(INSTALLED) ## serve the demo model and print its address
 	@exec $(BIN)/rt-launch --model demo $(ARGS)
 
+# Two at a time; then, one after the other, those that measure time. Exit status 5: ARGS has selected none of them.
 test: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone" $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
 
 test-sglang: $(INSTALLED) ## run the tests that need SGLang, in an environment of its own (Linux; 1.6 GB)
 	$(BIN)/python tests/sglang_backend/build_env.py $(SGLANG_VENV)

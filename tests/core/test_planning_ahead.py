@@ -110,6 +110,7 @@ def on_devices(**options: Any) -> HarnessOptions:
     )
 
 
+@pytest.mark.alone
 @pytest.mark.anyio
 @pytest.mark.parametrize(("num_ahead", "least", "most"), [(0, 0.0, 0.0), (1, 0.5, 1.0)])
 async def test_the_device_has_its_next_step_before_it_has_answered_the_last_one(
@@ -141,6 +142,7 @@ async def seconds_of_a_prompt(model: Path, num_micro_batches: int) -> float:
         return time.perf_counter() - began
 
 
+@pytest.mark.alone
 @pytest.mark.anyio
 async def test_chunks_of_one_prompt_follow_each_other_along_the_stages(model: Path) -> None:
     rounds = [[await seconds_of_a_prompt(model, count) for count in (1, 2)] for _ in range(2)]

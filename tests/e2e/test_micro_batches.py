@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
 NUM_REQUESTS, NUM_TOKENS = 8, 40
 TOKEN_S = 0.01
+NUM_TRIES = 3
+"""Something else may keep the cores busy for a while."""
 
 
 def busy_s(server: LaunchedServer) -> list[float]:
@@ -63,12 +65,16 @@ def measure(model: Path, folder: Path, num_micro_batches: int) -> tuple[float, l
         return took, [busy / took for busy in busy_s(server)], texts
 
 
+@pytest.mark.alone
 def test_two_micro_batches_keep_two_stages_busy(tmp_path: Path) -> None:
     model = write_toy_model(tmp_path / "toy")
     one_s, one_share, one_texts = measure(model, tmp_path, 1)
-    two_s, two_share, two_texts = measure(model, tmp_path, 2)
+    for _ in range(NUM_TRIES):
+        two_s, two_share, two_texts = measure(model, tmp_path, 2)
+        assert two_texts == one_texts
+        if min(two_share) >= 0.9 and one_s / two_s >= 1.7:
+            break
     shares = f"busy: {one_share} with one, {two_share} with two; {one_s / two_s:.2f} times as fast"
-    assert two_texts == one_texts
     assert one_s / two_s >= 1.7, shares
-    assert min(two_share) >= 0.85, shares
+    assert min(two_share) >= 0.9, shares
     assert max(one_share) < 0.6, f"a control, {shares}"

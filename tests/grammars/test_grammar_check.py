@@ -84,6 +84,7 @@ async def answer(folder: Path) -> None:
     (folder / "answered").touch()
 
 
+@pytest.mark.alone
 async def test_the_loop_runs_on_while_a_grammar_is_tried(toy: Any, tmp_path: Path) -> None:
     spec = GrammarSpec("regex", "a+")
     vocabularies = []

@@ -282,7 +282,7 @@ def test_policies_are_made_with_their_options(write_model: WriteModel, plugins: 
         (device,) = device_processes(plan)
         travelled = msgspec.json.decode(msgspec.json.encode(device), type=DeviceProcess)
         assert travelled.batching is not None
-        policy = BatchingParts.of(travelled.batching, travelled.policy_options, plugins).policy
+        policy = BatchingParts.of(travelled.batching, plugins).policy
         assert policy is not None
         assert policy.handicap(order) == handicap
     tokens = {"admission-policy": "tokens", "admission-policy-options": {"times": 2}}

@@ -114,6 +114,7 @@ def test_what_is_not_finite_stays_out_of_pages() -> None:
     assert pool.array.tolist() == [[1, 0], [0, 2], [0, 3], [4, 5]]
 
 
+@pytest.mark.alone
 def test_writing_a_token_costs_the_same_in_a_larger_pool() -> None:
     costs = []
     for num_pages in (256, 16_384):

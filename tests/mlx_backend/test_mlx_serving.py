@@ -51,6 +51,7 @@ async def test_company_and_preemption_change_no_token(family: str, mlx_model: Ca
     assert got[0] != got[1][: len(got[0])], "a control: other prompts get other tokens"
 
 
+@pytest.mark.alone
 async def test_the_loop_stays_free_while_mlx_computes(mlx_model: Callable[..., Any]) -> None:
     tiny = mlx_model("llama", num_hidden_layers=8, hidden_size=256, intermediate_size=512, num_attention_heads=16)
     loop = asyncio.get_running_loop()

@@ -12,7 +12,7 @@ import torch
 from histrio.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.model_config import read_model_config
 from histrio.testing.models import write_model
-from histrio_torch.backend import TorchStage
+from histrio_torch.backend import TorchStage, _usual_threads
 from histrio_torch.factory import TorchFactory
 
 pytestmark = pytest.mark.timeout(90)  # the first of them imports transformers
@@ -52,11 +52,11 @@ def test_each_stage_of_a_thread_computes_with_its_own_number(tmp_path: Path, mon
         return plain(stage, *arguments)
 
     monkeypatch.setattr(TorchStage, "_run_model", watch)
-    usual = torch.get_num_threads()
+    before, usual = torch.get_num_threads(), _usual_threads()
     wide, narrow = opened(folder, None), opened(folder, usual + 1)
     try:
         for stage in (wide, narrow, wide, opened(folder, None)):
             stage.step(one_token())
     finally:
-        torch.set_num_threads(usual)
+        torch.set_num_threads(before)
     assert seen == [usual, usual + 1, usual, usual]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -68,6 +69,8 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Share of the blocks that newcomers leave to those who run."""
     policy: str = ""
     """Who decides in which order requests enter; empty: by priority."""
+    policy_options: dict[str, Any] = {}
+    """`[engine.batching-policy-options]`, checked when the plan was made."""
     drafter: str = ""
     """Who guesses tokens ahead; empty for nobody."""
     drafter_spec: DrafterSpec | None = None

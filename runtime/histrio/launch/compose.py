@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from histrio.actors.batching import BatchingActor, BatchingSettings
 from histrio.actors.directory import Directory, Tell
@@ -63,9 +62,9 @@ class BatchingParts:
     """None: by priority."""
 
     @classmethod
-    def of(cls, settings: BatchingSettings, policy_options: Mapping[str, Any], plugins: Plugins) -> BatchingParts:
+    def of(cls, settings: BatchingSettings, plugins: Plugins) -> BatchingParts:
         """The drafter and the policy that the settings name. Raises `PluginError`, `TopologyError`."""
-        policy = batching_policy(settings.policy, policy_options, plugins) if settings.policy else None
+        policy = batching_policy(settings.policy, settings.policy_options, plugins) if settings.policy else None
         spec = settings.drafter_spec
         if spec is None:
             return cls(policy=policy)

@@ -41,8 +41,6 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole replica."""
     batching: BatchingSettings | None
     """Where batching and kv live; None elsewhere, and in a process with an engine."""
-    policy_options: dict[str, Any]
-    """Settings of the batching policy."""
     max_restarts: int
     restart_window_s: float
     log_format: LogFormat
@@ -122,7 +120,5 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, curre
         )
         children.append(child)
     if spec.batching is not None:
-        children += batching_children(
-            directory.tell, spec.batching, BatchingParts.of(spec.batching, spec.policy_options, plugins)
-        )
+        children += batching_children(directory.tell, spec.batching, BatchingParts.of(spec.batching, plugins))
     return children

@@ -136,6 +136,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             can_preempt=engine.enable_preemption,
             watermark=engine.preemption_threshold,
             policy=engine.batching_policy,
+            policy_options=engine.batching_policy_options,
             drafter=self.drafter,
             drafter_spec=self.drafter_spec,
             speculation=speculation_limits(engine),

@@ -37,7 +37,6 @@ def device_processes(plan: Plan) -> list[DeviceProcess]:
             stages=[stage for stage in plan.stages if stage.process == role],
             num_stages=plan.num_stages,
             batching=plan.batching if role == ENGINE and plan.num_stages > 0 else None,
-            policy_options=plan.engine.batching_policy_options,
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
             log_format=plan.runtime.log_format,

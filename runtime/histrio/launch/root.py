@@ -138,7 +138,7 @@ class _Root:
             stages,
             Choosers.of(self._plugins),
             batching=plan.batching,
-            parts=BatchingParts.of(plan.batching, plan.engine.batching_policy_options, self._plugins),
+            parts=BatchingParts.of(plan.batching, self._plugins),
             max_restarts=plan.runtime.max_restarts,
             restart_window_s=plan.runtime.restart_window_s,
         )
