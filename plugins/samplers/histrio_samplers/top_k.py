@@ -15,6 +15,8 @@ __all__ = ["TopK", "TopKParams"]
 
 _SMALL_K = 1024
 """Rows with a larger k are sorted as a whole, and apart, so that they slow down no others."""
+_NARROW = 1024
+"""Rows up to this long are sorted in less time than their largest values are looked for."""
 
 
 class TopKParams(msgspec.Struct, frozen=True):
@@ -54,5 +56,6 @@ class TopK:
 def _kth_largest(xp: ArrayNamespace, logits: Array, ks: npt.NDArray[np.int64]) -> Array:
     """[rows, 1]: the ks[r]-th largest value of each row r; 1 <= ks[r] <= vocab."""
     largest_k = int(ks.max())
-    values = xp.topk(logits, largest_k)[0] if largest_k <= _SMALL_K else xp.sorted_values(logits)
+    is_quicker = largest_k <= _SMALL_K and logits.shape[-1] > _NARROW
+    values = xp.topk(logits, largest_k)[0] if is_quicker else xp.sorted_values(logits)
     return xp.take_along(values, xp.asarray(ks[:, None] - 1))
