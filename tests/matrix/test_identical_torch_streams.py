@@ -155,7 +155,13 @@ def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: M
     # Somebody gives way in any case; and what is lost comes back.
     rows += [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)]
     rows += enumerate(random_combinations(TORCH_FACTORS, names().index(drafter), NUM_RANDOM), 1)
-    for number, (seed, row) in enumerate(rows):
+    # Whose prompt is computed when others come is a matter of time: those two again where nobody was forked.
+    further = [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)] * 3
+    reached = ["cached", "forked_sequences_total", "replays", "scores"]
+    reached += ["preemptions_total"] if drafter == "nobody" else []  # else answers may have ended before
+    for number, (seed, row) in enumerate([*rows, *further]):
+        if number >= len(rows) and min(seen[each] for each in reached) > 0:
+            break
         family = row["family"]
         crowd, wanted = alone(family, seed, row["has_forms"], row["kv_cache_dtype"])
         print(f"combination {number}: {row}")
@@ -164,9 +170,7 @@ def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: M
         assert not found, f"{len(found)} answers differ with {drafter}: {found[0]}"
         seen.update({name: int(total) for name, total in run.totals.items()})
         seen.update(cached=run.num_cached_tokens, replays=run.num_replays, scores=run.num_scores)
-    assert min(seen["cached"], seen["forked_sequences_total"], seen["replays"], seen["scores"]) > 0, seen
-    # Where guesses come true, answers may have ended before blocks are short.
-    assert drafter != "nobody" or seen["preemptions_total"] > 0, seen
+    assert min(seen[each] for each in reached) > 0, seen
     assert drafter == "nobody" or 0 < seen["accepted_tokens_total"] < seen["drafted_tokens_total"], seen
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 __all__ = ["DraftAccount"]
 
-ALLOWANCE = 0.01
+ALLOWANCE = 0.005
 """Share of the time that may be spent on drafts that don't pay."""
 MOST_SAVED = 32.0
 """Steps that can be in the account: so much is lost at most when drafts cease to pay. Less would close it by chance:

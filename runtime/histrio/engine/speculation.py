@@ -33,7 +33,7 @@ _FORGET_PER_TOKEN = 0.003
 _FORGET_TIME = 0.003
 """The same for what a guess costs, with every step without one: what was measured once may not hold for ever."""
 _FOLLOW_ALL = 0.03
-_FORGET_ALL_PER_TOKEN = 0.0003
+_FORGET_ALL_PER_TOKEN = 0.0001
 """The same two for all sequences together: where one begins that nothing is known of."""
 _LEAST_FIRST_RATE = 0.15
 """It is never taken for lower, so that what has become easy to guess is noticed."""
