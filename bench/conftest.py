@@ -195,6 +195,17 @@ class Compared:
         return statistics.median(self.other.means) / statistics.median(self.way.means)
 
     @property
+    def _pairs(self) -> list[float]:
+        """The ratio of each round, the lowest first."""
+        return sorted(slow / fast for slow, fast in zip(self.other.means, self.way.means, strict=True))
+
+    @property
+    def ratio_of_pairs(self) -> float:
+        """The mean of the middle half of the rounds' ratios: what disturbed both ways of a round does not count."""
+        cut = len(self._pairs) // 4
+        return statistics.fmean(self._pairs[cut : len(self._pairs) - cut])
+
+    @property
     def p95_ratio(self) -> float:
         """Of the slowest parts."""
         return self.other.p95 / self.way.p95
@@ -206,11 +217,11 @@ class Compared:
 
     def info(self) -> dict[str, float]:
         """The ratios, and what they are made of."""
-        pairs = sorted(slow / fast for slow, fast in zip(self.other.means, self.way.means, strict=True))
         found = {
             "ratio": self.ratio,
-            "ratio_min": pairs[0],
-            "ratio_max": pairs[-1],
+            "ratio_of_pairs": self.ratio_of_pairs,
+            "ratio_min": self._pairs[0],
+            "ratio_max": self._pairs[-1],
             "ratio_of_best": min(self.other.means) / min(self.way.means),
             "cpu_ratio": self.cpu_ratio,
             "median_ms": 1e3 * statistics.median(self.way.means),

@@ -175,6 +175,7 @@ def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tok
         cache_salt=request.cache_salt,
         num_logprobs=num_logprobs,
         num_prompt_logprobs=received.num_prompt_logprobs,
+        max_speculation=request.max_speculation,
     )
 
 

@@ -70,6 +70,8 @@ class Submission(msgspec.Struct, frozen=True):
     """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
     num_prompt_logprobs: int | None = None
     """The same of the prompt's tokens, told with the first delta."""
+    max_speculation: int | None = None
+    """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
 
 
 @dataclass(slots=True)

@@ -159,6 +159,8 @@ class Generate(_Message, frozen=True):
     """The request of the first choice, of those that continue the same prompt; 0 for requests with one choice."""
     num_prompt_logprobs: int | None = None
     """Log probabilities of the prompt's tokens and of that many of the most likely ones; None for none at all."""
+    max_speculation: int | None = None
+    """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
 
 
 class Cancel(_Message, frozen=True):

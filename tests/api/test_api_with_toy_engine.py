@@ -13,6 +13,8 @@ import httpx
 import openai
 import pytest
 
+from histrio.engine.draft_lengths import SpeculationLimits
+from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
@@ -132,6 +134,26 @@ async def test_usage_tells_what_the_prefix_cache_saved(tmp_path: Path) -> None:
         assert (reset.status_code, reset.json()) == (200, {"status": "reset"})
         after_reset = await cached(served)
     assert (cold, warm, salted, after_reset) == (0, 16, 0, 0)
+
+
+async def test_no_more_is_guessed_than_a_request_allows(tmp_path: Path) -> None:
+    batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
+    options = HarnessOptions(drafter=GuessFactory(lambda ids, count: [7] * count), batching_options=batching)
+    async with endpoint(tmp_path, options) as served:
+
+        async def num_rejected(**extra: Any) -> int | None:
+            answer = await served.client.completions.create(model="toy", prompt="a", max_tokens=9, extra_body=extra)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens_details is not None
+            return answer.usage.completion_tokens_details.rejected_prediction_tokens
+
+        assert await num_rejected(max_speculation=0, ignore_eos=True) == 0
+        assert 0 < (await num_rejected(max_speculation=1, ignore_eos=True) or 0) <= 8
+        assert (await num_rejected(ignore_eos=True) or 0) > 8, "a control: without a bound there are four each time"
+        for bound in (-1, 65, 1.5):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await num_rejected(max_speculation=bound)
+            assert caught.value.param == "max_speculation"
 
 
 async def test_a_priority_is_within_its_bounds(tmp_path: Path) -> None:

@@ -89,6 +89,26 @@ async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int
 
 
 @pytest.mark.anyio
+async def test_a_request_may_bound_its_drafts(model: Path) -> None:
+    bounds, most = (0, 1, 3, None, 64), {}
+    batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
+    options = HarnessOptions(drafter=GuessFactory(erring_oracle), batching_options=batching)
+    async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
+
+        async def one(bound: int | None) -> None:
+            submission = Submission([1, 5, 6], NUM_TOKENS, sampling={"temperature": 0.0}, max_speculation=bound)
+            (stream,) = harness.gateway.submit(submission)
+            # A slow reader gets several steps' tokens at once.
+            deltas = [delta async for delta in stream if len(delta.ids) <= delta.num_accepted + 1]
+            most[bound] = max(delta.num_drafted for delta in deltas)
+
+        async with anyio.create_task_group() as tasks:
+            for bound in bounds:
+                tasks.start_soon(one, bound)
+    assert most == {0: 0, 1: 1, 3: 3, None: 4, 64: 4}
+
+
+@pytest.mark.anyio
 async def test_greedy_streams_are_those_of_the_plain_computation(model: Path) -> None:
     drafted, _ = await streams(model, GuessFactory(erring_oracle), [2])
     assert drafted[0] == toy_continuation([1, 5, 6], NUM_TOKENS, num_layers=NUM_LAYERS, vocab_size=VOCAB)

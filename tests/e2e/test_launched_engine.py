@@ -117,7 +117,13 @@ def test_an_abandoned_stream_frees_the_engine(server: LaunchedServer) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "param"),
-    [({"top_p": 0.5}, "top_p"), ({"seed": 7}, "seed"), ({"logprobs": 1}, "logprobs"), ({"temperature": 3}, None)],
+    [
+        ({"top_p": 0.5}, "top_p"),
+        ({"seed": 7}, "seed"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"extra_body": {"max_speculation": 0}}, "max_speculation"),
+        ({"temperature": 3}, None),
+    ],
 )
 def test_a_field_the_engine_does_not_honour_is_refused(
     server: LaunchedServer, fields: dict[str, Any], param: str | None

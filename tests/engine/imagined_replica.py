@@ -86,8 +86,8 @@ class Replica:
         self.ended: dict[int, RequestState] = {}
         self.scores: dict[int, list[float]] = {}
         """Request → positions of the prompt's tokens whose log probabilities were told."""
+        self.orders: dict[int, Generate] = {}
         self.device = _Device(num_blocks, self)
-        self._orders: dict[int, Generate] = {}
         self._lots = lots
         self._epoch = 0
         self._size = ReplicaSize(num_blocks, BLOCK_SIZE, MAX_ROWS, 16, 64, list(_CAPABILITIES))
@@ -129,7 +129,7 @@ class Replica:
         self._tell("batching", Start(self._epoch, self._size))
         while self._inbox:
             self._deliver()
-        for request, order in self._orders.items():
+        for request, order in self.orders.items():
             if request not in self.ended:
                 self._send(request, order)
 
@@ -139,12 +139,12 @@ class Replica:
         self.scores[request] = []
         # The seed tells the device whose slot it is.
         order = Generate(request, list(prompt), len(prompt), len(prompt) + num_new_tokens, seed=request, **fields)
-        self._orders[request] = order
+        self.orders[request] = order
         self._send(request, order)
 
     def cancel(self, request: int) -> None:
         """A client leaves, if it is still there."""
-        if request in self._orders and request not in self.ended:
+        if request in self.orders and request not in self.ended:
             self.ended[request] = RequestState.CANCELLED
             self._tell("batching", Cancel(request))
 
@@ -251,6 +251,8 @@ class _Device:
         drafted = iter(step.drafts)
         for row in step.rows:
             drafts = list(islice(drafted, max(row.num_sampled - 1, 0)))
+            most = self._replica.orders[self._opened[row.slot].seed].max_speculation
+            assert most is None or len(drafts) <= most, "more is guessed than the request allows"
             known = self._known(row.slot, len(drafts))
             if row.num_sampled:
                 gained = self._draw(row.slot, known, drafts)

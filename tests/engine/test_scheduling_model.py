@@ -50,7 +50,7 @@ events = st.lists(
         st.tuples(st.just("add"), prompts, st.integers(1, 28), priorities),
         st.tuples(st.just("add"), prompts, st.integers(12, 28), priorities),
         st.tuples(st.just("add again"), st.integers(0, 30), st.integers(1, 16), priorities),
-        st.tuples(st.sampled_from(["ends", "formed"]), prompts, st.integers(1, 28), priorities),
+        st.tuples(st.sampled_from(["ends", "formed", "bounded", "unguessed"]), prompts, st.integers(1, 28), priorities),
         st.tuples(st.sampled_from(["choices", "scored choices"]), prompts, st.integers(1, 12), st.integers(2, 4)),
         st.tuples(st.just("scored"), prompts, st.integers(1, 12), priorities),
         st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0), st.just(0)),
@@ -64,6 +64,8 @@ FIELDS: dict[str, dict[str, Any]] = {
     "ends": {"eos_ids": [2]},
     "formed": {"grammar": FORM},
     "scored": {"num_prompt_logprobs": 0},
+    "bounded": {"max_speculation": 1},
+    "unguessed": {"max_speculation": 0},
 }
 
 
@@ -186,11 +188,16 @@ def _loses_releases(self: BlockLease) -> list[Release]:
     return _RELEASES(self)[1:]
 
 
+def _room_of_the_answer(self: Sequence) -> int:
+    return self.order.max_total_tokens - len(self.ids) - 1
+
+
 _FORGET, _RELEASES = Sequence.forget_blocks, BlockLease.take_releases
 DEFECTS: dict[str, tuple[object, str, object]] = {
     "scores that outlive a preemption": (Sequence, "forget_blocks", _keeps_scores),
     "answers of an epoch before": (Scheduler, "has_begun", property(lambda self: True)),
     "releases that are lost": (BlockLease, "take_releases", _loses_releases),
+    "bounds of drafts that nobody reads": (Sequence, "num_useful_drafts", property(_room_of_the_answer)),
 }
 
 

@@ -133,6 +133,7 @@ def make_crowd(seed: int, num_ids: int, *, num_requests: int = 16, num_tokens: i
             cache_salt=rng.choice(["", "", "", "mine"]),
             num_logprobs=rng.choice([None, None, None, 0, 2]),
             num_prompt_logprobs=rng.choice([None, None, 0, 2]),
+            max_speculation=rng.choice([None, None, None, 0, 1, 2]),
         )
         after = rng.randrange(index) if index and rng.random() < 0.5 else None
         num_kept = rng.randint(1, 8) if rng.random() < 0.2 else None

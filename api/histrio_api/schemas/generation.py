@@ -17,6 +17,7 @@ __all__ = ["GenerationRequest", "StreamOptions", "UsageStats"]
 
 UsageStats: TypeAlias = Literal["none", "last", "every"]
 
+_NumDrafts = Annotated[int, Meta(ge=0, le=64)]
 _Priority = Annotated[int, Meta(ge=0, le=100)]
 _Salt = Annotated[str, Meta(max_length=256)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
@@ -57,6 +58,8 @@ class GenerationRequest(Strict):
     """0 is let in first."""
     cache_salt: _Salt = ""
     """Prefixes are shared only among requests of the same salt."""
+    max_speculation: _NumDrafts | None = None
+    """Most tokens guessed ahead at a time, within what the engine's settings allow; 0 for none."""
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     json_schema: dict[str, Any] | bool | str | None = None

@@ -66,6 +66,9 @@ class AdmissionActor(Actor):
         if submission.num_prompt_logprobs is not None and not self.model.can_score_prompts:
             text = "prompt_logprobs: a stage of this model gives no logits of whole prompts"
             raise RequestError(text, param="prompt_logprobs", code="unsupported_parameter")
+        if submission.max_speculation is not None and self.model.engine:
+            text = f"max_speculation: the backend {self.model.engine!r} guesses ahead by its own options; leave it out"
+            raise RequestError(text, param="max_speculation", code="unsupported_parameter")
 
         timeout_s = submission.timeout_s or self._request_timeout_s
         deadline = self._clock() + timeout_s

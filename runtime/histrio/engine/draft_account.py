@@ -9,9 +9,9 @@ a small share of all steps, which is all that can be lost for long.
 
 from __future__ import annotations
 
-__all__ = ["DraftAccount"]
+__all__ = ["ALLOWANCE", "DraftAccount"]
 
-ALLOWANCE = 0.005
+ALLOWANCE = 0.0025
 """Share of the time that may be spent on drafts that don't pay."""
 MOST_SAVED = 32.0
 """Steps that can be in the account: so much is lost at most when drafts cease to pay. Less would close it by chance:

@@ -162,4 +162,5 @@ class RequestTable:
             is_seeded=submission.seed is not None,
             # Told once, whatever the number of choices.
             num_prompt_logprobs=submission.num_prompt_logprobs if choice == 0 else None,
+            max_speculation=submission.max_speculation,
         )

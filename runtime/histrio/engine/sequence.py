@@ -69,6 +69,7 @@ class Sequence:
             order,
             list(order.ids),
             sampler_state=order.sampler_state,
+            next_look=order.max_total_tokens if order.max_speculation == 0 else 0,
             eos_ids=frozenset(order.eos_ids),
             end_ids=frozenset((*order.eos_ids, *order.stop_ids)),
         )
@@ -82,6 +83,18 @@ class Sequence:
     def num_pending_tokens(self) -> int:
         """Known tokens that no step has been issued for; -1 if a step is to compute the token that comes next."""
         return len(self.ids) - self.num_planned_tokens
+
+    @property
+    def may_have_drafts(self) -> bool:
+        """Whether its request allows any."""
+        return self.order.max_speculation != 0
+
+    @property
+    def num_useful_drafts(self) -> int:
+        """More drafts would be cut off by the end of the answer, or are not wanted."""
+        num_left = self.order.max_total_tokens - len(self.ids) - 1
+        most = self.order.max_speculation
+        return num_left if most is None else min(num_left, most)
 
     @property
     def wants_scores(self) -> bool:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from histrio.drafting import Draft, Drafter
 from histrio.engine.acceptance_rate import FIRST_RATE, AcceptanceRate
 from histrio.engine.cost import CostModel
-from histrio.engine.draft_account import DraftAccount
+from histrio.engine.draft_account import ALLOWANCE, DraftAccount
 from histrio.engine.draft_lengths import SpeculationLimits, tokens_gained, worthwhile_lengths
 from histrio.errors import BackendError
 
@@ -81,9 +81,10 @@ class Speculation:
         """So many sequences decode now, with `context` tokens together: they share what a step costs."""
         self._num_decoding = num_decoding
         self._plain_s = max(self._cost.plain_seconds(num_decoding, context), 1e-9)
-        verifying = self._cost.seconds_of_token(context // num_decoding) * num_decoding
-        self._verifying = verifying / self._plain_s
-        self._threshold = self._cost.surcharge(num_decoding) * num_decoding
+        longer = self._cost.surcharge(num_decoding)
+        verifying = (1 + longer) * self._cost.seconds_of_token(context // num_decoding)
+        self._verifying = verifying * num_decoding / self._plain_s
+        self._threshold = longer * num_decoding
         self._all.forget(num_decoding, FIRST_RATE, _FORGET_ALL_PER_TOKEN)
         self._num_quiet_steps = max(self._num_quiet_steps - 1, 0)
         for size in self._guess_s:
@@ -101,7 +102,8 @@ class Speculation:
         asked = self._clock()
         found = self._ask({request: length for request, (_, length) in wanted.items()})
         ended = self._clock()
-        self._account.pay((ended - began) / self._plain_s)
+        num_paid = (ended - began) / self._plain_s
+        self._account.pay(num_paid)
         if len(found) == len(wanted):  # whoever was left out may have been prepared for the next time
             self._time(len(wanted), (ended - asked) / max(length for _, length in wanted.values()))
 
@@ -110,6 +112,8 @@ class Speculation:
         if self._limits.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
             for sequence, draft in drafts:
                 sequence.drafts, sequence.chances = draft.ids, draft.chances
+        else:
+            self._num_quiet_steps = min(int(num_paid / ALLOWANCE), _LOOK_EVERY)
 
     def may_draft(self, sequence: Sequence) -> bool:
         """Whether the next step could have drafts of the sequence."""
@@ -135,7 +139,8 @@ class Speculation:
         self._num_entered = self.num_accepted_tokens
         num_rows, num_drafts = len(plan.rows), len(plan.drafts)
         if not num_drafts:
-            self._account.enter_plain()
+            if any(sequence.may_have_drafts for sequence in plan.sequences):
+                self._account.enter_plain()
         elif plan.num_decoding_drafts is None:  # beside a prompt nobody can tell what took how long
             self._account.enter_drafted(saved, num_drafts * self._verifying / self._num_decoding)
         else:
@@ -184,7 +189,7 @@ class Speculation:
 
         wanted = {}
         for sequence, length in zip(looked_at, lengths, strict=True):
-            length = min(length, sequence.order.max_total_tokens - len(sequence.ids) - 1)
+            length = min(length, sequence.num_useful_drafts)
             if length > 0:
                 wanted[sequence.request] = (sequence, length)
         return wanted
