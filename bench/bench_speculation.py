@@ -2,7 +2,7 @@
 
 *ngram* serves the demo model: passages to be repeated word for word, where nearly every guess is right, and stories
 drawn at a high temperature, where nearly none pays. Nothing may be lost where drafts cannot help. One server answers
-both with drafts and without (`max_speculation` of the requests): two that were launched alike differ by several percent.
+both with drafts and without (`max_speculation` of the requests): two that were launched alike differ by some percent.
 
 *synthetic* drafts know what the model will say and are right with a set probability. The model has the shape of
 Qwen3-0.6B in bf16, with random weights, and is served in this process.

@@ -48,9 +48,10 @@ def make(drafter: SlowDrafter) -> Speculation:
     return Speculation(SpeculationLimits(), drafter, cost, clock=lambda: drafter.now)
 
 
-def play(speculation: Speculation, count: int) -> int:
+def play(speculation: Speculation, count: int, max_speculation: int | None = None) -> int:
     """A step of so many sequences, in which nothing comes true; how many tokens were guessed for the first."""
-    sequences = [Sequence.from_order(Generate(index + 1, [1, 2, 3], 3, 900)) for index in range(count)]
+    orders = [Generate(index + 1, [1, 2, 3], 3, 900, max_speculation=max_speculation) for index in range(count)]
+    sequences = [Sequence.from_order(order) for order in orders]
     speculation.set_price(count, 3 * count)
     speculation.propose(sequences)
     rows = [Row(slot, 2, 1, 1, []) for slot in range(count)]
@@ -83,6 +84,36 @@ def test_what_many_cost_is_not_held_against_one() -> None:
     assert play(speculation, 32) > 0
     assert play(speculation, 32) == 0, "a control"
     assert any(play(speculation, 1) for _ in range(10)), "after a pause for all"
+
+
+def num_rounds_of_a_drafter_that_finds_nothing(seconds: float) -> int:
+    """In 60 steps of four sequences, who take about 10 ms."""
+    drafter = SlowDrafter()
+    speculation = make(drafter)
+    drafter.seconds, drafter.left_out = seconds, {1, 2, 3, 4}
+    for _ in range(60):
+        play(speculation, 4)
+    return drafter.num_rounds
+
+
+def test_who_finds_nothing_is_asked_less_often_the_more_it_costs() -> None:
+    assert num_rounds_of_a_drafter_that_finds_nothing(0.00001) == 60
+    assert num_rounds_of_a_drafter_that_finds_nothing(0.0001) == 60 // 3
+    assert num_rounds_of_a_drafter_that_finds_nothing(0.001) == 60 // 8 + 1
+
+
+def test_steps_of_those_who_want_no_drafts_earn_nothing_for_them() -> None:
+    def num_drafted_after(num_steps: int, bound: int | None) -> int:
+        drafter = SlowDrafter()
+        speculation = make(drafter)
+        for _ in range(3):
+            speculation._account.pay(4)
+        for _ in range(num_steps):
+            play(speculation, 4, max_speculation=bound)
+        return sum(play(speculation, 4) for _ in range(8))
+
+    assert num_drafted_after(4000, 0) == 0
+    assert num_drafted_after(4000, None) > 0, "a control"
 
 
 def test_what_cost_too_much_is_tried_again_some_day() -> None:

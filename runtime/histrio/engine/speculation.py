@@ -113,6 +113,7 @@ class Speculation:
             for sequence, draft in drafts:
                 sequence.drafts, sequence.chances = draft.ids, draft.chances
         else:
+            # Asking in vain takes no more than the allowance, or there is nothing left of it for drafts.
             self._num_quiet_steps = min(int(num_paid / ALLOWANCE), _LOOK_EVERY)
 
     def may_draft(self, sequence: Sequence) -> bool:
