@@ -300,7 +300,7 @@ def _draw(
     """A token for each row, from what the samplers have left, and its probability."""
     if proposals is not None and not proposals.is_empty:
         return accept_or_draw(xp, logits, rows, proposals)
-    return draw(xp, logits, uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32)))
+    return draw(xp, logits, uniform(rows.seeds, rows.choices, rows.positions))
 
 
 def _argmax(xp: ArrayNamespace, logits: Array, is_changed: bool) -> Ints:
