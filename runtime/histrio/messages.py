@@ -76,7 +76,7 @@ class RequestState(IntEnum):
     CANCELLED = 7
 
     def __init__(self, value: int) -> None:
-        # Not a property: every row is asked in every step, several times.
+        # From FINISHED_EOS on. Not a property: every row is asked in every step.
         self.is_finished = value >= 3
         """Whether no more tokens will come."""
 

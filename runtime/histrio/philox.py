@@ -14,9 +14,7 @@ import numpy.typing as npt
 __all__ = ["philox4x32", "uniform"]
 
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
-_ROUND_KEYS = (np.arange(10, dtype=np.uint64)[:, None, None] * np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)).astype(
-    np.uint32
-)
+_ROUND_KEYS = np.arange(10, dtype=np.uint32)[:, None, None] * np.array([[0x9E3779B9], [0xBB67AE85]], np.uint32)
 
 
 def philox4x32(counter: npt.NDArray[np.uint32], key: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
@@ -42,11 +40,11 @@ def uniform(
     counter[0] = positions
     counter[1] = choices
     counter[2] = stream
-    words = philox4x32(counter, np.stack(_halves(np.ascontiguousarray(seeds))))[0]
+    words: npt.NDArray[np.uint32] = philox4x32(counter, np.stack(_halves(np.ascontiguousarray(seeds))))[0]
     return ((words >> np.uint32(9)).astype(np.float32) + np.float32(0.5)) * np.float32(2.0**-23)
 
 
 def _halves(numbers: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
-    """Views of the low and the high half of each number, low one first in memory."""
+    """Views of the low and the high half of each number; the low one comes first in memory."""
     words = numbers.view(np.uint32)
     return words[..., 0::2], words[..., 1::2]

@@ -52,6 +52,18 @@ def test_drift_is_caught_and_a_rewind_is_not_drift() -> None:
     assert table.lengths.tolist() == [4]
 
 
+def test_of_several_rows_those_that_have_drifted_are_named() -> None:
+    table = SlotTable(3, 3)
+    for slot in range(3):
+        table.open(slot)
+    table.batch(step(Row(0, 0, 5, 1, [0, 1]), Row(1, 0, 5, 1, [2, 3]), Row(2, 0, 5, 1, [4, 5])))
+    with pytest.raises(AssertionError, match=r"slots \[1\] are at \[5\], the plan says \[4\]"):
+        table.batch(step(Row(0, 5, 1, 1), Row(1, 4, 1, 1), Row(2, 2, 1, 1, rewind=True)))
+
+    table.batch(step(Row(0, 5, 1, 1), Row(1, 4, 1, 1, rewind=True), Row(2, 2, 1, 1, rewind=True)))
+    assert table.lengths.tolist() == [6, 5, 3]
+
+
 def test_a_rewind_leads_backwards_only() -> None:
     table = SlotTable(1, 3)
     table.open(0)

@@ -36,6 +36,16 @@ def test_rows_are_hashed_independently() -> None:
     assert philox4x32(counters.T, keys.T).T.tolist() == [vector[2] for vector in VECTORS]
 
 
+def test_seeds_may_lie_anywhere_in_memory() -> None:
+    seeds = np.arange(6, dtype=np.uint64) << np.uint64(31)
+    others = np.zeros(3, np.uint32), np.arange(3, dtype=np.uint32)
+
+    numbers = uniform(seeds[::2], *others)
+
+    assert numbers.tolist() == uniform(seeds[::2].copy(), *others).tolist()
+    assert numbers.tolist() != uniform(seeds[:3], *others).tolist()
+
+
 def test_numbers_lie_strictly_between_0_and_1_and_spread_evenly() -> None:
     count = 100_000
     numbers = uniform(np.full(count, 7, np.uint64), np.zeros(count, np.uint32), np.arange(count, dtype=np.uint32))
