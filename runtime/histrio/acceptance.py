@@ -112,7 +112,7 @@ def accept_or_draw(
     of_target = xp.take_along(weights, ids)
     rest = of_target - chances
     weights = xp.put_along(weights, ids, xp.where(rest > 0, rest, 0.0))
-    own = uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32))
+    own = uniform(rows.seeds, rows.choices, rows.positions)
     found, totals = first_reaching(xp, weights, np.where(has_draft, rows.uniform("refusal"), own))
     # Nothing remains of a row without a distribution, and, by rounding only, where q is p.
     drawn = np.where(totals > 0, found, np.where(likelihoods > 0, drafted, -1))

@@ -82,7 +82,7 @@ class NumpyArrays:
 
     def take_along(self, array: NumpyArray, indices: NumpyArray) -> NumpyArray:
         """`array[r, indices[r, j]]`."""
-        return np.take_along_axis(array, indices, axis=-1)
+        return np.asarray(array[np.arange(len(array))[:, None], indices])
 
     def put_along(self, array: NumpyArray, indices: NumpyArray, values: NumpyArray) -> NumpyArray:
         """`array` with `array[r, indices[r, j]] = values[r, j]`, in place."""

@@ -45,11 +45,11 @@ def first_reaching(
     unless the total is 0 or not a number.
     """
     if weights.shape[-1] <= _NUM_SUMMED_AT_ONCE:
-        ends = xp.to_host(weights).cumsum(axis=1, dtype=np.float64)
+        ends = _running_sums(xp.to_host(weights))
         totals = ends[:, -1]
         return _count_below(ends, shares * totals), totals
 
-    ends = xp.to_host(xp.block_sums(weights, _BLOCK)).cumsum(axis=1, dtype=np.float64)
+    ends = _running_sums(xp.to_host(xp.block_sums(weights, _BLOCK)))
     totals = ends[:, -1]
     targets = shares * totals
     blocks = _count_below(ends, targets)
@@ -63,6 +63,14 @@ def first_reaching(
     return blocks * _BLOCK + _count_below(inside, np.minimum(needed, inside[:, -1])), totals
 
 
+def _running_sums(weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """[rows, at most n]: of `weights` [rows, n], without the columns at the end where every row has 0: of sorted
+    weights, whatever the truncations before have removed."""
+    used = np.flatnonzero(weights.any(axis=0))
+    return weights[:, : used[-1] + 1 if len(used) else 1].cumsum(axis=1, dtype=np.float64)
+
+
 def _count_below(ends: npt.NDArray[np.float64], targets: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """[rows]: index of the first of ascending `ends` [rows, n] that is not below the row's target."""
-    return np.asarray(np.count_nonzero(ends < targets[:, None], axis=1))
+    """[rows]: index of the first of ascending `ends` [rows, n] that is not below the row's target; none is above the
+    last of them."""
+    return np.asarray((ends < targets[:, None]).argmin(axis=1))

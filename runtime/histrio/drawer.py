@@ -72,7 +72,8 @@ class Drawer:
 
     def begin(self, step: Step) -> None:
         """Start on the masks of the step."""
-        if self._grammars is not None:
+        self._masks = None
+        if self._grammars is not None and not self._grammars.is_empty:
             sampled = [(row.slot, drafts) for row, drafts in _with_drafts(step) if row.num_sampled]
             self._masks = self._grammars.begin(sampled)
 
@@ -88,7 +89,7 @@ class Drawer:
         # A row's last token is drawn at its end, the others before it.
         ends = np.array([row.start + row.num_tokens for row in rows], np.intp)
         positions = np.repeat(ends + 1 - counts.cumsum(), counts) + np.arange(len(slots))
-        drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted}
+        drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted} if step.drafts else {}
         masked = logits if self._masks is None else self._masks.apply(xp, logits)
         sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.chances, raw=logits)
         return self._result(step, rows, sampled, scores)

@@ -42,8 +42,7 @@ class _Compiled(NamedTuple):
     matcher: Matcher
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     """A constrained sequence of a step: its matcher, on its way, and its rows of the logits."""
 
     compiled: Future[_Compiled]

@@ -75,10 +75,10 @@ class RequestState(IntEnum):
     ERROR = 6
     CANCELLED = 7
 
-    @property
-    def is_finished(self) -> bool:
+    def __init__(self, value: int) -> None:
+        # From FINISHED_EOS on. Not a property: every row is asked in every step.
+        self.is_finished = value >= 3
         """Whether no more tokens will come."""
-        return self >= RequestState.FINISHED_EOS
 
 
 SamplerState: TypeAlias = dict[str, Any]

@@ -283,15 +283,18 @@ def _accept(ids: Ints, slots: Slots, drafts: Drafts) -> tuple[npt.NDArray[np.int
         drafted = drafts.get(of_rows[first], ())
         rows = of_rows[first : first + len(drafted) + 1]
         assert len(rows) == len(drafted) + 1 == rows.count(rows[0]), _ONE_ROW_EACH
-        count = 1
-        for token in drafted:
-            if token != drawn[first + count - 1]:
-                break
-            count += 1
+        count = 1 + _num_equal(list(drafted), drawn[first : first + len(drafted)])
         kept.extend(range(first, first + count))
         num_ids.append(count)
         first += len(drafted) + 1
     return np.array(kept, np.intp), num_ids
+
+
+def _num_equal(drafted: list[int], drawn: list[int]) -> int:
+    """How many tokens are the same up to the first that differs; both are of one length."""
+    if drafted == drawn:
+        return len(drafted)
+    return next(at for at, (token, own) in enumerate(zip(drafted, drawn, strict=True)) if token != own)
 
 
 def _draw(
@@ -300,7 +303,7 @@ def _draw(
     """A token for each row, from what the samplers have left, and its probability."""
     if proposals is not None and not proposals.is_empty:
         return accept_or_draw(xp, logits, rows, proposals)
-    return draw(xp, logits, uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32)))
+    return draw(xp, logits, uniform(rows.seeds, rows.choices, rows.positions))
 
 
 def _argmax(xp: ArrayNamespace, logits: Array, is_changed: bool) -> Ints:

@@ -73,7 +73,7 @@ class Rows:
 
     def uniform(self, name: str) -> npt.NDArray[np.float32]:
         """[rows] a number in (0, 1) for each row, always the same for this row; `name` tells users of them apart."""
-        return uniform(self.seeds, self.choices, self.positions.astype(np.uint32), stream=zlib.crc32(name.encode()))
+        return uniform(self.seeds, self.choices, self.positions, stream=zlib.crc32(name.encode()))
 
 
 class Sampler(Protocol):

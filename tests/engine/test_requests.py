@@ -77,3 +77,8 @@ def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
     assert [order.request for order in table.replay()] == [greedy, waiting], "what has not begun can begin anew"
     table.end_begun(lambda _fields: True)
     assert len(table) == 2, "a control: samplers can always go on"
+
+
+def test_the_last_five_states_are_final() -> None:
+    assert [state.is_finished for state in RequestState] == [False] * 3 + [True] * 5
+    assert RequestState(4).is_finished

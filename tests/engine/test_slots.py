@@ -44,7 +44,7 @@ def test_drift_is_caught_and_a_rewind_is_not_drift() -> None:
     table = SlotTable(1, 3)
     table.open(0)
     table.batch(step(Row(0, 0, 5, 1, [0, 1])))
-    with pytest.raises(AssertionError, match="slot 0 is at 5, the plan says 3"):
+    with pytest.raises(AssertionError, match=r"slots \[0\] are at \[5\], the plan says \[3\]"):
         table.batch(step(Row(0, 3, 1, 1)))
 
     batch = table.batch(step(Row(0, 3, 1, 1, rewind=True)))
@@ -52,9 +52,21 @@ def test_drift_is_caught_and_a_rewind_is_not_drift() -> None:
     assert table.lengths.tolist() == [4]
 
 
+def test_of_several_rows_those_that_have_drifted_are_named() -> None:
+    table = SlotTable(3, 3)
+    for slot in range(3):
+        table.open(slot)
+    table.batch(step(Row(0, 0, 5, 1, [0, 1]), Row(1, 0, 5, 1, [2, 3]), Row(2, 0, 5, 1, [4, 5])))
+    with pytest.raises(AssertionError, match=r"slots \[1\] are at \[5\], the plan says \[4\]"):
+        table.batch(step(Row(0, 5, 1, 1), Row(1, 4, 1, 1), Row(2, 2, 1, 1, rewind=True)))
+
+    table.batch(step(Row(0, 5, 1, 1), Row(1, 4, 1, 1, rewind=True), Row(2, 2, 1, 1, rewind=True)))
+    assert table.lengths.tolist() == [6, 5, 3]
+
+
 def test_a_rewind_leads_backwards_only() -> None:
     table = SlotTable(1, 3)
     table.open(0)
     table.batch(step(Row(0, 0, 5, 1, [0, 1])))
-    with pytest.raises(AssertionError, match="slot 0 is at 5, the plan says 6"):
+    with pytest.raises(AssertionError, match=r"slots \[0\] are at \[5\], the plan says \[6\]"):
         table.batch(step(Row(0, 6, 1, 1, rewind=True)))

@@ -55,8 +55,32 @@ def test_each_token_is_drawn_as_often_as_its_probability_says(xp: ArrayNamespace
     assert probabilities[ids == 3] == pytest.approx(0.2, rel=1e-4)
 
 
-def test_rows_without_a_distribution_are_told_apart(xp: ArrayNamespace) -> None:
-    logits = np.zeros((3, 3000), np.float32)
+@pytest.mark.parametrize("width", [40, 2048, 3000])
+def test_zeros_at_the_end_of_every_row_change_nothing(xp: ArrayNamespace, width: int) -> None:
+    weights = np.random.default_rng(width).random((len(SHARES), width)).astype(np.float32)
+    padded = np.pad(weights, ((0, 0), (0, 6000)))
+    with_more = padded.copy()
+    with_more[2, -1] = weights[2].sum() * 2
+
+    narrow, wide, more = (first_reaching(xp, xp.asarray(each), SHARES) for each in (weights, padded, with_more))
+
+    assert wide[0].tolist() == narrow[0].tolist()
+    np.testing.assert_allclose(wide[1], narrow[1], rtol=1e-6)
+    assert more[0].tolist() == [*narrow[0][:2], width + 5999, *narrow[0][3:]]
+
+
+@pytest.mark.parametrize("width", [1, 300, 3000])
+def test_rows_of_nothing_have_no_total(xp: ArrayNamespace, width: int) -> None:
+    weights = np.zeros((3, width), np.float32)
+    weights[1, 0] = 0.5
+
+    assert first_reaching(xp, xp.asarray(weights), SHARES[:3])[1].tolist() == [0, 0.5, 0]
+    assert first_reaching(xp, xp.asarray(weights[::2]), SHARES[:2])[1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("width", [300, 3000])
+def test_rows_without_a_distribution_are_told_apart(xp: ArrayNamespace, width: int) -> None:
+    logits = np.zeros((3, width), np.float32)
     logits[0], logits[2, 5] = -np.inf, np.nan
 
     with np.errstate(invalid="ignore"):

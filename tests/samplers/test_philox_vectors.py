@@ -20,7 +20,7 @@ VECTORS = [
 
 
 def _words(counter: list[int], key: list[int]) -> list[int]:
-    return philox4x32(np.array([counter], np.uint32), np.array([key], np.uint32))[0].tolist()
+    return philox4x32(np.array([counter], np.uint32).T, np.array([key], np.uint32).T)[:, 0].tolist()
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), VECTORS, ids=["zeros", "ones", "pi"])
@@ -33,7 +33,17 @@ def test_rows_are_hashed_independently() -> None:
     counters = np.array([vector[0] for vector in VECTORS], np.uint32)
     keys = np.array([vector[1] for vector in VECTORS], np.uint32)
 
-    assert philox4x32(counters, keys).tolist() == [vector[2] for vector in VECTORS]
+    assert philox4x32(counters.T, keys.T).T.tolist() == [vector[2] for vector in VECTORS]
+
+
+def test_seeds_may_lie_anywhere_in_memory() -> None:
+    seeds = np.arange(6, dtype=np.uint64) << np.uint64(31)
+    others = np.zeros(3, np.uint32), np.arange(3, dtype=np.uint32)
+
+    numbers = uniform(seeds[::2], *others)
+
+    assert numbers.tolist() == uniform(seeds[::2].copy(), *others).tolist()
+    assert numbers.tolist() != uniform(seeds[:3], *others).tolist()
 
 
 def test_numbers_lie_strictly_between_0_and_1_and_spread_evenly() -> None:

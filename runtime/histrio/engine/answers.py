@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from histrio.engine.sequence import Sequence
 from histrio.engine.speculation import Speculation
 from histrio.errors import GenerationStuck
@@ -11,9 +13,9 @@ __all__ = ["token_row"]
 
 
 def token_row(
-    sequence: Sequence, row: Row, result: StepResult, gained: range, speculation: Speculation | None
+    sequence: Sequence, row: Row, result: StepResult, gained: slice, speculation: Speculation | None
 ) -> TokenRow:
-    """The tokens of a row (`gained` are their places in `result.ids`), up to the one that ends the text; or why the
+    """The tokens of a row (`gained` is their place in `result.ids`), up to the one that ends the text; or why the
     sequence cannot go on. The sequence takes them in.
 
     The first ones of a request come with what is known of its prompt.
@@ -22,22 +24,24 @@ def token_row(
         sequence.state = RequestState.ERROR
         return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
 
-    drawn = result.ids[gained.start : gained.stop]
+    drawn = result.ids[gained]
     ids = sequence.take(drawn)
     num_drafted, num_accepted = speculation.judge(sequence, len(drawn)) if sequence.drafts and speculation else (0, 0)
-    found = [result.logprobs[at] for at in gained[: len(ids)] if at in result.logprobs] if result.logprobs else []
     sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)
-    is_first, sequence.has_reported = not sequence.has_reported, True
-    num_cached = min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
-    return TokenRow(
+    answer = TokenRow(
         sequence.request,
         ids,
         sequence.state,
-        logprobs=[each.logprob for each in found],
-        num_cached_tokens=num_cached if is_first else 0,
-        top_logprobs=[each.top for each in found],
         sampler_state=sequence.sampler_state,
         num_drafted=num_drafted,
         num_accepted=num_accepted,
-        prompt_logprobs=sequence.prompt_logprobs if is_first else [],
     )
+    if result.logprobs:
+        places = range(gained.start, gained.start + len(ids))
+        found = [result.logprobs[at] for at in places if at in result.logprobs]
+        answer = replace(answer, logprobs=[each.logprob for each in found], top_logprobs=[each.top for each in found])
+    if not sequence.has_reported:
+        sequence.has_reported = True
+        num_cached = min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
+        answer = replace(answer, num_cached_tokens=num_cached, prompt_logprobs=sequence.prompt_logprobs)
+    return answer

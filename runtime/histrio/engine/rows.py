@@ -76,7 +76,9 @@ class RowMaker:
     def _cut_drafts(self, sequence: Sequence, budget: int) -> None:
         """Drafts take neither more than the budget nor blocks that would have to be asked for."""
         room = (len(sequence.block_ids) + self._lease.num_blocks_in_hand) * self._limits.block_size
-        del sequence.drafts[max(min(budget - 1, room - len(sequence.ids)), 0) :]
+        most = max(min(budget - 1, room - len(sequence.ids)), 0)
+        if len(sequence.drafts) > most:
+            del sequence.drafts[most:]
 
     def _block_to_copy(self, sequence: Sequence) -> int | None:
         """The block that the prompt ends in, if another choice of the same request has computed it."""

@@ -154,7 +154,8 @@ class Scheduler:
             row = self._rows.row(sequence, budget)
             if row is not None:
                 batch.add(sequence, row)
-        batch = batch.without_preempted()
+        if self._rows.has_preempted:
+            batch = batch.without_preempted()
         return self._issue(batch) if batch.rows else None
 
     def apply(self, plan: Plan, result: StepResult) -> list[TokenRow]:
@@ -174,9 +175,9 @@ class Scheduler:
             if row.num_scored:
                 sequence.prompt_logprobs += result.prompt_logprobs[row.slot]
             if row.num_sampled:
-                gained.append(token_row(sequence, row, result, range(first, at), self.speculation))
-            if sequence.is_finished:
-                self._roster.leave(sequence)
+                gained.append(token_row(sequence, row, result, slice(first, at), self.speculation))
+                if sequence.is_finished:
+                    self._roster.leave(sequence)
         assert at == len(result.ids), "a stage sampled other rows than were planned"
         return gained
 
@@ -211,8 +212,12 @@ class Scheduler:
 
         Those who wait are last in any case: they must not take the blocks for which others have just given way.
         """
-        decoding = [sequence for sequence in self._roster.running if sequence.num_pending_tokens == 1]
-        prefilling = [sequence for sequence in self._roster.running if sequence.num_pending_tokens > 1]
+        decoding: list[Sequence] = []
+        prefilling: list[Sequence] = []
+        for sequence in self._roster.running:
+            num_pending = sequence.num_pending_tokens
+            if num_pending > 0:
+                (decoding if num_pending == 1 else prefilling).append(sequence)
         for sequence in [*prefilling, *decoding] if self.limits.prompts_first else [*decoding, *prefilling]:
             if sequence.slot >= 0:
                 yield sequence
@@ -319,8 +324,9 @@ class Scheduler:
         for sequence, row in zip(batch.members, batch.rows, strict=True):
             sequence.num_in_flight += 1
             ids.extend(sequence.ids[row.start : row.start + row.num_tokens] or (_DRAWN_LAST,))
-            ids.extend(sequence.drafts)
-            drafts.extend(sequence.drafts)
+            if sequence.drafts:
+                ids.extend(sequence.drafts)
+                drafts.extend(sequence.drafts)
         return Plan(
             step=self._step,
             orders=self.take_orders(),

@@ -99,7 +99,7 @@ class Sequence:
     @property
     def wants_scores(self) -> bool:
         """Whether log probabilities of its prompt are to be told and have not been."""
-        return self.order.num_prompt_logprobs is not None and not self.has_reported
+        return not self.has_reported and self.order.num_prompt_logprobs is not None
 
     def share(self, block_ids: list[int], block_size: int) -> None:
         """Begin with blocks that hold the first tokens already."""

@@ -10,6 +10,8 @@ from histrio.messages import Step, StepResult
 
 __all__ = ["DrawnTokens", "SlotTable"]
 
+_Ints = npt.NDArray[np.int32]
+
 
 class SlotTable:
     """Length and block table of every slot of one stage. Decides nothing: everything comes with the orders.
@@ -37,8 +39,10 @@ class SlotTable:
         slots = np.array([row.slot for row in rows], np.int32)
         starts = np.array([row.start for row in rows], np.int32)
         num_tokens = np.array([row.num_tokens for row in rows], np.int32)
+        self._check(slots, starts, np.array([row.rewind for row in rows]))
         for row in rows:
-            self._extend(row.slot, row.start, row.block_ids, row.rewind)
+            if row.block_ids:
+                self._extend(row.slot, row.block_ids)
         self.lengths[slots] = starts + num_tokens
         offsets = np.zeros(len(rows) + 1, np.int32)
         np.cumsum(num_tokens, out=offsets[1:])
@@ -55,13 +59,16 @@ class SlotTable:
             hidden=step.hidden,
         )
 
-    def _extend(self, slot: int, start: int, block_ids: list[int], rewind: bool) -> None:
-        length = int(self.lengths[slot])
-        assert start == length or (rewind and start < length), f"slot {slot} is at {length}, the plan says {start}"
-        if block_ids:
-            old = int(self._num_blocks[slot])
-            self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_page_id
-            self._num_blocks[slot] = old + len(block_ids)
+    def _check(self, slots: _Ints, starts: _Ints, is_rewound: npt.NDArray[np.bool_]) -> None:
+        """Each row begins where its slot is, or before that if it is rewound."""
+        lengths = self.lengths[slots]
+        drifted = np.flatnonzero(np.where(is_rewound, starts > lengths, starts != lengths))
+        assert len(drifted) == 0, f"slots {slots[drifted]} are at {lengths[drifted]}, the plan says {starts[drifted]}"
+
+    def _extend(self, slot: int, block_ids: list[int]) -> None:
+        old = int(self._num_blocks[slot])
+        self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_page_id
+        self._num_blocks[slot] = old + len(block_ids)
 
 
 class DrawnTokens:
