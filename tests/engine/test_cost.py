@@ -108,22 +108,8 @@ def test_what_drafts_cost_is_forgotten_in_time() -> None:
     train(model, 200)
     decode(model, 40, 32, 0)
     decode(model, 40, 32, 8, slow=1.4)
-    decode(model, 300, 32, 0)
-    assert model.surcharge(32) > 0.2, "a control: not at once"
-    decode(model, 2700, 32, 0)
+    decode(model, 1000, 32, 0)
     assert model.surcharge(32) < 0.05
-
-
-def test_dearer_drafts_are_believed_sooner_than_cheaper_ones() -> None:
-    model = CostModel()
-    train(model, 200)
-    decode(model, 40, 32, 0)
-    decode(model, 3, 32, 8, slow=1.8)
-    assert model.surcharge(32) > 0.5
-    decode(model, 3, 32, 8)
-    assert model.surcharge(32) > 0.5
-    decode(model, 40, 32, 8)
-    assert model.surcharge(32) < 0.1
 
 
 def test_a_prediction_that_is_wrong_for_all_steps_of_a_size_is_no_surcharge() -> None:

@@ -22,9 +22,7 @@ __all__ = ["CostModel", "attended_pairs"]
 _FOLLOW = 0.3
 """Weight of the newest step in the average of its size."""
 _FOLLOW_DECODING = 0.1
-_FOLLOW_DEARER = 0.5
-"""Weight of a step with drafts that took longer than those before: to learn slowly that they cost more costs more."""
-_FORGET_DRAFTED = 0.001
+_FORGET_DRAFTED = 0.003
 """How far what drafts cost goes back to nothing with every step without them: so they are tried again."""
 _MOST_SURPRISE = 4.0
 """A step that takes more than this multiple of its average is taken for a stall, and counts as that much."""
@@ -123,8 +121,7 @@ class CostModel:
         plain, drafted = self._decoding.get(num_rows.bit_length(), (factor, factor))
         factor = min(factor, _MOST_SURPRISE * plain)
         if num_drafts:
-            follow = _FOLLOW_DEARER if factor > drafted else _FOLLOW_DECODING
-            drafted += follow * (factor - drafted)
+            drafted += _FOLLOW_DECODING * (factor - drafted)
         else:
             plain += _FOLLOW_DECODING * (factor - plain)
             drafted += _FORGET_DRAFTED * (plain - drafted)
