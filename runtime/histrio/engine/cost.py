@@ -22,7 +22,7 @@ __all__ = ["CostModel", "attended_pairs"]
 _FOLLOW = 0.3
 """Weight of the newest step in the average of its size."""
 _FOLLOW_DECODING = 0.1
-_FORGET_DRAFTED = 0.003
+_FORGET_DRAFTED = 0.001
 """How far what drafts cost goes back to nothing with every step without them: so they are tried again."""
 _MOST_SURPRISE = 4.0
 """A step that takes more than this multiple of its average is taken for a stall, and counts as that much."""
