@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from demo_load import Load, at_once, launched, one_by_one, quotes, stories
+from demo_load import Load, at_once, launched, one_by_one, quotes, stories, without_drafts
 
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import HarnessOptions, serving
@@ -47,11 +47,11 @@ NUM_ROUNDS = {"quotes": 5, "stories": 40}
 
 @pytest.mark.parametrize("task", TASKS)
 def test_ngram_for_one_user(ngram: LaunchedServer, stream_all: Load, in_turns: Callable[..., Any], task: str) -> None:
-    drafted, plain = with_and_without_drafts(TASKS[task](2))
+    bodies = TASKS[task](2)
 
     compared = in_turns(
-        lambda: one_by_one(ngram, stream_all, drafted),
-        lambda: one_by_one(ngram, stream_all, plain),
+        lambda: one_by_one(ngram, stream_all, bodies),
+        lambda: one_by_one(ngram, stream_all, without_drafts(bodies)),
         NUM_ROUNDS[task],
     )
 
@@ -60,20 +60,15 @@ def test_ngram_for_one_user(ngram: LaunchedServer, stream_all: Load, in_turns: C
 
 @pytest.mark.parametrize("task", TASKS)
 def test_ngram_for_32_users(ngram: LaunchedServer, stream_all: Load, in_turns: Callable[..., Any], task: str) -> None:
-    drafted, plain = with_and_without_drafts(TASKS[task](2 * NUM_USERS))
+    bodies = TASKS[task](2 * NUM_USERS)
 
     compared = in_turns(
-        lambda: at_once(ngram, stream_all, drafted, NUM_USERS),
-        lambda: at_once(ngram, stream_all, plain, NUM_USERS),
+        lambda: at_once(ngram, stream_all, bodies, NUM_USERS),
+        lambda: at_once(ngram, stream_all, without_drafts(bodies), NUM_USERS),
         NUM_ROUNDS[task],
     )
 
     assert compared.ratio_of_pairs >= 0.97
-
-
-def with_and_without_drafts(bodies: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The same requests twice."""
-    return bodies, [body | {"max_speculation": 0} for body in bodies]
 
 
 @pytest.fixture(scope="module")

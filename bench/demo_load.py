@@ -10,7 +10,7 @@ from typing import Any
 
 from histrio.testing.launched import LaunchedServer
 
-__all__ = ["Load", "at_once", "conversations", "launched", "one_by_one", "quotes", "stories"]
+__all__ = ["Load", "at_once", "conversations", "launched", "one_by_one", "quotes", "stories", "without_drafts"]
 
 Load = Callable[..., list[Any]]
 """The fixture `stream_all`."""
@@ -48,6 +48,12 @@ def stories(num_requests: int) -> list[dict[str, Any]]:
     """Text without repetition: drawn from a flattened distribution, other numbers for each request."""
     fields = {"max_tokens": 96, "ignore_eos": True, "temperature": 1.5, "top_p": 1.0}
     return [_chat(f"Tell me story number {index}.") | fields | {"seed": index} for index in range(num_requests)]
+
+
+def without_drafts(bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same requests, with nothing guessed. One server answers both: two that were launched alike differ by some
+    percent."""
+    return [body | {"max_speculation": 0} for body in bodies]
 
 
 def one_by_one(server: LaunchedServer, stream_all: Load, bodies: Sequence[dict[str, Any]]) -> list[float]:
