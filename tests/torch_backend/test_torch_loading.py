@@ -18,6 +18,7 @@ from histrio.backend import StageSpec
 from histrio.testing.chain import ChainRow, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_torch.backend import TorchStage
+from histrio_torch.dry_run import record_shapes
 from histrio_torch.factory import TorchFactory
 from histrio_torch.linear import PackedLinear
 from histrio_torch.loader import load_stage
@@ -172,3 +173,16 @@ def test_stages_that_load_side_by_side_leave_transformers_as_it_was(tiny_model: 
         for _ in range(10):
             list(threads.map(load, range(NUM_LAYERS)))
     assert PreTrainedModel.tie_weights is tie_weights
+
+
+def test_trial_steps_side_by_side_find_each_its_own_layers(tiny_model: Callable[[str], Any]) -> None:
+    one, other = tiny_model("qwen3").model, tiny_model("llama").model
+    ids = torch.zeros(1, 1, dtype=torch.int64)
+    found = []
+
+    def forward() -> None:
+        found.append(record_shapes(other, lambda: other(ids, use_cache=False)))
+        one(ids, use_cache=False)
+
+    found.append(record_shapes(one, forward))
+    assert [sorted(shapes) for shapes in found] == [list(range(NUM_LAYERS))] * 2

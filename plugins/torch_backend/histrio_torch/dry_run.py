@@ -39,8 +39,13 @@ def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShap
     """Call `forward`, a step of one token, with attention replaced by a recorder; layer index → shape."""
     from transformers import AttentionInterface
 
+    # Transformers knows names only, and those are everybody's: each model's recorder is found at its own modules, for
+    # stages that are loaded side by side.
+    AttentionInterface.register(_RECORDER, _record)
     recorder = _Recorder(model.config)
-    AttentionInterface.register(_RECORDER, recorder)
+    attending = [module for module in model.modules() if "layer_idx" in vars(module)]
+    for module in attending:
+        vars(module)[_RECORDER] = recorder
     before = model.config._attn_implementation
     model.config._attn_implementation = _RECORDER
     try:
@@ -50,6 +55,8 @@ def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShap
         raise UnsupportedModel(f"{type(model).__name__} fails in a trial step: {error!r}") from error
     finally:
         model.config._attn_implementation = before
+        for module in attending:
+            del vars(module)[_RECORDER]
     return recorder.shapes
 
 
@@ -70,6 +77,11 @@ def check_side_channels(layer: nn.Module, model_name: str) -> Any:
 
 def _has_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor) or (isinstance(value, (tuple, list)) and any(map(_has_tensor, value)))
+
+
+def _record(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[torch.Tensor, None]:
+    recorder: _Recorder = vars(module)[_RECORDER]
+    return recorder(module, *args, **kwargs)
 
 
 class _Recorder:
