@@ -92,6 +92,16 @@ def test_kept_sets_and_distributions_equal_transformers(xp: ArrayNamespace, shap
     assert sum(np.array_equal(shaped[row], logits[row]) for row in range(len(FIELDS))) <= 3
 
 
+def test_other_rows_change_nothing(xp: ArrayNamespace, shape: Shape) -> None:
+    logits = _logits(len(FIELDS))
+
+    together = shape(xp, SAMPLERS, logits, FIELDS)
+
+    alone = [shape(xp, SAMPLERS, logits[row : row + 1], FIELDS[row : row + 1])[0] for row in range(len(FIELDS))]
+    assert np.array_equal(together, np.stack(alone))
+    assert not np.array_equal(together[1:], np.stack(alone)[:-1]), "a control: rows differ"
+
+
 @pytest.mark.parametrize("fields", FIELDS[1:], ids=str)
 def test_removed_tokens_stay_removed_and_the_rest_is_shaped_as_alone(
     xp: ArrayNamespace, shape: Shape, fields: dict[str, Any]
