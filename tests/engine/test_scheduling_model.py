@@ -120,15 +120,23 @@ def play(replica: Replica, history: list[Any]) -> dict[int, Wanted]:
     return asked
 
 
-def run(max_examples: int, **others: Any) -> None:
-    """So many random histories."""
+def run(max_examples: int, **others: Any) -> int:
+    """So many random histories; how many were played to their end."""
+    num_played = 0
+
+    def play_one(**drawn: Any) -> None:
+        nonlocal num_played
+        _every_request_gets_the_tokens_of_a_naive_run(**drawn)
+        num_played += 1
+
     limits = settings(
         max_examples=max_examples,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         **others,
     )
-    limits(given(**HISTORIES)(_every_request_gets_the_tokens_of_a_naive_run))()
+    limits(given(**HISTORIES)(play_one))()
+    return num_played
 
 
 HISTORIES: dict[str, st.SearchStrategy[Any]] = {
@@ -175,7 +183,7 @@ def _every_request_gets_the_tokens_of_a_naive_run(
 
 @pytest.mark.timeout(60 + NUM_HISTORIES // 5)
 def test_every_request_gets_the_tokens_of_a_naive_run() -> None:
-    run(NUM_HISTORIES)
+    assert run(NUM_HISTORIES) >= NUM_HISTORIES
 
 
 def _keeps_scores(self: Sequence) -> list[int]:

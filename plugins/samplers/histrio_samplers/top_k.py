@@ -10,13 +10,9 @@ import numpy.typing as npt
 
 from histrio.backend import Array, ArrayNamespace
 from histrio.sampling import Opening, Rows
+from histrio_samplers.largest_values import MOST_SOUGHT, largest_values
 
 __all__ = ["TopK", "TopKParams"]
-
-_SMALL_K = 1024
-"""Rows with a larger k are sorted as a whole, and apart, so that they slow down no others."""
-_NARROW = 1024
-"""Rows up to this long are sorted in less time than their largest values are looked for."""
 
 
 class TopKParams(msgspec.Struct, frozen=True):
@@ -45,7 +41,8 @@ class TopK:
         """Set everything below the row's k-th largest logit to -inf."""
         ks = np.minimum(self._ks[rows.slots], logits.shape[-1])
         thresholds = xp.asarray(np.full((len(ks), 1), -np.inf, np.float32))
-        for some in (np.flatnonzero((ks > 0) & (ks <= _SMALL_K)), np.flatnonzero(ks > _SMALL_K)):
+        # Rows with a large k are sorted as a whole, and apart, so that they slow down no others.
+        for some in (np.flatnonzero((ks > 0) & (ks <= MOST_SOUGHT)), np.flatnonzero(ks > MOST_SOUGHT)):
             if len(some) > 0:
                 part = logits if len(some) == len(ks) else xp.take_rows(logits, some)
                 thresholds = xp.put_rows(thresholds, some, _kth_largest(xp, part, ks[some]))
@@ -55,7 +52,4 @@ class TopK:
 
 def _kth_largest(xp: ArrayNamespace, logits: Array, ks: npt.NDArray[np.int64]) -> Array:
     """[rows, 1]: the ks[r]-th largest value of each row r; 1 <= ks[r] <= vocab."""
-    largest_k = int(ks.max())
-    is_quicker = largest_k <= _SMALL_K and logits.shape[-1] > _NARROW
-    values = xp.topk(logits, largest_k)[0] if is_quicker else xp.sorted_values(logits)
-    return xp.take_along(values, xp.asarray(ks[:, None] - 1))
+    return xp.take_along(largest_values(xp, logits, int(ks.max())), xp.asarray(ks[:, None] - 1))

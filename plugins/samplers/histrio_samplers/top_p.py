@@ -14,13 +14,12 @@ import numpy as np
 from histrio.backend import Array, ArrayNamespace
 from histrio.draw import first_reaching
 from histrio.sampling import Opening, Rows
+from histrio_samplers.largest_values import NARROW, largest_values
 
 __all__ = ["TopP", "TopPParams"]
 
 _FEW = 256
 """Where top-k has left so many tokens at most, they are looked for: to sort the whole row takes ten times as long."""
-_NARROW = 1024
-"""Rows up to this long are sorted at once."""
 
 
 class TopPParams(msgspec.Struct, frozen=True):
@@ -49,14 +48,14 @@ class TopP:
         """Set everything below the row's threshold to -inf."""
         ps = self._ps[rows.slots]
         has_few = np.zeros(len(ps), np.bool_)
-        if logits.shape[-1] > _NARROW:
+        if logits.shape[-1] > NARROW:
             # By its own tokens alone, whoever else is there: sums of another length may differ in the last bit.
             has_few = xp.to_host(xp.sum(logits > -np.inf))[:, 0] <= _FEW
         thresholds = xp.asarray(np.full((len(ps), 1), -np.inf, np.float32))
         for some, are_few in ((np.flatnonzero((ps < 1) & has_few), True), (np.flatnonzero((ps < 1) & ~has_few), False)):
             if len(some) > 0:
                 part = logits if len(some) == len(ps) else xp.take_rows(logits, some)
-                values = xp.topk(part, _FEW)[0] if are_few else xp.sorted_values(part)
+                values = largest_values(xp, part, _FEW if are_few else part.shape[-1])
                 last, _ = first_reaching(xp, xp.softmax(values), ps[some])
                 thresholds = xp.put_rows(thresholds, some, xp.take_along(values, xp.asarray(last[:, None])))
 

@@ -13,7 +13,7 @@ from histrio.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepB
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
-from histrio_torch.dry_run import check_side_channels, record_shapes
+from histrio_torch.dry_run import attending_modules, check_side_channels, record_shapes
 from histrio_torch.factory import CAPABILITIES, KV_CACHE_REMEDY
 from histrio_torch.families import kv_cache_refusal, read_config
 from histrio_torch.loader import StageModel, load_stage
@@ -116,9 +116,8 @@ class TorchStage:
         for handle in handles:
             handle.remove()
         cache = PagedCache(shapes, stage.dtype, stage.device, is_int8=self._spec.kv_cache_dtype == "int8")
-        for module in stage.model.modules():
-            if "layer_idx" in vars(module):
-                vars(module)["histrio_cache"] = cache
+        for module in attending_modules(stage.model):
+            vars(module)["histrio_cache"] = cache
         return cache
 
     def _guard_layers(self, stage: StageModel) -> list[Any]:

@@ -18,7 +18,7 @@ from torch import nn
 from histrio.errors import UnsupportedModel
 from histrio_torch.pages import LayerShape
 
-__all__ = ["check_side_channels", "record_shapes"]
+__all__ = ["attending_modules", "check_side_channels", "record_shapes"]
 
 _RECORDER = "histrio_recorder"
 _KNOWN = {"dropout", "scaling", "sliding_window", "softcap", "s_aux"}
@@ -43,7 +43,7 @@ def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShap
     # stages that are loaded side by side.
     AttentionInterface.register(_RECORDER, _record)
     recorder = _Recorder(model.config)
-    attending = [module for module in model.modules() if "layer_idx" in vars(module)]
+    attending = attending_modules(model)
     for module in attending:
         vars(module)[_RECORDER] = recorder
     before = model.config._attn_implementation
@@ -58,6 +58,11 @@ def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShap
         for module in attending:
             del vars(module)[_RECORDER]
     return recorder.shapes
+
+
+def attending_modules(model: Any) -> list[nn.Module]:
+    """Those that know their layer: where attention finds what belongs to its stage."""
+    return [module for module in model.modules() if "layer_idx" in vars(module)]
 
 
 def check_side_channels(layer: nn.Module, model_name: str) -> Any:
