@@ -125,6 +125,23 @@ def test_an_operator_that_miscalculates_is_not_used(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("fresh_probe")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_an_operator_that_is_wrong_where_values_are_small_is_not_used(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = linear._apply
+
+    def wrong(inputs: Tensor, packed: Tensor, bias: Tensor | None) -> Tensor:
+        result = right(inputs, packed, bias)
+        return torch.where(result.abs() < 1e-3 * result.abs().max(), result * 1.02, result)
+
+    assert can_pack(dtype)
+    can_pack.cache_clear()
+    monkeypatch.setattr(linear, "_apply", wrong)
+    assert not can_pack(dtype)
+
+
+@pytest.mark.usefixtures("fresh_probe")
 def test_a_missing_operator_is_not_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(weight: Tensor) -> Tensor:
         raise AttributeError("no such operator")
