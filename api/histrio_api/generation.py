@@ -157,8 +157,8 @@ async def run_choices(generation: Generation, show: Callable[[Choice, str], Awai
         raise errors[0]
 
 
-def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> Submission:
-    model, request = edge.gateway.model, received.request
+def _submission(generation: Generation, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> Submission:
+    model, request = generation.edge.gateway.model, received.request
     sampling, num_logprobs = model.default_sampling | received.sampling, received.num_top_logprobs
     if num_logprobs is not None and model.engine:
         sampling, num_logprobs = sampling | {"logprobs": True}, None
@@ -176,6 +176,9 @@ def _submission(edge: Edge, received: Received[Any], prompt: Prompt, max_new_tok
         num_logprobs=num_logprobs,
         num_prompt_logprobs=received.num_prompt_logprobs,
         max_speculation=request.max_speculation,
+        id=generation.id,
+        key=received.key,
+        user=received.user,
     )
 
 
@@ -194,7 +197,7 @@ def _prepare(edge: Edge, received: Received[Any], choice: Choice, stops: Sequenc
 
 def _submit(generation: Generation, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> None:
     edge = generation.edge
-    submission = _submission(edge, received, prompt, max_new_tokens)
+    submission = _submission(generation, received, prompt, max_new_tokens)
     ending = frozenset(submission.eos_ids).union(submission.stop_ids)
     scores = None
     if received.num_prompt_logprobs is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from histrio.grammar import GrammarSpec
 from histrio.messages import SamplingFields
@@ -18,6 +18,9 @@ from histrio_api.words import with_word_ids
 __all__ = ["Received", "receive"]
 
 R = TypeVar("R", bound=GenerationRequest)
+
+MAX_USER_CHARS = 256
+"""Of `user`; what is beyond is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,10 @@ class Received(Generic[R]):
     """Log probabilities of each token and of that many of the likeliest; checked. None for none at all."""
     num_prompt_logprobs: int | None = None
     """The same of the prompts' tokens."""
+    key: str = ""
+    """The label of the API key; empty without one."""
+    user: str = ""
+    """Whom it is for, in the client's words."""
 
 
 def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
@@ -52,4 +59,11 @@ def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
         arrived_s,
         num_top_logprobs=num_top_logprobs(edge, request),
         num_prompt_logprobs=num_prompt_logprobs(edge, request),
+        user=_user(given),
     )
+
+
+def _user(given: dict[str, Any]) -> str:
+    """The field `user`, or its successor; what is no text names nobody."""
+    named = given.get("safety_identifier") or given.get("user")
+    return named[:MAX_USER_CHARS] if isinstance(named, str) else ""

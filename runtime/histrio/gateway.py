@@ -5,7 +5,7 @@ The gateway lives in the front process. Text never crosses it: who submits owns 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -72,6 +72,13 @@ class Submission(msgspec.Struct, frozen=True):
     """The same of the prompt's tokens, told with the first delta."""
     max_speculation: int | None = None
     """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
+    id: str = ""
+    """What the edge calls the request that this belongs to, such as `chatcmpl-…`; for hooks and logs."""
+    key: str = ""
+    """A label of the API key that the request came with, the same for the same key, and never the key itself; empty
+    without one."""
+    user: str = ""
+    """Whom the request says that it is for; whatever the client wrote there."""
 
 
 @dataclass(slots=True)
@@ -133,6 +140,8 @@ class GatewayStatus:
     """Monotonic totals by Prometheus-style name without prefix, e.g. `generated_tokens_total`."""
     gauges: dict[str, float] = field(default_factory=dict)
     """Present values, e.g. `running_sequences`, `free_blocks`."""
+    plugin_metrics: Mapping[str, float] = field(default_factory=dict)
+    """What plugins add, by name and labels; replaced as a whole after each interval."""
 
 
 class Gateway(Protocol):

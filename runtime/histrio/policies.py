@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import msgspec
 
@@ -11,7 +11,15 @@ from histrio.gateway import Submission
 from histrio.messages import Generate
 from histrio.topology_parse import NoOptions
 
-__all__ = ["PLACES_PER_PRIORITY", "AdmissionPolicy", "BatchingPolicy", "Load", "NoOptions", "by_priority"]
+__all__ = [
+    "PLACES_PER_PRIORITY",
+    "AdmissionPolicy",
+    "BatchingPolicy",
+    "HearsOfEnds",
+    "Load",
+    "NoOptions",
+    "by_priority",
+]
 
 PLACES_PER_PRIORITY = 32
 """How many later requests may overtake one for each step of its priority, where nobody says otherwise."""
@@ -60,7 +68,7 @@ class Load:
 class AdmissionPolicy(Protocol):
     """Decides which submissions are accepted. Lives on the front's loop, so it answers at once.
 
-    Registered as a class; one instance per replica.
+    Registered as a class; one instance per replica. One that counts what it let in is `HearsOfEnds` too.
     """
 
     name: ClassVar[str]
@@ -73,5 +81,14 @@ class AdmissionPolicy(Protocol):
     def admit(self, submission: Submission, load: Load) -> None:
         """Raise `Overloaded` for a submission that has to wait; the client hears when to try again.
 
-        Asked for every submission, after `max-unfinished-requests` was checked.
+        Asked for every submission, after `max-unfinished-requests` was checked. `submission.key` and `submission.user`
+        say whose it is.
         """
+
+
+@runtime_checkable
+class HearsOfEnds(Protocol):
+    """An admission policy that is told when what it let in has ended."""
+
+    def finished(self, submission: Submission) -> None:
+        """All choices of an accepted submission have ended, in whatever way. Called once for each that was accepted."""

@@ -120,9 +120,14 @@ def test_if_a_later_prompt_is_refused_the_earlier_ones_are_cancelled(endpoint: E
 
 
 @pytest.fixture(scope="module")
-def guarded(model_folder: Path) -> Iterator[str]:
-    gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
-    with running_endpoint(gateway, **{"api-keys": ["first", "sécond"], "cors-origins": ["https://app.example"]}) as url:
+def guarded_gateway(model_folder: Path) -> ScriptedGateway:
+    return ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
+
+
+@pytest.fixture(scope="module")
+def guarded(guarded_gateway: ScriptedGateway) -> Iterator[str]:
+    settings = {"api-keys": ["first", "sécond"], "cors-origins": ["https://app.example"]}
+    with running_endpoint(guarded_gateway, **settings) as url:
         yield url
 
 
@@ -142,6 +147,21 @@ def test_a_valid_key_opens_and_health_needs_none(guarded: str) -> None:
     assert httpx.get(f"{guarded}/metrics").status_code == 401
     with openai.OpenAI(base_url=f"{guarded}/v1", api_key="no") as client, pytest.raises(openai.AuthenticationError):
         client.models.list()
+
+
+def test_submissions_carry_a_label_of_the_key_and_the_user_and_never_the_key(
+    guarded: str, guarded_gateway: ScriptedGateway
+) -> None:
+    guarded_gateway.submissions.clear()
+    body = {"model": "test/scripted", "prompt": "Hello", "max_tokens": 2}
+    for key, user in (("first", "ada"), ("sécond", 7), ("first", "x" * 999)):
+        headers = {"authorization": f"Bearer {key}".encode()}
+        answer = httpx.post(f"{guarded}/v1/completions", json=body | {"user": user}, headers=headers)
+        assert answer.headers["x-request-id"] == guarded_gateway.submissions[-1].id
+    one, two, three = guarded_gateway.submissions
+    assert (one.user, two.user, len(three.user)) == ("ada", "", 256)
+    assert one.key == three.key != two.key
+    assert all("first" not in each.key and len(each.key) == 16 for each in (one, two))
 
 
 def test_only_the_named_origins_may_call_from_a_browser(guarded: str) -> None:

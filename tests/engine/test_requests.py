@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
+import msgspec
 import pytest
 
 from histrio.engine.requests import RequestTable, Ticket
 from histrio.errors import Overloaded
 from histrio.gateway import Submission
 from histrio.messages import RequestState, TokenRow
+from histrio.observed import FinishedRequest
+from histrio.policies import Load, NoOptions
 
 
 def accept(table: RequestTable, submission: Submission, heard: list[TokenRow]) -> int:
@@ -82,3 +87,75 @@ def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
 def test_the_last_five_states_are_final() -> None:
     assert [state.is_finished for state in RequestState] == [False] * 3 + [True] * 5
     assert RequestState(4).is_finished
+
+
+class Counting:
+    """An admission policy that follows what it let in."""
+
+    name: ClassVar[str] = "counting"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, options: NoOptions) -> None:
+        self.running: list[str] = []
+
+    def admit(self, submission: Submission, load: Load) -> None:
+        if submission.key in self.running:
+            raise Overloaded("one at a time")
+        self.running.append(submission.key)
+
+    def finished(self, submission: Submission) -> None:
+        self.running.remove(submission.key)
+
+
+def test_a_policy_hears_of_the_end_once_all_choices_have_ended() -> None:
+    policy = Counting(NoOptions())
+    table = RequestTable(9, policy=policy)
+    orders = table.accept(Submission([1], 10, num_choices=2, key="a"))
+    for order in orders:
+        table.add(Ticket(order, 100.0, lambda _row: None))
+    other = accept(table, Submission([1], 10, key="b"), [])
+    with pytest.raises(Overloaded):
+        table.accept(Submission([1], 10, key="a"))
+
+    table.deliver(TokenRow(orders[0].request, [5], RequestState.FINISHED_EOS))
+    assert policy.running == ["a", "b"], "the other choice still runs"
+    assert table.remove(orders[1].request)
+    assert not table.remove(orders[1].request)
+    assert policy.running == ["b"]
+    table.fail_all("over")
+    assert policy.running == []
+    assert not table.remove(other)
+
+
+def test_a_record_of_each_request_is_told_at_its_end() -> None:
+    records: list[FinishedRequest] = []
+    table = RequestTable(9)
+    table.on_finished, now = records.append, iter([3.0, 7.0, 8.0])
+    table.clock = lambda: next(now)
+    submission = Submission([1, 2, 3], 10, id="cmpl-1", key="label", user="ada")
+    (order,) = table.accept(submission)
+    table.add(Ticket(order, 100.0, lambda _row: None, accepted_s=1.0))
+    table.deliver(TokenRow(order.request, [], RequestState.PREFILLING, num_cached_tokens=2))
+    table.deliver(TokenRow(order.request, [5, 6], RequestState.DECODING, num_drafted=3, num_accepted=1))
+    assert records == []
+    table.deliver(TokenRow(order.request, [7], RequestState.FINISHED_EOS))
+    wanted = FinishedRequest(
+        request=order.request,
+        id="cmpl-1",
+        key="label",
+        user="ada",
+        state=RequestState.FINISHED_EOS,
+        num_prompt_tokens=3,
+        num_tokens=3,
+        num_cached_tokens=2,
+        num_drafted=3,
+        num_accepted=1,
+        first_token_s=2.0,
+        elapsed_s=6.0,
+    )
+    assert records == [wanted]
+
+    request = accept(table, Submission([1], 10), [])
+    table.remove(request, RequestState.FINISHED_STOP)
+    assert (records[1].state, records[1].num_tokens, records[1].first_token_s) == (RequestState.FINISHED_STOP, 0, None)
+    assert {type(value) for value in msgspec.structs.astuple(records[0])} <= {int, str, float, RequestState}

@@ -13,6 +13,7 @@ from litestar import Request
 from litestar.response.base import ASGIResponse
 
 from histrio.grammar import Thinking
+from histrio_api.auth import KEY_LABEL
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
 from histrio_api.errors import error_body, presentable
@@ -56,6 +57,7 @@ async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
     while nothing can be generated."""
     edge = edge_of(request)
     received = receive(edge, await request.body(), kind)
+    received = replace(received, key=str(request.scope.get(KEY_LABEL, "")))
     if not isinstance(received.request, CompletionRequest):
         return received
     return await with_grammar(edge, received, partial(completion_thinking, edge, received.request))

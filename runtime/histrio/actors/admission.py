@@ -41,6 +41,7 @@ class AdmissionActor(Actor):
         self.status = GatewayStatus(max_unfinished=table.max_unfinished)
         self._tell = tell
         self._table = table
+        table.clock = clock
         self._fields = fields
         self._request_timeout_s = request_timeout_s
         self._clock = clock
@@ -70,9 +71,9 @@ class AdmissionActor(Actor):
             text = f"max_speculation: the backend {self.model.engine!r} guesses ahead by its own options; leave it out"
             raise RequestError(text, param="max_speculation", code="unsupported_parameter")
 
-        timeout_s = submission.timeout_s or self._request_timeout_s
-        deadline = self._clock() + timeout_s
-        return [self._open(order, deadline) for order in self._table.accept(submission)]
+        now = self._clock()
+        deadline = now + (submission.timeout_s or self._request_timeout_s)
+        return [self._open(order, deadline, now) for order in self._table.accept(submission)]
 
     def reset_cache(self) -> None:
         """Forget all prefixes that no running request reads. With no replica there are none."""
@@ -113,19 +114,19 @@ class AdmissionActor(Actor):
             case _:
                 raise WireError(f"admission does not understand {type(message).__name__}")
 
-    def _open(self, order: Generate, deadline: float) -> RequestStream:
+    def _open(self, order: Generate, deadline: float, now: float) -> RequestStream:
         request = order.request
         stream = RequestStream(
             order.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._epoch is None
         )
-        self._table.add(Ticket(order, deadline, stream.push))
+        self._table.add(Ticket(order, deadline, stream.push, accepted_s=now))
         self.status.num_unfinished = len(self._table)
         if self._epoch is not None:
             self._tell("batching", order)
         return stream
 
     def _cancel(self, request: int, state: RequestState) -> None:
-        if self._table.remove(request):
+        if self._table.remove(request, state):
             self._forget(request, state)
 
     def _forget(self, request: int, state: RequestState) -> None:

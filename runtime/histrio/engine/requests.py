@@ -16,7 +16,8 @@ import msgspec
 from histrio.errors import EngineError, EngineRestarted, Overloaded, RequestTimeout
 from histrio.gateway import Submission
 from histrio.messages import Generate, RequestState, SamplerState, TokenRow
-from histrio.policies import AdmissionPolicy, Load
+from histrio.observed import FinishedRequest
+from histrio.policies import AdmissionPolicy, HearsOfEnds, Load
 
 __all__ = ["RequestTable", "Ticket"]
 
@@ -32,6 +33,39 @@ class Ticket:
     delivered: list[int] = field(default_factory=list)
     sampler_state: SamplerState = field(default_factory=dict)
     """After the last token delivered."""
+    accepted_s: float = 0.0
+    """On the clock of `deadline`, as `first_token_s`."""
+    first_token_s: float | None = None
+    num_cached_tokens: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+
+    def record(self, submission: Submission, state: RequestState, code: str, now: float) -> FinishedRequest:
+        """What is told of it at its end."""
+        return FinishedRequest(
+            request=self.order.request,
+            choice=self.order.choice,
+            id=submission.id,
+            key=submission.key,
+            user=submission.user,
+            state=state,
+            code=code,
+            num_prompt_tokens=self.order.num_prompt_tokens,
+            num_tokens=len(self.delivered),
+            num_cached_tokens=self.num_cached_tokens,
+            num_drafted=self.num_drafted,
+            num_accepted=self.num_accepted,
+            first_token_s=None if self.first_token_s is None else self.first_token_s - self.accepted_s,
+            elapsed_s=now - self.accepted_s,
+        )
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """A submission of which some choices have not ended."""
+
+    submission: Submission
+    num_unfinished: int
 
 
 class RequestTable:
@@ -50,8 +84,15 @@ class RequestTable:
         """Tokens that the KV blocks of the replica hold; 0 before there is one."""
         self._draw_seed = draw_seed or (lambda: random.getrandbits(63))
         self._policy = policy
+        self._counting = policy if isinstance(policy, HearsOfEnds) else None
         self._tickets: dict[int, Ticket] = {}
+        self._accepted: dict[int, _Accepted] = {}
+        """By the request of the first choice."""
         self._next_request = 1
+        self.clock: Callable[[], float] = lambda: 0.0
+        """That of the tickets' deadlines."""
+        self.on_finished: Callable[[FinishedRequest], None] = lambda _record: None
+        """Told of every request at its end."""
 
     def __len__(self) -> int:
         return len(self._tickets)
@@ -72,6 +113,7 @@ class RequestTable:
         first = self._next_request
         self._next_request += submission.num_choices
         orders = [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
+        self._accepted[first] = _Accepted(submission, submission.num_choices)
         leader = first if len(orders) > 1 else 0
         return [msgspec.structs.replace(order, leader=leader) for order in orders] if leader else orders
 
@@ -86,19 +128,24 @@ class RequestTable:
         if ticket is None:
             return  # cancelled meanwhile
 
+        if ticket.first_token_s is None and row.ids:
+            ticket.first_token_s = self.clock()
         ticket.delivered.extend(row.ids)
         ticket.sampler_state = row.sampler_state
+        ticket.num_cached_tokens += row.num_cached_tokens
+        ticket.num_drafted += row.num_drafted
+        ticket.num_accepted += row.num_accepted
         if row.state.is_finished:
-            self.remove(row.request)
+            self._end(ticket, row.state, row.code)
         ticket.listener(row)
 
-    def remove(self, request: int) -> bool:
-        """The client does not want it any more; False if it had ended."""
-        ticket = self._tickets.pop(request, None)
+    def remove(self, request: int, state: RequestState = RequestState.CANCELLED) -> bool:
+        """The client does not want it any more, and takes it as ended in `state`; False if it had ended."""
+        ticket = self._tickets.get(request)
         if ticket is None:
             return False
 
-        self.num_tokens -= ticket.order.max_total_tokens
+        self._end(ticket, state, "")
         return True
 
     def replay(self) -> list[Generate]:
@@ -139,6 +186,23 @@ class RequestTable:
         """No engine will come back: every listener hears why."""
         for request in list(self._tickets):
             self._fail(request, EngineError(reason))
+
+    def _end(self, ticket: Ticket, state: RequestState, code: str) -> None:
+        """The credit returns, and who counts hears of it."""
+        order = ticket.order
+        del self._tickets[order.request]
+        self.num_tokens -= order.max_total_tokens
+        first = order.leader or order.request
+        accepted = self._accepted.get(first)
+        if accepted is None:
+            return
+
+        self.on_finished(ticket.record(accepted.submission, state, code, self.clock()))
+        accepted.num_unfinished -= 1
+        if accepted.num_unfinished == 0:
+            del self._accepted[first]
+            if self._counting is not None:
+                self._counting.finished(accepted.submission)
 
     def _fail(self, request: int, error: EngineError) -> None:
         self.deliver(TokenRow(request, [], RequestState.ERROR, str(error), error.code))
