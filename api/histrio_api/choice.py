@@ -10,7 +10,7 @@ from histrio.errors import EngineError, EngineRestarted, GenerationStuck, Histri
 from histrio.gateway import Delta, TokenStream
 from histrio.messages import RequestState
 from histrio_api.errors import GenerationFailed
-from histrio_api.logprobs import ChoiceLogprobs
+from histrio_api.logprobs import ChoiceLogprobs, TokenPlace
 from histrio_api.prompt_logprobs import PromptScores
 from histrio_api.prompts import Prompt
 from histrio_api.schemas.logprobs import PromptLogprobs
@@ -124,12 +124,16 @@ class Choice:
     def _take_singly(self, delta: Delta, ids: list[int], stops: StopStrings) -> str:
         """Token by token, so that the count of tokens does not depend on how they were grouped into deltas."""
         shown: list[str] = []
-        piece_lengths: list[int] = []
+        places: list[TokenPlace] = []
+        detokenizer = self._detokenizer
         for token_id in ids:
             self.num_tokens += 1
-            piece = self._detokenizer.push((token_id,))
-            piece_lengths.append(len(piece))
+            piece = detokenizer.push((token_id,))
+            places.append((detokenizer.num_late_chars, len(piece)))
             shown.append(stops.push(piece))
+            if not stops.is_stopped and stops.would_stop(detokenizer.complete_text):
+                # Byte tokens that make a stop string together: what would change them is not generated any more.
+                shown.append(stops.push(detokenizer.flush()))
             if stops.is_stopped:
                 break
 
@@ -145,7 +149,7 @@ class Choice:
         text = "".join(shown)
         if self.logprobs is not None:
             is_whole = is_finished and not stops.is_stopped
-            self.logprobs.push(delta, piece_lengths, len(text), is_whole=is_whole)
+            self.logprobs.push(delta, places, len(text), is_whole=is_whole)
             if self.echoes and is_whole and len(ids) < len(delta.ids):
                 self.logprobs.push_end(delta)
         return text

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -92,6 +93,15 @@ class Generation:
 
         raise GenerationFailed("generation ended without a reason")
 
+    @contextmanager
+    def closed_on_error(self) -> Iterator[None]:
+        """What goes wrong before its answer is read leaves nothing running that is generated for no client."""
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
     def close(self) -> None:
         """Cancel what still runs, and count the request if it was taken. Safe to call twice."""
         for choice in self.choices:
@@ -123,15 +133,12 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
     num_wanted = 1 if wanted == 0 else wanted
     rooms = [num_new_tokens(edge.gateway.model, prompt, num_wanted, param) for prompt in prompts]
     generation = Generation(edge, "chatcmpl" if is_chat else "cmpl", received.arrived_s)
-    try:
+    with generation.closed_on_error():
         for prompt, room in zip(prompts, rooms, strict=True):
             _submit(generation, received, prompt, room)
-    except BaseException:
-        generation.close()
-        raise
-    for choice in generation.choices:
-        choice.has_answer = wanted != 0
-        _prepare(edge, received, choice, stops)
+        for choice in generation.choices:
+            choice.has_answer = wanted != 0
+            _prepare(edge, received, choice, stops)
     return generation
 
 

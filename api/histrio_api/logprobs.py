@@ -22,10 +22,21 @@ from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 from histrio_api.text.tokenizer import Tokenizer
 
-__all__ = ["ChoiceLogprobs", "PlacedToken", "chat_logprobs", "completion_logprobs", "num_top_logprobs", "sayable"]
+__all__ = [
+    "ChoiceLogprobs",
+    "PlacedToken",
+    "TokenPlace",
+    "chat_logprobs",
+    "completion_logprobs",
+    "num_top_logprobs",
+    "sayable",
+]
 
 PlacedToken = tuple[int, TokenLogprob]
 """Where in the answer's text a token begins, in characters, and its entry."""
+
+TokenPlace = tuple[int, int]
+"""Of the text that came out with a token: how many characters at its beginning are earlier tokens', and its length."""
 
 _LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say; the same number that OpenAI uses."""
@@ -50,8 +61,8 @@ class ChoiceLogprobs:
         """Whether `take_shown` has something to give."""
         return bool(self._shown)
 
-    def push(self, delta: Delta, piece_lengths: Sequence[int], num_shown_chars: int, *, is_whole: bool) -> None:
-        """Take as many tokens of `delta` as there are pieces of text, and release those whose text is shown by now.
+    def push(self, delta: Delta, places: Sequence[TokenPlace], num_shown_chars: int, *, is_whole: bool) -> None:
+        """Take as many tokens of `delta` as there are places, and release those whose text is shown by now.
 
         `is_whole`: the answer has ended with all of its text. Raises `GenerationFailed` if the delta lacks entries.
         """
@@ -59,10 +70,11 @@ class ChoiceLogprobs:
         if len(delta.logprobs) != num_ids or (self._num_top and len(delta.top_logprobs) != num_ids):
             raise GenerationFailed("the backend left out log probabilities that the request asks for")
 
-        for at, num_piece_chars in enumerate(piece_lengths):
+        for at, (num_late_chars, num_chars) in enumerate(places):
             top = delta.top_logprobs[at] if self._num_top else []
-            self._held.append((self._num_chars, self._entry(delta.ids[at], delta.logprobs[at], top)))
-            self._num_chars += num_piece_chars
+            entry = self._entry(delta.ids[at], delta.logprobs[at], top)
+            self._held.append((self._num_chars + num_late_chars, entry))
+            self._num_chars += num_chars
         self._num_shown_chars += num_shown_chars
         while self._held and (is_whole or self._held[0][0] < self._num_shown_chars):
             self._shown.append(self._held.popleft())

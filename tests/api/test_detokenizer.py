@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
-from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.tokenizer import Tokenizer
 
 MIXED = 'naïve 日本語 🙂🚀 한국어 👩‍👩‍👧 {"a": 1}\n\ttext é à́'
@@ -69,8 +68,9 @@ def metaspace() -> tokenizers.Tokenizer:
 
 
 def test_a_continued_text_keeps_the_space_at_the_seam(metaspace: tokenizers.Tokenizer) -> None:
-    assert Detokenizer(metaspace, context=[0, 1, 2]).push([3]) == " Paris"
-    assert Detokenizer(metaspace).push([3]) == "Paris", "control: a new text begins without it"
+    tokenizer = Tokenizer(metaspace)
+    assert tokenizer.detokenizer(continues=[0, 1, 2]).push([3]) == " Paris"
+    assert tokenizer.detokenizer().push([3]) == "Paris", "control: a new text begins without it"
 
 
 def test_a_character_begun_by_the_prompt_is_finished_by_the_answer(tokenizer: Tokenizer) -> None:

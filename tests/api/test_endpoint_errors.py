@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from histrio.errors import EngineError, HistrioError, Overloaded
+from histrio.messages import RequestState
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 
 if TYPE_CHECKING:
@@ -117,6 +118,19 @@ def test_if_a_later_prompt_is_refused_the_earlier_ones_are_cancelled(endpoint: E
     endpoint.gateway.script = script
     assert endpoint.complete(prompt=[[5], [6]]).status_code == 429
     assert endpoint.gateway.streams[0].cancelled_with is not None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("broken", ["histrio_api.text.tokenizer.Tokenizer.detokenizer", "histrio_api.routes.chat._{}"])
+def test_what_goes_wrong_after_a_request_was_submitted_leaves_nothing_running(
+    endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, broken: str, stream: bool
+) -> None:
+    def fails(*_arguments: object, **_keywords: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(broken.format("stream" if stream else "answer"), fails)
+    assert endpoint.chat(n=2, stream=stream).status_code == 500
+    assert [each.cancelled_with for each in endpoint.gateway.streams] == [RequestState.CANCELLED] * 2
 
 
 @pytest.fixture(scope="module")

@@ -155,16 +155,20 @@ def test_an_unfinished_character_at_the_limit_keeps_its_entries(endpoint: Endpoi
     assert entries[-1].token.startswith("bytes:\\x")
 
 
-def test_entries_leave_with_the_text_they_belong_to(endpoint: Endpoint) -> None:
+def test_entries_leave_with_the_text_in_which_their_tokens_begin(endpoint: Endpoint) -> None:
     ids = endpoint.ids("é 🙂 STO x")
     endpoint.plays(script_of(ids))
     stream = endpoint.client.chat.completions.create(
         model=MODEL, messages=HELLO, stream=True, logprobs=True, stop="STOP"
     )
     pieces = [chunk.choices[0] for chunk in stream]
+    text, tokens = b"", [b""]
     for piece in pieces:
-        entries = (piece.logprobs and piece.logprobs.content) or []
-        assert b"".join(bytes(entry.bytes or []) for entry in entries).decode() == (piece.delta.content or "")
+        text += (piece.delta.content or "").encode()
+        tokens += [bytes(entry.bytes or []) for entry in (piece.logprobs and piece.logprobs.content) or []]
+        assert b"".join(tokens).startswith(text)
+        assert b"".join(tokens[:-1]) < text or not text, "the last one has begun in it"
+    assert b"".join(tokens) == text == "é 🙂 STO x".encode()
     assert sum(bool(piece.logprobs) for piece in pieces) > 3, "a control: it was no single piece"
     assert (pieces[0].logprobs, pieces[-1].logprobs, pieces[-1].finish_reason) == (None, None, "stop")
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders, models
 
+from histrio.gateway import Delta
+from histrio.messages import RequestState
+from histrio_api.choice import Choice
+from histrio_api.prompts import Prompt
+from histrio_api.testing import ScriptedStream
 from histrio_api.text.stops import StopStrings
+from histrio_api.text.tokenizer import Tokenizer
 
 ALPHABET = "ab\n"
 
@@ -61,3 +69,17 @@ def test_what_only_looked_like_a_stop_string_comes_out_at_the_end() -> None:
 def test_a_search_that_forgets_held_text_would_be_noticed() -> None:
     forgetful = "".join(StopStrings(["END"]).push(piece) for piece in ("text E", "N", "D more"))
     assert forgetful != naive(["END"], "text END more")[0]
+
+
+def test_a_stop_string_of_byte_tokens_ends_the_answer_with_its_own_last_token() -> None:
+    words = {"Hi": 0, "<0x0A>": 1, "?": 2}
+    tokenizer = tokenizers.Tokenizer(models.WordLevel(words, "?"))
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    stream = ScriptedStream(1, [])
+    choice = Choice(0, Prompt([0]), stream, frozenset(), counts_prompt=True)
+    choice.decode_with(Tokenizer(tokenizer).detokenizer(), ["\n\n"])
+    assert choice.take(Delta([0, 1], RequestState.DECODING)) == "Hi"
+    assert choice.finish_reason == "", "one line break is no stop string"
+    assert choice.take(Delta([1, 0, 0], RequestState.DECODING)) == ""
+    assert (choice.finish_reason, choice.num_tokens) == ("stop", 3)
+    assert stream.cancelled_with is RequestState.FINISHED_STOP

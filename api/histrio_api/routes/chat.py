@@ -47,11 +47,12 @@ async def chat_completions(request: HttpRequest) -> ASGIResponse:
     if any(map(edge.tokenizer.hides, marks)):
         chat.skip_special_tokens = False
     generation = start_generation(edge, received, [prompt], wanted)
-    parsers = [AnswerParser(thinking, has_tools) for _ in generation.choices]
-    if chat.stream:
-        return _stream(request, chat, generation, parsers)
+    with generation.closed_on_error():
+        parsers = [AnswerParser(thinking, has_tools) for _ in generation.choices]
+        if chat.stream:
+            return _stream(request, chat, generation, parsers)
 
-    return await _answer(request, edge, generation, parsers)
+        return await _answer(request, edge, generation, parsers)
 
 
 async def _answer(

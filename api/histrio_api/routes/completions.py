@@ -36,10 +36,11 @@ async def completions(request: HttpRequest) -> ASGIResponse:
     _check_length(wanted)
     prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
     generation = start_generation(edge, received, prompts, wanted.max_tokens)
-    if wanted.stream:
-        return _stream(request, wanted, generation)
+    with generation.closed_on_error():
+        if wanted.stream:
+            return _stream(request, wanted, generation)
 
-    return await _answer(request, edge, generation)
+        return await _answer(request, edge, generation)
 
 
 async def _answer(request: HttpRequest, edge: Edge, generation: Generation) -> ASGIResponse:

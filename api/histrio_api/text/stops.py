@@ -38,6 +38,10 @@ class StopStrings:
         self._held = text[cut:]
         return text[:cut]
 
+    def would_stop(self, text: str) -> bool:
+        """Whether a stop string would be found if `text` came next."""
+        return bool(text) and self._find(self._held + text) is not None
+
     def flush(self) -> str:
         """The text ended: return what was held back."""
         held, self._held = self._held, ""

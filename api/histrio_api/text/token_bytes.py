@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["TokenBytes", "shown_bytes"]
+__all__ = ["TokenBytes", "decoder_parts", "shown_bytes"]
 
 _WHOLE_TEXT = {"Fuse", "Strip"}
 """Decoders that join pieces or trim the text's ends: they change no piece."""
@@ -29,7 +28,7 @@ class TokenBytes:
         self._has_byte_tokens = False
         self._is_known = tokenizer.decoder is not None
         self._replacements: list[tuple[str, str]] = []
-        for part in _parts_of(tokenizer.decoder):
+        for part in decoder_parts(tokenizer.decoder):
             self._read(part)
 
     def __call__(self, token_id: int) -> bytes:
@@ -49,6 +48,11 @@ class TokenBytes:
             return bytes.fromhex(byte[1])
         return spelling.encode()
 
+    def is_byte(self, token_id: int) -> bool:
+        """Whether an id stands for one byte, which only makes a text together with its neighbours."""
+        spelling: str | None = self._tokenizer.id_to_token(token_id)
+        return self._has_byte_tokens and spelling is not None and _BYTE_TOKEN.fullmatch(spelling) is not None
+
     def _read(self, part: dict[str, Any]) -> None:
         match part["type"]:
             case "ByteLevel":
@@ -63,25 +67,27 @@ class TokenBytes:
                 self._is_known = False
 
 
+def decoder_parts(decoder: Any) -> list[dict[str, Any]]:
+    """The decoder's steps in order; what it pickles is its part of tokenizer.json."""
+    if decoder is None:
+        return []
+    pending: list[dict[str, Any]] = [json.loads(decoder.__getstate__())]
+    parts: list[dict[str, Any]] = []
+    while pending:
+        part = pending.pop(0)
+        if part["type"] == "Sequence":
+            pending = part["decoders"] + pending
+        else:
+            parts.append(part)
+    return parts
+
+
 def shown_bytes(token: bytes) -> str:
     """A token as text; what is no whole text becomes `bytes:\\xe2\\x80`, so that tokens stay apart."""
     try:
         return token.decode()
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)
-
-
-def _parts_of(decoder: Any) -> Iterator[dict[str, Any]]:
-    """The decoder's steps; what it pickles is its part of tokenizer.json."""
-    if decoder is None:
-        return
-    pending: list[dict[str, Any]] = [json.loads(decoder.__getstate__())]
-    while pending:
-        part = pending.pop(0)
-        if part["type"] == "Sequence":
-            pending = part["decoders"] + pending
-        else:
-            yield part
 
 
 def _from_byte_level(spelling: str) -> bytes:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 from histrio_api.text.detokenizer import Detokenizer
+from histrio_api.text.pieces import TokenPieces
 from histrio_api.text.token_bytes import TokenBytes, shown_bytes
 from histrio_api.text.token_search import TokenSearch
 
@@ -87,8 +88,9 @@ class Tokenizer:
         starts: list[int] = []
         num_chars = 0
         for token_id in ids:
-            starts.append(num_chars)
-            num_chars += len(detokenizer.push((token_id,)))
+            piece = detokenizer.push((token_id,))
+            starts.append(num_chars + detokenizer.num_late_chars)
+            num_chars += len(piece)
         return self.decode(ids), starts
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -120,4 +122,14 @@ class Tokenizer:
 
     def detokenizer(self, *, skip_special: bool = True, continues: Sequence[int] = ()) -> Detokenizer:
         """Incremental decoding of one choice; `continues` are the prompt's ids if its text goes on without a break."""
-        return Detokenizer(self._tokenizer, skip_special=skip_special, context=continues[-NUM_CONTEXT_TOKENS:])
+        pieces = self.pieces if skip_special else self._pieces_with_special
+        return Detokenizer(pieces, context=continues[-NUM_CONTEXT_TOKENS:])
+
+    @cached_property
+    def pieces(self) -> TokenPieces:
+        """What each token adds to a text without special tokens."""
+        return TokenPieces(self._tokenizer, self._bytes_of, skip_special=True)
+
+    @cached_property
+    def _pieces_with_special(self) -> TokenPieces:
+        return TokenPieces(self._tokenizer, self._bytes_of, skip_special=False)
