@@ -494,6 +494,8 @@ class Beat(_Message, frozen=True):
     """Seconds since the running step began; 0 when idle."""
     expected_s: float
     """What such a step took before; 0 when its shape is new."""
+    stuck_s: float = 0.0
+    """Seconds since a message was last handled while one waits or is being handled; 0 when there is nothing to do."""
 
 
 class Stats(_Message, frozen=True):

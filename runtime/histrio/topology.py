@@ -168,7 +168,13 @@ class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     restart_window_s: _Seconds = 60.0
     """Seconds over which restarts are counted."""
     hang_timeout_s: _Seconds = 10.0
-    """Least seconds of a step beyond its expected time until the stage counts as hung."""
+    """Least seconds of a step whose like took less before until its process counts as hung; also of silence."""
+    first_step_timeout_s: _Seconds = 300.0
+    """Most seconds of a step that is the first of its size, for which a backend may compile."""
+    start_timeout_s: _Seconds = 120.0
+    """Seconds that a process has from its start to its first message."""
+    load_timeout_s: _Seconds = 300.0
+    """Seconds that loading may go on without any work and without any progress."""
     drain_timeout_s: Annotated[float, Meta(ge=0, le=10_000_000)] = 30.0
     """Seconds that running requests have to finish after Ctrl-C or SIGTERM."""
     log_format: Literal["text", "json"] = "text"

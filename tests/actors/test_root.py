@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from histrio.actors.directory import Directory
-from histrio.actors.root import HostedActors, RootActor, replica_actors
+from histrio.actors.root import LINK, HostedActors, RootActor, replica_actors
 from histrio.engine.placement import SizeLimits
 from histrio.errors import HistrioError
 from histrio.messages import (
@@ -62,6 +62,9 @@ class Killer:
     def kill(self, process: str, reason: str) -> None:
         self.killed.append(process)
 
+    def look(self, process: str) -> None:
+        """A system that tells nothing."""
+
 
 class World:
     """Root with two processes: an engine with stage 0, and a stage of its own."""
@@ -98,6 +101,14 @@ class World:
         self.open(1, num_pages=40)
         for actor in ("stage0", "kv", "batching", "stage1"):
             self.root.receive(Allocated(actor, self.root.epoch))
+
+    def pass_time(self, seconds: float, *beats: Beat) -> None:
+        """The timer's ticks, and the same beats before each."""
+        for _ in range(int(2 * seconds)):
+            self.now += 0.5
+            for beat in beats:
+                self.root.receive(beat)
+            self.root.check_processes()
 
 
 def test_nothing_starts_before_every_actor_is_there() -> None:
@@ -160,22 +171,44 @@ def test_answers_to_an_epoch_that_is_over_do_not_count() -> None:
     assert world.links.taken(ReplicaUp) == []
 
 
-def test_a_hung_step_gets_its_process_killed_and_a_long_one_does_not() -> None:
+def test_a_hung_process_takes_the_replica_down_before_its_end() -> None:
     world = World()
-    world.root.receive(Beat("engine.1", 7, busy_s=30.0, expected_s=10.0))
-    world.root.receive(Beat("engine.1", 7, busy_s=300.0, expected_s=0.0))
+    world.come_up()
+    world.pass_time(0.5, Beat("engine.1", 7, busy_s=30.0, expected_s=10.0))
+    world.pass_time(0.5, Beat("engine.1", 7, busy_s=299.0, expected_s=0.0))
     assert world.killer.killed == [], "the first step of a shape may compile for long"
-    world.root.receive(Beat("engine.1", 7, busy_s=10.5, expected_s=0.1))
+    assert world.links.taken(ReplicaDown) == []
+
+    world.pass_time(0.5, Beat("engine.1", 7, busy_s=10.5, expected_s=0.1))
     assert world.killer.killed == ["engine.1"]
+    assert len(world.links.taken(ReplicaDown)) == 1
+    assert world.links.gone == ["engine.1"]
+    world.root.process_exited("engine.1", "was killed by signal 9")
+    assert world.links.taken(ReplicaDown) == [], "its end, much later, is no news"
+    world.links.sent.clear()
+    world.start("engine", 2)
+    world.join()
+    world.open(0)
+    assert {process for process, _, _ in world.links.taken(Start)} == {"engine.2", "stage1.1"}
 
 
-def test_a_silent_process_is_killed() -> None:
+def test_a_silent_process_is_killed_when_requests_may_flow_and_not_while_it_loads() -> None:
     world = World()
-    world.now = 3.0
-    world.root.receive(Beat("engine.1", 0, 0.0, 0.0))
-    world.now = 5.0
-    world.root.check_beats()
+    world.pass_time(60.0, Beat("engine.1", 0, 0.0, 0.0))
+    assert world.killer.killed == []
+    world.come_up()
+    world.pass_time(15.0, Beat("engine.1", 0, 0.0, 0.0))
     assert world.killer.killed == ["stage1.1"]
+
+
+def test_who_cannot_be_reached_is_replaced() -> None:
+    world = World()
+    world.come_up()
+    world.root.receive(ChildFailed(f"{LINK}engine.1", "cannot be reached by stage1.1"))
+    world.root.lost("stage1.1", "cannot be reached")
+    world.root.lost("stage1.1", "cannot be reached")
+    assert world.killer.killed == ["engine.1", "stage1.1"]
+    assert world.links.gone == ["engine.1", "stage1.1"]
 
 
 def test_what_does_not_fit_fails_for_good() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from histrio.errors import EngineError
 from histrio.launch.child import PARENT_GONE
-from histrio.launch.spawn import ChildSpec, describe_exit, spawn
+from histrio.launch.spawn import ChildProcess, ChildSpec, describe_exit, spawn
 
 pytestmark = pytest.mark.anyio
 ENV = {"PYTHONPATH": str(Path(__file__).parent)}
@@ -98,6 +98,32 @@ async def test_child_that_refuses_is_killed(tmp_path):
     child = await start("refuse_to_stop", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
     assert await child.terminate(grace_s=0.1) == "killed by signal 9 (SIGKILL)"
+
+
+class Unending:
+    """A process that the system cannot end: it hangs in a driver, say."""
+
+    pid = 1
+    returncode = None
+
+    async def wait(self):
+        await anyio.sleep_forever()
+
+    def terminate(self):
+        pass
+
+    kill = terminate
+
+
+async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatch):
+    monkeypatch.setattr("histrio.launch.spawn._ABANDON_AFTER_S", 0.01)
+    child = ChildProcess("stuck.1", Unending())
+    with anyio.move_on_after(0.1) as waiting:
+        await child.wait_or_abandon()
+    assert waiting.cancelled_caught, "nothing killed it yet"
+    child.kill()
+    assert "has not ended it" in await child.wait_or_abandon()
+    assert "has not ended it" in await child.terminate(grace_s=0.01)
 
 
 async def test_child_stops_in_order_when_its_life_line_is_cut(tmp_path):

@@ -57,6 +57,8 @@ class Dispatcher(ABC):
         self._inbox: deque[tuple[str, Message]] = deque()
         self._dirty: dict[str, Actor] = {}
         self._on_failure = on_failure
+        self.num_handled = 0
+        """Messages whose handling has begun, so far."""
 
     def host(self, name: str, actor: Actor) -> None:
         """The actor lives here from now on; replaces one of the same name."""
@@ -77,6 +79,7 @@ class Dispatcher(ABC):
         while inbox and most > 0:
             name, message = inbox.popleft()
             most -= 1
+            self.num_handled += 1
             actor = self._actors.get(name)
             if actor is None:
                 continue
@@ -166,6 +169,7 @@ class ThreadDispatcher(Dispatcher):
         self._clock = clock
         self._event = threading.Event()
         self._stopping = False
+        self._is_waiting = False
         self._due: dict[str, tuple[float, Actor]] = {}
         """Those who are to be flushed again, by name: when, by the clock."""
 
@@ -190,11 +194,19 @@ class ThreadDispatcher(Dispatcher):
         if not self._event.is_set():
             self._event.set()
 
+    @property
+    def has_work(self) -> bool:
+        """Whether a message waits or a handler runs; for other threads."""
+        return bool(self._inbox) or not self._is_waiting
+
     def run(self) -> None:
         """Handle messages until stopped. Call it on the thread that owns the device."""
         was_active = False
         while not self._stopping:
-            if not self._event.wait(self._wait_s(was_active)):
+            self._is_waiting = True
+            is_woken = self._event.wait(self._wait_s(was_active))
+            self._is_waiting = False
+            if not is_woken:
                 if not self._flush_due():
                     was_active = False
                     self._idle()

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from histrio.actors.directory import Directory
 from histrio.actors.engine import ENGINE_ACTOR
+from histrio.actors.liveness import LifeLimits, Liveness, ProcessView
 from histrio.actors.mailbox import Actor
 from histrio.engine.placement import SizeLimits, fit, fit_engine, lost_capabilities
 from histrio.errors import ModelError, WireError
@@ -43,15 +44,16 @@ log = logging.getLogger(__name__)
 
 LINK = "link:"
 """Before a process's name in `ChildFailed.child`: the reporter cannot reach it. A link that broke is not mended."""
-_HUNG_FACTOR = 5.0
-_SILENT_AFTER_S = 4.0
 
 
 class Launcher(Protocol):
     """What root can have done to processes."""
 
     def kill(self, process: str, reason: str) -> None:
-        """End a process that is hung or lost; its exit is then reported like any other."""
+        """End a process that is hung or lost, and start another; its own end is not waited for."""
+
+    def look(self, process: str) -> ProcessView | None:
+        """What the operating system says of it; None where nothing is known."""
 
 
 @dataclass(slots=True)
@@ -86,7 +88,7 @@ class RootActor(Actor):
         actors: frozenset[str],
         *,
         on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
-        hang_timeout_s: float = 10.0,
+        life_limits: LifeLimits | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
@@ -96,10 +98,8 @@ class RootActor(Actor):
         self._capacities: dict[str, StageCapacity | EngineCapacity] = {}
         """Of the actors that compute and are present."""
         self._on_loading = on_loading
-        self._hang_timeout_s = hang_timeout_s
-        self._clock = clock
+        self._liveness = Liveness(life_limits, clock)
         self._hosts: dict[str, HostedActors] = {}
-        self._last_beat: dict[str, float] = {}
         self._present: set[str] = set()
         """Actors that are made and wait for an epoch, or run in one."""
         self._awaited: set[str] = set()
@@ -115,18 +115,19 @@ class RootActor(Actor):
     def process_started(self, host: HostedActors) -> None:
         """A process was started; messages from it are accepted from now on."""
         self._hosts[host.process] = host
+        self._liveness.started(host.process)
         self._directory.route(dict.fromkeys(host.actors, host.process))
 
     def process_leaving(self, process: str) -> None:
         """A process is about to be stopped: its silence is no news."""
         self._hosts.pop(process, None)
-        self._last_beat.pop(process, None)
+        self._liveness.gone(process)
         self._directory.forget(process)
 
     def process_exited(self, process: str, reason: str) -> None:
         """A process ended by itself: what it hosted is gone until a new one has opened."""
         host = self._hosts.pop(process, None)
-        self._last_beat.pop(process, None)
+        self._liveness.gone(process)
         if host is None:
             return
         self._directory.forget(process)
@@ -140,13 +141,15 @@ class RootActor(Actor):
         self._is_up = False
         self._directory.tell("admission", ReplicaDown(0, str(error), final=True))
 
-    def check_beats(self) -> None:
-        """Kill processes that fell silent or hang in a step. Called by the front's timer."""
-        now = self._clock()
-        for process, at in list(self._last_beat.items()):
-            if now - at > _SILENT_AFTER_S and self.launcher is not None:
-                del self._last_beat[process]
-                self.launcher.kill(process, f"gave no sign of life for {now - at:.1f} s")
+    def check_processes(self) -> None:
+        """Replace processes that are hung. Called by the front's timer."""
+        if self.launcher is not None:
+            for process, reason in self._liveness.check(self.launcher.look, self._is_loading):
+                self._replace(process, reason)
+
+    def lost(self, process: str, reason: str) -> None:
+        """A process cannot be reached any more. A link that broke is not mended, so another one is started."""
+        self._replace(process, reason)
 
     # --- actor -------------------------------------------------------------------------------------------------------
 
@@ -154,9 +157,9 @@ class RootActor(Actor):
         """One event in the life of the replica."""
         match message:
             case Beat():
-                self._beat(message)
+                self._liveness.beat(message)
             case Loading(stage, fraction, text):
-                self._on_loading(stage, fraction, text)
+                self._loading(stage, fraction, text)
             case Opened(stage, capacity):
                 self._open(f"stage{stage}", capacity)
             case EngineOpened(capacity):
@@ -176,24 +179,33 @@ class RootActor(Actor):
         if hello.protocol != PROTOCOL_VERSION:
             self.fail(WireError(f"{hello.process} speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}"))
             return
-        self._last_beat[hello.process] = self._clock()
+        self._liveness.begun(hello.process)
         log.info("process %s is up, pid %d", hello.process, hello.pid)
 
-    def _beat(self, beat: Beat) -> None:
-        if beat.process not in self._hosts:
-            return
-        self._last_beat[beat.process] = self._clock()
-        is_hung = beat.expected_s and beat.busy_s > max(self._hang_timeout_s, _HUNG_FACTOR * beat.expected_s)
-        if is_hung and self.launcher is not None:
-            self.launcher.kill(beat.process, f"hangs in step {beat.step} for {beat.busy_s:.1f} s")
+    def _loading(self, stage: int, fraction: float, text: str) -> None:
+        for host in self._hosts.values():
+            if f"stage{stage}" in host.actors or ENGINE_ACTOR in host.actors:
+                self._liveness.got_on(host.process)
+        self._on_loading(stage, fraction, text)
+
+    def _is_loading(self, process: str) -> bool:
+        """Whether an actor of it opens or allocates, which takes as long as it takes."""
+        host = self._hosts.get(process)
+        return host is not None and any(name not in self._present or name in self._awaited for name in host.actors)
+
+    def _replace(self, process: str, reason: str) -> None:
+        """End it, and count what it hosts as lost from now on: its end itself may never come."""
+        if process in self._hosts and self.launcher is not None:
+            self.launcher.kill(process, reason)
+            self.process_exited(process, reason)
 
     def _child_failed(self, failed: ChildFailed) -> None:
         if failed.is_final:
             self.fail(ModelError(failed.error))
             return
-        if failed.child.startswith(LINK) and self.launcher is not None:
-            self.launcher.kill(failed.child.removeprefix(LINK), failed.error)
-            return  # its exit will be reported
+        if failed.child.startswith(LINK):
+            self._replace(failed.child.removeprefix(LINK), failed.error)
+            return
 
         for name in [failed.child, *failed.dependants]:
             self._lose(name)

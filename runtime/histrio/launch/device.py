@@ -16,13 +16,14 @@ import msgspec
 from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.root import LINK
-from histrio.actors.stage import Activity, StagePlace
+from histrio.actors.stage import StagePlace
 from histrio.actors.supervisor import Child, RestartIntensity
 from histrio.launch.compose import BatchingParts, Choosers, DeviceThread, batching_children, engine_child, stage_child
+from histrio.launch.device_watch import DeviceWatch
 from histrio.launch.place import FRONT
 from histrio.launch.plan import StagePlan
 from histrio.logs import LogFormat, set_up_logs
-from histrio.messages import PROTOCOL_VERSION, Beat, ChildFailed, Hello
+from histrio.messages import PROTOCOL_VERSION, ChildFailed, Hello
 from histrio.net.io_thread import IoThread
 from histrio.plugins import Plugins, installed_plugins
 
@@ -65,8 +66,9 @@ def run_device_process(payload: Any) -> None:
     set_up_logs(spec.process, log_format=spec.log_format, level=spec.log_level)
     directory = Directory(spec.process)
     directory.route({"root": FRONT, "admission": FRONT, "metrics": FRONT})
-    activity = _Current()
-    device = DeviceThread(directory, _children(spec, installed_plugins(), directory, activity), spec.intensity)
+    watch = DeviceWatch(spec.process)
+    device = DeviceThread(directory, _children(spec, installed_plugins(), directory, watch), spec.intensity)
+    watch.dispatcher = device.dispatcher
     signal.signal(signal.SIGTERM, lambda _signum, _frame: device.stop())
 
     def on_lost(peer: str) -> None:
@@ -80,31 +82,13 @@ def run_device_process(payload: Any) -> None:
     try:
         links.connect(FRONT, spec.front_endpoint)
         directory.tell("root", Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
-        links.beat(FRONT, lambda: activity.beat(spec.process))
+        links.beat(FRONT, watch.beat)
         device.run()
     finally:
         links.close()
 
 
-class _Current:
-    """The activity of whichever stage of this process computes now."""
-
-    def __init__(self) -> None:
-        self._activities: dict[int, Activity] = {}
-
-    def watch(self, stage: int, activity: Activity) -> None:
-        """The stage was made, or made anew."""
-        self._activities[stage] = activity
-
-    def beat(self, process: str) -> Beat:
-        """What the process is busy with."""
-        for activity in list(self._activities.values()):
-            if activity.since:
-                return Beat(process, activity.step, activity.busy_s, activity.expected_s)
-        return Beat(process, 0, 0.0, 0.0)
-
-
-def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, current: _Current) -> list[Child]:
+def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, watch: DeviceWatch) -> list[Child]:
     """An engine, or stages first, then kv and batching, which are restarted when a stage of their process is."""
     children = []
     for stage in spec.stages:
@@ -116,7 +100,7 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, curre
             plugins.stage_backend(stage.backend),
             Choosers.of(plugins),
             directory.tell,
-            partial(current.watch, stage.index),
+            partial(watch.add, stage.index),
         )
         children.append(child)
     if spec.batching is not None:

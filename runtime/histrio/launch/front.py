@@ -11,6 +11,7 @@ import anyio
 
 from histrio.actors.admission import AdmissionActor
 from histrio.actors.directory import Directory
+from histrio.actors.liveness import LifeLimits
 from histrio.actors.mailbox import LoopDispatcher
 from histrio.actors.metrics import MetricsActor
 from histrio.actors.root import RootActor
@@ -42,7 +43,8 @@ class FrontSettings:
     admission: AdmissionPolicy | None = None
     """Who decides which requests are accepted; None: whatever there are credits for."""
     request_timeout_s: float = 600.0
-    hang_timeout_s: float = 10.0
+    life_limits: LifeLimits | None = None
+    """How long a process may take for what it does; None: the defaults of the topology."""
 
 
 class Front:
@@ -70,7 +72,7 @@ class Front:
             settings.limits,
             settings.actors,
             on_loading=self._loading,
-            hang_timeout_s=settings.hang_timeout_s,
+            life_limits=settings.life_limits,
         )
         self.directory.host("root", self.dispatcher, self.root)
         self.directory.host("admission", self.dispatcher, self.gateway)
@@ -109,11 +111,11 @@ class Front:
             self._changed.clear()
 
     async def run_timer(self) -> None:
-        """Time-outs of requests and beats of processes, twice a second."""
+        """Time-outs of requests and hung processes, twice a second."""
         while True:
             await anyio.sleep(_TIMER_S)
             self.gateway.expire()
-            self.root.check_beats()
+            self.root.check_processes()
 
     def _loading(self, stage: int, fraction: float, text: str) -> None:
         self.gateway.status.progress = fraction

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from histrio.actors.liveness import ProcessView
 from histrio.actors.root import HostedActors, RootActor
 from histrio.actors.supervisor import RestartIntensity
 from histrio.errors import RestartLimitReached
@@ -17,6 +18,7 @@ from histrio.launch.child import ChildSpec
 from histrio.launch.device import DeviceProcess
 from histrio.launch.place import ENGINE, FRONT
 from histrio.launch.plan import Plan
+from histrio.launch.process_view import look
 from histrio.launch.spawn import ChildProcess, spawn
 
 __all__ = ["ReplicaProcesses", "device_processes"]
@@ -77,11 +79,16 @@ class ReplicaProcesses:
                 tasks.cancel_scope.cancel()
 
     def kill(self, process: str, reason: str) -> None:
-        """End a hung or silent process; its task then restarts it."""
+        """End a hung or silent process; its task then starts another, which waits for its end only a moment."""
         child = self._running.get(process)
         if child is not None and not self._is_stopping:
             log.warning("killing process %s: it %s", process, reason)
             child.kill()
+
+    def look(self, process: str) -> ProcessView | None:
+        """What the operating system says of it."""
+        child = self._running.get(process)
+        return None if child is None else look(child.pid)
 
     def kill_all(self) -> None:
         """At once, without any grace."""
@@ -109,7 +116,7 @@ class ReplicaProcesses:
             ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process), python=self._pythons.get(role.process)
         )
         self._running[spec.process] = child
-        reason = await child.wait()
+        reason = await child.wait_or_abandon()
         del self._running[spec.process]
         self._root.process_exited(spec.process, reason)
         return reason

@@ -17,6 +17,7 @@ from functools import partial
 import anyio
 from anyio.abc import TaskGroup
 
+from histrio.actors.liveness import LifeLimits
 from histrio.actors.root import replica_actors
 from histrio.engine.placement import SizeLimits
 from histrio.errors import HistrioError
@@ -145,8 +146,7 @@ class _Root:
 
     def _lost(self, front: Front, process: str) -> None:
         """Called on the I/O thread: a device process cannot be reached."""
-        if front.root.launcher is not None:
-            front.call_soon(partial(front.root.launcher.kill, process, "cannot be reached"))
+        front.call_soon(partial(front.root.lost, process, "cannot be reached"))
 
     async def _watch_signals(self) -> None:
         with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -171,7 +171,7 @@ def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
-    engine = plan.engine
+    engine, runtime = plan.engine, plan.runtime
     return FrontSettings(
         model=plan.model,
         limits=SizeLimits(
@@ -186,5 +186,10 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
         max_unfinished=engine.max_unfinished_requests,
         admission=admission_policy(engine, plugins),
         request_timeout_s=engine.request_timeout_s,
-        hang_timeout_s=plan.runtime.hang_timeout_s,
+        life_limits=LifeLimits(
+            hang_timeout_s=runtime.hang_timeout_s,
+            first_step_timeout_s=runtime.first_step_timeout_s,
+            start_timeout_s=runtime.start_timeout_s,
+            load_timeout_s=runtime.load_timeout_s,
+        ),
     )

@@ -16,6 +16,10 @@ from histrio.launch.child import PARENT_GONE, ChildSpec
 
 __all__ = ["ChildProcess", "ChildSpec", "describe_exit", "spawn"]
 
+_ABANDON_AFTER_S = 2.0
+"""What a killed process has to give back what it holds: its device's memory, say."""
+_UNENDED = "was killed, but the system has not ended it"
+
 
 class ChildProcess:
     """A running child. Its output goes to the parent's; Ctrl-C in the terminal does not reach it."""
@@ -23,6 +27,7 @@ class ChildProcess:
     def __init__(self, name: str, process: anyio.abc.Process) -> None:
         self.name = name
         self._process = process
+        self._is_killed = anyio.Event()
 
     @property
     def pid(self) -> int:
@@ -41,6 +46,15 @@ class ChildProcess:
         await self._process.stdin.aclose()
         return describe_exit(code)
 
+    async def wait_or_abandon(self) -> str:
+        """`wait`, but only a moment longer once it was killed: the system cannot end a process that it is stuck in."""
+        reason = _UNENDED
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._abandon, tasks.cancel_scope)
+            reason = await self.wait()
+            tasks.cancel_scope.cancel()
+        return reason
+
     async def terminate(self, grace_s: float = 5.0) -> str:
         """SIGTERM, and after `grace_s` SIGKILL; says how it ended."""
         if self.is_running:
@@ -49,12 +63,18 @@ class ChildProcess:
             return await self.wait()
 
         self.kill()
-        return await self.wait()
+        return await self.wait_or_abandon()
 
     def kill(self) -> None:
         """SIGKILL, now."""
         if self.is_running:
             self._process.kill()
+        self._is_killed.set()
+
+    async def _abandon(self, waiting: anyio.CancelScope) -> None:
+        await self._is_killed.wait()
+        await anyio.sleep(_ABANDON_AFTER_S)
+        waiting.cancel()
 
 
 async def spawn(spec: ChildSpec, *, python: str | None = None, env: Mapping[str, str] | None = None) -> ChildProcess:
