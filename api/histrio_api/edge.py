@@ -97,12 +97,15 @@ class Edge:
         return spec
 
     async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
-        """Do rendering and encoding here if it is short, else in a thread so that running streams don't wait."""
+        """Do parsing, rendering or encoding here if it is short, else in a thread so that running streams don't wait.
+
+        Only what releases the interpreter's lock now and then frees them there.
+        """
         if num_chars <= self.settings.thread_encode_chars:
             return work()
 
         if self._num_encoding >= self.settings.max_encode_queue:
-            raise Overloaded("too many long prompts are waiting to be encoded; try again soon")
+            raise Overloaded("too many long requests are waiting to be read; try again soon")
 
         self._num_encoding += 1
         try:

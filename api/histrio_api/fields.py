@@ -14,7 +14,7 @@ from histrio.errors import RequestError
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
 from histrio_api.schemas.generation import GenerationRequest
 
-__all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "decode_object", "split_fields"]
+__all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "split_fields"]
 
 R = TypeVar("R", bound=GenerationRequest)
 
@@ -81,19 +81,6 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
     "xtc_threshold": (0.1,),
 }
 """Known fields that are not supported here, with the values besides null at which they would change nothing."""
-
-
-def decode_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in a request's body; raises `RequestError`."""
-    try:
-        value = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        text = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-        raise RequestError(f"the request's body is not valid JSON: {text}", code="invalid_json") from error
-    if not isinstance(value, dict):
-        raise RequestError("the request's body must be a JSON object", code="invalid_json")
-
-    return value
 
 
 def split_fields(

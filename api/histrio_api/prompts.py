@@ -17,8 +17,9 @@ from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.tools import ToolDefinition
 from histrio_api.text.messages import to_template_messages
 from histrio_api.text.template import ChatTemplate
+from histrio_api.text.tokenizer import TooManyTokens
 
-__all__ = ["Prompt", "chat_prompt", "completion_prompts", "num_new_tokens", "render_messages"]
+__all__ = ["Prompt", "chat_prompt", "check_messages", "completion_prompts", "num_new_tokens", "render_messages"]
 
 CONTINUE_MARK = "\u241ehistrio continues here\u241e"
 """Put behind the final message to find where it ends in the rendered prompt."""
@@ -38,6 +39,7 @@ class Prompt:
 def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:
     """The text that plain messages become."""
     template = _template_of(edge)
+    check_messages(edge, messages)
     converted = to_template_messages(messages, knows_developer=template.knows_developer)
     return template.render(converted, add_generation_prompt=add_generation_prompt)
 
@@ -55,15 +57,28 @@ def _template_of(edge: Edge) -> ChatTemplate:
 
 def chat_prompt(edge: Edge, request: ChatRequest) -> Prompt:
     """Render the messages and encode the result; the template writes BOS itself, so none is added."""
-    if not request.messages:
-        raise RequestError("messages: at least one message is needed", param="messages")
-    if len(request.messages) > edge.settings.max_messages:
-        limit = edge.settings.max_messages
-        raise RequestError(f"messages: at most {limit} messages are accepted", param="messages")
-
+    check_messages(edge, request.messages)
+    _require_at_most("tools", "tools are accepted", len(request.tools), edge.settings.max_tools)
     text = _render(_template_of(edge), request)
-    ids = edge.tokenizer.encode(text, add_special=request.add_special_tokens)
+    limit = edge.gateway.model.max_sequence_length
+    try:
+        ids = edge.tokenizer.encode(text, add_special=request.add_special_tokens, max_tokens=limit)
+    except TooManyTokens as error:
+        raise _too_long(limit, error, "messages") from None
     return Prompt(_checked(ids, "messages"), text)
+
+
+def check_messages(edge: Edge, messages: list[ChatMessage]) -> None:
+    """Raise `RequestError` for none, or for more of them, or of what is in them, than is accepted."""
+    if not messages:
+        raise RequestError("messages: at least one message is needed", param="messages")
+
+    settings = edge.settings
+    num_parts = sum(len(each.content) for each in messages if isinstance(each.content, list))
+    num_calls = sum(len(each.tool_calls or ()) for each in messages)
+    _require_at_most("messages", "messages are accepted", len(messages), settings.max_messages)
+    _require_at_most("messages", "parts of content, together, are accepted", num_parts, settings.max_content_parts)
+    _require_at_most("messages", "tool calls, together, are accepted", num_calls, settings.max_tool_calls)
 
 
 def completion_prompts(edge: Edge, request: CompletionRequest) -> list[Prompt]:
@@ -75,9 +90,7 @@ def completion_prompts(edge: Edge, request: CompletionRequest) -> list[Prompt]:
         raise RequestError("prompt: must not be empty", param="prompt")
     if all(isinstance(entry, int) for entry in given):
         return [_ids_prompt(edge, [entry for entry in given if isinstance(entry, int)], request, "prompt")]
-    if len(given) > edge.settings.max_prompts:
-        raise RequestError(f"prompt: at most {edge.settings.max_prompts} prompts are accepted", param="prompt")
-
+    _require_at_most("prompt", "prompts are accepted", len(given), edge.settings.max_prompts)
     prompts = []
     for at, entry in enumerate(given):
         if isinstance(entry, int):
@@ -94,11 +107,7 @@ def num_new_tokens(model: ServedModel, prompt: Prompt, wanted: int | None, param
     limit, num_prompt_tokens = model.max_sequence_length, len(prompt.ids)
     room = limit - num_prompt_tokens
     if room < 1:
-        raise ContextLengthExceeded(
-            f"This model's maximum context length is {limit} tokens, but the prompt has {num_prompt_tokens} tokens, "
-            "which leaves no room for an answer. Shorten the prompt.",
-            param=param,
-        )
+        raise _too_long(limit, TooManyTokens(num_prompt_tokens, is_exact=True), param)
     if wanted is None:
         return room
     if wanted > room:
@@ -173,19 +182,41 @@ def _tool_definition(tool: ToolDefinition) -> dict[str, Any]:
 
 
 def _text_prompt(edge: Edge, text: str, request: CompletionRequest) -> Prompt:
-    if not request.echo:
-        return Prompt(_checked(edge.tokenizer.encode(text, add_special=request.add_special_tokens), "prompt"), text)
+    limit, add_special = edge.gateway.model.max_sequence_length, request.add_special_tokens
+    try:
+        if not request.echo:
+            ids = edge.tokenizer.encode(text, add_special=add_special, max_tokens=limit)
+            return Prompt(_checked(ids, "prompt"), text)
 
-    ids, starts = edge.tokenizer.encode_placed(text, add_special=request.add_special_tokens)
+        ids, starts = edge.tokenizer.encode_placed(text, add_special=add_special, max_tokens=limit)
+    except TooManyTokens as error:
+        raise _too_long(limit, error, "prompt") from None
     return Prompt(_checked(ids, "prompt"), text, starts)
 
 
 def _ids_prompt(edge: Edge, ids: list[int], request: CompletionRequest, param: str) -> Prompt:
-    vocab_size = edge.gateway.model.vocab_size
+    model = edge.gateway.model
+    vocab_size, limit = model.vocab_size, model.max_sequence_length
+    if len(ids) > limit:
+        raise _too_long(limit, TooManyTokens(len(ids), is_exact=True), param)
     if ids and max(ids) >= vocab_size:
         raise RequestError(f"{param}: token ids must be below {vocab_size}", param=param)
 
     return Prompt(_checked(ids, param), *(edge.tokenizer.decode_placed(ids) if request.echo else ()))
+
+
+def _too_long(limit: int, found: TooManyTokens, param: str) -> ContextLengthExceeded:
+    return ContextLengthExceeded(
+        f"This model's maximum context length is {limit} tokens, but the prompt has "
+        f"{'' if found.is_exact else 'more than '}{found.num_tokens} tokens, which leaves no room for an answer. "
+        "Shorten the prompt.",
+        param=param,
+    )
+
+
+def _require_at_most(param: str, what: str, found: int, limit: int) -> None:
+    if found > limit:
+        raise RequestError(f"{param}: at most {limit} {what}", param=param)
 
 
 def _checked(ids: list[int], param: str) -> list[int]:

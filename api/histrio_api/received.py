@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from histrio.grammar import GrammarSpec
 from histrio.messages import SamplingFields
 from histrio_api.edge import Edge
-from histrio_api.fields import decode_object, split_fields
+from histrio_api.fields import NO_EFFECT, split_fields
+from histrio_api.json_body import decode_object
 from histrio_api.logprobs import num_top_logprobs
 from histrio_api.prompt_logprobs import num_prompt_logprobs
 from histrio_api.schemas.generation import GenerationRequest
@@ -45,10 +45,13 @@ class Received(Generic[R]):
     """Whom it is for, in the client's words."""
 
 
-def receive(edge: Edge, body: bytes, kind: type[R]) -> Received[R]:
-    """Check a request's body. Raises `RequestError`, and `EngineError` while nothing can be generated."""
-    arrived_s = time.perf_counter()
-    given = with_word_ids(decode_object(body), edge.tokenizer, edge.sampling_fields)
+def receive(edge: Edge, body: bytes, kind: type[R], arrived_s: float) -> Received[R]:
+    """Check a request's body. Raises `RequestError`, and `EngineError` while nothing can be generated.
+
+    Safe to run in a thread.
+    """
+    fields = decode_object(body, max_parts=edge.settings.max_json_parts, labels=NO_EFFECT)
+    given = with_word_ids(fields, edge.tokenizer, edge.sampling_fields)
     request, sampling = split_fields(given, kind, edge.sampling_fields, edge.honoured_by)
     edge.require_model(request.model)
     edge.require_accepting()

@@ -7,6 +7,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from histrio_api.json_body import MAX_JSON_PARTS
+
 __all__ = ["ApiSettings"]
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -20,7 +22,7 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Address to listen on; anything but loopback lets other machines in, so set `api-keys` too."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 3001
     """0 picks a free port."""
-    max_body_bytes: _Count = 64 * 1024 * 1024
+    max_body_bytes: _Count = 8 * 1024 * 1024
     """Longer request bodies get 413."""
     cors_origins: list[str] = []
     """Web origins that may call the endpoint from a browser; `*` allows all."""
@@ -40,13 +42,25 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Most prompts in the list of one completion request."""
     max_messages: _Count = 4096
     """Most messages of one chat."""
+    max_tools: _Count = 1024
+    """Most tools of one chat."""
+    max_tool_calls: _Count = 4096
+    """Most tool calls in the messages of one chat, together."""
+    max_content_parts: _Count = 16_384
+    """Most parts that the contents of one chat's messages have, together."""
+    max_json_parts: _Count = MAX_JSON_PARTS
+    """Most lists, objects and names in objects of one request's body, together."""
+    max_tokenize_chars: _Count = 1_048_576
+    """Longest text that `/tokenize` takes, in characters; a chat's is what its template makes of it."""
+    max_detokenize_tokens: _Count = 262_144
+    """Most ids that `/detokenize` takes."""
     max_stop_strings: _Count = 16
     """Most entries of `stop`, and of `stop_token_ids`."""
     max_stop_chars: _Count = 256
     """Longest entry of `stop`."""
     thread_encode_chars: _Count = 16_384
-    """Prompts longer than this are rendered and encoded in a thread, so that running streams don't wait."""
+    """Bodies longer than this are read, rendered and encoded in a thread, so that running streams don't wait."""
     max_encode_threads: _Count = 2
-    """Threads that encode long prompts at the same time."""
+    """Threads that work on long requests at the same time."""
     max_encode_queue: _Count = 64
-    """Most long prompts that are encoded or wait for it; further ones get 429."""
+    """Most long requests that such threads work on, or that wait for one; further ones get 429."""

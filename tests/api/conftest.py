@@ -89,6 +89,18 @@ def shared_endpoint(model_folder: Path, tokenizer: Tokenizer) -> Iterator[Endpoi
         yield Endpoint(url, gateway, tokenizer, client, http)
 
 
+@pytest.fixture(scope="module")
+def roomy(model_folder: Path, tokenizer: Tokenizer) -> Iterator[Endpoint]:
+    """One with the default limits."""
+    gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
+    with (
+        running_endpoint(gateway) as url,
+        httpx.Client(base_url=url) as http,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        yield Endpoint(url, gateway, tokenizer, client, http)
+
+
 @pytest.fixture
 def endpoint(shared_endpoint: Endpoint) -> Endpoint:
     gateway = shared_endpoint.gateway

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from histrio.errors import RequestError
-from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT, decode_object, split_fields
+from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT, split_fields
+from histrio_api.json_body import decode_object
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -19,10 +20,8 @@ from histrio_api.edge import Edge
 from histrio_api.errors import error_body, presentable
 from histrio_api.generation import Generation, run_choices
 from histrio_api.received import Received, receive
-from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.sse import EventStream, Write, error_event
-from histrio_api.thinking import completion_thinking
 
 __all__ = [
     "HttpRequest",
@@ -53,14 +52,14 @@ def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIRe
 
 
 async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
-    """The checked request; a chat's form is checked once its prompt is there. Raises `RequestError`, and `EngineError`
-    while nothing can be generated."""
+    """The checked request; the form of its answer is checked once its prompt is there.
+
+    Raises `RequestError`, and `EngineError` while nothing can be generated.
+    """
     edge = edge_of(request)
-    received = receive(edge, await request.body(), kind)
-    received = replace(received, key=str(request.scope.get(KEY_LABEL, "")))
-    if not isinstance(received.request, CompletionRequest):
-        return received
-    return await with_grammar(edge, received, partial(completion_thinking, edge, received.request))
+    body = await request.body()
+    received = await edge.run_text(partial(receive, edge, body, kind, time.perf_counter()), len(body))
+    return replace(received, key=str(request.scope.get(KEY_LABEL, "")))
 
 
 async def with_grammar(edge: Edge, received: Received[R], thinking: Callable[[], Thinking]) -> Received[R]:

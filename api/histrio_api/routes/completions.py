@@ -20,9 +20,11 @@ from histrio_api.routes.common import (
     json_response,
     read_request,
     stream_events,
+    with_grammar,
 )
 from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
 from histrio_api.sse import DONE, CompletionChunks, Write
+from histrio_api.thinking import completion_thinking
 
 __all__ = ["completions"]
 
@@ -35,6 +37,7 @@ async def completions(request: HttpRequest) -> ASGIResponse:
     wanted = received.request
     _check_length(wanted)
     prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
+    received = await with_grammar(edge, received, partial(completion_thinking, edge, wanted))
     generation = start_generation(edge, received, prompts, wanted.max_tokens)
     with generation.closed_on_error():
         if wanted.stream:

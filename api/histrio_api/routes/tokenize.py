@@ -12,9 +12,9 @@ from litestar.response.base import ASGIResponse
 from histrio.errors import RequestError
 from histrio_api.edge import Edge
 from histrio_api.errors import from_validation
-from histrio_api.fields import decode_object
+from histrio_api.json_body import decode_object
 from histrio_api.prompts import render_messages
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.common import HttpRequest, edge_of
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 __all__ = ["detokenize", "tokenize"]
@@ -27,18 +27,7 @@ async def tokenize(request: HttpRequest) -> ASGIResponse:
     """Ids of a text, or of the prompt that a chat becomes."""
     edge = edge_of(request)
     body = await request.body()
-    wanted = _convert(edge, body, TokenizeRequest)
-    if (wanted.prompt is None) == (wanted.messages is None):
-        raise RequestError("prompt: give either prompt or messages", param="prompt")
-
-    ids = await edge.run_text(partial(_encode, edge, wanted), len(body))
-    content: dict[str, Any] = {
-        "count": len(ids),
-        "max_model_len": edge.gateway.model.max_sequence_length,
-        "tokens": ids,
-        "token_strs": [edge.tokenizer.token(token_id) for token_id in ids] if wanted.return_token_strs else None,
-    }
-    return json_response(content)
+    return ASGIResponse(body=await edge.run_text(partial(_tokenized, edge, body), len(body)))
 
 
 @post("/detokenize", status_code=200)
@@ -46,24 +35,54 @@ async def detokenize(request: HttpRequest) -> ASGIResponse:
     """Text of ids, special tokens included."""
     edge = edge_of(request)
     body = await request.body()
-    wanted = _convert(edge, body, DetokenizeRequest)
-    if wanted.tokens and max(wanted.tokens) >= edge.gateway.model.vocab_size:
-        raise RequestError(f"tokens: ids must be below {edge.gateway.model.vocab_size}", param="tokens")
+    return ASGIResponse(body=await edge.run_text(partial(_detokenized, edge, body), len(body)))
 
-    text = await edge.run_text(partial(edge.tokenizer.decode, wanted.tokens, skip_special=False), len(body))
-    return json_response({"prompt": text})
+
+def _tokenized(edge: Edge, body: bytes) -> bytes:
+    """From the body of a request to that of its answer."""
+    wanted = _convert(edge, body, TokenizeRequest)
+    if (wanted.prompt is None) == (wanted.messages is None):
+        raise RequestError("prompt: give either prompt or messages", param="prompt")
+
+    ids = _encode(edge, wanted)
+    content: dict[str, Any] = {
+        "count": len(ids),
+        "max_model_len": edge.gateway.model.max_sequence_length,
+        "tokens": ids,
+        "token_strs": [edge.tokenizer.token(token_id) for token_id in ids] if wanted.return_token_strs else None,
+    }
+    return msgspec.json.encode(content)
+
+
+def _detokenized(edge: Edge, body: bytes) -> bytes:
+    """From the body of a request to that of its answer."""
+    wanted = _convert(edge, body, DetokenizeRequest)
+    limit, vocab_size = edge.settings.max_detokenize_tokens, edge.gateway.model.vocab_size
+    if len(wanted.tokens) > limit:
+        raise RequestError(f"tokens: at most {limit} ids are accepted", param="tokens")
+    if wanted.tokens and max(wanted.tokens) >= vocab_size:
+        raise RequestError(f"tokens: ids must be below {vocab_size}", param="tokens")
+
+    return msgspec.json.encode({"prompt": edge.tokenizer.decode(wanted.tokens, skip_special=False)})
 
 
 def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
     if wanted.prompt is not None:
-        return edge.tokenizer.encode(wanted.prompt, add_special=wanted.add_special_tokens is not False)
+        text, param, adds_special = wanted.prompt, "prompt", wanted.add_special_tokens is not False
+    else:
+        messages = wanted.messages or []
+        text = render_messages(edge, messages, add_generation_prompt=wanted.add_generation_prompt)
+        param, adds_special = "messages", bool(wanted.add_special_tokens)
 
-    text = render_messages(edge, wanted.messages or [], add_generation_prompt=wanted.add_generation_prompt)
-    return edge.tokenizer.encode(text, add_special=bool(wanted.add_special_tokens))
+    limit = edge.settings.max_tokenize_chars
+    if len(text) > limit:
+        raise RequestError(f"{param}: at most {limit} characters are accepted; send the text in parts", param=param)
+    return edge.tokenizer.encode(text, add_special=adds_special)
 
 
 def _convert(edge: Edge, body: bytes, kind: type[R]) -> R:
-    given = {name: value for name, value in decode_object(body).items() if value is not None}
+    decoded = decode_object(body, max_parts=edge.settings.max_json_parts)
+    given = {name: value for name, value in decoded.items() if value is not None}
     try:
         wanted = msgspec.convert(given, kind)
     except msgspec.ValidationError as error:

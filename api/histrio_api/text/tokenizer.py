@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,17 +17,35 @@ from histrio_api.text.token_search import TokenSearch
 if TYPE_CHECKING:
     import tokenizers
 
-__all__ = ["Tokenizer"]
+__all__ = ["Tokenizer", "TooManyTokens"]
 
 NUM_CONTEXT_TOKENS = 8
 """Ids of the prompt that a detokenizer sees when the answer continues the prompt's own text."""
 
 
 _NUM_KEPT_SPELLINGS = 2**15
+_PIECE_CHARS = 2**16
+_USUAL_TOKEN_CHARS = 8
+"""Texts with at most so many characters for each token that is allowed are encoded without another look."""
+_NUM_TOKENS_BY_CUTS = 256
+"""Rather more than a cut through a text can add to the number of its tokens."""
+
+
+class TooManyTokens(Exception):
+    """A text has more tokens than are allowed."""
+
+    def __init__(self, num_tokens: int, *, is_exact: bool) -> None:
+        super().__init__(f"the text has {'' if is_exact else 'more than '}{num_tokens} tokens")
+        self.num_tokens = num_tokens
+        self.is_exact = is_exact
+        """False: there are more than that, and the rest of the text was not looked at."""
 
 
 class Tokenizer:
-    """Encodes and decodes; safe to use from several threads."""
+    """Encodes and decodes; safe to use from several threads.
+
+    The library is always asked for a batch, of one text: only its calls for batches release the interpreter's lock.
+    """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, bos_id: int | None = None) -> None:
         tokenizer.no_truncation()
@@ -40,6 +59,8 @@ class Tokenizer:
     @classmethod
     def load(cls, folder: str | Path, bos_id: int | None = None) -> Tokenizer:
         """Read `folder`/tokenizer.json. Raises `ModelUnavailable` or `UnsupportedModel`."""
+        # Texts come one at a time, so its own threads would only add to the time that each takes.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import tokenizers
 
         path = Path(folder) / "tokenizer.json"
@@ -60,18 +81,28 @@ class Tokenizer:
         """Number of ids, added tokens included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
-    def encode(self, text: str, *, add_special: bool) -> list[int]:
-        """Ids of `text`; special tokens written in it count as such. `add_special` adds BOS and the like, not twice."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special).ids
+    def encode(self, text: str, *, add_special: bool, max_tokens: int | None = None) -> list[int]:
+        """Ids of `text`; special tokens written in it count as such. `add_special` adds BOS and the like, not twice.
+
+        Raises `TooManyTokens` for more than `max_tokens`, and spares itself most of the work if there are many more.
+        """
+        self._require_encodable(text, max_tokens)
+        encoding = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special)[0]
+        _require_few(encoding, max_tokens)
+        ids: list[int] = encoding.ids
         return ids[self._num_doubled(ids, add_special) :]
 
-    def encode_placed(self, text: str, *, add_special: bool) -> tuple[list[int], list[int]]:
+    def encode_placed(
+        self, text: str, *, add_special: bool, max_tokens: int | None = None
+    ) -> tuple[list[int], list[int]]:
         """The same ids, and where in `text` each begins, in characters; one that was added begins where the next does.
 
         What the tokenizer counts to no token, such as the space before a word, belongs to the one behind it. Tokens of
         spaces alone may have no span at all.
         """
-        encoding = self._tokenizer.encode(text, add_special_tokens=add_special)
+        self._require_encodable(text, max_tokens)
+        encoding = self._tokenizer.encode_batch([text], add_special_tokens=add_special)[0]
+        _require_few(encoding, max_tokens)
         starts: list[int] = []
         end = 0
         spans = zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True)
@@ -95,7 +126,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
         """Text of `ids`."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special)
+        text: str = self._tokenizer.decode_batch([list(ids)], skip_special_tokens=skip_special)[0]
         return text
 
     def token(self, token_id: int) -> str:
@@ -107,6 +138,19 @@ class Tokenizer:
     def search(self) -> TokenSearch:
         """Finds tokens by what they add to a text."""
         return TokenSearch(self._bytes_of(token_id) for token_id in range(self.vocab_size))
+
+    def _require_encodable(self, text: str, max_tokens: int | None) -> None:
+        """Raise `TooManyTokens` where the pieces of a long text have twice as many tokens as are allowed."""
+        if max_tokens is None or len(text) <= max(_USUAL_TOKEN_CHARS * max_tokens, _PIECE_CHARS):
+            return
+
+        num_tokens = 0
+        for start in range(0, len(text), _PIECE_CHARS):
+            piece = text[start : start + _PIECE_CHARS]
+            num_tokens += len(self._tokenizer.encode_batch_fast([piece], add_special_tokens=False)[0])
+            num_tokens -= _NUM_TOKENS_BY_CUTS
+            if num_tokens > 2 * max_tokens:
+                raise TooManyTokens(max_tokens, is_exact=False)
 
     def _num_doubled(self, ids: Sequence[int], add_special: bool) -> int:
         """1 if BOS was added to a text that begins with one."""
@@ -133,3 +177,8 @@ class Tokenizer:
     @cached_property
     def _pieces_with_special(self) -> TokenPieces:
         return TokenPieces(self._tokenizer, self._bytes_of, skip_special=False)
+
+
+def _require_few(encoding: tokenizers.Encoding, max_tokens: int | None) -> None:
+    if max_tokens is not None and len(encoding) > max_tokens:
+        raise TooManyTokens(len(encoding), is_exact=True)
