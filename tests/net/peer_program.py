@@ -1,4 +1,7 @@
-"""A process of its own at the other end of a link: `peer_program.py ROLE NAME PEER ENDPOINT`. Ends with its stdin."""
+"""A process of its own at the other end of a link; ends with its stdin.
+
+`peer_program.py ROLE NAME PEER ENDPOINT` dials, `peer_program.py listen NAME PATH` listens.
+"""
 
 import os
 import sys
@@ -8,7 +11,20 @@ from histrio.messages import Beat, Close, Hello, Message
 from histrio.net.io_thread import IoThread
 
 
+def listen(process: str, path: str) -> None:
+    """Send everything back to where it came from."""
+
+    def deliver(batch: list[tuple[str, Message, str]]) -> None:
+        for actor, message, sender in batch:
+            io.send(sender, actor, message)
+
+    io = IoThread(process, f"ipc://{path}", deliver, lambda _: None)
+    io.start()
+    sys.stdin.read()
+
+
 def main(role: str, process: str, peer: str, endpoint: str) -> None:
+    """Dial a listener."""
     heard = threading.Event()
 
     def deliver(batch: list[tuple[str, Message, str]]) -> None:
@@ -34,4 +50,7 @@ def main(role: str, process: str, peer: str, endpoint: str) -> None:
     io.close()
 
 
-main(*sys.argv[1:])
+if sys.argv[1] == "listen":
+    listen(*sys.argv[2:])
+else:
+    main(*sys.argv[1:])

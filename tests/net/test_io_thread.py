@@ -1,6 +1,9 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -238,7 +241,7 @@ def test_dialler_sees_that_a_process_it_dialled_was_killed(node, sockets, until)
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
 def test_stopped_process_is_lost(node, child, until):
-    root = node("root.1")
+    root = node("root.1", limits=LinkLimits(heartbeat_timeout_ms=1000))
     stopped = child("echo", "engine.1", root)
     until(lambda: root.heard)
     assert root.lost == []
@@ -251,6 +254,35 @@ def test_stopped_process_is_lost(node, child, until):
     assert root.lost == ["engine.1"]
     assert root.messages("engine.1") == root.messages("engine.1")[:1]
     assert program.poll() is None
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
+def test_a_stopped_parent_is_not_lost(sockets, until):
+    # Both dial the same stopped process: to one it is the parent, to the other it is not.
+    limits = LinkLimits(heartbeat_interval_ms=100, heartbeat_timeout_ms=300)
+    command = [sys.executable, str(Path(__file__).with_name("peer_program.py")), "listen", "root.1", f"{sockets}/root"]
+    program = subprocess.Popen(command, stdin=subprocess.PIPE)
+    lost, heard = [], []
+    nodes = [IoThread(name, None, heard.extend, lambda _, name=name: lost.append(name), limits=limits) for name in "ab"]
+    try:
+        for one in nodes:
+            one.start()
+            one.connect("root.1", f"ipc://{sockets}/root", is_parent=one.process == "a")
+            one.send("root.1", "kv", Stop())
+        until(lambda: len(heard) == 2)
+        os.kill(program.pid, signal.SIGSTOP)
+        until(lambda: lost)
+        nodes[0].send("root.1", "kv", Close(slot=1))
+        os.kill(program.pid, signal.SIGCONT)
+        until(lambda: len(heard) == 3)
+    finally:
+        program.kill()
+        program.wait()
+        program.stdin.close()
+        for one in nodes:
+            one.close(0.0)
+    assert lost[0] == "b"
+    assert heard[2] == ("kv", Close(slot=1), "root.1")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")

@@ -1,6 +1,7 @@
 import time
 
 import pytest
+import zmq
 
 from histrio.net.peer import LinkLimits
 from histrio.net.router import LinkChange, Ready, Router, Sending
@@ -33,9 +34,39 @@ def test_frames_arrive_as_they_were_sent(routers):
     frames = [b"header", b"small", memoryview(bytes(range(256)) * 1024), b""]
     assert engine.send("root.1", frames) is Sending.DONE
     sender, came = received(root)
-    assert sender == b"engine.1"
+    assert sender == "engine.1"
     assert [bytes(frame) for frame in came] == [bytes(frame) for frame in frames]
     assert came != frames[::-1]
+
+
+def test_a_stranger_is_told_from_a_process_of_the_run_and_cannot_take_its_name(sockets):
+    stage = Router("stage1.1", LinkLimits(), "secret")
+    endpoint = stage.bind(f"ipc://{sockets}/stage1.1")
+    context = zmq.Context()
+    stranger = context.socket(zmq.ROUTER)
+    stranger.setsockopt(zmq.IDENTITY, b"engine.2")
+    stranger.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    engine = Router("engine.2", LinkLimits(), "secret")
+    try:
+        stranger.connect(endpoint)
+        # It hears under which name the listener presents itself: no secret is in it.
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                stranger.send_multipart([b"stage1.1", b"forged"])
+                break
+            except zmq.ZMQError:
+                assert time.monotonic() < deadline
+        assert received(stage) == ("", [b"forged"])
+        assert engine.dial("stage1.1", endpoint)
+        assert engine.send("stage1.1", [b"real"]) is Sending.DONE
+        assert received(stage) == ("engine.2", [b"real"])
+        assert stage.send("engine.2", [b"answer"]) is Sending.DONE
+        assert received(engine) == ("stage1.1", [b"answer"])
+    finally:
+        engine.close(0)
+        context.destroy(linger=0)
+        stage.close(0)
 
 
 def test_unknown_peer_is_told_from_a_full_one(routers):

@@ -37,6 +37,8 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     """Its name, with the count of incarnations: `engine.1`."""
     endpoint: str
     front_endpoint: str
+    secret: str
+    """Of the run: proves to its processes who belongs to it."""
     stages: list[StagePlan]
     num_stages: int
     """Of the whole replica."""
@@ -76,11 +78,11 @@ def run_device_process(payload: Any) -> None:
             os._exit(1)  # nobody is left to work for
         directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
-    links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost)
+    links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
     directory.use(links)
     links.start()
     try:
-        links.connect(FRONT, spec.front_endpoint)
+        links.connect(FRONT, spec.front_endpoint, is_parent=True)
         directory.tell("root", Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
         links.beat(FRONT, watch.beat)
         device.run()

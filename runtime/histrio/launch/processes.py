@@ -29,13 +29,14 @@ _ENTRY = "histrio.launch.device:run_device_process"
 _GRACE_S = 5.0
 
 
-def device_processes(plan: Plan) -> list[DeviceProcess]:
+def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
     """What each process of the plan hosts, by role; names and endpoints come with an incarnation."""
     return [
         DeviceProcess(
             process=role,
             endpoint="",
             front_endpoint="",
+            secret=secret,
             stages=[stage for stage in plan.stages if stage.process == role],
             num_stages=plan.num_stages,
             batching=plan.batching if role == ENGINE and plan.num_stages > 0 else None,
@@ -52,9 +53,9 @@ def device_processes(plan: Plan) -> list[DeviceProcess]:
 class ReplicaProcesses:
     """Runs one task per process role; tells root what starts and what ends."""
 
-    def __init__(self, root: RootActor, plan: Plan, folder: Path, front_endpoint: str) -> None:
+    def __init__(self, root: RootActor, plan: Plan, folder: Path, front_endpoint: str, secret: str) -> None:
         self._root = root
-        self._roles = device_processes(plan)
+        self._roles = device_processes(plan, secret)
         self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
         self._folder = folder
         self._front_endpoint = front_endpoint

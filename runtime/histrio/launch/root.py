@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -30,7 +31,7 @@ from histrio.launch.plan import DEFAULT_BLOCK_SIZE, Plan, field_table
 from histrio.launch.policies import admission_policy
 from histrio.launch.processes import ReplicaProcesses
 from histrio.launch.progress import LoadingProgress
-from histrio.net.io_thread import IoThread
+from histrio.net.io_thread import IoThread, LinkLimits
 from histrio.net.runtime_dir import runtime_dir
 from histrio.plugins import Plugins, installed_plugins
 
@@ -39,6 +40,9 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 _KILLED_BY_USER = 130
+_SECRET_BYTES = 16
+_LINKS = LinkLimits(heartbeat_interval_ms=0)
+"""The front asks the operating system about its children, and loses none of them because it was stopped itself."""
 _SWITCH_INTERVAL_S = 0.0005
 """A busy thread holds the interpreter at most this long while the loop or the I/O thread wait for it."""
 
@@ -118,12 +122,13 @@ class _Root:
             return
 
         with runtime_dir() as folder:
-            endpoint = f"ipc://{folder / FRONT}"
-            links = IoThread(FRONT, endpoint, front.directory.deliver, partial(self._lost, front))
+            endpoint, secret = f"ipc://{folder / FRONT}", secrets.token_hex(_SECRET_BYTES)
+            lost = partial(self._lost, front)
+            links = IoThread(FRONT, endpoint, front.directory.deliver, lost, limits=_LINKS, secret=secret)
             front.directory.use(links)
             links.start()
             try:
-                processes = ReplicaProcesses(front.root, plan, folder, endpoint)
+                processes = ReplicaProcesses(front.root, plan, folder, endpoint, secret)
                 front.root.launcher = processes
                 self._kill_all = processes.kill_all
                 async with processes.run():

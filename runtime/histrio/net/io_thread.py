@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +18,7 @@ from histrio.net.peer import DEFAULT_LIMITS, LinkLimits, Peer, PeerState
 from histrio.net.router import LinkChange, Router, Sending
 from histrio.net.wakeup import WakeUp
 from histrio.net.wire import Frame, decode, encode
+from histrio.own_time import OwnTime
 
 __all__ = ["MOST_BATCH_MESSAGES", "Delivery", "IoThread", "LinkLimits"]
 
@@ -50,7 +50,8 @@ class IoThread:
     """Sends and receives for one process. `deliver` and `on_lost` are called on the I/O thread and must not block.
 
     `process` is the name others know it by. `endpoint` is where it listens (`ipc://PATH`, `tcp://127.0.0.1:PORT`,
-    port 0 for a free one), None if it only dials; after `start` it has the real port.
+    port 0 for a free one), None if it only dials; after `start` it has the real port. Whoever does not know `secret`,
+    which all processes of a run have in common, is neither heard nor taken for one of them.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class IoThread:
         on_lost: Callable[[str], None],
         *,
         limits: LinkLimits = DEFAULT_LIMITS,
+        secret: str = "",
     ) -> None:
         self.process = process
         self.endpoint = None if endpoint is None else checked_endpoint(endpoint)
         self._deliver, self._on_lost, self._limits = deliver, on_lost, limits
+        self._secret = secret
         self._thread = threading.Thread(target=self._run, name=f"io:{process}", daemon=True)
         self._wake = WakeUp()
 
@@ -80,12 +83,13 @@ class IoThread:
         self._pending: dict[Peer, None] = {}
         self._broken: dict[Peer, str] = {}
         self._probe_until = 0.0
+        self._time = OwnTime()
 
     # --- for any thread ----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Listen and begin. Raises `WireError` if the endpoint cannot be had."""
-        self._router = Router(self.process, self._limits)
+        self._router = Router(self.process, self._limits, self._secret)
         try:
             if self.endpoint is not None:
                 self.endpoint = self._router.bind(self.endpoint)
@@ -95,8 +99,11 @@ class IoThread:
 
         self._thread.start()
 
-    def connect(self, process: str, endpoint: str) -> None:
-        """Dial a process that listens there; again and again for `connect_timeout_s`. Does nothing if it is known."""
+    def connect(self, process: str, endpoint: str, *, is_parent: bool = False) -> None:
+        """Dial a process that listens there; again and again for `connect_timeout_s`. Does nothing if it is known.
+
+        A parent is lost when the connection breaks, and never for its silence: it may be stopped and go on.
+        """
         endpoint = checked_endpoint(endpoint)
         with self._lock:
             peer = self._peer(process)
@@ -104,7 +111,7 @@ class IoThread:
                 raise WireError(f"process {process!r} has been here before; a name is used once")
 
             if peer.endpoint is None and peer.state is PeerState.NEW:
-                peer.endpoint = endpoint
+                peer.endpoint, peer.is_parent = endpoint, is_parent
             self._changed[peer] = None
         self._wake.set()
 
@@ -165,7 +172,7 @@ class IoThread:
         try:
             while self._linger_s is None:
                 self._turn()
-            self._flush_until(time.monotonic() + self._linger_s)
+            self._flush_until(self._time() + self._linger_s)
         except Exception:
             logger.critical("the I/O thread of %s failed; all its links are lost", self.process, exc_info=True)
             self._lose_all()
@@ -176,7 +183,7 @@ class IoThread:
         ready = self._router.poll(self._wake.fd, self._timeout_ms())
         if ready.is_woken:
             self._wake.clear()
-        now = time.monotonic()
+        now = self._time()
         self._send_beats(now)
         self._flush_changed(now)
         if ready.has_messages:
@@ -195,7 +202,7 @@ class IoThread:
         if self._broken or self._changed:
             return 0
 
-        now = time.monotonic()
+        now = self._time()
         waits = [beat.due - now for beat in self._beats]
         waits += [_RETRY_S if peer.waiting else _HANDSHAKE_CHECK_S for peer in self._pending]
         if now < self._probe_until:
@@ -277,7 +284,7 @@ class IoThread:
 
             is_new = peer.state is PeerState.NEW
             limit_s = self._limits.connect_timeout_s if is_new else self._limits.stall_timeout_s
-            if now - peer.stalled_at > limit_s:
+            if now - peer.stalled_at > limit_s and (is_new or not peer.is_parent):
                 del self._pending[peer]
                 self._broken[peer] = (
                     f"no connection in {limit_s:g} s" if is_new else f"it took nothing for {limit_s:g} s"
@@ -293,13 +300,14 @@ class IoThread:
                 is_drained = True
                 break
 
-            self._take(*received, batch)
+            sender, frames = received
+            if sender:
+                self._take(sender, frames, batch)
         if batch:
             self._deliver(batch)
         return is_drained
 
-    def _take(self, sender: bytes, frames: list[Frame], batch: Delivery) -> None:
-        process = sender.decode(errors="backslashreplace")
+    def _take(self, process: str, frames: list[Frame], batch: Delivery) -> None:
         peer = self._peers.get(process)
         if peer is None:
             with self._lock:
@@ -349,7 +357,7 @@ class IoThread:
                 peer.stalled_at = None
 
     def _dial(self, peer: Peer, endpoint: str, now: float) -> None:
-        if not self._router.dial(peer.process, endpoint):
+        if not self._router.dial(peer.process, endpoint, has_heartbeats=not peer.is_parent):
             peer.endpoint = None
             self._mark_up(peer)
             return
@@ -387,7 +395,7 @@ class IoThread:
             self._lose(peer, "the I/O thread failed")
 
     def _flush_until(self, deadline: float) -> None:
-        while (now := time.monotonic()) < deadline:
+        while (now := self._time()) < deadline:
             self._flush_changed(now)
             self._retry(now)
             if not any(peer.waiting for peer in list(self._peers.values())):

@@ -26,7 +26,8 @@ class LinkLimits(msgspec.Struct, frozen=True):
     max_frame_bytes: int = 1 << 30
     """A peer that announces a longer frame is disconnected."""
     heartbeat_interval_ms: int = 500
-    heartbeat_timeout_ms: int = 1500
+    """0: none are sent, and a peer is lost only when its connection breaks."""
+    heartbeat_timeout_ms: int = 5000
     """A peer whose system answers nothing for so long is lost."""
     connect_timeout_s: float = 30.0
     """How long the first connection may take: of a process that is dialled, or that a message waits for."""
@@ -64,6 +65,8 @@ class Peer:
     process: str
     endpoint: str | None = None
     """Where to dial it; None if it dials this process."""
+    is_parent: bool = False
+    """Dialled, and its silence is no news."""
     state: PeerState = PeerState.NEW
     waiting: deque[Outgoing] = field(default_factory=deque)
     num_waiting_bytes: int = 0

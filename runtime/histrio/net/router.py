@@ -56,10 +56,17 @@ class LinkChange:
 
 
 class Router:
-    """Made in any thread, used in one. `close` frees everything."""
+    """Made in any thread, used in one. `close` frees everything.
 
-    def __init__(self, process: str, limits: LinkLimits) -> None:
-        if not 0 < len(process.encode()) <= _MOST_NAME_BYTES or process.startswith("\0"):
+    On the wire a process that dials is called by its name and the secret of the run, so that nobody else can take its
+    name. The one that listens tells no secret: the dialler knows whom it dials.
+    """
+
+    def __init__(self, process: str, limits: LinkLimits, secret: str = "") -> None:
+        self._limits = limits
+        self._suffix = f"#{secret}".encode() if secret else b""
+        self._name = process.encode() + self._suffix
+        if not process or len(self._name) > _MOST_NAME_BYTES or process.startswith("\0"):
             raise WireError(f"{process!r} cannot name a process: it takes 1 to {_MOST_NAME_BYTES} bytes")
 
         self._context = zmq.Context()
@@ -78,7 +85,7 @@ class Router:
 
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 
-    def dial(self, process: str, endpoint: str) -> bool:
+    def dial(self, process: str, endpoint: str, *, has_heartbeats: bool = True) -> bool:
         """Connect to the process at this endpoint, again until it answers; False if it has dialled this one already."""
         # libzmq aborts the whole process when a name that is already connected is given to a second connection. Asking
         # for events makes the socket take note of connections that came meanwhile.
@@ -86,7 +93,10 @@ class Router:
         if self.send(process, [b""]) is not Sending.UNKNOWN:
             return False
 
-        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, process.encode())
+        # A connection takes the options that are set when it is made.
+        self._socket.setsockopt(zmq.IDENTITY, self._name)
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, self._limits.heartbeat_interval_ms if has_heartbeats else 0)
+        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, process.encode() + self._suffix)
         self._socket.connect(endpoint)
         return True
 
@@ -97,7 +107,7 @@ class Router:
     def send(self, process: str, frames: list[Frame]) -> Sending:
         """Hand one message to the socket, all of it or nothing, without waiting."""
         try:
-            self._socket.send(process.encode(), _NOBLOCK_SNDMORE)
+            self._socket.send(process.encode() + self._suffix, _NOBLOCK_SNDMORE)
         except zmq.Again:
             return Sending.FULL
         except zmq.ZMQError as error:
@@ -112,8 +122,11 @@ class Router:
             self._socket.send(frame, flags, copy=len(frame) < COPY_BELOW_BYTES)
         return Sending.DONE
 
-    def receive(self) -> tuple[bytes, list[Frame]] | None:
-        """The next message with its sender's name, or None. Large frames are views of the socket's own memory."""
+    def receive(self) -> tuple[str, list[Frame]] | None:
+        """The next message with its sender's name, or None. Large frames are views of the socket's own memory.
+
+        The name is empty if the sender does not know the secret.
+        """
         try:
             sender = self._socket.recv(_NOBLOCK)
         except zmq.Again:
@@ -124,7 +137,9 @@ class Router:
             frame = self._socket.recv(copy=False)
             # A short frame lies anywhere in the receive buffer; its copy is aligned for every dtype.
             frames.append(frame.bytes if len(frame) < COPY_BELOW_BYTES else frame.buffer)
-        return sender, frames
+        is_ours = sender.endswith(self._suffix)
+        name = sender[: len(sender) - len(self._suffix)].decode(errors="backslashreplace") if is_ours else ""
+        return name, frames
 
     def changes(self) -> list[LinkChange]:
         """Connections that came up or went down since the last call."""
@@ -157,8 +172,8 @@ def _options(limits: LinkLimits) -> dict[int, int]:
         zmq.RCVHWM: limits.high_water_mark,
         zmq.MAXMSGSIZE: limits.max_frame_bytes,
         zmq.HEARTBEAT_IVL: limits.heartbeat_interval_ms,
+        # No HEARTBEAT_TTL: by it a process that was stopped itself would lose its peers when it goes on.
         zmq.HEARTBEAT_TIMEOUT: limits.heartbeat_timeout_ms,
-        zmq.HEARTBEAT_TTL: limits.heartbeat_timeout_ms,
         zmq.RECONNECT_IVL: 20,
         zmq.RECONNECT_IVL_MAX: 500,
         # What waits for a dead peer would keep its name reachable for the linger time; `close` gives its own.

@@ -8,6 +8,7 @@ same on every machine. `toy_continuation` computes it without pages, batches or 
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class ToyOptions(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     """The step in which the backend raises; 0 for never."""
     open_s: float = 0.0
     """Seconds that loading takes."""
+    hang_folder: str = ""
+    """A file `open`, `step` or `close-slot` in this folder makes the next such call remove it and never return."""
 
 
 class ToyFactory:
@@ -118,6 +121,7 @@ class ToyStage:
         self._spec = spec
         self._vocab_size = int(config["vocab_size"])
         time.sleep(self._options.open_s)
+        self._maybe_hang("open")
         progress(1.0, "toy weights")
         bytes_per_token = 8 * (spec.last_layer - spec.first_layer)
         fitting = int(memory_bytes() * spec.kvcache_mem_ratio) // bytes_per_token
@@ -142,6 +146,7 @@ class ToyStage:
         self._num_steps += 1
         if self._num_steps == self._options.fail_at_step:
             raise RuntimeError("the toy device failed, as it was told to")
+        self._maybe_hang("step")
         time.sleep(self._options.step_s + self._options.token_s * batch.total_tokens)
         if batch.token_ids is not None:
             state = embed(batch.token_ids, batch.positions)
@@ -162,10 +167,19 @@ class ToyStage:
 
     def close_slot(self, slot: int) -> None:
         """Nothing is kept per slot."""
+        self._maybe_hang("close-slot")
 
     def close(self) -> None:
         """Drop the pages."""
         self._pages = np.zeros((0, 0, 0), np.int64)
+
+    def _maybe_hang(self, call: str) -> None:
+        if self._options.hang_folder:
+            try:
+                (Path(self._options.hang_folder) / call).unlink()
+            except FileNotFoundError:
+                return
+            threading.Event().wait()
 
     def _layer(self, layer: int, state: _Ints, batch: StepBatch) -> _Ints:
         pages = self._pages[layer - self._spec.first_layer]
