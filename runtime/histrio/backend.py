@@ -129,6 +129,8 @@ class StageSpec(msgspec.Struct, frozen=True):
     kv_cache_dtype: str = "auto"
     """Number format of keys and values in the pages: `auto` is that of the activations; `int8`, which halves them or
     better, only with `Capability.INT8_KV`."""
+    has_weights: bool = True
+    """False: the folder has the configuration only, because nothing but `supports` is asked."""
 
     @property
     def is_first(self) -> bool:

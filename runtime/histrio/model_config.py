@@ -6,18 +6,31 @@ joined. Sampling defaults follow generation_config.json as vLLM does: what it se
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from histrio.config_bounds import check_bounds, rope_tables
 from histrio.errors import ModelError, UnsupportedModel
+from histrio.model_files import read_json_object, read_model_text
 
 __all__ = ["ModelConfig", "read_model_config"]
 
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 _NUM_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "model_max_length")
+_DEFAULT_POSITIONS = {"falcon": 2048}
+"""Model types whose published files leave the context to transformers' default."""
+_UNKNOWN_CONTEXT = 2048
+_DECLARE_STRETCHED = ("gemma3",)
+"""Beginnings of model types whose `max_position_embeddings` counts the stretching already."""
+_MOST_TOKENS = 2**31 - 1
+_MOST_NUMBER = 2**53
+_MOST_TOKENIZER_BYTES = 512 * 2**20
+_TOKEN_NUMBER = re.compile(r"[0-9]{1,9}")
 
 
 class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,73 +41,69 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     num_layers: int
     vocab_size: int
     max_positions: int
-    """Longest context in tokens."""
+    """Longest context in tokens, as far as its positions can be stretched."""
+    usual_positions: int
+    """The same, but without what changes the positions of short texts too."""
+    names_context: bool = True
+    """False: the files don't say, and the two above are a guess."""
     dtype: str | None = None
     """Format of the checkpoint by its own account."""
     bos_id: int | None = None
     eos_ids: list[int] = []
     """Every id that ends a text, sorted."""
+    unknown_eos_ids: list[int] = []
+    """Named likewise, but outside of the vocabulary, so the model cannot say them."""
     default_sampling: dict[str, Any] = {}
     """What generation_config.json sets of temperature, top_k, top_p, min_p, repetition_penalty."""
+    is_wrapper: bool = False
+    """It has parts for images or sound beside the language model."""
     own_code: list[str] = []
     """Python files the model would like to be run; they never are."""
 
 
 def read_model_config(folder: Path) -> ModelConfig:
-    """Read the model's files. Raises `ModelError` with the file's name, or `UnsupportedModel`."""
-    config = _read_json(folder / "config.json")
-    generation = _read_json(folder / "generation_config.json", optional=True)
-    tokenizer = _read_json(folder / "tokenizer_config.json", optional=True)
-    text = config.get("text_config")
-    text = {**config, **text} if isinstance(text, dict) else config
-    reader = _Reader(folder / "config.json", text)
+    """Read the model's files. Raises `ModelError` with the file's name and the key, or `UnsupportedModel`."""
+    file = folder / "config.json"
+    config = read_json_object(file)
+    generation = read_json_object(folder / "generation_config.json", optional=True)
+    tokenizer = read_json_object(folder / "tokenizer_config.json", optional=True)
+    check_bounds(file, config)
+    text = config | {key: value for key, value in (config.get("text_config") or {}).items() if value is not None}
+    check_bounds(file, text)
+    vocab_size = _required(file, text, ("vocab_size",))
+    declared = _first(text, _MAX_POSITIONS) or _tokenizers_length(tokenizer) or _default_positions(text)
+    context = declared or _UNKNOWN_CONTEXT
+    stretched = _stretched(context, text)
+    eos_ids = _eos_ids(
+        folder, [(file, config), (file, text), (folder / "generation_config.json", generation)], tokenizer
+    )
     return ModelConfig(
         architecture=_architecture(folder, config),
-        num_layers=reader.positive(_NUM_LAYERS),
-        vocab_size=reader.positive(("vocab_size",)),
-        max_positions=_max_positions(reader.positive(_MAX_POSITIONS), text),
+        num_layers=_required(file, text, _NUM_LAYERS),
+        vocab_size=vocab_size,
+        max_positions=stretched,
+        usual_positions=context if _changes_when_stretched(text) else stretched,
+        names_context=declared is not None,
         dtype=_dtype(text),
-        bos_id=_bos_id(folder, tokenizer, text),
-        eos_ids=_eos_ids(folder, (config, text, generation), tokenizer),
+        bos_id=_bos_id(folder, tokenizer, text, vocab_size),
+        eos_ids=[each for each in eos_ids if each < vocab_size],
+        unknown_eos_ids=[each for each in eos_ids if each >= vocab_size],
         default_sampling=_default_sampling(folder, generation),
+        is_wrapper=any(config.get(key) is not None for key in ("vision_config", "audio_config")),
         own_code=_own_code(config, tokenizer),
     )
 
 
-def _read_json(file: Path, *, optional: bool = False) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(file.read_bytes())
-    except FileNotFoundError:
-        if optional:
-            return {}
-        raise ModelError(f"{file} is missing") from None
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file} is not valid JSON: {error}") from None
+def _first(text: dict[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of `names` that is there; `check_bounds` has seen them all."""
+    return next((text[name] for name in names if text.get(name) is not None), None)
 
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds no JSON object")
+
+def _required(file: Path, text: dict[str, Any], names: tuple[str, ...]) -> int:
+    value = _first(text, names)
+    if value is None:
+        raise UnsupportedModel(f"{file} has no {names[0]}, so this is not a text model that can be served")
     return value
-
-
-class _Reader:
-    """Positive numbers of one file, under any of several names."""
-
-    def __init__(self, file: Path, values: dict[str, Any]) -> None:
-        self._file = file
-        self._values = values
-
-    def positive(self, names: tuple[str, ...]) -> int:
-        """The first of `names` that is there."""
-        for name in names:
-            value = self._values.get(name)
-            if value is None:
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ModelError(f"{self._file}: {name} must be a positive integer")
-            return value
-        raise UnsupportedModel(f"{self._file} has no {names[0]}, so this is not a text model that can be served")
 
 
 def _architecture(folder: Path, config: dict[str, Any]) -> str:
@@ -107,36 +116,66 @@ def _architecture(folder: Path, config: dict[str, Any]) -> str:
 
 def _dtype(text: dict[str, Any]) -> str | None:
     dtype = text.get("dtype") or text.get("torch_dtype")
-    return dtype if isinstance(dtype, str) else None
+    return dtype.removeprefix("torch.") if isinstance(dtype, str) else None
 
 
-def _max_positions(declared: int, text: dict[str, Any]) -> int:
-    """YaRN checkpoints may declare the length before stretching; the factor belongs to the original length."""
-    rope = text.get("rope_parameters") or text.get("rope_scaling")
-    if not isinstance(rope, dict) or (rope.get("rope_type") or rope.get("type")) != "yarn":
+def _tokenizers_length(tokenizer: dict[str, Any]) -> int | None:
+    """What the tokenizer is cut at; files without a limit have an enormous number there."""
+    length = tokenizer.get("model_max_length")
+    return length if isinstance(length, int) and not isinstance(length, bool) and 1 <= length <= _MOST_TOKENS else None
+
+
+def _default_positions(text: dict[str, Any]) -> int | None:
+    return _DEFAULT_POSITIONS.get(str(text.get("model_type")))
+
+
+def _stretched(declared: int, text: dict[str, Any]) -> int:
+    """How far the checkpoint says that its positions reach.
+
+    Linear and dynamic scaling stretch what is declared. YaRN checkpoints may declare the length before stretching, and
+    their factor belongs to the original length. Llama 3's and LongRoPE's declare what they reach.
+    """
+    if str(text.get("model_type")).startswith(_DECLARE_STRETCHED):
         return declared
 
-    original, factor = rope.get("original_max_position_embeddings", declared), rope.get("factor", 1)
-    if isinstance(original, int) and isinstance(factor, int | float):
-        return max(declared, int(original * factor))
-    return declared
+    reached = declared
+    for _, table in rope_tables(text):
+        factor = table.get("factor") or 1
+        match table.get("rope_type") or table.get("type"):
+            case "linear" | "dynamic":
+                reached = max(reached, int(declared * factor))
+            case "yarn":
+                reached = max(reached, int((table.get("original_max_position_embeddings") or declared) * factor))
+    return min(reached, _MOST_TOKENS)
 
 
-def _eos_ids(folder: Path, sources: tuple[dict[str, Any], ...], tokenizer: dict[str, Any]) -> list[int]:
+def _changes_when_stretched(text: dict[str, Any]) -> bool:
+    """Whether a longer context means other positions for short texts too."""
+    return any((table.get("rope_type") or table.get("type")) == "dynamic" for _, table in rope_tables(text))
+
+
+def _eos_ids(folder: Path, sources: list[tuple[Path, dict[str, Any]]], tokenizer: dict[str, Any]) -> list[int]:
     ids = {_token_id(folder, tokenizer, "eos_token")}
-    for source in sources:
+    for file, source in sources:
         value = source.get("eos_token_id")
-        ids.update(value if isinstance(value, list) else [value])
-    return sorted(each for each in ids if isinstance(each, int) and each >= 0)
+        ids.update(_checked_id(file, "eos_token_id", each) for each in (value if isinstance(value, list) else [value]))
+    return sorted(each for each in ids if each is not None and each >= 0)
 
 
-def _bos_id(folder: Path, tokenizer: dict[str, Any], text: dict[str, Any]) -> int | None:
+def _bos_id(folder: Path, tokenizer: dict[str, Any], text: dict[str, Any], vocab_size: int) -> int | None:
     """The tokenizer's word counts: configurations name a BOS for models that never saw one."""
-    if "bos_token" in tokenizer:
-        return _token_id(folder, tokenizer, "bos_token")
+    named = _checked_id(folder / "config.json", "bos_token_id", text.get("bos_token_id"))
+    found = _token_id(folder, tokenizer, "bos_token") if "bos_token" in tokenizer else named
+    return found if found is not None and 0 <= found < vocab_size else None
 
-    value = text.get("bos_token_id")
-    return value if isinstance(value, int) else None
+
+def _checked_id(file: Path, key: str, value: Any) -> int | None:
+    """A token id, or none; -1 is written for none."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value <= _MOST_TOKENS:
+        raise ModelError(f"{file}: {key} must be a token id, or a list of them")
+    return value
 
 
 class _AddedToken(msgspec.Struct):
@@ -158,15 +197,17 @@ def _token_id(folder: Path, tokenizer: dict[str, Any], key: str) -> int | None:
     decoder = tokenizer.get("added_tokens_decoder")
     if isinstance(decoder, dict):
         for number, entry in decoder.items():
-            if isinstance(entry, dict) and entry.get("content") == content and number.isdigit():
+            if isinstance(entry, dict) and entry.get("content") == content and _TOKEN_NUMBER.fullmatch(number):
                 return int(number)
 
     file = folder / "tokenizer.json"
-    if not file.is_file():
+    if not file.exists():
         return None
     try:
-        added = msgspec.json.decode(file.read_bytes(), type=_TokenizerFile).added_tokens
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        added = msgspec.json.decode(read_model_text(file, _MOST_TOKENIZER_BYTES), type=_TokenizerFile).added_tokens
+    except RecursionError:
+        raise ModelError(f"{file} is nested too deep") from None
+    except msgspec.MsgspecError as error:
         raise ModelError(f"{file} is not a tokenizer file: {error}") from None
     return next((each.id for each in added if each.content == content), None)
 
@@ -175,7 +216,8 @@ def _default_sampling(folder: Path, generation: dict[str, Any]) -> dict[str, Any
     """Fields that are set; an explicit `do_sample: false` is greedy whatever else stands there."""
     chosen = {key: generation[key] for key in _SAMPLING_KEYS if generation.get(key) is not None}
     for key, value in chosen.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or math.isnan(value) or abs(value) > _MOST_NUMBER:
             raise ModelError(f"{folder / 'generation_config.json'}: {key} must be a number")
 
     if generation.get("do_sample") is False:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
-__all__ = ["DEMO", "DEMO_DRAFT", "locate_model", "remote_tensors"]
+__all__ = ["DEMO", "DEMO_DRAFT", "is_folder", "locate_model", "remote_tensors"]
 
 DEMO = "demo"
 """Id of the small model that ships with histrio."""
@@ -25,7 +25,7 @@ _NEVER = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.py"]
 """Other copies of the weights, pickles and code. Subfolders hold exports to other formats."""
 _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")
 """Packages whose errors mean the network or the hub."""
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def locate_model(path: str, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
@@ -37,9 +37,8 @@ def locate_model(path: str, *, revision: str | None = None, offline: bool = Fals
         return _shipped(path)
 
     folder = Path(path).expanduser()
-    if not folder.is_dir():
-        if _looks_like_folder(path):
-            raise ModelUnavailable(f"there is no folder {path}")
+    if not os.path.isdir(folder):  # unlike Path.is_dir it never raises
+        _check_path(path, folder)
         folder = _fetch(path, revision, offline, weights)
         if weights and not any(folder.glob("*.safetensors")):
             raise UnsupportedModel(f"the model {path} has no *.safetensors on the hub, and nothing else is read")
@@ -48,9 +47,14 @@ def locate_model(path: str, *, revision: str | None = None, offline: bool = Fals
     return folder.resolve()
 
 
+def is_folder(path: str) -> bool:
+    """Whether a model's path names a folder of this machine, so that nothing has to be fetched."""
+    return path not in (DEMO, DEMO_DRAFT) and os.path.isdir(Path(path).expanduser())
+
+
 def remote_tensors(repo: str, *, revision: str | None, offline: bool) -> list[tuple[str, int]] | None:
     """Name and bytes of every tensor of a hub's model, read from the headers of its files; None if that cannot be."""
-    if offline or _is_offline() or Path(repo).expanduser().is_dir():
+    if offline or _is_offline() or is_folder(repo):
         return None
 
     from huggingface_hub import HfApi
@@ -83,8 +87,34 @@ def _shipped(name: str) -> Path:
     return folder
 
 
-def _looks_like_folder(path: str) -> bool:
-    return path.startswith(("/", "./", "../", "~", ".")) or path.count("/") > 1 or "\\" in path or path.endswith("/")
+def _check_path(path: str, folder: Path) -> None:
+    """Refuse what can be no id of the hub, and say what was probably meant. Raises `ModelError`."""
+    if path != path.strip():
+        raise ModelUnavailable("the model's path begins or ends with a blank; remove it")
+    if path.startswith(("http://", "https://")):
+        raise ModelUnavailable("a model is named by its folder or its id on the hub (OWNER/NAME), not by a web address")
+    if os.path.exists(folder):
+        if path.lower().endswith(".gguf"):
+            raise UnsupportedModel(f"{path} is a GGUF file, which is not read; {_ABOUT_GGUF}")
+        raise UnsupportedModel(f"{path} is a file; give the folder that holds config.json and *.safetensors")
+    if path.startswith(("/", "./", "../", "~", ".")) or path.count("/") > 1 or "\\" in path or path.endswith("/"):
+        raise ModelUnavailable(f"there is no folder {path}{_nearest(folder)}")
+    if path.lower().endswith((".gguf", ".safetensors")):
+        raise ModelUnavailable(
+            f"there is no file {path} here; and a model is named by its folder, or its id on the hub"
+        )
+
+
+_ABOUT_GGUF = (
+    "take the safetensors form of the model, or make it: with transformers and gguf installed, "
+    "AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=NAME).save_pretrained(NEW), and the same with AutoTokenizer"
+)
+
+
+def _nearest(folder: Path) -> str:
+    """Which part of a path is there: what is wrong comes behind it."""
+    there = next((str(parent) for parent in folder.parents if os.path.isdir(parent)), "")
+    return f" ({there} is there)" if there not in ("", ".", "/") else ""
 
 
 def _check_files(folder: Path) -> None:
@@ -92,19 +122,32 @@ def _check_files(folder: Path) -> None:
 
     A folder without any weights passes: whether it needs some is the backend's matter.
     """
-    if not (folder / "config.json").is_file():
-        raise UnsupportedModel(f"{folder} has no config.json, so it is not a model in the layout of transformers")
-    if any(folder.glob("*.safetensors")):
-        return
+    try:
+        names = sorted(file.name for file in folder.iterdir())
+    except OSError as error:
+        raise ModelUnavailable(f"{folder} cannot be read: {error.strerror}") from None
 
-    pickles = [file.name for pattern in _PICKLES for file in folder.glob(pattern)]
+    if any(name.endswith(".safetensors") for name in names) and "config.json" in names:
+        return
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    if ggufs:
+        raise UnsupportedModel(f"{folder} holds GGUF weights ({ggufs[0]}), which are not read; {_ABOUT_GGUF}")
+    if "config.json" not in names:
+        raise UnsupportedModel(
+            f"{folder} has no config.json, so it is not a model in the layout of transformers{_inner_model(folder)}"
+        )
+    pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         raise UnsupportedModel(
-            f"{folder} holds only pickled weights ({sorted(pickles)[0]}), which can run code when they are loaded; "
+            f"{folder} holds only pickled weights ({pickles[0]}), which can run code when they are loaded; "
             "convert them to safetensors"
         )
-    if any(folder.glob("*.gguf")):
-        raise UnsupportedModel(f"{folder} holds GGUF weights, which are not read; use its safetensors form")
+
+
+def _inner_model(folder: Path) -> str:
+    """A model that lies deeper, as in the cache of the hub."""
+    found = next((file for pattern in ("*", "snapshots/*") for file in folder.glob(f"{pattern}/config.json")), None)
+    return "" if found is None else f"; did you mean {found.parent}?"
 
 
 def _fetch(repo: str, revision: str | None, offline: bool, weights: bool) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from histrio.errors import TopologyError
-from histrio.topology_parse import convert_table
+from histrio.topology_parse import closest, convert_table
 
 __all__ = [
     "EngineTable",
@@ -203,7 +203,9 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 }
 """The core's own tables; every other one belongs to an edge service."""
 
-_LAYERS = re.compile(r"\d{1,6}:\d{1,6}")
+_LAYERS = re.compile(r"[0-9]{1,6}:[0-9]{1,6}")
+_MOST_FILE_BYTES = 4 * 2**20
+_BYTE_ORDER_MARK = "\ufeff"
 
 
 def load_topology(file: Path) -> Topology:
@@ -219,7 +221,9 @@ def parse_topology(text: str) -> Topology:
 def read_file(file: Path) -> str:
     """The file's text. Raises `TopologyError`."""
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open("rb") as stream:
+            content = stream.read(_MOST_FILE_BYTES + 1)
+        text = content.decode()
     except FileNotFoundError:
         raise TopologyError("", "there is no such file") from None
     except UnicodeDecodeError:
@@ -227,12 +231,20 @@ def read_file(file: Path) -> str:
     except OSError as error:
         raise TopologyError("", f"the file cannot be read: {error.strerror}") from None
 
+    if len(content) > _MOST_FILE_BYTES:
+        raise TopologyError("", f"the file is larger than {_MOST_FILE_BYTES // 2**20} MiB, so it is no topology")
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise TopologyError("", "the file begins with a byte order mark (BOM), which TOML has not: save it without one")
+    return text
+
 
 def read_tables(text: str) -> dict[str, Any]:
     """TOML text as plain tables, unchecked. Raises `TopologyError` with line and column."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError:
+        raise TopologyError("", "not valid TOML: it is nested too deep") from None
+    except ValueError as error:  # a number that is too long is no error of tomllib's own
         raise TopologyError("", f"not valid TOML: {error}") from None
 
 
@@ -279,6 +291,8 @@ def _check_top_level(tables: Mapping[str, Any]) -> None:
                 raise TopologyError("stage", "stages are a list: write [[stage]] with double brackets")
             if not table:
                 raise TopologyError("stage", "at least one stage is needed, or no `stage` key at all")
+        elif isinstance(table, list) and closest(name, TABLES) == "stage":
+            raise TopologyError(name, "no such table; did you mean [[stage]]?")
         elif isinstance(table, list):
             raise TopologyError(name, f"there is only one: write [{name}] with single brackets")
         elif not isinstance(table, Mapping):

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from histrio.errors import TopologyError
 
-__all__ = ["NoOptions", "convert_table", "did_you_mean"]
+__all__ = ["NoOptions", "closest", "convert_table", "did_you_mean"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -34,6 +34,7 @@ _WORDS = {
     "`object`": "a table",
 }
 _INNER_PATH = re.compile(r" - at `\$(.*)`$")
+_INDEX = re.compile(r"\[(\d+)\]")
 
 
 def convert_table(table: Mapping[str, Any], kind: type[S], path: str, hints: Mapping[str, str] | None = None) -> S:
@@ -64,8 +65,13 @@ def convert_table(table: Mapping[str, Any], kind: type[S], path: str, hints: Map
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`; did you mean "x"?` for the closest known word, or nothing."""
-    close = get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    meant = closest(word, known)
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
+    """The known word that was probably meant, if any is near."""
+    return next(iter(get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.6)), None)
 
 
 def _join(path: str, key: str) -> str:
@@ -89,8 +95,15 @@ def _convert_value(value: Any, kind: Any, path: str) -> Any:
     except msgspec.ValidationError as error:
         text = str(error)
         inner = _INNER_PATH.search(text)
-        place = path + inner[1] if inner else path
-        raise TopologyError(place, _must_be(_INNER_PATH.sub("", text), value, kind)) from None
+        place, at_fault = (path + inner[1], _inner_value(value, inner[1])) if inner else (path, value)
+        raise TopologyError(place, _must_be(_INNER_PATH.sub("", text), at_fault, kind)) from None
+
+
+def _inner_value(value: Any, place: str) -> Any:
+    """What is at `[0]`, `[0][1]` … of a list."""
+    for index in _INDEX.findall(place):
+        value = value[int(index)] if isinstance(value, list) else value
+    return value
 
 
 def _must_be(text: str, value: Any, kind: Any) -> str:

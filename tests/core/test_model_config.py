@@ -114,7 +114,7 @@ def test_code_of_the_model_is_named_and_not_run(tmp_path: Path) -> None:
     ("name", "content", "fragment"),
     [
         ("config.json", b"{", "config.json is not valid JSON"),
-        ("config.json", b"\xff\xfe", "config.json is not valid JSON"),
+        ("config.json", b"\xff\xfe", "config.json is not a text in UTF-8"),
         ("config.json", b"[]", "config.json holds no JSON object"),
         ("generation_config.json", b"{'a'}", "generation_config.json is not valid JSON"),
         ("tokenizer_config.json", b"", "tokenizer_config.json is not valid JSON"),
@@ -143,7 +143,7 @@ def test_what_is_no_text_model_is_refused(tmp_path: Path, change: dict[str, Any]
 
 
 def test_a_nonsense_number_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="num_hidden_layers must be a positive integer"):
+    with pytest.raises(ModelError, match="num_hidden_layers must be an integer from 1 to 2000"):
         read(tmp_path, BASE | {"num_hidden_layers": -1})
 
 

@@ -58,7 +58,7 @@ def test_layer_numbers_are_read_from_several_naming_schemes() -> None:
         (b"<html>not found</html>", "not a safetensors file"),
         (struct.pack("<Q", 4) + b"{]  ", "broken safetensors header"),
         (struct.pack("<Q", 10) + b'{"a": 3}  ', "broken safetensors header"),
-        (struct.pack("<Q", 500) + b'{"a"', "broken safetensors header"),
+        (struct.pack("<Q", 500) + b'{"a"', "is cut short: it ends within its header"),
     ],
 )
 def test_a_broken_file_is_named(tmp_path: Path, content: bytes, fragment: str) -> None:

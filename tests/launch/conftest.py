@@ -152,7 +152,7 @@ def write_model(tmp_path: Path) -> Callable[..., Path]:
             (folder / "generation_config.json").write_text(json.dumps(generation))
         if weights:
             tensors = {f"model.layers.{i}.w": np.zeros(2**18, np.float32) for i in range(6)}
-            tensors |= {"model.embed_tokens.weight": np.zeros(2**18, np.float32)}
+            tensors |= {"model.embed_tokens.weight": np.zeros((64, 2**12), np.float32)}
             save_file(tensors, folder / "model.safetensors")
         return folder
 

@@ -220,8 +220,10 @@ def test_a_check_estimates_a_hub_model_from_its_remote_headers(
     tensors = [(f"model.layers.{index}.w", 1000) for index in range(6)]
     monkeypatch.setattr("histrio.launch.plan.locate_model", lambda path, **options: folder)
     monkeypatch.setattr("histrio.launch.plan.remote_tensors", lambda path, **options: tensors)
-    plan = plan_for(folder, plugins, is_check=True, stage=[{"layers": "0:2"}, {"layers": "2:6"}])
+    stages = [{"layers": "0:2"}, {"layers": "2:6"}]
+    plan = plan_for(folder, plugins, is_check=True, stage=stages, model={"path": "owner/name"})
     assert [stage.weight_bytes for stage in plan.stages] == [2000, 4000]
+    assert not any(stage.spec.has_weights for stage in plan.stages), "no backend may look for them"
 
 
 def test_a_plan_survives_the_way_to_another_process(write_model: WriteModel, plugins: Plugins) -> None:

@@ -15,6 +15,7 @@ from histrio_torch.backend import TorchStage
 from histrio_torch.factory import TorchFactory
 from histrio_torch.testing import NUM_LAYERS
 
+NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
@@ -58,12 +59,12 @@ def test_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> N
 
 
 def test_a_plain_decoder_is_supported(tmp_path: Path) -> None:
-    write_model(tmp_path, LLAMA, {"model.safetensors": b""})
+    write_model(tmp_path, LLAMA, {"model.safetensors": NO_TENSORS})
     assert TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).available
 
 
 def test_remote_code_beside_a_known_type_is_left_alone(tmp_path: Path) -> None:
-    write_model(tmp_path, {**LLAMA, "auto_map": {"AutoConfig": "own.OwnConfig"}}, {"model.safetensors": b""})
+    write_model(tmp_path, {**LLAMA, "auto_map": {"AutoConfig": "own.OwnConfig"}}, {"model.safetensors": NO_TENSORS})
     assert TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).available
 
 
@@ -78,17 +79,17 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     files = {"model.safetensors.index.json": json.dumps(index).encode(), "model-00001-of-00002.safetensors": b""}
     write_model(tmp_path, LLAMA, files)
-    with pytest.raises(ModelUnavailable, match=r"lacks 1 of 2 .*model-00002"):
+    with pytest.raises(ModelUnavailable, match=r"lacks 1 of the 2 .*model-00002"):
         open_stage(tmp_path)
 
 
 def test_a_folder_without_config_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelUnavailable, match=r"config\.json does not exist"):
+    with pytest.raises(ModelUnavailable, match=r"config\.json is missing"):
         open_stage(tmp_path)
 
 
 def test_a_range_beyond_the_model_is_refused(tmp_path: Path) -> None:
-    write_model(tmp_path, LLAMA, {"model.safetensors": b""})
+    write_model(tmp_path, LLAMA, {"model.safetensors": NO_TENSORS})
     assert "2 layers" in TorchFactory().supports(StageSpec(str(tmp_path), 1, 3, 2)).reason
 
 

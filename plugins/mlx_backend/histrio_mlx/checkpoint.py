@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
+from histrio.model_files import read_json_object
+from histrio.weights import weight_files
 
 __all__ = ["check_adapter", "checkpoint_bytes", "find_weight_files"]
-
-_INDEX = "model.safetensors.index.json"
 
 
 def find_weight_files(folder: Path) -> list[Path]:
     """The safetensors files. Raises `UnsupportedModel` for pickled ones, `ModelUnavailable` where one is missing."""
+    weight_files(folder)
     files = sorted(folder.glob("model*.safetensors"))
-    missing = [name for name in _indexed_names(folder) if not (folder / name).exists()]
-    if missing:
-        raise ModelUnavailable(f"{folder} lacks {len(missing)} of its weight files, first {missing[0]}")
-
     if files:
         return files
 
@@ -39,13 +35,7 @@ def checkpoint_bytes(files: list[Path]) -> int:
 
 def check_adapter(folder: Path) -> dict[str, Any]:
     """The adapter's settings, with files and kind checked. Raises `ModelUnavailable`, `UnsupportedModel`."""
-    try:
-        config: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelUnavailable(f"{folder} has no adapter_config.json") from None
-    except ValueError as error:
-        raise UnsupportedModel(f"{folder / 'adapter_config.json'} is not JSON: {error}") from None
-
+    config = read_json_object(folder / "adapter_config.json")
     if "peft_type" in config:
         raise UnsupportedModel(f"{folder} is an adapter in PEFT's format; convert it to mlx-lm's")
 
@@ -57,14 +47,3 @@ def check_adapter(folder: Path) -> dict[str, Any]:
         raise ModelUnavailable(f"{folder} has no adapters.safetensors")
 
     return config
-
-
-def _indexed_names(folder: Path) -> list[str]:
-    if not (folder / _INDEX).exists():
-        return []
-
-    try:
-        weight_map = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-        return sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnsupportedModel(f"{folder / _INDEX} is not a safetensors index: {error!r}") from None

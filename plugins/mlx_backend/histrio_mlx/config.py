@@ -7,11 +7,11 @@ would compute with defaults. What can't be said in a model's own keys is refused
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from histrio.errors import ModelUnavailable, UnsupportedModel
+from histrio.errors import UnsupportedModel
+from histrio.model_files import read_json_object
 
 __all__ = ["Config", "layer_windows", "normalise", "num_layers", "read_config", "stored_dtype"]
 
@@ -20,23 +20,19 @@ Config = dict[str, Any]
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _OWN_KEYS = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
+_OBJECTS = ("text_config", "vision_config", "audio_config", "quantization", "quantization_config")
+"""Whether they are there says what kind of model it is."""
 _DTYPES = ("float32", "float16", "bfloat16")
 
 
 def read_config(folder: Path) -> Config:
-    """The model's config.json. Raises `ModelUnavailable` where there is none, `UnsupportedModel` if it is no object."""
+    """The model's config.json without objects that are null. Raises `ModelError` with the file's name."""
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_untag)
-    except FileNotFoundError:
-        raise ModelUnavailable(f"{path} does not exist; give a folder with config.json and safetensors files") from None
-    except ValueError as error:
-        raise UnsupportedModel(f"{path} is not JSON: {error}") from None
-
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+    config = read_json_object(path)
+    if not isinstance(config.get("model_type"), str):
         raise UnsupportedModel(f"{path} names no model_type")
 
-    return config
+    return {key: value for key, value in config.items() if value is not None or key not in _OBJECTS}
 
 
 def num_layers(config: Config) -> int:
@@ -87,11 +83,6 @@ def layer_windows(config: Config) -> list[int | None]:
         return [None if index % 2 else window for index in range(count)]
 
     return [window] * count
-
-
-def _untag(value: Config) -> Any:
-    """transformers 5 writes infinity, which JSON lacks, as {"__float__": "Infinity"}."""
-    return float(value["__float__"]) if set(value) == {"__float__"} else value
 
 
 def _text(config: Config) -> Config:

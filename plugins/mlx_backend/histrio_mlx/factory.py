@@ -49,7 +49,8 @@ class MlxFactory:
         """Whether the stage's layers can run; reads configuration files and lists the folder."""
         try:
             family = check_placement(spec)
-            find_weight_files(Path(spec.model))
+            if spec.has_weights:
+                find_weight_files(Path(spec.model))
             if spec.adapter is not None:
                 check_adapter(Path(spec.adapter))
         except ModelError as error:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
+from histrio.weights import read_header, weight_files
 
-__all__ = ["checkpoint_bytes", "checkpoint_dtype", "find_weight_files"]
+__all__ = ["check_dtypes", "checkpoint_bytes", "checkpoint_dtype", "find_weight_files"]
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-_MOST_HEADER_BYTES = 100_000_000
+_FLOATS = {*_DTYPES, "F64"}
 
 
 def find_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files, in the index's order. Raises `UnsupportedModel` for pickled ones, `ModelUnavailable`."""
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE]
-
-    if (folder / _INDEX).exists():
-        return _indexed_files(folder)
+    """The safetensors files, in the index's order. Raises `UnsupportedModel` for pickled ones, `ModelError`."""
+    if (folder / _SINGLE).exists() or (folder / _INDEX).exists():
+        return weight_files(folder)
 
     pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
     if pickled:
@@ -32,6 +29,16 @@ def find_weight_files(folder: Path) -> list[Path]:
         )
 
     raise ModelUnavailable(f"{folder} has neither {_SINGLE} nor {_INDEX}")
+
+
+def check_dtypes(files: list[Path]) -> None:
+    """Raise `UnsupportedModel` for weights that are no floating numbers: they would be read as such."""
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if name.endswith(".weight") and tensor.dtype not in _FLOATS:
+                raise UnsupportedModel(
+                    f"{file}: {name[:80]} is stored as {tensor.dtype}; use a checkpoint of float32, float16 or bfloat16"
+                )
 
 
 def checkpoint_bytes(files: list[Path]) -> int:
@@ -45,32 +52,8 @@ def checkpoint_dtype(config: Mapping[str, Any], files: list[Path]) -> str:
     if isinstance(named, str) and named.removeprefix("torch.") in _DTYPES.values():
         return named.removeprefix("torch.")
 
-    stored = next((str(entry["dtype"]) for key, entry in _header(files[0]).items() if key != "__metadata__"), "none")
+    stored = next((tensor.dtype for tensor in read_header(files[0]).values()), "none")
     if stored not in _DTYPES:
         raise UnsupportedModel(f"{files[0]}: weights are stored as {stored}; use float32, float16 or bfloat16")
 
     return _DTYPES[stored]
-
-
-def _indexed_files(folder: Path) -> list[Path]:
-    try:
-        weight_map = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnsupportedModel(f"{folder / _INDEX} is not a safetensors index: {error!r}") from None
-
-    files = [folder / name for name in dict.fromkeys(weight_map.values())]
-    missing = [path.name for path in files if not path.exists()]
-    if missing:
-        raise ModelUnavailable(f"{folder} lacks {len(missing)} of {len(files)} weight files, first {missing[0]}")
-
-    return files
-
-
-def _header(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        num_bytes = int.from_bytes(file.read(8), "little")
-        if num_bytes > _MOST_HEADER_BYTES:
-            raise UnsupportedModel(f"{path} is not a safetensors file")
-
-        header: dict[str, Any] = json.loads(file.read(num_bytes))
-        return header

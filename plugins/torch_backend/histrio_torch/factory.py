@@ -7,7 +7,7 @@ from pathlib import Path
 
 from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import ModelError
-from histrio_torch.checkpoint import find_weight_files
+from histrio_torch.checkpoint import check_dtypes, find_weight_files
 from histrio_torch.families import check_config, kv_cache_refusal, num_layers, read_config
 
 __all__ = ["CAPABILITIES", "KV_CACHE_REMEDY", "TorchFactory"]
@@ -52,7 +52,8 @@ class TorchFactory:
         try:
             config = read_config(folder)
             check_config(config)
-            find_weight_files(folder)
+            if spec.has_weights:
+                check_dtypes(find_weight_files(folder))
             count = num_layers(config)
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")

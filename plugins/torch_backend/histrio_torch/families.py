@@ -6,13 +6,13 @@ by name, before weights are read. `splice.py` and `dry_run.py` check what only t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from histrio.errors import ModelUnavailable, UnsupportedModel
+from histrio.errors import UnsupportedModel
+from histrio.model_files import read_json_object
 
 __all__ = ["check_config", "kv_cache_refusal", "num_layers", "read_config"]
 
@@ -44,19 +44,9 @@ _REFUSED_TYPES = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json. Raises `ModelUnavailable` where there is none, `UnsupportedModel` if it is no object."""
-    path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ModelUnavailable(f"{path} does not exist; give a folder with config.json and safetensors files") from None
-    except ValueError as error:
-        raise UnsupportedModel(f"{path} is not JSON: {error}") from None
-
-    if not isinstance(config, dict):
-        raise UnsupportedModel(f"{path} holds no JSON object")
-
-    return config
+    """The model's config.json without keys that are null. Raises `ModelError` with the file's name."""
+    config = read_json_object(folder / "config.json")
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -98,6 +88,9 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if config.get("is_encoder_decoder"):
         return "it is an encoder-decoder; only decoders run"
 
+    if any(key in config for key in ("text_config", "vision_config", "audio_config")):
+        return "it is a multimodal wrapper; use a text-only checkpoint"
+
     if not _is_native(model_type):
         return _foreign_reason(config, model_type)
 
@@ -107,9 +100,6 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     state = _state_reason(config, model_type)
     if state is not None:
         return state
-
-    if "text_config" in config or "vision_config" in config:
-        return "it is a multimodal wrapper; use a text-only checkpoint"
 
     if not _name(config).endswith(("ForCausalLM", "LMHeadModel")):
         return "it is no causal language model (an encoder, or a task head)"

@@ -7,6 +7,7 @@ that runs the stage.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -35,12 +36,12 @@ from histrio.launch.support import (
     interpreter,
 )
 from histrio.model_config import ModelConfig, read_model_config
-from histrio.models import DEMO, locate_model, remote_tensors
+from histrio.models import DEMO, DEMO_DRAFT, is_folder, locate_model, remote_tensors
 from histrio.plugins import Plugins
 from histrio.sampling_fields import FieldTable
 from histrio.topology import TABLES, EngineTable, ModelTable, RuntimeTable, StageTable, Topology
 from histrio.topology_parse import convert_table, did_you_mean
-from histrio.weights import LayerBytes, read_layer_bytes, sum_layer_bytes
+from histrio.weights import LayerBytes, read_layer_bytes, sum_layer_bytes, weight_files
 
 __all__ = [
     "DEFAULT_BLOCK_SIZE",
@@ -163,15 +164,18 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     config = read_model_config(folder)
     if config.own_code:
         _log.info("%s names code of its own (%s), which is never run", table.path, ", ".join(config.own_code))
+    if config.unknown_eos_ids:
+        _log.warning("ends of text that are not in the vocabulary are left out: %s", config.unknown_eos_ids)
     model = _served_model(table, folder, config, field_table(plugins, engine))
     kinds = [] if engine else GrammarKinds(plugins.grammars).known
     model = msgspec.structs.replace(model, engine=engine, grammar_kinds=kinds)
-    sizes = _layer_bytes(folder, table, config.num_layers)
+    is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_folder(table.path)
+    sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
     stages = []
     for index, layers in enumerate(split_layers(topology.stages, config.num_layers)):
         stage = StagePlan(
             index=index,
-            spec=_spec(topology, model, index, layers),
+            spec=msgspec.structs.replace(_spec(topology, model, index, layers), has_weights=is_whole),
             backend=topology.stages[index].backend,
             level=traits[index].level,
             process=processes[index],
@@ -180,6 +184,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
             weight_bytes=None if sizes is None else sizes.of_range(*layers),
         )
         stages.append(check_support(stage, plugins, config, is_check=is_check))
+    _check_context(table, config)
     check_memory(stages, config.dtype)
     return Plan(
         model=model,
@@ -255,15 +260,15 @@ def _edges(topology: Topology, plugins: Plugins) -> list[EdgePlan]:
 
 
 def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: FieldTable) -> ServedModel:
-    is_folder = table.path != DEMO and Path(table.path).expanduser().is_dir()
+    name = Path(os.path.abspath(Path(table.path).expanduser())).name  # of a link its own, not that of what it leads to
     return ServedModel(
-        id=table.served_name or (folder.name if is_folder else table.path),
+        id=table.served_name or (name if is_folder(table.path) else table.path),
         path=str(folder),
         created=int(time.time()),
         architecture=config.architecture,
         num_layers=config.num_layers,
         vocab_size=config.vocab_size,
-        max_sequence_length=_max_sequence_length(table.max_sequence_length, config.max_positions),
+        max_sequence_length=_max_sequence_length(table.max_sequence_length, config),
         bos_id=config.bos_id,
         eos_ids=config.eos_ids,
         default_sampling=_honoured(config.default_sampling, fields),
@@ -271,13 +276,25 @@ def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: 
     )
 
 
-def _max_sequence_length(wanted: int | None, max_positions: int) -> int:
+def _max_sequence_length(wanted: int | None, config: ModelConfig) -> int:
     if wanted is None:
-        return min(max_positions, DEFAULT_MAX_SEQUENCE_LENGTH)
+        return min(config.usual_positions, DEFAULT_MAX_SEQUENCE_LENGTH)
 
-    if wanted > max_positions:
-        raise TopologyError("model.max-sequence-length", f"{wanted} is more than the model's own {max_positions}")
+    if config.names_context and wanted > config.max_positions:
+        raise TopologyError(
+            "model.max-sequence-length", f"{wanted} is more than the model's own {config.max_positions}"
+        )
     return wanted
+
+
+def _check_context(table: ModelTable, config: ModelConfig) -> None:
+    """Whether a context was named anywhere; asked last, since models that cannot be served often name none."""
+    if not config.names_context and table.max_sequence_length is None:
+        raise TopologyError(
+            "model.max-sequence-length",
+            "is needed: neither config.json (max_position_embeddings) nor tokenizer_config.json (model_max_length) "
+            "says how many tokens the model can take",
+        )
 
 
 def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
@@ -296,12 +313,14 @@ def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
     return kept
 
 
-def _layer_bytes(folder: Path, table: ModelTable, num_layers: int) -> LayerBytes | None:
-    if any(folder.glob("*.safetensors")):
-        return read_layer_bytes(folder, num_layers)
+def _layer_bytes(folder: Path, table: ModelTable, config: ModelConfig, *, is_whole: bool) -> LayerBytes | None:
+    """From the files; of a model whose weights were not fetched, from what the hub says of them."""
+    if is_whole:
+        vocab_size = None if config.is_wrapper else config.vocab_size
+        return read_layer_bytes(folder, config.num_layers, vocab_size) if weight_files(folder) else None
 
     tensors = remote_tensors(table.path, revision=table.revision, offline=table.offline)
-    return None if tensors is None else sum_layer_bytes(tensors, num_layers)
+    return None if tensors is None else sum_layer_bytes(tensors, config.num_layers)
 
 
 def _share_memory(stages: list[StagePlan]) -> list[StagePlan]:
