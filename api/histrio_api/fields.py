@@ -14,7 +14,7 @@ from histrio.errors import RequestError
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
 from histrio_api.schemas.generation import GenerationRequest
 
-__all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "split_fields"]
+__all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "split_fields", "within_vocabulary"]
 
 R = TypeVar("R", bound=GenerationRequest)
 
@@ -82,6 +82,8 @@ NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
 }
 """Known fields that are not supported here, with the values besides null at which they would change nothing."""
 
+_MAX_ID_DIGITS = 18
+
 
 def split_fields(
     request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str], honoured_by: str = "this server"
@@ -108,6 +110,23 @@ def split_fields(
         return msgspec.convert(own, kind), sampling
     except msgspec.ValidationError as error:
         raise from_validation(error) from None
+
+
+def within_vocabulary(sampling: dict[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The same sampling fields without what names tokens that do not exist: as many as there are, or one beyond them.
+
+    What has not the form of its field is left to those who check it.
+    """
+    top_k, biases = sampling.get("top_k"), sampling.get("logit_bias")
+    if isinstance(top_k, int) and top_k >= vocab_size:
+        sampling = sampling | {"top_k": 0}
+    if isinstance(biases, dict):
+        sampling = sampling | {"logit_bias": {key: biases[key] for key in biases if not _is_beyond(key, vocab_size)}}
+    return sampling
+
+
+def _is_beyond(key: str, vocab_size: int) -> bool:
+    return key.isascii() and key.isdecimal() and (len(key) > _MAX_ID_DIGITS or int(key) >= vocab_size)
 
 
 def _require_neutral(name: str, value: Any, honoured_by: str) -> None:

@@ -123,6 +123,10 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
     stops = _checked_stops(edge, request)
     if request.n > edge.settings.max_choices:
         raise RequestError(f"n: at most {edge.settings.max_choices} choices are accepted", param="n")
+    if 0 < edge.gateway.status.max_unfinished < request.n * len(prompts):
+        limit = edge.gateway.status.max_unfinished
+        text = f"n: times the number of prompts is more than the {limit} requests that this server can run at a time"
+        raise RequestError(text, param="n")
     if request.stream_options.include_usage and not request.stream:
         raise RequestError("stream_options: only allowed when stream is true", param="stream_options")
 

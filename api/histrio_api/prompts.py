@@ -65,7 +65,7 @@ def chat_prompt(edge: Edge, request: ChatRequest) -> Prompt:
         ids = edge.tokenizer.encode(text, add_special=request.add_special_tokens, max_tokens=limit)
     except TooManyTokens as error:
         raise _too_long(limit, error, "messages") from None
-    return Prompt(_checked(ids, "messages"), text)
+    return Prompt(_checked(edge, ids, "messages"), text)
 
 
 def check_messages(edge: Edge, messages: list[ChatMessage]) -> None:
@@ -186,12 +186,12 @@ def _text_prompt(edge: Edge, text: str, request: CompletionRequest) -> Prompt:
     try:
         if not request.echo:
             ids = edge.tokenizer.encode(text, add_special=add_special, max_tokens=limit)
-            return Prompt(_checked(ids, "prompt"), text)
+            return Prompt(_checked(edge, ids, "prompt"), text)
 
         ids, starts = edge.tokenizer.encode_placed(text, add_special=add_special, max_tokens=limit)
     except TooManyTokens as error:
         raise _too_long(limit, error, "prompt") from None
-    return Prompt(_checked(ids, "prompt"), text, starts)
+    return Prompt(_checked(edge, ids, "prompt"), text, starts)
 
 
 def _ids_prompt(edge: Edge, ids: list[int], request: CompletionRequest, param: str) -> Prompt:
@@ -202,7 +202,7 @@ def _ids_prompt(edge: Edge, ids: list[int], request: CompletionRequest, param: s
     if ids and max(ids) >= vocab_size:
         raise RequestError(f"{param}: token ids must be below {vocab_size}", param=param)
 
-    return Prompt(_checked(ids, param), *(edge.tokenizer.decode_placed(ids) if request.echo else ()))
+    return Prompt(_checked(edge, ids, param), *(edge.tokenizer.decode_placed(ids) if request.echo else ()))
 
 
 def _too_long(limit: int, found: TooManyTokens, param: str) -> ContextLengthExceeded:
@@ -219,8 +219,12 @@ def _require_at_most(param: str, what: str, found: int, limit: int) -> None:
         raise RequestError(f"{param}: at most {limit} {what}", param=param)
 
 
-def _checked(ids: list[int], param: str) -> list[int]:
+def _checked(edge: Edge, ids: list[int], param: str) -> list[int]:
+    """Ids that the model can take; a tokenizer may know added tokens that the model has no row for."""
     if not ids:
         raise RequestError(f"{param}: must not be empty", param=param)
+    if max(ids) >= edge.gateway.model.vocab_size:
+        text = f"{param}: the text has a token that the tokenizer knows and the model does not"
+        raise RequestError(text, param=param)
 
     return ids

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 from histrio.grammar import GrammarSpec
 from histrio.messages import SamplingFields
 from histrio_api.edge import Edge
-from histrio_api.fields import NO_EFFECT, split_fields
+from histrio_api.fields import NO_EFFECT, split_fields, within_vocabulary
 from histrio_api.json_body import decode_object
 from histrio_api.logprobs import num_top_logprobs
 from histrio_api.prompt_logprobs import num_prompt_logprobs
@@ -51,13 +51,14 @@ def receive(edge: Edge, body: bytes, kind: type[R], arrived_s: float) -> Receive
     Safe to run in a thread.
     """
     fields = decode_object(body, max_parts=edge.settings.max_json_parts, labels=NO_EFFECT)
-    given = with_word_ids(fields, edge.tokenizer, edge.sampling_fields)
+    vocab_size = edge.gateway.model.vocab_size
+    given = with_word_ids(fields, edge.tokenizer, edge.sampling_fields, vocab_size)
     request, sampling = split_fields(given, kind, edge.sampling_fields, edge.honoured_by)
     edge.require_model(request.model)
     edge.require_accepting()
     return Received(
         request,
-        sampling,
+        within_vocabulary(sampling, vocab_size),
         len(body),
         arrived_s,
         num_top_logprobs=num_top_logprobs(edge, request),

@@ -21,19 +21,22 @@ _MAX_WORD_CHARS = 128
 _MAX_BREAKER_CHARS = 40
 
 
-def with_word_ids(request: dict[str, Any], tokenizer: Tokenizer, sampling_fields: frozenset[str]) -> dict[str, Any]:
+def with_word_ids(
+    request: dict[str, Any], tokenizer: Tokenizer, sampling_fields: frozenset[str], vocab_size: int
+) -> dict[str, Any]:
     """The request with `bad_words` as `bad_words_ids` and `dry_sequence_breakers` as `dry_sequence_breaker_ids`.
 
-    As far as samplers take these. Raises `RequestError`.
+    As far as samplers take these. Ids from `vocab_size` on are left out: the tokenizer may know tokens that the model
+    cannot say. Raises `RequestError`.
     """
     if "bad_words_ids" in sampling_fields:
-        request = _with_bad_words(request, tokenizer)
+        request = _with_bad_words(request, tokenizer, vocab_size)
     if "dry_sequence_breaker_ids" in sampling_fields:
-        request = _with_breakers(request, tokenizer)
+        request = _with_breakers(request, tokenizer, vocab_size)
     return request
 
 
-def _with_bad_words(request: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _with_bad_words(request: dict[str, Any], tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     words = request.get("bad_words")
     if not words:
         return request
@@ -46,10 +49,11 @@ def _with_bad_words(request: dict[str, Any], tokenizer: Tokenizer) -> dict[str, 
 
     spellings = (tokenizer.encode(text, add_special=False) for word in words for text in (word, f" {word.lstrip()}"))
     rest = {name: value for name, value in request.items() if name != "bad_words"}
-    return rest | {"bad_words_ids": [list(ids) for ids in dict.fromkeys(map(tuple, spellings)) if ids]}
+    sayable = (ids for ids in dict.fromkeys(map(tuple, spellings)) if ids and max(ids) < vocab_size)
+    return rest | {"bad_words_ids": list(map(list, sayable))}
 
 
-def _with_breakers(request: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+def _with_breakers(request: dict[str, Any], tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:
     breakers, ids = request.get("dry_sequence_breakers"), request.get("dry_sequence_breaker_ids")
     if breakers is not None and not _are_texts(breakers, MAX_BREAKERS, _MAX_BREAKER_CHARS):
         limits = f"at most {MAX_BREAKERS} texts of 1 to {_MAX_BREAKER_CHARS} characters"
@@ -62,7 +66,8 @@ def _with_breakers(request: dict[str, Any], tokenizer: Tokenizer) -> dict[str, A
     if ids is not None or not _is_dry_on(request):
         return rest
     texts = DEFAULT_BREAKERS if breakers is None else breakers
-    return rest | {"dry_sequence_breaker_ids": sorted({each for text in texts for each in _ids_in(text, tokenizer)})}
+    breaking = {each for text in texts for each in _ids_in(text, tokenizer) if each < vocab_size}
+    return rest | {"dry_sequence_breaker_ids": sorted(breaking)}
 
 
 def _is_dry_on(request: dict[str, Any]) -> bool:

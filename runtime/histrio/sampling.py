@@ -26,7 +26,7 @@ __all__ = ["Observer", "Opening", "Rows", "Sampler", "Slots", "Stateful", "Token
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31, extra={"is_token_id": True})]
 """In the fields of a sampler or an engine: an id that has to be one of the model's."""
-TokenIdKey = Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}$", extra={"is_token_id": True})]
+TokenIdKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z", extra={"is_token_id": True})]
 """The same as a key of a JSON object."""
 
 Slots: TypeAlias = npt.NDArray[np.intp]

@@ -20,6 +20,8 @@ from histrio.sampling import Sampler
 __all__ = ["FieldTable"]
 
 _MAX_PARAM_CHARS = 64
+_MAX_INT = 2**63 - 1
+"""Of a field whose owner sets no bound; larger integers fit into no message and no array."""
 
 
 class _Owner(NamedTuple):
@@ -42,6 +44,7 @@ class FieldTable:
         """Whether a begun answer with these fields goes on with the same tokens after a failure; with samplers any."""
         self._owners: dict[str, _Owner] = {}
         self._types: dict[str, inspect.Type] = {}
+        self._bounded: set[str] = set()
         names = [sampler.name for sampler in samplers]
         for sampler in samplers:
             if names.count(sampler.name) > 1:
@@ -78,7 +81,7 @@ class FieldTable:
                     code="unknown_parameter",
                 )
 
-            if not _fits(owner, field, value):
+            if not _fits(owner, field, value) or not (field in self._bounded or _is_sendable(value)):
                 raise RequestError(f"{field} must be {_allowed(self._types[field])}", param=field)
             if vocab_size is not None and _largest_token_id(self._types[field], value) >= vocab_size:
                 raise RequestError(f"{field}: token ids must be below {vocab_size}", param=field)
@@ -102,18 +105,49 @@ class FieldTable:
 
             self._owners[name] = owner
             self._types[name] = field.type
+            if _is_bounded(field.type):
+                self._bounded.add(name)
 
 
 def _fits(owner: _Owner, field: str, value: Any) -> bool:
     """Whether the value has the type and bounds its owner declares."""
     if isinstance(value, float) and not math.isfinite(value):
-        return False
+        return False  # NaN is within all bounds
 
     try:
         msgspec.convert({field: value}, owner.params)
     except msgspec.ValidationError:
         return False
     return True
+
+
+def _is_bounded(expected: inspect.Type) -> bool:
+    """Whether every number in a value of this type has bounds that its owner declares."""
+    match expected:
+        case inspect.IntType() | inspect.FloatType():
+            is_above = expected.ge is not None or expected.gt is not None
+            return is_above and (expected.le is not None or expected.lt is not None)
+        case inspect.Metadata(type=inner) | inspect.ListType(item_type=inner) | inspect.DictType(value_type=inner):
+            return _is_bounded(inner)
+        case inspect.UnionType(types=types):
+            return all(map(_is_bounded, types))
+        case _:
+            return isinstance(expected, inspect.BoolType | inspect.LiteralType | inspect.NoneType | inspect.StrType)
+
+
+def _is_sendable(value: Any) -> bool:
+    """Whether every number in a JSON value has a place in messages and arrays."""
+    match value:
+        case int():
+            return -_MAX_INT <= value <= _MAX_INT
+        case float():
+            return math.isfinite(value)
+        case list():
+            return all(map(_is_sendable, value))
+        case dict():
+            return all(map(_is_sendable, value.values()))
+        case _:
+            return True
 
 
 def _largest_token_id(expected: inspect.Type, value: Any) -> int:
@@ -163,4 +197,6 @@ def _allowed_number(expected: inspect.IntType | inspect.FloatType) -> str:
     noun = "an integer" if isinstance(expected, inspect.IntType) else "a number"
     bounds = (("at least", expected.ge), ("above", expected.gt), ("at most", expected.le), ("below", expected.lt))
     limits = [f"{words} {limit:.15g}" for words, limit in bounds if limit is not None]
+    if noun == "an integer" and expected.le is None and expected.lt is None:
+        limits.append(f"at most {_MAX_INT}")
     return f"{noun} {' and '.join(limits)}" if limits else noun

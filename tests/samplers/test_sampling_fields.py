@@ -23,7 +23,7 @@ def test_fields_of_all_samplers_are_known() -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"temperature": 0}, {"temperature": 2.0}, {"top_k": -1}, {"top_k": 10**30}, {"top_p": 1}, {"top_p": 1e-9}],
+    [{}, {"temperature": 0}, {"temperature": 2.0}, {"top_k": -1}, {"top_k": 2**31 - 1}, {"top_p": 1}, {"top_p": 1e-9}],
 )
 def test_values_within_bounds_pass(fields: dict[str, Any]) -> None:
     assert TABLE.check(fields) is None
@@ -37,8 +37,8 @@ def test_values_within_bounds_pass(fields: dict[str, Any]) -> None:
         ("temperature", float("nan"), "temperature must be a number at least 0 and at most 2"),
         ("temperature", "0.5", "temperature must be a number at least 0 and at most 2"),
         ("temperature", True, "temperature must be a number at least 0 and at most 2"),
-        ("top_k", -2, "top_k must be an integer at least -1"),
-        ("top_k", 3.5, "top_k must be an integer at least -1"),
+        ("top_k", -2, "top_k must be an integer at least -1 and at most 2147483647"),
+        ("top_k", 3.5, "top_k must be an integer at least -1 and at most 2147483647"),
         ("top_p", 0, "top_p must be a number above 0 and at most 1"),
         ("top_p", None, "top_p must be a number above 0 and at most 1"),
     ],
@@ -145,3 +145,34 @@ def test_a_field_needs_a_default() -> None:
 
     with pytest.raises(PluginError, match="needs a default"):
         FieldTable([Demanding])
+
+
+class _LooseParams(msgspec.Struct, frozen=True):
+    least: Annotated[int, msgspec.Meta(ge=-1)] = 0
+    most: Annotated[float, msgspec.Meta(le=2)] = 0.0
+    many: list[int] = []
+    named: dict[str, Any] = {}
+
+
+class _Loose(TopP):
+    name = "loose"
+    params = _LooseParams
+
+
+@pytest.mark.parametrize("value", [2**63, 10**30])
+@pytest.mark.parametrize(
+    ("field", "form"), [("least", "{}"), ("most", "-{}"), ("many", "[{}]"), ("named", '{{"a": [{}]}}')]
+)
+def test_a_number_that_no_message_holds_is_refused_where_its_owner_sets_no_bound(
+    field: str, form: str, value: int
+) -> None:
+    table = FieldTable([_Loose])
+    table.check({field: msgspec.json.decode(form.format(2**63 - 1))})
+    with pytest.raises(RequestError) as caught:
+        table.check({field: msgspec.json.decode(form.format(value))})
+    assert caught.value.param == field
+
+
+def test_an_integer_without_a_bound_of_its_own_has_one_in_words() -> None:
+    with pytest.raises(RequestError, match="an integer at least -1 and at most 9223372036854775807"):
+        FieldTable([_Loose]).check({"least": 2**64})

@@ -19,7 +19,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     """POST /v1/completions. A prompt is text or token ids, or a list of either."""
 
     prompt: str | list[str | TokenId | list[TokenId]]
-    max_tokens: Annotated[int, Meta(ge=0)] | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     """0 to have nothing but the prompt scored."""
     echo: bool = False
     """The text begins with the prompt, and `logprobs` with its tokens."""

@@ -30,6 +30,12 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     """A last chunk without choices has the usage."""
     continuous_usage_stats: bool = False
     """Every chunk has the usage so far; needs `include_usage`."""
+    include_obfuscation: bool = False
+    """Only its neutral value: chunks are not padded."""
+
+    def __post_init__(self) -> None:
+        if self.include_obfuscation:
+            raise ValueError("include_obfuscation is not supported; leave it out or give false")
 
     @property
     def usage_stats(self) -> UsageStats:

@@ -10,7 +10,7 @@ from msgspec import Meta
 __all__ = ["NumTopLogprobs", "PositiveInt", "Strict", "TokenId"]
 
 TokenId: TypeAlias = Annotated[int, Meta(ge=0)]
-PositiveInt: TypeAlias = Annotated[int, Meta(ge=1)]
+PositiveInt: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NumTopLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 
 

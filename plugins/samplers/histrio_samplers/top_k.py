@@ -18,7 +18,7 @@ __all__ = ["TopK", "TopKParams"]
 class TopKParams(msgspec.Struct, frozen=True):
     """The field `top_k`; 0 and -1 keep every token."""
 
-    top_k: Annotated[int, msgspec.Meta(ge=-1)] = 0
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**31 - 1)] = 0
 
 
 class TopK:
@@ -34,7 +34,7 @@ class TopK:
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's k."""
         assert isinstance(params, TopKParams)
-        self._ks[slot] = min(max(params.top_k, 0), np.iinfo(np.int32).max)
+        self._ks[slot] = max(params.top_k, 0)
         return bool(self._ks[slot] > 0)
 
     def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:

@@ -18,7 +18,7 @@ from histrio_sglang.versions import check_version
 
 __all__ = ["EngineOptions", "SglangEngineFactory", "SglangFields", "check_engine", "read_engine_options"]
 
-_TokenId = Annotated[str, msgspec.Meta(pattern=r"^\d{1,9}$")]
+_TokenId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z")]
 _Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
 _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 
@@ -32,7 +32,7 @@ class SglangFields(msgspec.Struct, frozen=True):
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, msgspec.Meta(ge=-1)] = 0
+    top_k: Annotated[int, msgspec.Meta(ge=-1, le=2**30)] = 0
     """0 and -1: all tokens."""
     min_p: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
     presence_penalty: _Penalty = 0.0
