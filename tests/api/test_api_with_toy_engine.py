@@ -14,6 +14,7 @@ import openai
 import pytest
 
 from histrio.engine.draft_lengths import SpeculationLimits
+from histrio.gateway import Submission
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
@@ -102,9 +103,13 @@ async def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path) -> None:
 
 async def test_more_than_the_credits_is_a_429(tmp_path: Path) -> None:
     async with endpoint(tmp_path, HarnessOptions(max_unfinished=2)) as served:
+        gateway = served.harness.gateway
+        room = gateway.model.max_sequence_length - 1
+        (running,) = gateway.submit(Submission(ids=[1], max_new_tokens=room))
         with pytest.raises(openai.RateLimitError) as caught:
-            await served.client.completions.create(model="toy", prompt="a", max_tokens=2, n=3)
+            await served.client.completions.create(model="toy", prompt="a", max_tokens=2, n=2)
         assert int(caught.value.response.headers["retry-after"]) >= 1
+        running.cancel()
         answer = await served.client.completions.create(model="toy", prompt="a", max_tokens=2, n=2)
         assert len(answer.choices) == 2
 

@@ -20,7 +20,9 @@ FIELDS = ["bad_words_ids", "dry_sequence_breaker_ids", "dry_multiplier"]
 @pytest.fixture(scope="module")
 def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedGateway, httpx.Client]]:
     folder = tmp_path_factory.mktemp("beyond")
-    write_tokenizer(folder, CHATML.replace("'<|im_start|>assistant", f"('{PADDING}' if padded else '') + '<|im_start|>assistant"))
+    write_tokenizer(
+        folder, CHATML.replace("'<|im_start|>assistant", f"('{PADDING}' if padded else '') + '<|im_start|>assistant")
+    )
     file = str(folder / "tokenizer.json")
     tokenizer = tokenizers.Tokenizer.from_file(file)
     tokenizer.add_tokens([ADDED])
