@@ -22,7 +22,15 @@ from histrio_mlx.factory import MlxFactory
 from histrio_mlx.families import Family
 from histrio_mlx.testing import NUM_LAYERS, MlxChain
 
-LLAMA = {"model_type": "llama", "num_hidden_layers": 2}
+LLAMA = {
+    "model_type": "llama",
+    "num_hidden_layers": 2,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_attention_heads": 2,
+    "rms_norm_eps": 1e-5,
+    "vocab_size": 16,
+}
 CHILD = """
 import sys
 from histrio.backend import StageSpec

@@ -22,6 +22,8 @@ __all__ = [
     "KVCache",
     "RotatingKVCache",
     "SwitchLinear",
+    "YarnRoPE",
+    "initialize_rope",
     "linear_to_lora_layers",
     "load_model",
     "make_prompt_cache",
@@ -58,6 +60,7 @@ with _own_file_limit():
         RotatingKVCache,
         make_prompt_cache,
     )
+    from mlx_lm.models.rope_utils import YarnRoPE, initialize_rope
     from mlx_lm.models.switch_layers import SwitchLinear
     from mlx_lm.tuner.utils import linear_to_lora_layers
 

@@ -10,8 +10,10 @@ from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import ModelError, UnsupportedModel
 from histrio_mlx.checkpoint import check_adapter, find_weight_files
 from histrio_mlx.config import normalise, num_layers, read_config
-from histrio_mlx.families import Family, load_record
+from histrio_mlx.families import Family, family_name, load_record
 from histrio_mlx.families import family as find_family
+from histrio_mlx.refusals import check_config
+from histrio_mlx.sources import find_source
 
 __all__ = ["MlxFactory", "capabilities", "check_placement"]
 
@@ -78,20 +80,22 @@ def check_placement(spec: StageSpec) -> Family | None:
     Raises `UnsupportedModel`.
     """
     config = read_config(Path(spec.model))
-    normalise(config, spec.max_sequence_length)
+    normal = normalise(config, spec.max_sequence_length)
     model_type, count = str(config["model_type"]), num_layers(config)
     if not 0 <= spec.first_layer < spec.last_layer <= count:
         raise UnsupportedModel(
             f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
         )
 
-    family = find_family(config)
-    if family is None and not _is_in_mlx_lm(model_type):
+    module = family_name(config, load_record().aliases).partition("/")[0]
+    family, source = find_family(config), find_source(module)
+    if family is None and source is None:
         raise UnsupportedModel(f"mlx-lm has no model of type {model_type!r}")
 
     if family is not None and not family.runs:
         raise UnsupportedModel(f"{model_type} does not run: {family.reason}")
 
+    check_config(normal, spec, family, source)
     if spec.is_first and spec.is_last:
         return family
 
@@ -102,13 +106,3 @@ def check_placement(spec: StageSpec) -> Family | None:
         raise UnsupportedModel(f"{model_type} can't be split: {family.reason}; run it in one stage")
 
     return family
-
-
-def _is_in_mlx_lm(model_type: str) -> bool:
-    """Whether the installed mlx-lm has a module for it; looked up as a file, for importing mlx-lm takes seconds."""
-    model_type = load_record().aliases.get(model_type, model_type)
-    spec = find_spec("mlx_lm")
-    if spec is None or not spec.submodule_search_locations:
-        return False
-
-    return Path(spec.submodule_search_locations[0], "models", f"{model_type}.py").is_file()

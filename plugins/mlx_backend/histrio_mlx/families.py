@@ -1,7 +1,8 @@
 """What each of mlx-lm's model types can do on this backend: found by `histrio_mlx.survey`, shipped as `families.json`.
 
 Nothing in the record is anyone's opinion: each yes stands for a run that agreed with mlx-lm's own model, and whose
-control did not. A type that isn't in the record was never run.
+control did not. Where transformers has the family too, it is the judge of what one stage says; a family that it
+contradicts does not run. A type that isn't in the record was never run.
 """
 
 from __future__ import annotations
@@ -45,6 +46,10 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """It uses Metal kernels that nothing else runs; no other verdict could be found here."""
     reason: str = ""
     """What stands in the way of a verdict that is not yes."""
+    judge: dict[str, float] = {}
+    """Published configuration → largest difference of logits from transformers' own, relative to the largest."""
+    judged_keys: list[str] = []
+    """Keys of those configurations that had an effect in them, by `histrio_mlx.refusals.odd_keys`."""
     errors: dict[str, float] = {}
     """Check → largest difference of logits, relative to the largest logit."""
     controls: dict[str, float] = {}

@@ -21,6 +21,7 @@ from histrio_mlx.adapters import apply_adapter
 from histrio_mlx.checkpoint import checkpoint_bytes, find_weight_files
 from histrio_mlx.compat import SwitchLinear, load_model, model_classes, modules_of, named_parameters
 from histrio_mlx.config import Config, normalise, num_layers, read_config, stored_dtype
+from histrio_mlx.corrections import corrected_class
 from histrio_mlx.memory import measure
 from histrio_mlx.splice import Relay, splice
 
@@ -69,7 +70,7 @@ def _read(folder: Path, config: Config, spec: StageSpec, is_splittable: bool) ->
     def stage_classes(config: Config) -> tuple[Any, Any]:
         model_class, arguments = model_classes(config)
         _check_rope(config, arguments)
-        return _stage_class(model_class, spec, is_splittable, found), arguments
+        return _stage_class(corrected_class(model_class, config), spec, is_splittable, found), arguments
 
     try:
         model, _ = load_model(folder, lazy=True, model_config=config, get_model_classes=stage_classes)
@@ -97,8 +98,7 @@ def _stage_class(model_class: Any, spec: StageSpec, is_splittable: bool, found: 
 
     class Stage(model_class):  # type: ignore[misc]
         def sanitize(self, weights: dict[str, mx.array]) -> dict[str, mx.array]:
-            if hasattr(model_class, "sanitize"):
-                weights = super().sanitize(weights)
+            weights = super().sanitize(weights)
             before = _modules_with_parameters(self)
             found.append(splice(self, spec) if is_splittable else Relay(self, None))
             foreign = before - _modules_with_parameters(self)

@@ -22,7 +22,8 @@ from histrio.backend import Capability
 from histrio.errors import HistrioError, UnsupportedModel
 from histrio.messages import Tensor
 from histrio.testing.chain import ChainRow, StageChain
-from histrio_mlx.compat import load_model, make_prompt_cache
+from histrio_mlx.compat import load_model, make_prompt_cache, model_classes
+from histrio_mlx.corrections import corrected_class
 from histrio_mlx.factory import MlxFactory
 from histrio_mlx.families import Family, assumed
 from histrio_mlx.survey.tiny import write_model
@@ -101,10 +102,10 @@ class _Trial:
 
 
 class _Judge:
-    """mlx-lm's own model, one sequence at a time."""
+    """mlx-lm's own model with our corrections, one sequence at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._model, _ = load_model(folder)
+        self._model, _ = load_model(folder, get_model_classes=_corrected_classes)
         self.num_layers = len(self._model.layers)
 
     def logits(self, prompt: list[int], rest: list[int]) -> _Floats:
@@ -112,6 +113,11 @@ class _Judge:
         caches = make_prompt_cache(self._model)
         found = [self._model(mx.array([ids]), cache=caches)[0, -1] for ids in [prompt, *([token] for token in rest)]]
         return np.stack([np.array(row.astype(mx.float32)) for row in found])
+
+
+def _corrected_classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    model_class, arguments = model_classes(config)
+    return corrected_class(model_class, config), arguments
 
 
 def survey_family(name: str, config: dict[str, Any], *, disturb: Disturb | None = None) -> Family:

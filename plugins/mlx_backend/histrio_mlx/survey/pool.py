@@ -27,6 +27,8 @@ def survey(names: list[str], run: Callable[[str], Family] | None = None) -> Iter
 
 def _run(name: str) -> Family:
     from histrio_mlx.survey.checks import survey_family
+    from histrio_mlx.survey.judge import judged_family
     from histrio_mlx.survey.tiny import configs
 
-    return survey_family(name, configs()[name])
+    verdict = survey_family(name, configs()[name])
+    return judged_family(name, verdict) if verdict.runs else verdict

@@ -37,11 +37,21 @@ def write_model(config: dict[str, Any], folder: Path) -> Path:
     mx.random.seed(_SEED)
     model = model_class(arguments.from_dict(config))
     parameters: Any = tree_flatten(model.parameters())
-    weights = {name: _disturb(array) for name, array in parameters}
+    weights = {name: _disturb(array) for name, array in [*parameters, *_dropped(model, config)]}
     folder.mkdir(parents=True, exist_ok=True)
     mx.save_safetensors(str(folder / "model.safetensors"), weights, metadata={"format": "mlx"})
     (folder / "config.json").write_text(json.dumps(_complete(config, len(model.layers))), encoding="utf-8")
     return folder
+
+
+def _dropped(model: Any, config: dict[str, Any]) -> list[tuple[str, mx.array]]:
+    """Weights that mlx-lm has no place for, and `histrio_mlx.corrections` has."""
+    if config["model_type"] != "ernie4_5_moe":
+        return []
+
+    name = "model.layers.{}.mlp.moe_statics.e_score_correction_bias"
+    blocks = [index for index, layer in enumerate(model.layers) if hasattr(layer.mlp, "switch_mlp")]
+    return [(name.format(index), mx.zeros((1, config["moe_num_experts"]))) for index in blocks]
 
 
 def _disturb(array: mx.array) -> mx.array:
