@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 from msgspec import UNSET, UnsetType
 
-from histrio.errors import EngineError, EngineRestarted, GenerationStuck, HistrioError, RequestTimeout
+from histrio.errors import (
+    EngineError,
+    EngineRestarted,
+    GenerationStuck,
+    HistrioError,
+    PluginFailed,
+    RequestBrokeEngine,
+    RequestTimeout,
+)
 from histrio.gateway import Delta, TokenStream
 from histrio.messages import RequestState
 from histrio_api.errors import GenerationFailed
@@ -20,7 +28,7 @@ from histrio_api.text.stops import StopStrings
 __all__ = ["Choice"]
 
 _ERRORS: dict[str, type[HistrioError]] = {
-    each.code: each for each in (RequestTimeout, EngineRestarted, GenerationStuck)
+    each.code: each for each in (RequestTimeout, EngineRestarted, GenerationStuck, RequestBrokeEngine, PluginFailed)
 }
 
 

@@ -14,7 +14,15 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
-from histrio.errors import EngineError, GenerationStuck, HistrioError, Overloaded, RequestError
+from histrio.errors import (
+    EngineError,
+    GenerationStuck,
+    HistrioError,
+    Overloaded,
+    PluginFailed,
+    RequestBrokeEngine,
+    RequestError,
+)
 
 __all__ = [
     "GenerationFailed",
@@ -72,6 +80,10 @@ class GenerationFailed(EngineError):
     code = "generation_failed"
 
 
+_SHOWN = (GenerationFailed, GenerationStuck, RequestBrokeEngine, PluginFailed)
+"""Errors of status 500 whose text is made for clients."""
+
+
 def error_body(error: HistrioError) -> bytes:
     """The OpenAI error object of an error whose text is safe to show."""
     param = getattr(error, "param", None)
@@ -103,9 +115,7 @@ def from_validation(error: msgspec.ValidationError, prefix: str = "") -> Request
 
 def presentable(error: Exception) -> HistrioError:
     """What a client may see of an error. Of a bug it only learns that there is one; the log has the traceback."""
-    if isinstance(error, HistrioError) and (
-        error.status != 500 or isinstance(error, GenerationFailed | GenerationStuck)
-    ):
+    if isinstance(error, HistrioError) and (error.status != 500 or isinstance(error, _SHOWN)):
         return error
 
     logger.error("a request failed with an unexpected error", exc_info=error)

@@ -13,6 +13,8 @@ HistrioError                    500
 │   └── DoesNotFit                   not enough memory, with the numbers
 ├── BackendError                     a backend cannot be used, with reason and remedy
 ├── GenerationStuck            500  an answer cannot go on as its request demands
+├── RequestBrokeEngine         500  the engine failed again with this request alone in it
+├── PluginFailed               500  a plugin failed at one request, which ends alone
 ├── EngineError                 503  generation is not possible now
 │   ├── RequestTimeout          504  the request's own time limit passed
 │   ├── EngineRestarted              the engine that answered is gone, and no other can go on
@@ -35,6 +37,8 @@ __all__ = [
     "ModelUnavailable",
     "Overloaded",
     "PluginError",
+    "PluginFailed",
+    "RequestBrokeEngine",
     "RequestError",
     "RequestTimeout",
     "RestartLimitReached",
@@ -128,6 +132,18 @@ class GenerationStuck(HistrioError):
     """An answer cannot go on as its request demands: a grammar or its fields leave no token."""
 
     code = "generation_stuck"
+
+
+class RequestBrokeEngine(HistrioError):
+    """The engine went down while the request was in it, and again while the request was alone in it."""
+
+    code = "request_broke_engine"
+
+
+class PluginFailed(HistrioError):
+    """Something that computes one request's tokens failed at it: a sampler, a grammar, or the model itself."""
+
+    code = "plugin_failed"
 
 
 class EngineError(HistrioError):

@@ -32,6 +32,7 @@ __all__ = [
     "Match",
     "Matched",
     "Message",
+    "OnTrial",
     "Open",
     "Opened",
     "Ready",
@@ -470,8 +471,17 @@ class ReplicaDown(_Message, frozen=True):
 
     replica: int
     reason: str
+    """In one sentence, safe to show to anybody."""
     final: bool = False
     """No restart will follow: fail what waits."""
+    convicted: int = 0
+    """The request that was alone in it, where that is why it went down."""
+
+
+class OnTrial(_Message, frozen=True):
+    """Admission → root, before the order itself: from now on this request is alone in the replica; 0: nobody is."""
+
+    request: int
 
 
 class ChildFailed(_Message, frozen=True):
@@ -483,6 +493,8 @@ class ChildFailed(_Message, frozen=True):
     """Starting it again would fail in the same way (a model that cannot be served, say)."""
     dependants: list[str] = []
     """Actors that are made anew along with it."""
+    ends_process: bool = False
+    """Nothing is made anew in its process, which ends now."""
 
 
 class Beat(_Message, frozen=True):
@@ -535,6 +547,7 @@ Message: TypeAlias = (
     | Allocated
     | ReplicaUp
     | ReplicaDown
+    | OnTrial
     | ChildFailed
     | Beat
     | Stats

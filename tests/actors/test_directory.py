@@ -47,7 +47,7 @@ def make() -> tuple[Directory, Links]:
 
 def hear(directory: Directory, batch: list[tuple[str, Message, str]]) -> list[Message]:
     """What a local actor named `root` gets of a batch from other processes."""
-    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)))
+    dispatcher = ThreadDispatcher(lambda _name, error, _message: pytest.fail(str(error)))
     listener = Listener()
     directory.host("root", dispatcher, listener)
     directory.deliver(batch)

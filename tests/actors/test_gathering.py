@@ -143,7 +143,7 @@ class Dozer(Actor):
 def test_a_thread_flushes_an_actor_again_when_its_time_has_come_and_not_before() -> None:
     now = [50.0]
     dozer = Dozer([2.0, 0.5])
-    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)), clock=lambda: now[0])
+    dispatcher = ThreadDispatcher(lambda _name, error, _message: pytest.fail(str(error)), clock=lambda: now[0])
     dispatcher.host("dozer", dozer)
     dispatcher.post("dozer", Close(0))
     dispatcher._turn(8)
@@ -161,7 +161,7 @@ def test_a_thread_flushes_an_actor_again_when_its_time_has_come_and_not_before()
 def test_a_message_that_comes_meanwhile_leaves_one_flush_to_come() -> None:
     now = [0.0]
     dozer = Dozer([2.0, 1.0])
-    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)), clock=lambda: now[0])
+    dispatcher = ThreadDispatcher(lambda _name, error, _message: pytest.fail(str(error)), clock=lambda: now[0])
     dispatcher.host("dozer", dozer)
     for now[0] in (0.0, 1.0):
         dispatcher.post("dozer", Close(0))
@@ -175,7 +175,7 @@ def test_a_message_that_comes_meanwhile_leaves_one_flush_to_come() -> None:
 def test_an_actor_that_was_replaced_is_not_flushed_any_more() -> None:
     now = [0.0]
     dozer, successor = Dozer([1.0]), Dozer([])
-    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)), clock=lambda: now[0])
+    dispatcher = ThreadDispatcher(lambda _name, error, _message: pytest.fail(str(error)), clock=lambda: now[0])
     dispatcher.host("dozer", dozer)
     dispatcher.post("dozer", Close(0))
     dispatcher._turn(8)
@@ -187,7 +187,7 @@ def test_an_actor_that_was_replaced_is_not_flushed_any_more() -> None:
 
 def test_a_running_thread_wakes_up_for_it_by_itself() -> None:
     dozer = Dozer([0.001, 0.001])
-    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)))
+    dispatcher = ThreadDispatcher(lambda _name, error, _message: pytest.fail(str(error)))
     dispatcher.host("dozer", dozer)
     dispatcher.post("dozer", Close(0))
     thread = threading.Thread(target=dispatcher.run)
@@ -219,7 +219,7 @@ def turn(loop: Loop) -> None:
 def test_a_loop_flushes_an_actor_again_when_its_time_has_come_and_not_before() -> None:
     loop = Loop()
     dozer = Dozer([2.0])
-    dispatcher = LoopDispatcher(loop, lambda _name, error: pytest.fail(str(error)))
+    dispatcher = LoopDispatcher(loop, lambda _name, error, _message: pytest.fail(str(error)))
     dispatcher.host("dozer", dozer)
     dispatcher.post("dozer", Close(0))
     flushes = []

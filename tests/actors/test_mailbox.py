@@ -34,7 +34,7 @@ class Recorder(Actor):
 
 def run_on_thread(slots: list[int], failures: list[str]) -> list[str]:
     log: list[str] = []
-    dispatcher = ThreadDispatcher(lambda name, error: failures.append(f"{name}: {error}"))
+    dispatcher = ThreadDispatcher(lambda name, error, _message: failures.append(f"{name}: {error}"))
     recorder = Recorder(log)
     recorder.dispatcher = dispatcher
     dispatcher.host("recorder", recorder)
@@ -71,7 +71,7 @@ def test_a_failing_handler_is_reported_with_its_name_and_the_next_message_is_han
 def test_a_message_for_an_actor_that_is_not_here_is_dropped() -> None:
     async def run() -> list[str]:
         log: list[str] = []
-        dispatcher = LoopDispatcher(asyncio.get_running_loop(), lambda _name, error: pytest.fail(str(error)))
+        dispatcher = LoopDispatcher(asyncio.get_running_loop(), lambda _name, error, _message: pytest.fail(str(error)))
         dispatcher.host("other", Recorder(log))
         dispatcher.post("recorder", Close(7))
         dispatcher.post("other", Close(8))
@@ -84,7 +84,7 @@ def test_a_message_for_an_actor_that_is_not_here_is_dropped() -> None:
 def test_other_threads_may_post_to_a_loop() -> None:
     async def run() -> list[str]:
         log: list[str] = []
-        dispatcher = LoopDispatcher(asyncio.get_running_loop(), lambda _name, error: pytest.fail(str(error)))
+        dispatcher = LoopDispatcher(asyncio.get_running_loop(), lambda _name, error, _message: pytest.fail(str(error)))
         dispatcher.host("recorder", Recorder(log))
         await asyncio.to_thread(lambda: [dispatcher.post("recorder", Close(slot)) for slot in range(20, 1020)])
         await eventually_async(lambda: len(log) >= 2000)
@@ -99,7 +99,7 @@ def test_actors_hear_once_that_nothing_comes_any_more() -> None:
             self.log.append("idle")
 
     log: list[str] = []
-    dispatcher = ThreadDispatcher(lambda _name, error: pytest.fail(str(error)))
+    dispatcher = ThreadDispatcher(lambda _name, error, _message: pytest.fail(str(error)))
     dispatcher.host("idler", Idler(log))
     thread = threading.Thread(target=dispatcher.run)
     thread.start()

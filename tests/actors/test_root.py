@@ -19,6 +19,7 @@ from histrio.messages import (
     EngineOpened,
     Hello,
     Message,
+    OnTrial,
     Opened,
     Ready,
     ReplicaDown,
@@ -208,7 +209,12 @@ def test_who_cannot_be_reached_is_replaced() -> None:
     world.root.lost("stage1.1", "cannot be reached")
     world.root.lost("stage1.1", "cannot be reached")
     assert world.killer.killed == ["engine.1", "stage1.1"]
-    assert world.links.gone == ["engine.1", "stage1.1"]
+    world.root.process_exited("engine.1", "ended with exit code 3", is_own_doing=True)
+    world.root.check_processes()
+    assert world.links.gone == ["engine.1"], "how it ended tells more, so its end is waited for"
+    world.now += 0.6
+    world.root.check_processes()
+    assert world.links.gone == ["engine.1", "stage1.1"], "but it may never come"
 
 
 def test_what_does_not_fit_fails_for_good() -> None:
@@ -268,3 +274,80 @@ def test_an_engine_is_a_whole_replica() -> None:
     assert links.taken(Start) == [], "the new one has not opened"
     root.receive(EngineOpened(EngineCapacity(4, 200, 1000, "float32")))
     assert [process for process, _, _ in links.taken(Start)] == ["engine.2"]
+
+
+def downs(world: World) -> list[ReplicaDown]:
+    return [down for _, _, down in world.links.taken(ReplicaDown) if isinstance(down, ReplicaDown)]
+
+
+def fail_stage1(world: World, error: str = "ValueError: secret") -> None:
+    world.come_up()
+    world.root.receive(ChildFailed("stage1", error))
+    world.open(1)
+
+
+def test_a_failure_during_a_trial_is_the_requests_and_counts_neither_time() -> None:
+    world = World()
+    for request in range(1, 40):
+        fail_stage1(world)
+        world.come_up()
+        world.root.receive(OnTrial(request))
+        fail_stage1(world)
+    assert [down.convicted for down in downs(world)] == [each for request in range(1, 40) for each in (0, request)]
+    assert world.root.failure is None
+    for _ in range(4):
+        fail_stage1(world)
+    assert world.root.failure is not None, "a control: without a trial they count"
+
+
+def test_a_failure_while_nothing_is_up_convicts_nobody() -> None:
+    world = World()
+    world.come_up()
+    world.root.receive(OnTrial(7))
+    world.root.process_exited("stage1.1", "was killed by signal 9")
+    world.start("stage1", 2)
+    world.root.process_exited("stage1.2", "ended with exit code 1", is_own_doing=True)
+    assert [down.convicted for down in downs(world)] == [0]
+
+
+def test_a_signal_convicts_when_it_comes_twice_to_the_same_request() -> None:
+    world = World()
+    for incarnation, request in enumerate((7, 8, 8), 1):
+        world.come_up()
+        world.root.receive(OnTrial(request))
+        world.root.process_exited(f"stage1.{incarnation}", "was killed by signal 9")
+        world.start("stage1", incarnation + 1)
+    assert [down.convicted for down in downs(world)] == [0, 0, 8]
+    world.come_up()
+    world.root.receive(OnTrial(9))
+    world.root.process_exited("stage1.4", "ended with exit code 3", is_own_doing=True)
+    assert [down.convicted for down in downs(world)] == [9], "a control: what nobody else can have done"
+
+
+def test_admission_hears_no_exception_text() -> None:
+    world = World()
+    for _ in range(4):
+        fail_stage1(world)
+    assert world.root.failure is not None
+    assert [down.final for down in downs(world)][-1]
+    assert not any("secret" in down.reason for down in downs(world))
+    assert "secret" not in str(world.root.failure)
+
+
+def test_what_fails_before_the_replica_was_ever_up_fails_at_once() -> None:
+    world = World()
+    world.root.receive(ChildFailed("stage1", "OSError: no such device", ends_process=True))
+    assert "stage1 cannot be started: OSError: no such device" in str(world.root.failure)
+
+
+def test_a_process_that_ends_for_its_actor_counts_once() -> None:
+    world = World()
+    for incarnation in range(1, 4):
+        world.come_up()
+        world.root.receive(ChildFailed("stage1", "MemoryError: no memory", ends_process=True))
+        world.root.process_exited(f"stage1.{incarnation}", "ended with exit code 1", is_own_doing=True)
+        world.start("stage1", incarnation + 1)
+    assert world.root.failure is None
+    world.come_up()
+    world.root.receive(ChildFailed("stage1", "MemoryError: no memory", ends_process=True))
+    assert world.root.failure is not None, "a control: the fourth is one too many"

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
+from typing import NoReturn
 
 import pytest
 
 from histrio.actors.mailbox import Actor
-from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
+from histrio.actors.supervisor import Child, Supervisor, end_process
 from histrio.errors import DoesNotFit
-from histrio.messages import ChildFailed, Message, Stop
+from histrio.messages import ChildFailed, Message, ReplicaSize, Start, Stop
 from histrio.testing.wait import eventually
 
-
-class Clock:
-    """Time that moves when told."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+SIZE = ReplicaSize(num_pages=8, page_size=4, max_rows=2, max_step_tokens=64, max_sequence_length=32)
 
 
 class Part(Actor):
@@ -39,15 +32,15 @@ class Part(Actor):
         self.log.append(f"stop {self.name}")
 
 
-def make(log: list[str], reports: list[ChildFailed], clock: Clock, error: Exception | None = None) -> Supervisor:
+def make(log: list[str], reports: list[ChildFailed], error: Exception | None = None) -> Supervisor:
     names = ["stage0", "kv", "batching"]
     children = [Child(name, lambda name=name: Part(name, log, error if name == "kv" else None)) for name in names]
-    return Supervisor(children, RestartIntensity(2, 10.0, clock), lambda _name, _actor: None, reports.append)
+    return Supervisor(children, lambda _name, _actor: None, reports.append)
 
 
 def test_children_start_in_order_and_stop_in_reverse() -> None:
     log: list[str] = []
-    supervisor = make(log, [], Clock())
+    supervisor = make(log, [])
     supervisor.start()
     supervisor.stop()
     assert log == ["start stage0", "start kv", "start batching", "stop batching", "stop kv", "stop stage0"]
@@ -56,7 +49,7 @@ def test_children_start_in_order_and_stop_in_reverse() -> None:
 def test_a_failed_child_takes_those_after_it_along_and_none_before() -> None:
     log: list[str] = []
     reports: list[ChildFailed] = []
-    supervisor = make(log, reports, Clock())
+    supervisor = make(log, reports)
     supervisor.start()
     log.clear()
     supervisor.failed("kv", ValueError("broken"))
@@ -64,31 +57,64 @@ def test_a_failed_child_takes_those_after_it_along_and_none_before() -> None:
     assert reports == [ChildFailed("kv", "ValueError: broken", dependants=["batching"])]
 
 
-def test_more_failures_than_the_limit_are_final() -> None:
-    reports: list[ChildFailed] = []
-    supervisor = make([], reports, Clock())
-    supervisor.start()
-    for _ in range(3):
-        supervisor.failed("batching", ValueError("again"))
-    assert [report.is_final for report in reports] == [False, False, True]
-    assert "2 restarts in 10 s" in reports[-1].error
+class Ended(BaseException):
+    """In place of the end of a process."""
 
 
-def test_failures_far_apart_are_forgiven() -> None:
+def end() -> NoReturn:
+    raise Ended
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("no pages"), Start(2, SIZE)),  # it failed again before the replica was up
+        (MemoryError("no memory"), Stop()),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Stop()),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), Stop()),
+    ],
+)
+def test_what_no_new_actor_mends_ends_the_process(error: Exception, message: Message) -> None:
+    log: list[str] = []
     reports: list[ChildFailed] = []
-    clock = Clock()
-    supervisor = make([], reports, clock)
+    supervisor = make(log, reports)
+    supervisor._end_process = end
     supervisor.start()
-    for _ in range(6):
-        clock.now += 6.0
-        supervisor.failed("batching", ValueError("again"))
-    assert not any(report.is_final for report in reports)
+    log.clear()
+    with pytest.raises(Ended):
+        supervisor.failed("kv", error, message)
+    assert (log, [report.ends_process for report in reports]) == ([], [True])
+    assert str(error) in reports[0].error
+    supervisor.failed("kv", ValueError("broken"), Stop())
+    assert log == ["stop batching", "stop kv", "start kv", "start batching"], "a control: this may be mended here"
+
+
+def test_an_actor_that_cannot_start_ends_the_process_and_in_one_process_everything() -> None:
+    reports: list[ChildFailed] = []
+    supervisor = make([], reports, OSError("no such device"))
+    supervisor._end_process = end
+    with pytest.raises(Ended):
+        supervisor.start()
+    log: list[str] = []
+    make(log, reports, OSError("no such device")).start()
+    assert [(report.ends_process, report.is_final) for report in reports] == [(True, False), (False, True)]
+    assert log == ["start stage0", "stop batching", "stop kv", "stop stage0"], "nothing is called behind its close"
+
+
+def test_notes_name_whose_code_failed() -> None:
+    reports: list[ChildFailed] = []
+    supervisor = make([], reports)
+    supervisor.start()
+    error = ValueError("broken")
+    error.add_note("in sampler 'dice' (module games)")
+    supervisor.failed("stage0", error)
+    assert reports[0].error == "ValueError: broken; in sampler 'dice' (module games)"
 
 
 def test_a_model_that_cannot_be_served_is_not_tried_again() -> None:
     log: list[str] = []
     reports: list[ChildFailed] = []
-    make(log, reports, Clock(), DoesNotFit("too large")).start()
+    make(log, reports, DoesNotFit("too large")).start()
     assert reports == [ChildFailed("kv", "too large", is_final=True)]
     assert log == ["start stage0"], "what depends on it must not start"
 
@@ -97,7 +123,7 @@ def test_every_child_has_a_mailbox_before_the_first_one_starts() -> None:
     log: list[str] = []
     names = ["stage0", "kv"]
     children = [Child(name, lambda name=name: Part(name, log)) for name in names]
-    Supervisor(children, RestartIntensity(1, 1.0), lambda name, _actor: log.append(f"host {name}"), print).start()
+    Supervisor(children, lambda name, _actor: log.append(f"host {name}"), print).start()
     assert log == ["host stage0", "host kv", "start stage0", "start kv"]
 
 
@@ -108,10 +134,13 @@ def test_without_restarts_a_failure_ends_the_process_even_if_closing_hangs(monke
     log: list[str] = []
     reports: list[ChildFailed] = []
     children = [Child("batching", lambda: Part("batching", log))]
-    supervisor = Supervisor(children, None, lambda _name, _actor: None, reports.append)
+    supervisor = Supervisor(
+        children, lambda _name, _actor: None, reports.append, end_process=end_process, can_mend=False
+    )
     supervisor.start()
     with pytest.raises(SystemExit) as caught:
         supervisor.failed("batching", ValueError("broken"))
     assert caught.value.code == 1
-    assert (log, reports) == (["start batching"], []), "nothing is made anew here, and the exit says enough"
+    assert log == ["start batching"], "nothing is made anew here"
+    assert reports == [ChildFailed("batching", "ValueError: broken", ends_process=True)]
     eventually(lambda: ended == [1])

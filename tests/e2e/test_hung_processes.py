@@ -166,7 +166,7 @@ def test_a_front_that_was_stopped_finds_its_children_well(world: World, undistur
     assert world.num_killed == killed
 
 
-class _soon:  # noqa: N801 - reads as a statement
+class _soon:
     """Does something in a thread while the block runs."""
 
     def __init__(self, call: Callable[[], None]) -> None:

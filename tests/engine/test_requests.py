@@ -26,7 +26,9 @@ def test_a_replay_carries_the_delivered_tokens_and_the_same_seed() -> None:
     request = accept(table, Submission([1, 2], 10), [])
     table.deliver(TokenRow(request, [5], RequestState.DECODING))
     table.deliver(TokenRow(request, [6], RequestState.DECODING))
-    (order,) = table.replay()
+    table.next_orders()
+    table.down()
+    (order,) = table.next_orders()
     assert order.ids == [1, 2, 5, 6]
     assert (order.num_prompt_tokens, order.max_total_tokens, order.seed) == (2, 12, 77)
 
@@ -37,7 +39,7 @@ def test_a_finished_request_is_not_replayed_and_its_credit_returns() -> None:
     with pytest.raises(Overloaded):
         table.accept(Submission([1], 10))
     table.deliver(TokenRow(request, [5], RequestState.FINISHED_EOS))
-    assert table.replay() == []
+    assert table.next_orders() == []
     assert len(table.accept(Submission([1], 10))) == 1
 
 
@@ -76,12 +78,15 @@ def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
     table.deliver(TokenRow(greedy, [5], RequestState.DECODING))
     table.deliver(TokenRow(drawn, [6], RequestState.DECODING))
     heard.clear()
-    table.end_begun(lambda fields: bool(fields["temperature"] == 0))
+    table.next_orders()
+    table.can_continue = lambda fields: bool(fields["temperature"] == 0)
+    table.down()
     assert [(row.request, row.state, row.code) for row in heard] == [(drawn, RequestState.ERROR, "engine_restarted")]
     assert "send the request again" in heard[0].reason
-    assert [order.request for order in table.replay()] == [greedy, waiting], "what has not begun can begin anew"
-    table.end_begun(lambda _fields: True)
-    assert len(table) == 2, "a control: samplers can always go on"
+    assert [order.request for order in table.next_orders()] == [greedy]
+    assert (len(table), table.num_suspects) == (2, 1), "what has not begun can begin anew"
+    table.deliver(TokenRow(greedy, [5], RequestState.FINISHED_EOS))
+    assert [order.request for order in table.next_orders()] == [waiting]
 
 
 def test_the_last_five_states_are_final() -> None:

@@ -41,10 +41,10 @@ def test_an_engine_is_the_only_actor_of_its_process(write_model: WriteModel, plu
     plan = plan_for(folder, plugins)
     (process,) = device_processes(plan)
     assert (plan.num_stages, plan.processes, plan.model.engine) == (0, ["front", "engine"], "paper-engine")
-    assert (process.actors, process.intensity) == (["batching"], None)
+    assert (process.actors, process.can_mend) == (["batching"], False)
     (other,) = device_processes(plan_for(folder, plugins, stage=[{}]))
     assert other.actors == ["stage0", "kv", "batching"]
-    assert other.intensity is not None
+    assert other.can_mend
 
 
 def test_its_own_fields_are_honoured_and_no_samplers(

@@ -16,7 +16,19 @@ from histrio.backend import Capability
 from histrio.engine.requests import RequestTable, Ticket
 from histrio.errors import EngineError, RequestError, WireError
 from histrio.gateway import GatewayStatus, ServedModel, Submission
-from histrio.messages import Cancel, Generate, Message, ReplicaDown, ReplicaUp, RequestState, ResetCache, Tokens
+from histrio.messages import (
+    Cancel,
+    Generate,
+    Message,
+    OnTrial,
+    ReplicaDown,
+    ReplicaUp,
+    RequestState,
+    ResetCache,
+    TokenRow,
+    Tokens,
+)
+from histrio.net.wire import encode
 from histrio.sampling_fields import FieldTable
 
 __all__ = ["AdmissionActor"]
@@ -25,7 +37,8 @@ log = logging.getLogger(__name__)
 
 
 class AdmissionActor(Actor):
-    """Lives on the front's loop. After a failure every unfinished request is sent to the replica that follows."""
+    """Lives on the front's loop. After a failure every unfinished request is sent to the replica that follows: those
+    that were in the failed one at first alone, one after the other (`engine/trials.py`)."""
 
     def __init__(
         self,
@@ -42,11 +55,14 @@ class AdmissionActor(Actor):
         self._tell = tell
         self._table = table
         table.clock = clock
+        table.can_continue = fields.can_continue
         self._fields = fields
         self._request_timeout_s = request_timeout_s
         self._clock = clock
         self._epoch: int | None = None
         """Of the replica that serves; None while there is none."""
+        self._on_trial = 0
+        """What root was told last."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after a replica came or went."""
 
@@ -73,7 +89,19 @@ class AdmissionActor(Actor):
 
         now = self._clock()
         deadline = now + (submission.timeout_s or self._request_timeout_s)
-        return [self._open(order, deadline, now) for order in self._table.accept(submission)]
+        orders = self._table.accept(submission)
+        streams = [self._open(order, deadline, now) for order in orders]
+        try:
+            # What cannot cross a link is refused while its client can be told; ids were checked, and are long.
+            encode("batching", msgspec.structs.replace(orders[0], ids=[]))
+        except WireError as error:
+            log.warning("a request is refused: %s", error)
+            for stream in streams:
+                stream.cancel(RequestState.ERROR)
+            raise RequestError("a value of the request is too large, or of a form that cannot be passed on") from None
+
+        self._send_next()
+        return streams
 
     def reset_cache(self) -> None:
         """Forget all prefixes that no running request reads. With no replica there are none."""
@@ -103,7 +131,8 @@ class AdmissionActor(Actor):
             case Tokens(epoch, rows):
                 if epoch == self._epoch:
                     for row in rows:
-                        self._table.deliver(row)
+                        self._deliver(row)
+                    self._send_next()
                     self._count()
             case ReplicaUp():
                 self._up(message)
@@ -117,13 +146,50 @@ class AdmissionActor(Actor):
     def _open(self, order: Generate, deadline: float, now: float) -> RequestStream:
         request = order.request
         stream = RequestStream(
-            order.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._epoch is None
+            order.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._is_recovering
         )
         self._table.add(Ticket(order, deadline, stream.push, accepted_s=now))
         self.status.num_unfinished = len(self._table)
-        if self._epoch is not None:
-            self._tell("batching", order)
         return stream
+
+    @property
+    def _is_recovering(self) -> bool:
+        return self._epoch is None or self._table.on_trial != 0
+
+    def _deliver(self, row: TokenRow) -> None:
+        """To its stream. One that fails costs no other stream its tokens."""
+        try:
+            self._table.deliver(row)
+        except Exception:
+            log.exception("the tokens of request %d cannot be delivered, so it ends", row.request)
+            self._cancel(row.request, RequestState.ERROR)
+
+    def _send_next(self) -> None:
+        """Hand on what the engine may have now."""
+        while self._epoch is not None and (orders := self._table.next_orders()):
+            self._tell_trial()
+            for order in orders:
+                self._send(order)
+        self._tell_trial()
+
+    def _send(self, order: Generate) -> None:
+        """An order that cannot be sent ends alone: those behind it are sent all the same."""
+        try:
+            self._tell("batching", order)
+        except Exception:
+            log.exception("request %d cannot be sent to the engine, so it ends", order.request)
+            self._table.fail(order.request, EngineError("the request cannot be sent to the engine"))
+            self._table.unsent(order.request)
+
+    def _tell_trial(self) -> None:
+        """Root knows who is alone in the engine before the order is there."""
+        on_trial = self._table.on_trial
+        if on_trial == self._on_trial:
+            return
+        self._on_trial = on_trial
+        self._tell("root", OnTrial(on_trial))
+        if not on_trial and self.status.state == "recovering" and self._epoch is not None:
+            self._set_ready()
 
     def _cancel(self, request: int, state: RequestState) -> None:
         if self._table.remove(request, state):
@@ -131,8 +197,9 @@ class AdmissionActor(Actor):
 
     def _forget(self, request: int, state: RequestState) -> None:
         self._count()
-        if self._epoch is not None:
+        if self._epoch is not None and self._table.needs_cancel(request):
             self._tell("batching", Cancel(request, state))
+            self._send_next()
 
     def _count(self) -> None:
         self.status.num_unfinished = len(self._table)
@@ -146,12 +213,16 @@ class AdmissionActor(Actor):
         self._table.num_cache_tokens = message.size.num_pages * message.size.page_size
         self._limit_length(message.size.max_sequence_length)
         self._limit_scoring(Capability.ALL_POSITION_LOGITS in message.size.capabilities)
+        self.status.num_replays += self._table.num_suspects
+        self._send_next()
+        if not self._table.on_trial:
+            self._set_ready()
+
+    def _set_ready(self) -> None:
+        """Requests flow: none is on trial."""
         if self.status.state != "draining":
             self.status.state, self.status.detail = "ready", ""
-        orders = self._table.replay()
-        self.status.num_replays += len(orders)
-        for order in orders:
-            self._tell("batching", order)
+            self.on_change()
 
     def _limit_length(self, max_sequence_length: int) -> None:
         """One sequence cannot be longer than all blocks together hold."""
@@ -166,13 +237,15 @@ class AdmissionActor(Actor):
             self._table.end_scoring()
 
     def _down(self, message: ReplicaDown) -> None:
-        self._epoch = None
+        self._epoch, self._on_trial = None, 0
         if message.final:
             self.status.state, self.status.detail = "failed", message.reason
             self._table.fail_all(message.reason)
             return
 
-        self._table.end_begun(self._fields.can_continue)
+        error = self._table.down(message.convicted)
+        if error is not None:
+            log.error("request %d ended: %s; %s", message.convicted, message.reason, error)
         self._count()
         if self.status.state == "ready":
             self.status.state, self.status.detail = "recovering", message.reason

@@ -15,8 +15,10 @@ from typing import Protocol
 from histrio.messages import Beat
 from histrio.own_time import OwnTime
 
-__all__ = ["LifeLimits", "Liveness", "ProcessView"]
+__all__ = ["IS_STOPPED", "LifeLimits", "Liveness", "ProcessView"]
 
+IS_STOPPED = "is stopped"
+"""The one thing that may be wrong with a process that only somebody outside can have done."""
 _STOPPED_AFTER_S = 1.5
 _SILENT_AFTER_S = 2.0
 """Four beats that did not come."""
@@ -123,7 +125,7 @@ class Liveness:
         """What is wrong with it; empty if nothing is."""
         limits = self._limits
         if self._is_stopped(life, view):
-            return "is stopped"
+            return IS_STOPPED
         if not life.has_begun:
             took_s = self._now - life.started_at
             return f"did not begin within {took_s:.0f} s" if took_s > limits.start_timeout_s else ""

@@ -40,9 +40,12 @@ class Actor(ABC):
         """Nothing came to any actor of this dispatcher for a while: time for checks that cost something."""
 
 
-OnFailure = Callable[[str, Exception], None]
-"""Called with the actor's name when a handler raised; runs on the dispatcher's thread."""
+OnFailure = Callable[[str, BaseException, Message | None], None]
+"""Called with the actor's name, and the message if there was one, when a handler raised; runs on the dispatcher's
+thread."""
 
+_FAILURES = (Exception, SystemExit)
+"""What a handler may raise: a plugin that calls `sys.exit` has failed like any other."""
 _MAX_PER_TURN = 256
 """Messages handled before the event loop gets its turn."""
 _IDLE_AFTER_S = 0.25
@@ -86,8 +89,8 @@ class Dispatcher(ABC):
             self._dirty[name] = actor
             try:
                 actor.receive(message)
-            except Exception as error:
-                self._on_failure(name, error)
+            except _FAILURES as error:
+                self._on_failure(name, error, message)
         if not inbox:
             self._flush()
         return bool(inbox)
@@ -99,8 +102,8 @@ class Dispatcher(ABC):
     def _guard(self, name: str, call: Callable[[], None]) -> None:
         try:
             call()
-        except Exception as error:
-            self._on_failure(name, error)
+        except _FAILURES as error:
+            self._on_failure(name, error, None)
 
     def _flush(self) -> None:
         dirty, self._dirty = self._dirty, {}

@@ -15,10 +15,11 @@ from typing import Protocol
 
 from histrio.actors.directory import Directory
 from histrio.actors.engine import ENGINE_ACTOR
-from histrio.actors.liveness import LifeLimits, Liveness, ProcessView
+from histrio.actors.liveness import IS_STOPPED, LifeLimits, Liveness, ProcessView
 from histrio.actors.mailbox import Actor
 from histrio.engine.placement import SizeLimits, fit, fit_engine, lost_capabilities
-from histrio.errors import ModelError, WireError
+from histrio.engine.restarts import RestartAccount
+from histrio.errors import ModelError, RestartLimitReached, WireError
 from histrio.messages import (
     PROTOCOL_VERSION,
     Allocated,
@@ -29,6 +30,7 @@ from histrio.messages import (
     Hello,
     Loading,
     Message,
+    OnTrial,
     Opened,
     Ready,
     ReplicaDown,
@@ -44,6 +46,9 @@ log = logging.getLogger(__name__)
 
 LINK = "link:"
 """Before a process's name in `ChildFailed.child`: the reporter cannot reach it. A link that broke is not mended."""
+_END_AFTER_S = 0.5
+"""How long the end of a process that cannot be reached is waited for."""
+_FAILED_FOR_GOOD = "the engine has failed and does not come back; the server's log tells why"
 
 
 class Launcher(Protocol):
@@ -89,6 +94,7 @@ class RootActor(Actor):
         *,
         on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
         life_limits: LifeLimits | None = None,
+        restarts: RestartAccount | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
@@ -98,13 +104,23 @@ class RootActor(Actor):
         self._capacities: dict[str, StageCapacity | EngineCapacity] = {}
         """Of the actors that compute and are present."""
         self._on_loading = on_loading
+        self._clock = clock
         self._liveness = Liveness(life_limits, clock)
         self._hosts: dict[str, HostedActors] = {}
+        self._lost: dict[str, tuple[float, str]] = {}
+        """Processes that cannot be reached, since when and why, until their end is known."""
         self._present: set[str] = set()
         """Actors that are made and wait for an epoch, or run in one."""
         self._awaited: set[str] = set()
         self._is_up = False
+        self._has_been_up = False
+        self._on_trial = 0
+        """The request that is alone in the replica, because it may have brought the last one down."""
+        self._doubted = 0
+        """The request during whose trial a process was ended, maybe from outside."""
         self._size: ReplicaSize | None = None
+        self.restarts = restarts or RestartAccount(3, 60.0)
+        """How often the replica may fail, and how long a new process is put off."""
         self.launcher: Launcher | None = None
         self.epoch = 0
         self.failure: Exception | None = None
@@ -124,32 +140,42 @@ class RootActor(Actor):
         self._liveness.gone(process)
         self._directory.forget(process)
 
-    def process_exited(self, process: str, reason: str) -> None:
-        """A process ended by itself: what it hosted is gone until a new one has opened."""
+    def process_exited(self, process: str, reason: str, *, is_own_doing: bool = False) -> None:
+        """A process ended: what it hosted is gone until a new one has opened. `is_own_doing`: nobody outside can have
+        ended it."""
         host = self._hosts.pop(process, None)
         self._liveness.gone(process)
+        self._lost.pop(process, None)
         if host is None:
             return
         self._directory.forget(process)
         for name in host.actors:
             self._lose(name)
-        self._down(f"process {process} {reason}")
+        self._went_down(f"process {process} {reason}", is_own_doing=is_own_doing)
 
     def fail(self, error: Exception) -> None:
         """Give up: nothing will be started again."""
         self.failure = error
         self._is_up = False
-        self._directory.tell("admission", ReplicaDown(0, str(error), final=True))
+        self._directory.tell("admission", ReplicaDown(0, _FAILED_FOR_GOOD, final=True))
 
     def check_processes(self) -> None:
         """Replace processes that are hung. Called by the front's timer."""
         if self.launcher is not None:
             for process, reason in self._liveness.check(self.launcher.look, self._is_loading):
-                self._replace(process, reason)
+                self._replace(process, reason, is_own_doing=reason != IS_STOPPED)
+        for process, (since, reason) in list(self._lost.items()):
+            if self._clock() - since >= _END_AFTER_S:
+                self.process_exited(process, reason)
 
     def lost(self, process: str, reason: str) -> None:
-        """A process cannot be reached any more. A link that broke is not mended, so another one is started."""
-        self._replace(process, reason)
+        """A process cannot be reached any more. A link that broke is not mended, so another one is started.
+
+        Most often the process has ended, and how it ended tells more: that is waited for, though not for long.
+        """
+        if process in self._hosts and process not in self._lost and self.launcher is not None:
+            self._lost[process] = (self._clock(), reason)
+            self.launcher.kill(process, reason)
 
     # --- actor -------------------------------------------------------------------------------------------------------
 
@@ -172,6 +198,8 @@ class RootActor(Actor):
                 self._hello(message)
             case ChildFailed():
                 self._child_failed(message)
+            case OnTrial(request):
+                self._on_trial = request
             case _:
                 raise WireError(f"root does not understand {type(message).__name__}")
 
@@ -193,23 +221,32 @@ class RootActor(Actor):
         host = self._hosts.get(process)
         return host is not None and any(name not in self._present or name in self._awaited for name in host.actors)
 
-    def _replace(self, process: str, reason: str) -> None:
+    def _replace(self, process: str, reason: str, *, is_own_doing: bool) -> None:
         """End it, and count what it hosts as lost from now on: its end itself may never come."""
         if process in self._hosts and self.launcher is not None:
             self.launcher.kill(process, reason)
-            self.process_exited(process, reason)
+            self.process_exited(process, reason, is_own_doing=is_own_doing)
 
     def _child_failed(self, failed: ChildFailed) -> None:
         if failed.is_final:
             self.fail(ModelError(failed.error))
             return
         if failed.child.startswith(LINK):
-            self._replace(failed.child.removeprefix(LINK), failed.error)
+            self.lost(failed.child.removeprefix(LINK), failed.error)
             return
 
-        for name in [failed.child, *failed.dependants]:
-            self._lose(name)
-        self._down(f"{failed.child} failed: {failed.error}")
+        log.warning("%s failed: %s", failed.child, failed.error)
+        reason = f"{failed.child} failed"
+        if not failed.ends_process:
+            for name in [failed.child, *failed.dependants]:
+                self._lose(name)
+            self._went_down(reason, is_own_doing=True)
+            return
+
+        process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
+        if not self._has_been_up:
+            self.fail(ModelError(f"{failed.child} cannot be started: {failed.error}"))
+        self.process_exited(process, f"ends, because {reason}", is_own_doing=True)
 
     def _open(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:
         self._capacities[actor] = capacity
@@ -223,14 +260,30 @@ class RootActor(Actor):
         self._present.discard(actor)
         self._capacities.pop(actor, None)
 
-    def _down(self, reason: str) -> None:
+    def _went_down(self, reason: str, *, is_own_doing: bool) -> None:
+        """Something of the replica is gone. Whether a request is to blame, and whether this was once too often."""
         self._awaited.clear()
         if self.failure is not None:
             return
-        if self._is_up:
+
+        was_up, self._is_up = self._is_up, False
+        convicted = self._convicted(is_own_doing=is_own_doing) if was_up else 0
+        if was_up:
             log.warning("replica 0 is down: %s", reason)
-            self._directory.tell("admission", ReplicaDown(0, reason))
-        self._is_up = False
+            self._directory.tell("admission", ReplicaDown(0, reason, convicted=convicted))
+        if convicted:
+            self.restarts.forgive(self._clock())
+        elif not self.restarts.failed(self._clock()):
+            self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
+
+    def _convicted(self, *, is_own_doing: bool) -> int:
+        """The request that was alone in the replica when it went down. A signal that somebody may have sent has to come
+        twice in its trials."""
+        request, self._on_trial = self._on_trial, 0
+        if is_own_doing or request == self._doubted:
+            return request
+        self._doubted = request
+        return 0
 
     def _start_if_complete(self) -> None:
         """Begin an epoch when every actor is there. All of them forget what they knew."""
@@ -273,7 +326,8 @@ class RootActor(Actor):
         if self._awaited or size is None:
             return
 
-        self._is_up = True
+        self._is_up = self._has_been_up = True
+        self.restarts.came_up(self._clock())
         log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
         for sentence in lost_capabilities({name: each.capabilities for name, each in self._stages.items()}):
             log.info("%s", sentence)

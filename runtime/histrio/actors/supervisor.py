@@ -1,4 +1,9 @@
-"""Supervision inside one process: an ordered list of children, restarted together with those that depend on them."""
+"""Supervision inside one process: an ordered list of children, restarted together with those that depend on them.
+
+A failure is first mended by making the actor anew in its process. Where that does not help, because it fails again
+before the replica is up, or cannot help, because memory has run out, the process ends and its parent starts another.
+How often any of this may happen is counted by root.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +11,20 @@ import logging
 import os
 import sys
 import threading
-import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 from histrio.actors.mailbox import Actor
-from histrio.errors import HistrioError, RestartLimitReached
-from histrio.messages import ChildFailed, Stop
+from histrio.errors import HistrioError
+from histrio.messages import ChildFailed, Message, Start, Stop
 
-__all__ = ["Child", "RestartIntensity", "Supervisor"]
+__all__ = ["Child", "Supervisor", "end_process"]
 
 log = logging.getLogger(__name__)
 
 _CLOSE_S = 5.0
 """Seconds that a process which ends for a failed actor has to close what it owns."""
-
-
-class RestartIntensity:
-    """At most `max_restarts` within any `window_s` seconds; more means that restarting does not help."""
-
-    def __init__(self, max_restarts: int, window_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.max_restarts = max_restarts
-        self.window_s = window_s
-        self._clock = clock
-        self._restarts: deque[float] = deque()
-
-    def allows_restart(self) -> bool:
-        """Count one restart; False if that is one too many."""
-        now = self._clock()
-        self._restarts.append(now)
-        while self._restarts[0] <= now - self.window_s:
-            self._restarts.popleft()
-        return len(self._restarts) <= self.max_restarts
-
-    def __str__(self) -> str:
-        return f"{self.max_restarts} restarts in {self.window_s:g} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +41,19 @@ class Supervisor:
     def __init__(
         self,
         children: list[Child],
-        intensity: RestartIntensity | None,
         host: Callable[[str, Actor], None],
         report: Callable[[ChildFailed], None],
+        *,
+        end_process: Callable[[], NoReturn] | None = None,
+        can_mend: bool = True,
     ) -> None:
-        """`intensity` None: nothing is restarted here, a failure ends the process, whose parent starts another."""
+        """Without `end_process` there is no process to end: what cannot be mended here fails for good. `can_mend`
+        False: no child is made anew here."""
         self._children = children
-        self._intensity = intensity
         self._host = host
         self._report = report
+        self._end_process = end_process
+        self._can_mend = can_mend
         self._actors: dict[str, Actor] = {}
 
     def start(self) -> None:
@@ -78,21 +64,18 @@ class Supervisor:
         """Whether the actor is one of this supervisor's."""
         return any(child.name == name for child in self._children)
 
-    def failed(self, name: str, error: Exception) -> None:
-        """A child's handler raised: log it once, then start it and its dependants again, or end the process."""
+    def failed(self, name: str, error: BaseException, message: Message | None = None) -> None:
+        """A child's handler raised at this message: log it once, then start it and its dependants again, or end the
+        process."""
         log.error("actor %s failed", name, exc_info=error)
-        if self._intensity is None:
-            _end_process()
+        if not self._can_mend or isinstance(message, Start) or _is_out_of_memory(error):
+            self._give_up(name, error)
+            return
 
         first = next(index for index, child in enumerate(self._children) if child.name == name)
         self._stop_from(first)
-        if not self._intensity.allows_restart():
-            limit = RestartLimitReached(f"{name} failed more than {self._intensity}: {error}")
-            self._report(ChildFailed(name, str(limit), is_final=True))
-            return
-
         dependants = [child.name for child in self._children[first + 1 :]]
-        self._report(ChildFailed(name, f"{type(error).__name__}: {error}", dependants=dependants))
+        self._report(ChildFailed(name, _in_words(error), dependants=dependants))
         self._start_from(first)
 
     def stop(self) -> None:
@@ -112,8 +95,19 @@ class Supervisor:
                 self._report(ChildFailed(child.name, str(error), is_final=True))
                 return
             except Exception as error:
-                self.failed(child.name, error)
+                log.error("actor %s cannot start", child.name, exc_info=error)
+                self._give_up(child.name, error)
                 return
+
+    def _give_up(self, name: str, error: BaseException) -> None:
+        """Nothing in this process mends it."""
+        if self._end_process is None:
+            self._stop_from(0)
+            self._report(ChildFailed(name, _in_words(error), is_final=True))
+            return
+
+        self._report(ChildFailed(name, _in_words(error), ends_process=True))
+        self._end_process()
 
     def _stop_from(self, first: int) -> None:
         for child in reversed(self._children[first:]):
@@ -126,9 +120,20 @@ class Supervisor:
                 log.warning("actor %s did not stop cleanly: %s", child.name, error)
 
 
-def _end_process() -> NoReturn:
+def end_process() -> NoReturn:
     """By the usual way out, but within a limit: what has failed may not close any more."""
     timer = threading.Timer(_CLOSE_S, os._exit, (1,))
     timer.daemon = True
     timer.start()
     sys.exit(1)
+
+
+def _in_words(error: BaseException) -> str:
+    """For the log: what was raised, and where it adds a note, in whose code."""
+    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the process, or its device, has no memory left. Each library has its own way to say so."""
+    text = f"{type(error).__name__} {error}".lower().replace(" ", "")
+    return isinstance(error, MemoryError) or any(each in text for each in ("outofmemory", "can'tallocatememory"))

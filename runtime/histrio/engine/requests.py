@@ -1,7 +1,7 @@
 """The table of unfinished requests: credits, deadlines, and the tokens already delivered.
 
-It is what makes a crash of the engine invisible: `replay` gives every unfinished request again, with the prompt
-followed by the tokens its client already has, so that generation goes on where it was.
+It is what makes a crash of the engine invisible: `next_orders` gives every unfinished request again, with the prompt
+followed by the tokens its client already has, so that generation goes on where it was. `trials.py` says in which order.
 """
 
 from __future__ import annotations
@@ -13,13 +13,20 @@ from typing import Any
 
 import msgspec
 
-from histrio.errors import EngineError, EngineRestarted, Overloaded, RequestTimeout
+from histrio.engine.trials import TRIAL_TOKENS, Trials
+from histrio.errors import EngineError, EngineRestarted, HistrioError, Overloaded, RequestBrokeEngine, RequestTimeout
 from histrio.gateway import Submission
 from histrio.messages import Generate, RequestState, SamplerState, TokenRow
 from histrio.observed import FinishedRequest
 from histrio.policies import AdmissionPolicy, HearsOfEnds, Load
 
 __all__ = ["RequestTable", "Ticket"]
+
+
+_BROKE_ENGINE = (
+    "the engine failed while it worked on this request, and again when it worked on nothing else, so the request is "
+    "not tried again; the server's log tells more under "
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -39,6 +46,16 @@ class Ticket:
     num_cached_tokens: int = 0
     num_drafted: int = 0
     num_accepted: int = 0
+
+    @property
+    def num_known_tokens(self) -> int:
+        """Prompt and delivered tokens."""
+        return len(self.order.ids) + len(self.delivered)
+
+    @property
+    def end(self) -> int:
+        """Known tokens at which it has all that it asked for."""
+        return self.order.max_total_tokens
 
     def record(self, submission: Submission, state: RequestState, code: str, now: float) -> FinishedRequest:
         """What is told of it at its end."""
@@ -89,6 +106,10 @@ class RequestTable:
         self._accepted: dict[int, _Accepted] = {}
         """By the request of the first choice."""
         self._next_request = 1
+        self._trials = Trials()
+        self._is_trial_bounded = True
+        self.can_continue: Callable[[dict[str, Any]], bool] = lambda _fields: True
+        """Whether another engine can go on with a begun answer that has these sampling fields."""
         self.clock: Callable[[], float] = lambda: 0.0
         """That of the tickets' deadlines."""
         self.on_finished: Callable[[FinishedRequest], None] = lambda _record: None
@@ -120,14 +141,23 @@ class RequestTable:
     def add(self, ticket: Ticket) -> None:
         """An accepted order gets its listener."""
         self._tickets[ticket.order.request] = ticket
+        self._trials.add(ticket.order.request)
         self.num_tokens += ticket.order.max_total_tokens
 
     def deliver(self, row: TokenRow) -> None:
         """Pass new tokens to the listener; the credit returns with the last ones."""
         ticket = self._tickets.get(row.request)
+        if row.request == self._trials.current:
+            row = self._tried(row, ticket)
         if ticket is None:
             return  # cancelled meanwhile
 
+        self._pass_on(row)
+
+    def _pass_on(self, row: TokenRow) -> None:
+        ticket = self._tickets[row.request]
+        if ticket.delivered and row.num_cached_tokens:
+            row = msgspec.structs.replace(row, num_cached_tokens=0)  # of a replay: its blocks hold the answer, too
         if ticket.first_token_s is None and row.ids:
             ticket.first_token_s = self.clock()
         ticket.delivered.extend(row.ids)
@@ -148,49 +178,108 @@ class RequestTable:
         self._end(ticket, state, "")
         return True
 
-    def replay(self) -> list[Generate]:
-        """Every unfinished request, to be opened again on a chain that knows nothing of it."""
-        return [
-            msgspec.structs.replace(
-                ticket.order,
-                ids=ticket.order.ids + ticket.delivered,
-                sampler_state=ticket.sampler_state,
-                # They were told with the first tokens.
-                num_prompt_logprobs=None if ticket.delivered else ticket.order.num_prompt_logprobs,
-            )
-            for ticket in self._tickets.values()
-        ]
+    @property
+    def on_trial(self) -> int:
+        """The request that is alone in the engine, because it may have brought the last one down; 0 for none."""
+        return self._trials.current
 
-    def end_begun(self, can_continue: Callable[[dict[str, Any]], bool]) -> None:
-        """The engine is gone: end begun answers with sampling fields for which another could not go on."""
+    @property
+    def num_suspects(self) -> int:
+        """Requests that have yet to be tried alone."""
+        return self._trials.num_suspects
+
+    def next_orders(self) -> list[Generate]:
+        """What the engine is to be sent now; ask again after whatever may have ended a trial. Suspects come alone and
+        are bounded to a few tokens, at which the engine itself ends them."""
+        orders = [_resumed(self._tickets[request]) for request in self._trials.take()]
+        if not orders or not self._trials.current:
+            return orders
+
+        (order,) = orders
+        self._is_trial_bounded = self.can_continue(order.sampling)
+        end = len(order.ids) + TRIAL_TOKENS
+        if not self._is_trial_bounded or end >= order.max_total_tokens:
+            return orders
+        return [msgspec.structs.replace(order, max_total_tokens=end)]
+
+    def needs_cancel(self, request: int) -> bool:
+        """Whether the engine is to be told that a request has ended for its client. One on a trial that has an end is
+        left to it: nobody else may be alone in the engine before it has gone."""
+        if request != self._trials.current:
+            return True
+        if self._is_trial_bounded:
+            return False
+        self._trials.over()
+        return True
+
+    def down(self, convicted: int = 0) -> RequestBrokeEngine | None:
+        """The engine is gone. The request named, if it was alone there, ends with the error returned; so do begun
+        answers with which another engine could not go on. All others in it are suspected."""
+        error = None
+        if convicted and convicted == self._trials.current and convicted in self._tickets:
+            error = RequestBrokeEngine(_BROKE_ENGINE + self._reference(convicted))
+            self.fail(convicted, error)
+        self._trials.down(is_current_alive=self._trials.current in self._tickets)
         for request, ticket in list(self._tickets.items()):
-            if ticket.delivered and not can_continue(ticket.order.sampling):
+            if ticket.delivered and not self.can_continue(ticket.order.sampling):
                 text = "the engine was lost, and another cannot continue this answer; send the request again"
-                self._fail(request, EngineRestarted(text))
+                self.fail(request, EngineRestarted(text))
+        return error
 
     def end_scoring(self) -> None:
         """The engine that comes back cannot score prompts: end the requests whose prompts still have to be."""
-        for order in self.replay():
-            if order.num_prompt_logprobs is not None:
+        for request, ticket in list(self._tickets.items()):
+            if _resumed(ticket).num_prompt_logprobs is not None:
                 text = "the engine was lost, and the one that follows cannot score prompts; send the request again"
-                self._fail(order.request, EngineRestarted(text))
+                self.fail(request, EngineRestarted(text))
 
     def expire(self, now: float) -> list[int]:
         """End requests whose time is over; their ids, for the engine to forget them."""
         expired = [request for request, ticket in self._tickets.items() if ticket.deadline <= now]
         for request in expired:
-            self._fail(request, RequestTimeout("the request did not finish within its time limit"))
+            self.fail(request, RequestTimeout("the request did not finish within its time limit"))
         return expired
 
     def fail_all(self, reason: str) -> None:
         """No engine will come back: every listener hears why."""
         for request in list(self._tickets):
-            self._fail(request, EngineError(reason))
+            self.fail(request, EngineError(reason))
+
+    def fail(self, request: int, error: HistrioError) -> None:
+        """End one request with an error whose text is safe to show."""
+        self._pass_on(TokenRow(request, [], RequestState.ERROR, str(error), error.code))
+
+    def unsent(self, request: int) -> None:
+        """An order could not be handed on: whatever becomes of its request, the engine does not have it."""
+        if request == self._trials.current:
+            self._trials.over()
+
+    def _tried(self, row: TokenRow, ticket: Ticket | None) -> TokenRow:
+        """A row of the request on trial. The end of the trial is no end of the request."""
+        if ticket is None:  # ended for its client, and now for the engine
+            if row.state.is_finished:
+                self._trials.over()
+            return row
+        if row.state is RequestState.FINISHED_MAX_LENGTH and ticket.num_known_tokens + len(row.ids) < ticket.end:
+            self._trials.proven(is_sent=False)
+            return msgspec.structs.replace(row, state=RequestState.DECODING)
+        if row.state.is_finished:
+            self._trials.over()
+        elif row.ids and not self._is_trial_bounded:
+            self._trials.proven(is_sent=True)
+        return row
+
+    def _reference(self, request: int) -> str:
+        """What client and log call a request."""
+        order = self._tickets[request].order
+        accepted = self._accepted.get(order.leader or request)
+        return (accepted.submission.id if accepted is not None else "") or f"request {request}"
 
     def _end(self, ticket: Ticket, state: RequestState, code: str) -> None:
         """The credit returns, and who counts hears of it."""
         order = ticket.order
         del self._tickets[order.request]
+        self._trials.forget(order.request)
         self.num_tokens -= order.max_total_tokens
         first = order.leader or order.request
         accepted = self._accepted.get(first)
@@ -203,9 +292,6 @@ class RequestTable:
             del self._accepted[first]
             if self._counting is not None:
                 self._counting.finished(accepted.submission)
-
-    def _fail(self, request: int, error: EngineError) -> None:
-        self.deliver(TokenRow(request, [], RequestState.ERROR, str(error), error.code))
 
     @staticmethod
     def _order(submission: Submission, request: int, seed: int, choice: int) -> Generate:
@@ -228,3 +314,16 @@ class RequestTable:
             num_prompt_logprobs=submission.num_prompt_logprobs if choice == 0 else None,
             max_speculation=submission.max_speculation,
         )
+
+
+def _resumed(ticket: Ticket) -> Generate:
+    """The order of a request, to be opened on a chain that knows nothing of it."""
+    order, delivered = ticket.order, ticket.delivered
+    if not delivered:
+        return order
+    return msgspec.structs.replace(
+        order,
+        ids=order.ids + delivered,
+        sampler_state=ticket.sampler_state,
+        num_prompt_logprobs=None,  # they were told with the first tokens
+    )

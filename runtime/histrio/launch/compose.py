@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from histrio.actors.batching import BatchingActor, BatchingSettings
 from histrio.actors.directory import Directory, Tell
@@ -12,7 +13,7 @@ from histrio.actors.engine import ENGINE_ACTOR, EngineActor
 from histrio.actors.kv import KvActor
 from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.stage import Activity, StageActor, StagePlace
-from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
+from histrio.actors.supervisor import Child, Supervisor
 from histrio.backend import BackendFactory, StageSpec
 from histrio.drafting import Drafter
 from histrio.drawer import Drawer
@@ -21,6 +22,7 @@ from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.launch.draft import drafter_tools
 from histrio.launch.policies import batching_policy
+from histrio.messages import Message
 from histrio.model_config import read_model_config
 from histrio.plugins import Plugins
 from histrio.policies import BatchingPolicy
@@ -111,16 +113,24 @@ def engine_child(spec: StageSpec, factory: EngineFactory, tell: Tell) -> Child:
 class DeviceThread:
     """Supervised actors on one blocking dispatcher: a device process's main thread, or a thread beside the front.
 
-    Without `intensity` nothing is restarted: the first failure ends the process.
+    `end_process` and `can_mend` are the supervisor's.
     """
 
-    def __init__(self, directory: Directory, children: list[Child], intensity: RestartIntensity | None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        children: list[Child],
+        *,
+        end_process: Callable[[], NoReturn] | None = None,
+        can_mend: bool = True,
+    ) -> None:
         self.dispatcher = ThreadDispatcher(self._on_failure)
         self._supervisor = Supervisor(
             children,
-            intensity,
             host=lambda name, actor: directory.host(name, self.dispatcher, actor),
             report=lambda failed: directory.tell("root", failed),
+            end_process=end_process,
+            can_mend=can_mend,
         )
 
     def run(self) -> None:
@@ -135,5 +145,5 @@ class DeviceThread:
         """End `run`; callable from any thread."""
         self.dispatcher.stop()
 
-    def _on_failure(self, name: str, error: Exception) -> None:
-        self._supervisor.failed(name, error)
+    def _on_failure(self, name: str, error: BaseException, message: Message | None) -> None:
+        self._supervisor.failed(name, error, message)

@@ -17,7 +17,7 @@ from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.root import LINK
 from histrio.actors.stage import StagePlace
-from histrio.actors.supervisor import Child, RestartIntensity
+from histrio.actors.supervisor import Child, end_process
 from histrio.launch.compose import BatchingParts, Choosers, DeviceThread, batching_children, engine_child, stage_child
 from histrio.launch.device_watch import DeviceWatch
 from histrio.launch.place import FRONT
@@ -44,8 +44,6 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     """Of the whole replica."""
     batching: BatchingSettings | None
     """Where batching and kv live; None elsewhere, and in a process with an engine."""
-    max_restarts: int
-    restart_window_s: float
     log_format: LogFormat
     log_level: str
 
@@ -55,11 +53,9 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
         return [stage.actor for stage in self.stages] + (["kv", "batching"] if self.batching is not None else [])
 
     @property
-    def intensity(self) -> RestartIntensity | None:
-        """How often actors are restarted inside; None where a failure ends the process."""
-        if any(stage.is_engine for stage in self.stages):
-            return None
-        return RestartIntensity(self.max_restarts, self.restart_window_s)
+    def can_mend(self) -> bool:
+        """Whether actors are made anew inside; an engine ends with its process."""
+        return not any(stage.is_engine for stage in self.stages)
 
 
 def run_device_process(payload: Any) -> None:
@@ -69,7 +65,8 @@ def run_device_process(payload: Any) -> None:
     directory = Directory(spec.process)
     directory.route({"root": FRONT, "admission": FRONT, "metrics": FRONT})
     watch = DeviceWatch(spec.process)
-    device = DeviceThread(directory, _children(spec, installed_plugins(), directory, watch), spec.intensity)
+    children = _children(spec, installed_plugins(), directory, watch)
+    device = DeviceThread(directory, children, end_process=end_process, can_mend=spec.can_mend)
     watch.dispatcher = device.dispatcher
     signal.signal(signal.SIGTERM, lambda _signum, _frame: device.stop())
 

@@ -18,7 +18,9 @@ from histrio.actors.root import RootActor
 from histrio.actors.supervisor import Supervisor
 from histrio.engine.placement import SizeLimits
 from histrio.engine.requests import RequestTable
+from histrio.engine.restarts import RestartAccount
 from histrio.gateway import ServedModel
+from histrio.messages import Message
 from histrio.policies import AdmissionPolicy
 from histrio.sampling_fields import FieldTable
 
@@ -45,6 +47,8 @@ class FrontSettings:
     request_timeout_s: float = 600.0
     life_limits: LifeLimits | None = None
     """How long a process may take for what it does; None: the defaults of the topology."""
+    max_restarts: int = 3
+    restart_window_s: float = 60.0
 
 
 class Front:
@@ -73,6 +77,7 @@ class Front:
             settings.actors,
             on_loading=self._loading,
             life_limits=settings.life_limits,
+            restarts=RestartAccount(settings.max_restarts, settings.restart_window_s),
         )
         self.directory.host("root", self.dispatcher, self.root)
         self.directory.host("admission", self.dispatcher, self.gateway)
@@ -123,9 +128,9 @@ class Front:
         if self._on_loading is not None:
             self._on_loading(stage, fraction, text)
 
-    def _on_failure(self, name: str, error: Exception) -> None:
+    def _on_failure(self, name: str, error: BaseException, message: Message | None) -> None:
         """The front holds the clients' connections: a handler that fails loses its message, never the process."""
         if self._supervisor is not None and self._supervisor.has_child(name):
-            self._supervisor.failed(name, error)
+            self._supervisor.failed(name, error, message)
             return
         log.error("actor %s failed on a message", name, exc_info=error)

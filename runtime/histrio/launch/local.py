@@ -11,7 +11,7 @@ from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.root import HostedActors
 from histrio.actors.stage import StagePlace
-from histrio.actors.supervisor import Child, RestartIntensity, Supervisor
+from histrio.actors.supervisor import Child, Supervisor
 from histrio.backend import BackendFactory, StageSpec
 from histrio.engine_backend import EngineFactory
 from histrio.launch.compose import BatchingParts, Choosers, DeviceThread, batching_children, engine_child, stage_child
@@ -31,13 +31,10 @@ class LocalStage:
 
 
 @contextmanager
-def run_batching(
-    front: Front, settings: BatchingSettings, intensity: RestartIntensity, parts: BatchingParts | None = None
-) -> Iterator[None]:
+def run_batching(front: Front, settings: BatchingSettings, parts: BatchingParts | None = None) -> Iterator[None]:
     """Kv and batching on the front's loop, supervised."""
     supervisor = Supervisor(
         batching_children(front.directory.tell, settings, parts or BatchingParts()),
-        intensity,
         host=lambda name, actor: front.directory.host(name, front.dispatcher, actor),
         report=lambda failed: front.directory.tell("root", failed),
     )
@@ -57,8 +54,6 @@ def run_local_replica(
     *,
     batching: BatchingSettings,
     parts: BatchingParts | None = None,
-    max_restarts: int = 3,
-    restart_window_s: float = 60.0,
 ) -> Iterator[None]:
     """Stages on threads, everything else on the front's loop, `queue` links between them. Stops in reverse order."""
     directory = front.directory
@@ -68,27 +63,23 @@ def run_local_replica(
         stage_child(StagePlace.of(index, len(stages)), stage.spec, stage.factory, choosers, directory.tell)
         for index, stage in enumerate(stages)
     ]
-    with run_batching(front, batching, RestartIntensity(max_restarts, restart_window_s), parts):
-        intensities = [RestartIntensity(max_restarts, restart_window_s) for _stage in stages]
-        with _on_threads(directory, children, intensities):
-            yield
-
-
-@contextmanager
-def run_local_engine(
-    front: Front, spec: StageSpec, factory: EngineFactory, *, max_restarts: int = 3, restart_window_s: float = 60.0
-) -> Iterator[None]:
-    """An engine on a thread of this process, for tests: one that fails is made anew here, and leaves what it left."""
-    child = engine_child(spec, factory, front.directory.tell)
-    front.root.process_started(HostedActors("local", front.directory.process, [child.name]))
-    with _on_threads(front.directory, [child], [RestartIntensity(max_restarts, restart_window_s)]):
+    with run_batching(front, batching, parts), _on_threads(directory, children):
         yield
 
 
 @contextmanager
-def _on_threads(directory: Directory, children: list[Child], intensities: list[RestartIntensity]) -> Iterator[None]:
+def run_local_engine(front: Front, spec: StageSpec, factory: EngineFactory) -> Iterator[None]:
+    """An engine on a thread of this process, for tests: one that fails is made anew here, and leaves what it left."""
+    child = engine_child(spec, factory, front.directory.tell)
+    front.root.process_started(HostedActors("local", front.directory.process, [child.name]))
+    with _on_threads(front.directory, [child]):
+        yield
+
+
+@contextmanager
+def _on_threads(directory: Directory, children: list[Child]) -> Iterator[None]:
     """Each child on a thread of its own; stops in reverse order."""
-    devices = [DeviceThread(directory, [child], each) for child, each in zip(children, intensities, strict=True)]
+    devices = [DeviceThread(directory, [child]) for child in children]
     threads = [
         threading.Thread(target=device.run, name=child.name, daemon=True)
         for child, device in zip(children, devices, strict=True)

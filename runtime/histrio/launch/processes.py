@@ -12,8 +12,7 @@ import msgspec
 
 from histrio.actors.liveness import ProcessView
 from histrio.actors.root import HostedActors, RootActor
-from histrio.actors.supervisor import RestartIntensity
-from histrio.errors import RestartLimitReached
+from histrio.errors import EngineError
 from histrio.launch.child import ChildSpec
 from histrio.launch.device import DeviceProcess
 from histrio.launch.place import ENGINE, FRONT
@@ -40,8 +39,6 @@ def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
             stages=[stage for stage in plan.stages if stage.process == role],
             num_stages=plan.num_stages,
             batching=plan.batching if role == ENGINE and plan.num_stages > 0 else None,
-            max_restarts=plan.runtime.max_restarts,
-            restart_window_s=plan.runtime.restart_window_s,
             log_format=plan.runtime.log_format,
             log_level=plan.runtime.log_level,
         )
@@ -59,7 +56,6 @@ class ReplicaProcesses:
         self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
         self._folder = folder
         self._front_endpoint = front_endpoint
-        self._intensity = RestartIntensity(plan.runtime.max_restarts, plan.runtime.restart_window_s)
         self._running: dict[str, ChildProcess] = {}
         self._is_stopping = False
 
@@ -102,25 +98,29 @@ class ReplicaProcesses:
         while not self._is_stopping:
             incarnation += 1
             spec = self._incarnation(role, incarnation)
-            reason = await self._run_once(role, spec)
+            await self._run_once(role, spec)
             if self._is_stopping or self._root.failure is not None:
                 return
-            log.warning("process %s %s", spec.process, reason)
-            if not self._intensity.allows_restart():
-                self._root.fail(RestartLimitReached(f"processes ended more often than {self._intensity}: {reason}"))
-                return
+            await anyio.sleep(self._root.restarts.delay_s)
 
-    async def _run_once(self, role: DeviceProcess, spec: DeviceProcess) -> str:
-        """Start one incarnation and wait for its end; how it ended, in words."""
+    async def _run_once(self, role: DeviceProcess, spec: DeviceProcess) -> None:
+        """Start one incarnation, wait for its end, and tell root how it ended."""
         self._root.process_started(self._host(role, spec))
-        child = await spawn(
-            ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process), python=self._pythons.get(role.process)
-        )
+        try:
+            child = await spawn(
+                ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process), python=self._pythons.get(role.process)
+            )
+        except EngineError as error:
+            log.warning("%s", error)
+            self._root.process_exited(spec.process, "could not be started", is_own_doing=True)
+            return
+
         self._running[spec.process] = child
         reason = await child.wait_or_abandon()
         del self._running[spec.process]
-        self._root.process_exited(spec.process, reason)
-        return reason
+        if not self._is_stopping:
+            log.warning("process %s %s", spec.process, reason)
+        self._root.process_exited(spec.process, reason, is_own_doing=child.died_of_itself)
 
     def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
         name = f"{role.process}.{count}"

@@ -145,8 +145,6 @@ class _Root:
             Choosers.of(self._plugins),
             batching=plan.batching,
             parts=BatchingParts.of(plan.batching, self._plugins),
-            max_restarts=plan.runtime.max_restarts,
-            restart_window_s=plan.runtime.restart_window_s,
         )
 
     def _lost(self, front: Front, process: str) -> None:
@@ -197,4 +195,6 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
             start_timeout_s=runtime.start_timeout_s,
             load_timeout_s=runtime.load_timeout_s,
         ),
+        max_restarts=runtime.max_restarts,
+        restart_window_s=runtime.restart_window_s,
     )

@@ -21,6 +21,9 @@ _ABANDON_AFTER_S = 2.0
 _UNENDED = "was killed, but the system has not ended it"
 
 
+_FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGILL})
+
+
 class ChildProcess:
     """A running child. Its output goes to the parent's; Ctrl-C in the terminal does not reach it."""
 
@@ -38,6 +41,12 @@ class ChildProcess:
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
         return self._process.returncode is None
+
+    @property
+    def died_of_itself(self) -> bool:
+        """Whether it ended in a way that nobody outside asks for: by an exit code, or by a fault of its own code."""
+        code = self._process.returncode
+        return code is not None and (code > 0 or -code in _FAULTS)
 
     async def wait(self) -> str:
         """Wait for its end and say in words how it ended. May be called by several tasks, also afterwards."""

@@ -25,7 +25,6 @@ from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
 from histrio.actors.root import HostedActors
 from histrio.actors.stage import StagePlace
-from histrio.actors.supervisor import RestartIntensity
 from histrio.backend import StageSpec
 from histrio.launch.compose import Choosers, DeviceThread, stage_child
 from histrio.launch.front import Front
@@ -102,7 +101,7 @@ class StageWorkers:
             for index, name in enumerate(used):
                 actors = [f"stage{index}"]
                 front.root.process_started(HostedActors(name, name, actors, self._endpoint(name), used[:index]))
-            with run_batching(front, BatchingSettings(prefill_chunk=prefill_chunk), RestartIntensity(0, 1.0)):
+            with run_batching(front, BatchingSettings(prefill_chunk=prefill_chunk)):
                 for index, (name, backend, spec) in enumerate(zip(used, of_stage, specs, strict=True)):
                     self._ask(name, _OpenStage(index, len(specs), backend, spec))
                 try:
@@ -158,7 +157,7 @@ class _Worker:
         place = StagePlace.of(order.index, order.num_stages)
         factory = plugins.stage_backend(order.backend)
         child = stage_child(place, order.spec, factory, Choosers.of(plugins), self._directory.tell)
-        self._device = DeviceThread(self._directory, [child], RestartIntensity(0, 1.0))
+        self._device = DeviceThread(self._directory, [child])
         self._thread = threading.Thread(target=self._device.run, name=place.name, daemon=True)
         self._thread.start()
 

@@ -1,0 +1,72 @@
+"""Who is sent to the engine next, so that a request that brings it down is found and ends alone.
+
+Every request that was in the engine when it went down is a suspect. Suspects go back one at a time, each alone in the
+engine, for a few tokens; what brings the engine down again while it is alone there is at fault. When all suspects have
+been tried, they go on together, and those that came meanwhile with them. So a request at fault costs two failures,
+however many run beside it, and the others lose nothing but time.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TRIAL_TOKENS", "Trials"]
+
+TRIAL_TOKENS = 8
+"""Tokens of a trial: as many as a request may have come further in the engine than was heard of it."""
+
+
+class Trials:
+    """Unfinished requests by where they are: waiting at the front, suspected, on trial, or sent."""
+
+    def __init__(self) -> None:
+        self._waiting: set[int] = set()
+        self._suspects: dict[int, None] = {}
+        """In the order in which they are tried."""
+        self._sent: set[int] = set()
+        self.current = 0
+        """The request that is alone in the engine, 0 for none. It may have ended for its client: it is over when the
+        engine is done with it."""
+
+    @property
+    def num_suspects(self) -> int:
+        """Requests that have yet to be tried."""
+        return len(self._suspects)
+
+    def add(self, request: int) -> None:
+        """A new request waits."""
+        self._waiting.add(request)
+
+    def take(self) -> list[int]:
+        """Who is to be sent now: nobody beside a request on trial, one suspect if there is any, else all who wait."""
+        if self.current:
+            return []
+        if self._suspects:
+            self.current = next(iter(self._suspects))
+            del self._suspects[self.current]
+            return [self.current]
+
+        taken = sorted(self._waiting)
+        self._sent.update(taken)
+        self._waiting.clear()
+        return taken
+
+    def proven(self, *, is_sent: bool) -> None:
+        """The one on trial did nothing wrong; it waits for the others, or runs on if its trial had no end."""
+        (self._sent if is_sent else self._waiting).add(self.current)
+        self.current = 0
+
+    def over(self) -> None:
+        """The engine is done with the one on trial, for good."""
+        self.current = 0
+
+    def forget(self, request: int) -> None:
+        """A request has ended. One on trial stays there until it is `over`."""
+        self._waiting.discard(request)
+        self._sent.discard(request)
+        self._suspects.pop(request, None)
+
+    def down(self, *, is_current_alive: bool) -> None:
+        """The engine is gone: what was in it is suspected, the one that was on trial first of all."""
+        first = [self.current] if self.current and is_current_alive else []
+        self._suspects = dict.fromkeys([*first, *self._suspects, *sorted(self._sent)])
+        self._sent.clear()
+        self.current = 0
