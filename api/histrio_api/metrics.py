@@ -123,6 +123,14 @@ def _gateway_lines(status: GatewayStatus, prefix: str) -> Iterator[str]:
     }
     yield from _family_lines(gauges | status.gauges, "gauge", prefix)
     yield from _family_lines({"replays_total": status.num_replays} | status.counters, "counter", prefix)
+    for kind in ("counter", "gauge"):
+        numbers = {name: value for name, value in status.plugin_metrics.items() if _kind_of(name) == kind}
+        yield from _family_lines(numbers, kind, prefix)
+
+
+def _kind_of(name: str) -> str:
+    """Of a plugin's number, by its name's end."""
+    return "counter" if name.partition("{")[0].endswith("_total") else "gauge"
 
 
 def _family_lines(values: Mapping[str, float], kind: str, prefix: str) -> Iterator[str]:

@@ -1,11 +1,12 @@
 """The hooks a plugin may implement; `docs/hooks.md` describes each with an example.
 
-Hooks are called at start-up, never per step: they hand over objects, and the core calls methods on those.
+Those that register are called at start-up: they hand over objects, and the core calls methods on those. Those that
+watch are told of requests, intervals and failures. None is called per step or per token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ from histrio.backend import BackendFactory
 from histrio.drafting import DrafterFactory
 from histrio.engine_backend import EngineFactory
 from histrio.grammar import GrammarBackend
+from histrio.observed import FinishedRequest, IntervalStats
 from histrio.policies import AdmissionPolicy, BatchingPolicy
 from histrio.sampling import Sampler
 
@@ -25,6 +27,9 @@ __all__ = [
     "EdgeContext",
     "EdgeService",
     "hookimpl",
+    "on_actor_failed",
+    "on_interval",
+    "on_request_finished",
     "register_admission_policies",
     "register_backends",
     "register_batching_policies",
@@ -96,3 +101,18 @@ def register_batching_policies(register: Callable[[type[BatchingPolicy]], None])
 @hookspec
 def register_admission_policies(register: Callable[[type[AdmissionPolicy]], None]) -> None:
     """Offer who decides which requests are accepted: call `register(PolicyClass)` for each."""
+
+
+@hookspec
+def on_request_finished(record: FinishedRequest) -> None:
+    """A request has ended: called once for each of its choices, in the front process."""
+
+
+@hookspec
+def on_interval(stats: IntervalStats) -> Mapping[str, float] | None:
+    """An interval of `metrics-interval-s` is over; answer numbers for `/metrics` by their names, or nothing."""
+
+
+@hookspec
+def on_actor_failed(actor: str, error: str, restarts: int) -> None:
+    """An actor or a process failed; `restarts` counts its failures since the start, this one included."""

@@ -17,8 +17,19 @@ from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError, RequestError
 from histrio.sampling import Sampler
 
-__all__ = ["FieldTable"]
+__all__ = ["CORE_FIELDS", "FieldTable"]
 
+CORE_FIELDS = frozenset(
+    """
+    add_generation_prompt add_special_tokens cache_salt chat_template_kwargs continue_final_message ebnf echo grammar
+    guided_choice guided_grammar guided_json guided_regex ignore_eos json_schema logprobs max_completion_tokens
+    max_speculation max_tokens messages metadata model n parallel_tool_calls prediction priority prompt
+    prompt_cache_key prompt_cache_retention prompt_logprobs regex request_id response_format safety_identifier seed
+    skip_special_tokens stop stop_token_ids stream stream_options structured_outputs tool_choice tools top_logprobs
+    user
+    """.split()
+)
+"""Fields that requests have whatever the samplers are; none of them can be a sampler's."""
 _MAX_PARAM_CHARS = 64
 _MAX_INT = 2**63 - 1
 """Of a field whose owner sets no bound; larger integers fit into no message and no array."""

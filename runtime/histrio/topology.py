@@ -181,6 +181,10 @@ class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """`text` for people, `json` for collectors: one object per line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is written."""
+    plugins: list[_Text] = []
+    """Files or modules with plugins, besides those that are installed; every process loads them."""
+    metrics_interval_s: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
+    """Seconds between two calls of the hook `on_interval`, for plugins that watch."""
 
 
 class Topology(msgspec.Struct, frozen=True, kw_only=True):

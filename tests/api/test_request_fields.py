@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from histrio.errors import RequestError
+from histrio.sampling_fields import CORE_FIELDS
 from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT, split_fields
 from histrio_api.json_body import decode_object
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
+from histrio_samplers.plugin import SAMPLERS
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 SAMPLING = frozenset({"temperature", "top_k"})
@@ -113,3 +115,11 @@ def test_prompts_are_text_ids_or_lists_of_them() -> None:
         assert split_fields({"model": "m", "prompt": prompt}, CompletionRequest, SAMPLING)[0].prompt == prompt
     with pytest.raises(RequestError):
         split_fields({"model": "m", "prompt": [-1]}, CompletionRequest, SAMPLING)
+
+
+def test_the_core_knows_every_field_that_a_sampler_may_not_have() -> None:
+    own = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *NO_EFFECT}
+    missing = own - CORE_FIELDS
+    assert not missing, f"add these to CORE_FIELDS in histrio/sampling_fields.py: {sorted(missing)}"
+    assert not CORE_FIELDS - own, "a field that no request has"
+    assert not CORE_FIELDS & {field for sampler in SAMPLERS for field in sampler.params.__struct_encode_fields__}

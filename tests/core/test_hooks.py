@@ -8,22 +8,25 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import msgspec
 import pytest
 
 from histrio import hooks
-from histrio.backend import BackendFactory, Probe, StageBackend, StageSpec, Traits
+from histrio.backend import Array, ArrayNamespace, BackendFactory, Probe, StageBackend, StageSpec, Traits
 from histrio.drafting import DrafterFactory
 from histrio.gateway import Submission
 from histrio.grammar import GrammarBackend, GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
+from histrio.hook_calls import hook_names
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
-from histrio.messages import Generate
-from histrio.plugins import Plugins, hook_names
+from histrio.messages import Generate, RequestState
+from histrio.observed import FinishedRequest, IntervalStats
+from histrio.plugins import Plugins
 from histrio.policies import AdmissionPolicy, BatchingPolicy, Load, NoOptions
-from histrio.sampling import Sampler
+from histrio.sampling import Opening, Rows, Sampler
 from histrio.testing.guesses import GuessFactory
+from histrio.watchers import Watchers
 
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 
@@ -50,6 +53,15 @@ class Loud:
     name: ClassVar[str] = "loud"
     order: ClassVar[int] = 50
     params: ClassVar[type[msgspec.Struct]] = Params
+
+    def __init__(self, max_rows: int) -> None:
+        return
+
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
+        return False
+
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+        return logits
 
 
 class Rhymes:
@@ -104,7 +116,7 @@ class AllHooks:
         register(Factory())
 
     @hookimpl
-    def register_samplers(self, register: Callable[[Any], None]) -> None:
+    def register_samplers(self, register: Callable[[type[Sampler]], None]) -> None:
         register(Loud)
 
     @hookimpl
@@ -127,13 +139,58 @@ class AllHooks:
     def register_edges(self, register: Callable[[EdgeService], None]) -> None:
         register(Edge())
 
+    @hookimpl
+    def on_request_finished(self, record: FinishedRequest) -> None:
+        SEEN.append(record)
+
+    @hookimpl
+    def on_interval(self, stats: IntervalStats) -> dict[str, float]:
+        SEEN.append(stats)
+        return {"verses": 4}
+
+    @hookimpl
+    def on_actor_failed(self, actor: str, restarts: int) -> None:
+        SEEN.append((actor, restarts))
+
+
+SEEN: list[object] = []
+"""What the hooks that watch were told."""
+RECORD = FinishedRequest(request=1, state=RequestState.CANCELLED, num_prompt_tokens=1, num_tokens=0, elapsed_s=0.1)
+STATS = IntervalStats(state="ready", epoch=1, interval_s=10.0, num_unfinished=0, counters={}, gauges={})
+
 
 @pytest.fixture
 def plugins() -> Plugins:
     found = Plugins()
     found.add(AllHooks(), "everything")
-    assert found.failed == []
+    assert (found.failed, found.defects) == ([], [])
     return found
+
+
+def told(plugins: Plugins, hook: str, **facts: object) -> Watchers:
+    """Tell it, and wait for it."""
+    SEEN.clear()
+    watchers = Watchers(plugins.watching)
+    assert watchers.wants(hook)
+    watchers.tell(hook, **facts)
+    watchers.close(grace_s=15)
+    return watchers
+
+
+def test_hook_on_request_finished(plugins: Plugins) -> None:
+    told(plugins, "on_request_finished", record=RECORD)
+    assert SEEN == [RECORD]
+
+
+def test_hook_on_interval(plugins: Plugins) -> None:
+    assert told(plugins, "on_interval", stats=STATS).metrics == {'plugin_verses{plugin="everything"}': 4}
+    assert SEEN == [STATS]
+
+
+def test_hook_on_actor_failed(plugins: Plugins) -> None:
+    """An implementation may take fewer of the facts."""
+    told(plugins, "on_actor_failed", actor="stage1", error="no memory", restarts=2)
+    assert SEEN == [("stage1", 2)]
 
 
 def test_hook_register_backends(plugins: Plugins) -> None:
@@ -218,4 +275,7 @@ def test_a_plugin_need_not_implement_every_hook() -> None:
         "register_batching_policies": [],
         "register_admission_policies": [],
         "register_edges": ["small"],
+        "on_request_finished": [],
+        "on_interval": [],
+        "on_actor_failed": [],
     }

@@ -13,10 +13,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from histrio import builtin_policies
-from histrio.backend import BackendFactory, Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.backend import Array, ArrayNamespace, BackendFactory, Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.engine_backend import EngineFactory
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.plugins import Plugins
+from histrio.sampling import Opening, Rows, Sampler
 
 CONFIG = {
     "architectures": ["PaperForCausalLM"],
@@ -85,6 +86,15 @@ class _Temperature:
     order: ClassVar[int] = 100
     params: ClassVar[type[msgspec.Struct]] = _Params
 
+    def __init__(self, max_rows: int) -> None:
+        return
+
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
+        return False
+
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+        return logits
+
 
 class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
     host: str = "127.0.0.1"
@@ -113,7 +123,7 @@ class PaperPlugin:
         register(self.engine)
 
     @hookimpl
-    def register_samplers(self, register: Callable[[Any], None]) -> None:
+    def register_samplers(self, register: Callable[[type[Sampler]], None]) -> None:
         register(_Temperature)
 
     @hookimpl
@@ -136,7 +146,7 @@ def plugins(factory: PaperFactory, engine: PaperEngineFactory) -> Plugins:
     found = Plugins()
     found.add(PaperPlugin(factory, engine), "paper [paper 1.0]")
     found.add(builtin_policies, "policies [histrio 1.0]")
-    assert found.failed == []
+    assert (found.failed, found.defects) == ([], [])
     return found
 
 

@@ -299,6 +299,9 @@ def test_plugins_lists_hooks_backends_and_what_cannot_load(
     out = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     assert "register_backends paper [paper 1.0]" in lines
+    assert (
+        "paper [paper 1.0] backend 'torch', backend 'paper-engine', sampler 'temperature', edge service 'api'" in lines
+    )
     assert "torch not available; torch is not installed; pip install histrio-torch (paper [paper 1.0])" in lines
     assert "temperature temperature, top_k (paper [paper 1.0])" in lines
     assert "mlx [histrio-mlx 0.1.0] ImportError: no Metal" in lines

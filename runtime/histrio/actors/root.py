@@ -122,6 +122,8 @@ class RootActor(Actor):
         self.restarts = restarts or RestartAccount(3, 60.0)
         """How often the replica may fail, and how long a new process is put off."""
         self.launcher: Launcher | None = None
+        self.on_failed: Callable[[str, str], None] = lambda _actor, _error: None
+        """Told of every actor and process that failed, by its name and why."""
         self.epoch = 0
         self.failure: Exception | None = None
         """Why no replica will come up again."""
@@ -149,6 +151,7 @@ class RootActor(Actor):
         if host is None:
             return
         self._directory.forget(process)
+        self.on_failed(host.role, reason)
         for name in host.actors:
             self._lose(name)
         self._went_down(f"process {process} {reason}", is_own_doing=is_own_doing)
@@ -229,6 +232,7 @@ class RootActor(Actor):
 
     def _child_failed(self, failed: ChildFailed) -> None:
         if failed.is_final:
+            self.on_failed(failed.child, failed.error)
             self.fail(ModelError(failed.error))
             return
         if failed.child.startswith(LINK):
@@ -236,6 +240,7 @@ class RootActor(Actor):
             return
 
         log.warning("%s failed: %s", failed.child, failed.error)
+        self.on_failed(failed.child, failed.error)
         reason = f"{failed.child} failed"
         if not failed.ends_process:
             for name in [failed.child, *failed.dependants]:

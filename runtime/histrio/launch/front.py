@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import anyio
@@ -20,9 +22,12 @@ from histrio.engine.placement import SizeLimits
 from histrio.engine.requests import RequestTable
 from histrio.engine.restarts import RestartAccount
 from histrio.gateway import ServedModel
+from histrio.hook_calls import Implementation
 from histrio.messages import Message
+from histrio.observed import IntervalStats
 from histrio.policies import AdmissionPolicy
 from histrio.sampling_fields import FieldTable
+from histrio.watchers import Watchers
 
 __all__ = ["Front", "FrontSettings"]
 
@@ -49,6 +54,9 @@ class FrontSettings:
     """How long a process may take for what it does; None: the defaults of the topology."""
     max_restarts: int = 3
     restart_window_s: float = 60.0
+    watching: Sequence[Implementation] = ()
+    """The hooks of plugins that watch."""
+    metrics_interval_s: float = 10.0
 
 
 class Front:
@@ -62,10 +70,13 @@ class Front:
     ) -> None:
         self.directory = Directory(process)
         self.dispatcher = LoopDispatcher(asyncio.get_running_loop(), self._on_failure)
+        self.watchers = Watchers(settings.watching)
+        table = RequestTable(settings.max_unfinished, policy=settings.admission)
+        table.on_finished = lambda record: self.watchers.tell("on_request_finished", record=record)
         self.gateway = AdmissionActor(
             self.directory.tell,
             settings.model,
-            RequestTable(settings.max_unfinished, policy=settings.admission),
+            table,
             settings.fields,
             request_timeout_s=settings.request_timeout_s,
         )
@@ -79,6 +90,10 @@ class Front:
             life_limits=settings.life_limits,
             restarts=RestartAccount(settings.max_restarts, settings.restart_window_s),
         )
+        self.root.on_failed = self._failed
+        self._failures: Counter[str] = Counter()
+        self._interval_s = settings.metrics_interval_s
+        self._interval_began_s = time.monotonic()
         self.directory.host("root", self.dispatcher, self.root)
         self.directory.host("admission", self.dispatcher, self.gateway)
         self.directory.host("metrics", self.dispatcher, MetricsActor(self.gateway.status))
@@ -121,6 +136,30 @@ class Front:
             await anyio.sleep(_TIMER_S)
             self.gateway.expire()
             self.root.check_processes()
+            self._tell_interval()
+
+    def _tell_interval(self) -> None:
+        """The numbers of an interval that is over, to who watches; and theirs to `/metrics`."""
+        status, now = self.gateway.status, time.monotonic()
+        status.plugin_metrics = self.watchers.metrics
+        interval_s = now - self._interval_began_s
+        if interval_s < self._interval_s or not self.watchers.wants("on_interval"):
+            return
+
+        self._interval_began_s = now
+        stats = IntervalStats(
+            state=status.state,
+            epoch=status.epoch,
+            interval_s=interval_s,
+            num_unfinished=status.num_unfinished,
+            counters=dict(status.counters),
+            gauges=dict(status.gauges),
+        )
+        self.watchers.tell("on_interval", stats=stats)
+
+    def _failed(self, actor: str, error: str) -> None:
+        self._failures[actor] += 1
+        self.watchers.tell("on_actor_failed", actor=actor, error=error, restarts=self._failures[actor])
 
     def _loading(self, stage: int, fraction: float, text: str) -> None:
         self.gateway.status.progress = fraction

@@ -16,7 +16,8 @@ from typing import Any
 from histrio.errors import HistrioError, PluginError, TopologyError
 from histrio.launch.options import Options, parse_options
 from histrio.logs import set_up_logs
-from histrio.topology import Topology, parse_tables, read_file, read_tables
+from histrio.topology import RuntimeTable, Topology, parse_tables, read_file, read_tables
+from histrio.topology_parse import convert_table
 
 __all__ = ["main"]
 
@@ -36,19 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options) -> int:
+    from histrio.launch.plugin_report import describe_plugins, plugin_sentences
+    from histrio.plugin_sources import name_plugins
     from histrio.plugins import installed_plugins
 
     if options.is_plugins:
-        from histrio.launch.report import describe_plugins
-
+        name_plugins(_named_plugins(options))
         print(describe_plugins(installed_plugins()))
         return 0
 
     topology = _topology(options)
     set_up_logs("front", log_format=topology.runtime.log_format, level=topology.runtime.log_level)
+    name_plugins(topology.runtime.plugins)
     plugins = installed_plugins()
     for failed in plugins.failed:
-        logging.getLogger(__name__).warning("the plugin %s cannot load: %s", failed.name, failed.reason)
+        if failed.is_named:
+            raise TopologyError("runtime.plugins", f"{failed.name} cannot be loaded: {failed.reason}")
+    for sentence in plugin_sentences(plugins):
+        logging.getLogger(__name__).warning("%s", sentence)
 
     from histrio.launch.plan import resolve
 
@@ -76,6 +82,13 @@ def _topology(options: Options) -> Topology:
             raise TopologyError("", f"there is no such file; for a model write {PROGRAM} --model {options.file}")
         tables = read_tables(read_file(file))
     return parse_tables(options.applied_to(tables))
+
+
+def _named_plugins(options: Options) -> list[str]:
+    """Those that options and file name, whatever else is in the file."""
+    tables = {} if options.file is None else read_tables(read_file(Path(options.file)))
+    runtime = options.applied_to(tables).get("runtime", {})
+    return convert_table(runtime, RuntimeTable, "runtime").plugins
 
 
 def _sentence(options: Options, error: HistrioError) -> str:

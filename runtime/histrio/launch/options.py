@@ -74,6 +74,9 @@ def parse_options(argv: Sequence[str]) -> Options:
         if key and value is not None:
             tables.setdefault(table, {})[key] = value
             flags[path] = _flag_of(parser, path)
+    if given["plugin"]:
+        tables.setdefault("runtime", {})["plugins"] = given["plugin"]
+        flags["runtime.plugins"] = "--plugin"
     for text in given["set"]:
         path, value = _assignment(parser, "--set", "TABLE.KEY", text)
         table, _, key = path.partition(".")
@@ -297,6 +300,13 @@ def _add_scheduling(group: argparse._ArgumentGroup) -> None:
 def _add_service(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host", dest="api.host", metavar="H", help="address of the endpoint (127.0.0.1)")
     group.add_argument("--port", dest="api.port", type=int, metavar="P", help="port of the endpoint (3001)")
+    group.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="load a plugin from a Python file, or a module, in every process; may be given several times",
+    )
     group.add_argument("--log-format", dest="runtime.log-format", metavar="FORMAT", help="text or json")
     group.add_argument("--log-level", dest="runtime.log-level", metavar="LEVEL", help="debug, info, warning or error")
     group.add_argument(

@@ -13,6 +13,7 @@ import msgspec
 
 from histrio.backend import Probe, StageSpec, Traits
 from histrio.errors import BackendError, HistrioError
+from histrio.launch.asked import asked
 from histrio.plugins import installed_plugins
 
 __all__ = ["main", "probe_in", "traits_in"]
@@ -55,8 +56,9 @@ def main(argv: list[str]) -> None:
             answer = _Answer(factory.traits)
         else:
             spec = msgspec.json.decode(placement[0], type=StageSpec)
-            machine = factory.probe()
-            answer = _Answer(factory.traits, machine, factory.supports(spec) if machine.available else machine)
+            machine = asked("probe", factory.probe)
+            model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
+            answer = _Answer(factory.traits, machine, model)
     except HistrioError as error:
         answer = _Answer(error=str(error))
     print(msgspec.json.encode(answer).decode())

@@ -1,4 +1,4 @@
-"""What `rt-launch --check` and `rt-launch --plugins` print."""
+"""What `rt-launch --check` prints."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from histrio.engine.placement import lost_capabilities
 from histrio.launch.place import FRONT
 from histrio.launch.plan import EdgePlan, Plan, StagePlan
 from histrio.machine import memory_bytes
-from histrio.plugins import Plugins
 from histrio.topology import EngineTable
 
-__all__ = ["describe_plan", "describe_plugins"]
+__all__ = ["describe_plan"]
 
 _GIB = 2**30
 _MIB = 2**20
@@ -52,40 +51,6 @@ def describe_plan(plan: Plan) -> str:
     ]
     lines = [f"{name:<10} {text}" for name, text in facts]
     return "\n".join([*lines, "", *_table(rows), *_losses(plan)])
-
-
-def describe_plugins(plugins: Plugins) -> str:
-    """Hooks and who provides them, backends with their probes, samplers, services, and plugins that failed."""
-    lines = ["hooks"]
-    lines += [f"  {hook:<20} {', '.join(owners) or '-'}" for hook, owners in plugins.providers.items()]
-    lines += ["", "backends"]
-    for factory in plugins.backends:
-        probe = factory.probe()
-        state = f"available on {', '.join(probe.devices) or 'this machine'}" if probe.available else "not available"
-        if factory.traits.level == "engine":
-            state = f"a whole engine, {state}"
-        why = "".join(f"; {text}" for text in (probe.reason, probe.remedy) if text)
-        lines.append(f"  {factory.name:<20} {state}{why}  ({plugins.backends.owners[factory.name]})")
-    lines += ["", "samplers"]
-    for sampler in sorted(plugins.samplers, key=lambda each: each.order):
-        fields = ", ".join(sampler.params.__struct_encode_fields__)
-        lines.append(f"  {sampler.name:<20} {fields}  ({plugins.samplers.owners[sampler.name]})")
-    lines += ["", "grammars"]
-    lines += [
-        f"  {each.name:<20} {', '.join(each.kinds)}  ({plugins.grammars.owners[each.name]})"
-        for each in plugins.grammars
-    ]
-    lines += ["", "drafters"]
-    lines += [f"  {each.name:<20} ({plugins.drafters.owners[each.name]})" for each in plugins.drafters]
-    lines += ["", "batching policies"]
-    lines += [f"  {name:<20} ({owner})" for name, owner in plugins.batching_policies.owners.items()]
-    lines += ["", "admission policies"]
-    lines += [f"  {name:<20} ({owner})" for name, owner in plugins.admission_policies.owners.items()]
-    lines += ["", "services"]
-    lines += [f"  {edge.name:<20} ({plugins.edges.owners[edge.name]})" for edge in plugins.edges]
-    if plugins.failed:
-        lines += ["", "cannot load", *(f"  {each.name:<20} {each.reason}" for each in plugins.failed)]
-    return "\n".join(lines)
 
 
 def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:

@@ -43,6 +43,8 @@ _KILLED_BY_USER = 130
 _SECRET_BYTES = 16
 _LINKS = LinkLimits(heartbeat_interval_ms=0)
 """The front asks the operating system about its children, and loses none of them because it was stopped itself."""
+_WATCHERS_GRACE_S = 2.0
+"""How long plugins that watch may take for what has not been told them yet."""
 _SWITCH_INTERVAL_S = 0.0005
 """A busy thread holds the interpreter at most this long while the loop or the I/O thread wait for it."""
 
@@ -69,14 +71,20 @@ class _Root:
         plan = self._plan
         with LoadingProgress(len(plan.stages)) as progress:
             front = Front(_front_settings(plan, self._plugins), FRONT, progress.update)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._watch_signals)
-                tasks.start_soon(front.run_timer)
-                async with AsyncExitStack() as stack:
-                    await stack.enter_async_context(self._replica(front))
-                    edges = await stack.enter_async_context(self._edges(front))
-                    await self._serve(front, edges, progress)
-                tasks.cancel_scope.cancel()
+            try:
+                await self._run(front, progress)
+            finally:
+                front.watchers.close(_WATCHERS_GRACE_S)
+
+    async def _run(self, front: Front, progress: LoadingProgress) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_signals)
+            tasks.start_soon(front.run_timer)
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._replica(front))
+                edges = await stack.enter_async_context(self._edges(front))
+                await self._serve(front, edges, progress)
+            tasks.cancel_scope.cancel()
 
     async def _serve(self, front: Front, edges: TaskGroup, progress: LoadingProgress) -> None:
         """From loading to drained."""
@@ -197,4 +205,6 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
         ),
         max_restarts=runtime.max_restarts,
         restart_window_s=runtime.restart_window_s,
+        watching=plugins.watching,
+        metrics_interval_s=runtime.metrics_interval_s,
     )

@@ -10,6 +10,7 @@ import msgspec
 
 from histrio.backend import Capability, Probe, Traits
 from histrio.errors import BackendError, DoesNotFit, PluginError, TopologyError, UnsupportedModel
+from histrio.launch.asked import asked
 from histrio.launch.probe import probe_in, traits_in
 from histrio.machine import memory_bytes
 from histrio.model_config import ModelConfig
@@ -143,8 +144,8 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
         machine, model = probe_in(stage.python, stage.backend, spec)
     else:
         factory = plugins.backends.get(stage.backend)
-        machine = factory.probe() if is_check else Probe(available=True)
-        model = factory.supports(spec) if machine.available else machine
+        machine = asked("probe", factory.probe) if is_check else Probe(available=True)
+        model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
     if not machine.available:
         raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
     if not model.available:

@@ -26,6 +26,7 @@ from histrio.engine.placement import SizeLimits
 from histrio.engine_backend import EngineFactory
 from histrio.gateway import Gateway, ServedModel, Submission
 from histrio.grammar import GrammarBackend, GrammarKinds
+from histrio.hook_calls import Implementation
 from histrio.launch.compose import BatchingParts, Choosers
 from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
@@ -37,6 +38,8 @@ from histrio.sampling import Sampler
 from histrio.sampling_fields import FieldTable
 
 __all__ = ["Harness", "HarnessOptions", "StageRunner", "serving", "serving_engine", "serving_with"]
+
+_WATCHERS_GRACE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,9 @@ class HarnessOptions:
     drafter_options: dict[str, Any] = field(default_factory=dict)
     policy: BatchingPolicy | None = None
     admission: AdmissionPolicy | None = None
+    watching: Sequence[Implementation] = ()
+    """The hooks of plugins that watch: `Plugins.watching`."""
+    metrics_interval_s: float = 10.0
     batching_options: dict[str, Any] = field(default_factory=dict)
     """Further fields of `BatchingSettings`."""
     max_sequence_length: int = 512
@@ -179,7 +185,10 @@ async def _up(front: Front) -> AsyncIterator[Harness]:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(front.run_timer)
         await front.wait_ready()
-        yield Harness(front)
+        try:
+            yield Harness(front)
+        finally:
+            front.watchers.close(_WATCHERS_GRACE_S)
         tasks.cancel_scope.cancel()
 
 
@@ -249,4 +258,6 @@ def _settings(served: ServedModel, num_stages: int, fields: FieldTable, options:
         fields=fields,
         max_unfinished=options.max_unfinished,
         admission=options.admission,
+        watching=options.watching,
+        metrics_interval_s=options.metrics_interval_s,
     )
