@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio_api.text.call_body import CALL_CLOSE, CallBody
 from histrio_api.text.tokenizer import Tokenizer
-from histrio_api.text.tools import ToolCallParser
+from histrio_api.text.tools import CALL_OPEN, ToolCallParser
 
 TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
 TOOLS: Any = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
@@ -71,6 +72,83 @@ def test_arguments_are_passed_on_to_the_letter(arguments: str) -> None:
     call = f'<tool_call>\n{{"name": "f", "arguments": {arguments}}}\n</tool_call>'
     assert parse([call, " done"]) == (" done", [("f", arguments)])
     assert parse(list(call + call))[1] == [("f", arguments)] * 2
+
+
+BAD = '<tool_call>\n{"name": "f", "arguments": {"size": "5" inch"}}\n</tool_call>'
+GOOD = '<tool_call>\n{"name": "g", "arguments": {"a": "</tool_call>"}}\n</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        BAD,
+        BAD.replace(" inch", ""),
+        BAD.replace('" inch"', " inch"),
+        '<tool_call>{"name": "f", "arguments": {"s": "open}}</tool_call>',
+        '<tool_call>{"name": "f" "arguments": {}}</tool_call>',
+        "<tool_call>\n<function=f>\n</function></tool_call>",
+        '<tool_call>"</tool_call>',
+        "<tool_call>{</tool_call>",
+        "<tool_call>",
+    ],
+)
+def test_a_call_that_is_none_takes_no_later_one_with_it(bad: str) -> None:
+    for pieces in ([bad, GOOD, " end"], list(bad + GOOD + " end"), [bad + GOOD + " end"]):
+        assert parse(pieces) == (bad + " end", [("g", '{"a": "</tool_call>"}')])
+
+
+PARTS = [
+    CALL_OPEN,
+    CALL_CLOSE,
+    '{"name": "f"',
+    ', "arguments": ',
+    '{"a": 1}',
+    "}",
+    "{",
+    '"',
+    "\\",
+    "\n",
+    "x",
+    "1",
+    "<",
+    ":",
+]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=14).map("".join), st.data())
+def test_nothing_is_lost_however_an_answer_is_cut(answer: str, data: st.DataObject) -> None:
+    text, calls = parse([answer])
+    cuts = data.draw(st.lists(st.integers(0, len(answer)), max_size=4).map(sorted))
+    assert parse([answer[start:end] for start, end in pairwise([0, *cuts, len(answer)])]) == (text, calls)
+    assert parse(list(answer)) == (text, calls)
+    if not calls:
+        assert text == answer
+
+
+@pytest.mark.parametrize("num_chars", [1, 11, 10**9])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CALL_OPEN + '{"' + CALL_CLOSE * 2000,
+        CALL_OPEN + '{"' + CALL_OPEN * 2000,
+        (CALL_OPEN + '{"a": "5" inch"}' + CALL_CLOSE) * 500,
+        (CALL_OPEN + '{"a":":') * 2000,
+        CALL_OPEN + '{"' + (CALL_CLOSE + CALL_OPEN + '{\\"') * 1000,
+        (CALL_OPEN + '{"a": 1}' + CALL_CLOSE) * 500,
+    ],
+)
+def test_no_answer_is_read_more_than_a_few_times(answer: str, num_chars: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    num_read = [0]
+
+    class Counting(CallBody):
+        def push(self, text: str) -> str | None:
+            num_read[0] += len(text) + len(self.pieces[-1])
+            return super().push(text)
+
+    monkeypatch.setattr("histrio_api.text.tools.CallBody", Counting)
+    assert parse([answer[at : at + num_chars] for at in range(0, len(answer), num_chars)]) == (answer, [])
+    # A piece that is not read to its end is read again behind the place where it was given up.
+    assert num_read[0] < 30 * len(answer) if num_chars > 11 else num_read[0] < 4 * len(answer)
 
 
 @pytest.fixture(scope="module")

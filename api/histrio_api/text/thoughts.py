@@ -28,13 +28,15 @@ _FIRST: dict[Thinking, _Stage] = {"never": _Stage.AFTER, "maybe": _Stage.BEFORE,
 class ThoughtParser:
     """Separates a thought from the answer that follows it. Line breaks around the thought belong to neither."""
 
-    __slots__ = ("_buffer", "_has_begun", "_num_breaks", "_stage")
+    __slots__ = ("_buffer", "_has_begun", "_num_breaks", "_num_held_breaks", "_stage")
 
     def __init__(self, thinking: Thinking) -> None:
         self._stage = _FIRST[thinking]
         self._buffer = ""
         self._has_begun = False
         self._num_breaks = len(THOUGHT_BREAK)
+        self._num_held_breaks = 0
+        """Line breaks of the thought that are none of it if it ends behind them."""
 
     def push(self, text: str) -> tuple[str, str]:
         """Take more text; return what is sure to be thought, and what is answer."""
@@ -50,7 +52,7 @@ class ThoughtParser:
         """The text ended: what was held back."""
         rest = self._take_all()
         if self._stage is _Stage.WITHIN:
-            return self._without_breaks(rest), ""
+            return self._without_breaks(self._held_breaks() + rest), ""
         return "", rest
 
     def _look_for_opening(self) -> None:
@@ -65,12 +67,20 @@ class ThoughtParser:
         before, found, after = self._buffer.partition(THOUGHT_CLOSE)
         if found:
             self._buffer, self._stage = after, _Stage.BREAK
-            return self._without_breaks(before)
+            return self._without_breaks(self._held_breaks() + before)
 
         cut = _CLOSING.partial_start(before)
-        end = len(before[:cut].rstrip("\n"))
-        self._buffer = before[end:]
-        return self._without_breaks(before[:end])
+        self._buffer = before[cut:]
+        thought = before[:cut].rstrip("\n")
+        num_breaks = cut - len(thought)
+        if thought:
+            thought = self._held_breaks() + thought
+        self._num_held_breaks += num_breaks
+        return self._without_breaks(thought)
+
+    def _held_breaks(self) -> str:
+        breaks, self._num_held_breaks = "\n" * self._num_held_breaks, 0
+        return breaks
 
     def _without_breaks(self, text: str) -> str:
         text = text.rstrip("\n")

@@ -2,78 +2,117 @@
 
 from __future__ import annotations
 
-import re
+from collections import deque
 from uuid import uuid4
 
 import msgspec
 
 from histrio_api.schemas.chat import CalledFunction, CalledTool
+from histrio_api.text.call_body import CALL_CLOSE, CallBody
 from histrio_api.text.stops import Wanted
 
 __all__ = ["CALL_CLOSE", "CALL_OPEN", "ToolCallParser"]
 
 CALL_OPEN = "<tool_call>"
-CALL_CLOSE = "</tool_call>"
 
 _OPENING = Wanted([CALL_OPEN])
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_PIECE_CHARS = 256
 
 
 class ToolCallParser:
     """Separates an answer's text from its tool calls. What is no valid call comes out as text, so nothing is lost."""
 
-    __slots__ = ("_buffer", "_is_inside", "num_calls")
+    __slots__ = ("_blanks", "_body", "_held", "_is_behind_call", "_pending", "num_calls")
 
     def __init__(self) -> None:
-        self._buffer = ""
-        self._is_inside = False
+        self._pending: deque[str] = deque()
+        """What was not looked at yet, in short pieces: going back to an earlier place copies little."""
+        self._held = ""
+        """What may become an opening tag."""
+        self._body: CallBody | None = None
+        """Of the call that is being read."""
+        self._is_behind_call = False
+        self._blanks: list[str] = []
+        """What followed a call, as long as it may only separate it from the next one."""
         self.num_calls = 0
         """Calls found so far."""
 
     def push(self, text: str) -> tuple[str, list[CalledTool]]:
         """Take more of the answer; return the text to show and the calls that are complete by now."""
-        self._buffer += text
-        shown: list[str] = []
-        calls: list[CalledTool] = []
-        while self._advance(shown, calls):
-            pass
-        return "".join(shown), calls
+        self._pending.extend(text[at : at + _PIECE_CHARS] for at in range(0, len(text), _PIECE_CHARS))
+        return self._read()
 
     def flush(self) -> tuple[str, list[CalledTool]]:
         """The answer ended; models often leave the last closing tag out."""
-        rest, self._buffer = self._buffer, ""
-        if self._is_inside and (call := _parse(rest)) is not None:
-            self.num_calls += 1
-            return "", [call]
+        shown: list[str] = []
+        calls: list[CalledTool] = []
+        while self._body is not None:
+            if (call := _parse(self._body.text)) is not None:
+                calls.append(self._found(call))
+                break
+            shown.append(self._give_up())
+            more, others = self._read()
+            shown.append(more)
+            calls += others
+        rest, self._held = self._held, ""
+        return "".join(shown) + self._visible(rest), calls
 
-        opening = CALL_OPEN if self._is_inside else ""
-        return self._visible(opening + rest), []
+    def _read(self) -> tuple[str, list[CalledTool]]:
+        shown: list[str] = []
+        calls: list[CalledTool] = []
+        while self._pending:
+            piece = self._pending.popleft()
+            if self._body is None:
+                shown.append(self._read_text(piece))
+            elif (rest := self._body.push(piece)) is not None:
+                call = _parse(self._body.text)
+                if call is None:
+                    shown.append(self._give_up(CALL_CLOSE, rest))
+                else:
+                    calls.append(self._found(call))
+                    self._pending.appendleft(rest)
+            elif self._body.is_broken:
+                shown.append(self._give_up())
+        return "".join(shown), calls
 
-    def _advance(self, shown: list[str], calls: list[CalledTool]) -> bool:
-        """Consume up to the next tag; False if more text is needed."""
-        at = _end_of_call(self._buffer) if self._is_inside else self._buffer.find(CALL_OPEN)
-        if at < 0:
-            if not self._is_inside:
-                cut = _OPENING.partial_start(self._buffer)
-                shown.append(self._visible(self._buffer[:cut]))
-                self._buffer = self._buffer[cut:]
-            return False
+    def _read_text(self, piece: str) -> str:
+        text = self._held + piece
+        before, opening, rest = text.partition(CALL_OPEN)
+        if opening:
+            self._body, self._held = CallBody(), ""
+            self._pending.appendleft(rest)
+            return self._visible(before)
 
-        before = self._buffer[:at]
-        self._buffer = self._buffer[at + len(CALL_CLOSE if self._is_inside else CALL_OPEN) :]
-        if not self._is_inside:
-            shown.append(self._visible(before))
-        elif (call := _parse(before)) is not None:
-            self.num_calls += 1
-            calls.append(call)
-        else:
-            shown.append(CALL_OPEN + before + CALL_CLOSE)
-        self._is_inside = not self._is_inside
-        return True
+        cut = _OPENING.partial_start(text)
+        self._held = text[cut:]
+        return self._visible(text[:cut])
+
+    def _found(self, call: CalledTool) -> CalledTool:
+        self._body = None
+        self._is_behind_call = True
+        self._blanks.clear()
+        self.num_calls += 1
+        return call
+
+    def _give_up(self, *rest: str) -> str:
+        """What was read as a call is text, in which others may be; `rest` followed it. Returns what is sure to be."""
+        assert self._body is not None
+        self._pending.extendleft(reversed((*self._body.pieces, *rest)))
+        self._body = None
+        return self._visible(CALL_OPEN)
 
     def _visible(self, text: str) -> str:
-        """Line breaks that only separate calls are not part of the answer."""
-        return "" if self.num_calls and text.isspace() else text
+        """Blanks that only separate calls, or a call from the answer's end, are not part of the answer."""
+        if not self._is_behind_call:
+            return text
+        if not text or text.isspace():
+            self._blanks.append(text)
+            return ""
+
+        text = "".join([*self._blanks, text])
+        self._is_behind_call = False
+        self._blanks.clear()
+        return text
 
 
 class _Call(msgspec.Struct):
@@ -92,11 +131,3 @@ def _parse(text: str) -> CalledTool | None:
         return None
 
     return CalledTool(f"call_{uuid4().hex[:24]}", CalledFunction(call.name, written))
-
-
-def _end_of_call(text: str) -> int:
-    """Where the closing tag stands that is no part of a string; -1 if it is not there yet."""
-    at = text.find(CALL_CLOSE)
-    while at >= 0 and '"' in _STRING.sub("", text[:at]):
-        at = text.find(CALL_CLOSE, at + 1)
-    return at
