@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from histrio.errors import EngineError, ModelNotFound, Overloaded, RequestError
 from histrio.gateway import Gateway
-from histrio.grammar import GrammarSpec, Thinking
+from histrio.grammar import Thinking
 from histrio.grammar_check import GrammarChecker
 from histrio.messages import SamplingFields
 from histrio_api.metrics import EndpointMetrics
@@ -22,6 +22,7 @@ from histrio_api.settings import ApiSettings
 from histrio_api.structured import wanted_grammar
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
+from histrio_api.wanted import WantedGrammar
 
 __all__ = ["Edge"]
 
@@ -78,23 +79,32 @@ class Edge:
             case "failed":
                 raise EngineError("the engine failed and was not restarted; the server's log has the reason")
 
-    async def checked_grammar(
+    def wanted_grammar(
         self, request: GenerationRequest, sampling: SamplingFields, thinking: Callable[[], Thinking]
-    ) -> GrammarSpec | None:
-        """The form that the request asks for, known to be enforceable. Raises `RequestError`, `Overloaded`."""
-        wanted = wanted_grammar(request, sampling, self.gateway.model.grammar_kinds, self.honoured_by)
-        if wanted is None:
-            return None
+    ) -> WantedGrammar | None:
+        """The form that the request asks for, not checked yet. Raises `RequestError`."""
+        wanted = wanted_grammar(
+            request,
+            sampling,
+            self.gateway.model.grammar_kinds,
+            honoured_by=self.honoured_by,
+            special_texts=self.tokenizer.special_texts,
+        )
+        return None if wanted is None else replace(wanted, spec=replace(wanted.spec, thinking=thinking()))
 
-        spec = replace(wanted.spec, thinking=thinking())
-        if self.grammars is not None:
-            try:
-                await self.grammars.check(spec)
-            except Overloaded:
-                raise
-            except RequestError as error:
-                raise wanted.locate(error) from None
-        return spec
+    async def check_grammar(self, wanted: WantedGrammar) -> None:
+        """Raise `RequestError` where it cannot be enforced, `Overloaded`, or what is no fault of the request."""
+        assert self.grammars is not None, "whoever enforces the grammars checks them"
+        try:
+            await self.grammars.check(wanted.spec)
+        except Overloaded:
+            raise
+        except RequestError as error:
+            raise wanted.locate(error) from None
+
+    def needs_check(self, wanted: WantedGrammar) -> bool:
+        """Whether it is not known yet that the grammar can be enforced."""
+        return self.grammars is not None and not self.grammars.is_accepted(wanted.spec)
 
     async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
         """Do parsing, rendering or encoding here if it is short, else in a thread so that running streams don't wait.

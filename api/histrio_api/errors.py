@@ -25,6 +25,7 @@ from histrio.errors import (
 )
 
 __all__ = [
+    "ClientLeft",
     "GenerationFailed",
     "InvalidKey",
     "error_body",
@@ -71,6 +72,13 @@ class WrongMethod(RequestError):
 
     status = 405
     code = "method_not_supported"
+
+
+class ClientLeft(HistrioError):
+    """Nobody waits for the answer any more; the status is for the metrics."""
+
+    status = 499
+    code = "client_closed_request"
 
 
 class GenerationFailed(EngineError):

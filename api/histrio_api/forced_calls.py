@@ -5,6 +5,7 @@ A call that the grammar has let through parses, names a tool of the request, and
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -22,8 +23,11 @@ _ANY_ARGUMENTS = {"type": "object"}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
 
-def forced_calls(request: ChatRequest) -> WantedGrammar | None:
-    """The grammar of the answer's calls; None where whatever the model says will do. Raises `RequestError`."""
+def forced_calls(request: ChatRequest, special_texts: Collection[str] = ()) -> WantedGrammar | None:
+    """The grammar of the answer's calls; None where whatever the model says will do. Raises `RequestError`.
+
+    No name of a tool may contain one of the `special_texts`, which are tokens that answers do not show.
+    """
     choice = request.tool_choice
     if not request.tools or choice == "none":
         _check_needless(choice)
@@ -36,7 +40,7 @@ def forced_calls(request: ChatRequest) -> WantedGrammar | None:
     is_forced = choice != "auto"
     offered = _offered(request.tools, choice)
     structures = [_call(tool, f"tools[{at}].function", is_forced) for at, tool in offered]
-    _check_names(offered)
+    _check_names(offered, special_texts)
     spec = TagSpec(
         structures,
         triggers=[] if is_forced else [CALL_OPEN],
@@ -75,12 +79,14 @@ def _offered(tools: list[ToolDefinition], choice: str | NamedTool) -> list[tuple
     return found
 
 
-def _check_names(offered: list[tuple[int, ToolDefinition]]) -> None:
+def _check_names(offered: list[tuple[int, ToolDefinition]], special_texts: Collection[str]) -> None:
     known: set[str] = set()
     for at, tool in offered:
+        param = f"tools[{at}].function.name"
         if tool.function.name in known:
-            param = f"tools[{at}].function.name"
             raise RequestError(f"{param}: another tool has this name too", param=param)
+        if any(each in tool.function.name for each in special_texts):
+            raise RequestError(f"{param}: contains a special token of the model, which no call can spell", param=param)
         known.add(tool.function.name)
 
 

@@ -13,6 +13,7 @@ import anyio
 from histrio.errors import RequestError
 from histrio.gateway import Submission
 from histrio_api.choice import Choice
+from histrio_api.contradictions import require_a_token
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import ChoiceLogprobs
@@ -131,6 +132,7 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
         raise RequestError("stream_options: only allowed when stream is true", param="stream_options")
 
     edge.gateway.check_sampling(received.sampling)
+    _require_a_token(edge, received)
     is_chat = isinstance(request, ChatRequest)
     param = "messages" if is_chat else "prompt"
     # A prompt is scored by a request for one token, which is then left out.
@@ -191,6 +193,14 @@ def _submission(generation: Generation, received: Received[Any], prompt: Prompt,
         key=received.key,
         user=received.user,
     )
+
+
+def _require_a_token(edge: Edge, received: Received[Any]) -> None:
+    """An engine backend has rules of its own for what its fields mean together."""
+    model, request = edge.gateway.model, received.request
+    if not model.engine:
+        end_ids = [*request.stop_token_ids, *(() if request.ignore_eos else model.eos_ids)]
+        require_a_token(model.default_sampling | received.sampling, end_ids, model.vocab_size)
 
 
 def _prepare(edge: Edge, received: Received[Any], choice: Choice, stops: Sequence[str]) -> None:

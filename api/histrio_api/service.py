@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
 import msgspec
 from anyio import to_thread
 
@@ -20,12 +24,15 @@ from histrio_api.text.tokenizer import Tokenizer
 
 __all__ = ["open_edge", "run_endpoint"]
 
+_LOOK_S = 0.25
+
 
 async def run_endpoint(context: EdgeContext) -> None:
     """Serve `context.gateway` until cancelled."""
     settings = msgspec.convert(context.settings, ApiSettings)
     edge = await to_thread.run_sync(open_edge, context.gateway, settings)
-    await serve(create_app(edge), settings, context.ready)
+    async with _grammar_trials(edge):
+        await serve(create_app(edge), settings, context.ready)
 
 
 def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:
@@ -34,6 +41,26 @@ def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:
     tokenizer = Tokenizer.load(model.path, model.bos_id)
     template = load_chat_template(model.path)
     return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model))
+
+
+@asynccontextmanager
+async def _grammar_trials(edge: Edge) -> AsyncIterator[None]:
+    """Grammars are tried in processes of their own while the block runs; the model's start does not wait for them."""
+    if edge.grammars is None:
+        yield
+        return
+
+    async with edge.grammars.running(), anyio.create_task_group() as tasks:
+        if edge.settings.warm_grammars:
+            tasks.start_soon(_warm_when_ready, edge.gateway, edge.grammars)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _warm_when_ready(gateway: Gateway, grammars: GrammarChecker) -> None:
+    while gateway.status.state == "loading":  # noqa: ASYNC110 - a plain field, nothing announces its change
+        await anyio.sleep(_LOOK_S)
+    await grammars.warm()
 
 
 def _grammar_checker(model: ServedModel) -> GrammarChecker | None:

@@ -32,6 +32,9 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """A stream without data for so long gets a comment, so that proxies keep it open."""
     idle_connection_s: _Count = 75
     """Seconds until an unused connection is closed."""
+    warm_grammars: bool = True
+    """Read the model's tokens for checking grammars as soon as the model is ready, not with the first request that
+    asks for a form of its answer: a process beside the front keeps them, 40 MB to 250 MB."""
     shutdown_s: _Count = 5
     """Seconds that open responses have to end once the endpoint stops."""
     connection_backlog: _Count = 2048

@@ -5,7 +5,7 @@ All of them say one of six things, and a request may say it once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import msgspec
@@ -27,15 +27,23 @@ NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words", "bad_words_ids")
 
 
 def wanted_grammar(
-    request: GenerationRequest, sampling: SamplingFields, kinds: list[str], honoured_by: str = "this server"
+    request: GenerationRequest,
+    sampling: SamplingFields,
+    kinds: list[str],
+    *,
+    honoured_by: str = "this server",
+    special_texts: Collection[str] = (),
 ) -> WantedGrammar | None:
-    """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`."""
+    """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`.
+
+    `special_texts` are the tokenizer's special tokens as they are written.
+    """
     wanted = _form_of_text(request)
     if isinstance(request, ChatRequest):
         if wanted is not None and request.tools and request.tool_choice != "none":
             text = f"tools: cannot be combined with {wanted.param}, unless tool_choice is none"
             raise RequestError(text, param="tools")
-        wanted = wanted or forced_calls(request)
+        wanted = wanted or forced_calls(request, special_texts)
     if wanted is None:
         return None
     if wanted.spec.kind not in kinds:

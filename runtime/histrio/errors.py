@@ -12,7 +12,7 @@ HistrioError                    500
 │   ├── UnsupportedModel             an architecture or file format that is refused
 │   └── DoesNotFit                   not enough memory, with the numbers
 ├── BackendError                     a backend cannot be used, with reason and remedy
-├── GenerationStuck            500  an answer cannot go on as its request demands
+├── GenerationStuck            422  an answer cannot go on as its request demands
 ├── RequestBrokeEngine         500  the engine failed again with this request alone in it
 ├── PluginFailed               500  a plugin failed at one request, which ends alone
 ├── EngineError                 503  generation is not possible now
@@ -129,8 +129,13 @@ class BackendError(HistrioError):
 
 
 class GenerationStuck(HistrioError):
-    """An answer cannot go on as its request demands: a grammar or its fields leave no token."""
+    """An answer cannot go on as its request demands: a grammar or its fields leave no token.
 
+    The same request would end the same way, so its status is none that clients try again by themselves.
+    """
+
+    status = 422
+    type = "invalid_request_error"
     code = "generation_stuck"
 
 

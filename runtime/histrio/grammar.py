@@ -185,6 +185,11 @@ class GrammarKinds:
                     )
 
     @property
+    def backends(self) -> list[GrammarBackend]:
+        """All that enforce anything, each once."""
+        return list({each.name: each for each in self._backends.values()}.values())
+
+    @property
     def known(self) -> list[str]:
         """Every kind that is enforced, sorted."""
         return sorted(self._backends)

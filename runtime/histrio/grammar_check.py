@@ -1,117 +1,200 @@
-"""Checking grammars in the front: compiled for trial in a process beside it, which is ended when it takes too long.
+"""Checking grammars in the front: each new one is compiled for trial in a process beside it, within limits.
 
-Compiling is work that a client writes, and a short schema can keep a compiler busy for minutes. So it never runs on the
-front's loop, nor in a thread, which nothing could stop.
+A trial has two tries. Usual grammars end within the first, of a short slice of processor time. Those that don't are
+tried again with more time and behind each other, so that they keep none of the others waiting.
 """
 
 from __future__ import annotations
 
-import time
+import hashlib
+import logging
+import signal
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import anyio
-import numpy as np
-from anyio import to_process
+import msgspec
+from anyio.abc import TaskGroup
 
-from histrio.errors import Overloaded, RequestError
-from histrio.grammar import (
-    GrammarBackend,
-    GrammarKinds,
-    GrammarSpec,
-    MaskRequest,
-    Vocabulary,
-    VocabularySpec,
-    num_mask_words,
-)
+from histrio.errors import EngineError, HistrioError, Overloaded, PluginFailed, RequestError
+from histrio.grammar import GrammarBackend, GrammarKinds, GrammarSpec, VocabularySpec
+from histrio.grammar_trial import Outcome
+from histrio.grammar_trials import TrialLimits, TrialProcess
 
-__all__ = ["GrammarChecker", "try_grammar"]
+__all__ = ["GrammarChecker"]
 
-MAX_TRIAL_S = 10.0
-"""Longest trial; the first of a process includes starting it and reading the tokenizer."""
-MAX_COMPILE_S = 1.0
-"""Most processor time that compiling may take: on the last stage, those whose step it is would wait as long."""
-MAX_TRIAL_PROCESSES = 2
-MAX_TRIAL_QUEUE = 32
-"""Most trials that run or wait; further ones get 429."""
-MAX_REMEMBERED = 1024
-"""Accepted grammars that are not tried again."""
+log = logging.getLogger(__name__)
 
-_vocabularies: dict[tuple[str, VocabularySpec], Vocabulary] = {}
+MAX_TRIALS = 2
+"""First tries at a time."""
+MAX_SLOW_TRIALS = 1
+MAX_QUEUE, MAX_SLOW_QUEUE = 256, 16
+"""Most that run or wait for either try; further ones get 429."""
+MAX_REMEMBERED = 4096
+"""Grammars whose verdict is known without another trial."""
+MAX_GRAMMAR_BYTES = 2**20
+"""Longer ones are refused unread; grammar backends have narrower bounds of their own."""
 
-
-class _Refusal(NamedTuple):
-    """What a `RequestError` says, in a form that crosses processes."""
-
-    text: str
-    param: str | None
-    code: str
+_OWN_FAULT = {signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+"""How a compiler ends that a grammar has brought down, or led to where memory ends."""
+_INSTALLED = "histrio.grammar_trial:installed_backends"
 
 
 class GrammarChecker:
-    """Says of a grammar whether the last stage will be able to enforce it."""
+    """Says of a grammar whether the last stage will be able to enforce it. Works while `running`."""
 
-    def __init__(self, kinds: GrammarKinds, vocabulary: VocabularySpec, max_trial_s: float = MAX_TRIAL_S) -> None:
+    def __init__(
+        self,
+        kinds: GrammarKinds,
+        vocabulary: VocabularySpec,
+        limits: TrialLimits | None = None,
+        *,
+        source: str = _INSTALLED,
+    ) -> None:
+        """`source` is `module:function`, which gives all grammar backends in the processes of trials."""
         self._kinds = kinds
-        self._vocabulary = vocabulary
-        self._max_trial_s = max_trial_s
-        self._accepted: OrderedDict[GrammarSpec, None] = OrderedDict()
-        self._num_trials = 0
-        self._processes: anyio.CapacityLimiter | None = None
+        self._limits = limits or TrialLimits()
+        self._processes = {
+            each.name: TrialProcess(each.name, vocabulary, source, self._limits) for each in kinds.backends
+        }
+        self._verdicts: OrderedDict[bytes, RequestError | None] = OrderedDict()
+        self._in_trial: dict[bytes, anyio.Event] = {}
+        self._tasks: TaskGroup | None = None
+        self._first = _Lane(MAX_TRIALS, MAX_QUEUE)
+        self._second = _Lane(MAX_SLOW_TRIALS, MAX_SLOW_QUEUE)
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes of trials that live now."""
+        return [each.pid for each in self._processes.values() if each.pid is not None]
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Processes of trials may live while the block runs."""
+        async with anyio.create_task_group() as self._tasks:
+            try:
+                yield
+            finally:
+                self._tasks.cancel_scope.cancel()
+
+    async def warm(self) -> None:
+        """Open the vocabularies, so that the first request need not wait for it."""
+        assert self._tasks is not None, "a checker works while it is running"
+        for process in self._processes.values():
+            await process.open(self._tasks)
+
+    def is_accepted(self, spec: GrammarSpec) -> bool:
+        """Whether the grammar is known to be enforceable; no trial, no wait."""
+        return self._verdicts.get(_digest(spec), RequestError("")) is None
 
     async def check(self, spec: GrammarSpec) -> None:
-        """Raise `RequestError` that names the place in the grammar, or `Overloaded`."""
-        if spec in self._accepted:
-            self._accepted.move_to_end(spec)
-            return
+        """Raise `RequestError` that names the place in the grammar, `Overloaded`, or what is no fault of the request.
 
+        Equal grammars share one trial. Cancelled, it ends the trial, unless others wait for it: they begin it anew.
+        """
         backend = self._kinds.backend(spec)
-        backend.check(spec)
-        if self._num_trials >= MAX_TRIAL_QUEUE:
+        if len(spec.text) > MAX_GRAMMAR_BYTES:
+            raise RequestError(f"the grammar is longer than {MAX_GRAMMAR_BYTES} bytes")
+
+        digest = _digest(spec)
+        while digest not in self._verdicts and digest in self._in_trial:
+            await self._in_trial[digest].wait()
+        if digest not in self._verdicts:
+            await self._judge(backend, spec, digest)
+        self._verdicts.move_to_end(digest)
+        if (refusal := self._verdicts[digest]) is not None:
+            raise RequestError(str(refusal), param=refusal.param, code=refusal.code)
+
+    async def _judge(self, backend: GrammarBackend, spec: GrammarSpec, digest: bytes) -> None:
+        """A trial, whose verdict is remembered."""
+        self._in_trial[digest] = anyio.Event()
+        try:
+            verdict = await self._verdict(backend, spec)
+        finally:
+            self._in_trial.pop(digest).set()
+        self._verdicts[digest] = verdict
+        if len(self._verdicts) > MAX_REMEMBERED:
+            self._verdicts.popitem(last=False)
+
+    async def _verdict(self, backend: GrammarBackend, spec: GrammarSpec) -> RequestError | None:
+        """A refusal that would be the same next time, or None. Raises what might be otherwise next time."""
+        async with self._first.place():
+            outcome = await self._try(backend.name, spec, self._limits.slice_s)
+        if outcome.signal == signal.SIGPROF:
+            async with self._second.place():
+                outcome = await self._try(backend.name, spec, self._limits.max_cpu_s)
+        if outcome.state == "accepted":
+            return None
+
+        refusal = _refusal(outcome, backend.name, self._limits)
+        if refusal is None:
+            raise _failure(outcome, backend.name)
+        return refusal
+
+    async def _try(self, backend: str, spec: GrammarSpec, max_cpu_s: float) -> Outcome:
+        """One try, and another one where it was ended from outside, as the system does that is short of memory."""
+        assert self._tasks is not None, "a checker works while it is running"
+        process = self._processes[backend]
+        for _ in range(2):
+            opened = await process.open(self._tasks)
+            if opened is not None and opened.state != "accepted":
+                return opened
+            outcome = None if opened is None else await process.ask(spec, max_cpu_s)
+            if outcome is not None and outcome.signal not in (signal.SIGKILL, signal.SIGTERM):
+                return outcome
+        raise EngineError("the process that checks grammars was ended; try again soon")
+
+
+class _Lane:
+    """So many at a time, and so many who wait."""
+
+    def __init__(self, num_at_once: int, num_places: int) -> None:
+        self._limit = anyio.Semaphore(num_at_once)
+        self._num_free = num_places
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Wait for a turn. Raises `Overloaded` where too many do."""
+        if not self._num_free:
             raise Overloaded("too many grammars are waiting to be checked; try again soon")
 
-        self._num_trials += 1
+        self._num_free -= 1
         try:
-            await self._try(backend, spec)
+            async with self._limit:
+                yield
         finally:
-            self._num_trials -= 1
-        self._accepted[spec] = None
-        if len(self._accepted) > MAX_REMEMBERED:
-            self._accepted.popitem(last=False)
-
-    async def _try(self, backend: GrammarBackend, spec: GrammarSpec) -> None:
-        if self._processes is None:
-            self._processes = anyio.CapacityLimiter(MAX_TRIAL_PROCESSES)
-        async with self._processes:
-            with anyio.move_on_after(self._max_trial_s) as scope:
-                refusal = await to_process.run_sync(_trial, backend, spec, self._vocabulary, cancellable=True)
-        if scope.cancelled_caught:
-            raise RequestError(f"the grammar takes more than {self._max_trial_s:g} s to compile; make it simpler")
-        if refusal is not None:
-            raise RequestError(refusal.text, param=refusal.param, code=refusal.code)
+            self._num_free += 1
 
 
-def try_grammar(vocabulary: Vocabulary, spec: GrammarSpec, vocab_size: int) -> None:
-    """Compile it, and compute its first mask, as the last stage will. Raises `RequestError`."""
-    matcher = vocabulary.matcher(spec)
-    masks = np.zeros((1, num_mask_words(vocab_size)), np.int32)
-    vocabulary.fill([MaskRequest(matcher, 0)], masks)
-    if matcher.error:
-        raise RequestError("the grammar is too complex, or refers to itself without end")
-    if not masks.any():
-        raise RequestError("no text fits this grammar")
-
-
-def _trial(backend: GrammarBackend, spec: GrammarSpec, vocabulary: VocabularySpec) -> _Refusal | None:
-    """In the other process. Errors that are not the request's are raised in the front."""
-    key = backend.name, vocabulary
-    if key not in _vocabularies:
-        _vocabularies[key] = backend.open(vocabulary)
-    began_s = time.process_time()
-    try:
-        try_grammar(_vocabularies[key], spec, vocabulary.vocab_size)
-    except RequestError as error:
-        return _Refusal(str(error), error.param, error.code)
-    if time.process_time() - began_s > MAX_COMPILE_S:
-        return _Refusal("the grammar takes too long to compile; make it simpler", None, RequestError.code)
+def _refusal(outcome: Outcome, backend: str, limits: TrialLimits) -> RequestError | None:
+    """What is the grammar's fault, or this model's."""
+    if outcome.state == "refused":
+        return RequestError(outcome.text, param=outcome.param, code=outcome.code)
+    if outcome.state == "unusable":
+        log.warning("the grammar backend %r cannot be used: %s", backend, outcome.text)
+        text = f"the grammar backend {backend!r} cannot read this model's tokenizer; leave the form of the answer out"
+        return RequestError(text, code="unsupported_parameter")
+    if outcome.signal == signal.SIGPROF:
+        text = f"the grammar takes more than {limits.max_cpu_s:g} s of processor time to compile; make it simpler"
+        return RequestError(text)
+    if outcome.signal in _OWN_FAULT:
+        return RequestError("the grammar takes too much memory to compile; make it simpler")
     return None
+
+
+def _failure(outcome: Outcome, backend: str) -> HistrioError:
+    """What is the backend's fault."""
+    if outcome.signal == signal.SIGALRM:
+        log.error(
+            "the grammar backend %r did not end a trial in time, and took little processor time: trials run in forks, "
+            "where threads that it started when it opened do not exist",
+            backend,
+        )
+        return RequestError("the grammar takes too long to check")
+    log.error("the grammar backend %r failed: %s", backend, outcome.text or f"signal {outcome.signal}")
+    return PluginFailed(f"the grammar backend {backend!r} failed on this grammar; the server's log says how")
+
+
+def _digest(spec: GrammarSpec) -> bytes:
+    return hashlib.blake2b(msgspec.msgpack.encode(spec), digest_size=32).digest()

@@ -1,123 +1,271 @@
-"""The front's check: what the last stage would refuse, found in a process of its own, within a bounded time."""
+"""The front's check: what the last stage would refuse, found in a process of its own that no grammar can hurt."""
 
 from __future__ import annotations
 
 import json
-import time
-from itertools import count
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from trial_backends import HUNGRY_BYTES, all_backends
 
 from histrio import grammar_check
-from histrio.errors import Overloaded, RequestError, UnsupportedModel
-from histrio.grammar import GrammarKinds, GrammarSpec, Vocabulary, VocabularySpec
+from histrio.errors import EngineError, Overloaded, PluginFailed, RequestError
+from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
 from histrio.grammar_check import GrammarChecker
-from histrio.testing.wait import eventually_async
-from histrio_grammars.backend import Llguidance
-from histrio_grammars.matcher import LlguidanceVocabulary
+from histrio.grammar_trials import TrialLimits
+from histrio.testing.wait import eventually, eventually_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # starts Python processes
 
-PATIENCE_S = 50.0
-"""For trials whose length no test is about: the first one of a process starts it, and a busy machine takes its time."""
+SOURCE = "trial_backends:all_backends"
 FINE = GrammarSpec("json_schema", '{"type":"object","properties":{"a":{"type":"integer"}}}')
+HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def this_file_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes of trials import the backends below by their module's name."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+def this_folder_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes of trials import the backends by their module's name."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
 
 
-class Endless(Llguidance):
-    """A compiler that a grammar keeps busy for ever."""
+@asynccontextmanager
+async def checking(tokens: VocabularySpec, **limits: Any) -> AsyncIterator[GrammarChecker]:
+    checker = GrammarChecker(GrammarKinds(all_backends()), tokens, TrialLimits(**limits), source=SOURCE)
+    async with checker.running():
+        yield checker
 
-    name = "endless"
-    kinds = ("endless",)
 
-    def check(self, spec: GrammarSpec) -> None:
-        """Nothing to see."""
+def began(folder: Path) -> list[int]:
+    """Process ids of the trials that noted down there that they have begun."""
+    return [int(each.suffix[1:]) for each in folder.glob("began.*")]
 
-    def open(self, spec: VocabularySpec) -> Vocabulary:
-        """Never comes back."""
-        while True:
-            time.sleep(0.01)
+
+async def begun(folder: Path, count: int = 1) -> list[int]:
+    """The same, once there are so many."""
+    await eventually_async(lambda: len(began(folder)) >= count, timeout_s=40)
+    return began(folder)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs; a zombie, which nobody has waited for yet, does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def alternatives(count: int) -> str:
+    """Rules of a single alternative each, and the one after."""
+    return "\n".join(["start: n0", *(f'n{n}: n{n + 1} | "b{n}"' for n in range(count)), f'n{count}: "c"'])
 
 
 async def test_what_the_last_stage_would_refuse_is_refused_with_its_place(toy: Any) -> None:
-    checker = GrammarChecker(GrammarKinds([Llguidance()]), toy.spec, PATIENCE_S)
-    await checker.check(FINE)
     one_of = {"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}
-    for schema, param in ((one_of, "properties.a.oneOf"), ({"items": {"uniqueItems": True}}, "items.uniqueItems")):
-        with pytest.raises(RequestError) as caught:
-            await checker.check(GrammarSpec("json_schema", json.dumps(schema)))
-        assert (caught.value.param, caught.value.code) == (param, "unsupported_keyword")
-    with pytest.raises(RequestError, match="kind"):
-        await checker.check(GrammarSpec("sonnet", ""))
+    async with checking(toy.spec) as checker:
+        await checker.check(FINE)
+        assert checker.is_accepted(FINE)
+        for schema, param in ((one_of, "properties.a.oneOf"), ({"items": {"uniqueItems": True}}, "items.uniqueItems")):
+            spec = GrammarSpec("json_schema", json.dumps(schema))
+            with pytest.raises(RequestError) as caught:
+                await checker.check(spec)
+            assert (caught.value.param, caught.value.code) == (param, "unsupported_keyword")
+            assert not checker.is_accepted(spec)
+        for text in ('start: "a"{1000000}', alternatives(2000)):
+            with pytest.raises(RequestError, match="too complex to be followed"):
+                await checker.check(GrammarSpec("lark", text))
+        for text in ('start: "a"{1000}', alternatives(20)):
+            await checker.check(GrammarSpec("lark", text))
+        with pytest.raises(RequestError, match="kind"):
+            await checker.check(GrammarSpec("sonnet", ""))
+        with pytest.raises(RequestError, match="longer"):
+            await checker.check(GrammarSpec("regex", "a" * (grammar_check.MAX_GRAMMAR_BYTES + 1)))
 
 
-class Meeting(Llguidance):
-    """A compiler that says when it has begun, and goes on when it is told to; it gives up after so many looks."""
+async def test_verdicts_are_remembered_and_equal_grammars_share_a_trial(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = GrammarSpec("spin", str(tmp_path))
+    refusals = []
 
-    name = "meeting"
+    async def refuse(checker: GrammarChecker) -> None:
+        with pytest.raises(RequestError, match=r"more than 0\.2 s of processor time") as caught:
+            await checker.check(spec)
+        refusals.append(caught.value)
 
-    def __init__(self, num_looks: int | None = None) -> None:
-        self._num_looks = num_looks
-
-    def open(self, spec: VocabularySpec) -> LlguidanceVocabulary:
-        """Look for the answer, which the test can give only while its loop runs."""
-        folder = Path(spec.model)
-        (folder / "begun").touch()
-        for _ in count() if self._num_looks is None else range(self._num_looks):
-            if (folder / "answered").exists():
-                return super().open(spec)
-            time.sleep(0.01)
-        raise UnsupportedModel("nobody answered")
-
-
-async def answer(folder: Path) -> None:
-    """Once the compiler has begun, tell it to go on."""
-    await eventually_async((folder / "begun").exists, timeout_s=PATIENCE_S)
-    (folder / "answered").touch()
-
-
-@pytest.mark.alone
-async def test_the_loop_runs_on_while_a_grammar_is_tried(toy: Any, tmp_path: Path) -> None:
-    spec = GrammarSpec("regex", "a+")
-    vocabularies = []
-    for name in ("blocked", "free"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "tokenizer.json").write_bytes((Path(toy.spec.model) / "tokenizer.json").read_bytes())
-        vocabularies.append(VocabularySpec(str(tmp_path / name), toy.spec.vocab_size, toy.spec.eos_ids))
-    async with anyio.create_task_group() as tasks:
-        for vocabulary in vocabularies:
-            tasks.start_soon(answer, Path(vocabulary.model))
-        await anyio.lowlevel.checkpoint()
-        with pytest.raises(UnsupportedModel, match="nobody answered"):
-            grammar_check._trial(Meeting(20), spec, vocabularies[0])
-        assert not (tmp_path / "free" / "answered").exists(), "a control: nobody answers before there is a question"
-        await GrammarChecker(GrammarKinds([Meeting()]), vocabularies[1], PATIENCE_S).check(spec)
+    async with checking(toy.spec, slice_s=0.1, max_cpu_s=0.2) as checker:
+        async with anyio.create_task_group() as tasks:
+            for _ in range(3):
+                tasks.start_soon(refuse, checker)
+        await refuse(checker)
+        assert len(refusals) == 4
+        assert len(began(tmp_path)) == 2, "the two tries of one trial"
+        await checker.check(FINE)
+        monkeypatch.setattr(checker, "_first", grammar_check._Lane(1, 0))
+        await checker.check(FINE)
+        await refuse(checker)
+        with pytest.raises(Overloaded):
+            await checker.check(GrammarSpec("regex", "a control: another one"))
 
 
-async def test_an_endless_grammar_is_ended(toy: Any) -> None:
-    checker = GrammarChecker(GrammarKinds([Endless()]), toy.spec, max_trial_s=1.0)
-    with pytest.raises(RequestError, match="more than 1 s"):
-        await checker.check(GrammarSpec("endless", ""))
+@pytest.mark.parametrize(("slice_s", "max_cpu_s", "comes_first"), [(0.02, 10.0, True), (0.2, 0.05, False)])
+async def test_an_honest_grammar_does_not_wait_for_hostile_ones(
+    toy: Any, tmp_path: Path, slice_s: float, max_cpu_s: float, comes_first: bool
+) -> None:
+    order: list[str] = []
+    async with checking(toy.spec, slice_s=slice_s, max_cpu_s=max_cpu_s) as checker:
+        await checker.warm()
+        async with anyio.create_task_group() as tasks:
+
+            async def ask(name: str, spec: GrammarSpec) -> None:
+                try:
+                    await checker.check(spec)
+                except RequestError:
+                    pass
+                order.append(name)
+                if name == "honest":
+                    tasks.cancel_scope.cancel()
+
+            for index in range(6):
+                (tmp_path / str(index)).mkdir()
+                tasks.start_soon(ask, "hostile", GrammarSpec("spin", str(tmp_path / str(index))))
+            await anyio.lowlevel.checkpoint()
+            tasks.start_soon(ask, "honest", FINE)
+    assert (order[0] == "honest") is comes_first, "a control: without a short slice it waits"
 
 
-async def test_an_accepted_grammar_is_not_tried_again(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    checker = GrammarChecker(GrammarKinds([Llguidance()]), toy.spec, PATIENCE_S)
-    await checker.check(FINE)
-    monkeypatch.setattr(grammar_check, "MAX_TRIAL_QUEUE", 0)
-    await checker.check(FINE)
-    with pytest.raises(Overloaded):
-        await checker.check(GrammarSpec("regex", "other"))
+async def test_too_many_slow_grammars_are_refused_and_usual_ones_are_not(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with checking(toy.spec, slice_s=0.05) as checker:
+        monkeypatch.setattr(checker, "_second", grammar_check._Lane(1, 0))
+        with pytest.raises(Overloaded):
+            await checker.check(GrammarSpec("spin", str(tmp_path)))
+        await checker.check(FINE)
+        assert len(began(tmp_path)) == 1
 
 
-async def test_a_tokenizer_that_cannot_be_read_is_no_fault_of_the_request(toy: Any, tmp_path: Any) -> None:
-    vocabulary = VocabularySpec(str(tmp_path), toy.spec.vocab_size, toy.spec.eos_ids)
-    with pytest.raises(UnsupportedModel, match=r"tokenizer\.json"):
-        await GrammarChecker(GrammarKinds([Llguidance()]), vocabulary, PATIENCE_S).check(FINE)
+async def test_whose_client_has_gone_is_not_tried_on(toy: Any, tmp_path: Path) -> None:
+    async with checking(toy.spec) as checker, anyio.create_task_group() as tasks:
+        scope = anyio.CancelScope()
+
+        async def ask() -> None:
+            with scope:
+                await checker.check(GrammarSpec("sleep", str(tmp_path)))
+
+        tasks.start_soon(ask)
+        (pid,) = await begun(tmp_path)
+        assert is_alive(pid)
+        scope.cancel()
+        await eventually_async(lambda: not is_alive(pid))
+
+
+async def test_a_process_that_is_killed_costs_no_request(toy: Any, tmp_path: Path) -> None:
+    async with checking(toy.spec) as checker:
+        for victim in ("trial", "process"):
+            folder = tmp_path / victim
+            folder.mkdir()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(checker.check, GrammarSpec("sleep once", str(folder)))
+                (trial,) = await begun(folder)
+                os.kill(trial if victim == "trial" else checker.pids[0], signal.SIGKILL)
+                await begun(folder, 2)
+            assert len(began(folder)) == 2
+            assert not is_alive(trial)
+        folder = tmp_path / "twice"
+        folder.mkdir()
+        errors = []
+
+        async def ask() -> None:
+            try:
+                await checker.check(GrammarSpec("sleep", str(folder)))
+            except EngineError as error:
+                errors.append((error.status, error.code))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(ask)
+            for count in (1, 2):
+                for pid in await begun(folder, count):
+                    if is_alive(pid):
+                        os.kill(pid, signal.SIGKILL)
+        assert errors == [(503, "engine_unavailable")]
+        await checker.check(FINE)
+
+
+async def test_memory_of_a_trial_is_bounded(toy: Any, tmp_path: Path) -> None:
+    spec = GrammarSpec("eat", str(tmp_path))
+    for max_bytes, is_refused in ((HUNGRY_BYTES // 2, True), (HUNGRY_BYTES * 2, False)):
+        async with checking(toy.spec, max_bytes=max_bytes) as checker:
+            if is_refused:
+                with pytest.raises(RequestError, match="too much memory"):
+                    await checker.check(spec)
+            else:
+                await checker.check(spec)
+
+
+async def test_a_backend_that_fails_is_named_and_nobody_else_notices(
+    toy: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with checking(toy.spec, max_s=2.0) as checker:
+        for kind, said in (("raise", "secret of the plugin"), ("exit", "exit code 7"), ("never", "secret")):
+            caplog.clear()
+            with pytest.raises(PluginFailed, match="grammar backend") as caught:
+                await checker.check(GrammarSpec(kind, str(tmp_path)))
+            assert "secret" not in str(caught.value)
+            assert said in caplog.text
+            await checker.check(FINE)
+        with pytest.raises(RequestError, match="too long to check"):
+            await checker.check(GrammarSpec("sleep", str(tmp_path)))
+        assert "threads" in caplog.text
+
+
+async def test_a_tokenizer_that_cannot_be_read_is_a_refusal_that_names_the_backend(toy: Any, tmp_path: Any) -> None:
+    async with checking(VocabularySpec(str(tmp_path), toy.spec.vocab_size, toy.spec.eos_ids)) as checker:
+        with pytest.raises(RequestError, match="'llguidance' cannot read this model's tokenizer") as caught:
+            await checker.check(FINE)
+        assert caught.value.code == "unsupported_parameter"
+
+
+SERVING = """
+import sys
+from pathlib import Path
+import anyio
+from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
+from histrio.grammar_check import GrammarChecker
+from trial_backends import all_backends
+
+async def main():
+    tokens = VocabularySpec(sys.argv[1], int(sys.argv[2]), (int(sys.argv[3]),))
+    checker = GrammarChecker(GrammarKinds(all_backends()), tokens, source=sys.argv[4])
+    async with checker.running():
+        await checker.check(GrammarSpec("regex", "a"))
+        print(*checker.pids, flush=True)
+        await checker.check(GrammarSpec("spin", sys.argv[5]))
+
+anyio.run(main, backend_options={"use_uvloop": True})
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGHUP])
+def test_nothing_is_left_of_trials_whose_front_is_killed(toy: Any, tmp_path: Path, signum: int) -> None:
+    tokens = toy.spec
+    arguments = [tokens.model, str(tokens.vocab_size), str(tokens.eos_ids[0]), SOURCE, str(tmp_path)]
+    command = [sys.executable, "-c", SERVING, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as front:
+        assert front.stdout is not None
+        pids = [int(each) for each in front.stdout.readline().split()]
+        eventually(partial(began, tmp_path), timeout_s=40)
+        pids += began(tmp_path)
+        assert len(pids) >= 2
+        assert is_alive(pids[0])
+        front.send_signal(signum)
+        front.wait()
+    eventually(lambda: not any(is_alive(pid) for pid in [*pids, *began(tmp_path)]))

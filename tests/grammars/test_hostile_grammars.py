@@ -14,7 +14,7 @@ import pytest
 from histrio.errors import RequestError
 from histrio.gateway import Delta, Submission
 from histrio.grammar import GrammarSpec, MaskRequest, num_mask_words
-from histrio.grammar_check import try_grammar
+from histrio.grammar_trial import MAX_WALK_TOKENS, try_grammar
 from histrio.messages import RequestState
 from histrio.testing.harness import serving
 from histrio.testing.models import EOS_ID
@@ -32,6 +32,8 @@ AMBIGUOUS = "\n".join(
     ]
 )
 """Each token multiplies the ways to read what came so far."""
+LATE = AMBIGUOUS.replace("start: s", "start: LETTER{40} s\nLETTER: /[a-z]/")
+"""The same behind more text than a trial writes."""
 
 
 def branching(num_branches: int) -> str:
@@ -42,20 +44,23 @@ def branching(num_branches: int) -> str:
     return json.dumps({"$defs": lists | every, "$ref": "#/$defs/all"})
 
 
-def test_an_ambiguous_grammar_is_accepted_and_fails_on_the_way(toy: Any) -> None:
+def test_an_ambiguous_grammar_is_refused_where_a_trial_gets_so_far(toy: Any) -> None:
     spec = GrammarSpec("lark", AMBIGUOUS)
-    try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
-    ambiguous = toy.vocabulary.matcher(spec)
-    masks = np.zeros((1, num_mask_words(toy.spec.vocab_size)), np.int32)
-    (letter,) = toy.ids("a")
-    num_tokens = 0
-    while not ambiguous.error and num_tokens < 100:
-        toy.vocabulary.fill([MaskRequest(ambiguous, 0)], masks)
-        if not ambiguous.error:
-            ambiguous.advance([letter])
-            num_tokens += 1
-    assert 2 < num_tokens < 100
-    assert "too complex" in ambiguous.error
+    with pytest.raises(RequestError, match="too complex to be followed"):
+        try_grammar(toy.vocabulary, spec, toy.spec)
+    try_grammar(toy.vocabulary, GrammarSpec("lark", LATE), toy.spec)
+    for text, fewest in ((AMBIGUOUS, 2), (LATE, MAX_WALK_TOKENS)):
+        ambiguous = toy.vocabulary.matcher(GrammarSpec("lark", text))
+        masks = np.zeros((1, num_mask_words(toy.spec.vocab_size)), np.int32)
+        (letter,) = toy.ids("a")
+        num_tokens = 0
+        while not ambiguous.error and num_tokens < 100:
+            toy.vocabulary.fill([MaskRequest(ambiguous, 0)], masks)
+            if not ambiguous.error:
+                ambiguous.advance([letter])
+                num_tokens += 1
+        assert fewest < num_tokens < 100
+        assert "too complex" in ambiguous.error
 
 
 def seconds_of_mask(toy: Any, schema: str, so_far: str) -> float:
@@ -93,11 +98,11 @@ def test_a_mask_that_takes_too_long_ends_its_own_matcher_only(toy: Any, monkeypa
 
 
 def test_a_grammar_whose_first_mask_takes_too_long_is_refused(toy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = GrammarSpec("json_schema", branching(150))
-    try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
-    monkeypatch.setattr(matcher, "_MAX_MASK_S", seconds_of_mask(toy, branching(150), "") / 10)
+    spec = GrammarSpec("json_schema", branching(40))
+    try_grammar(toy.vocabulary, spec, toy.spec)
+    monkeypatch.setattr(matcher, "_MAX_MASK_S", seconds_of_mask(toy, branching(40), "") / 10)
     with pytest.raises(RequestError, match="too complex"):
-        try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
+        try_grammar(toy.vocabulary, spec, toy.spec)
 
 
 @pytest.mark.anyio

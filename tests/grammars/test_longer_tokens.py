@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tokenizers
 
+from histrio.errors import RequestError, UnsupportedModel
 from histrio.grammar import GrammarSpec, MaskRequest, Vocabulary, VocabularySpec, num_mask_words
 from histrio_api.testing import write_tokenizer
 from histrio_grammars.backend import Llguidance
@@ -94,3 +95,55 @@ def test_random_answers_are_json_after_the_schema(opened: tuple[Vocabulary, toke
         answer = json.loads(tokenizer.decode(ids, skip_special_tokens=False))
         assert answer.keys() == {"name", "on"}
         assert len(answer["name"]) <= 8
+
+
+@pytest.mark.parametrize("kind", ["byte-level", "metaspace"])
+def test_ids_that_the_model_lacks_are_in_no_form(tmp_path: Path, kind: str) -> None:
+    (write_tokenizer if kind == "byte-level" else write_metaspace_tokenizer)(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    (eos,) = (tokenizer.token_to_id(text) for text in ("<|im_end|>", "</s>") if tokenizer.token_to_id(text))
+    whole = tokenizer.get_vocab_size()
+    tokenizer.add_tokens([f"<fill{count}>" for count in range(40)])
+    tokenizer.add_special_tokens(["[PAD]"])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    sizes = (whole, tokenizer.get_vocab_size()) if kind == "byte-level" else (whole - 2, whole)
+    for vocab_size in sizes:
+        vocabulary = Llguidance().open(VocabularySpec(str(tmp_path), vocab_size, (eos,)))
+        for schema in (SCHEMA, {"enum": ["the rest of the story", "note"]}):
+            spec = GrammarSpec("json_schema", json.dumps(schema))
+            for seed in range(3):
+                ids, has_ended = RandomWriter(vocabulary, vocab_size, (eos,), seed).write(spec, 400)
+                assert has_ended
+                assert max(ids) < vocab_size
+                json.loads(tokenizer.decode(ids))
+
+
+def test_a_tokenizer_without_an_end_has_no_forms(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    for eos_ids in ((), (10**6,)):
+        with pytest.raises(UnsupportedModel, match="none of its tokens ends a text"):
+            Llguidance().open(VocabularySpec(str(tmp_path), 400, eos_ids))
+    (tmp_path / "tokenizer.json").write_text("[]")
+    with pytest.raises(UnsupportedModel, match=r"no tokenizer\.json"):
+        Llguidance().open(VocabularySpec(str(tmp_path), 400, (1,)))
+
+
+def test_a_fixed_text_cannot_contain_the_end(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    eos = tokenizer.token_to_id("<|im_end|>")
+    vocabulary = Llguidance().open(VocabularySpec(str(tmp_path), tokenizer.get_vocab_size(), (eos,)))
+    for begin, end, param in (
+        ("<f>", "</f>", None),
+        ("<f><|im_start|>", "</f>", None),
+        ("<f><|im_end|>", "</f>", "structures[0].begin"),
+        ("<f>", "<|im_end|></f>", "structures[0].end"),
+    ):
+        tags = {"structures": [{"begin": begin, "schema": True, "end": end}], "triggers": ["<f>"]}
+        spec = GrammarSpec("structural_tag", json.dumps(tags))
+        if param is None:
+            vocabulary.matcher(spec)
+            continue
+        with pytest.raises(RequestError, match="token that ends the answer") as caught:
+            vocabulary.matcher(spec)
+        assert caught.value.param == param

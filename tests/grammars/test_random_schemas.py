@@ -16,7 +16,7 @@ import pytest
 
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec
-from histrio.grammar_check import try_grammar
+from histrio.grammar_trial import try_grammar
 from histrio_grammars.schema import num_levels
 from histrio_grammars.testing import RandomWriter, random_schema
 
@@ -46,7 +46,7 @@ def is_valid(text: str, schema: dict[str, Any]) -> bool:
 
 def refusal_of(toy: Any, spec: GrammarSpec) -> RequestError | None:
     try:
-        try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
+        try_grammar(toy.vocabulary, spec, toy.spec)
     except RequestError as error:
         return error
     return None

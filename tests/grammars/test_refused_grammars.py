@@ -9,7 +9,7 @@ import pytest
 
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec
-from histrio.grammar_check import try_grammar
+from histrio.grammar_trial import try_grammar
 from histrio_grammars.backend import Llguidance
 from histrio_grammars.bounds import LIMITS
 
@@ -24,7 +24,7 @@ def within(schema: Any) -> dict[str, Any]:
 def check(toy: Any, spec: GrammarSpec) -> None:
     """As the front does."""
     Llguidance().check(spec)
-    try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
+    try_grammar(toy.vocabulary, spec, toy.spec)
 
 
 def refused(toy: Any, kind: str, text: str) -> RequestError:
@@ -135,7 +135,7 @@ LARGEST = {
 
 @pytest.mark.parametrize("what", LARGEST)
 def test_the_largest_schema_is_taken_and_a_larger_one_refused(toy: Any, what: str) -> None:
-    try_grammar(toy.vocabulary, GrammarSpec("json_schema", LARGEST[what](LIMITS[what])), toy.spec.vocab_size)
+    try_grammar(toy.vocabulary, GrammarSpec("json_schema", LARGEST[what](LIMITS[what])), toy.spec)
     assert str(LIMITS[what]) in str(refused(toy, "json_schema", LARGEST[what](LIMITS[what] + 1)))
 
 
@@ -191,4 +191,27 @@ def test_a_grammar_that_does_not_compile_is_refused(toy: Any, kind: str, text: s
     ],
 )
 def test_what_excludes_nothing_or_is_enforced_is_taken(toy: Any, schema: dict[str, Any]) -> None:
-    try_grammar(toy.vocabulary, GrammarSpec("json_schema", json.dumps(schema)), toy.spec.vocab_size)
+    try_grammar(toy.vocabulary, GrammarSpec("json_schema", json.dumps(schema)), toy.spec)
+
+
+DRAFT_4 = {"$schema": "http://json-schema.org/draft-04/schema#"}
+
+
+@pytest.mark.parametrize(
+    ("bounds", "inside", "outside"),
+    [
+        ({"minimum": 1, "exclusiveMinimum": True, "maximum": 4, "exclusiveMaximum": True}, "23", "014"),
+        ({"minimum": 1, "exclusiveMinimum": False, "maximum": 4, "exclusiveMaximum": False}, "1234", "05"),
+        ({"minimum": 1, "maximum": 4, "exclusiveMaximum": True}, "123", "04"),
+        ({"exclusiveMinimum": False}, "05", ""),
+    ],
+)
+def test_exclusive_bounds_of_draft_4_are_flags(toy: Any, bounds: dict[str, Any], inside: str, outside: str) -> None:
+    items = {"items": [{"type": "integer"} | bounds]}
+    for schema, around in ((DRAFT_4 | {"type": "integer"} | bounds, "{}"), (DRAFT_4 | items, "[{}]")):
+        found = [toy.takes("json_schema", json.dumps(schema), around.format(each)) for each in inside + outside]
+        assert found == [True] * len(inside) + [False] * len(outside)
+    if bounds.get("exclusiveMinimum"):
+        assert refused(toy, "json_schema", json.dumps({"type": "integer"} | bounds)).param == "exclusiveMinimum"
+        alone = DRAFT_4 | {"exclusiveMinimum": True}
+        assert "beside it" in str(refused(toy, "json_schema", json.dumps(alone))), "a flag of nothing"

@@ -16,7 +16,7 @@ import tokenizers
 import histrio.demo
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec, MaskRequest, TagSpec, TagStructure, VocabularySpec, num_mask_words
-from histrio.grammar_check import try_grammar
+from histrio.grammar_trial import try_grammar
 from histrio_grammars.backend import Llguidance
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.testing import RandomWriter
@@ -178,10 +178,10 @@ def test_free_text_holds_no_token_that_hides_a_trigger(bpe: Bpe) -> None:
 def test_what_cannot_be_enforced_is_refused_with_its_place(toy: Any, tags: dict[str, Any], param: str) -> None:
     spec = spec_of(msgspec.structs.replace(AUTO, **tags))
     with pytest.raises(RequestError) as caught:
-        try_grammar(toy.vocabulary, spec, toy.spec.vocab_size)
+        try_grammar(toy.vocabulary, spec, toy.spec)
     assert caught.value.param == param
     assert "s3cret" not in str(caught.value)
-    try_grammar(toy.vocabulary, spec_of(AUTO), toy.spec.vocab_size)
+    try_grammar(toy.vocabulary, spec_of(AUTO), toy.spec)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"structures": 3, "triggers": []}', "[" * 10_000])

@@ -12,7 +12,7 @@ import tokenizers
 
 import histrio.demo
 from histrio.grammar import GrammarSpec, TagSpec, TagStructure, Thinking, VocabularySpec
-from histrio.grammar_check import try_grammar
+from histrio.grammar_trial import try_grammar
 from histrio_grammars.backend import Llguidance
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -73,7 +73,7 @@ def test_the_answer_behind_a_thought_has_its_form(tokens: Tokens, form: str) -> 
     _, good, bad = FORMS[form]
     for thinking, opening in (("already", ""), ("maybe", "<think>"), ("maybe", "\n<think>")):
         spec = spec_of(form, thinking)  # type: ignore[arg-type]
-        try_grammar(tokens.vocabulary, spec, tokens.spec.vocab_size)
+        try_grammar(tokens.vocabulary, spec, tokens.spec)
         for thought in THOUGHTS:
             begin = f"{opening}{thought}</think>\n\n"
             assert tokens.takes(spec, tokens.ids(begin), tokens.ids(good)), begin

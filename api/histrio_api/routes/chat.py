@@ -42,7 +42,7 @@ async def chat_completions(request: HttpRequest) -> ASGIResponse:
     has_tools = bool(chat.tools) and chat.tool_choice != "none"
     prompt = await edge.run_text(partial(chat_prompt, edge, chat), received.num_body_bytes)
     thinking = chat_thinking(edge, chat, prompt)
-    received = await with_grammar(edge, received, lambda: thinking)
+    received = await with_grammar(request, received, lambda: thinking)
     marks = [CALL_OPEN] * has_tools + [THOUGHT_CLOSE] * (thinking != "never")
     if any(map(edge.tokenizer.hides, marks)):
         chat.skip_special_tokens = False

@@ -14,6 +14,7 @@ from litestar import Request
 from litestar.response.base import ASGIResponse
 
 from histrio.grammar import Thinking
+from histrio_api.attended import attended
 from histrio_api.auth import KEY_LABEL
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
@@ -62,9 +63,16 @@ async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
     return replace(received, key=str(request.scope.get(KEY_LABEL, "")))
 
 
-async def with_grammar(edge: Edge, received: Received[R], thinking: Callable[[], Thinking]) -> Received[R]:
+async def with_grammar(request: HttpRequest, received: Received[R], thinking: Callable[[], Thinking]) -> Received[R]:
     """The request with the form that it asks for, checked; `thinking` is asked only if there is one."""
-    return replace(received, grammar=await edge.checked_grammar(received.request, received.sampling, thinking))
+    edge = edge_of(request)
+    wanted = edge.wanted_grammar(received.request, received.sampling, thinking)
+    if wanted is None:
+        return received
+
+    if edge.needs_check(wanted):
+        await attended(edge, request.receive, partial(edge.check_grammar, wanted))
+    return replace(received, grammar=wanted.spec)
 
 
 async def answer_at_once(request: HttpRequest, generation: Generation) -> list[str] | None:

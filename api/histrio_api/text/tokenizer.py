@@ -164,6 +164,12 @@ class Tokenizer:
         """Whether decoding without special tokens loses `text`."""
         return text not in self.decode(self.encode(text, add_special=False))
 
+    @cached_property
+    def special_texts(self) -> frozenset[str]:
+        """The special tokens as they are written, which decoding leaves out."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return frozenset(each.content for each in added if each.special)
+
     def detokenizer(self, *, skip_special: bool = True, continues: Sequence[int] = ()) -> Detokenizer:
         """Incremental decoding of one choice; `continues` are the prompt's ids if its text goes on without a break."""
         pieces = self.pieces if skip_special else self._pieces_with_special

@@ -15,6 +15,7 @@ from histrio.grammar import GrammarSpec, MaskRequest, Masks, VocabularySpec, num
 from histrio_grammars.backend import to_llguidance
 from histrio_grammars.refusals import refusal
 from histrio_grammars.tokens import own_tokens
+from histrio_grammars.trimmed import read_tokenizer
 
 __all__ = ["LlguidanceMatcher", "LlguidanceVocabulary"]
 
@@ -115,22 +116,23 @@ class LlguidanceVocabulary:
     """All matchers over one tokenizer. Raises ValueError for one that cannot be read."""
 
     def __init__(self, tokenizer_json: str, spec: VocabularySpec) -> None:
-        self._spec = spec
-        self._tokens = llguidance.LLTokenizer(
-            tokenizer_json, n_vocab=spec.vocab_size, eos_token=list(spec.eos_ids), slices=None
-        )
-        self._own_tokens = own_tokens(tokenizer_json, self._tokens, spec.eos_ids)
+        file = read_tokenizer(tokenizer_json, spec.vocab_size)
+        self._eos_ids = [each for each in spec.eos_ids if each in file.ids]
+        if not self._eos_ids:
+            raise ValueError("none of its tokens ends a text, as a form has to end")
+        self._tokens = llguidance.LLTokenizer(file.text, n_vocab=spec.vocab_size, eos_token=self._eos_ids, slices=None)
+        self._own_tokens = own_tokens(file.added_tokens, self._tokens, self._eos_ids)
         self._compiled = lru_cache(_NUM_KEPT_GRAMMARS)(self._compile)
         """At their beginning; clients ask for the same few forms again and again."""
         self._num_watched = 0
         allowed = np.zeros(num_mask_words(spec.vocab_size) * 32, np.uint8)
-        allowed[list(spec.eos_ids)] = 1
+        allowed[self._eos_ids] = 1
         self._only_eos: Masks = np.packbits(allowed, bitorder="little").view(np.int32)
         self._executor = llguidance.LLExecutor(max(1, min(_MAX_THREADS, (os.cpu_count() or 1) // 4)))
 
     def matcher(self, spec: GrammarSpec) -> LlguidanceMatcher:
         """Compile. Raises `RequestError` with the place in the grammar."""
-        return LlguidanceMatcher(self._compiled(spec).deep_copy(), self._spec.eos_ids)
+        return LlguidanceMatcher(self._compiled(spec).deep_copy(), self._eos_ids)
 
     def _compile(self, spec: GrammarSpec) -> llguidance.LLMatcher:
         grammar = to_llguidance(spec, self._own_tokens)

@@ -153,8 +153,10 @@ class _Reader:
         self._read_ids: set[int] = set()
         self._references: list[tuple[int, str]] = []
         named = root.get("$schema", "") if isinstance(root, dict) else ""
-        self._has_tuples = isinstance(named, str) and any(f"draft-0{n}" in named for n in (4, 6, 7))
-        self._has_tuples |= isinstance(named, str) and "2019-09" in named
+        named = named if isinstance(named, str) else ""
+        self._has_tuples = any(draft in named for draft in ("draft-04", "draft-06", "draft-07", "2019-09"))
+        self._has_flags = "draft-04" in named
+        """Exclusive bounds are true or false beside a bound."""
 
     def read(self, schema: Any, path: Path) -> Any:
         """The schema without what excludes nothing. Changes no input."""
@@ -166,7 +168,7 @@ class _Reader:
         self._read_ids.add(id(schema))
         kept = {
             keyword: value
-            for keyword, value in schema.items()
+            for keyword, value in (_without_flags(schema, path) if self._has_flags else schema).items()
             if keyword not in _NEUTRAL or not self._is_neutral(keyword, schema)
         }
         for keyword, value in kept.items():
@@ -249,6 +251,20 @@ class _Reader:
             raise RequestError("$ref names a place that is no schema", param=place)
         if isinstance(at, dict):
             self._references.append((id(at), place))
+
+
+def _without_flags(schema: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Draft 4's exclusive bounds as those of later drafts."""
+    found = dict(schema)
+    for bound, flag in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if not isinstance(schema.get(flag), bool):
+            continue
+        del found[flag]
+        if schema[flag]:
+            if bound not in schema:
+                raise RequestError(f"{flag} needs {bound} beside it in draft 4", param=show((*path, flag)))
+            found[flag] = found.pop(bound)
+    return found
 
 
 def _with_children(schema: dict[str, Any], read: list[Any]) -> dict[str, Any]:

@@ -87,7 +87,13 @@ def _with_text(spec: TagSpec, tokens: OwnTokens) -> list[str]:
 
 
 def _body(tokens: OwnTokens, structure: TagStructure, at: int, begin: str) -> str:
-    return f"{tokens.literal(begin)} @schema_{at} {tokens.literal(structure.end)}"
+    parts = []
+    for field, text in (("begin", begin), ("end", structure.end)):
+        try:
+            parts.append(tokens.literal(text))
+        except RequestError as error:
+            raise within(f"structures[{at}].{field}", error) from None
+    return f"{parts[0]} @schema_{at} {parts[1]}"
 
 
 def _trigger_of(spec: TagSpec, structure: TagStructure) -> str:

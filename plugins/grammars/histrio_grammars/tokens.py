@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import msgspec
+from histrio.errors import RequestError
 
 if TYPE_CHECKING:
     import llguidance
@@ -29,9 +29,13 @@ class OwnTokens:
     """Text → id."""
     plain_ids: frozenset[int] = frozenset()
     """Of these, such as are part of a text: decoding does not leave them out."""
+    eos_ids: frozenset[int] = frozenset()
+    """Of all, those that end a text."""
 
     def literal(self, text: str) -> str:
-        """A fixed text in Lark's syntax."""
+        """A fixed text in Lark's syntax. Raises `RequestError` if a text cannot go on behind a part of it."""
+        if any(id_ in self.eos_ids and own in text for own, id_ in self.ids.items()):
+            raise RequestError("a fixed text of the grammar contains a token that ends the answer")
         pieces = self._any_of.split(text) if self.ids else [text]
         return " ".join(f"<[{self.ids[each]}]>" if each in self.ids else json.dumps(each) for each in pieces if each)
 
@@ -52,12 +56,11 @@ class OwnTokens:
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
 
-def own_tokens(tokenizer_json: str, tokens: llguidance.LLTokenizer, eos_ids: Iterable[int]) -> OwnTokens:
-    """What tokenizer.json says of them."""
-    added = msgspec.json.decode(tokenizer_json).get("added_tokens") or []
+def own_tokens(added: Sequence[Mapping[str, Any]], tokens: llguidance.LLTokenizer, eos_ids: Iterable[int]) -> OwnTokens:
+    """What tokenizer.json says of its `added_tokens`."""
     hidden = frozenset(each["id"] for each in added if each.get("special")) | frozenset(eos_ids)
     ids = {each["content"]: each["id"] for each in added if tokens.is_special_token(each["id"])}
-    return OwnTokens(ids, frozenset(ids.values()) - hidden)
+    return OwnTokens(ids, frozenset(ids.values()) - hidden, frozenset(eos_ids))
 
 
 def _overlaps_any(text: str, others: Iterable[str]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import anyio
 import anyio.abc
@@ -86,11 +86,18 @@ class ChildProcess:
         waiting.cancel()
 
 
-async def spawn(spec: ChildSpec, *, python: str | None = None, env: Mapping[str, str] | None = None) -> ChildProcess:
+async def spawn(
+    spec: ChildSpec,
+    *,
+    python: str | None = None,
+    env: Mapping[str, str] | None = None,
+    pass_fds: Sequence[int] = (),
+) -> ChildProcess:
     """Carry out `spec` in a process of its own, by this interpreter or another one that has histrio installed.
 
     Call it from a thread that lives as long as the parent does: on Linux the child dies with that thread. `env` is
-    added to the parent's environment. Raises `EngineError` if the interpreter cannot be started.
+    added to the parent's environment; `pass_fds` are descriptors that the child has too, under the same numbers.
+    Raises `EngineError` if the interpreter cannot be started.
     """
     interpreter = python or sys.executable
     try:
@@ -100,6 +107,7 @@ async def spawn(spec: ChildSpec, *, python: str | None = None, env: Mapping[str,
             stderr=None,
             env=_environment(env or {}),
             start_new_session=True,
+            pass_fds=pass_fds,
         )
     except OSError as error:
         raise EngineError(f"cannot start process {spec.name!r} with {interpreter}: {error.strerror}") from error
