@@ -23,7 +23,7 @@ def test_every_setting_stands_there_with_its_default() -> None:
     shown = {name: value if value != [] else "none" for name, value in defaults.items()}
     assert rows.keys() == shown.keys()
     for name, value in shown.items():
-        expected = f"{value:g}" if isinstance(value, float) else str(value)
+        expected = f"{value:g}" if isinstance(value, float) else str(value).lower()
         assert rows[name].strip().strip("`") == expected, name
 
 

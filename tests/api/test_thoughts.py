@@ -198,12 +198,12 @@ def test_the_grammar_knows_of_the_thought(qwen: Thinker, asked: Thinker) -> None
 
 @pytest.fixture
 def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Thinker]:
-    """Served with somebody's grammar backend in place of the built-in one, which knows of no thoughts."""
+    """Served with a grammar backend that knows of no thoughts."""
 
     class Installed:
         grammars = [Llguidance()]  # noqa: RUF012
 
-    Installed.grammars[0].name, Installed.grammars[0].capabilities = "plain", ()
+    Installed.grammars[0].capabilities = ()
     monkeypatch.setattr(service, "installed_plugins", Installed)
     yield from thinker(tmp_path, TEMPLATE)
 
@@ -215,7 +215,7 @@ def test_a_form_behind_a_thought_is_a_400_where_the_grammar_backend_cannot(plain
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
     assert error["param"] == "response_format.json_schema.schema"
-    assert "'plain' does not declare 'thoughts'" in error["message"]
+    assert "'llguidance' does not declare 'thoughts'" in error["message"]
     assert plain.gateway.submissions == []
     for control in ({"chat_template_kwargs": {"enable_thinking": False}}, {"response_format": {"type": "text"}}):
         assert plain.http.post("/v1/chat/completions", json=body | control).status_code == 200, control

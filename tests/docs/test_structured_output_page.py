@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from histrio.grammar_check import MAX_COMPILE_S, MAX_TRIAL_S
+from histrio import grammar_check
+from histrio.grammar_trial import MAX_WALK_TOKENS
+from histrio.grammar_trials import TrialLimits
 from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.structured import NOT_BESIDE
@@ -17,9 +19,21 @@ PAGE = (Path(__file__).parents[2] / "docs" / "structured-output.md").read_text(e
 
 
 def test_the_limits_stand_there() -> None:
-    rows = {name: int(most) for name, most in re.findall(r"^\| ([a-zA-Z ]+) \| (\d+) \|$", PAGE, re.MULTILINE)}
-    assert rows == LIMITS
-    assert f"at most {MAX_TRIAL_S:g} seconds of which compiling may take {MAX_COMPILE_S:g}" in PAGE
+    grammar, trial = PAGE.split("| most |\n")[1:]
+    queue = PAGE.split("| most | beyond it |\n")[1]
+    assert {name: int(most) for name, most in row(r"(\d+)", grammar)} == LIMITS
+    limits = TrialLimits()
+    assert [float(most) for _, most in row(r"([\d.]+) s", trial)] == [limits.slice_s, limits.max_cpu_s, limits.max_s]
+    assert [int(most) * 2**20 for _, most in row(r"(\d+) MiB", trial)] == [limits.max_bytes]
+    assert [int(most) for _, most in row(r"(\d+)", trial)] == [MAX_WALK_TOKENS]
+    places = [grammar_check.MAX_TRIALS, grammar_check.MAX_QUEUE, grammar_check.MAX_SLOW_TRIALS]
+    places += [grammar_check.MAX_SLOW_QUEUE, grammar_check.MAX_REMEMBERED, grammar_check.MAX_GRAMMAR_BYTES]
+    assert [int(most) for _, most in row(r"(\d+) \|.*", queue)] == places
+
+
+def row(value: str, table: str) -> list[tuple[str, str]]:
+    """What is limited, and the limit, of the rows whose limit looks like this."""
+    return re.findall(rf"^\| ([^|]+) \| {value} \|$", table.split("\n\n")[0], re.MULTILINE)
 
 
 def test_every_enforced_keyword_and_format_stands_there_and_no_other() -> None:

@@ -66,7 +66,8 @@ async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
 async def with_grammar(request: HttpRequest, received: Received[R], thinking: Callable[[], Thinking]) -> Received[R]:
     """The request with the form that it asks for, checked; `thinking` is asked only if there is one."""
     edge = edge_of(request)
-    wanted = edge.wanted_grammar(received.request, received.sampling, thinking)
+    work = partial(edge.wanted_grammar, received.request, received.sampling, thinking)
+    wanted = await edge.run_text(work, received.num_body_bytes)
     if wanted is None:
         return received
 

@@ -37,7 +37,7 @@ async def completions(request: HttpRequest) -> ASGIResponse:
     wanted = received.request
     _check_length(wanted)
     prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
-    received = await with_grammar(edge, received, partial(completion_thinking, edge, wanted))
+    received = await with_grammar(request, received, partial(completion_thinking, edge, wanted))
     generation = start_generation(edge, received, prompts, wanted.max_tokens)
     with generation.closed_on_error():
         if wanted.stream:
