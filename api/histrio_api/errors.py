@@ -16,7 +16,6 @@ from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from histrio.errors import (
     EngineError,
-    GenerationStuck,
     HistrioError,
     Overloaded,
     PluginFailed,
@@ -88,7 +87,7 @@ class GenerationFailed(EngineError):
     code = "generation_failed"
 
 
-_SHOWN = (GenerationFailed, GenerationStuck, RequestBrokeEngine, PluginFailed)
+_SHOWN = (GenerationFailed, RequestBrokeEngine, PluginFailed)
 """Errors of status 500 whose text is made for clients."""
 
 
