@@ -18,7 +18,7 @@ from histrio.backend import StageSpec
 from histrio.testing.chain import ChainRow, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_torch.backend import TorchStage
-from histrio_torch.dry_run import record_shapes
+from histrio_torch.dry_run import NUM_TRIED_TOKENS, record_shapes
 from histrio_torch.factory import TorchFactory
 from histrio_torch.linear import PackedLinear
 from histrio_torch.loader import load_stage
@@ -177,12 +177,13 @@ def test_stages_that_load_side_by_side_leave_transformers_as_it_was(tiny_model: 
 
 def test_trial_steps_side_by_side_find_each_its_own_layers(tiny_model: Callable[[str], Any]) -> None:
     one, other = tiny_model("qwen3").model, tiny_model("llama").model
-    ids = torch.zeros(1, 1, dtype=torch.int64)
+    ids = torch.zeros(1, NUM_TRIED_TOKENS, dtype=torch.int64)
+    spec = StageSpec("", 0, NUM_LAYERS, NUM_LAYERS)
     found = []
 
     def forward() -> None:
-        found.append(record_shapes(other, lambda: other(ids, use_cache=False)))
+        found.append(record_shapes(other, lambda: other(ids, use_cache=False), spec))
         one(ids, use_cache=False)
 
-    found.append(record_shapes(one, forward))
+    found.append(record_shapes(one, forward, spec))
     assert [sorted(shapes) for shapes in found] == [list(range(NUM_LAYERS))] * 2

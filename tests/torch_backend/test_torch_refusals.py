@@ -39,7 +39,30 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown": ({"architectures": ["OwnForCausalLM"], "model_type": "own"}, "no language model of type 'own'"),
     "images": ({**LLAMA, "vision_config": {}}, "multimodal"),
     "quantized": ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
-    "shared_kv": ({**LLAMA, "model_type": "gemma3n_text"}, "per-layer inputs"),
+    "shared_kv": (
+        {**LLAMA, "model_type": "gemma4_text", "num_kv_shared_layers": 1},
+        r"keys and values of earlier ones \(num_kv_shared_layers",
+    ),
+    "layer_inputs": (
+        {**LLAMA, "model_type": "gemma3n_text", "hidden_size_per_layer_input": 256},
+        "inputs that only the first stage has",
+    ),
+    "indexer": (
+        {**LLAMA, "architectures": ["DeepseekV32ForCausalLM"], "model_type": "deepseek_v32", "index_topk": 2048},
+        r"DeepseekV32ForCausalLM .*choose the keys .*index_topk",
+    ),
+    "own_attention": (
+        {"architectures": ["FalconForCausalLM"], "model_type": "falcon", "n_layer": 2},
+        "FalconForCausalLM .*computes attention itself",
+    ),
+    "encoder_with_a_head": (
+        {**LLAMA, "architectures": ["RobertaForCausalLM"], "model_type": "roberta"},
+        "RobertaForCausalLM .*encoder; only decoders",
+    ),
+    "granite_hybrid": (
+        {**LLAMA, "model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"], "mamba_d_state": 128},
+        "layers of type mamba",
+    ),
     "bidirectional": ({**LLAMA, "is_causal": False}, "bidirectional"),
     "nameless": ({}, "a model without model_type"),
 }
@@ -60,6 +83,12 @@ def test_refused_by_name_before_weights_are_read(case: str, tmp_path: Path) -> N
 
 def test_a_plain_decoder_is_supported(tmp_path: Path) -> None:
     write_model(tmp_path, LLAMA, {"model.safetensors": NO_TENSORS})
+    assert TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).available
+
+
+def test_a_list_of_attention_layers_outweighs_keys_of_a_state(tmp_path: Path) -> None:
+    micro = {**LLAMA, "model_type": "granitemoehybrid", "layer_types": ["attention"] * 2, "mamba_d_state": 128}
+    write_model(tmp_path, micro, {"model.safetensors": b""})
     assert TorchFactory().supports(StageSpec(str(tmp_path), 0, 2, 2)).available
 
 

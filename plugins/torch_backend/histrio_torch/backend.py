@@ -10,15 +10,17 @@ import numpy as np
 import torch
 
 from histrio.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
-from histrio.errors import BackendError
+from histrio.errors import BackendError, UnsupportedModel
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
-from histrio_torch.dry_run import attending_modules, check_side_channels, record_shapes
+from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
+from histrio_torch.dry_run import attending_modules
 from histrio_torch.factory import CAPABILITIES, KV_CACHE_REMEDY
 from histrio_torch.families import kv_cache_refusal, read_config
 from histrio_torch.loader import StageModel, load_stage
 from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
+from histrio_torch.trial import trial_step
 from histrio_torch.wire import from_wire, to_wire
 
 __all__ = ["TorchStage"]
@@ -67,17 +69,18 @@ class TorchStage:
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run the rows as one sequence [1, tokens]; attention tells them apart by their pages."""
-        assert self._cache is not None, "open() comes before step()"
+        assert self._stage is not None, "open() comes before step()"
+        assert self._cache is not None
         torch.set_num_threads(self._num_threads)  # another stage of this thread may have its own
         with torch.inference_mode():
             self._cache.begin(batch)
             inputs = self._inputs(batch)
             if not self._last:
-                return StageOutput(hidden=[to_wire(self._run_layers(inputs))])
+                return StageOutput(hidden=[to_wire(run_layers(self._stage, inputs))])
 
             sampled = _sampled_tokens(batch)
             if not len(sampled):
-                self._run_layers(inputs)
+                run_layers(self._stage, inputs)
                 return StageOutput(hidden=[])
 
             return StageOutput(hidden=[], logits=self._run_model(inputs, sampled))
@@ -110,53 +113,26 @@ class TorchStage:
 
     def _make_cache(self, stage: StageModel) -> PagedCache:
         assert self._spec is not None
-        inputs = self._one_token(stage)
-        handles = self._guard_layers(stage)
-        shapes = record_shapes(stage.model, lambda: self._run_layers(inputs))
-        for handle in handles:
-            handle.remove()
+        try:
+            shapes = trial_step(stage, self._spec)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise UnsupportedModel(f"{type(stage.model).__name__} fails in a trial step: {error}") from error
+
         cache = PagedCache(shapes, stage.dtype, stage.device, is_int8=self._spec.kv_cache_dtype == "int8")
         for module in attending_modules(stage.model):
             vars(module)["histrio_cache"] = cache
         return cache
-
-    def _guard_layers(self, stage: StageModel) -> list[Any]:
-        assert self._spec is not None
-        if self._spec.is_first and self._spec.is_last:
-            return []
-
-        own = stage.structure.layers[self._spec.first_layer : self._spec.last_layer]
-        return [check_side_channels(layer, type(stage.model).__name__) for layer in own]
-
-    def _one_token(self, stage: StageModel) -> dict[str, Any]:
-        assert self._spec is not None
-        positions = torch.zeros(1, 1, dtype=torch.int64, device=stage.device)
-        if self._spec.is_first:
-            return _arguments("input_ids", positions, positions)
-
-        hidden = torch.ones(1, 1, stage.model.config.hidden_size, dtype=stage.dtype, device=stage.device)
-        return self._receive(stage, hidden, positions)
 
     def _inputs(self, batch: StepBatch) -> dict[str, Any]:
         assert self._stage is not None
         stage = self._stage
         positions = torch.from_numpy(batch.positions)[None].to(stage.device)
         if batch.token_ids is not None:
-            return _arguments("input_ids", torch.from_numpy(batch.token_ids)[None].to(stage.device), positions)
+            return token_arguments(torch.from_numpy(batch.token_ids)[None].to(stage.device), positions)
 
-        return self._receive(stage, from_wire(batch.hidden[0], stage.dtype, stage.device)[None], positions)
-
-    def _receive(self, stage: StageModel, hidden: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
-        stage.relay.received = hidden
-        # The proxies hand over what was received; what goes in here isn't read, and some models scale it in place.
-        return _arguments("inputs_embeds", torch.zeros_like(hidden), positions)
-
-    def _run_layers(self, inputs: dict[str, Any]) -> torch.Tensor:
-        assert self._stage is not None
-        output = self._stage.structure.decoder(**inputs)
-        produced = self._stage.relay.produced
-        hidden: torch.Tensor = output.last_hidden_state if produced is None else produced
-        return hidden[0]
+        return hidden_arguments(stage, from_wire(batch.hidden[0], stage.dtype, stage.device)[None], positions)
 
     def _run_model(self, inputs: dict[str, Any], sampled: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
         assert self._stage is not None
@@ -169,10 +145,6 @@ class TorchStage:
 def _usual_threads() -> int:
     """What torch uses in a process in which no stage has asked for another number yet."""
     return torch.get_num_threads()
-
-
-def _arguments(name: str, inputs: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
-    return {name: inputs, "position_ids": positions, "use_cache": False}
 
 
 def _sampled_tokens(batch: StepBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

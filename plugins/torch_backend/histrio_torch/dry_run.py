@@ -1,4 +1,4 @@
-"""One token through a loaded stage: finds what each layer stores, and refuses what a stage would get wrong.
+"""Two tokens through a stage: finds what each layer stores, and refuses what a stage would get wrong.
 
 The layers' own calls say how wide keys and values are and which keys they see, so no configuration is guessed
 at. A mask that the model made itself, an unknown argument, or a window other than the configuration's would be
@@ -9,17 +9,20 @@ models are refused by name.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from histrio.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_torch.pages import LayerShape
 
-__all__ = ["attending_modules", "check_side_channels", "record_shapes"]
+__all__ = ["NUM_TRIED_TOKENS", "attending_modules", "check_side_channels", "record_shapes"]
 
+NUM_TRIED_TOKENS = 2
+"""In a trial step, of one sequence; the logits of the last are wanted."""
 _RECORDER = "histrio_recorder"
 _KNOWN = {"dropout", "scaling", "sliding_window", "softcap", "s_aux"}
 _HARMLESS = {
@@ -35,14 +38,17 @@ _HARMLESS = {
 }
 
 
-def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShape]:
-    """Call `forward`, a step of one token, with attention replaced by a recorder; layer index → shape."""
+def record_shapes(model: Any, forward: Callable[[], Any], spec: StageSpec) -> dict[int, LayerShape]:
+    """Call `forward`, a step of `NUM_TRIED_TOKENS`, with attention replaced by a recorder; layer index → shape.
+
+    Raises `UnsupportedModel`, also for a layer of the stage that never asked for its attention.
+    """
     from transformers import AttentionInterface
 
     # Transformers knows names only, and those are everybody's: each model's recorder is found at its own modules, for
     # stages that are loaded side by side.
     AttentionInterface.register(_RECORDER, _record)
-    recorder = _Recorder(model.config)
+    recorder = _Recorder(model.config, spec.max_sequence_length)
     attending = attending_modules(model)
     for module in attending:
         vars(module)[_RECORDER] = recorder
@@ -57,6 +63,12 @@ def record_shapes(model: Any, forward: Callable[[], Any]) -> dict[int, LayerShap
         model.config._attn_implementation = before
         for module in attending:
             del vars(module)[_RECORDER]
+    others = sorted(set(range(spec.first_layer, spec.last_layer)) - set(recorder.shapes))
+    if others:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: layer {others[0]} has no attention that transformers lets others compute"
+        )
+
     return recorder.shapes
 
 
@@ -81,6 +93,9 @@ def check_side_channels(layer: nn.Module, model_name: str) -> Any:
 
 
 def _has_tensor(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_has_tensor, value.values()))
+
     return isinstance(value, torch.Tensor) or (isinstance(value, (tuple, list)) and any(map(_has_tensor, value)))
 
 
@@ -92,9 +107,10 @@ def _record(module: nn.Module, *args: Any, **kwargs: Any) -> tuple[torch.Tensor,
 class _Recorder:
     """Stands for attention: notes what a layer stores, gives zeros."""
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: Any, max_sequence_length: int) -> None:
         self.shapes: dict[int, LayerShape] = {}
         self._config = config
+        self._max_sequence_length = max_sequence_length
 
     def __call__(
         self,
@@ -107,6 +123,9 @@ class _Recorder:
     ) -> tuple[torch.Tensor, None]:
         layer = int(vars(module)["layer_idx"])
         self._check(layer, attention_mask, kwargs)
+        if query.shape[2] != NUM_TRIED_TOKENS:
+            raise UnsupportedModel(f"{self._config.model_type}: layer {layer} attends for some of a step's tokens only")
+
         latent = vars(module).get("histrio_latent")
         if latent is None:
             self.shapes[layer] = LayerShape(key.shape[1], key.shape[-1], value.shape[-1])
@@ -128,8 +147,16 @@ class _Recorder:
             raise UnsupportedModel(f"{name}: layer {layer} passes unknown {', '.join(unknown)} to its attention")
 
         window, expected = kwargs.get("sliding_window"), _window(self._config, layer)
-        if window != expected:
-            raise UnsupportedModel(f"{name}: layer {layer} has window {window} in code but {expected} in config.json")
+        if self._effective(window) != self._effective(expected):
+            most = min(each for each in (window, expected) if each is not None)
+            raise UnsupportedModel(
+                f"{name}: layer {layer} has window {window} in code but {expected} in config.json, which shows beyond "
+                f"{most} tokens; choose a max-sequence-length up to that"
+            )
+
+    def _effective(self, window: int | None) -> int | None:
+        """A window that no sequence leaves is none."""
+        return None if window is None or window >= self._max_sequence_length else window
 
 
 def _window(config: Any, layer: int) -> int | None:

@@ -30,6 +30,9 @@ class TorchFactory:
     name = "torch"
     traits = Traits(contract=1, capabilities=[Capability.INT8_KV])
 
+    def __init__(self) -> None:
+        self._has_torch = False
+
     def probe(self) -> Probe:
         """Whether torch and transformers load here, and the devices that torch sees."""
         missing = [name for name in ("torch", "transformers", "safetensors") if find_spec(name) is None]
@@ -44,10 +47,14 @@ class TorchFactory:
         except (ImportError, OSError) as error:
             return Probe(available=False, reason=f"torch does not load: {error}", remedy="install torch anew")
 
+        self._has_torch = True
         return Probe(available=True, devices=devices())
 
     def supports(self, spec: StageSpec) -> Probe:
-        """Whether the stage's layers can run; reads config.json and lists the folder."""
+        """Whether the stage's layers can run; reads config.json and lists the folder.
+
+        Behind a `probe()`, which has imported torch, it makes the model without memory and tries a step of it.
+        """
         folder = Path(spec.model)
         try:
             config = read_config(folder)
@@ -66,7 +73,25 @@ class TorchFactory:
             reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
             return Probe(available=False, reason=reason, remedy=f"choose a range within 0:{count}")
 
+        reason = self._rehearsed(spec)
+        if reason:
+            return Probe(available=False, reason=reason, remedy="choose another model, split or backend")
+
         return Probe(available=True, capabilities=list(CAPABILITIES))
+
+    def _rehearsed(self, spec: StageSpec) -> str:
+        """Why loading would refuse the stage; empty where nothing is known against it."""
+        if not self._has_torch:
+            return ""
+
+        from histrio_torch.trial import rehearse
+
+        try:
+            rehearse(spec)
+        except ModelError as error:
+            return str(error)
+
+        return ""
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch."""

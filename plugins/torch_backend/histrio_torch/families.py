@@ -6,6 +6,7 @@ by name, before weights are read. `splice.py` and `dry_run.py` check what only t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 from histrio.errors import UnsupportedModel
 from histrio.model_files import read_json_object
 
-__all__ = ["check_config", "kv_cache_refusal", "num_layers", "read_config"]
+__all__ = ["check_config", "has_only_attention", "kv_cache_refusal", "num_layers", "read_config"]
 
-_ATTENTION_TYPES = {"full_attention", "sliding_attention"}
+_ATTENTION_TYPES = {"attention", "full_attention", "sliding_attention"}
+"""Granite 4 says `attention` for full attention."""
 _STATE_KEYS = (
     "attn_layer_period",
     "conv_L_cache",
@@ -35,12 +37,14 @@ _KV_CACHE_DTYPES = ("auto", "int8")
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _LATENT_KEY = "kv_lora_rank"
 """Of models with multi-head latent attention. A latent has its rotary part, of another magnitude, under one scale."""
-_REFUSED_TYPES = {
-    "gemma3n": "its layers read per-layer inputs of the first stage",
-    "gemma3n_text": "its layers read per-layer inputs of the first stage",
-    "gemma4": "its layers share keys and values of other layers",
-    "gemma4_text": "its layers share keys and values of other layers",
+_REFUSED_KEYS = {
+    "num_kv_shared_layers": "its last layers attend over keys and values of earlier ones",
+    "hidden_size_per_layer_input": "its layers read inputs that only the first stage has",
+    "index_topk": "its layers choose the keys that they look at; only plain attention runs",
 }
+"""Above zero in config.json (Gemma 3n and 4, DeepSeek-V3.2, GLM-5) → the reason."""
+_INTERFACE = "ALL_ATTENTION_FUNCTIONS"
+"""What modelling code reads to call an attention that isn't its own."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -94,9 +98,6 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if not _is_native(model_type):
         return _foreign_reason(config, model_type)
 
-    if model_type in _REFUSED_TYPES:
-        return _REFUSED_TYPES[model_type]
-
     state = _state_reason(config, model_type)
     if state is not None:
         return state
@@ -107,19 +108,44 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if "quantization_config" in config:
         return f"its weights are quantized ({_quantization(config)}); use a bfloat16, float16 or float32 checkpoint"
 
+    code = _modelling_code(model_type)
+    if "config.is_decoder" in code and "self.encoder =" in code:
+        return "it is an encoder; only decoders run"
+
+    if _INTERFACE not in code:
+        return "its code in transformers computes attention itself, so that it can't read keys and values from pages"
+
     num_layers(config)
     return None
 
 
+def has_only_attention(config: Mapping[str, Any]) -> bool:
+    """Whether config.json lists the layers' types, and each is attention: then keys of a state say nothing."""
+    layer_types = config.get("layer_types") or []
+    return bool(layer_types) and set(layer_types) <= _ATTENTION_TYPES
+
+
 def _is_native(model_type: str) -> bool:
-    """Whether the installed transformers has such a language model; read as text, for importing it takes seconds."""
+    """Whether the installed transformers has such a language model."""
+    _, _, mapping = _source("auto", "modeling_auto.py").partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")
+    return f'("{model_type}", ' in mapping.partition("\n)")[0]
+
+
+def _modelling_code(model_type: str) -> str:
+    _, _, special = _source("auto", "auto_mappings.py").partition("SPECIAL_MODEL_TYPE_TO_MODULE_NAME = ")
+    found = re.search(rf'\("{re.escape(model_type)}", "(\w+)"\)', special.partition("\n)")[0])
+    module = found[1] if found else model_type.replace("-", "_")
+    return _source(module, f"modeling_{module}.py")
+
+
+def _source(*names: str) -> str:
+    """Code below transformers' models, empty where there is none; read as text, for importing it takes seconds."""
     spec = find_spec("transformers")
     if spec is None or not spec.submodule_search_locations:
-        return False
+        return ""
 
-    source = Path(spec.submodule_search_locations[0], "models", "auto", "modeling_auto.py").read_text(encoding="utf-8")
-    _, _, mapping = source.partition("MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = ")
-    return f'("{model_type}", ' in mapping.partition("\n)")[0]
+    path = Path(spec.submodule_search_locations[0], "models", *names)
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _foreign_reason(config: Mapping[str, Any], model_type: str) -> str:
@@ -134,12 +160,19 @@ def _state_reason(config: Mapping[str, Any], model_type: str) -> str | None:
         if layer_type not in _ATTENTION_TYPES:
             return f"it has layers of type {layer_type}; only full and sliding attention run"
 
-    found = [key for key in _STATE_KEYS if config.get(key) is not None]
-    if found or model_type.startswith(_STATE_TYPES):
-        return f"it keeps a recurrent or hybrid state ({found[0] if found else model_type}) that pages can't hold"
+    for key, reason in _REFUSED_KEYS.items():
+        if config.get(key):
+            return f"{reason} ({key} in config.json)"
 
     if config.get("use_bidirectional_attention") or config.get("is_causal") is False:
         return "its attention is bidirectional"
+
+    if has_only_attention(config):
+        return None
+
+    found = [key for key in _STATE_KEYS if config.get(key) is not None]
+    if found or model_type.startswith(_STATE_TYPES):
+        return f"it keeps a recurrent or hybrid state ({found[0] if found else model_type}) that pages can't hold"
 
     return None
 

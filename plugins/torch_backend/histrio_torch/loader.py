@@ -25,7 +25,7 @@ from histrio.backend import Progress, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedModel
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
-from histrio_torch.families import check_config, read_config
+from histrio_torch.families import check_config, has_only_attention, read_config
 from histrio_torch.fused import fuse_norms
 from histrio_torch.latent import LATENT_ATTENTION, absorb_latents, register_latent_attention
 from histrio_torch.linear import pack_linears
@@ -33,7 +33,7 @@ from histrio_torch.memory import measure
 from histrio_torch.rope import fix_rope
 from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structure, splice
 
-__all__ = ["StageModel", "load_stage"]
+__all__ = ["StageModel", "load_stage", "make_spliced", "prepare", "store_latents"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _READ_SHARE = 0.5
@@ -89,6 +89,36 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
     return stage
 
 
+def make_spliced(folder: Path, spec: StageSpec) -> tuple[Any, Relay]:
+    """The stage's model without memory, on torch's meta device. Raises `UnsupportedModel`."""
+    register_attention()
+    register_latent_attention()
+    model_class, config = _model_class(folder)
+    with _LOADING, _quiet_transformers(), torch.device("meta"):
+        try:
+            model = model_class(config)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UnsupportedModel(f"{folder}: transformers can't make this model: {error!r}") from error
+
+    return model, splice(model, spec)
+
+
+def prepare(model: Any, spec: StageSpec) -> Structure:
+    """Drop what only other stages call, and settle what must not depend on a batch. Raises `UnsupportedModel`."""
+    structure = find_structure(model, spec.num_layers)
+    if not spec.is_first:
+        drop_embeddings(model, structure)
+    fix_rope(model, spec.max_sequence_length)
+    model.requires_grad_(False)
+    return structure
+
+
+def store_latents(model: Any) -> None:
+    """Let latents reach the pages as they are, where the model has them."""
+    if absorb_latents(model):
+        model.config._attn_implementation = LATENT_ATTENTION
+
+
 def _choose_dtype(spec: StageSpec, stored: str, num_bytes: int, device: torch.device) -> torch.dtype:
     if spec.dtype != "auto":
         if spec.dtype not in _DTYPES:
@@ -111,11 +141,8 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
         raise UnsupportedModel(f"{folder}: transformers can't make this model: {error}") from None
 
     name = model_class.__name__
-    if getattr(model_class, "_is_stateful", False):
+    if getattr(model_class, "_is_stateful", False) and not has_only_attention(config.to_dict()):
         raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that pages can't hold")
-
-    if not getattr(model_class, "_supports_attention_backend", False):
-        raise UnsupportedModel(f"{name} is not supported: its attention can't be replaced through transformers")
 
     if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
         raise UnsupportedModel(f"{name} is not supported: it can't compute the logits of chosen tokens only")
@@ -169,17 +196,11 @@ def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> An
 
 
 def _finish(model: Any, order: _Order) -> StageModel:
-    spec = order.spec
     relay: Relay = vars(model).pop("histrio_relay")
-    structure = find_structure(model, spec.num_layers)
-    if not spec.is_first:
-        drop_embeddings(model, structure)
+    structure = prepare(model, order.spec)
     model.to(order.device)
-    fix_rope(model, spec.max_sequence_length)
-    model.requires_grad_(False)
     param_bytes = _param_bytes(model, order.dtype)
-    if absorb_latents(model):
-        model.config._attn_implementation = LATENT_ATTENTION
+    store_latents(model)
     return StageModel(model, structure, relay, order.dtype, order.device, param_bytes)
 
 

@@ -19,7 +19,7 @@ __all__ = ["fix_rope"]
 
 _FIXED = "fixed"
 """A name of no known rope type, so that transformers updates nothing."""
-_STATIC = ("default", "linear", "yarn", "llama3", "proportional", _FIXED)
+_STATIC = ("default", "linear", "yarn", "llama3", "proportional", "ntk_alpha", _FIXED)
 
 
 def fix_rope(model: nn.Module, max_sequence_length: int) -> int:

@@ -42,6 +42,9 @@ _LONG_ROPE = {
     "original_max_position_embeddings": MAX_LENGTH,
 }
 
+_NTK_ALPHA = {"rope_type": "dynamic", "alpha": 1000.0, "factor": 1.0, "rope_theta": 10000.0}
+"""Called dynamic in config.json, though nothing of it depends on the length."""
+
 FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}),
     "mistral": ("mistral", {"sliding_window": 12}),
@@ -108,14 +111,42 @@ FAMILIES: Mapping[str, tuple[str, dict[str, Any]]] = {
 OTHERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "ctrl": ("ctrl", {"dff": 64, "n_positions": 256, "tie_word_embeddings": True}),
     "deepseek_v2": ("deepseek_v2", FAMILIES["deepseek_v3"][1]),
+    "gemma4": (
+        "gemma4_text",
+        {
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "sliding_window": 12,
+            "hidden_size_per_layer_input": 0,
+            "attention_k_eq_v": True,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": 1,
+            "tie_word_embeddings": True,
+        },
+    ),
     "gpt2": ("gpt2", {"n_inner": 64, "tie_word_embeddings": True}),
     "gpt_oss": ("gpt_oss", {"num_local_experts": 4, "layer_types": _MIXED_LAYERS, "sliding_window": 12}),
     "granite": ("granite", {"logits_scaling": 3.0, "residual_multiplier": 0.5, "embedding_multiplier": 5.0}),
+    "granite4": (
+        "granitemoehybrid",
+        {
+            "layer_types": ["attention"] * NUM_LAYERS,
+            "num_local_experts": 0,
+            "shared_intermediate_size": 64,
+            "position_embedding_type": "rope",
+            "mamba_d_state": 16,
+            "mamba_d_head": 16,
+            "mamba_n_heads": 6,
+        },
+    ),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", {"rope_parameters": _NTK_ALPHA}),
     "hunyuan_v1_moe": ("hunyuan_v1_moe", {"num_experts": 4, "moe_topk": 2}),
     "nanochat": ("nanochat", {}),
     "olmo2": ("olmo2", {}),
+    "phimoe": ("phimoe", {"num_local_experts": 4, "sliding_window": 2 * MAX_LENGTH}),
+    "stablelm": ("stablelm", {"hidden_size": 64, "use_qkv_bias": True, "qk_layernorm": True}),
 }
-"""Not promised, but with something that the promised ones lack: sinks, multipliers, inputs scaled in place."""
+"""Not promised, but with something that the promised ones lack: sinks, multipliers, inputs scaled in place, a window
+that no sequence leaves, keys that are values, a hybrid's code without its state."""
 
 
 def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> Any:

@@ -1,0 +1,63 @@
+"""Whether a model can be served as planned, found out by a few tokens through its stage, with weights or without.
+
+A stage that was loaded goes through it before its first step. `rehearse` does the same on torch's meta device, where
+tensors have shapes and no numbers: what loading would refuse is known before anything is started or read.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from histrio.backend import StageSpec
+from histrio_torch.attention import ATTENTION_NAME
+from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
+from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
+from histrio_torch.loader import StageModel, make_spliced, prepare, store_latents
+from histrio_torch.pages import LayerShape
+
+__all__ = ["rehearse", "trial_step"]
+
+
+def trial_step(stage: StageModel, spec: StageSpec) -> dict[int, LayerShape]:
+    """What each of the stage's layers stores per token. Raises `UnsupportedModel` for what a stage would get wrong."""
+    own = range(spec.first_layer, spec.last_layer)
+    is_whole = spec.is_first and spec.is_last
+    name = type(stage.model).__name__
+    guards = [] if is_whole else [check_side_channels(stage.structure.layers[index], name) for index in own]
+    try:
+        return record_shapes(stage.model, lambda: _run(stage, spec), spec)
+    finally:
+        for guard in guards:
+            guard.remove()
+
+
+def rehearse(spec: StageSpec) -> None:
+    """Raise `UnsupportedModel` for what loading this stage would refuse, but for its weights."""
+    model, relay = make_spliced(Path(spec.model), spec)
+    structure = prepare(model, spec)
+    model.config._attn_implementation = ATTENTION_NAME
+    store_latents(model)
+    # Some products of experts exist in this dtype only.
+    dtype = torch.bfloat16
+    stage = StageModel(model.to(dtype), structure, relay, dtype, torch.device("meta"), param_bytes=0)
+    try:
+        trial_step(stage, spec)
+    except RuntimeError:
+        # Not every operator knows the meta device, and experts are looked up by numbers that aren't there.
+        return
+
+
+def _run(stage: StageModel, spec: StageSpec) -> None:
+    positions = torch.arange(NUM_TRIED_TOKENS, device=stage.device)[None]
+    if spec.is_first:
+        arguments = token_arguments(torch.zeros_like(positions), positions)
+    else:
+        hidden = torch.ones(*positions.shape, stage.model.config.hidden_size, dtype=stage.dtype, device=stage.device)
+        arguments = hidden_arguments(stage, hidden, positions)
+    if spec.is_last:
+        # Some models look at which tokens' logits are wanted before their layers are through.
+        stage.model(**arguments, logits_to_keep=positions[0, -1:])
+    else:
+        run_layers(stage, arguments)

@@ -1,0 +1,87 @@
+"""What loading would refuse, a check refuses with the same words, and with no weights at hand."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histrio.backend import StageSpec
+from histrio.errors import UnsupportedModel
+from histrio_torch.backend import TorchStage
+from histrio_torch.factory import TorchFactory
+from histrio_torch.testing import FAMILIES, MAX_LENGTH, NUM_LAYERS, OTHERS
+from histrio_torch.testing.families import make_model_of
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "two attentions": ("diffllama", {}, "diffllama: layer 0 attends twice"),
+    "mask": ("doge", {}, "doge: layer 0 makes an attention mask of its own"),
+    "window": (
+        "phimoe",
+        {"num_local_experts": 4, "sliding_window": 16},
+        "phimoe: layer 0 has window None in code but 16 .*max-sequence-length",
+    ),
+    "layers": ("modernbert-decoder", {}, "has 0 lists of 3 layers"),
+}
+
+
+@pytest.fixture(scope="module")
+def checked() -> TorchFactory:
+    """A factory that was asked about the machine, as a check asks it."""
+    factory = TorchFactory()
+    assert factory.probe().available
+    return factory
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_check_says_what_loading_would_say(case: str, checked: TorchFactory, tmp_path: Path) -> None:
+    model_type, settings, words = REFUSED[case]
+    make_model_of(model_type, tmp_path, **settings)
+    spec = whole(tmp_path)
+
+    answer = checked.supports(spec)
+    assert not answer.available
+    with pytest.raises(UnsupportedModel, match=words) as loading:
+        TorchStage().open(spec, lambda fraction, text: None)
+    assert answer.reason == str(loading.value)
+    assert TorchFactory().supports(spec).available, "without torch nothing of it is known"
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *sorted(set(OTHERS) - {"nanochat"})])
+def test_what_runs_passes_without_its_weights(
+    family: str, checked: TorchFactory, tiny_model: Callable[[str], Any], tmp_path: Path
+) -> None:
+    shutil.copy(Path(tiny_model(family).folder) / "config.json", tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    for first, last in ((0, NUM_LAYERS), (1, 2)):
+        answer = checked.supports(whole(tmp_path, first_layer=first, last_layer=last))
+        assert answer.available, answer.reason
+
+
+def test_a_split_that_loading_would_refuse_is_refused(checked: TorchFactory, tiny_model: Callable[[str], Any]) -> None:
+    folder = Path(tiny_model("nanochat").folder)
+
+    assert checked.supports(whole(folder)).available
+    assert "can't be split" in checked.supports(whole(folder, last_layer=1)).reason
+
+
+def test_a_configuration_that_makes_no_model_is_refused(
+    checked: TorchFactory, tiny_model: Callable[[str], Any]
+) -> None:
+    folder = Path(tiny_model("llama").folder)
+    config = json.loads((folder / "config.json").read_text())
+    odd = folder.parent / "odd"
+    odd.mkdir()
+    (odd / "model.safetensors").write_bytes(b"")
+    (odd / "config.json").write_text(json.dumps({**config, "hidden_act": "wave"}))
+
+    assert "can't make this model" in checked.supports(whole(odd)).reason
+
+
+def whole(folder: Path, **settings: Any) -> StageSpec:
+    placement = {"first_layer": 0, "last_layer": NUM_LAYERS, "num_layers": NUM_LAYERS, **settings}
+    return StageSpec(str(folder), max_sequence_length=MAX_LENGTH, device="cpu", **placement)
