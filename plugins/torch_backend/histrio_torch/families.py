@@ -17,7 +17,7 @@ from histrio.model_files import read_json_object
 
 __all__ = ["check_config", "has_only_attention", "kv_cache_refusal", "num_layers", "read_config"]
 
-_ATTENTION_TYPES = {"attention", "full_attention", "sliding_attention"}
+_ATTENTION_TYPES = ("attention", "full_attention", "sliding_attention")
 """Granite 4 says `attention` for full attention."""
 _STATE_KEYS = (
     "attn_layer_period",
@@ -122,7 +122,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
 def has_only_attention(config: Mapping[str, Any]) -> bool:
     """Whether config.json lists the layers' types, and each is attention: then keys of a state say nothing."""
     layer_types = config.get("layer_types") or []
-    return bool(layer_types) and set(layer_types) <= _ATTENTION_TYPES
+    return bool(layer_types) and all(each in _ATTENTION_TYPES for each in layer_types)
 
 
 def _is_native(model_type: str) -> bool:
