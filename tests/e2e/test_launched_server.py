@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -27,8 +29,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_model(tmp_path_factory.mktemp("models") / "toy", num_layers=NUM_LAYERS)
 
 
-def launch(model: Path, tmp_path: Path, *arguments: str) -> LaunchedServer:
-    return LaunchedServer("--model", str(model), "--backend", "toy", *arguments, log=tmp_path / "log.txt")
+def launch(model: Path, tmp_path: Path, *arguments: str, env: dict[str, str] | None = None) -> LaunchedServer:
+    return LaunchedServer("--model", str(model), "--backend", "toy", *arguments, log=tmp_path / "log.txt", env=env)
 
 
 def children(server: LaunchedServer) -> list[psutil.Process]:
@@ -146,7 +148,11 @@ def test_one_ctrl_c_stops_everything_in_order(model: Path, tmp_path: Path) -> No
     assert len(processes) == 2
     assert server.stop() == 0
     assert not any(process.is_running() for process in processes)
-    assert "Traceback" not in server.log.read_text()
+    text = server.log.read_text()
+    assert "Traceback" not in text
+    assert f"toy is ready at {server.base_url}\n" in text
+    assert text.endswith("  stopped\n")
+    assert "WARN" not in text, "nobody is lost, and nobody has to be killed"
 
 
 def test_children_die_with_their_parent(model: Path, tmp_path: Path) -> None:
@@ -173,12 +179,14 @@ def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
     assert "killing process engine.1" in server.log.read_text()
 
 
-def test_a_first_ctrl_c_lets_running_requests_finish(model: Path, tmp_path: Path) -> None:
+def test_a_terminal_that_closes_lets_running_requests_finish(model: Path, tmp_path: Path) -> None:
     with launch(model, tmp_path, "--set", "stage.options={step-s = 0.02}") as server:
 
         async def disturb(begun: anyio.Event) -> None:
             await begun.wait()
-            server.process.send_signal(signal.SIGINT)
+            server.process.send_signal(signal.SIGHUP)
+            await anyio.to_thread.run_sync(eventually, lambda: "draining" in server.log.read_text())
+            server.process.send_signal(signal.SIGHUP)  # the shell sends it as well as the system
 
         texts = anyio.run(stream_all, server, [[1, 2, 3], [4, 5, 6]], 40, disturb)
         assert server.process.wait(15.0) == 0
@@ -187,8 +195,13 @@ def test_a_first_ctrl_c_lets_running_requests_finish(model: Path, tmp_path: Path
 
 
 def test_a_second_ctrl_c_stops_at_once(model: Path, tmp_path: Path) -> None:
-    with launch(model, tmp_path, "--set", "stage.options={step-s = 0.05}") as server:
+    slow = ["--set", "stage.options={step-s = 0.05}"]
+    with (
+        tempfile.TemporaryDirectory(prefix="hs") as sockets,  # private, as it has to be, and with a short name
+        launch(model, tmp_path, *slow, env={"XDG_RUNTIME_DIR": sockets}) as server,
+    ):
         processes = children(server)
+        assert list(Path(sockets).iterdir()), "a control: it is in use"
 
         async def disturb(begun: anyio.Event) -> None:
             await begun.wait()
@@ -196,17 +209,25 @@ def test_a_second_ctrl_c_stops_at_once(model: Path, tmp_path: Path) -> None:
             await anyio.to_thread.run_sync(eventually, lambda: "draining" in server.log.read_text())
             server.process.send_signal(signal.SIGINT)
 
-        with pytest.raises(BaseExceptionGroup):  # the connection is cut in the middle of a stream of a minute
+        with pytest.raises(BaseExceptionGroup) as raised:  # in the middle of a stream of a minute
             anyio.run(stream_all, server, [[1, 2, 3]], 900, disturb)
+        assert raised.group_contains(openai.APIError), "the stream's last event says that it failed"
         assert server.process.wait(15.0) == 130
         eventually(lambda: not any(process.is_running() for process in processes))
+        assert list(Path(sockets).iterdir()) == []
+    assert server.log.read_text().endswith("  stopped\n")
 
 
-def test_a_port_in_use_is_said_plainly(model: Path, tmp_path: Path, server: LaunchedServer) -> None:
-    other = launch(model, tmp_path, "--set", f"api.port={server.port}")
-    assert other.process.wait(30.0) in (1, 2)
-    text = other.log.read_text()
+def test_a_port_in_use_is_said_plainly(model: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        server = LaunchedServer("--model", str(model), "--backend", "toy", log=tmp_path / "log.txt", port=port)
+        assert server.process.wait(30.0) == 1
+    text = server.log.read_text()
     assert "Traceback" not in text
+    assert "already in use" in text.splitlines()[-1]
 
 
 def test_a_model_that_cannot_be_served_ends_the_start_with_one_line(tmp_path: Path, model: Path) -> None:

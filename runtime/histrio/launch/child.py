@@ -7,6 +7,7 @@ later it ends in any case.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib
 import os
@@ -14,7 +15,8 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -52,7 +54,33 @@ def main() -> None:
     _tell_kernel(spec.name)
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     threading.Thread(target=_watch, args=(life_line,), name="life-line", daemon=True).start()
-    _resolve(spec.entry)(spec.payload)
+    _end(_carry_out(spec))
+
+
+def _carry_out(spec: ChildSpec) -> int:
+    """The exit code that comes of it."""
+    try:
+        _resolve(spec.entry)(spec.payload)
+    except SystemExit as error:
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    except ImportError as error:
+        print(f"process {spec.name} cannot begin with {sys.executable}: {error}", file=sys.stderr)
+        return 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        return 1
+    return 0
+
+
+def _end(code: int) -> NoReturn:
+    """What is registered for the end is done; taking the interpreter apart would take seconds, and nobody needs it."""
+    atexit._run_exitfuncs()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def _take_stdin() -> int:

@@ -125,6 +125,8 @@ class DeviceThread:
         can_mend: bool = True,
     ) -> None:
         self.dispatcher = ThreadDispatcher(self._on_failure)
+        self.has_loaded = False
+        """Whether all children have been made, which may take minutes."""
         self._supervisor = Supervisor(
             children,
             host=lambda name, actor: directory.host(name, self.dispatcher, actor),
@@ -136,6 +138,7 @@ class DeviceThread:
     def run(self) -> None:
         """Make the children (this loads weights), then handle messages until `stop`; then stop them in reverse."""
         self._supervisor.start()
+        self.has_loaded = True
         try:
             self.dispatcher.run()
         finally:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -68,7 +70,6 @@ def run_device_process(payload: Any) -> None:
     children = _children(spec, installed_plugins(), directory, watch)
     device = DeviceThread(directory, children, end_process=end_process, can_mend=spec.can_mend)
     watch.dispatcher = device.dispatcher
-    signal.signal(signal.SIGTERM, lambda _signum, _frame: device.stop())
 
     def on_lost(peer: str) -> None:
         if peer == FRONT:
@@ -78,6 +79,14 @@ def run_device_process(payload: Any) -> None:
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
     directory.use(links)
     links.start()
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        links.leave()
+        device.stop()
+        if not device.has_loaded:
+            sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
     try:
         links.connect(FRONT, spec.front_endpoint, is_parent=True)
         directory.tell("root", Hello(spec.process, os.getpid(), PROTOCOL_VERSION))

@@ -11,13 +11,16 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from histrio.errors import HistrioError, PluginError, TopologyError
 from histrio.launch.options import Options, parse_options
 from histrio.logs import set_up_logs
 from histrio.topology import RuntimeTable, Topology, parse_tables, read_file, read_tables
 from histrio.topology_parse import convert_table
+
+if TYPE_CHECKING:
+    from histrio.launch.plan import Plan
 
 __all__ = ["main"]
 
@@ -65,9 +68,18 @@ def _run(options: Options) -> int:
         print(describe_plan(plan))
         return 0
 
+    return _serve(plan, options)
+
+
+def _serve(plan: Plan, options: Options) -> int:
+    """From here on it is the world that refuses: a port that another program has, say."""
     from histrio.launch.root import run
 
-    return run(plan)
+    try:
+        return run(plan)
+    except TopologyError as error:
+        print(f"{PROGRAM}: {_sentence(options, error)}", file=sys.stderr)
+        return 1
 
 
 def _topology(options: Options) -> Topology:

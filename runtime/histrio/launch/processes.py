@@ -1,4 +1,4 @@
-"""The child processes of a replica: started in order, restarted within limits, stopped in reverse."""
+"""The child processes of a replica: started in order, restarted within limits, stopped all at once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class ReplicaProcesses:
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
-        """Keep all processes running while the block runs; then stop them, last first."""
+        """Keep all processes running while the block runs; then stop them, all at once: nothing runs any more."""
         async with anyio.create_task_group() as tasks:
             for role in self._roles:
                 tasks.start_soon(self._keep_running, role)
@@ -69,10 +69,12 @@ class ReplicaProcesses:
                 yield
             finally:
                 self._is_stopping = True
+                for name in self._running:
+                    self._root.process_leaving(name)
                 with anyio.CancelScope(shield=True):
-                    for name in reversed(list(self._running)):
-                        self._root.process_leaving(name)
-                        await self._running[name].terminate(_GRACE_S)
+                    async with anyio.create_task_group() as stopping:
+                        for child in self._running.values():
+                            stopping.start_soon(child.terminate, _GRACE_S)
                 tasks.cancel_scope.cancel()
 
     def kill(self, process: str, reason: str) -> None:

@@ -1,19 +1,23 @@
 """The root process: front, edges, and the replica's processes, from start to orderly end.
 
-It serves many and never blocks. The first Ctrl-C (or SIGTERM) drains: no new requests, running ones finish, then edges,
-stages and batching stop in this order. The second ends everything at once.
+It serves many and never blocks. The first Ctrl-C (or SIGTERM, or SIGHUP) drains: no new requests, running ones finish,
+then edges and the replica's processes stop in this order. The second ends everything at once.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import resource
 import secrets
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
+from typing import NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
@@ -21,8 +25,7 @@ from anyio.abc import TaskGroup
 from histrio.actors.liveness import LifeLimits
 from histrio.actors.root import replica_actors
 from histrio.engine.placement import SizeLimits
-from histrio.errors import HistrioError
-from histrio.hooks import EdgeContext
+from histrio.errors import EngineError
 from histrio.launch.compose import BatchingParts, Choosers
 from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_replica
@@ -31,6 +34,7 @@ from histrio.launch.plan import DEFAULT_BLOCK_SIZE, Plan, field_table
 from histrio.launch.policies import admission_policy
 from histrio.launch.processes import ReplicaProcesses
 from histrio.launch.progress import LoadingProgress
+from histrio.launch.services import RestartLimits, Services, first_histrio_error
 from histrio.net.io_thread import IoThread, LinkLimits
 from histrio.net.runtime_dir import runtime_dir
 from histrio.plugins import Plugins, installed_plugins
@@ -40,6 +44,9 @@ __all__ = ["run"]
 log = logging.getLogger(__name__)
 
 _KILLED_BY_USER = 130
+_LAST_WORDS_S = 0.2
+"""For the ends of streams to be written before everything ends at once."""
+_MOST_DESCRIPTORS = 65536
 _SECRET_BYTES = 16
 _LINKS = LinkLimits(heartbeat_interval_ms=0)
 """The front asks the operating system about its children, and loses none of them because it was stopped itself."""
@@ -52,12 +59,22 @@ _SWITCH_INTERVAL_S = 0.0005
 def run(plan: Plan) -> int:
     """Serve the plan until stopped; the process's exit status. Raises `HistrioError` when it cannot go on."""
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _allow_descriptors()
     root = _Root(plan, installed_plugins())
     try:
         anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})
     except BaseExceptionGroup as group:
-        raise _cause(group) from None
+        raise first_histrio_error(group) or group from None
+    log.info("stopped")
     return 0
+
+
+def _allow_descriptors() -> None:
+    """Each connection is one; the usual limit of 1024 is a habit, and any process may raise it up to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 class _Root:
@@ -66,6 +83,7 @@ class _Root:
         self._plugins = plugins
         self._stop = anyio.Event()
         self._kill_all: Callable[[], None] = _nothing
+        self._folder: Path | None = None
 
     async def run(self) -> None:
         plan = self._plan
@@ -78,22 +96,22 @@ class _Root:
 
     async def _run(self, front: Front, progress: LoadingProgress) -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_signals)
+            tasks.start_soon(self._watch_signals, front)
             tasks.start_soon(front.run_timer)
             async with AsyncExitStack() as stack:
                 await stack.enter_async_context(self._replica(front))
-                edges = await stack.enter_async_context(self._edges(front))
-                await self._serve(front, edges, progress)
+                services = await stack.enter_async_context(self._services(front))
+                await self._serve(front, services, progress)
             tasks.cancel_scope.cancel()
 
-    async def _serve(self, front: Front, edges: TaskGroup, progress: LoadingProgress) -> None:
+    async def _serve(self, front: Front, services: Services, progress: LoadingProgress) -> None:
         """From loading to drained."""
-        edges.start_soon(self._until_failed, front)
         async with anyio.create_task_group() as waiting:
             waiting.start_soon(self._cancel_when_stopped, waiting)
             await front.wait_ready()
             progress.close()
-            log.info("%s is ready", self._plan.model.id)
+            addresses = await services.addresses()
+            log.info("%s is ready%s", self._plan.model.id, f" at {', '.join(addresses)}" if addresses else "")
             waiting.cancel_scope.cancel()
         await self._stop.wait()
         front.gateway.drain()
@@ -107,18 +125,19 @@ class _Root:
         await self._stop.wait()
         waiting.cancel_scope.cancel()
 
-    async def _until_failed(self, front: Front) -> None:
-        await front.wait_failed()
-
     @asynccontextmanager
-    async def _edges(self, front: Front) -> AsyncIterator[TaskGroup]:
+    async def _services(self, front: Front) -> AsyncIterator[Services]:
         """Edge services run from the start, so that /health answers while weights load."""
+        runtime = self._plan.runtime
+        services = Services(
+            [(self._plugins.edges.get(edge.name), edge.settings) for edge in self._plan.edges],
+            front.gateway,
+            RestartLimits(runtime.max_restarts, runtime.restart_window_s),
+        )
         async with anyio.create_task_group() as tasks:
-            for edge in self._plan.edges:
-                service = self._plugins.edges.get(edge.name)
-                context = EdgeContext(front.gateway, edge.settings, partial(log.info, "listening on %s"))
-                tasks.start_soon(service.run, context, name=edge.name)
-            yield tasks
+            tasks.start_soon(services.run)
+            tasks.start_soon(front.wait_failed)
+            yield services
             tasks.cancel_scope.cancel()
 
     @asynccontextmanager
@@ -130,6 +149,7 @@ class _Root:
             return
 
         with runtime_dir() as folder:
+            self._folder = folder
             endpoint, secret = f"ipc://{folder / FRONT}", secrets.token_hex(_SECRET_BYTES)
             lost = partial(self._lost, front)
             links = IoThread(FRONT, endpoint, front.directory.deliver, lost, limits=_LINKS, secret=secret)
@@ -159,26 +179,30 @@ class _Root:
         """Called on the I/O thread: a device process cannot be reached."""
         front.call_soon(partial(front.root.lost, process, "cannot be reached"))
 
-    async def _watch_signals(self) -> None:
-        with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _signum in signals:
-                if self._stop.is_set():
-                    self._kill_all()
-                    os._exit(_KILLED_BY_USER)
+    async def _watch_signals(self, front: Front) -> None:
+        watched = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            watched.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*watched) as signals:
+            async for signum in signals:
+                # A terminal that is closed sends SIGHUP more than once.
+                if self._stop.is_set() and signum != signal.SIGHUP:
+                    await self._end_at_once(front)
                 self._stop.set()
+
+    async def _end_at_once(self, front: Front) -> NoReturn:
+        self._kill_all()
+        front.root.fail(EngineError("the server was stopped"))
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(_LAST_WORDS_S)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        log.info("stopped")
+        os._exit(_KILLED_BY_USER)
 
 
 def _nothing() -> None:
     """Until there are processes to kill."""
-
-
-def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """The reason in words if there is one, whatever else went down with it."""
-    reasons = group.subgroup(HistrioError)
-    error: BaseException = group if reasons is None else reasons
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:

@@ -77,6 +77,7 @@ class IoThread:
         self._changed: dict[Peer, None] = {}
         self._beats: list[_Beat] = []
         self._linger_s: float | None = None
+        self._is_leaving = False
 
         # Of the I/O thread alone.
         self._dialled: dict[str, Peer] = {}
@@ -150,6 +151,10 @@ class IoThread:
         with self._lock:
             self._beats.append(_Beat(process, make, every_s, due=0.0))
         self._wake.set()
+
+    def leave(self) -> None:
+        """All processes end: from now on it is no news when one is gone."""
+        self._is_leaving = True
 
     def close(self, linger_s: float = 1.0) -> None:
         """Send what waits, for `linger_s` at most, and end; returns when the sockets are closed. Safe to call twice."""
@@ -385,6 +390,9 @@ class IoThread:
                 return
 
             peer.end(PeerState.LOST)
+        if self._is_leaving:
+            return
+
         logger.warning("%s lost its link to %s: %s", self.process, peer.process, reason)
         self._on_lost(peer.process)
 

@@ -33,8 +33,8 @@ class LaunchedServer:
     Raises AssertionError with the end of its log if it does not become ready.
     """
 
-    def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None) -> None:
-        self.port = free_port()
+    def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None, port: int | None = None) -> None:
+        self.port = free_port() if port is None else port
         self.log = log
         command = [sys.executable, "-m", "histrio.launch", *arguments, "--port", str(self.port)]
         with log.open("wb") as output:
