@@ -95,6 +95,11 @@ class Probe(msgspec.Struct, frozen=True):
     capabilities: list[Capability] = []
     """Of a placement: what the opened stage will be capable of, as far as its configuration tells."""
 
+    @property
+    def sentence(self) -> str:
+        """Why not, and what to do."""
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
 
 class StageSpec(msgspec.Struct, frozen=True):
     """What a stage shall hold and within which limits. Decoded from the topology, so plain data."""

@@ -217,6 +217,34 @@ def test_who_cannot_be_reached_is_replaced() -> None:
     assert world.links.gone == ["engine.1", "stage1.1"], "but it may never come"
 
 
+def test_a_process_that_ends_before_it_begins_is_not_started_again() -> None:
+    world = World()
+    world.root.process_started(HostedActors("stage2", "stage2.1", ["stage2"], "ipc://stage2.1"))
+    world.root.process_exited("stage2.1", "ended with exit code 1", is_own_doing=True)
+    assert "stage2.1 ended with exit code 1 before it could begin" in str(world.root.failure)
+
+
+@pytest.mark.parametrize("is_own_doing", [False, True])
+def test_a_process_that_somebody_ends_or_that_has_begun_is_started_again(is_own_doing: bool) -> None:
+    world = World()
+    process = "stage1.1" if is_own_doing else "stage2.1"
+    world.root.process_started(HostedActors("stage2", "stage2.1", ["stage2"], "ipc://stage2.1"))
+    world.root.process_exited(process, "ended", is_own_doing=is_own_doing)
+    assert world.root.failure is None
+
+
+def test_what_cannot_start_fails_for_good_the_first_time_and_is_tried_again_later() -> None:
+    first, later = World(), World()
+    first.root.receive(ChildFailed("stage1", "there is no such device", is_final=True))
+    assert "there is no such device" in str(first.root.failure)
+    later.come_up()
+    later.root.process_exited("stage1.1", "was killed by signal 9")
+    later.start("stage1", 2)
+    later.root.receive(ChildFailed("stage1", "its memory is not free yet", is_final=True))
+    assert later.root.failure is None
+    assert later.killer.killed == ["stage1.2"]
+
+
 def test_what_does_not_fit_fails_for_good() -> None:
     world = World(SizeLimits(16, 1000, 8, 128, 256))
     world.join()

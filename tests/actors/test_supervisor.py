@@ -9,7 +9,7 @@ import pytest
 
 from histrio.actors.mailbox import Actor
 from histrio.actors.supervisor import Child, Supervisor, end_process
-from histrio.errors import DoesNotFit
+from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import ChildFailed, Message, ReplicaSize, Start, Stop
 from histrio.testing.wait import eventually
 
@@ -111,12 +111,26 @@ def test_notes_name_whose_code_failed() -> None:
     assert reports[0].error == "ValueError: broken; in sampler 'dice' (module games)"
 
 
-def test_a_model_that_cannot_be_served_is_not_tried_again() -> None:
+@pytest.mark.parametrize("error", [DoesNotFit("too large"), ModuleNotFoundError("No module named 'torch'")])
+def test_what_would_fail_in_the_same_way_is_not_tried_again(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     log: list[str] = []
     reports: list[ChildFailed] = []
-    make(log, reports, DoesNotFit("too large")).start()
-    assert reports == [ChildFailed("kv", "too large", is_final=True)]
+    make(log, reports, error).start()
+    assert reports == [ChildFailed("kv", str(error), is_final=True)]
     assert log == ["start stage0"], "what depends on it must not start"
+    assert caplog.text == "", "the front says it, once"
+
+
+def test_a_child_that_cannot_be_made_is_told_like_one_that_cannot_start() -> None:
+    def refuse() -> Actor:
+        raise BackendError("there is no torch here")
+
+    log: list[str] = []
+    reports: list[ChildFailed] = []
+    children = [Child("stage0", refuse), Child("kv", lambda: Part("kv", log))]
+    Supervisor(children, lambda _name, _actor: None, reports.append).start()
+    assert reports == [ChildFailed("stage0", "there is no torch here", is_final=True)]
+    assert log == []
 
 
 def test_every_child_has_a_mailbox_before_the_first_one_starts() -> None:

@@ -230,6 +230,20 @@ def test_a_port_in_use_is_said_plainly(model: Path, tmp_path: Path) -> None:
     assert "already in use" in text.splitlines()[-1]
 
 
+def test_a_backend_without_its_packages_ends_the_start_with_one_line(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
+    env = {"PYTHONPATH": os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])}
+    server = LaunchedServer("--model", "demo", "--stages=3", log=tmp_path / "log.txt", env=env)
+    assert server.process.wait(60.0) == 1
+    text = server.log.read_text()
+    assert "Traceback" not in text
+    assert "killed by" not in text
+    assert text.count("torch not installed") == 1
+    assert text.splitlines()[-1].endswith("torch not installed; pip install histrio-torch")
+
+
 def test_a_model_that_cannot_be_served_ends_the_start_with_one_line(tmp_path: Path, model: Path) -> None:
     other = LaunchedServer("--model", str(model), "--backend", "torch", log=tmp_path / "log.txt")
     assert other.process.wait(60.0) == 1

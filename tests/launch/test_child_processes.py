@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import sys
@@ -8,7 +9,7 @@ import anyio
 import psutil
 import pytest
 
-from histrio.errors import EngineError
+from histrio.errors import BackendError, EngineError
 from histrio.launch.child import PARENT_GONE
 from histrio.launch.spawn import ChildProcess, ChildSpec, describe_exit, spawn
 
@@ -67,8 +68,17 @@ async def test_missing_entry_is_a_failure(capfd):
 
 
 async def test_missing_interpreter_is_named():
-    with pytest.raises(EngineError, match=r"'facts\.1' with /nonexistent/python: No such file"):
+    with pytest.raises(BackendError, match=r"'facts\.1' with /nonexistent/python: No such file"):
         await start("fail", None, python="/nonexistent/python")
+
+
+async def test_what_the_system_lacks_for_now_is_told_from_what_cannot_be(monkeypatch):
+    def open_process(*_command, **_options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(anyio, "open_process", open_process)
+    with pytest.raises(EngineError, match="Too many open files"):
+        await start("fail", None)
 
 
 async def test_signal_is_told_by_name(tmp_path):

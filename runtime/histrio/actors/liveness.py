@@ -89,6 +89,11 @@ class Liveness:
         """Its first message came."""
         self._hear(process)
 
+    def has_begun(self, process: str) -> bool:
+        """Whether its first message has come, and its end has not."""
+        life = self._lives.get(process)
+        return life is not None and life.has_begun
+
     def beat(self, beat: Beat) -> None:
         """It told what it does."""
         life = self._hear(beat.process)

@@ -19,7 +19,7 @@ from histrio.actors.liveness import IS_STOPPED, LifeLimits, Liveness, ProcessVie
 from histrio.actors.mailbox import Actor
 from histrio.engine.placement import SizeLimits, fit, fit_engine, lost_capabilities
 from histrio.engine.restarts import RestartAccount
-from histrio.errors import ModelError, RestartLimitReached, WireError
+from histrio.errors import EngineError, ModelError, RestartLimitReached, WireError
 from histrio.messages import (
     PROTOCOL_VERSION,
     Allocated,
@@ -145,6 +145,12 @@ class RootActor(Actor):
     def process_exited(self, process: str, reason: str, *, is_own_doing: bool = False) -> None:
         """A process ended: what it hosted is gone until a new one has opened. `is_own_doing`: nobody outside can have
         ended it."""
+        is_known = process in self._hosts and self.failure is None
+        if is_known and is_own_doing and not (self._has_been_up or self._liveness.has_begun(process)):
+            self.fail(EngineError(f"process {process} {reason} before it could begin; what it wrote stands above"))
+        self._process_gone(process, reason, is_own_doing=is_own_doing)
+
+    def _process_gone(self, process: str, reason: str, *, is_own_doing: bool) -> None:
         host = self._hosts.pop(process, None)
         self._liveness.gone(process)
         self._lost.pop(process, None)
@@ -169,7 +175,7 @@ class RootActor(Actor):
                 self._replace(process, reason, is_own_doing=reason != IS_STOPPED)
         for process, (since, reason) in list(self._lost.items()):
             if self._clock() - since >= _END_AFTER_S:
-                self.process_exited(process, reason)
+                self._process_gone(process, reason, is_own_doing=False)
 
     def lost(self, process: str, reason: str) -> None:
         """A process cannot be reached any more. A link that broke is not mended, so another one is started.
@@ -228,12 +234,11 @@ class RootActor(Actor):
         """End it, and count what it hosts as lost from now on: its end itself may never come."""
         if process in self._hosts and self.launcher is not None:
             self.launcher.kill(process, reason)
-            self.process_exited(process, reason, is_own_doing=is_own_doing)
+            self._process_gone(process, reason, is_own_doing=is_own_doing)
 
     def _child_failed(self, failed: ChildFailed) -> None:
         if failed.is_final:
-            self.on_failed(failed.child, failed.error)
-            self.fail(ModelError(failed.error))
+            self._cannot_start(failed)
             return
         if failed.child.startswith(LINK):
             self.lost(failed.child.removeprefix(LINK), failed.error)
@@ -251,7 +256,16 @@ class RootActor(Actor):
         process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
         if not self._has_been_up:
             self.fail(ModelError(f"{failed.child} cannot be started: {failed.error}"))
-        self.process_exited(process, f"ends, because {reason}", is_own_doing=True)
+        self._process_gone(process, f"ends, because {reason}", is_own_doing=True)
+
+    def _cannot_start(self, failed: ChildFailed) -> None:
+        """For good, unless it could before: then something passing is in the way, such as memory not yet given back."""
+        process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
+        self.on_failed(failed.child, failed.error)
+        if self._has_been_up and self.launcher is not None:
+            self._replace(process, f"cannot start {failed.child} again: {failed.error}", is_own_doing=True)
+        else:
+            self.fail(ModelError(failed.error))
 
     def _open(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:
         self._capacities[actor] = capacity

@@ -85,19 +85,24 @@ class Supervisor:
     def _start_from(self, first: int) -> None:
         """Give all their mailboxes before the first one starts: its news may bring messages for the others at once."""
         children = self._children[first:]
-        for child in children:
-            self._actors[child.name] = child.make()
-            self._host(child.name, self._actors[child.name])
-        for child in children:
-            try:
-                self._actors[child.name].start()
-            except HistrioError as error:  # it would fail in the same way again
-                self._report(ChildFailed(child.name, str(error), is_final=True))
-                return
-            except Exception as error:
-                log.error("actor %s cannot start", child.name, exc_info=error)
-                self._give_up(child.name, error)
-                return
+        for step in (self._make, self._start):
+            for child in children:
+                try:
+                    step(child)
+                except (HistrioError, ImportError) as error:  # it would fail in the same way again
+                    self._report(ChildFailed(child.name, str(error), is_final=True))
+                    return
+                except Exception as error:
+                    log.error("actor %s cannot start", child.name, exc_info=error)
+                    self._give_up(child.name, error)
+                    return
+
+    def _make(self, child: Child) -> None:
+        self._actors[child.name] = child.make()
+        self._host(child.name, self._actors[child.name])
+
+    def _start(self, child: Child) -> None:
+        self._actors[child.name].start()
 
     def _give_up(self, name: str, error: BaseException) -> None:
         """Nothing in this process mends it."""

@@ -18,7 +18,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NoReturn
 
-import msgspec
+try:
+    import msgspec
+except ImportError as error:  # a stage's own environment that lacks what the core needs
+    sys.exit(f"{sys.executable} has no working histrio: {error}")
 
 __all__ = ["PARENT_GONE", "ChildSpec", "main"]
 

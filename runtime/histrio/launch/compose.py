@@ -18,6 +18,7 @@ from histrio.backend import BackendFactory, StageSpec
 from histrio.drafting import Drafter
 from histrio.drawer import Drawer
 from histrio.engine_backend import EngineFactory
+from histrio.errors import BackendError
 from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
 from histrio.launch.draft import drafter_tools
@@ -87,6 +88,7 @@ def stage_child(
     """A stage; starting it loads its weights. `watch` gets the activity that heartbeats report."""
 
     def make() -> Actor:
+        _check_machine(factory)
         actor = StageActor(place, spec, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
         watch(actor.activity)
         return actor
@@ -107,7 +109,19 @@ def batching_children(tell: Tell, settings: BatchingSettings, parts: BatchingPar
 
 def engine_child(spec: StageSpec, factory: EngineFactory, tell: Tell) -> Child:
     """An engine, which is a whole replica; starting it loads the model."""
-    return Child(ENGINE_ACTOR, lambda: EngineActor(spec, factory, tell))
+
+    def make() -> Actor:
+        _check_machine(factory)
+        return EngineActor(spec, factory, tell)
+
+    return Child(ENGINE_ACTOR, make)
+
+
+def _check_machine(factory: BackendFactory | EngineFactory) -> None:
+    """A backend whose packages are missing says how to get them; its import would only say which."""
+    machine = factory.probe()
+    if not machine.available:
+        raise BackendError(f"the backend {factory.name!r} cannot be used here: {machine.sentence}")
 
 
 class DeviceThread:

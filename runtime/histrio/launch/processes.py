@@ -12,7 +12,7 @@ import msgspec
 
 from histrio.actors.liveness import ProcessView
 from histrio.actors.root import HostedActors, RootActor
-from histrio.errors import EngineError
+from histrio.errors import BackendError, EngineError
 from histrio.launch.child import ChildSpec
 from histrio.launch.device import DeviceProcess
 from histrio.launch.place import ENGINE, FRONT
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _ENTRY = "histrio.launch.device:run_device_process"
 _GRACE_S = 5.0
+_SPAWN_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 
 
 def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
@@ -108,13 +109,9 @@ class ReplicaProcesses:
     async def _run_once(self, role: DeviceProcess, spec: DeviceProcess) -> None:
         """Start one incarnation, wait for its end, and tell root how it ended."""
         self._root.process_started(self._host(role, spec))
-        try:
-            child = await spawn(
-                ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process), python=self._pythons.get(role.process)
-            )
-        except EngineError as error:
-            log.warning("%s", error)
-            self._root.process_exited(spec.process, "could not be started", is_own_doing=True)
+        child = await self._spawn(role, spec)
+        if child is None:
+            self._root.process_exited(spec.process, "could not be started")
             return
 
         self._running[spec.process] = child
@@ -123,6 +120,20 @@ class ReplicaProcesses:
         if not self._is_stopping:
             log.warning("process %s %s", spec.process, reason)
         self._root.process_exited(spec.process, reason, is_own_doing=child.died_of_itself)
+
+    async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | None:
+        """The process; None if the system could start none for a while: it may lack descriptors, say."""
+        order = ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process)
+        for delay_s in _SPAWN_DELAYS_S:
+            try:
+                return await spawn(order, python=self._pythons.get(role.process))
+            except BackendError as error:
+                self._root.fail(error)
+                return None
+            except EngineError as error:
+                log.warning("%s; trying again in %g s", error, delay_s)
+            await anyio.sleep(delay_s)
+        return None
 
     def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
         name = f"{role.process}.{count}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -11,13 +12,15 @@ import anyio
 import anyio.abc
 import msgspec
 
-from histrio.errors import EngineError
+from histrio.errors import BackendError, EngineError
 from histrio.launch.child import PARENT_GONE, ChildSpec
 
 __all__ = ["ChildProcess", "ChildSpec", "describe_exit", "spawn"]
 
 _ABANDON_AFTER_S = 2.0
 """What a killed process has to give back what it holds: its device's memory, say."""
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC})
+"""What the system has too little of at the moment."""
 _UNENDED = "was killed, but the system has not ended it"
 
 
@@ -97,7 +100,7 @@ async def spawn(
 
     Call it from a thread that lives as long as the parent does: on Linux the child dies with that thread. `env` is
     added to the parent's environment; `pass_fds` are descriptors that the child has too, under the same numbers.
-    Raises `EngineError` if the interpreter cannot be started.
+    Raises `BackendError` if the interpreter cannot be started, and `EngineError` if only the system cannot do it now.
     """
     interpreter = python or sys.executable
     try:
@@ -110,7 +113,8 @@ async def spawn(
             pass_fds=pass_fds,
         )
     except OSError as error:
-        raise EngineError(f"cannot start process {spec.name!r} with {interpreter}: {error.strerror}") from error
+        refusal = f"cannot start process {spec.name!r} with {interpreter}: {error.strerror}"
+        raise (EngineError(refusal) if error.errno in _PASSING else BackendError(refusal)) from error
 
     assert process.stdin is not None
     try:

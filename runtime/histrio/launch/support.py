@@ -147,9 +147,9 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
         machine = asked("probe", factory.probe) if is_check else Probe(available=True)
         model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
     if not machine.available:
-        raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {_sentence(machine)}")
+        raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {machine.sentence}")
     if not model.available:
-        raise UnsupportedModel(f"{place}: {_sentence(model)}{_about_own_code(config)}")
+        raise UnsupportedModel(f"{place}: {model.sentence}{_about_own_code(config)}")
     capabilities = [str(each) for each in model.capabilities]
     return msgspec.structs.replace(stage, devices=machine.devices, capabilities=capabilities)
 
@@ -172,10 +172,6 @@ def check_memory(stages: list[StagePlan], checkpoint_dtype: str | None) -> None:
             f"the weights need {needed / _GIB:.1f} GiB; this machine has {total / _GIB:.1f} GiB, of which "
             f"param-mem-ratio {ratio:g} allows {total * ratio / _GIB:.1f} GiB: raise it, or use a smaller model"
         )
-
-
-def _sentence(probe: Probe) -> str:
-    return f"{probe.reason}; {probe.remedy}" if probe.remedy else probe.reason
 
 
 def _about_own_code(config: ModelConfig) -> str:
