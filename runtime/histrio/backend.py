@@ -94,6 +94,8 @@ class Probe(msgspec.Struct, frozen=True):
     """What `StageSpec.device` may name here."""
     capabilities: list[Capability] = []
     """Of a placement: what the opened stage will be capable of, as far as its configuration tells."""
+    dtype: str = ""
+    """Of a placement: the number format that the opened stage will compute in; empty where that is not known yet."""
 
     @property
     def sentence(self) -> str:

@@ -80,6 +80,26 @@ def test_a_configuration_that_makes_no_model_is_refused(
     assert "can't make this model" in checked.supports(whole(odd, has_weights=False)).reason
 
 
+def test_a_check_says_in_which_numbers_is_computed(checked: TorchFactory, tiny_model: Callable[[str], Any]) -> None:
+    folder = Path(tiny_model("llama").folder)
+
+    assert checked.supports(whole(folder)).dtype == "float32"
+    assert checked.supports(whole(folder, dtype="bfloat16")).dtype == "bfloat16"
+    assert checked.supports(whole(folder, has_weights=False)).dtype == ""
+    assert TorchFactory().supports(whole(folder)).dtype == ""
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"), [({"device": "abacus"}, "'abacus' is not here"), ({"dtype": "int3"}, "'int3' is unknown")]
+)
+def test_a_check_refuses_what_this_machine_or_torch_lacks(
+    settings: dict[str, Any], words: str, checked: TorchFactory, tiny_model: Callable[[str], Any]
+) -> None:
+    answer = checked.supports(whole(Path(tiny_model("llama").folder), **settings))
+    assert words in answer.reason
+    assert not answer.available
+
+
 def whole(folder: Path, **settings: Any) -> StageSpec:
     placement = {"first_layer": 0, "last_layer": NUM_LAYERS, "num_layers": NUM_LAYERS, **settings}
-    return StageSpec(str(folder), max_sequence_length=MAX_LENGTH, device="cpu", **placement)
+    return StageSpec(str(folder), max_sequence_length=MAX_LENGTH, **{"device": "cpu", **placement})

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
-from histrio.errors import ModelError
+from histrio.errors import BackendError, ModelError
 from histrio_torch.checkpoint import check_dtypes, find_weight_files
 from histrio_torch.families import check_config, kv_cache_refusal, num_layers, read_config
 
@@ -73,25 +73,17 @@ class TorchFactory:
             reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
             return Probe(available=False, reason=reason, remedy=f"choose a range within 0:{count}")
 
-        reason = self._rehearsed(spec)
-        if reason:
-            return Probe(available=False, reason=reason, remedy="choose another model, split or backend")
-
-        return Probe(available=True, capabilities=list(CAPABILITIES))
-
-    def _rehearsed(self, spec: StageSpec) -> str:
-        """Why loading would refuse the stage; empty where nothing is known against it."""
         if not self._has_torch:
-            return ""
+            return Probe(available=True, capabilities=list(CAPABILITIES))
 
         from histrio_torch.trial import rehearse
 
         try:
-            rehearse(spec)
-        except ModelError as error:
-            return str(error)
+            dtype = rehearse(spec)
+        except (BackendError, ModelError) as error:
+            return Probe(available=False, reason=str(error), remedy="choose another model, split or backend")
 
-        return ""
+        return Probe(available=True, capabilities=list(CAPABILITIES), dtype=dtype)
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch."""

@@ -33,7 +33,7 @@ from histrio_torch.memory import measure
 from histrio_torch.rope import fix_rope
 from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structure, splice
 
-__all__ = ["StageModel", "load_stage", "make_spliced", "prepare", "store_latents"]
+__all__ = ["StageModel", "choose_dtype", "load_stage", "make_spliced", "prepare", "store_latents"]
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _READ_SHARE = 0.5
@@ -71,10 +71,8 @@ changed (weights untied, for one)."""
 def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> StageModel:
     """Read config and weights of the stage's layers. Raises `UnsupportedModel`, `DoesNotFit`, `ModelUnavailable`."""
     folder = Path(spec.model)
-    config = read_config(folder)
-    check_config(config)
-    files = find_weight_files(folder)
-    dtype = _choose_dtype(spec, checkpoint_dtype(config, files), checkpoint_bytes(files), device)
+    check_config(read_config(folder))
+    dtype = choose_dtype(spec, device)
     register_attention()
     register_latent_attention()
     model_class, model_config = _model_class(folder)
@@ -119,13 +117,17 @@ def store_latents(model: Any) -> None:
         model.config._attn_implementation = LATENT_ATTENTION
 
 
-def _choose_dtype(spec: StageSpec, stored: str, num_bytes: int, device: torch.device) -> torch.dtype:
+def choose_dtype(spec: StageSpec, device: torch.device) -> torch.dtype:
+    """In which the stage computes, from its weights' headers. Raises `BackendError`, `ModelError`."""
+    folder = Path(spec.model)
+    files = find_weight_files(folder)
+    stored = checkpoint_dtype(read_config(folder), files)
     if spec.dtype != "auto":
         if spec.dtype not in _DTYPES:
             raise BackendError(f"dtype {spec.dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
         return _DTYPES[spec.dtype]
 
-    if device.type == "cpu" and num_bytes < SMALL_CHECKPOINT_BYTES:
+    if device.type == "cpu" and checkpoint_bytes(files) < SMALL_CHECKPOINT_BYTES:
         return torch.float32
 
     return _DTYPES[stored]

@@ -14,7 +14,8 @@ from histrio.backend import StageSpec
 from histrio_torch.attention import ATTENTION_NAME
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
-from histrio_torch.loader import StageModel, make_spliced, prepare, store_latents
+from histrio_torch.loader import StageModel, choose_dtype, make_spliced, prepare, store_latents
+from histrio_torch.memory import choose_device
 from histrio_torch.pages import LayerShape
 
 __all__ = ["rehearse", "trial_step"]
@@ -33,8 +34,17 @@ def trial_step(stage: StageModel, spec: StageSpec) -> dict[int, LayerShape]:
             guard.remove()
 
 
-def rehearse(spec: StageSpec) -> None:
-    """Raise `UnsupportedModel` for what loading this stage would refuse, but for its weights."""
+def rehearse(spec: StageSpec) -> str:
+    """The dtype that the stage would compute in, empty where its weights, which say so, are not here.
+
+    Raises `ModelError` and `BackendError` for what loading would refuse, but for the weights themselves.
+    """
+    device = choose_device(spec.device)
+    _try_without_weights(spec)
+    return str(choose_dtype(spec, device)).removeprefix("torch.") if spec.has_weights else ""
+
+
+def _try_without_weights(spec: StageSpec) -> None:
     model, relay = make_spliced(Path(spec.model), spec)
     structure = prepare(model, spec)
     model.config._attn_implementation = ATTENTION_NAME

