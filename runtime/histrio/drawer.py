@@ -10,13 +10,13 @@ by position, so those that are skipped change none that come later.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from histrio.backend import Array, ArrayNamespace
 from histrio.grammar_table import GrammarTable, StepMasks
-from histrio.messages import Open, Row, Step, StepResult
+from histrio.messages import Open, Prepare, Row, Step, StepResult
 from histrio.prompt_scores import PromptScorer, Scores
 from histrio.sampler_chain import Sampled, SamplerChain
 
@@ -35,6 +35,21 @@ class Drawer:
         self._grammars = grammars
         self._masks: StepMasks | None = None
         self._scorer = PromptScorer()
+
+    def start(self) -> None:
+        """Read the vocabularies of grammars, which may take seconds."""
+        if self._grammars is not None:
+            self._grammars.start()
+
+    def prepare(self, order: Prepare, done: Callable[[], None]) -> None:
+        """A request with a grammar is about to take a slot; `done` is called, on another thread, when it may."""
+        assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
+        self._grammars.prepare(order.request, order.grammar, order.output_ids, done)
+
+    def forget_prepared(self) -> None:
+        """None of those that were prepared will come."""
+        if self._grammars is not None:
+            self._grammars.forget_prepared()
 
     def open(self, order: Open) -> None:
         """A sequence takes a slot."""
@@ -56,7 +71,8 @@ class Drawer:
             self._grammars.close(order.slot)
         if order.grammar is not None:
             assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
-            self._grammars.open(order.slot, order.grammar, order.ids[order.num_prompt_tokens :])
+            output_ids = order.ids[order.num_prompt_tokens :]
+            self._grammars.open(order.slot, order.grammar, output_ids, request=order.request)
 
     def close(self, slot: int) -> None:
         """The slot is free."""

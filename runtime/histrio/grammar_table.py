@@ -10,7 +10,7 @@ Masks depend on tokens only, never on logits: that is why they can be computed b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,6 +30,7 @@ from histrio.grammar import (
     VocabularySpec,
     num_mask_words,
 )
+from histrio.grammar_compiler import Compiled, GrammarCompiler
 
 __all__ = ["GrammarTable", "StepMasks", "apply_masks"]
 
@@ -37,15 +38,10 @@ _EVERYTHING = -1
 """A word of a mask that lets all tokens through."""
 
 
-class _Compiled(NamedTuple):
-    vocabulary: Vocabulary
-    matcher: Matcher
-
-
 class _Wanted(NamedTuple):
     """A constrained sequence of a step: its matcher, on its way, and its rows of the logits."""
 
-    compiled: Future[_Compiled]
+    compiled: Future[Compiled]
     row: int
     drafts: Sequence[int]
 
@@ -74,22 +70,36 @@ class StepMasks:
 
 
 class GrammarTable:
-    """Slots and their matchers. Calls come from one thread; its own thread compiles and computes masks, in order."""
+    """Slots and their matchers. Calls come from one thread; another computes masks, a third compiles."""
 
     def __init__(self, kinds: GrammarKinds, vocabulary: VocabularySpec) -> None:
-        self._kinds = kinds
         self._spec = vocabulary
+        self._compiler = GrammarCompiler(kinds, vocabulary)
         self._eos_ids = frozenset(vocabulary.eos_ids)
-        self._vocabularies: dict[str, Vocabulary] = {}
-        self._opened: dict[int, Future[_Compiled]] = {}
+        self._opened: dict[int, Future[Compiled]] = {}
         self._ready: dict[int, tuple[str, Matcher | None]] = {}
         """Slot → why its grammar cannot be enforced, or its matcher: of those whose future was asked."""
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-masks")
 
-    def open(self, slot: int, grammar: GrammarSpec, output_ids: Sequence[int] = ()) -> None:
-        """A sequence with a grammar takes the slot; `output_ids` were delivered before a failure. Does not wait."""
+    def start(self) -> None:
+        """Read the vocabularies, which may take seconds and hold the interpreter's lock."""
+        self._compiler.open_all()
+
+    def prepare(self, request: int, grammar: GrammarSpec, output_ids: Sequence[int], done: Callable[[], None]) -> None:
+        """Compile it beside the steps that come; `done` is called by another thread. Does not wait."""
+        self._compiler.prepare(request, grammar, output_ids, done)
+
+    def forget_prepared(self) -> None:
+        """Those requests will not come."""
+        self._compiler.forget()
+
+    def open(self, slot: int, grammar: GrammarSpec, output_ids: Sequence[int] = (), *, request: int = 0) -> None:
+        """A sequence with a grammar takes the slot; `output_ids` were delivered before. Does not wait.
+
+        Steps wait for a grammar that was not prepared for this `request`.
+        """
         self._ready.pop(slot, None)
-        self._opened[slot] = self._thread.submit(self._compile, grammar, list(output_ids))
+        self._opened[slot] = self._compiler.take(request, grammar, output_ids)
 
     def close(self, slot: int) -> None:
         """The slot is free. Closing one without a grammar does nothing."""
@@ -152,6 +162,7 @@ class GrammarTable:
     def shutdown(self) -> None:
         """End the thread. Safe to call twice."""
         self._opened.clear()
+        self._compiler.shutdown()
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _asked(self, slot: int) -> tuple[str, Matcher | None]:
@@ -164,15 +175,6 @@ class GrammarTable:
                 known = isinstance(error, HistrioError)
                 self._ready[slot] = str(error) if known else "the grammar cannot be compiled", None
         return self._ready[slot]
-
-    def _compile(self, grammar: GrammarSpec, output_ids: list[int]) -> _Compiled:
-        backend = self._kinds.backend(grammar)
-        if backend.name not in self._vocabularies:
-            self._vocabularies[backend.name] = backend.open(self._spec)
-        vocabulary = self._vocabularies[backend.name]
-        matcher = vocabulary.matcher(grammar)
-        matcher.advance(output_ids)
-        return _Compiled(vocabulary, matcher)
 
     def _fill(self, wanted: list[_Wanted]) -> _Masked:
         num_rows = sum(each.num_rows for each in wanted)
@@ -192,7 +194,7 @@ class GrammarTable:
 
     def _only_eos(self) -> Masks:
         allowed = np.zeros(num_mask_words(self._spec.vocab_size) * 32, np.uint8)
-        allowed[list(self._spec.eos_ids)] = 1
+        allowed[[each for each in self._spec.eos_ids if each < self._spec.vocab_size]] = 1
         return np.packbits(allowed, bitorder="little").view(np.int32)
 
 

@@ -35,6 +35,8 @@ __all__ = [
     "OnTrial",
     "Open",
     "Opened",
+    "Prepare",
+    "Prepared",
     "Ready",
     "Release",
     "ReplicaDown",
@@ -285,6 +287,24 @@ class Open(_Message, frozen=True):
     sampler_state: SamplerState = {}
     is_seeded: bool = False
     num_prompt_logprobs: int | None = None
+    request: int = 0
+    """Whose `grammar` was prepared."""
+
+
+class Prepare(_Message, frozen=True):
+    """Batching → every stage: a request with a grammar is about to enter; the last one compiles it beside its steps."""
+
+    request: int
+    grammar: GrammarSpec
+    output_ids: list[int] = []
+    """What it has said already."""
+
+
+class Prepared(_Message, frozen=True):
+    """Last stage → batching: the request keeps nobody waiting for its grammar when it enters, whatever came of it."""
+
+    request: int
+    epoch: int
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
@@ -533,6 +553,8 @@ Message: TypeAlias = (
     | LeaseBlocks
     | Granted
     | ReturnBlocks
+    | Prepare
+    | Prepared
     | Open
     | Step
     | Copy

@@ -24,6 +24,8 @@ from histrio.messages import (
     Generate,
     Message,
     Open,
+    Prepare,
+    Prepared,
     ReplicaSize,
     RequestState,
     Row,
@@ -148,6 +150,10 @@ class Replica:
             self.ended[request] = RequestState.CANCELLED
             self._tell("batching", Cancel(request))
 
+    def hear_of(self, message: Message) -> None:
+        """The device tells batching."""
+        self._tell("batching", message)
+
     def turn(self) -> bool:
         """One step more is computed; or, where lots are drawn, one message taken in. False when nothing is left."""
         num_steps = len(self.device.steps)
@@ -217,6 +223,8 @@ class _Device:
         self._tables: dict[int, tuple[list[int], int]] = {}
         """Slot → blocks and tokens in them."""
         self._opened: dict[int, Open] = {}
+        self._prepared: set[int] = set()
+        """Requests whose grammars are compiled and have not entered."""
         self._drawn: dict[int, int] = {}
         """Slot → the token drawn last."""
 
@@ -228,7 +236,13 @@ class _Device:
     def take(self, message: Message, epoch: int) -> StepResult | None:
         """An order, or a step, which has a result."""
         match message:
+            case Prepare(request):
+                self._prepared.add(request)
+                self._replica.hear_of(Prepared(request, epoch))
             case Open():
+                if message.grammar is not None:
+                    assert message.request in self._prepared, "steps wait for a grammar"
+                    self._prepared.discard(message.request)
                 self._tables[message.slot] = ([], message.num_cached_tokens)
                 self._opened[message.slot] = message
             case Copy(src, dst):

@@ -28,6 +28,7 @@ from histrio.messages import (
     LeaseBlocks,
     Matched,
     Message,
+    Prepared,
     Ready,
     RequestState,
     ReturnBlocks,
@@ -132,6 +133,9 @@ class BatchingActor(Actor):
                 pass  # an answer to the epoch before: its blocks are not ours
             case Matched(request, block_ids):
                 self.scheduler.matched(request, block_ids)
+            case Prepared(request, epoch):
+                if epoch == self._epoch:
+                    self.scheduler.prepared(request)
             case Granted(block_ids, num_left):
                 self.scheduler.lease.add(block_ids, num_left)
             case _:

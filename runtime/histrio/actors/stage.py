@@ -23,6 +23,8 @@ from histrio.messages import (
     Message,
     Open,
     Opened,
+    Prepare,
+    Prepared,
     StageCapacity,
     Start,
     Stats,
@@ -111,11 +113,14 @@ class StageActor(Actor):
     def start(self) -> None:
         """Open the backend, which may take minutes; raises what it raises."""
         self._capacity = self._backend.open(self._spec, self._progress)
+        if self._drawer is not None:
+            self._progress(1.0, "reading the vocabulary")
+            self._drawer.start()
         self._tell("root", Opened(self._place.index, self._capacity))
 
     def receive(self, message: Message) -> None:
         """One order of the line."""
-        if self._epoch == 0 and isinstance(message, Open | Close | Copy):
+        if self._epoch == 0 and isinstance(message, Open | Close | Copy | Prepare):
             return  # of a chain that no longer exists: this stage has taken the place of one that failed
 
         match message:
@@ -132,6 +137,8 @@ class StageActor(Actor):
             case Copy():
                 self._copy(message)
                 self._forward(message)
+            case Prepare():
+                self._prepare(message)
             case Start():
                 self._start(message)
             case Stop():
@@ -157,6 +164,8 @@ class StageActor(Actor):
         max_blocks = -(-size.max_sequence_length // size.page_size)
         self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
         self._drawn = DrawnTokens(size.max_rows)
+        if self._drawer is not None:
+            self._drawer.forget_prepared()
         self._tell("root", Allocated(self._place.name, start.epoch))
 
     def _copy(self, order: Copy) -> None:
@@ -170,7 +179,16 @@ class StageActor(Actor):
             self._drawer.open(order)
         self._forward(order)
 
-    def _forward(self, order: Open | Close | Copy) -> None:
+    def _prepare(self, order: Prepare) -> None:
+        """Batching hears of it from the thread that compiles."""
+        if self._drawer is None:
+            self._forward(order)
+            return
+
+        answer = Prepared(order.request, self._epoch)
+        self._drawer.prepare(order, lambda: self._tell("batching", answer))
+
+    def _forward(self, order: Open | Close | Copy | Prepare) -> None:
         """Orders go along the line, so that they cannot overtake steps."""
         if self._drawer is None:
             self._tell(self._place.next, order)

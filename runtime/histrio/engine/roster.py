@@ -93,6 +93,7 @@ class Roster:
 
     def _wait(self, sequence: Sequence) -> None:
         sequence.is_matched = not self._limits.has_prefix_cache
+        sequence.is_prepared = sequence.order.grammar is None
         insort(self.waiting, sequence, key=_rank)
 
     def _vacate(self, sequence: Sequence) -> None:
@@ -121,6 +122,7 @@ def _open(sequence: Sequence) -> Open:
         end_ids=[*order.eos_ids, *order.stop_ids],
         is_seeded=order.is_seeded,
         num_prompt_logprobs=order.num_prompt_logprobs,
+        request=order.request,
     )
 
 

@@ -24,7 +24,7 @@ from histrio.engine.rows import RowMaker
 from histrio.engine.sequence import Sequence
 from histrio.engine.speculation import Speculation
 from histrio.engine.step_plan import Batch, Plan, SchedulerLimits, StageOrder
-from histrio.messages import Generate, Match, RequestState, Sealed, StepResult, TokenRow
+from histrio.messages import Generate, Match, Prepare, RequestState, Sealed, StepResult, TokenRow
 from histrio.policies import by_priority
 
 __all__ = ["Scheduler"]
@@ -122,6 +122,12 @@ class Scheduler:
             return
 
         sequence.share(block_ids, self.limits.block_size)
+
+    def prepared(self, request: int) -> None:
+        """The last stage has compiled the grammar of a request that was about to enter."""
+        sequence = self._roster.by_request.get(request)
+        if sequence is not None and sequence.is_preparing:
+            sequence.is_prepared, sequence.is_preparing = True, False
 
     def cancel(self, request: int, state: RequestState) -> bool:
         """Drop a request at once; a result still in flight for it is ignored. False if it is not here (any more)."""
@@ -224,18 +230,22 @@ class Scheduler:
         yield from self._newcomers()
 
     def _newcomers(self) -> Iterator[Sequence]:
-        """Those who could enter, by rank; kv is asked about the ones it has not been asked about.
+        """Those who could enter, by rank; kv is asked about the ones it has not been asked about, and the last stage
+        about their grammars.
 
-        Whoever waits for kv's answer takes nobody's place: it may wait for the blocks of one that is behind it.
+        A sequence that waits for an answer takes no other's place: kv's may depend on one that is behind it, and a
+        grammar may take long to compile.
         """
-        num_places = self._roster.num_free_slots
+        num_places, num_preparing = self._roster.num_free_slots, 0
         for sequence in list(self._roster.waiting):
             if self._rows.num_missing_blocks or self._rows.has_preempted or not num_places:
                 return
-            if sequence.is_matching:
+            num_preparing += sequence.is_preparing
+            is_bound = not sequence.is_prepared and num_preparing >= self.limits.max_rows
+            if sequence.is_matching or sequence.is_preparing or is_bound:
                 continue
             num_places -= 1
-            if not sequence.is_matched:
+            if not (sequence.is_matched and sequence.is_prepared):
                 self._ask(sequence)
                 continue
             if not self._is_above_watermark(sequence):
@@ -270,6 +280,13 @@ class Scheduler:
         return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
 
     def _ask(self, sequence: Sequence) -> None:
+        order = sequence.order
+        if order.grammar is not None and not sequence.is_prepared:
+            sequence.is_preparing = True
+            self._roster.order(Prepare(order.request, order.grammar, sequence.ids[order.num_prompt_tokens :]))
+        if sequence.is_matched:
+            return
+
         sequence.is_matching = True
         # A prompt whose tokens are to be scored has to be computed, whatever is known of it.
         ids = [] if sequence.wants_scores else list(sequence.ids)

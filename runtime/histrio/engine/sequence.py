@@ -35,6 +35,10 @@ class Sequence:
     """Kv has said what it knows of the beginning; the blocks are in `block_ids`."""
     is_matching: bool = False
     """Kv was asked and has not answered."""
+    is_prepared: bool = True
+    """The last stage need not wait for its grammar."""
+    is_preparing: bool = False
+    """The last stage was told of it and has not answered."""
     num_cached_tokens: int = 0
     """How many tokens the last match gave."""
     num_sealed_blocks: int = 0

@@ -9,11 +9,11 @@ from histrio.drafting import Chances
 from histrio.engine.cost import attended_pairs
 from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.engine.sequence import Sequence
-from histrio.messages import Close, Copy, Open, Row, Sealed
+from histrio.messages import Close, Copy, Open, Prepare, Row, Sealed
 
 __all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]
 
-StageOrder = Open | Close | Copy
+StageOrder = Open | Close | Copy | Prepare
 """What a stage is told besides steps."""
 
 
