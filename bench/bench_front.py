@@ -1,7 +1,7 @@
 """What the front spends on a token: ids → text → one chunk, without and with the HTTP server.
 
 CPU time of the thread that does it, so that clients and other loads do not count. Divide by `NUM_TOKENS` for one token;
-`server_cpu_us_per_token` in the extra info of the last benchmark is the whole endpoint under uvicorn.
+`server_cpu_us_per_token` in the extra info of the last benchmark is the whole endpoint with its HTTP server.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ __all__ = ["create_app"]
 
 
 def create_app(edge: Edge) -> Litestar:
-    """Routes, error handlers, limits and CORS put together."""
+    """Routes, error handlers and CORS put together."""
     origins = edge.settings.cors_origins
     app = Litestar(
         ROUTES,
@@ -29,7 +29,6 @@ def create_app(edge: Edge) -> Litestar:
         ),
         state=State({"edge": edge}),
         cors_config=CORSConfig(allow_origins=origins) if origins else None,
-        request_max_body_size=edge.settings.max_body_bytes,
         openapi_config=None,
         logging_config=None,
     )

@@ -20,7 +20,7 @@ KEY_LABEL = "histrio.key_label"
 
 def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
     """Raise `InvalidKey` unless no keys are set, or the request carries one of them."""
-    keys: list[str] = connection.app.state.edge.settings.api_keys
+    keys: list[str] | None = connection.app.state.edge.settings.api_keys
     if not keys or connection.scope["path"] in OPEN_PATHS:
         return
 

@@ -16,6 +16,7 @@ from histrio.gateway import Gateway
 from histrio.grammar import Thinking
 from histrio.grammar_check import GrammarChecker
 from histrio.messages import SamplingFields
+from histrio_api.body import BodyRoom
 from histrio_api.metrics import EndpointMetrics
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.settings import ApiSettings
@@ -58,6 +59,11 @@ class Edge:
         """Who does not know the other fields, in words."""
         engine = self.gateway.model.engine
         return f"the backend {engine!r}" if engine else "this server"
+
+    @cached_property
+    def body_room(self) -> BodyRoom:
+        """For the bodies of all requests."""
+        return BodyRoom(max(self.settings.max_waiting_body_bytes, self.settings.max_body_bytes))
 
     @cached_property
     def _encode_threads(self) -> CapacityLimiter:

@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
-from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 
 from histrio.errors import (
     EngineError,
@@ -24,6 +23,8 @@ from histrio.errors import (
 )
 
 __all__ = [
+    "STATUS_CLIENT_LEFT",
+    "BodyTooLarge",
     "ClientLeft",
     "GenerationFailed",
     "InvalidKey",
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
 RETRY_AFTER_S = 5
+STATUS_CLIENT_LEFT = 499
+"""No HTTP status: how requests are counted whose client left before the end."""
 
 _PATH = re.compile(r" - at `\$\.?(?P<path>.*)`$", re.DOTALL)
 _FIELD = re.compile(r"(?:missing required|contains unknown) field `(?P<name>.*)`", re.DOTALL)
@@ -58,6 +61,9 @@ class BodyTooLarge(RequestError):
     status = 413
     code = "request_too_large"
 
+    def __init__(self, max_bytes: int) -> None:
+        super().__init__(f"the request's body is longer than {max_bytes} bytes")
+
 
 class UnknownRoute(RequestError):
     """No such path."""
@@ -76,7 +82,7 @@ class WrongMethod(RequestError):
 class ClientLeft(HistrioError):
     """Nobody waits for the answer any more; the status is for the metrics."""
 
-    status = 499
+    status = STATUS_CLIENT_LEFT
     code = "client_closed_request"
 
 
@@ -145,14 +151,11 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byte
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Handler for what litestar itself refuses: unknown paths, wrong methods, bodies that are too long."""
-    edge = request.app.state.edge
     match error:
         case NotFoundException():
             ours: HistrioError = UnknownRoute("there is nothing at this URL; the API is under /v1")
         case MethodNotAllowedException():
             ours = WrongMethod("this URL exists, but not for this method")
-        case RequestEntityTooLarge():
-            ours = BodyTooLarge(f"the request's body is longer than {edge.settings.max_body_bytes} bytes")
         case _ if error.status_code < 500:
             ours = RequestError("the request is malformed")
         case _:

@@ -1,41 +1,42 @@
-"""uvicorn inside the runtime's event loop. Serves many, so nothing here blocks."""
+"""Listening and serving inside the runtime's event loop. Serves many, so nothing here blocks."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable
 
 import anyio
-import uvicorn
 
 from histrio.errors import TopologyError
-from histrio_api.settings import ApiSettings
+from histrio_api.http.exchange import Application
+from histrio_api.http.limits import HttpLimits
+from histrio_api.http.server import HttpServer
+from histrio_api.settings import ApiSettings, is_loopback
 
 __all__ = ["bind", "serve"]
 
+logger = logging.getLogger(__name__)
 
-async def serve(app: Any, settings: ApiSettings, ready: Callable[[str], None]) -> None:
+
+async def serve(app: Application, settings: ApiSettings, ready: Callable[[str], None]) -> None:
     """Answer requests until cancelled; open responses then have `shutdown_s` to end.
 
     Calls `ready` with the address once connections are accepted. Raises `TopologyError` if it cannot listen.
     """
+    if not (settings.api_keys or is_loopback(settings.host)):
+        logger.warning("anybody who reaches %s may use the endpoint: there are no api-keys", settings.host)
     listener = bind(settings)
-    server = _Server(_config(app, settings))
+    limits = HttpLimits(settings.max_header_bytes, settings.max_connections, settings.idle_connection_s)
+    server = HttpServer(app, listener, limits)
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_run, server, listener, tasks.cancel_scope)
-            try:
-                await server.is_started.wait()
-                ready(_address(listener))
-                await anyio.sleep_forever()
-            finally:
-                server.should_exit = True
+        ready(_address(listener))
+        await server.accept()
     finally:
         listener.close()
+        with anyio.CancelScope(shield=True):
+            await server.close(settings.shutdown_s)
 
 
 def bind(settings: ApiSettings) -> socket.socket:
@@ -70,48 +71,6 @@ def _refusal(error: OSError, where: str) -> TopologyError:
     if error.errno == errno.EADDRNOTAVAIL:
         return TopologyError("api.host", f"{where} is not an address of this machine; try 127.0.0.1 or 0.0.0.0")
     return TopologyError("api.port", f"cannot listen on {where}: {error.strerror}")
-
-
-class _Server(uvicorn.Server):
-    """Leaves signals to the runtime, and tells when it is up."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.is_started = anyio.Event()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The runtime handles signals for all its services."""
-        yield
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then tell."""
-        await super().startup(sockets=sockets)
-        self.is_started.set()
-
-
-def _config(app: Any, settings: ApiSettings) -> uvicorn.Config:
-    return uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        log_level=logging.WARNING,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        backlog=settings.connection_backlog,
-        timeout_keep_alive=settings.idle_connection_s,
-        timeout_graceful_shutdown=settings.shutdown_s,
-    )
-
-
-async def _run(server: _Server, listener: socket.socket, scope: anyio.CancelScope) -> None:
-    """Shielded: uvicorn ends by its flag, so that open responses can end first."""
-    with anyio.CancelScope(shield=True):
-        await server.serve(sockets=[listener])
-    scope.cancel()
 
 
 def _address(listener: socket.socket) -> str:

@@ -16,6 +16,7 @@ from histrio.hooks import EdgeContext
 from histrio.plugins import installed_plugins
 from histrio_api.app import create_app
 from histrio_api.edge import Edge
+from histrio_api.gate import Gate
 from histrio_api.metrics import EndpointMetrics
 from histrio_api.server import serve
 from histrio_api.settings import ApiSettings
@@ -31,8 +32,9 @@ async def run_endpoint(context: EdgeContext) -> None:
     """Serve `context.gateway` until cancelled."""
     settings = msgspec.convert(context.settings, ApiSettings)
     edge = await to_thread.run_sync(open_edge, context.gateway, settings)
+    app = Gate(create_app(edge), settings, edge.metrics.count_request)
     async with _grammar_trials(edge):
-        await serve(create_app(edge), settings, context.ready)
+        await serve(app, settings, context.ready)
 
 
 def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:

@@ -23,7 +23,6 @@ _SHORT_LEVELS = {"WARNING": "WARN", "CRITICAL": "FATAL"}
 _ESCAPES = {code: f"\\x{code:02x}" for code in (*range(32), *range(0x7F, 0xA0))}
 _QUIET = {"httpx": logging.WARNING, "httpx2": logging.WARNING, "httpcore": logging.WARNING, "filelock": logging.WARNING}
 """Libraries that tell about each of their own requests."""
-_UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
 
 
 def set_up_logs(
@@ -43,11 +42,6 @@ def set_up_logs(
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
-    for name in _UVICORN:
-        logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.setLevel(logging.NOTSET)
-        logger.propagate = True
     for name, least in _QUIET.items():
         logging.getLogger(name).setLevel(least)
 

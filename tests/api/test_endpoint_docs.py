@@ -20,7 +20,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "endpoint.md").read_text(encoding="
 def test_every_setting_stands_there_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \|", PAGE, re.MULTILINE))
     defaults = msgspec.to_builtins(ApiSettings())
-    shown = {name: value if value != [] else "none" for name, value in defaults.items()}
+    shown = {
+        name: "none" if value in ([], None) else str(value).lower() if isinstance(value, bool) else value
+        for name, value in defaults.items()
+    }
     assert rows.keys() == shown.keys()
     for name, value in shown.items():
         expected = f"{value:g}" if isinstance(value, float) else str(value).lower()

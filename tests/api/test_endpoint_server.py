@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
 
 from histrio.errors import ModelUnavailable, TopologyError, UnsupportedModel
+from histrio.topology_parse import convert_table
 from histrio_api.plugin import ApiService, register_edges
 from histrio_api.server import bind
 from histrio_api.settings import ApiSettings
@@ -29,7 +31,7 @@ def test_a_port_in_use_is_said_plainly() -> None:
 @pytest.mark.parametrize("host", ["203.0.113.7", "no-such-host.invalid"])
 def test_an_address_of_another_machine_is_said_plainly(host: str) -> None:
     with pytest.raises(TopologyError, match=r"^api\.host: .*not an address of this machine"):
-        bind(ApiSettings(host=host, port=0))
+        bind(ApiSettings(host=host, port=0, allow_anonymous=True))
 
 
 def test_it_stops_although_a_stream_is_open(model_folder: Path) -> None:
@@ -60,6 +62,45 @@ def test_settings_are_kebab_case_numbers_with_bounds() -> None:
         with pytest.raises(msgspec.ValidationError):
             msgspec.convert(wrong, ApiSettings)
     assert (ApiSettings().host, ApiSettings().port) == ("127.0.0.1", 3001), "loopback by default"
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"api-keys": []}, "api-keys is an empty list"),
+        ({"api-keys": [], "host": "0.0.0.0", "allow-anonymous": True}, "api-keys is an empty list"),
+        ({"host": "0.0.0.0"}, "give api-keys, or set allow-anonymous = true"),
+        ({"host": "::"}, "give api-keys, or set allow-anonymous = true"),
+        ({"host": "my-machine"}, "give api-keys, or set allow-anonymous = true"),
+    ],
+)
+def test_an_endpoint_open_to_everybody_has_to_be_asked_for(given: dict[str, Any], text: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match=text):
+        msgspec.convert(given, ApiSettings)
+    with pytest.raises(TopologyError, match=rf"^api: .*{text}"):
+        convert_table(given, ApiSettings, "api")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"host": "0.0.0.0", "api-keys": ["k"]},
+        {"host": "0.0.0.0", "allow-anonymous": True},
+        {"host": "localhost"},
+        {"host": "127.9.9.9"},
+        {"host": "::1"},
+    ],
+)
+def test_an_endpoint_that_is_not_is_accepted(given: dict[str, Any]) -> None:
+    assert msgspec.convert(given, ApiSettings)
+
+
+def test_an_endpoint_without_keys_on_other_addresses_warns(
+    model_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
+    with running_endpoint(gateway, host="0.0.0.0", **{"allow-anonymous": True}):
+        assert "anybody who reaches 0.0.0.0 may use the endpoint" in caplog.text
 
 
 def test_the_plugin_registers_the_service_api() -> None:

@@ -110,17 +110,6 @@ def test_the_level_hides_what_is_below(output: Callable[..., io.StringIO]) -> No
     assert "shown" in stream.getvalue()
 
 
-@pytest.mark.parametrize("name", ["uvicorn.error", "uvicorn.access"])
-def test_uvicorn_writes_through_the_same_handler(name: str, output: Callable[..., io.StringIO]) -> None:
-    logger = logging.getLogger(name)
-    own = io.StringIO()
-    logger.addHandler(logging.StreamHandler(own))
-    stream = output("json")
-    logger.info("GET /health")
-    assert json.loads(stream.getvalue())["message"] == "GET /health"
-    assert own.getvalue() == ""
-
-
 def test_setting_up_twice_does_not_double_lines(output: Callable[..., io.StringIO]) -> None:
     output()
     stream = output()

@@ -20,6 +20,7 @@ from histrio_api.routes.common import (
     edge_of,
     json_response,
     read_request,
+    request_body,
     stream_events,
     with_grammar,
 )
@@ -36,11 +37,12 @@ __all__ = ["chat_completions"]
 async def chat_completions(request: HttpRequest) -> ASGIResponse:
     """Answer a chat, at once or as a stream."""
     edge = edge_of(request)
-    received = await read_request(request, ChatRequest)
-    chat = received.request
-    wanted = _num_wanted(chat)
+    async with request_body(request) as body:
+        received = await read_request(request, body, ChatRequest)
+        chat = received.request
+        wanted = _num_wanted(chat)
+        prompt = await edge.run_text(partial(chat_prompt, edge, chat), received.num_body_bytes)
     has_tools = bool(chat.tools) and chat.tool_choice != "none"
-    prompt = await edge.run_text(partial(chat_prompt, edge, chat), received.num_body_bytes)
     thinking = chat_thinking(edge, chat, prompt)
     received = await with_grammar(request, received, lambda: thinking)
     marks = [CALL_OPEN] * has_tools + [THOUGHT_CLOSE] * (thinking != "never")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -16,9 +17,10 @@ from litestar.response.base import ASGIResponse
 from histrio.grammar import Thinking
 from histrio_api.attended import attended
 from histrio_api.auth import KEY_LABEL
+from histrio_api.body import received_body
 from histrio_api.choice import Choice
 from histrio_api.edge import Edge
-from histrio_api.errors import error_body, presentable
+from histrio_api.errors import STATUS_CLIENT_LEFT, error_body, presentable
 from histrio_api.generation import Generation, run_choices
 from histrio_api.received import Received, receive
 from histrio_api.schemas.generation import GenerationRequest
@@ -30,15 +32,13 @@ __all__ = [
     "edge_of",
     "json_response",
     "read_request",
+    "request_body",
     "stream_events",
     "with_grammar",
 ]
 
 HttpRequest = Request[Any, Any, Any]
 R = TypeVar("R", bound=GenerationRequest)
-
-STATUS_CLIENT_LEFT = 499
-"""No HTTP status: how requests are counted whose client left before the end."""
 
 
 def edge_of(request: HttpRequest) -> Edge:
@@ -52,13 +52,18 @@ def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIRe
     return ASGIResponse(body=msgspec.json.encode(content), headers=headers)
 
 
-async def read_request(request: HttpRequest, kind: type[R]) -> Received[R]:
+def request_body(request: HttpRequest) -> AbstractAsyncContextManager[bytes]:
+    """The request's body, for as long as it is worked on."""
+    edge = edge_of(request)
+    return received_body(request, edge.body_room, edge.settings.max_body_bytes)
+
+
+async def read_request(request: HttpRequest, body: bytes, kind: type[R]) -> Received[R]:
     """The checked request; the form of its answer is checked once its prompt is there.
 
     Raises `RequestError`, and `EngineError` while nothing can be generated.
     """
     edge = edge_of(request)
-    body = await request.body()
     received = await edge.run_text(partial(receive, edge, body, kind, time.perf_counter()), len(body))
     return replace(received, key=str(request.scope.get(KEY_LABEL, "")))
 

@@ -19,6 +19,7 @@ from histrio_api.routes.common import (
     edge_of,
     json_response,
     read_request,
+    request_body,
     stream_events,
     with_grammar,
 )
@@ -33,10 +34,11 @@ __all__ = ["completions"]
 async def completions(request: HttpRequest) -> ASGIResponse:
     """Continue one or several prompts, at once or as a stream."""
     edge = edge_of(request)
-    received = await read_request(request, CompletionRequest)
-    wanted = received.request
-    _check_length(wanted)
-    prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
+    async with request_body(request) as body:
+        received = await read_request(request, body, CompletionRequest)
+        wanted = received.request
+        _check_length(wanted)
+        prompts = await edge.run_text(partial(completion_prompts, edge, wanted), received.num_body_bytes)
     received = await with_grammar(request, received, partial(completion_thinking, edge, wanted))
     generation = start_generation(edge, received, prompts, wanted.max_tokens)
     with generation.closed_on_error():

@@ -14,7 +14,7 @@ from histrio_api.edge import Edge
 from histrio_api.errors import from_validation
 from histrio_api.json_body import decode_object
 from histrio_api.prompts import render_messages
-from histrio_api.routes.common import HttpRequest, edge_of
+from histrio_api.routes.common import HttpRequest, edge_of, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 __all__ = ["detokenize", "tokenize"]
@@ -26,16 +26,16 @@ R = TypeVar("R", TokenizeRequest, DetokenizeRequest)
 async def tokenize(request: HttpRequest) -> ASGIResponse:
     """Ids of a text, or of the prompt that a chat becomes."""
     edge = edge_of(request)
-    body = await request.body()
-    return ASGIResponse(body=await edge.run_text(partial(_tokenized, edge, body), len(body)))
+    async with request_body(request) as body:
+        return ASGIResponse(body=await edge.run_text(partial(_tokenized, edge, body), len(body)))
 
 
 @post("/detokenize", status_code=200)
 async def detokenize(request: HttpRequest) -> ASGIResponse:
     """Text of ids, special tokens included."""
     edge = edge_of(request)
-    body = await request.body()
-    return ASGIResponse(body=await edge.run_text(partial(_detokenized, edge, body), len(body)))
+    async with request_body(request) as body:
+        return ASGIResponse(body=await edge.run_text(partial(_detokenized, edge, body), len(body)))
 
 
 def _tokenized(edge: Edge, body: bytes) -> bytes:

@@ -1,0 +1,76 @@
+"""Reading a request's body: within its own limit, and within one for all bodies that are here at the same time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Request
+
+from histrio.errors import Overloaded
+from histrio_api.errors import BodyTooLarge, ClientLeft
+
+__all__ = ["FREE_BYTES", "BodyRoom", "received_body"]
+
+FREE_BYTES = 65_536
+"""Of each body, which need no room: the number of connections bounds them."""
+
+
+class BodyRoom:
+    """How many bytes of bodies may be here at the same time."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._num_left = num_bytes
+
+    @property
+    def num_left(self) -> int:
+        """Bytes that may still come."""
+        return self._num_left
+
+    def take(self, num_bytes: int) -> None:
+        """Take room. Raises `Overloaded` if there is not so much."""
+        if num_bytes > self._num_left:
+            raise Overloaded("too many large requests are on their way; try again soon")
+        self._num_left -= num_bytes
+
+    def give_back(self, num_bytes: int) -> None:
+        """Give it back."""
+        self._num_left += num_bytes
+
+
+@asynccontextmanager
+async def received_body(request: Request[Any, Any, Any], room: BodyRoom, max_body_bytes: int) -> AsyncIterator[bytes]:
+    """The whole body; it has its room until this is left, so leave it when ids have been made of it.
+
+    Raises `BodyTooLarge`, before it has come where the client announces its length, `Overloaded`, and `ClientLeft`.
+    """
+    if _announced_bytes(request) > max_body_bytes:
+        raise BodyTooLarge(max_body_bytes)
+
+    pieces: list[bytes] = []
+    num_bytes = num_taken = 0
+    try:
+        has_more = True
+        while has_more:
+            message: Any = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientLeft("the client left before its request was complete")
+            pieces.append(message["body"])
+            num_bytes += len(message["body"])
+            if num_bytes > max_body_bytes:
+                raise BodyTooLarge(max_body_bytes)
+            wanted = max(0, num_bytes - FREE_BYTES)
+            room.take(wanted - num_taken)
+            num_taken = wanted
+            has_more = message["more_body"]
+        body = b"".join(pieces)
+        pieces.clear()
+        yield body
+    finally:
+        room.give_back(num_taken)
+
+
+def _announced_bytes(request: Request[Any, Any, Any]) -> int:
+    said = request.headers.get("content-length", "0")
+    return int(said) if said.isdecimal() else 0

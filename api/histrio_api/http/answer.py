@@ -1,0 +1,67 @@
+"""The bytes of an answer: status line, headers, and how a body's end is marked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from email.utils import formatdate
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Literal
+
+import msgspec
+
+__all__ = ["Framing", "error_answer", "framing_of", "head_bytes"]
+
+Framing = Literal["none", "length", "chunks", "close"]
+"""How a client knows where the body ends: there is none, by its length, by a last chunk, or by the connection's end."""
+
+Headers = Iterable[tuple[bytes, bytes]]
+
+_NO_BODY = (204, 304)
+
+
+def framing_of(method: str, version: str, status: int, headers: Headers) -> Framing:
+    """What fits the request and the headers of its answer; HTTP/1.0 does not know chunks."""
+    if method == "HEAD" or status in _NO_BODY:
+        return "none"
+    if any(name.lower() == b"content-length" for name, _ in headers):
+        return "length"
+    return "close" if version == "1.0" else "chunks"
+
+
+def head_bytes(status: int, headers: Headers, framing: Framing, *, closes: bool) -> bytes:
+    """Status line and headers, with the date and what `framing` and `closes` need. Raises `ValueError`."""
+    lines = [_status_line(status), b"date: " + _date(int(time.time()))]
+    for name, value in headers:
+        if b"\n" in value or b"\r" in value or b"\0" in value:
+            raise ValueError(f"the header {name!r} of an answer is of more than one line")
+        lines.append(name + b": " + value)
+    if framing == "chunks":
+        lines.append(b"transfer-encoding: chunked")
+    if closes:
+        lines.append(b"connection: close")
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def error_answer(status: int, message: str, code: str, headers: Headers = ()) -> bytes:
+    """A whole answer with OpenAI's error object, after which the connection ends."""
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    length = str(len(body)).encode()
+    own = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
+    return head_bytes(status, own, "length", closes=True) + body
+
+
+@lru_cache(64)
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        phrase = ""
+    return f"HTTP/1.1 {status} {phrase}".encode()
+
+
+@lru_cache(1)
+def _date(now_s: int) -> bytes:
+    return formatdate(now_s, usegmt=True).encode()
