@@ -33,11 +33,12 @@ test-sglang: $(INSTALLED) ## run the tests that need SGLang, in an environment o
 	$(BIN)/python tests/sglang_backend/build_env.py $(SGLANG_VENV)
 	HISTRIO_SGLANG_PYTHON=$(abspath $(SGLANG_VENV))/bin/python $(BIN)/python -m pytest $(SGLANG_TESTS) $(ARGS)
 
-check: $(INSTALLED) ## lint, format and types
+check: $(INSTALLED) ## lint, format, types, and whether all benchmarks can be collected
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy docs/*.py docs/examples/*.py
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --collect-only --quiet --quiet
 
 format: $(INSTALLED) ## mend what lint and format can mend
 	$(BIN)/ruff check --fix .

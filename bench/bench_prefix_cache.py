@@ -115,9 +115,13 @@ def test_a_cold_burst_computes_the_prefix_once(
     own = NUM_REQUESTS * (NUM_OWN_TOKENS + NUM_NEW_TOKENS - 1)
     expected = {server: NUM_PREFIX_TOKENS + own, uncached: NUM_REQUESTS * NUM_PREFIX_TOKENS + own}
     for each, num_tokens in expected.items():
-        eventually(lambda each=each: counter(each, "running_sequences") == 0)
+        _wait_idle(each, counter)
         before = counter(each, "scheduled_tokens_total")
         reset(each)
         stream_all(each, prompts())
-        eventually(lambda each=each: counter(each, "running_sequences") == 0)
+        _wait_idle(each, counter)
         assert counter(each, "scheduled_tokens_total") - before == num_tokens
+
+
+def _wait_idle(server: LaunchedServer, counter: Callable[[LaunchedServer, str], int]) -> None:
+    eventually(lambda: counter(server, "running_sequences") == 0)

@@ -60,7 +60,7 @@ BLOCK_SIZE = 16
 NUM_DRAFTS = 4
 LETTER = 64
 """Token of the letter a."""
-VERIFYING = [Capability.REWIND, Capability.ALL_POSITION_LOGITS]
+VERIFYING: list[str] = [Capability.REWIND, Capability.ALL_POSITION_LOGITS]
 
 
 class _Clock:
@@ -221,7 +221,7 @@ class _Line:
         else:
             self._directory.tell(actor, message)
 
-    def _failed(self, name: str, error: Exception) -> None:
+    def _failed(self, name: str, error: BaseException, _message: Message | None) -> None:
         raise RuntimeError(f"{name} failed") from error
 
 
