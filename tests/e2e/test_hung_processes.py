@@ -6,7 +6,10 @@ Phases that a pure test of the judge covers as well run only with HISTRIO_FAULTS
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -177,3 +180,36 @@ class _soon:
 
     def __exit__(self, *_exception: object) -> None:
         self._thread.join()
+
+
+@only_on_demand
+def test_sockets_that_somebody_removed_are_made_anew(world: World, undisturbed: list[str]) -> None:
+    children = world.children
+    sockets = {Path(each.laddr) for child in children.values() for each in child.net_connections("unix") if each.laddr}
+    assert sockets, "a control"
+    for folder in {socket.parent for socket in sockets}:
+        shutil.rmtree(folder)
+    for child in children.values():
+        child.kill()
+    assert world.texts(PROMPTS) == undisturbed
+    assert "was removed; the front listens anew" in world.server.log.read_text()
+
+
+@only_on_demand
+@pytest.mark.timeout(1800)
+def test_ten_starts_beside_eight_busy_loops_kill_nobody(tmp_path: Path) -> None:
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
+    try:
+        for start in range(10):
+            log = tmp_path / f"{start}.txt"
+            began = time.monotonic()
+            server = LaunchedServer("--model", "demo", "--stages=2", log=log)
+            eventually(lambda server=server: server.health() == 200 or server.process.poll() is not None, 170.0)
+            print(f"start {start}: ready after {time.monotonic() - began:.1f} s")
+            assert server.stop() == 0
+            assert "killing process" not in log.read_text()
+            assert "WARN" not in log.read_text()
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()

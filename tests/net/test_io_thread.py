@@ -411,6 +411,23 @@ def test_failing_consumer_loses_every_link(node, until, caplog):
     assert "a bug in deliver" in caplog.text
 
 
+def test_a_removed_socket_is_replaced_by_another_and_connections_stay(node, sockets, until):
+    root = node("root.1")
+    before = node("engine.1", dials=root)
+    before.io.send("root.1", "kv", Close(slot=0))
+    until(lambda: root.heard)
+    (sockets / "root.1").unlink()
+    root.io.listen_also(f"ipc://{sockets}/again")
+    after = node("engine.2")
+    after.io.connect("root.1", f"ipc://{sockets}/again")
+    after.io.send("root.1", "kv", Close(slot=1))
+    until(lambda: root.messages("engine.2"))
+    before.io.send("root.1", "kv", Close(slot=2))
+    until(lambda: len(root.heard) == 3)
+    assert slots(root.messages("engine.1")) == [0, 2]
+    assert root.lost == before.lost == after.lost == []
+
+
 def test_close_sends_what_waits(node, until):
     root = node("root.1")
     engine = node("engine.1", dials=root)

@@ -6,6 +6,7 @@ ends with its process, and root starts another.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ from histrio.actors.directory import Directory
 from histrio.actors.root import LINK
 from histrio.actors.stage import StagePlace
 from histrio.actors.supervisor import Child, end_process
+from histrio.errors import WireError
 from histrio.launch.compose import BatchingParts, Choosers, DeviceThread, batching_children, engine_child, stage_child
 from histrio.launch.device_watch import DeviceWatch
 from histrio.launch.place import FRONT
@@ -30,6 +32,8 @@ from histrio.net.io_thread import IoThread
 from histrio.plugins import Plugins, installed_plugins
 
 __all__ = ["DeviceProcess", "run_device_process"]
+
+log = logging.getLogger(__name__)
 
 
 class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +82,7 @@ def run_device_process(payload: Any) -> None:
 
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
     directory.use(links)
-    links.start()
+    _listen(links)
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         links.leave()
@@ -94,6 +98,15 @@ def run_device_process(payload: Any) -> None:
         device.run()
     finally:
         links.close()
+
+
+def _listen(links: IoThread) -> None:
+    """Without links nothing can be told; the front learns of it by the exit code."""
+    try:
+        links.start()
+    except WireError as error:
+        log.error("%s", error)
+        sys.exit(1)
 
 
 def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, watch: DeviceWatch) -> list[Child]:

@@ -19,6 +19,7 @@ from histrio.launch.place import ENGINE, FRONT
 from histrio.launch.plan import Plan
 from histrio.launch.process_view import look
 from histrio.launch.spawn import ChildProcess, spawn
+from histrio.net.io_thread import IoThread
 
 __all__ = ["ReplicaProcesses", "device_processes"]
 
@@ -51,12 +52,13 @@ def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
 class ReplicaProcesses:
     """Runs one task per process role; tells root what starts and what ends."""
 
-    def __init__(self, root: RootActor, plan: Plan, folder: Path, front_endpoint: str, secret: str) -> None:
+    def __init__(self, root: RootActor, plan: Plan, folder: Path, links: IoThread, secret: str) -> None:
         self._root = root
         self._roles = device_processes(plan, secret)
         self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
         self._folder = folder
-        self._front_endpoint = front_endpoint
+        self._links = links
+        self._front_socket = folder / FRONT
         self._running: dict[str, ChildProcess] = {}
         self._is_stopping = False
 
@@ -137,9 +139,18 @@ class ReplicaProcesses:
 
     def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
         name = f"{role.process}.{count}"
+        self._ensure_listening(name)
         return msgspec.structs.replace(
-            role, process=name, endpoint=f"ipc://{self._folder / name}", front_endpoint=self._front_endpoint
+            role, process=name, endpoint=f"ipc://{self._folder / name}", front_endpoint=f"ipc://{self._front_socket}"
         )
+
+    def _ensure_listening(self, newcomer: str) -> None:
+        """Whoever clears folders of temporary files may have removed the front's socket."""
+        if not self._front_socket.exists():
+            log.warning("the socket %s was removed; the front listens anew", self._front_socket)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._front_socket = self._folder / f"{FRONT}-{newcomer}"
+            self._links.listen_also(f"ipc://{self._front_socket}")
 
     def _host(self, role: DeviceProcess, spec: DeviceProcess) -> HostedActors:
         return HostedActors(role.process, spec.process, spec.actors, spec.endpoint, dials=self._dials(role))

@@ -156,7 +156,7 @@ class _Root:
             front.directory.use(links)
             links.start()
             try:
-                processes = ReplicaProcesses(front.root, plan, folder, endpoint, secret)
+                processes = ReplicaProcesses(front.root, plan, folder, links, secret)
                 front.root.launcher = processes
                 self._kill_all = processes.kill_all
                 async with processes.run():

@@ -78,6 +78,7 @@ class IoThread:
         self._beats: list[_Beat] = []
         self._linger_s: float | None = None
         self._is_leaving = False
+        self._new_endpoints: list[str] = []
 
         # Of the I/O thread alone.
         self._dialled: dict[str, Peer] = {}
@@ -99,6 +100,12 @@ class IoThread:
             raise
 
         self._thread.start()
+
+    def listen_also(self, endpoint: str) -> None:
+        """Accept connections here too; those that are there stay. For an ipc socket whose file was removed."""
+        with self._lock:
+            self._new_endpoints.append(checked_endpoint(endpoint))
+        self._wake.set()
 
     def connect(self, process: str, endpoint: str, *, is_parent: bool = False) -> None:
         """Dial a process that listens there; again and again for `connect_timeout_s`. Does nothing if it is known.
@@ -189,6 +196,7 @@ class IoThread:
         if ready.is_woken:
             self._wake.clear()
         now = self._time()
+        self._listen_anew()
         self._send_beats(now)
         self._flush_changed(now)
         if ready.has_messages:
@@ -213,6 +221,15 @@ class IoThread:
         if now < self._probe_until:
             waits.append(_RETRY_S)
         return max(0, int(1000 * min(waits)) + 1) if waits else -1
+
+    def _listen_anew(self) -> None:
+        while self._new_endpoints:
+            with self._lock:
+                endpoint = self._new_endpoints.pop(0)
+            try:
+                self._router.bind(endpoint)
+            except WireError as error:
+                logger.error("%s: %s", self.process, error)
 
     def _send_beats(self, now: float) -> None:
         if not self._beats:
@@ -393,7 +410,7 @@ class IoThread:
         if self._is_leaving:
             return
 
-        logger.warning("%s lost its link to %s: %s", self.process, peer.process, reason)
+        logger.info("%s lost its link to %s: %s", self.process, peer.process, reason)
         self._on_lost(peer.process)
 
     def _lose_all(self) -> None:

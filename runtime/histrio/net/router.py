@@ -65,7 +65,8 @@ class Router:
     def __init__(self, process: str, limits: LinkLimits, secret: str = "") -> None:
         self._limits = limits
         self._suffix = f"#{secret}".encode() if secret else b""
-        self._name = process.encode() + self._suffix
+        self._public_name = process.encode()
+        self._name = self._public_name + self._suffix
         if not process or len(self._name) > _MOST_NAME_BYTES or process.startswith("\0"):
             raise WireError(f"{process!r} cannot name a process: it takes 1 to {_MOST_NAME_BYTES} bytes")
 
@@ -73,11 +74,11 @@ class Router:
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in _options(limits).items():
             self._socket.setsockopt(option, value)
-        self._socket.setsockopt(zmq.IDENTITY, process.encode())
         self._monitor = self._socket.get_monitor_socket(_EVENTS)
 
     def bind(self, endpoint: str) -> str:
         """Accept connections; returns the endpoint with the port chosen. Raises `WireError` if it is taken."""
+        self._socket.setsockopt(zmq.IDENTITY, self._public_name)
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
