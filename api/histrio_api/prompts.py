@@ -128,7 +128,7 @@ def _render(template: ChatTemplate, request: ChatRequest) -> str:
         return template.render(messages, tools=tools, add_generation_prompt=request.add_generation_prompt, **variables)
 
     _check_continuable(request.messages, request.add_generation_prompt)
-    messages[-1]["content"] += CONTINUE_MARK
+    messages[-1]["content"] = _marked(messages[-1]["content"])
     text, mark, _ = template.render(messages, tools=tools, add_generation_prompt=False, **variables).rpartition(
         CONTINUE_MARK
     )
@@ -138,6 +138,12 @@ def _render(template: ChatTemplate, request: ChatRequest) -> str:
             param="continue_final_message",
         )
     return text
+
+
+def _marked(content: str | list[dict[str, str]] | None) -> str | list[dict[str, str]]:
+    if isinstance(content, list) and content:
+        return [*content[:-1], content[-1] | {"text": content[-1]["text"] + CONTINUE_MARK}]
+    return f"{content or ''}{CONTINUE_MARK}"
 
 
 def _check_continuable(messages: list[ChatMessage], add_generation_prompt: bool) -> None:
@@ -166,9 +172,10 @@ def _template_tools(template: ChatTemplate, tools: Iterable[ToolDefinition]) -> 
     definitions = [_tool_definition(tool) for tool in tools]
     if not definitions:
         return None
-    if not (template.writes_tools and template.has_hermes_calls):
+    if not template.has_hermes_calls:
         raise RequestError(
-            "tools: this model's chat template has no tool calls in Hermes format, the one that is supported",
+            "tools: this model's chat template does not write calls as JSON between <tool_call> and </tool_call> "
+            "(Hermes format), and no other form is supported",
             param="tools",
             code="unsupported_parameter",
         )

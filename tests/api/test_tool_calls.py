@@ -212,14 +212,36 @@ def test_a_tool_round_is_accepted_as_the_client_sends_it_back(
     assert prompt.count("<tool_response>") == 2
 
 
-def test_arguments_that_are_no_object_are_located(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:
-    client, _ = tools_endpoint
-    for arguments in ("{", "[1]"):
-        call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
-        history: Any = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}]
-        with pytest.raises(openai.BadRequestError) as caught:
-            client.chat.completions.create(model="test/scripted", messages=history)
-        assert caught.value.param == "messages[1].tool_calls[0].function.arguments"
+@pytest.mark.parametrize("arguments", ['{"a": 1', '{"a": 1}{"b": 2}', "[1]", '"x"', "", "5"])
+def test_arguments_that_are_no_object_are_shown_as_they_are(
+    tools_endpoint: tuple[openai.OpenAI, ScriptedGateway], arguments: str
+) -> None:
+    client, gateway = tools_endpoint
+    call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    history: Any = [*HELLO, {"role": "assistant", "content": None, "tool_calls": [call]}]
+    client.chat.completions.create(model="test/scripted", messages=history)
+    prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
+    assert f'"name": "f", "arguments": {arguments or "{}"}}}' in prompt
+
+
+def test_what_a_stream_and_the_official_client_add_is_accepted_in_the_history(
+    tools_endpoint: tuple[openai.OpenAI, ScriptedGateway],
+) -> None:
+    client, gateway = tools_endpoint
+    chunks = list(client.chat.completions.create(model="test/scripted", messages=HELLO, tools=TOOLS, stream=True))
+    deltas = [call.model_dump() for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert [delta["index"] for delta in deltas] == [0, 1]
+    for delta in deltas:
+        delta["function"]["parsed_arguments"] = {"a": 1}
+    message: Any = {"role": "assistant", "content": None, "parsed": None, "function_call": None, "audio": None}
+    message |= {"refusal": None, "annotations": [], "tool_calls": deltas}
+    client.chat.completions.create(model="test/scripted", messages=[*HELLO, message], tools=TOOLS)
+    prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
+    assert '"arguments": {"a": 1}' in prompt
+    assert "parsed" not in prompt
+    deltas[0]["other"] = 1
+    with pytest.raises(openai.BadRequestError, match="other: unknown field"):
+        client.chat.completions.create(model="test/scripted", messages=[*HELLO, message], tools=TOOLS)
 
 
 def test_template_variables_reach_the_template(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:

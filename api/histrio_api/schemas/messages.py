@@ -24,18 +24,24 @@ class FunctionCall(Strict):
 
     name: str
     arguments: str | dict[str, Any]
+    """As the model wrote it, JSON or not."""
+    parsed_arguments: Any = None
+    """What the official clients make of the arguments; not looked at."""
 
 
 class ToolCall(Strict):
     """One tool call in an assistant message."""
 
     function: FunctionCall
-    id: str = ""
-    type: Literal["function"] = "function"
+    id: str | None = ""
+    type: Literal["function"] | None = "function"
+    index: int | None = None
+    """Of a call's delta in a stream. The order of calls is that of the list."""
+    custom: None = None
 
 
 class ChatMessage(Strict):
-    """One message of a chat. The last four are what clients send back unchanged: accepted while empty."""
+    """One message of a chat. The last ones are what clients send back unchanged: accepted while empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
@@ -47,4 +53,6 @@ class ChatMessage(Strict):
     refusal: str | None = None
     audio: None = None
     function_call: None = None
+    parsed: Any = None
+    """What the official clients make of the content; not looked at."""
     annotations: Annotated[list[Any], Meta(max_length=0)] | None = None

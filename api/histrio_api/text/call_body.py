@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["CALL_CLOSE", "CallBody"]
+__all__ = ["CALL_CLOSE", "CALL_OPEN", "CallBody"]
 
+CALL_OPEN = "<tool_call>"
 CALL_CLOSE = "</tool_call>"
 
 _BLANKS = " \t\r\n"

@@ -1,15 +1,13 @@
-"""Messages of a request as chat templates expect them: plain values, one string of content, arguments as objects."""
+"""Messages of a request as plain values; in which form a template takes them is for the template to say."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from histrio.errors import RequestError
 from histrio_api.schemas.messages import ChatMessage, ContentPart, ToolCall
-from histrio_api.text.template import Message
+from histrio_api.text.template_forms import Message
 
 __all__ = ["to_template_messages"]
 
@@ -28,8 +26,7 @@ def _convert(message: ChatMessage, path: str, knows_developer: bool) -> Message:
         if (value := getattr(message, name)) is not None:
             converted[name] = value
     if message.tool_calls:
-        calls = enumerate(message.tool_calls)
-        converted["tool_calls"] = [_tool_call(call, f"{path}.tool_calls[{at}]") for at, call in calls]
+        converted["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
 
     reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
     if reasoning is not None:
@@ -38,16 +35,17 @@ def _convert(message: ChatMessage, path: str, knows_developer: bool) -> Message:
     return converted
 
 
-def _content(message: ChatMessage, path: str) -> str:
+def _content(message: ChatMessage, path: str) -> str | list[dict[str, str]] | None:
     content = message.content
     if content is None:
         if message.role != "assistant" or not (message.tool_calls or message.refusal):
             raise RequestError(f"{path}.content: the field is required", param=f"{path}.content")
-        return message.refusal or ""
+        return message.refusal
     if isinstance(content, str):
         return content
 
-    return "\n".join(_part_text(part, f"{path}.content[{at}]") for at, part in enumerate(content))
+    texts = (_part_text(part, f"{path}.content[{at}]") for at, part in enumerate(content))
+    return [{"type": "text", "text": text} for text in texts]
 
 
 def _part_text(part: ContentPart, path: str) -> str:
@@ -60,19 +58,7 @@ def _part_text(part: ContentPart, path: str) -> str:
     return part.text
 
 
-def _tool_call(call: ToolCall, path: str) -> dict[str, Any]:
-    arguments = call.function.arguments
-    if isinstance(arguments, str):
-        arguments = _parse_arguments(arguments, f"{path}.function.arguments")
-    return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
-
-
-def _parse_arguments(text: str, path: str) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(text or "{}")
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RequestError(f"{path}: not valid JSON", param=path) from error
-    if not isinstance(value, dict):
-        raise RequestError(f"{path}: must be a JSON object", param=path)
-
-    return value
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    """The arguments are as the client gave them, who may pass on what a model wrote."""
+    function = {"name": call.function.name, "arguments": call.function.arguments}
+    return {"id": call.id or "", "type": "function", "function": function}

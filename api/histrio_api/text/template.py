@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jinja2
-from jinja2 import meta
+from jinja2 import meta, nodes
 
 from histrio.errors import RequestError, UnsupportedModel
 from histrio.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
 from histrio_api.text.sandbox import template_environment
-from histrio_api.text.tools import CALL_CLOSE, CALL_OPEN
+from histrio_api.text.template_forms import (
+    PLAIN,
+    PROBE_TOOLS,
+    WRAPPING,
+    Message,
+    TemplateForm,
+    learn_form,
+    writes_harmony,
+    writes_hermes_calls,
+)
 
 __all__ = ["ChatTemplate", "Message", "load_chat_template"]
 
-Message = dict[str, Any]
-"""A chat message as templates see it: plain JSON values only."""
-
 MAX_ERROR_CHARS = 300
 _OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+_ASKS_WHETHER_GIVEN = frozenset({"defined", "undefined", "default", "d"})
 _PROBE = "a text that no template writes"
 
 
@@ -34,31 +41,30 @@ class ChatTemplate:
         self._special_tokens = dict(special_tokens)
         self._sources = dict(sources)
         self._compiled = {name: _compile(name, source) for name, source in sources.items()}
-        self._wants_parts = self._only_takes_parts()
+        self._forms: dict[tuple[str, bool], TemplateForm] = {}
 
     @cached_property
     def variables(self) -> frozenset[str]:
         """Names a request may set (`enable_thinking` …): those the template reads and nobody else gives."""
-        names: set[str] = set()
-        for source in self._sources.values():
-            names |= meta.find_undeclared_variables(template_environment().parse(source))
-        return frozenset(names - _OURS - self._special_tokens.keys() - template_environment().globals.keys())
+        trees = [template_environment().parse(source) for source in self._sources.values()]
+        names = frozenset().union(*map(_open_names, trees))
+        return names - _OURS - self._special_tokens.keys() - template_environment().globals.keys()
 
     @property
     def knows_developer(self) -> bool:
         """Whether the role `developer` means something to it; otherwise such messages are system messages."""
         return any("developer" in source for source in self._sources.values())
 
-    @property
-    def writes_tools(self) -> bool:
-        """Whether it puts tool definitions into the prompt."""
-        return any("tools" in source for source in self._sources.values())
-
-    @property
+    @cached_property
     def has_hermes_calls(self) -> bool:
-        """Whether tool calls are written as JSON between `<tool_call>` and `</tool_call>`."""
-        sources = self._sources.values()
-        return any(CALL_OPEN in each and CALL_CLOSE in each and "<function=" not in each for each in sources)
+        """Whether it writes tools into the prompt, and calls as JSON between `<tool_call>` and `</tool_call>`."""
+        name = self._name_for(has_tools=True)
+        return writes_hermes_calls(partial(self._render_probe, name, True), self._form(name, True))
+
+    @cached_property
+    def has_channels(self) -> bool:
+        """Whether answers come in channels, as those of gpt-oss do."""
+        return writes_harmony(partial(self._render_probe, "default", False))
 
     @cached_property
     def knows_thoughts(self) -> bool:
@@ -81,22 +87,44 @@ class ChatTemplate:
         **variables: Any,
     ) -> str:
         """The prompt's text. Raises `RequestError` if the template refuses the messages."""
-        name = "tool_use" if tools and "tool_use" in self._compiled else "default"
-        if self._wants_parts:
-            messages = [_as_parts(message) for message in messages]
+        name = self._name_for(has_tools=bool(tools))
+        form = self._form(name, bool(tools))
         values = self._special_tokens | variables
-        try:
-            return self._compiled[name].render(
-                values, messages=messages, tools=tools, documents=None, add_generation_prompt=add_generation_prompt
-            )
-        except jinja2.TemplateError as error:
-            text = str(error)[:MAX_ERROR_CHARS]
-            raise RequestError(f"the model's chat template refuses these messages: {text}", param="messages") from error
-        except Exception as error:  # a template is a program of its own: any error in it is about these messages
-            what = type(error).__name__
-            raise RequestError(
-                f"the model's chat template failed on these messages ({what})", param="messages"
-            ) from error
+        given = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
+        tried: list[list[Message]] = []
+        failures: list[Exception] = []
+        for each in (form, PLAIN, WRAPPING):
+            fitted = [each.fit(message) for message in messages]
+            if fitted in tried:
+                continue
+            tried.append(fitted)
+            try:
+                return self._compiled[name].render(values, messages=fitted, **given)
+            except Exception as error:  # a template is a program of its own: any error in it is about these messages
+                failures.append(error)
+        raise _refusal(failures[0]) from failures[0]
+
+    def prepare(self) -> None:
+        """Learn now what requests will ask for, so that none of them waits for it."""
+        for has_tools in (False, True):
+            self._form(self._name_for(has_tools=has_tools), has_tools)
+        _ = self.has_hermes_calls, self.has_channels, self.thinks_unasked, self.variables
+
+    def _name_for(self, *, has_tools: bool) -> str:
+        return "tool_use" if has_tools and "tool_use" in self._compiled else "default"
+
+    def _form(self, name: str, has_tools: bool) -> TemplateForm:
+        """Asked for once: short conversations are rendered to learn it."""
+        key = (name, has_tools)
+        if key not in self._forms:
+            self._forms[key] = learn_form(partial(self._render_probe, *key))
+        return self._forms[key]
+
+    def _render_probe(self, name: str, has_tools: bool, messages: Sequence[Message]) -> str:
+        tools = PROBE_TOOLS if has_tools else None
+        return self._compiled[name].render(
+            self._special_tokens, messages=messages, tools=tools, documents=None, add_generation_prompt=True
+        )
 
     def _opens_thought(self, variables: Mapping[str, Any]) -> bool:
         try:
@@ -104,21 +132,6 @@ class ChatTemplate:
         except RequestError:  # it refuses what it is asked
             return False
         return text.rstrip().endswith(THOUGHT_OPEN)
-
-    def _only_takes_parts(self) -> bool:
-        """Whether a plain string as content is lost, but a list of parts is written (some multimodal families)."""
-        try:
-            if _PROBE in self.render_unchecked([{"role": "user", "content": _PROBE}]):
-                return False
-            return _PROBE in self.render_unchecked([{"role": "user", "content": [{"type": "text", "text": _PROBE}]}])
-        except Exception:  # it cannot be asked: strings are what nearly all templates take
-            return False
-
-    def render_unchecked(self, messages: Sequence[Message]) -> str:
-        """Render with the default template and let every error out."""
-        return self._compiled["default"].render(
-            self._special_tokens, messages=messages, tools=None, add_generation_prompt=True
-        )
 
 
 def load_chat_template(folder: str | Path) -> ChatTemplate | None:
@@ -171,9 +184,28 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
     return tokens
 
 
-def _as_parts(message: Message) -> Message:
-    content = message.get("content")
-    return message | {"content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
+def _open_names(tree: nodes.Template) -> set[str]:
+    """What a template reads from outside. What it sets itself counts only if it asks whether that was given."""
+    stored = {name.name for name in tree.find_all(nodes.Name) if name.ctx == "store"}
+    return meta.find_undeclared_variables(tree) - (stored - _names_asked_for(tree, frozenset()))
+
+
+def _names_asked_for(node: nodes.Node, parameters: frozenset[str]) -> set[str]:
+    """Names of which a template asks whether they are given, but for the parameters of its macros."""
+    if isinstance(node, nodes.Macro):
+        parameters = parameters.union(each.name for each in node.args)
+    asked = set()
+    if isinstance(node, nodes.Test | nodes.Filter) and node.name in _ASKS_WHETHER_GIVEN:
+        asked = {node.node.name} - parameters if isinstance(node.node, nodes.Name) else set()
+    return asked.union(*(_names_asked_for(child, parameters) for child in node.iter_child_nodes()))
+
+
+def _refusal(error: Exception) -> RequestError:
+    if isinstance(error, jinja2.TemplateError):
+        text = f"the model's chat template refuses these messages: {str(error)[:MAX_ERROR_CHARS]}"
+    else:
+        text = f"the model's chat template failed on these messages ({type(error).__name__})"
+    return RequestError(text, param="messages")
 
 
 def _compile(name: str, source: str) -> jinja2.Template:

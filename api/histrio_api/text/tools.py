@@ -8,12 +8,11 @@ from uuid import uuid4
 import msgspec
 
 from histrio_api.schemas.chat import CalledFunction, CalledTool
-from histrio_api.text.call_body import CALL_CLOSE, CallBody
+from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN, CallBody
 from histrio_api.text.stops import Wanted
 
 __all__ = ["CALL_CLOSE", "CALL_OPEN", "ToolCallParser"]
 
-CALL_OPEN = "<tool_call>"
 
 _OPENING = Wanted([CALL_OPEN])
 _PIECE_CHARS = 256

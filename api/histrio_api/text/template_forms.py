@@ -1,0 +1,202 @@
+"""In which form a chat template takes messages, and what it makes of tool calls: learned from what it renders.
+
+Templates are programs; their text says little of what they do. So each is given short conversations in one form after
+the other, and the first form in which all that was said comes out again is the one that it takes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
+
+__all__ = [
+    "FINAL_CHANNEL",
+    "PLAIN",
+    "PROBE_TOOLS",
+    "WRAPPING",
+    "Message",
+    "TemplateForm",
+    "learn_form",
+    "writes_harmony",
+    "writes_hermes_calls",
+]
+
+Message = dict[str, Any]
+"""A chat message as templates see it: plain JSON values only."""
+
+Render = Callable[[Sequence[Message]], str]
+"""Renders messages, and lets every error out."""
+
+FINAL_CHANNEL = "<|channel|>final<|message|>"
+
+_FIRST, _SECOND = "the first that is said", "the second that is said"
+_CALLED, _OFFERED, _KEY, _VALUE = "called_probe", "offered_probe", "probe_key", "a probed value"
+_ARGUMENTS = {_KEY: _VALUE}
+_PARTS = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
+_WRITTEN_OUT = ("{'type': 'text'", '{"type": "text"')
+_ASKED = {"role": "user", "content": "a question"}
+_ANSWER = "an answer that is given"
+_CALL_ID = "probe1234"
+"""Some templates want nine letters and digits."""
+
+
+def _tool(name: str) -> Mapping[str, Any]:
+    parameters = {"type": "object", "properties": {_KEY: {"type": "string"}}, "required": [_KEY]}
+    return {"type": "function", "function": {"name": name, "description": "A probe.", "parameters": parameters}}
+
+
+PROBE_TOOLS = [_tool(_OFFERED), _tool(_CALLED)]
+"""What is offered where it matters whether a conversation has tools."""
+
+
+class TemplateForm(msgspec.Struct, frozen=True):
+    """What a template takes, where messages may be given in several ways."""
+
+    roles_with_parts: frozenset[str] = frozenset()
+    """Roles whose content may be a list of parts; of others the texts are joined."""
+    takes_only_parts: bool = False
+    """A text as content is lost."""
+    takes_null: bool = False
+    """The content of a message that only calls may be none."""
+    takes_text_arguments: bool = False
+    """Arguments are a text of JSON, not an object."""
+    wraps_text_arguments: bool = False
+    """Arguments that are no JSON object become one, with the text in it."""
+
+    def fit(self, message: Message) -> Message:
+        """The message in this form."""
+        fitted = message | {"content": self._content(message["role"], message.get("content"))}
+        if calls := message.get("tool_calls"):
+            fitted["tool_calls"] = [self._call(call) for call in calls]
+        return fitted
+
+    def _content(self, role: str, content: Any) -> Any:
+        match content:
+            case None:
+                return None if self.takes_null else ""
+            case str():
+                return [{"type": "text", "text": content}] if self.takes_only_parts else content
+            case _ if role in self.roles_with_parts:
+                return content
+            case _:
+                return "\n".join(part["text"] for part in content)
+
+    def _call(self, call: Mapping[str, Any]) -> dict[str, Any]:
+        function = call["function"]
+        arguments = function["arguments"]
+        arguments = _as_text(arguments) if self.takes_text_arguments else _as_object(arguments)
+        if self.wraps_text_arguments and isinstance(arguments, str):
+            arguments = {"arguments": arguments}
+        return {**call, "function": {**function, "arguments": arguments}}
+
+
+PLAIN = TemplateForm()
+"""Texts as content, objects as arguments: what nearly all templates take."""
+
+WRAPPING = TemplateForm(wraps_text_arguments=True)
+"""For templates that go through arguments by name."""
+
+
+def learn_form(render: Render) -> TemplateForm:
+    """What a template takes that `render` renders."""
+    roles = frozenset(role for role in ("system", "developer", "user", "assistant", "tool") if _has_parts(render, role))
+    takes_only_parts = "user" in roles and _FIRST not in _rendered(render, [{"role": "user", "content": _FIRST}])
+    calls = next((form for form in _call_forms() if _writes_calls(render, form)), PLAIN)
+    return msgspec.structs.replace(calls, roles_with_parts=roles, takes_only_parts=takes_only_parts)
+
+
+def writes_hermes_calls(render: Render, form: TemplateForm) -> bool:
+    """Whether tools are written, and calls of them as JSON between `<tool_call>` and `</tool_call>`."""
+    text = _rendered(render, [_ASKED, form.fit(_calling()), *_results()])
+    if _OFFERED not in text:
+        return False
+    written = (part.partition(CALL_CLOSE)[0] for part in text.split(CALL_OPEN)[1:])
+    return any(_is_call(each) for each in written)
+
+
+def writes_harmony(render: Render) -> bool:
+    """Whether answers are written in channels, of which the one named `final` is what is said."""
+    text = _rendered(render, [_ASKED, {"role": "assistant", "content": _ANSWER}, _ASKED])
+    return f"{FINAL_CHANNEL}{_ANSWER}" in text
+
+
+def _has_parts(render: Render, role: str) -> bool:
+    text = _rendered(render, list(_conversation({"role": role, "content": _PARTS})))
+    return _FIRST in text and _SECOND in text and not any(each in text for each in _WRITTEN_OUT)
+
+
+def _conversation(message: Message) -> Iterator[Message]:
+    """A short one with this message in it."""
+    match message["role"]:
+        case "user":
+            yield message
+        case "assistant":
+            yield from (_ASKED, message, _ASKED)
+        case "tool":
+            yield from (_ASKED, PLAIN.fit(_calling()), message | _results()[0] | {"content": message["content"]})
+        case _:
+            yield from (message, _ASKED)
+
+
+def _call_forms() -> Iterator[TemplateForm]:
+    for takes_text_arguments in (False, True):
+        for takes_null in (True, False):
+            yield TemplateForm(takes_null=takes_null, takes_text_arguments=takes_text_arguments)
+
+
+def _writes_calls(render: Render, form: TemplateForm) -> bool:
+    text = _rendered(render, [_ASKED, form.fit(_calling()), *_results()])
+    spoken = _rendered(render, [_ASKED, form.fit(_calling() | {"content": ""}), *_results()])
+    # A null that is written out, and an object as Python spells it, are no JSON that a model knows.
+    is_spelled = f"{{'{_KEY}'" in text or any(text.count(null) > spoken.count(null) for null in ("None", "null"))
+    return _VALUE in text and not is_spelled
+
+
+def _calling() -> Message:
+    function = {"name": _CALLED, "arguments": dict(_ARGUMENTS)}
+    return {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": _CALL_ID, "type": "function", "function": function}],
+    }
+
+
+def _results() -> list[Message]:
+    return [{"role": "tool", "tool_call_id": _CALL_ID, "name": _CALLED, "content": "a result"}]
+
+
+def _rendered(render: Render, messages: Sequence[Message]) -> str:
+    try:
+        return render(messages)
+    except Exception:  # a template is a program of its own; what it cannot take, it does not take
+        return ""
+
+
+def _is_call(text: str) -> bool:
+    try:
+        call = json.loads(text)
+        arguments = call["arguments"]
+        found = json.loads(arguments) if isinstance(arguments, str) else arguments
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(call.get("name") == _CALLED and found == _ARGUMENTS)
+
+
+def _as_text(arguments: Any) -> str:
+    return arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+def _as_object(arguments: Any) -> Any:
+    """Arguments that are no JSON object stay the text that the model wrote."""
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        value = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return arguments
+    return value if isinstance(value, dict) else arguments
