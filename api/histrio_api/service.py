@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import anyio
-import msgspec
 from anyio import to_thread
 
 from histrio.gateway import Gateway, ServedModel
 from histrio.grammar import GrammarKinds, VocabularySpec
 from histrio.grammar_check import GrammarChecker
 from histrio.hooks import EdgeContext
+from histrio.options import as_options
 from histrio.plugins import installed_plugins
 from histrio_api.app import create_app
 from histrio_api.edge import Edge
@@ -30,7 +30,7 @@ _LOOK_S = 0.25
 
 async def run_endpoint(context: EdgeContext) -> None:
     """Serve `context.gateway` until cancelled."""
-    settings = msgspec.convert(context.settings, ApiSettings)
+    settings = as_options(context.settings, ApiSettings, "api")
     edge = await to_thread.run_sync(open_edge, context.gateway, settings)
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
     async with _grammar_trials(edge):

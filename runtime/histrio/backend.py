@@ -11,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from histrio.messages import ReplicaSize, StageCapacity, Tensor
+from histrio.topology_parse import NoOptions
 
 __all__ = [
     "CONTRACT",
@@ -25,6 +26,7 @@ __all__ = [
     "ArrayNamespace",
     "BackendFactory",
     "Capability",
+    "NoOptions",
     "Probe",
     "Progress",
     "ReplicaSize",
@@ -33,6 +35,7 @@ __all__ = [
     "StageOutput",
     "StageSpec",
     "StepBatch",
+    "TakesOptions",
     "Traits",
 ]
 
@@ -127,8 +130,8 @@ class StageSpec(msgspec.Struct, frozen=True):
     """Exact number of pages asked for; None: from the memory."""
     threads: int | None = None
     """Compute threads on a CPU; None: the backend's choice. A backend that cannot choose says so in the log."""
-    options: dict[str, Any] = {}
-    """Settings of one backend; an unknown one is refused by name."""
+    options: Any = {}
+    """Settings of one backend: an instance of the struct that its factory declares (`TakesOptions`), else a table."""
     adapter: str | None = None
     """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
     page_size: int | None = None
@@ -301,6 +304,18 @@ class StageBackend(Protocol):
     def close(self) -> None:
         """Free everything, down to the device's memory: after a failure the same process opens again. Safe to call
         twice, and before `open`."""
+
+
+@runtime_checkable
+class TakesOptions(Protocol):
+    """A factory, of backends of either kind, with settings of its own: the keys of `options` of a `[[stage]]`.
+
+    `StageSpec.options` is an instance of the struct wherever the factory or its backend gets a spec. A factory that is
+    not this gets the plain table, and has to refuse by name what it does not know.
+    """
+
+    options: type[Any]
+    """A msgspec struct with `rename="kebab"`, bounds as `msgspec.Meta`, and defaults; `NoOptions` for none."""
 
 
 class BackendFactory(Protocol):

@@ -78,8 +78,8 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Of the first stage, which is in the same process."""
     dtype: str = "auto"
     threads: int | None = None
-    options: dict[str, Any] = {}
-    """`[engine.drafter-options]`, checked against `DrafterFactory.options`."""
+    options: Any = {}
+    """`[engine.drafter-options]`, an instance of `DrafterFactory.options` wherever the factory gets a spec."""
     offline: bool = False
     """`[model] offline`: whatever else is loaded is on this machine, and the hub is never asked."""
 
@@ -90,7 +90,7 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
         limits: SpeculationLimits,
         *,
         vocab_size: int,
-        options: dict[str, Any],
+        options: Any,
         offline: bool = False,
     ) -> DrafterSpec:
         """For the model of `stage`, which is the first one, in its process."""

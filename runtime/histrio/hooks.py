@@ -50,8 +50,8 @@ class EdgeContext:
     """What an edge service gets to work with."""
 
     gateway: Gateway
-    settings: dict[str, Any]
-    """Its table of the topology (`[api]` for the endpoint), already checked against `EdgeService.settings`."""
+    settings: Any
+    """Its table of the topology (`[api]` for the endpoint), as an instance of `EdgeService.settings`."""
     ready: Callable[[str], None]
     """Call once with the address when connections are accepted."""
 

@@ -44,6 +44,7 @@ class BrokenEngineFactory(ToyEngineFactory):
     """Not registered: `--backend broken_engine:BrokenEngineFactory`."""
 
     name = "broken-engine"
+    options: Any = None  # it gets the plain table, and refuses what it does not know by itself
 
     def supports(self, spec: StageSpec) -> Probe:
         if spec.options.get("defect") == "accepts-a-part":

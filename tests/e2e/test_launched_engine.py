@@ -203,7 +203,7 @@ def test_one_ctrl_c_stops_the_engine_too(model: Path, tmp_path: Path) -> None:
 
 def test_an_engine_that_cannot_serve_the_model_ends_the_start_with_one_line(model: Path, tmp_path: Path) -> None:
     server = launch(model, tmp_path, "--backend-option", "speed=3")
-    assert server.process.wait(60.0) == 1
+    assert server.process.wait(60.0) == 2
     text = server.log.read_text()
     assert "Traceback" not in text
-    assert "options of the toy engine" in text.splitlines()[-1]
+    assert "stage[0].options.speed: unknown key" in text.splitlines()[-1]

@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_with_numbers(
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"options": {"speed": 2}}, "speed"), ({"device": "abacus"}, "abacus"), ({"dtype": "int3"}, "int3")],
+    [({"device": "abacus"}, "abacus"), ({"dtype": "int3"}, "int3")],
 )
 def test_unknown_settings_are_refused(settings: dict[str, Any], words: str, mlx_model: Callable[..., Any]) -> None:
     with pytest.raises(BackendError, match=words):

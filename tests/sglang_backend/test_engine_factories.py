@@ -72,7 +72,7 @@ def test_bounds_are_part_of_the_fields(factory: EngineFactory, sampling: dict[st
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"options": {"speed": 3}}, "unknown field `speed`; its options are tp-size, page-size"),
+        ({"options": {"speed": 3}}, "options.speed: unknown key. Known keys: "),
         ({"options": {"tp-size": 0}}, "tp-size"),
         ({"last_layer": 2}, "runs all 3 layers of a model, not 0:2"),
         ({"adapter": "x"}, "applies no adapters"),

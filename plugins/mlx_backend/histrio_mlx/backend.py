@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import ArrayNamespace, Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
-from histrio.errors import BackendError, UnsupportedModel
+from histrio.errors import UnsupportedModel
 from histrio.messages import StageCapacity
 from histrio_mlx.arrays import MlxArrays
 from histrio_mlx.cache import StageCaches, has_windows
@@ -45,9 +45,6 @@ class MlxStage:
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
-        if spec.options:
-            raise BackendError(f"option {sorted(spec.options)[0]!r} is unknown; the mlx backend has no options")
-
         if spec.threads is not None:
             log.warning("threads = %d has no effect: MLX chooses its threads itself", spec.threads)
         device = choose_device(spec.device)

@@ -6,7 +6,7 @@ import platform
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.backend import Capability, NoOptions, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import ModelError, UnsupportedModel
 from histrio_mlx.checkpoint import check_adapter, find_weight_files
 from histrio_mlx.config import normalise, num_layers, read_config
@@ -26,6 +26,7 @@ class MlxFactory:
 
     name = "mlx"
     traits = Traits(contract=1, capabilities=[Capability.ADAPTERS])
+    options = NoOptions
 
     def probe(self) -> Probe:
         """Whether MLX loads here, and the devices that it sees."""

@@ -15,7 +15,7 @@ from histrio.backend import Progress, ReplicaSize, StageCapacity, StageOutput, S
 from histrio.errors import BackendError
 from histrio_sglang.factory import CAPABILITIES
 from histrio_sglang.families import check_model
-from histrio_sglang.options import StageOptions, read_options
+from histrio_sglang.options import DEFAULT_PAGE_SIZE, StageOptions, read_options
 from histrio_sglang.pages import most_pages
 from histrio_sglang.versions import check_version
 from histrio_sglang.weights import choose_dtype, link_model, weight_bytes
@@ -48,8 +48,8 @@ class SglangStage:
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
         options = read_options(spec.options)
-        if spec.page_size is not None and "page-size" not in spec.options:
-            options = msgspec.structs.replace(options, page_size=spec.page_size)
+        if options.page_size == 0:
+            options = msgspec.structs.replace(options, page_size=spec.page_size or DEFAULT_PAGE_SIZE)
         check_version(force=options.force_version)
         if spec.adapter is not None:
             raise BackendError("the sglang backend applies no adapters; merge the adapter into the weights")

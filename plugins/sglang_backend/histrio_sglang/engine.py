@@ -24,7 +24,8 @@ from histrio.engine_backend import EngineEvents
 from histrio.errors import BackendError, RequestError
 from histrio.messages import EngineCapacity, Generate
 from histrio.model_config import ModelConfig, read_model_config
-from histrio_sglang.engine_factory import EngineOptions, SglangFields, check_engine, read_engine_options
+from histrio.options import as_options
+from histrio_sglang.engine_factory import EngineOptions, SglangFields, check_engine
 from histrio_sglang.hosted_engine import HostedEngine
 from histrio_sglang.loop_thread import LoopThread
 from histrio_sglang.pages import most_pages
@@ -55,7 +56,7 @@ class SglangEngine(HostedEngine):
     def open(self, spec: StageSpec, events: EngineEvents) -> EngineCapacity:
         """Start SGLang's processes and wait for the weights. Raises `BackendError`, `ModelError` before anything runs,
         `EngineError` where SGLang did not start."""
-        options = read_engine_options(spec.options)
+        options = as_options(spec.options, EngineOptions, "options")
         check_version(force=options.force_version)
         check_engine(spec, "sglang-engine")
         device = choose_device(spec.device)

@@ -11,12 +11,13 @@ from histrio.backend import Capability, Probe, StageSpec, Traits
 from histrio.engine_backend import EngineBackend
 from histrio.errors import BackendError, HistrioError, UnsupportedModel
 from histrio.model_config import read_model_config
+from histrio.options import as_options
 from histrio_sglang.factory import SglangFactory
 from histrio_sglang.families import sources
-from histrio_sglang.options import StageOptions
+from histrio_sglang.options import DEFAULT_PAGE_SIZE, StageOptions
 from histrio_sglang.versions import check_version
 
-__all__ = ["EngineOptions", "SglangEngineFactory", "SglangFields", "check_engine", "read_engine_options"]
+__all__ = ["EngineOptions", "SglangEngineFactory", "SglangFields", "check_engine"]
 
 _TokenId = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z")]
 _Bias = Annotated[float, msgspec.Meta(ge=-100, le=100)]
@@ -51,6 +52,8 @@ class SglangFields(msgspec.Struct, frozen=True):
 class EngineOptions(StageOptions, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """`options` of a stage with `backend = "sglang-engine"`: those of the stage level."""
 
+    page_size: Annotated[int, msgspec.Meta(ge=1, le=256)] = DEFAULT_PAGE_SIZE
+    """Tokens per page; some attention kernels insist on one."""
     cuda_graphs: bool = True
     """Record decode steps as CUDA graphs; without meaning on a CPU."""
 
@@ -61,6 +64,7 @@ class SglangEngineFactory:
     name = "sglang-engine"
     traits = Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = SglangFields
+    options = EngineOptions
 
     def probe(self) -> Probe:
         """Whether SGLang and its kernels are installed, and the devices that torch sees."""
@@ -69,7 +73,7 @@ class SglangEngineFactory:
     def supports(self, spec: StageSpec) -> Probe:
         """Whether the installed SGLang has the model; reads config.json and the text of SGLang's models."""
         try:
-            options = read_engine_options(spec.options)
+            options = as_options(spec.options, EngineOptions, "options")
             check_version(force=options.force_version)
             check_engine(spec, self.name)
             check_architecture(spec)
@@ -88,15 +92,6 @@ class SglangEngineFactory:
         from histrio_sglang.engine import SglangEngine
 
         return SglangEngine()
-
-
-def read_engine_options(options: dict[str, Any]) -> EngineOptions:
-    """Checked options. Raises `BackendError` that names what is wrong, and what is unknown."""
-    try:
-        return msgspec.convert(options, EngineOptions)
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(EngineOptions))
-        raise BackendError(f"options of the sglang-engine backend: {error}; its options are {known}") from None
 
 
 def check_engine(spec: StageSpec, backend: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import HistrioError
 from histrio_sglang.families import check_model, num_layers, read_config
-from histrio_sglang.options import read_options
+from histrio_sglang.options import StageOptions, read_options
 from histrio_sglang.versions import check_version, installed_version
 
 __all__ = ["CAPABILITIES", "SglangFactory"]
@@ -28,6 +28,7 @@ class SglangFactory:
 
     name = "sglang"
     traits = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
+    options = StageOptions
 
     def probe(self) -> Probe:
         """Whether SGLang and its kernels are installed, and the devices that torch sees."""

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import msgspec
 
 from histrio.errors import BackendError
+from histrio.options import as_options
 
-__all__ = ["StageOptions", "read_options"]
+__all__ = ["DEFAULT_PAGE_SIZE", "StageOptions", "read_options"]
+
+DEFAULT_PAGE_SIZE = 16
 
 
 class StageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -20,8 +23,8 @@ class StageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     """SGLang's kernels for mixtures of experts."""
     tp_size: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Devices one stage is spread over."""
-    page_size: Annotated[int, msgspec.Meta(ge=1, le=256)] = 16
-    """Tokens per page; some attention kernels insist on one."""
+    page_size: Annotated[int, msgspec.Meta(ge=0, le=256)] = 0
+    """Tokens per page, 0 for `[engine] kv-block-size` or 16; some attention kernels insist on one."""
     mem_fraction_static: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] | None = None
     """Share of a device's memory for weights and pages together; None: the sum of both ratios of the stage."""
     cuda_graphs: bool = False
@@ -30,14 +33,9 @@ class StageOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rena
     """Try a release of SGLang that was not tested."""
 
 
-def read_options(options: dict[str, Any]) -> StageOptions:
-    """Checked options. Raises `BackendError` that names what is wrong, and what is unknown."""
-    try:
-        read = msgspec.convert(options, StageOptions)
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(StageOptions))
-        raise BackendError(f"options of the sglang backend: {error}; its options are {known}") from None
-
+def read_options(options: Any) -> StageOptions:
+    """The options of a stage. Raises `BackendError`, `TopologyError`."""
+    read = as_options(options, StageOptions, "options")
     if read.tp_size > 1:
         raise BackendError(
             f"tp-size = {read.tp_size}: a stage of the sglang backend runs on one device; split the model into more "

@@ -14,11 +14,12 @@ from histrio.backend import Capability, StageSpec
 from histrio.engine_backend import EngineEvents
 from histrio.messages import EngineCapacity, Generate
 from histrio.model_config import read_model_config
+from histrio.options import as_options
 from histrio_sglang.engine_factory import check_engine
 from histrio_sglang.hosted_engine import HostedEngine
 from histrio_sglang.loop_thread import LoopThread
 from histrio_sglang.streams import Piece
-from histrio_sglang.vllm_factory import VllmFields, VllmOptions, read_vllm_options
+from histrio_sglang.vllm_factory import VllmFields, VllmOptions
 from histrio_sglang.weights import choose_dtype
 from histrio_torch.memory import choose_device
 
@@ -36,7 +37,7 @@ class VllmEngine(HostedEngine):
 
     def open(self, spec: StageSpec, events: EngineEvents) -> EngineCapacity:
         """Start vLLM and wait for the weights. Raises `BackendError`, `ModelError`, `EngineError`."""
-        options = read_vllm_options(spec.options)
+        options = as_options(spec.options, VllmOptions, "options")
         check_engine(spec, "vllm")
         model = read_model_config(Path(spec.model))
         self._longest = longest = min(spec.max_sequence_length, model.max_positions)

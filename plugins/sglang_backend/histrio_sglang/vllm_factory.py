@@ -9,10 +9,11 @@ import msgspec
 
 from histrio.backend import Capability, Probe, StageSpec, Traits
 from histrio.engine_backend import EngineBackend
-from histrio.errors import BackendError, HistrioError
+from histrio.errors import HistrioError
+from histrio.options import as_options
 from histrio_sglang.engine_factory import SglangFields, check_engine
 
-__all__ = ["VllmEngineFactory", "VllmFields", "VllmOptions", "read_vllm_options"]
+__all__ = ["VllmEngineFactory", "VllmFields", "VllmOptions"]
 
 
 class VllmFields(SglangFields, frozen=True):
@@ -40,6 +41,7 @@ class VllmEngineFactory:
     name = "vllm"
     traits = Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = VllmFields
+    options = VllmOptions
 
     def probe(self) -> Probe:
         """Whether vLLM is installed for this machine, and the devices that torch sees."""
@@ -53,7 +55,7 @@ class VllmEngineFactory:
     def supports(self, spec: StageSpec) -> Probe:
         """Whether it is asked for a whole model; only vLLM itself knows whether it has the architecture."""
         try:
-            read_vllm_options(spec.options)
+            as_options(spec.options, VllmOptions, "options")
             check_engine(spec, self.name)
         except HistrioError as error:
             return Probe(False, str(error))
@@ -70,12 +72,3 @@ class VllmEngineFactory:
         from histrio_sglang.vllm_engine import VllmEngine
 
         return VllmEngine()
-
-
-def read_vllm_options(options: dict[str, Any]) -> VllmOptions:
-    """Checked options. Raises `BackendError` that names what is wrong, and what is unknown."""
-    try:
-        return msgspec.convert(options, VllmOptions)
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.encode_name for field in msgspec.structs.fields(VllmOptions))
-        raise BackendError(f"options of the vllm backend: {error}; its options are {known}") from None

@@ -16,7 +16,7 @@ from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.errors import ModelError
 from histrio.model_config import read_model_config
 from histrio.models import locate_model
-from histrio.topology_parse import convert_table
+from histrio.options import as_options
 from histrio_speculative.model_drafter import ModelDrafter
 from histrio_speculative.placement import PlacementOptions, bring_up, check_backend
 from histrio_speculative.vocabulary import difference, read_vocabulary
@@ -77,4 +77,4 @@ def _locate(options: DraftModelOptions, spec: DrafterSpec, *, weights: bool = Tr
 
 
 def _options(spec: DrafterSpec) -> DraftModelOptions:
-    return convert_table(spec.options, DraftModelOptions, "engine.drafter-options")
+    return as_options(spec.options, DraftModelOptions, "engine.drafter-options")

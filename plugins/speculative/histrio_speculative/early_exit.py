@@ -18,7 +18,7 @@ import msgspec
 
 from histrio.backend import Probe
 from histrio.drafting import DrafterSpec, DrafterTools
-from histrio.topology_parse import convert_table
+from histrio.options import as_options
 from histrio_speculative.model_drafter import ModelDrafter
 from histrio_speculative.placement import PlacementOptions, bring_up, check_backend
 
@@ -87,4 +87,4 @@ def _num_drafting(options: EarlyExitOptions, spec: DrafterSpec) -> int:
 
 
 def _options(spec: DrafterSpec) -> EarlyExitOptions:
-    return convert_table(spec.options, EarlyExitOptions, "engine.drafter-options")
+    return as_options(spec.options, EarlyExitOptions, "engine.drafter-options")

@@ -10,6 +10,7 @@ import msgspec
 from histrio.backend import Capability, Probe, StageSpec
 from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.errors import PluginError
+from histrio.options import with_options
 from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
 from histrio_speculative.model_stage import PAGE_SIZE, ModelStage
@@ -70,7 +71,9 @@ def bring_up(
         threads=options.threads or (1 if _num_weight_bytes(Path(model)) < _FEW_BYTES else spec.threads),
         page_size=PAGE_SIZE,
     )
-    stage = ModelStage(tools.stage_backend(options.backend).create(), stage_spec, options.num_cache_tokens)
+    factory = tools.stage_backend(options.backend)
+    stage_spec = with_options(stage_spec, factory, "options")
+    stage = ModelStage(factory.create(), stage_spec, options.num_cache_tokens)
     max_rows = stage.size.max_rows
     guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
     return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))

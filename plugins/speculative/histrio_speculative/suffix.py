@@ -16,6 +16,7 @@ import msgspec
 from histrio.backend import Probe
 from histrio.drafting import Draft, DrafterSpec, DrafterTools
 from histrio.messages import Generate
+from histrio.options import as_options
 from histrio_speculative.answers import Answers, Place
 from histrio_speculative.automaton import Automaton
 
@@ -48,7 +49,7 @@ class SuffixFactory:
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> Suffix:
         """Needs nothing."""
-        return Suffix(msgspec.convert(spec.options, SuffixOptions))
+        return Suffix(as_options(spec.options, SuffixOptions, "engine.drafter-options"))
 
 
 class Suffix:

@@ -38,9 +38,6 @@ class TorchStage:
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
-        if spec.options:
-            raise BackendError(f"option {sorted(spec.options)[0]!r} is unknown; the torch backend has no options")
-
         refusal = kv_cache_refusal(read_config(Path(spec.model)), spec.kv_cache_dtype)
         if refusal is not None:
             raise BackendError(f"{refusal}; {KV_CACHE_REMEDY}")

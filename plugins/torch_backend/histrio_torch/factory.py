@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.backend import Capability, NoOptions, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import BackendError, ModelError
 from histrio_torch.checkpoint import check_dtypes, find_weight_files
 from histrio_torch.families import check_config, kv_cache_refusal, num_layers, read_config
@@ -29,6 +29,7 @@ class TorchFactory:
 
     name = "torch"
     traits = Traits(contract=1, capabilities=[Capability.INT8_KV])
+    options = NoOptions
 
     def __init__(self) -> None:
         self._has_torch = False

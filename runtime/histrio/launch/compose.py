@@ -21,10 +21,12 @@ from histrio.engine_backend import EngineFactory
 from histrio.errors import BackendError
 from histrio.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.grammar_table import GrammarTable
+from histrio.launch.asked import asked
 from histrio.launch.draft import drafter_tools
 from histrio.launch.policies import batching_policy
 from histrio.messages import Message
 from histrio.model_config import read_model_config
+from histrio.options import with_options
 from histrio.plugins import Plugins
 from histrio.policies import BatchingPolicy
 from histrio.sampler_chain import SamplerChain
@@ -74,6 +76,7 @@ class BatchingParts:
 
         factory = plugins.drafters.get(settings.drafter)
         tools = drafter_tools(plugins)
+        spec = with_options(spec, factory, "engine.drafter-options")
         return cls(lambda: factory.create(spec, tools), policy)
 
 
@@ -89,7 +92,8 @@ def stage_child(
 
     def make() -> Actor:
         _check_machine(factory)
-        actor = StageActor(place, spec, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
+        checked = with_options(spec, factory, f"{place.name}.options")
+        actor = StageActor(place, checked, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
         watch(actor.activity)
         return actor
 
@@ -112,14 +116,14 @@ def engine_child(spec: StageSpec, factory: EngineFactory, tell: Tell) -> Child:
 
     def make() -> Actor:
         _check_machine(factory)
-        return EngineActor(spec, factory, tell)
+        return EngineActor(with_options(spec, factory, "stage[0].options"), factory, tell)
 
     return Child(ENGINE_ACTOR, make)
 
 
 def _check_machine(factory: BackendFactory | EngineFactory) -> None:
     """A backend whose packages are missing says how to get them; its import would only say which."""
-    machine = factory.probe()
+    machine = asked("probe", factory.probe)
     if not machine.available:
         raise BackendError(f"the backend {factory.name!r} cannot be used here: {machine.sentence}")
 

@@ -7,10 +7,10 @@ from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.errors import PluginError, TopologyError
 from histrio.model_config import ModelConfig
+from histrio.options import with_options
 from histrio.plugins import Plugins
 from histrio.sampler_chain import SamplerChain
 from histrio.topology import EngineTable, Topology
-from histrio.topology_parse import convert_table
 
 __all__ = ["DEFAULT_DRAFTER", "drafter_name", "drafter_spec", "drafter_tools", "speculation_limits"]
 
@@ -41,7 +41,6 @@ def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plug
         return None
 
     factory = plugins.drafters.get(name)
-    convert_table(table.drafter_options, factory.options, "engine.drafter-options")
     spec = DrafterSpec.of_stage(
         stage,
         speculation_limits(table),
@@ -49,7 +48,7 @@ def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plug
         options=table.drafter_options,
         offline=topology.model.offline,
     )
-    answer = factory.supports(spec, drafter_tools(plugins))
+    answer = factory.supports(with_options(spec, factory, "engine.drafter-options"), drafter_tools(plugins))
     if not answer.available:
         reason = f"{answer.reason}; {answer.remedy}" if answer.remedy else answer.reason
         raise TopologyError("engine.drafter", reason)

@@ -14,6 +14,7 @@ import msgspec
 from histrio.backend import Probe, StageSpec, Traits
 from histrio.errors import BackendError, HistrioError
 from histrio.launch.asked import asked
+from histrio.options import with_options
 from histrio.plugins import installed_plugins
 
 __all__ = ["main", "probe_in", "traits_in"]
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
         if not placement:
             answer = _Answer(factory.traits)
         else:
-            spec = msgspec.json.decode(placement[0], type=StageSpec)
+            spec = with_options(msgspec.json.decode(placement[0], type=StageSpec), factory, "options")
             machine = asked("probe", factory.probe)
             model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
             answer = _Answer(factory.traits, machine, model)

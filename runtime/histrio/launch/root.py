@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import anyio
 from anyio.abc import TaskGroup
@@ -26,17 +26,19 @@ from histrio.actors.liveness import LifeLimits
 from histrio.actors.root import replica_actors
 from histrio.engine.placement import SizeLimits
 from histrio.errors import EngineError
+from histrio.hooks import EdgeService
 from histrio.launch.compose import BatchingParts, Choosers
 from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_replica
 from histrio.launch.place import FRONT
-from histrio.launch.plan import DEFAULT_BLOCK_SIZE, Plan, field_table
+from histrio.launch.plan import DEFAULT_BLOCK_SIZE, EdgePlan, Plan, field_table
 from histrio.launch.policies import admission_policy
 from histrio.launch.processes import ReplicaProcesses
 from histrio.launch.progress import LoadingProgress
 from histrio.launch.services import RestartLimits, Services, first_histrio_error
 from histrio.net.io_thread import IoThread, LinkLimits
 from histrio.net.runtime_dir import runtime_dir
+from histrio.options import as_options
 from histrio.plugins import Plugins, installed_plugins
 
 __all__ = ["run"]
@@ -130,7 +132,7 @@ class _Root:
         """Edge services run from the start, so that /health answers while weights load."""
         runtime = self._plan.runtime
         services = Services(
-            [(self._plugins.edges.get(edge.name), edge.settings) for edge in self._plan.edges],
+            [_service(self._plugins, edge) for edge in self._plan.edges],
             front.gateway,
             RestartLimits(runtime.max_restarts, runtime.restart_window_s),
         )
@@ -199,6 +201,12 @@ class _Root:
             shutil.rmtree(self._folder, ignore_errors=True)
         log.info("stopped")
         os._exit(_KILLED_BY_USER)
+
+
+def _service(plugins: Plugins, edge: EdgePlan) -> tuple[EdgeService, Any]:
+    """With its settings as the struct that it declares."""
+    service = plugins.edges.get(edge.name)
+    return service, as_options(edge.settings, service.settings, edge.name)
 
 
 def _nothing() -> None:

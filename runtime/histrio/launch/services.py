@@ -41,7 +41,7 @@ class Services:
 
     def __init__(
         self,
-        services: Sequence[tuple[EdgeService, dict[str, Any]]],
+        services: Sequence[tuple[EdgeService, Any]],
         gateway: Gateway,
         limits: RestartLimits,
         clock: Callable[[], float] = time.monotonic,
@@ -78,7 +78,7 @@ class ServiceRun:
     def __init__(
         self,
         service: EdgeService,
-        settings: dict[str, Any],
+        settings: Any,
         told: Callable[[str, str], None],
         limits: RestartLimits,
         clock: Callable[[], float] = time.monotonic,

@@ -14,6 +14,7 @@ from histrio.launch.asked import asked
 from histrio.launch.probe import probe_in, traits_in
 from histrio.machine import memory_bytes
 from histrio.model_config import ModelConfig
+from histrio.options import with_options
 from histrio.plugins import Plugins
 from histrio.topology import EngineTable, StageTable
 
@@ -145,6 +146,7 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
     else:
         factory = plugins.backends.get(stage.backend)
         machine = asked("probe", factory.probe) if is_check else Probe(available=True)
+        spec = with_options(spec, factory, f"{place}.options")
         model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
     if not machine.available:
         raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {machine.sentence}")

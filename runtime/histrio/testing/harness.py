@@ -32,6 +32,7 @@ from histrio.launch.front import Front, FrontSettings
 from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
 from histrio.messages import RequestState
 from histrio.model_config import read_model_config
+from histrio.options import as_options
 from histrio.policies import AdmissionPolicy, BatchingPolicy
 from histrio.sampler_chain import SamplerChain
 from histrio.sampling import Sampler
@@ -205,7 +206,7 @@ def _parts(
         spec,
         options.batching.speculation,
         vocab_size=read_model_config(Path(spec.model)).vocab_size,
-        options=options.drafter_options,
+        options=as_options(options.drafter_options, drafter.options, "drafter_options"),
     )
     return BatchingParts(lambda: drafter.create(settings, tools), options.policy)
 

@@ -30,9 +30,10 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
-from histrio.errors import BackendError, UnsupportedModel
+from histrio.errors import BackendError, TopologyError, UnsupportedModel
 from histrio.machine import memory_bytes
 from histrio.messages import Tensor
+from histrio.options import as_options
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 
 __all__ = [
@@ -78,6 +79,7 @@ class ToyFactory:
 
     name = "toy"
     traits = Traits(contract=1)
+    options = ToyOptions
 
     def probe(self) -> Probe:
         """Runs everywhere."""
@@ -115,9 +117,9 @@ class ToyStage:
         if config.get("model_type") != "toy":
             raise UnsupportedModel(f"the toy backend cannot run {config.get('model_type')!r}")
         try:
-            self._options = msgspec.convert(spec.options, ToyOptions)
-        except msgspec.ValidationError as error:
-            raise BackendError(f"options of the toy backend: {error}") from None
+            self._options = as_options(spec.options, ToyOptions, "options")
+        except TopologyError as error:
+            raise BackendError(str(error)) from None
         self._spec = spec
         self._vocab_size = int(config["vocab_size"])
         time.sleep(self._options.open_s)

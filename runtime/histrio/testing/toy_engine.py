@@ -19,8 +19,9 @@ import numpy.typing as npt
 
 from histrio.backend import Capability, Probe, StageSpec, Traits
 from histrio.engine_backend import EngineBackend, EngineEvents
-from histrio.errors import BackendError, RequestError, UnsupportedModel
+from histrio.errors import BackendError, RequestError, TopologyError, UnsupportedModel
 from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.options import as_options
 from histrio.testing.toy import ToyFactory, read_toy_config, toy_logits
 
 __all__ = ["Running", "ToyEngine", "ToyEngineFactory", "ToyEngineFields", "ToyEngineOptions"]
@@ -53,6 +54,7 @@ class ToyEngineFactory:
     name = "toy-engine"
     traits = Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = ToyEngineFields
+    options = ToyEngineOptions
 
     def probe(self) -> Probe:
         """Runs everywhere."""
@@ -114,10 +116,9 @@ class ToyEngine:
         if config.get("model_type") != "toy":
             raise UnsupportedModel(f"the toy engine cannot run {config.get('model_type')!r}")
         try:
-            self._options = msgspec.convert(spec.options, ToyEngineOptions)
-        except msgspec.ValidationError as error:
-            raise BackendError(f"options of the toy engine: {error}") from None
-
+            self._options = as_options(spec.options, ToyEngineOptions, "options")
+        except TopologyError as error:
+            raise BackendError(str(error)) from None
         self._spec, self._events, self._vocab_size = spec, events, int(config["vocab_size"])
         time.sleep(self._options.open_s)
         events.progress(1.0, "toy engine")

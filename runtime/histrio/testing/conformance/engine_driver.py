@@ -12,6 +12,7 @@ import msgspec
 from histrio.backend import StageSpec
 from histrio.engine_backend import EngineBackend, EngineFactory
 from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.kit import Kit, KitModel
 
 __all__ = ["EngineDriver", "EngineSubject", "Run"]
@@ -58,7 +59,9 @@ class EngineDriver:
         self._num_orders = 0
         self.engine: EngineBackend = factory.create()
         try:
-            self.capacity: EngineCapacity = self.engine.open(model.spec(options=options), self._events)
+            self.capacity: EngineCapacity = self.engine.open(
+                checked_spec(model.spec(options=options), factory), self._events
+            )
         except BaseException:
             self.engine.close()
             raise

@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from histrio.backend import BackendFactory, StageOutput, StageSpec
 from histrio.engine.slots import SlotTable
+from histrio.errors import BackendError, TopologyError
 from histrio.messages import Close, Copy, Open, ReplicaSize, StageCapacity, Step, Tensor
+from histrio.options import with_options
 from histrio.testing.conformance.array_laws import Values, computed
 
-__all__ = ["HERE", "Host", "LocalHost", "Taken"]
+__all__ = ["HERE", "Host", "LocalHost", "Taken", "checked_spec"]
 
 HERE = "stage"
 """The address of all messages between a chain and its hosts."""
@@ -60,18 +62,27 @@ class Host(Protocol):
         """Close the stage. Safe to call twice."""
 
 
+def checked_spec(spec: StageSpec, factory: object) -> StageSpec:
+    """With options as the factory declares them. Raises `BackendError` that names what is wrong."""
+    try:
+        return with_options(spec, factory, "options")
+    except TopologyError as error:
+        raise BackendError(str(error)) from None
+
+
 class LocalHost:
     """A stage on this thread."""
 
     def __init__(self, factory: BackendFactory, spec: StageSpec) -> None:
         self._backend = factory.create()
-        self._spec = spec
+        self._factory, self._spec = factory, spec
         self._outputs: dict[int, StageOutput] = {}
         self._told: list[float] = []
 
     def open(self) -> StageCapacity:
         """See `Host`."""
-        self._capacity = self._backend.open(self._spec, lambda fraction, text: self._told.append(fraction))
+        spec = checked_spec(self._spec, self._factory)
+        self._capacity = self._backend.open(spec, lambda fraction, text: self._told.append(fraction))
         return self._capacity
 
     def start(self, size: ReplicaSize) -> None:

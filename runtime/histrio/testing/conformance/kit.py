@@ -14,6 +14,7 @@ import pytest
 from histrio.backend import Capability, Probe, StageSpec
 from histrio.errors import BackendError
 from histrio.model_config import read_model_config
+from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.resolve import find_factory
 from histrio.testing.models import MODELS, write_model
 from histrio.testing.toy import write_toy_model
@@ -68,7 +69,7 @@ class Kit:
         if not machine.available:
             raise BackendError(f"{name} cannot be used here: {machine.reason}; {machine.remedy}")
 
-        answers = {each.name: (each, self._supports(each)) for each in _models(folder, models)}
+        answers = {each.name: (each, self.supports(each.spec(options=options))) for each in _models(folder, models)}
         self.models = {name: each for name, (each, answer) in answers.items() if answer.available}
         """Name → model; those that the backend supports whole."""
         self.refused = {name: answer.reason for name, (_, answer) in answers.items() if not answer.available}
@@ -81,8 +82,12 @@ class Kit:
                 f"{self.name} supports no model of the kit, so name one with --backend-model ({reasons})"
             )
 
-    def _supports(self, model: KitModel) -> Probe:
-        return self.factory.supports(model.spec(options=self.options))
+    def supports(self, spec: StageSpec) -> Probe:
+        """What the backend says of a placement; options that it does not take are a refusal."""
+        try:
+            return self.factory.supports(checked_spec(spec, self.factory))
+        except BackendError as error:
+            return Probe(False, str(error))
 
 
 def all_cuts(num_layers: int) -> list[tuple[int, ...]]:

@@ -129,7 +129,7 @@ class StageSubject:
         self._chains = {}
 
     def _refusal(self, cuts: tuple[int, ...]) -> str | None:
-        probes = [self.factory.supports(spec) for spec in stage_specs(self.model.folder, cuts, self.options)]
+        probes = [self.kit.supports(spec) for spec in stage_specs(self.model.folder, cuts, self.options)]
         return next((probe.reason for probe in probes if not probe.available), None)
 
     def _skip_refused(self, cuts: tuple[int, ...]) -> None:

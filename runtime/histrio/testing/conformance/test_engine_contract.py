@@ -33,16 +33,16 @@ def test_fields_have_defaults_that_the_engine_can_continue_or_not(engine: Engine
 def test_a_part_of_the_model_is_refused(engine: EngineSubject) -> None:
     count = engine.model.num_layers
     for first, last in [(0, count - 1), (1, count), (1, 1)]:
-        answer = engine.factory.supports(engine.spec(first_layer=first, last_layer=last))
+        answer = engine.kit.supports(engine.spec(first_layer=first, last_layer=last))
         assert not answer.available, f"layers {first}:{last} of {count} are not the whole model"
         assert answer.reason
 
-    assert engine.factory.supports(engine.spec()).available
+    assert engine.kit.supports(engine.spec()).available
 
 
 def test_the_engine_refuses_an_unknown_option_by_name(engine: EngineSubject) -> None:
     options = {**engine.kit.options, _NO_SUCH_OPTION: 1}
-    answer = engine.factory.supports(engine.spec(options=options))
+    answer = engine.kit.supports(engine.spec(options=options))
     if not answer.available:
         assert _NO_SUCH_OPTION in answer.reason
         return
@@ -65,7 +65,7 @@ def test_engine_capacity_is_sane(engine: EngineSubject) -> None:
 
 
 def test_logprobs_are_declared_where_they_can_be_asked_for(engine: EngineSubject) -> None:
-    foretold = engine.factory.supports(engine.spec()).capabilities
+    foretold = engine.kit.supports(engine.spec()).capabilities
 
     assert (Capability.LOGPROBS in engine.capabilities) == ("logprobs" in engine.fields)
     assert set(foretold) <= set(engine.capabilities)

@@ -42,7 +42,7 @@ def test_probe_and_traits_are_well_formed(subject: StageSubject) -> None:
 
 
 def test_supports_foretells_no_more_than_the_opened_stage_has(subject: StageSubject) -> None:
-    foretold = subject.factory.supports(subject.spec()).capabilities
+    foretold = subject.kit.supports(subject.spec()).capabilities
 
     assert set(foretold) <= _OF_STAGES
     assert set(foretold) <= set(subject.capabilities)
@@ -52,11 +52,11 @@ def test_wrong_layer_ranges_are_refused(subject: StageSubject) -> None:
     count = subject.model.num_layers
     for first, last, num_layers in [(1, 1, count), (2, 1, count), (-1, 1, count), (0, count + 1, count + 1)]:
         spec = subject.spec(first_layer=first, last_layer=last, num_layers=num_layers)
-        answer = subject.factory.supports(spec)
+        answer = subject.kit.supports(spec)
         assert not answer.available, f"layers {first}:{last} of {count} are no range"
         assert answer.reason
 
-    assert subject.factory.supports(subject.spec()).available
+    assert subject.kit.supports(subject.spec()).available
 
 
 def test_a_foreign_architecture_is_refused_with_the_reason(subject: StageSubject, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_foreign_architecture_is_refused_with_the_reason(subject: StageSubject
     config |= {"model_type": "no-such-type", "architectures": ["NoSuchForCausalLM"]}
     (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (tmp_path / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
-    answer = subject.factory.supports(subject.spec(model=str(tmp_path)))
+    answer = subject.kit.supports(subject.spec(model=str(tmp_path)))
 
     assert not answer.available
     assert answer.reason
@@ -72,7 +72,7 @@ def test_a_foreign_architecture_is_refused_with_the_reason(subject: StageSubject
 
 def test_an_unknown_option_is_refused_by_name(subject: StageSubject) -> None:
     spec = subject.spec(options={**subject.kit.options, _NO_SUCH_OPTION: 1})
-    answer = subject.factory.supports(spec)
+    answer = subject.kit.supports(spec)
     if not answer.available:
         assert _NO_SUCH_OPTION in answer.reason
         return
