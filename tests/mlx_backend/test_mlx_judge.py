@@ -43,6 +43,15 @@ def test_without_its_correction_a_family_is_wrong(name: str, monkeypatch: pytest
     assert judge_model(published()[name])[0] > 10 * CLOSE
 
 
+def test_embeddings_of_gemma3_are_scaled_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = {**published()["gemma3_text"], "hidden_size": 72}
+    error, _ = judge_model(config)
+    monkeypatch.setattr(corrections, "_CORRECTED", {})
+
+    assert error <= 1e-5
+    assert judge_model(config)[0] > CLOSE
+
+
 def test_the_record_has_a_judge_for_each_published_configuration() -> None:
     families = load_record().families.values()
     judged = {name for family in families for name in family.judge}

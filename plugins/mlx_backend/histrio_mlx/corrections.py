@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
-from mlx import nn
+from mlx.nn.layers.positional_encoding import RoPE
 
 from histrio.errors import UnsupportedModel
 from histrio_mlx.compat import YarnRoPE, initialize_rope, modules_of
@@ -123,7 +123,8 @@ def _choose_by_bias(block: type[Any]) -> type[Any]:
             scores = scores / mx.maximum(scores.sum(axis=-1, keepdims=True), 1e-12)
             y = self.switch_mlp(x, chosen)
             y = (y * scores[..., None]).sum(axis=-2).astype(y.dtype)
-            return y if self.shared_experts is None else y + self.shared_experts(x)
+            mixed: mx.array = y if self.shared_experts is None else y + self.shared_experts(x)
+            return mixed
 
     return ChosenByBias
 
@@ -142,9 +143,29 @@ def _share_among_all(block: type[Any]) -> type[Any]:
             count = self.num_experts_per_tok
             chosen = mx.stop_gradient(mx.argpartition(-shares, kth=count - 1, axis=-1)[..., :count])
             y = self.switch_mlp(x, chosen)
-            return (y * mx.take_along_axis(shares, chosen, axis=-1)[..., None]).sum(axis=-2)
+            mixed: mx.array = (y * mx.take_along_axis(shares, chosen, axis=-1)[..., None]).sum(axis=-2)
+            return mixed
 
     return SharedAmongAll
+
+
+def _gemma3_scale(model: Any, config: Config, _weights: Weights) -> None:
+    """mlx-lm rounds what embeddings are multiplied by, √hidden_size, to bfloat16, whatever it computes in."""
+    text = config.get("text_config") or config
+    exact = math.sqrt(text["hidden_size"])
+    factor = exact / float(mx.array(exact, mx.bfloat16))
+    for module in modules_of(model):
+        if type(module).__name__ == "Gemma3Model":
+            _as_subclass(module.embed_tokens, lambda embedding: _multiplied_by(factor, embedding))
+
+
+def _multiplied_by(factor: float, embedding: type[Any]) -> type[Any]:
+    class Multiplied(embedding):  # type: ignore[misc]
+        def __call__(self, ids: mx.array) -> mx.array:
+            hidden: mx.array = super().__call__(ids)
+            return hidden if hidden.dtype == mx.bfloat16 else hidden * factor
+
+    return Multiplied
 
 
 def _as_subclass(module: Any, make: Callable[[type[Any]], type[Any]]) -> None:
@@ -199,7 +220,8 @@ def _yarn_periods(dims: int, base: float, scaling: Config) -> mx.array:
     high = min(bound(scaling.get("beta_slow", 1)), dims - 1)
     ramp = mx.clip((mx.arange(dims // 2, dtype=mx.float32) - low) / max(high - low, 0.001), 0, 1)
     period = base ** (mx.arange(0, dims, 2, dtype=mx.float32) / dims)
-    return 1 / (ramp / (scaling["factor"] * period) + (1 - ramp) / period)
+    inverted: mx.array = 1 / (ramp / (scaling["factor"] * period) + (1 - ramp) / period)
+    return inverted
 
 
 def _check_scaling(model: Any, config: Config) -> None:
@@ -221,11 +243,13 @@ def _is_active(scaling: Config) -> bool:
 
 
 def _plain_ropes(model: Any) -> list[Any]:
-    return [module for module in modules_of(model) if type(module) is nn.RoPE and module.scale == 1.0]
+    return [module for module in modules_of(model) if type(module) is RoPE and module.scale == 1.0]
 
 
 _CORRECTED: dict[str, tuple[Callable[[Any, Config, Weights], None], ...]] = {
     "ernie4_5_moe": (_ernie_router,),
+    "gemma3": (_gemma3_scale,),
+    "gemma3_text": (_gemma3_scale,),
     "glm": (_glm_rotary_part,),
     "glm4_moe": (_scaled_rotary,),
     "gpt_oss": (_exact_yarn,),

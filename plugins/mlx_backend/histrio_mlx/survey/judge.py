@@ -87,7 +87,8 @@ def save_model(config: dict[str, Any], folder: Path) -> Any:
     file.write_text(json.dumps(config), encoding="utf-8")
     torch.manual_seed(_SEED)
     settings = AutoConfig.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32, attn_implementation="eager").eval()
+    maker: Any = AutoModelForCausalLM
+    model = maker.from_config(settings, dtype=torch.float32, attn_implementation="eager").eval()
     stored = model.state_dict()
     with torch.no_grad():
         for name, array in [*model.named_parameters(), *model.named_buffers()]:
