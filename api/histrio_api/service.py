@@ -42,8 +42,6 @@ def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:
     model = gateway.model
     tokenizer = Tokenizer.load(model.path, model.bos_id)
     template = load_chat_template(model.path)
-    if template is not None:
-        template.prepare()
     return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from histrio.errors import RequestError, UnsupportedModel
+from histrio.errors import ModelError, RequestError, UnsupportedModel
 from histrio_api.text.template import ChatTemplate, load_chat_template
 
 USER = [{"role": "user", "content": "hello"}]
@@ -73,7 +73,7 @@ def test_a_template_that_does_not_compile_names_its_line() -> None:
 
 def test_a_broken_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("{")
-    with pytest.raises(UnsupportedModel, match=r"tokenizer_config\.json"):
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json"):
         load_chat_template(tmp_path)
 
 

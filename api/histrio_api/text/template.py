@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -13,7 +12,9 @@ from jinja2 import meta, nodes
 
 from histrio.errors import RequestError, UnsupportedModel
 from histrio.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
+from histrio.model_files import read_json_object, read_model_text
 from histrio_api.text.sandbox import template_environment
+from histrio_api.text.sandbox_limits import TemplateLimit
 from histrio_api.text.template_forms import (
     PLAIN,
     PROBE_TOOLS,
@@ -100,12 +101,17 @@ class ChatTemplate:
             tried.append(fitted)
             try:
                 return self._compiled[name].render(values, messages=fitted, **given)
+            except TemplateLimit as error:  # another form of the messages would be no shorter
+                raise _refusal(error) from error
             except Exception as error:  # a template is a program of its own: any error in it is about these messages
                 failures.append(error)
         raise _refusal(failures[0]) from failures[0]
 
     def prepare(self) -> None:
-        """Learn now what requests will ask for, so that none of them waits for it."""
+        """Learn now what requests will ask for, so that none of them waits for it.
+
+        Raises `UnsupportedModel` for a template that takes more than it may for the short chats it is asked with.
+        """
         for has_tools in (False, True):
             self._form(self._name_for(has_tools=has_tools), has_tools)
         _ = self.has_hermes_calls, self.has_channels, self.thinks_unasked, self.variables
@@ -122,15 +128,20 @@ class ChatTemplate:
 
     def _render_probe(self, name: str, has_tools: bool, messages: Sequence[Message]) -> str:
         tools = PROBE_TOOLS if has_tools else None
-        return self._compiled[name].render(
-            self._special_tokens, messages=messages, tools=tools, documents=None, add_generation_prompt=True
-        )
+        try:
+            return self._compiled[name].render(
+                self._special_tokens, messages=messages, tools=tools, documents=None, add_generation_prompt=True
+            )
+        except TemplateLimit as error:
+            raise UnsupportedModel(f"chat template {name!r}: {error}") from None
 
     def _opens_thought(self, variables: Mapping[str, Any]) -> bool:
         try:
             text = self.render([{"role": "user", "content": _PROBE}], **variables)
-        except RequestError:  # it refuses what it is asked
-            return False
+        except RequestError as error:
+            if isinstance(error.__cause__, TemplateLimit):
+                raise UnsupportedModel(f"chat template: {error.__cause__}") from None
+            return False  # it refuses what it is asked
         return text.rstrip().endswith(THOUGHT_OPEN)
 
 
@@ -138,40 +149,48 @@ def load_chat_template(folder: str | Path) -> ChatTemplate | None:
     """Read the template of a model's folder, or None if it has none.
 
     chat_template.jinja comes first (with additional_chat_templates/NAME.jinja), then chat_template.json, then the key
-    in tokenizer_config.json, a string or a list of named ones. Raises `UnsupportedModel` if it does not compile.
+    in tokenizer_config.json, a string or a list of named ones. Raises `ModelError` with the file's name for one that
+    does not compile, or takes more than it may.
     """
     root = Path(folder)
-    config = _read_json(root / "tokenizer_config.json")
-    sources = _sources(root, config)
+    config = read_json_object(root / "tokenizer_config.json", optional=True)
+    file, sources = _sources(root, config)
     if not sources:
         return None
 
     sources.setdefault("default", next(iter(sources.values())))
-    return ChatTemplate(sources, _special_tokens(_read_json(root / "special_tokens_map.json") | config))
-
-
-def _sources(root: Path, config: dict[str, Any]) -> dict[str, str]:
-    if (path := root / "chat_template.jinja").is_file():
-        extra = sorted((root / "additional_chat_templates").glob("*.jinja"))
-        named = {other.stem: other.read_text(encoding="utf-8") for other in extra}
-        return named | {"default": path.read_text(encoding="utf-8")}
-
-    found = _read_json(root / "chat_template.json").get("chat_template") or config.get("chat_template")
-    if isinstance(found, str):
-        return {"default": found}
-    if isinstance(found, list):
-        return {entry["name"]: entry["template"] for entry in found}
-    return {}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
+    tokens = read_json_object(root / "special_tokens_map.json", optional=True) | config
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnsupportedModel(f"{path}: not valid JSON: {error}") from error
-    return value if isinstance(value, dict) else {}
+        template = ChatTemplate(sources, _special_tokens(tokens))
+        template.prepare()
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{file}: {error}") from None
+    return template
+
+
+def _sources(root: Path, config: dict[str, Any]) -> tuple[Path, dict[str, str]]:
+    """Name → jinja text, and the file that has it, or the first of them. Raises `ModelError` with the file's name."""
+    if (path := root / "chat_template.jinja").exists():
+        extra = sorted((root / "additional_chat_templates").glob("*.jinja"))
+        named = {other.stem: read_model_text(other) for other in extra}
+        return path, named | {"default": read_model_text(path)}
+
+    path = root / "chat_template.json"
+    found = read_json_object(path, optional=True).get("chat_template")
+    if not found:
+        path, found = root / "tokenizer_config.json", config.get("chat_template")
+    if found is None or isinstance(found, str):
+        return path, {"default": found} if found else {}
+
+    texts: dict[str, str] = {}
+    for entry in found if isinstance(found, list) else [found]:
+        name, text = (entry.get(key) if isinstance(entry, dict) else None for key in ("name", "template"))
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise UnsupportedModel(
+                f"{path}: chat_template must be a text, or a list of objects of `name` and `template`"
+            )
+        texts[name] = text
+    return path, texts
 
 
 def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
@@ -210,6 +229,10 @@ def _refusal(error: Exception) -> RequestError:
 
 def _compile(name: str, source: str) -> jinja2.Template:
     try:
-        return template_environment().from_string(source)
+        return template_environment().bounded(source)
     except jinja2.TemplateSyntaxError as error:
         raise UnsupportedModel(f"chat template {name!r}, line {error.lineno}: {error.message}") from error
+    except TemplateLimit as error:
+        raise UnsupportedModel(f"chat template {name!r}: {error}") from None
+    except (SyntaxError, RecursionError, MemoryError):  # of the Python that jinja makes of it
+        raise UnsupportedModel(f"chat template {name!r} is nested too deep") from None

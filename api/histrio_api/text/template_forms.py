@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from histrio.errors import UnsupportedModel
 from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
 
 __all__ = [
@@ -173,6 +174,8 @@ def _results() -> list[Message]:
 def _rendered(render: Render, messages: Sequence[Message]) -> str:
     try:
         return render(messages)
+    except UnsupportedModel:  # it takes more than it may
+        raise
     except Exception:  # a template is a program of its own; what it cannot take, it does not take
         return ""
 
