@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import UNSET, UnsetType
+from anyio import to_thread
+from msgspec import UNSET, Raw, UnsetType
 
 from histrio.errors import (
     EngineError,
@@ -21,7 +22,6 @@ from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import ChoiceLogprobs, TokenPlace
 from histrio_api.prompt_logprobs import PromptScores
 from histrio_api.prompts import Prompt
-from histrio_api.schemas.logprobs import PromptLogprobs
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.stops import StopStrings
 
@@ -75,14 +75,19 @@ class Choice:
         self._stops: StopStrings | None = None
 
     @property
-    def prompt_logprobs(self) -> PromptLogprobs | UnsetType:
+    def prompt_logprobs(self) -> Raw | UnsetType:
         """The answer's field of this name, if the request has one."""
         return UNSET if self.scores is None else self.scores.report
 
     @property
+    def num_shown_logprobs(self) -> int:
+        """How many tokens' log probabilities wait to go out."""
+        return 0 if self.logprobs is None else self.logprobs.num_shown
+
+    @property
     def has_logprobs(self) -> bool:
         """Whether log probabilities wait to go out."""
-        return self.logprobs is not None and self.logprobs.has_shown
+        return bool(self.num_shown_logprobs)
 
     def decode_with(
         self, detokenizer: Detokenizer, stops: Sequence[str], logprobs: ChoiceLogprobs | None = None
@@ -99,7 +104,7 @@ class Choice:
                 self.scores.tell(delta)
             found = await self.scores.wait()
             if self.echoes and self.logprobs is not None:
-                self.logprobs.put_first(self.prompt, found)
+                await to_thread.run_sync(self.logprobs.put_first, self.prompt, found)
         return self.prompt.text if self.echoes else ""
 
     def take(self, delta: Delta) -> str:

@@ -29,6 +29,8 @@ __all__ = ["Edge"]
 
 T = TypeVar("T")
 
+_MANY_TOKENS = 1024
+
 
 @dataclass
 class Edge:
@@ -111,6 +113,10 @@ class Edge:
     def needs_check(self, wanted: WantedGrammar) -> bool:
         """Whether it is not known yet that the grammar can be enforced."""
         return self.grammars is not None and not self.grammars.is_accepted(wanted.spec)
+
+    async def run_answer(self, work: Callable[[], T], num_tokens: int) -> T:
+        """Make an answer with the log probabilities of so many tokens, here or in a thread as `run_text` does."""
+        return work() if num_tokens <= _MANY_TOKENS else await to_thread.run_sync(work)
 
     async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
         """Do parsing, rendering or encoding here if it is short, else in a thread so that running streams don't wait.

@@ -17,7 +17,7 @@ from histrio_api.contradictions import require_a_token
 from histrio_api.edge import Edge
 from histrio_api.errors import GenerationFailed
 from histrio_api.logprobs import ChoiceLogprobs
-from histrio_api.prompt_logprobs import PromptScores
+from histrio_api.prompt_logprobs import PromptScores, require_few_scores
 from histrio_api.prompts import Prompt, num_new_tokens
 from histrio_api.received import Received
 from histrio_api.schemas.chat import ChatRequest
@@ -62,6 +62,12 @@ class Generation:
                 self.num_accepted_tokens, self.num_drafted_tokens - self.num_accepted_tokens
             ),
         )
+
+    @property
+    def num_scored_tokens(self) -> int:
+        """How many tokens, of prompts and answers, have log probabilities."""
+        scored = [choice for choice in self.choices if choice.logprobs is not None or choice.scores is not None]
+        return sum(len(choice.prompt.ids) + choice.num_tokens for choice in scored)
 
     @property
     def is_recovering(self) -> bool:
@@ -137,6 +143,8 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
     param = "messages" if is_chat else "prompt"
     # A prompt is scored by a request for one token, which is then left out.
     num_wanted = 1 if wanted == 0 else wanted
+    num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
+    require_few_scores(edge.settings.max_prompt_scores, request, received.num_prompt_logprobs, num_prompt_tokens)
     rooms = [num_new_tokens(edge.gateway.model, prompt, num_wanted, param) for prompt in prompts]
     generation = Generation(edge, "chatcmpl" if is_chat else "cmpl", received.arrived_s)
     with generation.closed_on_error():

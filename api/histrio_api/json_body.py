@@ -15,21 +15,28 @@ import msgspec
 
 from histrio.errors import RequestError
 
-__all__ = ["MAX_JSON_DEPTH", "MAX_JSON_PARTS", "decode_object"]
+__all__ = ["MAX_JSON_DEPTH", "MAX_JSON_PARTS", "MAX_JSON_VALUES", "decode_object"]
 
 MAX_JSON_PARTS = 131_072
 """Most lists, objects and names in objects of one body, together."""
+MAX_JSON_VALUES = 1_048_576
+"""Most values in lists and objects of one body, together."""
 MAX_JSON_DEPTH = 128
 """Most lists and objects within each other, the body itself included."""
 
 _PIECE_BYTES = 65_536
 _PARTS = (b"[", b"{", b":")
+_VALUES = (b",",)
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _PLACE = re.compile(r" \(byte \d+\)| - at `.*`", re.DOTALL)
 
 
 def decode_object(
-    body: bytes, *, max_parts: int = MAX_JSON_PARTS, labels: Collection[str] = frozenset()
+    body: bytes,
+    *,
+    max_parts: int = MAX_JSON_PARTS,
+    max_values: int = MAX_JSON_VALUES,
+    labels: Collection[str] = frozenset(),
 ) -> dict[str, Any]:
     """The JSON object in a request's body. `labels` are fields of which only texts are read; others of them are null.
 
@@ -46,7 +53,8 @@ def decode_object(
 
     fields = {name: bytes(raw) for name, raw in given.items()}
     read = {name: raw for name, raw in fields.items() if name not in labels or raw.startswith(b'"')}
-    _require_few_parts(read.values(), max_parts)
+    _require_few(_PARTS, "lists, objects and names in objects", read.values(), max_parts)
+    _require_few(_VALUES, "values", read.values(), max_values)
     return dict.fromkeys(fields) | {name: _decode(raw) for name, raw in read.items()}
 
 
@@ -72,27 +80,27 @@ def _too_deep() -> RequestError:
     return RequestError(text, code="invalid_json")
 
 
-def _require_few_parts(fields: Iterable[bytes], most: int) -> None:
+def _require_few(marks: tuple[bytes, ...], what: str, fields: Iterable[bytes], most: int) -> None:
     left = most
     for raw in fields:
-        left -= _num_parts(raw, left)
+        left -= _count(marks, raw, left)
         if left < 0:
-            text = f"the request's body has more than {most} lists, objects and names in objects; send less of them"
+            text = f"the request's body has more than {most} {what}; send less of them"
             raise RequestError(text, code="invalid_json")
 
 
-def _num_parts(text: bytes, most: int) -> int:
-    """How many lists, objects and names are in a JSON text; rather more, as long as that is not above `most`."""
-    found = sum(map(text.count, _PARTS))
-    return found if found <= most else _num_parts_outside_texts(text)
+def _count(marks: tuple[bytes, ...], text: bytes, most: int) -> int:
+    """How many of the marks are in a JSON text outside of its strings; rather more, as long as not above `most`."""
+    found = sum(map(text.count, marks))
+    return found if found <= most else _count_outside_strings(marks, text)
 
 
-def _num_parts_outside_texts(text: bytes) -> int:
+def _count_outside_strings(marks: tuple[bytes, ...], text: bytes) -> int:
     plain = text.replace(b"\\\\", b"").replace(b'\\"', b"")  # so that each quote opens or closes
     found, is_inside = 0, False
     for start in range(0, len(plain), _PIECE_BYTES):
         between = plain[start : start + _PIECE_BYTES].split(b'"')
-        found += sum(map(b"".join(between[is_inside::2]).count, _PARTS))
+        found += sum(map(b"".join(between[is_inside::2]).count, marks))
         is_inside ^= len(between) % 2 == 0
     return found
 

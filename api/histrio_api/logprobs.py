@@ -57,9 +57,9 @@ class ChoiceLogprobs:
         self._shown: list[PlacedToken] = []
 
     @property
-    def has_shown(self) -> bool:
-        """Whether `take_shown` has something to give."""
-        return bool(self._shown)
+    def num_shown(self) -> int:
+        """How many `take_shown` has to give."""
+        return len(self._shown)
 
     def push(self, delta: Delta, places: Sequence[TokenPlace], num_shown_chars: int, *, is_whole: bool) -> None:
         """Take as many tokens of `delta` as there are places, and release those whose text is shown by now.

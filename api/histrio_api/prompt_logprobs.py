@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import anyio
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from histrio.errors import RequestError
@@ -23,7 +24,9 @@ from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.logprobs import PromptLogprob, PromptLogprobs
 from histrio_api.text.tokenizer import Tokenizer
 
-__all__ = ["PromptScores", "num_prompt_logprobs"]
+__all__ = ["PromptScores", "num_prompt_logprobs", "require_few_scores"]
+
+_PIECE_TOKENS = 256
 
 
 class PromptScores:
@@ -51,12 +54,20 @@ class PromptScores:
         return self._found
 
     @property
-    def report(self) -> PromptLogprobs | UnsetType:
-        """The answer's field `prompt_logprobs`, if the request has one."""
+    def report(self) -> msgspec.Raw | UnsetType:
+        """The answer's field `prompt_logprobs`, if the request has one: JSON of `PromptLogprobs`.
+
+        Made piece by piece, since encoding holds the interpreter's lock.
+        """
         if self._num_reported is None:
             return UNSET
 
-        return [None, *map(self._place, self._ids[1:], self._found)]
+        pieces = [b"null"]
+        for start in range(0, len(self._found), _PIECE_TOKENS):
+            ids = self._ids[start + 1 : start + 1 + _PIECE_TOKENS]
+            places: PromptLogprobs = [*map(self._place, ids, self._found[start : start + _PIECE_TOKENS])]
+            pieces.append(msgspec.json.encode(places)[1:-1])
+        return msgspec.Raw(b"[" + b",".join(pieces) + b"]")
 
     def _place(self, token_id: int, found: TokenLogprobs) -> dict[str, PromptLogprob]:
         top = found.top[: self._num_reported]
@@ -86,3 +97,15 @@ def num_prompt_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
         text = f"{name}: {edge.honoured_by} has no log probabilities of prompts for this model; {instead}"
         raise RequestError(text, param=name, code="unsupported_parameter")
     return max(asked.values(), default=None)
+
+
+def require_few_scores(limit: int, request: GenerationRequest, num_likeliest: int | None, num_tokens: int) -> None:
+    """Raise `RequestError` where the log probabilities of `num_tokens` tokens of prompts are more than `limit`.
+
+    `num_likeliest` are wanted beside each, in every choice.
+    """
+    if num_likeliest is None or num_tokens * request.n * (1 + num_likeliest) <= limit:
+        return
+    param = "echo" if request.prompt_logprobs is None else "prompt_logprobs"
+    text = f"{param}: at most {limit} log probabilities of prompts' tokens are given in one answer; send fewer prompts"
+    raise RequestError(f"{text}, or ask for fewer of the likeliest tokens", param=param)

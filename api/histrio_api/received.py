@@ -50,7 +50,10 @@ def receive(edge: Edge, body: bytes, kind: type[R], arrived_s: float) -> Receive
 
     Safe to run in a thread.
     """
-    fields = decode_object(body, max_parts=edge.settings.max_json_parts, labels=NO_EFFECT)
+    settings = edge.settings
+    fields = decode_object(
+        body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=NO_EFFECT
+    )
     vocab_size = edge.gateway.model.vocab_size
     given = with_word_ids(fields, edge.tokenizer, edge.sampling_fields, vocab_size)
     request, sampling = split_fields(given, kind, edge.sampling_fields, edge.honoured_by)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -32,6 +33,9 @@ async def run_endpoint(context: EdgeContext) -> None:
     """Serve `context.gateway` until cancelled."""
     settings = as_options(context.settings, ApiSettings, "api")
     edge = await to_thread.run_sync(open_edge, context.gateway, settings)
+    # What lives as long as the process is looked at no more: collecting it would stop every stream for a while.
+    gc.collect()
+    gc.freeze()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
     async with _grammar_trials(edge):
         await serve(app, settings, context.ready)

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from histrio_api.json_body import MAX_JSON_PARTS
+from histrio_api.json_body import MAX_JSON_PARTS, MAX_JSON_VALUES
 
 __all__ = ["ApiSettings", "is_loopback"]
 
@@ -68,10 +68,14 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Most parts that the contents of one chat's messages have, together."""
     max_json_parts: _Count = MAX_JSON_PARTS
     """Most lists, objects and names in objects of one request's body, together."""
+    max_json_values: _Count = MAX_JSON_VALUES
+    """Most values in lists and objects of one request's body, such as token ids, together."""
     max_tokenize_chars: _Count = 1_048_576
     """Longest text that `/tokenize` takes, in characters; a chat's is what its template makes of it."""
     max_detokenize_tokens: _Count = 262_144
     """Most ids that `/detokenize` takes."""
+    max_prompt_scores: _Count = 524_288
+    """Most log probabilities of prompts' tokens in one answer: each token's own, and those of the likeliest beside."""
     max_stop_strings: _Count = 16
     """Most entries of `stop`, and of `stop_token_ids`."""
     max_stop_chars: _Count = 256

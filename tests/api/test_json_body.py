@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histrio.errors import RequestError
-from histrio_api.json_body import MAX_JSON_DEPTH, MAX_JSON_PARTS, decode_object
+from histrio_api.json_body import MAX_JSON_DEPTH, MAX_JSON_PARTS, MAX_JSON_VALUES, decode_object
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.text('ab"\\[{:\n', max_size=6),
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text('ab"\\[{:,\n', max_size=6),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('"\\:[', max_size=3), inner, max_size=3),
     max_leaves=12,
 )
@@ -55,6 +55,27 @@ def test_parts_are_counted_outside_of_texts_only(value: Any) -> None:
 def test_too_many_parts_are_refused_with_the_limit(field: bytes) -> None:
     assert f"more than {MAX_JSON_PARTS}" in refusal(b'{"prompt":' + field + b"}")
     assert decode_object(b'{"metadata":' + field + b"}", labels={"metadata"}) == {"metadata": None}
+
+
+def num_commas(value: Any) -> int:
+    """Counted the plain way."""
+    if isinstance(value, list | dict):
+        inner = list(value.values() if isinstance(value, dict) else value)
+        return max(0, len(inner) - 1) + sum(map(num_commas, inner))
+    return 0
+
+
+@given(VALUES)
+def test_values_are_counted_outside_of_texts_only(value: Any) -> None:
+    body = json.dumps({"a": value}).encode()
+    counted = num_commas(value)
+    assert decode_object(body, max_values=counted) == {"a": value}
+    if counted:
+        assert "more than" in refusal(body, max_values=counted - 1)
+
+
+def test_too_many_values_are_refused_with_the_limit() -> None:
+    assert f"more than {MAX_JSON_VALUES} values" in refusal(b'{"tokens":[' + b"0," * MAX_JSON_VALUES + b"0,0]}")
 
 
 def test_texts_and_numbers_are_no_parts() -> None:

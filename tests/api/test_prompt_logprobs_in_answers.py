@@ -163,3 +163,33 @@ def test_usage_counts_guesses_over_all_choices(endpoint: Endpoint, stream: bool,
     details = usage.completion_tokens_details
     assert (details.accepted_prediction_tokens, details.rejected_prediction_tokens) == (4, 12)
     assert usage.completion_tokens == 2 * (len(ids) + 1), "those that were wrong are no part of the answer"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_long_prompts_scores_are_those_of_its_tokens(endpoint: Endpoint, stream: bool) -> None:
+    """Long enough to be made in pieces, and in a thread."""
+    ids = [10 + at % 300 for at in range(510)]
+    endpoint.plays(script_of(ids, []))
+    _, columns, _ = columns_of(endpoint, stream, prompt=ids, max_tokens=1)
+    assert columns["token_logprobs"] == [None, *(score_of(each).logprob for each in ids[1:]), score_of(EOS).logprob]
+    if not stream:
+        endpoint.plays(script_of(ids, []))
+        (choice,) = endpoint.complete(prompt=ids, max_tokens=1, prompt_logprobs=2).json()["choices"]
+        first, *others = choice["prompt_logprobs"]
+        assert first is None
+        assert [found[str(each)]["logprob"] for each, found in zip(ids[1:], others, strict=True)] == [
+            score_of(each).logprob for each in ids[1:]
+        ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"), [({"prompt_logprobs": 20}, "prompt_logprobs"), ({"echo": True, "logprobs": 20}, "echo")]
+)
+def test_more_scores_than_are_given_are_refused(endpoint: Endpoint, fields: dict[str, Any], param: str) -> None:
+    prompts = [[10] * 500] * 50
+    error = endpoint.complete(prompt=prompts, max_tokens=1, **fields).json()["error"]
+    assert error["param"] == param
+    assert "at most 524288 log probabilities" in error["message"]
+    assert not endpoint.gateway.submissions
+    endpoint.plays(script_of(prompts[0], []))
+    assert endpoint.complete(prompt=prompts[0], max_tokens=1, **fields).status_code == 200

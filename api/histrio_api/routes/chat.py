@@ -18,10 +18,10 @@ from histrio_api.routes.common import (
     HttpRequest,
     answer_at_once,
     edge_of,
-    json_response,
     read_request,
     request_body,
     stream_events,
+    whole_answer,
     with_grammar,
 )
 from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
@@ -64,8 +64,12 @@ async def _answer(
     if texts is None:
         return ASGIResponse()  # nobody reads it
 
+    return await whole_answer(edge, generation, partial(_completion, edge, generation, texts, parsers))
+
+
+def _completion(edge: Edge, generation: Generation, texts: list[str], parsers: list[AnswerParser]) -> ChatCompletion:
     choices = [_chat_choice(*each) for each in zip(generation.choices, texts, parsers, strict=True)]
-    content = ChatCompletion(
+    return ChatCompletion(
         id=generation.id,
         created=generation.created,
         model=edge.gateway.model.id,
@@ -74,7 +78,6 @@ async def _answer(
         system_fingerprint=edge.fingerprint,
         prompt_logprobs=generation.choices[0].prompt_logprobs,
     )
-    return json_response(content, {"x-request-id": generation.id})
 
 
 def _chat_choice(choice: Choice, text: str, parser: AnswerParser) -> ChatChoice:

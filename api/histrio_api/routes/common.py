@@ -34,6 +34,7 @@ __all__ = [
     "read_request",
     "request_body",
     "stream_events",
+    "whole_answer",
     "with_grammar",
 ]
 
@@ -50,6 +51,12 @@ def edge_of(request: HttpRequest) -> Edge:
 def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIResponse:
     """A 200 with `content` as JSON."""
     return ASGIResponse(body=msgspec.json.encode(content), headers=headers)
+
+
+async def whole_answer(edge: Edge, generation: Generation, content: Callable[[], Any]) -> ASGIResponse:
+    """A 200 with what `content` makes as JSON."""
+    body = await edge.run_answer(lambda: msgspec.json.encode(content()), generation.num_scored_tokens)
+    return ASGIResponse(body=body, headers={"x-request-id": generation.id})
 
 
 def request_body(request: HttpRequest) -> AbstractAsyncContextManager[bytes]:

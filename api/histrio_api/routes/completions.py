@@ -17,10 +17,10 @@ from histrio_api.routes.common import (
     HttpRequest,
     answer_at_once,
     edge_of,
-    json_response,
     read_request,
     request_body,
     stream_events,
+    whole_answer,
     with_grammar,
 )
 from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
@@ -53,8 +53,12 @@ async def _answer(request: HttpRequest, edge: Edge, generation: Generation) -> A
     if texts is None:
         return ASGIResponse()  # nobody reads it
 
+    return await whole_answer(edge, generation, partial(_completion, edge, generation, texts))
+
+
+def _completion(edge: Edge, generation: Generation, texts: list[str]) -> Completion:
     choices = [_completion_choice(choice, text) for choice, text in zip(generation.choices, texts, strict=True)]
-    content = Completion(
+    return Completion(
         id=generation.id,
         created=generation.created,
         model=edge.gateway.model.id,
@@ -62,7 +66,6 @@ async def _answer(request: HttpRequest, edge: Edge, generation: Generation) -> A
         usage=generation.usage,
         system_fingerprint=edge.fingerprint,
     )
-    return json_response(content, {"x-request-id": generation.id})
 
 
 def _completion_choice(choice: Choice, text: str) -> CompletionChoice:
@@ -77,7 +80,8 @@ def _stream(request: HttpRequest, wanted: CompletionRequest, generation: Generat
 
     async def produce(write: Write) -> None:
         async def show(choice: Choice, text: str) -> None:
-            await write(chunks.text(choice, text))
+            # The first chunk behind an echoed prompt has the entries of all of it.
+            await write(await edge.run_answer(partial(chunks.text, choice, text), choice.num_shown_logprobs))
 
         await run_choices(generation, show)
         await write(chunks.usage() + DONE if options.include_usage else DONE)

@@ -81,7 +81,8 @@ def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
 
 
 def _convert(edge: Edge, body: bytes, kind: type[R]) -> R:
-    decoded = decode_object(body, max_parts=edge.settings.max_json_parts)
+    settings = edge.settings
+    decoded = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values)
     given = {name: value for name, value in decoded.items() if value is not None}
     try:
         wanted = msgspec.convert(given, kind)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.logprobs import ChatLogprobs, PromptLogprobs
+from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt
 from histrio_api.schemas.tools import NamedTool, ToolDefinition
@@ -80,4 +80,5 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
     system_fingerprint: str
     object: str = "chat.completion"
-    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """JSON of `PromptLogprobs`."""

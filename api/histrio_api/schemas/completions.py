@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.logprobs import CompletionLogprobs, PromptLogprobs
+from histrio_api.schemas.logprobs import CompletionLogprobs
 from histrio_api.schemas.strict import NumTopLogprobs, TokenId
 from histrio_api.schemas.usage import Usage
 
@@ -35,7 +35,8 @@ class CompletionChoice(msgspec.Struct):
     text: str
     finish_reason: str
     logprobs: CompletionLogprobs | None = None
-    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    prompt_logprobs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    """JSON of `PromptLogprobs`."""
 
 
 class Completion(msgspec.Struct):
