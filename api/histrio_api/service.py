@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 import anyio
 from anyio import to_thread
@@ -33,12 +34,18 @@ async def run_endpoint(context: EdgeContext) -> None:
     """Serve `context.gateway` until cancelled."""
     settings = as_options(context.settings, ApiSettings, "api")
     edge = await to_thread.run_sync(open_edge, context.gateway, settings)
-    # What lives as long as the process is looked at no more: collecting it would stop every stream for a while.
-    gc.collect()
-    gc.freeze()
+    _spare_collector()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
     async with _grammar_trials(edge):
         await serve(app, settings, context.ready)
+
+
+@cache
+def _spare_collector() -> None:
+    """Once in a process: what lives as long as it is looked at no more. Looking through all the modules each time that
+    many objects were made would stop every stream for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import msgspec
 from litestar import post
 from litestar.response.base import ASGIResponse
 
@@ -69,7 +70,9 @@ def _completion(edge: Edge, generation: Generation, texts: list[str]) -> Complet
 
 
 def _completion_choice(choice: Choice, text: str) -> CompletionChoice:
-    logprobs = None if choice.logprobs is None else completion_logprobs(choice.logprobs.take_shown())
+    logprobs = None
+    if choice.logprobs is not None:  # encoded for each choice alone, since encoding holds the interpreter's lock
+        logprobs = msgspec.Raw(msgspec.json.encode(completion_logprobs(choice.logprobs.take_shown())))
     return CompletionChoice(choice.index, text, choice.finish_reason, logprobs, choice.prompt_logprobs)
 
 

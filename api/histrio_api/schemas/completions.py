@@ -8,7 +8,6 @@ import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.logprobs import CompletionLogprobs
 from histrio_api.schemas.strict import NumTopLogprobs, TokenId
 from histrio_api.schemas.usage import Usage
 
@@ -34,7 +33,8 @@ class CompletionChoice(msgspec.Struct):
     index: int
     text: str
     finish_reason: str
-    logprobs: CompletionLogprobs | None = None
+    logprobs: msgspec.Raw | None = None
+    """JSON of `CompletionLogprobs`."""
     prompt_logprobs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """JSON of `PromptLogprobs`."""
 

@@ -9,7 +9,7 @@ import msgspec
 __all__ = ["ChatLogprobs", "CompletionLogprobs", "PromptLogprob", "PromptLogprobs", "TokenLogprob", "TopLogprob"]
 
 
-class TopLogprob(msgspec.Struct):
+class TopLogprob(msgspec.Struct, gc=False):
     """One of the likeliest tokens in a token's place."""
 
     token: str
@@ -18,7 +18,7 @@ class TopLogprob(msgspec.Struct):
     bytes: list[int]
 
 
-class TokenLogprob(msgspec.Struct):
+class TokenLogprob(msgspec.Struct, gc=False):
     """A token of an answer, or of an echoed prompt, with its natural log probability."""
 
     token: str
@@ -48,7 +48,7 @@ class CompletionLogprobs(msgspec.Struct):
     """Where the token begins in the choice's text, in characters."""
 
 
-class PromptLogprob(msgspec.Struct):
+class PromptLogprob(msgspec.Struct, gc=False):
     """A token in one place of the prompt."""
 
     logprob: float
