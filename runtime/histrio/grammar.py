@@ -132,10 +132,11 @@ class MaskRequest:
 
 
 class Vocabulary(Protocol):
-    """Grammars over one model's tokens. Making one takes up to a second, so there is one per last stage."""
+    """Grammars over one model's tokens. Making one takes seconds, so there is one per last stage, made as it loads."""
 
     def matcher(self, spec: GrammarSpec) -> Matcher:
-        """Compile. Raises `RequestError` as `GrammarBackend.check` does. Safe to call from any thread."""
+        """Compile. Raises `RequestError` as `GrammarBackend.check` does. Called on a thread of its own, while others
+        call `fill`; it should release the GIL."""
 
     def fill(self, requests: Sequence[MaskRequest], masks: Masks) -> None:
         """Write the masks of all requests, each of another matcher.
@@ -161,14 +162,18 @@ class GrammarBackend(Protocol):
     """What it does not declare is never asked of it; one that has no such attribute declares nothing."""
 
     def check(self, spec: GrammarSpec) -> None:
-        """Refuse what is too large, malformed or not enforceable as far as reading tells; takes milliseconds.
+        """Refuse what is too large, malformed or not enforceable as far as reading tells, before it is compiled for trial.
 
         Raises `RequestError` with the place in the grammar as `param`, such as `properties.tags.uniqueItems`, and a
         text that names the keyword and repeats no value.
         """
 
     def open(self, spec: VocabularySpec) -> Vocabulary:
-        """Read the model's tokens. Raises `UnsupportedModel` for a tokenizer that it cannot read."""
+        """Read the model's tokens. Raises `UnsupportedModel` for a tokenizer that it cannot read.
+
+        Called on the last stage while it loads, and in a process that forks for each trial: there, threads that it
+        starts do not exist in the forks.
+        """
 
 
 class GrammarKinds:

@@ -1,7 +1,7 @@
 """Checking grammars in the front: each new one is compiled for trial in a process beside it, within limits.
 
-A trial has two tries. Usual grammars end within the first, of a short slice of processor time. Those that don't are
-tried again with more time and behind each other, so that they keep none of the others waiting.
+A trial has several tries. Usual grammars end within the first, of a short slice of processor time. Those that don't
+are tried again with more time, in another queue, so that usual ones wait for slices only.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ __all__ = ["GrammarChecker"]
 
 log = logging.getLogger(__name__)
 
-MAX_TRIALS = 2
-"""First tries at a time."""
-MAX_SLOW_TRIALS = 1
-MAX_QUEUE, MAX_SLOW_QUEUE = 256, 16
-"""Most that run or wait for either try; further ones get 429."""
+MAX_RUNNING = (2, 1, 1)
+"""First, second and third tries at a time."""
+MAX_QUEUED = (256, 64, 16)
+"""First, second and third tries that run or wait; further ones get 429."""
 MAX_REMEMBERED = 4096
 """Grammars whose verdict is known without another trial."""
 MAX_GRAMMAR_BYTES = 2**20
@@ -61,8 +60,7 @@ class GrammarChecker:
         self._verdicts: OrderedDict[bytes, RequestError | None] = OrderedDict()
         self._in_trial: dict[bytes, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
-        self._first = _Lane(MAX_TRIALS, MAX_QUEUE)
-        self._second = _Lane(MAX_SLOW_TRIALS, MAX_SLOW_QUEUE)
+        self._queues = [_Queue(*each) for each in zip(self._limits.tries_s, MAX_RUNNING, MAX_QUEUED, strict=False)]
 
     @property
     def pids(self) -> list[int]:
@@ -119,11 +117,11 @@ class GrammarChecker:
 
     async def _verdict(self, backend: GrammarBackend, spec: GrammarSpec) -> RequestError | None:
         """A refusal that would be the same next time, or None. Raises what might be otherwise next time."""
-        async with self._first.place():
-            outcome = await self._try(backend.name, spec, self._limits.slice_s)
-        if outcome.signal == signal.SIGPROF:
-            async with self._second.place():
-                outcome = await self._try(backend.name, spec, self._limits.max_cpu_s)
+        for queue in self._queues:
+            async with queue.place():
+                outcome = await self._try(backend.name, spec, queue.max_cpu_s)
+            if outcome.signal != signal.SIGPROF:
+                break
         if outcome.state == "accepted":
             return None
 
@@ -146,10 +144,11 @@ class GrammarChecker:
         raise EngineError("the process that checks grammars was ended; try again soon")
 
 
-class _Lane:
-    """So many at a time, and so many who wait."""
+class _Queue:
+    """Tries of one length: so many at a time, and so many that wait."""
 
-    def __init__(self, num_at_once: int, num_places: int) -> None:
+    def __init__(self, max_cpu_s: float, num_at_once: int, num_places: int) -> None:
+        self.max_cpu_s = max_cpu_s
         self._limit = anyio.Semaphore(num_at_once)
         self._num_free = num_places
 
@@ -176,7 +175,7 @@ def _refusal(outcome: Outcome, backend: str, limits: TrialLimits) -> RequestErro
         text = f"the grammar backend {backend!r} cannot read this model's tokenizer; leave the form of the answer out"
         return RequestError(text, code="unsupported_parameter")
     if outcome.signal == signal.SIGPROF:
-        text = f"the grammar takes more than {limits.max_cpu_s:g} s of processor time to compile; make it simpler"
+        text = f"the grammar takes more than {limits.tries_s[-1]:g} s of processor time to compile; make it simpler"
         return RequestError(text)
     if outcome.signal in _OWN_FAULT:
         return RequestError("the grammar takes too much memory to compile; make it simpler")

@@ -22,7 +22,7 @@ import traceback
 import warnings
 from collections.abc import Iterable
 from pkgutil import resolve_name
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import msgspec
 import numpy as np
@@ -95,11 +95,11 @@ def run(payload: Any) -> None:
     if sys.platform != "win32":
         os.nice(_NICENESS)
     control = socket.socket(fileno=job.control)
-    vocabulary, outcome = _open(job)
+    opened, outcome = _open(job)
     try:
         control.sendall(encode_frame(outcome))
-        if vocabulary is not None:
-            _Forks(control, vocabulary, job.vocabulary).run()
+        if opened is not None:
+            _Forks(control, opened).run()
     except ConnectionError:
         pass  # the front is gone
 
@@ -149,25 +149,31 @@ def _require_no_error(matcher: Matcher) -> None:
         raise RequestError("the grammar is too complex to be followed, or refers to itself without end")
 
 
-def _open(job: TrialJob) -> tuple[Vocabulary | None, Outcome]:
-    """The vocabulary, and what to tell the front of it."""
+class _Opened(NamedTuple):
+    backend: GrammarBackend
+    vocabulary: Vocabulary
+    tokens: VocabularySpec
+
+
+def _open(job: TrialJob) -> tuple[_Opened | None, Outcome]:
+    """What trials need, and what to tell the front of it."""
     try:
         backends: Iterable[GrammarBackend] = resolve_name(job.source)()
-        vocabulary = next(each for each in backends if each.name == job.backend).open(job.vocabulary)
+        backend = next(each for each in backends if each.name == job.backend)
+        vocabulary = backend.open(job.vocabulary)
     except ModelError as error:
         return None, Outcome("unusable", str(error))
     except BaseException:  # a plugin's code: compiled ones panic with what is no Exception
         return None, Outcome("failed", traceback.format_exc())
-    return vocabulary, Outcome("accepted")
+    return _Opened(backend, vocabulary, job.vocabulary), Outcome("accepted")
 
 
 class _Forks:
     """The trials that run, each a process with a socket of its own."""
 
-    def __init__(self, control: socket.socket, vocabulary: Vocabulary, tokens: VocabularySpec) -> None:
+    def __init__(self, control: socket.socket, opened: _Opened) -> None:
         self._control = control
-        self._vocabulary = vocabulary
-        self._tokens = tokens
+        self._opened = opened
         self._running: dict[int, socket.socket] = {}
         """Process id → this end of the trial's socket."""
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -246,15 +252,16 @@ class _Forks:
             self._control.close()
             trial = _read_trial(connection)
             _bound(trial)
-            connection.sendall(encode_frame(_outcome(self._vocabulary, trial, self._tokens)))
+            connection.sendall(encode_frame(_outcome(self._opened, trial)))
             os._exit(0)
         finally:
             os._exit(1)
 
 
-def _outcome(vocabulary: Vocabulary, trial: Trial, tokens: VocabularySpec) -> Outcome:
+def _outcome(opened: _Opened, trial: Trial) -> Outcome:
     try:
-        try_grammar(vocabulary, trial.grammar, tokens)
+        opened.backend.check(trial.grammar)
+        try_grammar(opened.vocabulary, trial.grammar, opened.tokens)
     except RequestError as error:
         return Outcome("refused", str(error), error.param, error.code)
     except MemoryError:

@@ -30,10 +30,8 @@ _MAX_READ_BYTES = 65536
 class TrialLimits:
     """What trials may take; `docs/structured-output.md` lists it."""
 
-    slice_s: float = 0.1
-    """Processor time of the first try, which usual grammars end within."""
-    max_cpu_s: float = 0.5
-    """Processor time of the second try, which those get that need more."""
+    tries_s: tuple[float, ...] = (0.03, 0.1, 0.5)
+    """Processor time of the first try, which usual grammars end within, and of those that the others get."""
     max_s: float = 30.0
     """One try in all: its process may wait for a processor, or for nothing."""
     max_bytes: int = 512 * 2**20

@@ -101,7 +101,7 @@ async def test_verdicts_are_remembered_and_equal_grammars_share_a_trial(
             await checker.check(spec)
         refusals.append(caught.value)
 
-    async with checking(toy.spec, slice_s=0.1, max_cpu_s=0.2) as checker:
+    async with checking(toy.spec, tries_s=(0.1, 0.2)) as checker:
         async with anyio.create_task_group() as tasks:
             for _ in range(3):
                 tasks.start_soon(refuse, checker)
@@ -109,19 +109,19 @@ async def test_verdicts_are_remembered_and_equal_grammars_share_a_trial(
         assert len(refusals) == 4
         assert len(began(tmp_path)) == 2, "the two tries of one trial"
         await checker.check(FINE)
-        monkeypatch.setattr(checker, "_first", grammar_check._Lane(1, 0))
+        monkeypatch.setattr(checker, "_queues", [grammar_check._Queue(0.1, 1, 0)])
         await checker.check(FINE)
         await refuse(checker)
         with pytest.raises(Overloaded):
             await checker.check(GrammarSpec("regex", "a control: another one"))
 
 
-@pytest.mark.parametrize(("slice_s", "max_cpu_s", "comes_first"), [(0.02, 10.0, True), (0.2, 0.05, False)])
+@pytest.mark.parametrize(("tries_s", "comes_first"), [((0.02, 10.0), True), ((0.2, 0.05), False)])
 async def test_an_honest_grammar_does_not_wait_for_hostile_ones(
-    toy: Any, tmp_path: Path, slice_s: float, max_cpu_s: float, comes_first: bool
+    toy: Any, tmp_path: Path, tries_s: tuple[float, ...], comes_first: bool
 ) -> None:
     order: list[str] = []
-    async with checking(toy.spec, slice_s=slice_s, max_cpu_s=max_cpu_s) as checker:
+    async with checking(toy.spec, tries_s=tries_s) as checker:
         await checker.warm()
         async with anyio.create_task_group() as tasks:
 
@@ -145,8 +145,8 @@ async def test_an_honest_grammar_does_not_wait_for_hostile_ones(
 async def test_too_many_slow_grammars_are_refused_and_usual_ones_are_not(
     toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with checking(toy.spec, slice_s=0.05) as checker:
-        monkeypatch.setattr(checker, "_second", grammar_check._Lane(1, 0))
+    async with checking(toy.spec, tries_s=(0.1, 0.2)) as checker:
+        monkeypatch.setattr(checker, "_queues", [checker._queues[0], grammar_check._Queue(0.2, 1, 0)])
         with pytest.raises(Overloaded):
             await checker.check(GrammarSpec("spin", str(tmp_path)))
         await checker.check(FINE)
