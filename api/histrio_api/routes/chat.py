@@ -27,6 +27,7 @@ from histrio_api.routes.common import (
 from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.sse import DONE, ChatChunks, Write
 from histrio_api.text.answers import AnswerParser
+from histrio_api.text.template_forms import FINAL_CHANNEL
 from histrio_api.text.tools import CALL_OPEN
 from histrio_api.thinking import chat_thinking
 
@@ -45,12 +46,13 @@ async def chat_completions(request: HttpRequest) -> ASGIResponse:
     has_tools = bool(chat.tools) and chat.tool_choice != "none"
     thinking = chat_thinking(edge, chat, prompt)
     received = await with_grammar(request, received, lambda: thinking)
-    marks = [CALL_OPEN] * has_tools + [THOUGHT_CLOSE] * (thinking != "never")
+    has_channels = edge.template is not None and edge.template.has_channels
+    marks = [CALL_OPEN] * has_tools + [THOUGHT_CLOSE] * (thinking != "never") + [FINAL_CHANNEL] * has_channels
     if any(map(edge.tokenizer.hides, marks)):
         chat.skip_special_tokens = False
     generation = start_generation(edge, received, [prompt], wanted)
     with generation.closed_on_error():
-        parsers = [AnswerParser(thinking, has_tools) for _ in generation.choices]
+        parsers = [AnswerParser(thinking, has_tools, has_channels) for _ in generation.choices]
         if chat.stream:
             return _stream(request, chat, generation, parsers)
 

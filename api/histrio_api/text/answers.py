@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from histrio.grammar import Thinking
 from histrio_api.schemas.chat import CalledTool
+from histrio_api.text.channels import ChannelParser
 from histrio_api.text.thoughts import ThoughtParser
 from histrio_api.text.tools import ToolCallParser
 
@@ -26,8 +27,8 @@ class AnswerParser:
 
     __slots__ = ("_thoughts", "_tools")
 
-    def __init__(self, thinking: Thinking, has_tools: bool) -> None:
-        self._thoughts = ThoughtParser(thinking)
+    def __init__(self, thinking: Thinking, has_tools: bool, has_channels: bool = False) -> None:
+        self._thoughts = ChannelParser() if has_channels else ThoughtParser(thinking)
         self._tools = ToolCallParser() if has_tools else None
 
     @property

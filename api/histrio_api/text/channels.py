@@ -1,0 +1,103 @@
+"""Answers in channels, as gpt-oss writes them (the harmony format): `<|channel|>NAME<|message|>TEXT<|end|>`, repeated.
+
+What is written to `final`, or to `commentary` without a recipient, is said to the user; the rest is thought. Marks and
+headers are never shown.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import Enum, auto
+
+from histrio_api.text.stops import Wanted
+
+__all__ = ["ChannelParser"]
+
+_BODY = "<|message|>"
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)")
+_MARK = re.compile(r"<\|\w*\|>")
+_BEGINNINGS = ("<|channel|>", "<|start|>")
+_ENDS = Wanted(["<|end|>", "<|return|>", "<|call|>", *_BEGINNINGS])
+_MAX_HEADER_CHARS = 256
+"""What goes on for longer without a message is taken for one."""
+
+
+class _Stage(Enum):
+    BEFORE = auto()
+    """Whether the answer begins with a header is not known yet."""
+    HEADER = auto()
+    THOUGHT = auto()
+    ANSWER = auto()
+
+
+class ChannelParser:
+    """Separates what is thought from what is said. An answer that begins without a header is said."""
+
+    __slots__ = ("_buffer", "_stage")
+
+    def __init__(self) -> None:
+        self._buffer = ""
+        self._stage = _Stage.BEFORE
+
+    def push(self, text: str) -> tuple[str, str]:
+        """Take more text; return what is sure to be thought, and what is answer."""
+        self._buffer += text
+        thought: list[str] = []
+        answer: list[str] = []
+        while True:
+            match self._stage:
+                case _Stage.BEFORE:
+                    is_through = self._look_for_header()
+                case _Stage.HEADER:
+                    is_through = self._read_header()
+                case _Stage.THOUGHT:
+                    is_through = self._read_body(thought)
+                case _Stage.ANSWER:
+                    is_through = self._read_body(answer)
+            if not is_through:
+                return "".join(thought), "".join(answer)
+
+    def flush(self) -> tuple[str, str]:
+        """The text ended: what was held back."""
+        rest, self._buffer = self._buffer, ""
+        match self._stage:
+            case _Stage.THOUGHT:
+                return rest, ""
+            case _Stage.ANSWER:
+                return "", rest
+            case _:
+                return "", ""
+
+    def _look_for_header(self) -> bool:
+        if any(each.startswith(self._buffer) for each in _BEGINNINGS):
+            return False
+
+        self._stage = _Stage.HEADER if self._buffer.startswith(_BEGINNINGS) else _Stage.ANSWER
+        return True
+
+    def _read_header(self) -> bool:
+        header, mark, body = self._buffer.partition(_BODY)
+        if not mark and len(header) <= _MAX_HEADER_CHARS:
+            return False
+        if not mark:
+            self._buffer = _MARK.sub("", header)
+            self._stage = _Stage.THOUGHT
+            return True
+
+        channels = _CHANNEL.findall(header)
+        channel = channels[-1] if channels else "final"
+        is_said = channel == "final" or (channel == "commentary" and "to=" not in header)
+        self._stage = _Stage.ANSWER if is_said else _Stage.THOUGHT
+        self._buffer = body
+        return True
+
+    def _read_body(self, said: list[str]) -> bool:
+        found = [at for mark in _ENDS.strings if (at := self._buffer.find(mark)) >= 0]
+        at = min(found, default=_ENDS.partial_start(self._buffer))
+        said.append(self._buffer[:at])
+        self._buffer = self._buffer[at:]
+        if not found:
+            return False
+
+        self._stage = _Stage.HEADER
+        return True
