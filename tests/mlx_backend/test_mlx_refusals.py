@@ -94,6 +94,24 @@ def test_configurations_that_cannot_run_are_refused(name: str, tmp_path: Path) -
         MlxStage().open(spec, lambda fraction, text: None)
 
 
+def test_behind_a_probe_the_model_is_tried_without_reading_its_weights(
+    mlx_model: Callable[..., Any], tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(mlx_model("llama").folder, tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    spec = StageSpec(str(folder), 0, NUM_LAYERS, NUM_LAYERS, device="cpu")
+    factory = MlxFactory()
+    assert factory.supports(spec).dtype == "", "nothing was imported to find out"
+    assert factory.probe().available
+    assert factory.supports(spec).dtype == "float32"
+
+    save_file({**weights, "model.layers.1.surprise": weights["model.norm.weight"].clone()}, folder / "model.safetensors")
+    assert "surprise" in factory.supports(spec).reason
+    assert MlxFactory().supports(spec).available, "only a rehearsal sees it"
+
+
 def test_dynamic_positions_within_the_trained_length_are_plain(tmp_path: Path) -> None:
     write_model(tmp_path, CONFIGS["dynamic"][0])
     assert MlxFactory().supports(StageSpec(str(tmp_path), 0, 2, 2, max_sequence_length=64)).available

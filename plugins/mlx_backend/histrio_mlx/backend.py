@@ -10,26 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.backend import ArrayNamespace, Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
-from histrio.errors import UnsupportedModel
 from histrio.messages import StageCapacity
 from histrio_mlx.arrays import MlxArrays
-from histrio_mlx.cache import StageCaches, has_windows
+from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import modules_of
-from histrio_mlx.config import layer_windows
-from histrio_mlx.dry_run import DryRun
 from histrio_mlx.factory import capabilities, check_placement
 from histrio_mlx.groups import Group, make_groups
 from histrio_mlx.loader import StageModel, load_stage
 from histrio_mlx.memory import choose_device, limit_cache, measure
 from histrio_mlx.pages import CallContext
 from histrio_mlx.splice import Parts
+from histrio_mlx.trial import DTYPE_NAMES, try_stage
 from histrio_mlx.wire import from_wire, to_wire
 
 __all__ = ["MlxStage"]
 
 log = logging.getLogger(__name__)
-
-_NAMES = {mx.float32: "float32", mx.float16: "float16", mx.bfloat16: "bfloat16"}
 
 
 class MlxStage:
@@ -56,9 +52,7 @@ class MlxStage:
         self._spec, self.xp = spec, MlxArrays(device)
         is_splittable = family is not None and family.splittable
         self._stage = load_stage(spec, device, is_splittable=is_splittable, progress=progress)
-        dry_run = DryRun(self._stage.relay, self._stage.config, spec, self._stage.dtype)
-        used = dry_run.used_caches()
-        self._caches = StageCaches(used, _common_window(self._stage, used, spec))
+        dry_run, self._caches = try_stage(self._stage, spec)
         is_batchable = family is not None and family.batchable and dry_run.can_batch(self._caches)
         self._most_rows = None if is_batchable else 1
         return self._capacity(spec, device)
@@ -116,7 +110,7 @@ class MlxStage:
             max_pages=budget.max_pages(self._caches.bytes_per_token, state_bytes, spec),
             max_rows=max_rows,
             max_step_tokens=spec.max_step_tokens,
-            dtype=_NAMES[self._stage.dtype],
+            dtype=DTYPE_NAMES[self._stage.dtype],
             param_bytes=self._stage.param_bytes,
             page_bytes_per_token=self._caches.bytes_per_token,
             capabilities=list(capabilities(rewindable=not self._caches.bytes_per_row)),
@@ -146,22 +140,6 @@ class MlxStage:
             result = None if self._last else parts
         self._caches.commit(context, views)
         return result
-
-
-def _common_window(stage: StageModel, used: list[Any], spec: StageSpec) -> int | None:
-    """The sliding window of a model that mlx-lm runs without one. Raises `UnsupportedModel` if layers differ in it."""
-    windows = layer_windows(stage.config)
-    narrow = [window for window in windows if window is not None and window < spec.max_sequence_length]
-    if not narrow or any(has_windows(cache) for cache in used):
-        return None
-
-    if len(set(windows)) == 1:
-        return narrow[0]
-
-    raise UnsupportedModel(
-        f"{spec.model}: mlx-lm runs all layers of a {stage.config['model_type']} with full attention, which is right "
-        f"for sequences up to its sliding window only: set max-sequence-length to {min(narrow)} or less"
-    )
 
 
 def _inputs(group: Group, received: Parts | None, batch: StepBatch) -> mx.array | Parts:

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from histrio.backend import Capability, NoOptions, Probe, StageBackend, StageSpec, Traits
-from histrio.errors import ModelError, UnsupportedModel
+from histrio.errors import BackendError, ModelError, UnsupportedModel
 from histrio_mlx.checkpoint import check_adapter, find_weight_files
 from histrio_mlx.config import normalise, num_layers, read_config
 from histrio_mlx.families import Family, family_name, load_record
@@ -28,6 +28,10 @@ class MlxFactory:
     traits = Traits(contract=1, capabilities=[Capability.ADAPTERS])
     options = NoOptions
 
+    def __init__(self) -> None:
+        self._has_mlx = False
+        """This process has imported it."""
+
     def probe(self) -> Probe:
         """Whether MLX loads here, and the devices that it sees."""
         machine = (platform.system(), platform.machine())
@@ -46,10 +50,14 @@ class MlxFactory:
             remedy = "install mlx anew" if machine[0] == "Darwin" else "pip install 'mlx[cpu]'"
             return Probe(available=False, reason=f"mlx does not load: {error}", remedy=remedy)
 
+        self._has_mlx = True
         return Probe(available=True, devices=devices())
 
     def supports(self, spec: StageSpec) -> Probe:
-        """Whether the stage's layers can run; reads configuration files and lists the folder."""
+        """Whether the stage's layers can run; reads configuration files and lists the folder.
+
+        Behind a `probe()`, which has imported mlx, it makes the model without reading weights and tries a step of it.
+        """
         try:
             family = check_placement(spec)
             if spec.has_weights:
@@ -60,7 +68,18 @@ class MlxFactory:
             return Probe(available=False, reason=str(error), remedy="choose another model, split or backend")
 
         rewindable = family is not None and family.rewindable
-        return Probe(available=True, capabilities=capabilities(rewindable=rewindable))
+        can = capabilities(rewindable=rewindable)
+        if not self._has_mlx or not spec.has_weights:
+            return Probe(available=True, capabilities=can)
+
+        from histrio_mlx.trial import rehearse
+
+        try:
+            dtype = rehearse(spec)
+        except (BackendError, ModelError) as error:
+            return Probe(available=False, reason=str(error), remedy="choose another model, split or backend")
+
+        return Probe(available=True, capabilities=can, dtype=dtype)
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports mlx."""

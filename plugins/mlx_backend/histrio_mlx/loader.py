@@ -25,7 +25,7 @@ from histrio_mlx.corrections import corrected_class
 from histrio_mlx.memory import measure
 from histrio_mlx.splice import Relay, splice
 
-__all__ = ["StageModel", "load_stage"]
+__all__ = ["StageModel", "load_stage", "make_stage"]
 
 SMALL_CHECKPOINT_BYTES = 128_000_000
 """Below it a CPU computes in float32 where the dtype is `auto`."""
@@ -46,6 +46,14 @@ class StageModel:
 
 def load_stage(spec: StageSpec, device: mx.Device, *, is_splittable: bool, progress: Progress) -> StageModel:
     """Read config and weights of the stage's layers. Raises `UnsupportedModel`, `DoesNotFit`, `ModelUnavailable`."""
+    stage = make_stage(spec, device, is_splittable=is_splittable)
+    measure(device).check_weights(stage.param_bytes, spec)
+    _evaluate(stage.model, spec, progress)
+    return stage
+
+
+def make_stage(spec: StageSpec, device: mx.Device, *, is_splittable: bool) -> StageModel:
+    """The stage's model with weights that nothing has read yet. Raises `UnsupportedModel`, `ModelUnavailable`."""
     folder = Path(spec.model)
     config = normalise(read_config(folder), spec.max_sequence_length)
     files = find_weight_files(folder)
@@ -59,8 +67,6 @@ def load_stage(spec: StageSpec, device: mx.Device, *, is_splittable: bool, progr
     dtype = _choose_dtype(spec, config, model, checkpoint_bytes(files) if device == mx.Device(mx.cpu) else None)
     _cast(model, dtype)
     param_bytes = sum(array.nbytes for _, array in named_parameters(model))
-    measure(device).check_weights(param_bytes, spec)
-    _evaluate(model, spec, progress)
     return StageModel(config, model, relay, dtype, param_bytes)
 
 

@@ -35,6 +35,7 @@ def as_torch(logits: Logits | None) -> torch.Tensor:
 
 class _Factory(MlxFactory):
     def __init__(self, adapter: Path | None) -> None:
+        super().__init__()
         self._adapter = adapter
 
     def create(self) -> StageBackend:
