@@ -51,7 +51,10 @@ def main() -> None:
     life_line = _take_stdin()
     line = _read_line(life_line)
     if line is None:
-        sys.exit("histrio.launch.child is started by rt-launch, which tells it what to do")
+        # Nothing to say where the parent has changed its mind, which happens when everything ends.
+        sys.exit(
+            "histrio.launch.child is started by rt-launch, which tells it what to do" if os.isatty(life_line) else 1
+        )
 
     spec = msgspec.json.decode(line, type=ChildSpec)
     _tell_kernel(spec.name)
