@@ -13,7 +13,7 @@ import msgspec
 from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec, TagSpec
 from histrio.messages import SamplingFields
-from histrio_api.errors import from_validation
+from histrio_api.errors import MAX_PARAM_CHARS, from_validation
 from histrio_api.forced_calls import forced_calls
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.formats import ResponseFormat, StructuralTag
@@ -22,6 +22,8 @@ from histrio_api.wanted import WantedGrammar
 
 __all__ = ["NOT_BESIDE", "wanted_grammar"]
 
+_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
+"""Types of `response_format` that have fields of their own; any other is a kind of grammar."""
 NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words", "bad_words_ids")
 """Sampling fields that forbid tokens, or the end, where a grammar may leave nothing else."""
 
@@ -38,7 +40,7 @@ def wanted_grammar(
 
     `special_texts` are the tokenizer's special tokens as they are written.
     """
-    wanted = _form_of_text(request)
+    wanted = _form_of_text(request, kinds)
     if isinstance(request, ChatRequest):
         if wanted is not None and request.tools and request.tool_choice != "none":
             text = f"tools: cannot be combined with {wanted.param}, unless tool_choice is none"
@@ -54,8 +56,8 @@ def wanted_grammar(
     return wanted
 
 
-def _form_of_text(request: GenerationRequest) -> WantedGrammar | None:
-    wanted = list(_wanted(request))
+def _form_of_text(request: GenerationRequest, kinds: list[str]) -> WantedGrammar | None:
+    wanted = list(_wanted(request, kinds))
     if len(wanted) > 1:
         first, second = wanted[:2]
         raise RequestError(f"{second.param}: {first.param} asks for a form already; give one", param=second.param)
@@ -71,10 +73,10 @@ def _check_company(request: GenerationRequest, sampling: SamplingFields, param: 
             raise RequestError(f"{field}: cannot be combined with {param}", param=field)
 
 
-def _wanted(request: GenerationRequest) -> Iterator[WantedGrammar]:
+def _wanted(request: GenerationRequest, kinds: list[str]) -> Iterator[WantedGrammar]:
     """Every form that the request asks for."""
     if (chosen := request.response_format) is not None:
-        yield from _of_response_format(chosen)
+        yield from _of_response_format(chosen, kinds)
     if (given := request.structured_outputs) is not None:
         yield from _of_fields("structured_outputs.", given.json, given.regex, given.choice, given.grammar)
         if given.json_object:
@@ -91,7 +93,16 @@ def _wanted(request: GenerationRequest) -> Iterator[WantedGrammar]:
         yield WantedGrammar(GrammarSpec("gbnf", request.ebnf), "ebnf")
 
 
-def _of_response_format(chosen: ResponseFormat) -> Iterator[WantedGrammar]:
+def _of_response_format(given: dict[str, Any], kinds: list[str]) -> Iterator[WantedGrammar]:
+    kind = given.get("type")
+    if isinstance(kind, str) and kind not in _FORMATS:
+        yield _of_kind(given, kind, kinds)
+        return
+
+    try:
+        chosen = msgspec.convert(given, ResponseFormat)
+    except msgspec.ValidationError as error:
+        raise from_validation(error, prefix="response_format.") from None
     match chosen.type:
         case "json_schema":
             if chosen.json_schema is None or chosen.json_schema.schema is None:
@@ -104,6 +115,23 @@ def _of_response_format(chosen: ResponseFormat) -> Iterator[WantedGrammar]:
             yield WantedGrammar(GrammarSpec("json_object", ""), "response_format")
         case "structural_tag":
             yield _of_tag(_required_tag(chosen), "response_format")
+
+
+def _of_kind(given: dict[str, Any], kind: str, kinds: list[str]) -> WantedGrammar:
+    """A grammar by the name of its kind: its text stands under that name, or is the JSON of all other fields."""
+    if kind not in kinds:
+        known = ", ".join(sorted({*_FORMATS, *kinds}))
+        raise RequestError(f"response_format.type: must be one of {known}", param="response_format.type")
+
+    rest = {name: value for name, value in given.items() if name != "type"}
+    if kind not in rest:
+        return WantedGrammar(GrammarSpec(kind, msgspec.json.encode(rest).decode() if rest else ""), "response_format")
+    if len(rest) > 1:
+        other = min(name for name in rest if name != kind)[:MAX_PARAM_CHARS]
+        raise RequestError(f"response_format.{other}: unknown field", param=f"response_format.{other}")
+    value = rest[kind]
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return WantedGrammar(GrammarSpec(kind, text), f"response_format.{kind}"[:MAX_PARAM_CHARS])
 
 
 def _of_fields(

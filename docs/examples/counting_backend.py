@@ -17,6 +17,7 @@ from histrio.backend import (
     ArrayNamespace,
     BackendFactory,
     Capability,
+    NoOptions,
     Probe,
     Progress,
     ReplicaSize,
@@ -27,7 +28,6 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
-from histrio.errors import BackendError
 from histrio.hooks import hookimpl
 from histrio.machine import memory_bytes
 from histrio.messages import Tensor
@@ -55,9 +55,6 @@ class CountingStage:
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         """Read what the range needs (here, the size of the vocabulary), and say how much fits beside it."""
-        if spec.options:
-            raise BackendError(f"the counting backend has no options, so remove {', '.join(spec.options)}")
-
         self._spec = spec
         self._vocab_size = int(_read_config(spec.model)["vocab_size"])
         self._num_layers = spec.last_layer - spec.first_layer
@@ -128,6 +125,7 @@ class CountingFactory:
 
     name = "counting"
     traits = Traits(contract=1)
+    options = NoOptions
 
     def probe(self) -> Probe:
         """Whether this machine will do."""

@@ -15,6 +15,7 @@ from histrio.errors import RequestError
 from histrio.grammar import GrammarSpec
 from histrio_api.fields import split_fields
 from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.structured import wanted_grammar
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
 
@@ -204,3 +205,29 @@ def test_a_server_without_grammars_refuses_the_fields(endpoint: Any) -> None:
         answer = endpoint.chat(**fields)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
     assert endpoint.chat(response_format={"type": "text"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "param"),
+    [
+        ({"type": "limerick", "limerick": "AABBA"}, "AABBA", "response_format.limerick"),
+        ({"type": "limerick", "limerick": {"rhyme": "AABBA"}}, '{"rhyme":"AABBA"}', "response_format.limerick"),
+        ({"type": "limerick", "rhyme": "AABBA", "lines": 5}, '{"rhyme":"AABBA","lines":5}', "response_format"),
+        ({"type": "limerick"}, "", "response_format"),
+        ({"type": "regex", "regex": "a+"}, "a+", "response_format.regex"),
+    ],
+)
+def test_a_kind_of_a_plugin_is_asked_for_by_its_name(given: dict[str, Any], text: str, param: str) -> None:
+    request = split_fields({"model": "m", "prompt": "x", "response_format": given}, CompletionRequest, frozenset())[0]
+    wanted = wanted_grammar(request, {}, ["limerick", "regex"])
+    assert wanted is not None
+    assert (wanted.spec.kind, wanted.spec.text, wanted.param) == (given["type"], text, param)
+    with pytest.raises(RequestError, match=r"response_format.type: must be one of haiku, json_object"):
+        wanted_grammar(request, {}, ["haiku"])
+
+
+def test_a_kind_has_one_text() -> None:
+    given = {"type": "limerick", "limerick": "x", "rhyme": "y"}
+    request = split_fields({"model": "m", "prompt": "x", "response_format": given}, CompletionRequest, frozenset())[0]
+    with pytest.raises(RequestError, match=r"response_format.rhyme: unknown field"):
+        wanted_grammar(request, {}, ["limerick"])

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from histrio_api.schemas.formats import ResponseFormat, StructuredOutputs
+from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict, TokenId
 
 __all__ = ["GenerationRequest", "StreamOptions", "UsageStats"]
@@ -66,7 +66,8 @@ class GenerationRequest(Strict):
     """Prefixes are shared only among requests of the same salt."""
     max_speculation: _NumDrafts | None = None
     """Most tokens guessed ahead at a time, within what the engine's settings allow; 0 for none."""
-    response_format: ResponseFormat | None = None
+    response_format: dict[str, Any] | None = None
+    """A `ResponseFormat`, or a kind of grammar that a plugin enforces."""
     structured_outputs: StructuredOutputs | None = None
     json_schema: dict[str, Any] | bool | str | None = None
     regex: str | None = None

@@ -1,0 +1,40 @@
+"""A batching policy in one file: who pays enters first, and lets a bounded number of others wait.
+
+Choose it with `[engine] batching-policy = "paid-first"`.
+"""
+
+from collections.abc import Callable
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from histrio.hooks import hookimpl
+from histrio.messages import Generate
+from histrio.policies import BatchingPolicy
+
+
+class PaidFirstOptions(msgspec.Struct, frozen=True, rename="kebab"):
+    """`[engine.batching-policy-options]`."""
+
+    free_behind: Annotated[int, msgspec.Meta(ge=0)] = 16
+    """Later requests that pay and may enter before one that does not."""
+
+
+class PaidFirst:
+    """Requests that pay have a `cache_salt` that begins with `paid:`."""
+
+    name: ClassVar[str] = "paid-first"
+    options: ClassVar[type[msgspec.Struct]] = PaidFirstOptions
+
+    def __init__(self, options: PaidFirstOptions) -> None:
+        self._free_behind = options.free_behind
+
+    def handicap(self, order: Generate) -> int:
+        """How many later ones may overtake it."""
+        return 0 if order.cache_salt.startswith("paid:") else self._free_behind
+
+
+@hookimpl
+def register_batching_policies(register: Callable[[type[BatchingPolicy]], None]) -> None:
+    """Called once at start-up."""
+    register(PaidFirst)
