@@ -10,21 +10,26 @@ by position, so those that are skipped change none that come later.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from histrio.backend import Array, ArrayNamespace
-from histrio.grammar_table import GrammarTable, StepMasks
+from histrio.grammar_table import BROKEN_GRAMMAR, GrammarTable, StepMasks
 from histrio.messages import Open, Prepare, Row, Step, StepResult
 from histrio.prompt_scores import PromptScorer, Scores
-from histrio.sampler_chain import Sampled, SamplerChain
+from histrio.sampler_chain import NOT_NUMBERS, Sampled, SamplerChain
 
 __all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "Drawer"]
+
+log = logging.getLogger(__name__)
 
 MAX_FORCED_TOKENS = 16
 """Most tokens that one sequence gains in a step without a draw."""
 NOTHING_LEFT = "the request's fields leave no token to go on with"
+_NOT_NUMBERS = "the model's numbers overflowed at this request"
+_BROKEN_SAMPLER = "a sampler failed at this request"
 
 
 class Drawer:
@@ -35,6 +40,8 @@ class Drawer:
         self._grammars = grammars
         self._masks: StepMasks | None = None
         self._scorer = PromptScorer()
+        self._unopened: set[int] = set()
+        """Slots of sequences that no sampler or grammar could be opened for; they end with their first token."""
 
     def start(self) -> None:
         """Read the vocabularies of grammars, which may take seconds."""
@@ -52,8 +59,21 @@ class Drawer:
             self._grammars.forget_prepared()
 
     def open(self, order: Open) -> None:
-        """A sequence takes a slot."""
+        """A sequence takes a slot. One that a plugin fails at ends alone, as no other's state is touched by it."""
+        self._unopened.discard(order.slot)
         self._scorer.open(order)
+        try:
+            self._open(order)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit):
+            log.exception("a request cannot be opened, and ends alone")
+            self._unopened.add(order.slot)
+            self._chain.open_bare(order.slot)
+            if self._grammars is not None:
+                self._grammars.close(order.slot)
+
+    def _open(self, order: Open) -> None:
         self._chain.open(
             order.slot,
             order.sampling,
@@ -76,6 +96,7 @@ class Drawer:
 
     def close(self, slot: int) -> None:
         """The slot is free."""
+        self._unopened.discard(slot)
         self._scorer.close(slot)
         self._chain.close(slot)
         if self._grammars is not None:
@@ -112,11 +133,17 @@ class Drawer:
 
     def _result(self, step: Step, rows: list[Row], sampled: Sampled, scores: Scores) -> StepResult:
         failures: dict[int, str] = {}
+        faults: dict[int, str] = {}
         forced: dict[int, list[int]] = {}
         grammars = self._grammars if self._grammars is not None and not self._grammars.is_empty else None
         # Rows without a grammar have nothing to be looked at, and most steps have no others.
-        for index, (row, ids) in enumerate(_gained(rows, sampled) if grammars or min(sampled.ids) < 0 else ()):
-            if ids[-1] < 0:
+        is_odd = grammars or self._unopened or min(sampled.ids) < 0
+        for index, (row, ids) in enumerate(_gained(rows, sampled) if is_odd else ()):
+            if row.slot in self._unopened:
+                faults[row.slot] = _BROKEN_SAMPLER
+            elif ids[-1] == NOT_NUMBERS:
+                faults[row.slot] = _NOT_NUMBERS
+            elif ids[-1] < 0:
                 failures[row.slot] = NOTHING_LEFT
             elif grammars is not None and grammars.has_grammar(row.slot):
                 # Behind a draft that was wrong the slot first has to be rewound.
@@ -125,7 +152,7 @@ class Drawer:
                     self._chain.observe_forced(row.slot, more)
                     forced[index] = more
                 if reason := grammars.failure(row.slot):
-                    failures[row.slot] = reason
+                    (faults if reason == BROKEN_GRAMMAR else failures)[row.slot] = reason
         gained = _with_forced(sampled, len(rows), forced) if forced else sampled
         return StepResult(
             step.step,
@@ -135,6 +162,7 @@ class Drawer:
             logprobs=gained.logprobs,
             states=self._chain.take_states(),
             failures=failures,
+            faults=faults,
             prompt_logprobs=scores,
         )
 

@@ -45,7 +45,11 @@ __all__ = [
     "TopologyError",
     "UnsupportedModel",
     "WireError",
+    "is_request_code",
+    "note_request_code",
 ]
+
+_REQUEST_CODE = "in the code of requests: "
 
 
 class HistrioError(Exception):
@@ -177,3 +181,13 @@ class RestartLimitReached(EngineError):
 
 class WireError(HistrioError):
     """Frames of another protocol or version, or a peer that went away."""
+
+
+def note_request_code(error: BaseException, whose: str) -> None:
+    """Note in what code it was raised that works on single requests' behalf, such as `sampler 'mirostat' (module)`."""
+    error.add_note(_REQUEST_CODE + whose)
+
+
+def is_request_code(error: BaseException) -> bool:
+    """Whether that was noted."""
+    return any(note.startswith(_REQUEST_CODE) for note in getattr(error, "__notes__", ()))

@@ -10,6 +10,7 @@ Masks depend on tokens only, never on logits: that is why they can be computed b
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,8 +33,13 @@ from histrio.grammar import (
 )
 from histrio.grammar_compiler import Compiled, GrammarCompiler
 
-__all__ = ["GrammarTable", "StepMasks", "apply_masks"]
+__all__ = ["BROKEN_GRAMMAR", "GrammarTable", "StepMasks", "apply_masks"]
 
+log = logging.getLogger(__name__)
+
+BROKEN_GRAMMAR = "a grammar failed at this request"
+"""Why a sequence cannot go on whose grammar raised what it must not."""
+_FAULTS = (Exception, SystemExit)
 _EVERYTHING = -1
 """A word of a mask that lets all tokens through."""
 
@@ -41,6 +47,7 @@ _EVERYTHING = -1
 class _Wanted(NamedTuple):
     """A constrained sequence of a step: its matcher, on its way, and its rows of the logits."""
 
+    slot: int
     compiled: Future[Compiled]
     row: int
     drafts: Sequence[int]
@@ -79,6 +86,8 @@ class GrammarTable:
         self._opened: dict[int, Future[Compiled]] = {}
         self._ready: dict[int, tuple[str, Matcher | None]] = {}
         """Slot → why its grammar cannot be enforced, or its matcher: of those whose future was asked."""
+        self._broken: set[int] = set()
+        """Slots whose masks could not be computed; written by the table's thread while nobody reads it."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-masks")
 
     def start(self) -> None:
@@ -99,6 +108,7 @@ class GrammarTable:
         Steps wait for a grammar that was not prepared for this `request`.
         """
         self._ready.pop(slot, None)
+        self._broken.discard(slot)
         self._opened[slot] = self._compiler.take(request, grammar, output_ids)
 
     def close(self, slot: int) -> None:
@@ -124,7 +134,7 @@ class GrammarTable:
         row = 0
         for slot, drafts in sampled:
             if slot in self._opened:
-                wanted.append(_Wanted(self._opened[slot], row, drafts))
+                wanted.append(_Wanted(slot, self._opened[slot], row, drafts))
             row += 1 + len(drafts)
         return StepMasks(self._thread.submit(self._fill, wanted)) if wanted else None
 
@@ -134,6 +144,13 @@ class GrammarTable:
         What was drawn behind an EOS in the same step belongs to no text, and is passed over. Returns up to
         `most_forced` tokens that come next in any case, because the grammar leaves one each time; it has followed them.
         """
+        try:
+            return self._follow(slot, ids, most_forced)
+        except _FAULTS:
+            self._break(slot)
+            return []
+
+    def _follow(self, slot: int, ids: Sequence[int], most_forced: int) -> list[int]:
         matcher = self._asked(slot)[1] if slot in self._opened else None
         if matcher is None or matcher.error:
             return []
@@ -157,7 +174,16 @@ class GrammarTable:
             return ""
 
         reason, matcher = self._asked(slot)
-        return reason if matcher is None else matcher.error
+        try:
+            return reason if matcher is None else matcher.error
+        except _FAULTS:
+            self._break(slot)
+            return BROKEN_GRAMMAR
+
+    def _break(self, slot: int) -> None:
+        """Called where a grammar has raised: its sequence ends, and no other."""
+        log.exception("a grammar failed, and its request ends alone")
+        self._ready[slot] = BROKEN_GRAMMAR, None
 
     def shutdown(self) -> None:
         """End the thread. Safe to call twice."""
@@ -173,24 +199,42 @@ class GrammarTable:
                 self._ready[slot] = "", future.result().matcher
             else:
                 known = isinstance(error, HistrioError)
-                self._ready[slot] = str(error) if known else "the grammar cannot be compiled", None
+                if not known:
+                    log.error("a grammar failed while it was compiled, and its request ends alone", exc_info=error)
+                self._ready[slot] = str(error) if known else BROKEN_GRAMMAR, None
+        if slot in self._broken:
+            self._broken.discard(slot)
+            self._ready[slot] = BROKEN_GRAMMAR, None
         return self._ready[slot]
 
     def _fill(self, wanted: list[_Wanted]) -> _Masked:
         num_rows = sum(each.num_rows for each in wanted)
         masks = np.full((num_rows, num_mask_words(self._spec.vocab_size)), _EVERYTHING, np.int32)
-        requests: dict[Vocabulary, list[MaskRequest]] = {}
+        requests: dict[Vocabulary, list[tuple[int, MaskRequest]]] = {}
         at = 0
         for each in wanted:
             if each.compiled.exception() is not None:
                 masks[at : at + each.num_rows] = self._only_eos()
             else:
                 vocabulary, matcher = each.compiled.result()
-                requests.setdefault(vocabulary, []).append(MaskRequest(matcher, at, each.drafts))
+                requests.setdefault(vocabulary, []).append((each.slot, MaskRequest(matcher, at, each.drafts)))
             at += each.num_rows
         for vocabulary, group in requests.items():
-            vocabulary.fill(group, masks)
+            self._fill_group(vocabulary, group, masks)
         return _Masked(np.concatenate([np.arange(each.row, each.row + each.num_rows) for each in wanted]), masks)
+
+    def _fill_group(self, vocabulary: Vocabulary, group: list[tuple[int, MaskRequest]], masks: Masks) -> None:
+        """All side by side; where that fails, one after the other, to find out at which."""
+        try:
+            vocabulary.fill([request for _slot, request in group], masks)
+            return
+        except _FAULTS:
+            log.exception("a grammar failed while masks were computed")
+        for slot, request in group:
+            try:
+                vocabulary.fill([request], masks)
+            except _FAULTS:
+                self._broken.add(slot)
 
     def _only_eos(self) -> Masks:
         allowed = np.zeros(num_mask_words(self._spec.vocab_size) * 32, np.uint8)

@@ -164,6 +164,9 @@ class Generate(_Message, frozen=True):
     """Log probabilities of the prompt's tokens and of that many of the most likely ones; None for none at all."""
     max_speculation: int | None = None
     """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
+    trial_end: int = 0
+    """Length at which the request is FINISHED_MAX_LENGTH for now, with the step that comes to it or passes it; 0 for
+    none. What the last step gives beyond it belongs to the answer."""
 
 
 class Cancel(_Message, frozen=True):
@@ -374,6 +377,8 @@ class StepResult(_Message, frozen=True):
     """By slot: why its sequence cannot go on, safe to show."""
     prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
     """By slot, of the tokens that follow the scored positions."""
+    faults: dict[int, str] = {}
+    """By slot: what failed at its sequence, which cannot go on though its request is in order; safe to show."""
 
 
 # --- life of a replica -----------------------------------------------------------------------------------------------
@@ -502,6 +507,8 @@ class OnTrial(_Message, frozen=True):
     """Admission → root, before the order itself: from now on this request is alone in the replica; 0: nobody is."""
 
     request: int
+    has_got_on: bool = False
+    """It has come further than where it can have been when the replica before went down."""
 
 
 class ChildFailed(_Message, frozen=True):
@@ -515,6 +522,8 @@ class ChildFailed(_Message, frozen=True):
     """Actors that are made anew along with it."""
     ends_process: bool = False
     """Nothing is made anew in its process, which ends now."""
+    is_request_code: bool = False
+    """What failed is code that works on one request's behalf, such as a sampler."""
 
 
 class Beat(_Message, frozen=True):

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from histrio.acceptance import Proposals, accept_or_draw
 from histrio.backend import Array, ArrayNamespace
 from histrio.draw import draw
-from histrio.errors import BackendError
+from histrio.errors import note_request_code
 from histrio.logprobs import TokenLogprobs, token_logprobs
 from histrio.philox import uniform
 from histrio.sampling import Observer, Opening, Rows, Sampler, Slots, Stateful
@@ -32,7 +32,7 @@ from histrio.sampling_fields import FieldTable
 if TYPE_CHECKING:
     from histrio.drafting import Chances
 
-__all__ = ["Drafts", "Sampled", "SamplerChain"]
+__all__ = ["NOTHING_LEFT", "NOT_NUMBERS", "Drafts", "Sampled", "SamplerChain"]
 
 Ints = npt.NDArray[Any]
 Drafts = Mapping[int, Sequence[int]]
@@ -43,6 +43,10 @@ _FIRST_PENALTY_ORDER = 40
 _FIRST_SHAPING_ORDER = 100
 """Samplers from here on shape a distribution, which means nothing to an argmax; those below change the logits."""
 
+NOTHING_LEFT = -1
+"""In place of a token: what the request demands removed every one."""
+NOT_NUMBERS = -2
+"""In place of a token: the model's logits are not numbers."""
 _ONE_ROW_EACH = "a sequence needs one row for each of its drafts, and one more"
 
 
@@ -51,7 +55,7 @@ class Sampled:
     """What a step's sequences gained."""
 
     ids: list[int]
-    """The tokens that count, in row order. -1: the samplers of this row removed every token."""
+    """The tokens that count, in row order; `NOTHING_LEFT` or `NOT_NUMBERS` where there is none."""
     num_ids: list[int] = field(default_factory=list)
     """With drafts, how many of `ids` each sequence of the step gained: the drafts accepted and one more. Empty without
     drafts, when each row gains one."""
@@ -116,7 +120,8 @@ class SamplerChain:
         states = state or {}
         for index, sampler in enumerate(self._samplers):
             opening = Opening(ids, num_prompt_tokens, end_ids, states.get(sampler.name))
-            is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
+            with _named(sampler):
+                is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
             self._wants[slot, index] = is_wanted and not (is_greedy and index >= self._num_changing)
 
         self._is_open[slot] = True
@@ -129,6 +134,13 @@ class SamplerChain:
         self._seeds[slot] = seed % 2**64
         self._choices[slot] = choice
         self._can_refuse[slot] = not is_greedy and not is_seeded
+        self._changed_slots.discard(slot)
+
+    def open_bare(self, slot: int) -> None:
+        """A sequence takes the slot that cannot be opened and is about to end: no sampler hears of it."""
+        self._wants[slot] = self._is_observed[slot] = self._can_refuse[slot] = False
+        self._is_open[slot] = self._is_greedy[slot] = self._is_plain[slot] = self._can_skip_draws[slot] = True
+        self._num_top[slot] = -1
         self._changed_slots.discard(slot)
 
     def close(self, slot: int) -> None:
@@ -169,10 +181,12 @@ class SamplerChain:
         `slots` [rows] names the sequence of each row, `positions` [rows] the index in it of the token to be drawn. A
         slot in `drafts` has one row more than drafted tokens, side by side and ascending; `chances` tells for some of
         these slots what each draft was drawn from. `raw` are the model's own logits if a grammar has masked `logits`;
-        log probabilities are theirs. Raises `BackendError` if they are not numbers where a token is drawn from them.
+        log probabilities are theirs.
         """
         if self._is_plain[slots].all():
-            largest = xp.to_host(xp.argmax(logits))
+            largest = _argmax(xp, logits)
+            if largest.min(initial=0) < 0:
+                _tell_apart(xp, logits if raw is None else raw, largest)
             kept, num_ids = _accept(largest, slots, drafts) if drafts else (slice(None), [])
             return Sampled(largest[kept].tolist(), num_ids)
 
@@ -186,7 +200,8 @@ class SamplerChain:
             ids[chunk], probabilities[chunk] = self._sample_chunk(xp, logits[chunk], rows, proposed)
 
         raw = logits if raw is None else raw
-        _check(xp, raw, np.flatnonzero(ids < 0))
+        if ids.min(initial=0) < 0:
+            _tell_apart(xp, raw, ids)
         kept, num_ids = _accept(ids, slots, drafts) if drafts else (np.arange(len(ids)), [])
         accepted = slots[kept]
         if self._is_observed[accepted].any():
@@ -217,11 +232,12 @@ class SamplerChain:
         # Samplers may work in place, so they get a copy.
         changed = xp.float32(xp.take_rows(logits, np.arange(len(rows)))) if wanted else logits
         for sampler in changing:
-            changed = sampler.apply(xp, changed, rows)
+            with _named(sampler):
+                changed = sampler.apply(xp, changed, rows)
 
         is_greedy = self._is_greedy[rows.slots]
         if is_greedy.any():
-            ids[is_greedy] = _argmax(xp, changed, bool(changing))[is_greedy]
+            ids[is_greedy] = _argmax(xp, changed)[is_greedy]
         if is_greedy.all():
             return ids, probabilities
 
@@ -230,7 +246,8 @@ class SamplerChain:
             changed, rows = xp.take_rows(changed, drawn), rows.take(drawn)
             proposals = proposals and proposals.take(drawn)
         for sampler in shaping:
-            changed = sampler.apply(xp, changed, rows)
+            with _named(sampler):
+                changed = sampler.apply(xp, changed, rows)
         ids[drawn], probabilities[drawn] = _draw(xp, xp.float32(changed), rows, proposals)
         return ids, probabilities
 
@@ -243,7 +260,8 @@ class SamplerChain:
 
             sampler = self._samplers[index]
             assert isinstance(sampler, Observer)
-            sampler.observe(slots[rows], ids[rows], probabilities[rows])
+            with _named(sampler):
+                sampler.observe(slots[rows], ids[rows], probabilities[rows])
             if isinstance(sampler, Stateful):
                 self._changed_slots.update(slots[rows].tolist())
 
@@ -306,19 +324,33 @@ def _draw(
     return draw(xp, logits, uniform(rows.seeds, rows.choices, rows.positions))
 
 
-def _argmax(xp: ArrayNamespace, logits: Array, is_changed: bool) -> Ints:
-    """[rows] the first of the largest; -1 where samplers have removed every token."""
-    ids = xp.to_host(xp.argmax(logits))
-    if not is_changed:
-        return ids
-    return np.where(xp.to_host(xp.max(logits))[:, 0] > -np.inf, ids, -1)
+def _argmax(xp: ArrayNamespace, logits: Array) -> Ints:
+    """[rows] the first of the largest; -1 where that is no number, or where every token was removed."""
+    largest = xp.argmax(logits)
+    values = xp.to_host(xp.float32(xp.take_along(logits, largest[:, None])))[:, 0]
+    ids = xp.to_host(largest)
+    # An argmax over what is no number names a token all the same.
+    return ids if np.isfinite(values).all() else np.where(np.isfinite(values), ids, NOTHING_LEFT)
 
 
-def _check(xp: ArrayNamespace, logits: Array, rows: Ints) -> None:
-    """Nothing could be drawn in these rows: that is the samplers' doing, or else the model is broken."""
-    if len(rows) == 0:
-        return
+def _tell_apart(xp: ArrayNamespace, logits: Array, ids: Ints) -> None:
+    """Nothing could be drawn in the rows of negative `ids`: that is the request's doing, or else the model's."""
+    rows = np.flatnonzero(ids < 0)
+    largest = xp.to_host(xp.max(xp.float32(xp.take_rows(logits, rows))))[:, 0]
+    ids[rows] = np.where(np.isfinite(largest), NOTHING_LEFT, NOT_NUMBERS)
 
-    largest = xp.to_host(xp.max(xp.float32(xp.take_rows(logits, rows))))
-    if not np.isfinite(largest).all():
-        raise BackendError("the model's logits are not numbers: nothing to draw from")
+
+class _named:
+    """Whatever is raised inside says whose code it was."""
+
+    __slots__ = ("_sampler",)
+
+    def __init__(self, sampler: Sampler) -> None:
+        self._sampler = sampler
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        if error is not None:
+            note_request_code(error, f"sampler {self._sampler.name!r} ({type(self._sampler).__module__})")

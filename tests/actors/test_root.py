@@ -310,7 +310,7 @@ def downs(world: World) -> list[ReplicaDown]:
 
 def fail_stage1(world: World, error: str = "ValueError: secret") -> None:
     world.come_up()
-    world.root.receive(ChildFailed("stage1", error))
+    world.root.receive(ChildFailed("stage1", error, is_request_code=True))
     world.open(1)
 
 
@@ -350,6 +350,27 @@ def test_a_signal_convicts_when_it_comes_twice_to_the_same_request() -> None:
     world.root.receive(OnTrial(9))
     world.root.process_exited("stage1.4", "ended with exit code 3", is_own_doing=True)
     assert [down.convicted for down in downs(world)] == [9], "a control: what nobody else can have done"
+
+
+def test_a_device_that_fails_convicts_when_it_does_so_in_two_trials_of_a_request() -> None:
+    world = World()
+    for request in (7, 8, 8):
+        world.come_up()
+        world.root.receive(OnTrial(request))
+        world.root.receive(ChildFailed("stage1", "RuntimeError: the device"))
+        world.open(1)
+    assert [down.convicted for down in downs(world)] == [0, 0, 8]
+
+
+def test_a_failure_where_the_request_has_got_on_may_be_chance_but_not_twice() -> None:
+    world = World()
+    for request in (8, 8, 9):
+        world.come_up()
+        world.root.receive(OnTrial(request))
+        world.root.receive(OnTrial(request, has_got_on=request == 8))
+        world.root.receive(ChildFailed("stage1", "RuntimeError: a bit fell over", is_request_code=True))
+        world.open(1)
+    assert [down.convicted for down in downs(world)] == [0, 8, 9], "the last, a control, failed where it had failed"
 
 
 def test_admission_hears_no_exception_text() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from histrio.actors.mailbox import Actor
 from histrio.actors.supervisor import Child, Supervisor, end_process
-from histrio.errors import BackendError, DoesNotFit
+from histrio.errors import BackendError, DoesNotFit, note_request_code
 from histrio.messages import ChildFailed, Message, ReplicaSize, Start, Stop
 from histrio.testing.wait import eventually
 
@@ -106,9 +106,11 @@ def test_notes_name_whose_code_failed() -> None:
     supervisor = make([], reports)
     supervisor.start()
     error = ValueError("broken")
-    error.add_note("in sampler 'dice' (module games)")
+    note_request_code(error, "sampler 'dice' (games)")
     supervisor.failed("stage0", error)
-    assert reports[0].error == "ValueError: broken; in sampler 'dice' (module games)"
+    supervisor.failed("stage0", ValueError("broken"))
+    assert "sampler 'dice' (games)" in reports[0].error
+    assert [report.is_request_code for report in reports] == [True, False], "a control: a device may fail at any time"
 
 
 @pytest.mark.parametrize("error", [DoesNotFit("too large"), ModuleNotFoundError("No module named 'torch'")])

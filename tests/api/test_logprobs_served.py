@@ -88,7 +88,7 @@ async def test_a_recovered_stream_has_the_entries_of_an_unbroken_one(client_of: 
     found: list[list[Any]] = []
     epochs: list[int] = []
     for fail_at_step in (0, 10):
-        options = HarnessOptions(stage_options={"fail-at-step": fail_at_step})
+        options = HarnessOptions(stage_options={"fail-at-step": fail_at_step, "fail-times": 1})
         served = serving(folder, ToyFactory(), cuts=[1], samplers=[Temperature], options=options)
         async with client_of(_noting(served, epochs)) as client:
             found += await entries_of(client, "toy", **fields)

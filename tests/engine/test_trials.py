@@ -7,6 +7,7 @@ import msgspec
 from hypothesis import given, settings
 
 from histrio.engine.requests import RequestTable, Ticket
+from histrio.engine.sequence import Sequence
 from histrio.engine.trials import TRIAL_TOKENS
 from histrio.errors import EngineError, RequestTimeout
 from histrio.gateway import Submission
@@ -48,7 +49,7 @@ class Front:
         for order in list(self.engine.values()):
             token = len(order.ids)
             order.ids.append(token)
-            is_end = len(order.ids) == order.max_total_tokens
+            is_end = len(order.ids) == (order.trial_end or order.max_total_tokens)
             state = RequestState.FINISHED_MAX_LENGTH if is_end else RequestState.DECODING
             if is_end:
                 del self.engine[order.request]
@@ -105,11 +106,11 @@ def test_those_that_come_during_trials_wait_for_their_end() -> None:
     front.fail()
     second = front.submit()
     assert list(front.engine) == [first]
-    assert front.engine[first].max_total_tokens == 2 + TRIAL_TOKENS
+    assert front.engine[first].trial_end == 2 + TRIAL_TOKENS
     for _ in range(TRIAL_TOKENS):
         front.step()
     assert sorted(front.engine) == [first, second]
-    assert front.engine[first].max_total_tokens == 32, "a control: the trial's bound is not the request's"
+    assert front.engine[first].trial_end == 0, "a control: nobody is on trial any more"
 
 
 def test_a_failure_that_blames_nobody_tries_the_same_request_first() -> None:
@@ -183,11 +184,11 @@ def test_what_cannot_be_bounded_runs_on_after_its_first_token() -> None:
     front.table.can_continue = lambda fields: not fields
     first, second = front.submit(sampling={"temperature": 1}), front.submit()
     front.fail()
-    assert front.engine[first].max_total_tokens == 32
+    assert front.engine[first].trial_end == 0
     front.step()
     assert list(front.engine) == [first, second]
     assert front.table.on_trial == second
-    assert front.engine[second].max_total_tokens == 2 + TRIAL_TOKENS, "a control: this one can be continued"
+    assert front.engine[second].trial_end == 2 + TRIAL_TOKENS, "a control: this one can be continued"
 
 
 def test_one_that_cannot_be_bounded_is_cancelled_in_the_engine() -> None:
@@ -210,6 +211,19 @@ def test_an_end_during_a_trial_is_an_end() -> None:
     assert front.ids(short) == list(range(2, 7))
     assert [row.state for row in front.heard[short]][-1] is RequestState.FINISHED_MAX_LENGTH
     assert len(front.ids(long)) == 30
+
+
+def test_what_the_last_step_of_a_trial_gives_beyond_its_end_is_delivered() -> None:
+    front = Front()
+    request = front.submit()
+    front.fail()
+    ids = list(range(2, 2 + TRIAL_TOKENS + 5))
+    front.table.deliver(TokenRow(request, ids, RequestState.FINISHED_MAX_LENGTH))
+    (order,) = front.table.next_orders()
+    assert (order.ids[2:], order.trial_end) == (ids, 0)
+    sequence = Sequence.from_order(msgspec.structs.replace(order, trial_end=len(order.ids) + 4))
+    assert (sequence.take([1, 2]), sequence.state) == ([1, 2], RequestState.DECODING)
+    assert (sequence.take([3, 4, 5]), sequence.state) == ([3, 4, 5], RequestState.FINISHED_MAX_LENGTH)
 
 
 def test_an_order_that_cannot_be_sent_holds_nobody_up() -> None:

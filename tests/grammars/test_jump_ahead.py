@@ -105,7 +105,9 @@ async def test_a_jump_survives_restarts_and_preemption(toy_model: Path, disturba
     asked = [ask(GrammarSpec("json_schema", SCHEMA), sampling=SAMPLINGS[name], seed=5) for name in SAMPLINGS]
     expected, _ = await run_all((toy_model, ToyFactory()), _Deaf(), asked)
     is_restarted = disturbance == "restarts"
-    options = HarnessOptions(num_blocks=256 if is_restarted else 52, stage_options={"fail-at-step": 30 * is_restarted})
+    options = HarnessOptions(
+        num_blocks=256 if is_restarted else 52, stage_options={"fail-at-step": 30 * is_restarted, "fail-times": 1}
+    )
     found: dict[int, Answer] = {}
     async with serving(
         toy_model, ToyFactory(), samplers=list(SAMPLERS), grammars=[Llguidance()], cuts=[1], options=options

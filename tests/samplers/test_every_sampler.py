@@ -9,8 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.backend import ArrayNamespace
-from histrio.errors import BackendError
-from histrio.sampler_chain import SamplerChain
+from histrio.sampler_chain import NOT_NUMBERS, SamplerChain
 from histrio.sampling import Opening, Rows, Sampler
 from histrio.sampling_fields import FieldTable
 from histrio_samplers.plugin import SAMPLERS
@@ -156,6 +155,21 @@ def test_a_model_without_numbers_is_no_fault_of_the_samplers(xp: ArrayNamespace)
     logits = _logits(1)
     logits[0, 42] = np.nan
 
-    with pytest.raises(BackendError, match="not numbers"), np.errstate(invalid="ignore"):
-        _chain([ALL]).sample(xp, xp.asarray(logits), np.zeros(1, np.intp), np.array([60]))
-    assert len(_chain([ALL]).sample(xp, xp.asarray(_logits(1)), np.zeros(1, np.intp), np.array([60])).ids) == 1
+    with np.errstate(invalid="ignore"):
+        broken = _chain([ALL]).sample(xp, xp.asarray(logits), np.zeros(1, np.intp), np.array([60]))
+    assert broken.ids == [NOT_NUMBERS]
+    (token,) = _chain([ALL]).sample(xp, xp.asarray(_logits(1)), np.zeros(1, np.intp), np.array([60])).ids
+    assert token >= 0, "a control"
+
+
+@pytest.mark.parametrize("fields", [{"temperature": 0}, {"temperature": 0, "logit_bias": {"3": 1.0}}, {}])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_an_argmax_over_what_is_no_number_is_no_token(
+    xp: ArrayNamespace, fields: dict[str, Any], number: float
+) -> None:
+    logits = _logits(3)
+    logits[1] = number
+    with np.errstate(invalid="ignore"):
+        ids = _chain([fields] * 3).sample(xp, xp.asarray(logits), np.arange(3), np.array([60, 61, 62])).ids
+    assert [token >= 0 for token in ids] == [True, False, True]
+    assert ids[1] == NOT_NUMBERS

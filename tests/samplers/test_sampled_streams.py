@@ -186,12 +186,15 @@ DRAFTS = {"speculation": SpeculationLimits(is_adaptive=False, length=3)}
 DISTURBANCES: dict[str, tuple[list[int], HarnessOptions]] = {
     "two_stages": ([2], HarnessOptions()),
     "three_stages": ([1, 3], HarnessOptions(num_micro_batches=2)),
-    "restarts": ([], HarnessOptions(stage_options={"fail-at-step": 14})),
-    "restarts_of_three_stages": ([1, 3], HarnessOptions(stage_options={"fail-at-step": 30})),
+    "restarts": ([], HarnessOptions(stage_options={"fail-at-step": 14, "fail-times": 1})),
+    "restarts_of_three_stages": ([1, 3], HarnessOptions(stage_options={"fail-at-step": 30, "fail-times": 1})),
     "preemption": ([], HarnessOptions(num_blocks=24)),
     "preemption_in_two_stages": ([2], HarnessOptions(num_blocks=24, num_micro_batches=2)),
     "preemption_without_prefix_cache": ([1, 3], HarnessOptions(num_blocks=24, has_prefix_cache=False)),
-    "preemption_and_restarts": ([2], HarnessOptions(num_blocks=24, stage_options={"fail-at-step": 40})),
+    "preemption_and_restarts": (
+        [2],
+        HarnessOptions(num_blocks=24, stage_options={"fail-at-step": 40, "fail-times": 1}),
+    ),
     "small_chunks": ([], HarnessOptions(prefill_chunk=3, max_step_tokens=16)),
     "drafts": ([2], HarnessOptions(drafter=_Die(), batching_options=DRAFTS)),
     "drafts_and_preemption": ([], HarnessOptions(num_blocks=24, drafter=_Die(), batching_options=DRAFTS)),

@@ -14,7 +14,7 @@ from histrio.actors.mailbox import Actor
 from histrio.actors.streams import RequestStream
 from histrio.backend import Capability
 from histrio.engine.requests import RequestTable, Ticket
-from histrio.errors import EngineError, RequestError, WireError
+from histrio.errors import EngineError, PluginFailed, RequestError, WireError
 from histrio.gateway import GatewayStatus, ServedModel, Submission
 from histrio.messages import (
     Cancel,
@@ -61,7 +61,7 @@ class AdmissionActor(Actor):
         self._clock = clock
         self._epoch: int | None = None
         """Of the replica that serves; None while there is none."""
-        self._on_trial = 0
+        self._told_trial = OnTrial(0)
         """What root was told last."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after a replica came or went."""
@@ -158,6 +158,8 @@ class AdmissionActor(Actor):
 
     def _deliver(self, row: TokenRow) -> None:
         """To its stream. One that fails costs no other stream its tokens."""
+        if row.code == PluginFailed.code:
+            log.error("request %d ended: %s", row.request, row.reason)
         try:
             self._table.deliver(row)
         except Exception:
@@ -183,12 +185,12 @@ class AdmissionActor(Actor):
 
     def _tell_trial(self) -> None:
         """Root knows who is alone in the engine before the order is there."""
-        on_trial = self._table.on_trial
-        if on_trial == self._on_trial:
+        trial = OnTrial(self._table.on_trial, self._table.on_trial != 0 and self._table.has_got_on)
+        if trial == self._told_trial:
             return
-        self._on_trial = on_trial
-        self._tell("root", OnTrial(on_trial))
-        if not on_trial and self.status.state == "recovering" and self._epoch is not None:
+        self._told_trial = trial
+        self._tell("root", trial)
+        if not trial.request and self.status.state == "recovering" and self._epoch is not None:
             self._set_ready()
 
     def _cancel(self, request: int, state: RequestState) -> None:
@@ -237,7 +239,7 @@ class AdmissionActor(Actor):
             self._table.end_scoring()
 
     def _down(self, message: ReplicaDown) -> None:
-        self._epoch, self._on_trial = None, 0
+        self._epoch, self._told_trial = None, OnTrial(0)
         if message.final:
             self.status.state, self.status.detail = "failed", message.reason
             self._table.fail_all(message.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -16,10 +17,12 @@ from histrio.drafting import Drafter, DrafterSpec
 from histrio.engine.blocks import BlockLease
 from histrio.engine.cost import CostModel
 from histrio.engine.draft_lengths import SpeculationLimits
+from histrio.engine.drafter_guard import DrafterGuard
+from histrio.engine.policy_guard import guarded_handicap
 from histrio.engine.scheduler import Scheduler
 from histrio.engine.speculation import Speculation
 from histrio.engine.step_plan import Plan, SchedulerLimits
-from histrio.errors import EngineError, WireError
+from histrio.errors import EngineError, HistrioError, WireError
 from histrio.messages import (
     Allocated,
     Cancel,
@@ -43,6 +46,8 @@ from histrio.messages import (
 from histrio.policies import BatchingPolicy, by_priority
 
 __all__ = ["BatchingActor", "BatchingSettings"]
+
+log = logging.getLogger(__name__)
 
 _STATS_EVERY_S = 1.0
 _VERIFYING = {Capability.REWIND, Capability.ALL_POSITION_LOGITS}
@@ -88,15 +93,18 @@ class BatchingActor(Actor):
         settings: BatchingSettings,
         *,
         make_drafter: Callable[[], Drafter] | None = None,
+        vocab_size: int = 0,
         policy: BatchingPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._name = name
         self._tell = tell
         self._settings = settings
+        """`vocab_size` bounds what the drafter may propose; 0: not known."""
         self._make_drafter = make_drafter
+        self._vocab_size = vocab_size
         self._drafter: Drafter | None = None
-        self._policy = policy
+        self._handicap = by_priority if policy is None else guarded_handicap(policy)
         self._clock = clock
         self._epoch = 0
         self._in_flight: dict[int, Plan] = {}
@@ -109,7 +117,7 @@ class BatchingActor(Actor):
     def start(self) -> None:
         """Make the drafter, which may load weights; then tell root that an epoch may begin."""
         if self._make_drafter is not None:
-            self._drafter = self._make_drafter()
+            self._drafter = self._made_drafter(self._make_drafter)
         self._tell("root", Ready(self._name))
 
     def receive(self, message: Message) -> None:
@@ -193,8 +201,20 @@ class BatchingActor(Actor):
 
     def _stop(self) -> None:
         self.scheduler = None
-        if self._drafter is not None:
-            self._drafter.shutdown()
+        drafter, self._drafter = self._drafter, None
+        if drafter is not None:
+            drafter.shutdown()
+
+    def _made_drafter(self, make: Callable[[], Drafter]) -> Drafter | None:
+        """What the topology asks for and cannot be is refused; a mistake in the drafter's own code costs no more than
+        the drafts. Raises `HistrioError`."""
+        try:
+            return make()
+        except HistrioError:
+            raise
+        except Exception:
+            log.exception("nothing is guessed ahead: drafter %r cannot be made", self._settings.drafter)
+            return None
 
     def _take(self, order: Generate, scheduler: Scheduler) -> None:
         """Queue the request, unless a replica that came back smaller cannot hold it any more."""
@@ -238,9 +258,9 @@ class BatchingActor(Actor):
         if self.scheduler is not None and self.scheduler.speculation is not None:
             self.scheduler.speculation.close_all()
         if self._drafter is not None and limits.speculation is not None:
-            speculation = Speculation(limits.speculation, self._drafter, cost, self._clock)
-        handicap = by_priority if self._policy is None else self._policy.handicap
-        return Scheduler(limits, BlockLease(), cost, speculation, handicap)
+            guard = DrafterGuard(self._drafter, self._settings.drafter, self._vocab_size)
+            speculation = Speculation(limits.speculation, guard, cost, self._clock)
+        return Scheduler(limits, BlockLease(), cost, speculation, self._handicap)
 
     def _apply(self, result: StepResult, scheduler: Scheduler) -> None:
         if result.epoch != self._epoch:

@@ -53,6 +53,7 @@ class EngineActor(Actor):
         self._tell = tell
         self._clock = clock
         self._epoch = 0
+        self._is_closed = False
         self._max_rows = 0
         self._max_sequence_length = 0
         self._unfinished: set[int] = set()
@@ -69,6 +70,8 @@ class EngineActor(Actor):
 
     def receive(self, message: Message) -> None:
         """An order of the front, or news of the engine's threads."""
+        if self._is_closed:
+            return
         match message:
             case Tokens(_epoch, rows):
                 for row in rows:
@@ -82,6 +85,7 @@ class EngineActor(Actor):
             case ChildFailed():
                 raise EngineError(message.error)
             case Stop():
+                self._is_closed = True
                 self._backend.close()
             case _:
                 raise WireError(f"an engine does not understand {type(message).__name__}")
@@ -113,7 +117,9 @@ class EngineActor(Actor):
             if order.max_total_tokens > self._max_sequence_length:
                 longest = self._max_sequence_length
                 raise EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
-            self._backend.submit(msgspec.structs.replace(order, request=self._run_of(order.request)))
+            end = order.trial_end or order.max_total_tokens
+            run = self._run_of(order.request)
+            self._backend.submit(msgspec.structs.replace(order, request=run, max_total_tokens=end, trial_end=0))
         except (RequestError, EngineError) as error:
             self._rows.append(TokenRow(order.request, [], RequestState.ERROR, str(error), error.code))
             return

@@ -114,10 +114,10 @@ class RootActor(Actor):
         self._awaited: set[str] = set()
         self._is_up = False
         self._has_been_up = False
-        self._on_trial = 0
+        self._trial = OnTrial(0)
         """The request that is alone in the replica, because it may have brought the last one down."""
         self._doubted = 0
-        """The request during whose trial a process was ended, maybe from outside."""
+        """The request during whose trial the replica went down once already, maybe by chance."""
         self._size: ReplicaSize | None = None
         self.restarts = restarts or RestartAccount(3, 60.0)
         """How often the replica may fail, and how long a new process is put off."""
@@ -207,8 +207,8 @@ class RootActor(Actor):
                 self._hello(message)
             case ChildFailed():
                 self._child_failed(message)
-            case OnTrial(request):
-                self._on_trial = request
+            case OnTrial():
+                self._trial = message
             case _:
                 raise WireError(f"root does not understand {type(message).__name__}")
 
@@ -250,13 +250,13 @@ class RootActor(Actor):
         if not failed.ends_process:
             for name in [failed.child, *failed.dependants]:
                 self._lose(name)
-            self._went_down(reason, is_own_doing=True)
+            self._went_down(reason, is_own_doing=failed.is_request_code)
             return
 
         process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
         if not self._has_been_up:
             self.fail(ModelError(f"{failed.child} cannot be started: {failed.error}"))
-        self._process_gone(process, f"ends, because {reason}", is_own_doing=True)
+        self._process_gone(process, f"ends, because {reason}", is_own_doing=failed.is_request_code)
 
     def _cannot_start(self, failed: ChildFailed) -> None:
         """For good, unless it could before: then something passing is in the way, such as memory not yet given back."""
@@ -296,12 +296,13 @@ class RootActor(Actor):
             self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
 
     def _convicted(self, *, is_own_doing: bool) -> int:
-        """The request that was alone in the replica when it went down. A signal that somebody may have sent has to come
-        twice in its trials."""
-        request, self._on_trial = self._on_trial, 0
-        if is_own_doing or request == self._doubted:
-            return request
-        self._doubted = request
+        """The request that was alone in the replica when it went down, if that can be no chance: the code that failed
+        works for the request, or the process ended itself, and where it had happened before; or it happened in two
+        trials of the same request. A device may fail at any time, and a process may be killed from outside."""
+        trial, self._trial = self._trial, OnTrial(0)
+        if (is_own_doing and not trial.has_got_on) or trial.request == self._doubted:
+            return trial.request
+        self._doubted = trial.request
         return 0
 
     def _start_if_complete(self) -> None:

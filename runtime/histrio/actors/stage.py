@@ -105,6 +105,7 @@ class StageActor(Actor):
         self._tell = tell
         self._drawer = drawer
         self._epoch = 0
+        self._is_closed = False
         self._capacity: StageCapacity | None = None
         self._table = SlotTable(0, 0)
         self._drawn = DrawnTokens(0)
@@ -120,8 +121,8 @@ class StageActor(Actor):
 
     def receive(self, message: Message) -> None:
         """One order of the line."""
-        if self._epoch == 0 and isinstance(message, Open | Close | Copy | Prepare):
-            return  # of a chain that no longer exists: this stage has taken the place of one that failed
+        if self._is_closed or (self._epoch == 0 and isinstance(message, Open | Close | Copy | Prepare)):
+            return  # of a chain that no longer exists: this stage has ended, or has taken the place of one that failed
 
         match message:
             case Step():
@@ -142,6 +143,7 @@ class StageActor(Actor):
             case Start():
                 self._start(message)
             case Stop():
+                self._is_closed = True
                 if self._drawer is not None:
                     self._drawer.shutdown()
                 self._backend.close()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from histrio.actors.mailbox import Actor
-from histrio.errors import HistrioError
+from histrio.errors import HistrioError, is_request_code
 from histrio.messages import ChildFailed, Message, Start, Stop
 
 __all__ = ["Child", "Supervisor", "end_process"]
@@ -75,7 +75,8 @@ class Supervisor:
         first = next(index for index, child in enumerate(self._children) if child.name == name)
         self._stop_from(first)
         dependants = [child.name for child in self._children[first + 1 :]]
-        self._report(ChildFailed(name, _in_words(error), dependants=dependants))
+        blames = is_request_code(error)
+        self._report(ChildFailed(name, _in_words(error), dependants=dependants, is_request_code=blames))
         self._start_from(first)
 
     def stop(self) -> None:
@@ -111,7 +112,8 @@ class Supervisor:
             self._report(ChildFailed(name, _in_words(error), is_final=True))
             return
 
-        self._report(ChildFailed(name, _in_words(error), ends_process=True))
+        blames = is_request_code(error)
+        self._report(ChildFailed(name, _in_words(error), ends_process=True, is_request_code=blames))
         self._end_process()
 
     def _stop_from(self, first: int) -> None:

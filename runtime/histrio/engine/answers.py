@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from histrio.engine.sequence import Sequence
 from histrio.engine.speculation import Speculation
-from histrio.errors import GenerationStuck
+from histrio.errors import GenerationStuck, PluginFailed
 from histrio.messages import RequestState, Row, StepResult, TokenRow
 
 __all__ = ["token_row"]
@@ -23,6 +23,10 @@ def token_row(
     if row.slot in result.failures:
         sequence.state = RequestState.ERROR
         return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
+    if row.slot in result.faults:
+        sequence.state = RequestState.ERROR
+        text = f"{result.faults[row.slot]}; the server's log tells more under request {sequence.request}"
+        return TokenRow(sequence.request, [], sequence.state, text, PluginFailed.code)
 
     drawn = result.ids[gained]
     ids = sequence.take(drawn)

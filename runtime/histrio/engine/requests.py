@@ -13,12 +13,13 @@ from typing import Any
 
 import msgspec
 
-from histrio.engine.trials import TRIAL_TOKENS, Trials
+from histrio.engine.policy_guard import AdmissionGuard
+from histrio.engine.trials import LAG_TOKENS, TRIAL_TOKENS, Trials
 from histrio.errors import EngineError, EngineRestarted, HistrioError, Overloaded, RequestBrokeEngine, RequestTimeout
 from histrio.gateway import Submission
 from histrio.messages import Generate, RequestState, SamplerState, TokenRow
 from histrio.observed import FinishedRequest
-from histrio.policies import AdmissionPolicy, HearsOfEnds, Load
+from histrio.policies import AdmissionPolicy, Load
 
 __all__ = ["RequestTable", "Ticket"]
 
@@ -100,8 +101,7 @@ class RequestTable:
         self.num_cache_tokens = 0
         """Tokens that the KV blocks of the replica hold; 0 before there is one."""
         self._draw_seed = draw_seed or (lambda: random.getrandbits(63))
-        self._policy = policy
-        self._counting = policy if isinstance(policy, HearsOfEnds) else None
+        self._policy = AdmissionGuard(policy)
         self._tickets: dict[int, Ticket] = {}
         self._accepted: dict[int, _Accepted] = {}
         """By the request of the first choice."""
@@ -127,8 +127,7 @@ class RequestTable:
         """An order per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
         if len(self._tickets) + submission.num_choices > self.max_unfinished:
             raise Overloaded(f"all {self.max_unfinished} request slots are taken; try again shortly")
-        if self._policy is not None:
-            self._policy.admit(submission, self.load)
+        self._policy.admit(submission, self.load)
 
         seed = submission.seed if submission.seed is not None else self._draw_seed()
         first = self._next_request
@@ -184,6 +183,11 @@ class RequestTable:
         return self._trials.current
 
     @property
+    def has_got_on(self) -> bool:
+        """Whether the request on trial has come further than where it was when the engine before failed."""
+        return self._trials.num_tokens > LAG_TOKENS
+
+    @property
     def num_suspects(self) -> int:
         """Requests that have yet to be tried alone."""
         return self._trials.num_suspects
@@ -200,7 +204,7 @@ class RequestTable:
         end = len(order.ids) + TRIAL_TOKENS
         if not self._is_trial_bounded or end >= order.max_total_tokens:
             return orders
-        return [msgspec.structs.replace(order, max_total_tokens=end)]
+        return [msgspec.structs.replace(order, trial_end=end)]
 
     def needs_cancel(self, request: int) -> bool:
         """Whether the engine is to be told that a request has ended for its client. One on a trial that has an end is
@@ -256,6 +260,7 @@ class RequestTable:
 
     def _tried(self, row: TokenRow, ticket: Ticket | None) -> TokenRow:
         """A row of the request on trial. The end of the trial is no end of the request."""
+        self._trials.num_tokens += len(row.ids)
         if ticket is None:  # ended for its client, and now for the engine
             if row.state.is_finished:
                 self._trials.over()
@@ -290,8 +295,7 @@ class RequestTable:
         accepted.num_unfinished -= 1
         if accepted.num_unfinished == 0:
             del self._accepted[first]
-            if self._counting is not None:
-                self._counting.finished(accepted.submission)
+            self._policy.finished(accepted.submission)
 
     @staticmethod
     def _order(submission: Submission, request: int, seed: int, choice: int) -> Generate:

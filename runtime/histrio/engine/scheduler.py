@@ -314,7 +314,7 @@ class Scheduler:
 
         for sequence in self._roster.running:
             is_certain = sequence.num_pending_tokens == 0 and sequence.num_in_flight == 1
-            if not is_certain or len(sequence.ids) + 1 >= sequence.order.max_total_tokens:
+            if not is_certain or len(sequence.ids) + 1 >= sequence.end:
                 continue
             row = self._rows.row_ahead(sequence)
             if row is None:

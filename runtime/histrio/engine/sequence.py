@@ -101,6 +101,11 @@ class Sequence:
         return num_left if most is None else min(num_left, most)
 
     @property
+    def end(self) -> int:
+        """Known tokens at which it ends in any case."""
+        return self.order.trial_end or self.order.max_total_tokens
+
+    @property
     def wants_scores(self) -> bool:
         """Whether log probabilities of its prompt are to be told and have not been."""
         return not self.has_reported and self.order.num_prompt_logprobs is not None
@@ -134,6 +139,8 @@ class Sequence:
         else:
             self.state = RequestState.DECODING
         self.ids += ids
+        if len(self.ids) >= self.end and not self.state.is_finished:
+            self.state = RequestState.FINISHED_MAX_LENGTH
         return ids
 
     def _up_to_end(self, ids: list[int]) -> list[int]:

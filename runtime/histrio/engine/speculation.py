@@ -9,16 +9,15 @@ stops drafts that cost more than they gave.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from histrio.drafting import Draft, Drafter
+from histrio.drafting import Drafter
 from histrio.engine.acceptance_rate import FIRST_RATE, AcceptanceRate
 from histrio.engine.cost import CostModel
 from histrio.engine.draft_account import ALLOWANCE, DraftAccount
 from histrio.engine.draft_lengths import SpeculationLimits, tokens_gained, worthwhile_lengths
-from histrio.errors import BackendError
+from histrio.engine.drafter_guard import DrafterGuard
 
 if TYPE_CHECKING:
     from histrio.engine.sequence import Sequence
@@ -41,20 +40,18 @@ _LOOK_EVERY = 8
 """Tokens of a sequence that doesn't pay, or steps of all where they don't pay together, until the next look: a busy
 batch should not notice that there is one."""
 
-_log = logging.getLogger(__name__)
-
 
 class Speculation:
     """Asks the drafter for the sequences that are about to decode, and learns from what became of it."""
 
     def __init__(
-        self, limits: SpeculationLimits, drafter: Drafter, cost: CostModel, clock: Callable[[], float]
+        self, limits: SpeculationLimits, drafter: Drafter | DrafterGuard, cost: CostModel, clock: Callable[[], float]
     ) -> None:
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
         """Of those drafted, how many came true."""
         self._limits = limits
-        self._drafter = drafter
+        self._drafter = drafter if isinstance(drafter, DrafterGuard) else DrafterGuard(drafter)
         self._cost = cost
         self._clock = clock
         self._guess_s: dict[int, float] = {}
@@ -75,7 +72,6 @@ class Speculation:
         """Of all sequences so far."""
         self._num_told: dict[int, int] = {}
         """Request → tokens of it that the drafter knows."""
-        self._has_failed = False
 
     def set_price(self, num_decoding: int, context: int) -> None:
         """So many sequences decode now, with `context` tokens together: they share what a step costs."""
@@ -100,7 +96,7 @@ class Speculation:
         for sequence, _ in wanted.values():
             self._tell(sequence)
         asked = self._clock()
-        found = self._ask({request: length for request, (_, length) in wanted.items()})
+        found = self._drafter.propose({request: length for request, (_, length) in wanted.items()})
         ended = self._clock()
         num_paid = (ended - began) / self._plain_s
         self._account.pay(num_paid)
@@ -164,7 +160,7 @@ class Speculation:
     @property
     def _is_active(self) -> bool:
         """Whether anything is guessed at all, as things stand."""
-        if self._has_failed:
+        if not self._drafter.is_on:
             return False
         return self._limits.is_obliging or (self._account.is_open and not self._num_quiet_steps)
 
@@ -230,15 +226,6 @@ class Speculation:
         elif num_told < len(sequence.ids):
             self._drafter.extend(request, sequence.ids[num_told:])
         self._num_told[request] = len(sequence.ids)
-
-    def _ask(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        """A drafter that cannot go on ends no request: nobody asks it again before the next epoch."""
-        try:
-            return self._drafter.propose(wanted)
-        except BackendError:
-            _log.exception("nothing is guessed ahead any more: the drafter failed")
-            self._has_failed = True
-            return {}
 
     def _guess_time(self, num_sequences: int) -> float:
         """Seconds to guess one token ahead for so many, at least: from what was measured for the number nearest to

@@ -8,10 +8,12 @@ however many run beside it, and the others lose nothing but time.
 
 from __future__ import annotations
 
-__all__ = ["TRIAL_TOKENS", "Trials"]
+__all__ = ["LAG_TOKENS", "TRIAL_TOKENS", "Trials"]
 
 TRIAL_TOKENS = 8
-"""Tokens of a trial: as many as a request may have come further in the engine than was heard of it."""
+"""Tokens of a trial: at least as many as a request may have come further in the engine than was heard of it."""
+LAG_TOKENS = 2
+"""As many as it has come further most often: a request that brings the engine down does so at the same place again."""
 
 
 class Trials:
@@ -22,6 +24,8 @@ class Trials:
         self._suspects: dict[int, None] = {}
         """In the order in which they are tried."""
         self._sent: set[int] = set()
+        self.num_tokens = 0
+        """Tokens of the trial so far."""
         self.current = 0
         """The request that is alone in the engine, 0 for none. It may have ended for its client: it is over when the
         engine is done with it."""
@@ -42,6 +46,7 @@ class Trials:
         if self._suspects:
             self.current = next(iter(self._suspects))
             del self._suspects[self.current]
+            self.num_tokens = 0
             return [self.current]
 
         taken = sorted(self._waiting)

@@ -63,6 +63,8 @@ class BatchingParts:
     """What plugins add to batching."""
 
     make_drafter: Callable[[], Drafter] | None = None
+    vocab_size: int = 0
+    """Of the model the drafter drafts for."""
     policy: BatchingPolicy | None = None
     """None: by priority."""
 
@@ -77,7 +79,7 @@ class BatchingParts:
         factory = plugins.drafters.get(settings.drafter)
         tools = drafter_tools(plugins)
         spec = with_options(spec, factory, "engine.drafter-options")
-        return cls(lambda: factory.create(spec, tools), policy)
+        return cls(lambda: factory.create(spec, tools), spec.vocab_size, policy)
 
 
 def stage_child(
@@ -106,7 +108,14 @@ def batching_children(tell: Tell, settings: BatchingSettings, parts: BatchingPar
         Child("kv", lambda: KvActor("kv", tell, "batching", has_prefix_cache=settings.has_prefix_cache)),
         Child(
             "batching",
-            lambda: BatchingActor("batching", tell, settings, make_drafter=parts.make_drafter, policy=parts.policy),
+            lambda: BatchingActor(
+                "batching",
+                tell,
+                settings,
+                make_drafter=parts.make_drafter,
+                vocab_size=parts.vocab_size,
+                policy=parts.policy,
+            ),
         ),
     ]
 

@@ -208,7 +208,7 @@ def _parts(
         vocab_size=read_model_config(Path(spec.model)).vocab_size,
         options=as_options(options.drafter_options, drafter.options, "drafter_options"),
     )
-    return BatchingParts(lambda: drafter.create(settings, tools), options.policy)
+    return BatchingParts(lambda: drafter.create(settings, tools), settings.vocab_size, options.policy)
 
 
 def _served(model: Path, fields: FieldTable, options: HarnessOptions) -> ServedModel:

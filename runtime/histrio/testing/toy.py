@@ -68,6 +68,8 @@ class ToyOptions(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
     """Seconds it sleeps for every token more: a device that is bound by computing."""
     fail_at_step: int = 0
     """The step in which the backend raises; 0 for never."""
+    fail_times: int = 0
+    """How many of the stages made in this process fail in that step, from the first on; 0 for all."""
     open_s: float = 0.0
     """Seconds that loading takes."""
     hang_folder: str = ""
@@ -97,15 +99,21 @@ class ToyFactory:
             return Probe(False, reason, f"choose a range within 0:{count}")
         return Probe(available=True, capabilities=_CAPABILITIES)
 
+    def __init__(self) -> None:
+        self._num_made = 0
+
     def create(self) -> StageBackend:
         """A stage that is not open yet."""
-        return ToyStage()
+        self._num_made += 1
+        return ToyStage(self._num_made)
 
 
 class ToyStage:
     """Stage backend on numpy integers."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int = 1) -> None:
+        """`number` counts those made."""
+        self._number = number
         self.xp = NumpyArrays()
         self._pages = np.zeros((0, 0, 0), np.int64)
         self._num_steps = 0
@@ -146,7 +154,8 @@ class ToyStage:
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the range."""
         self._num_steps += 1
-        if self._num_steps == self._options.fail_at_step:
+        can_fail = self._number <= (self._options.fail_times or self._number)
+        if self._num_steps == self._options.fail_at_step and can_fail:
             raise RuntimeError("the toy device failed, as it was told to")
         self._maybe_hang("step")
         time.sleep(self._options.step_s + self._options.token_s * batch.total_tokens)
