@@ -38,7 +38,7 @@ def main(folder: Path) -> None:
 
 def _row(model: str, name: str, dtype: str, stages: str, measured: Distance) -> str:
     total = len(PROMPTS) * NUM_TOKENS
-    cells = [f"{measured.num_other_tokens} of {total}", f"{measured.mean:.1e}", f"{measured.most:.1e}"]
+    cells = [f"{measured.num_other_tokens} of {total}", f"{measured.mean:.2e}", f"{measured.most:.2e}"]
     return f"| {' | '.join([model, name, dtype, stages, *cells])} |"
 
 

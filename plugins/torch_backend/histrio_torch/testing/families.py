@@ -152,7 +152,8 @@ that no sequence leaves, keys that are values, a hybrid's code without its state
 def make_model(family: str, folder: Path, *, seed: int = 4, **settings: Any) -> Any:
     """Save a random float32 model of the family in `folder`; returns it as transformers has it, in evaluation mode.
 
-    `settings` go on top of the family's; `max_shard_size` is handed to `save_pretrained`.
+    `settings` go on top of the family's; `max_shard_size` is handed to `save_pretrained`. With `has_outliers`, two
+    weights of each norm of the hidden state are far beyond the others, as in real models.
     """
     model_type, own = {**FAMILIES, **OTHERS}[family]
     return make_model_of(model_type, folder, seed=seed, **{**own, **settings})
@@ -164,13 +165,15 @@ def make_model_of(model_type: str, folder: Path, *, seed: int = 4, **settings: A
     from transformers import AutoConfig
     from transformers import AutoModelForCausalLM as AutoModel
 
-    shard_size = settings.pop("max_shard_size", "1GB")
+    shard_size, has_outliers = settings.pop("max_shard_size", "1GB"), settings.pop("has_outliers", False)
     config = AutoConfig.for_model(model_type, **{**_PLAIN, **settings})
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModel.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
         _draw_weights(model)
+        if has_outliers:
+            _add_outliers(model)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder, max_shard_size=shard_size)
     return model
@@ -190,3 +193,13 @@ def _draw_weights(model: Any) -> None:
                 parameter.normal_(std=1.5 / math.sqrt(parameter.shape[-1]))
             else:
                 parameter.add_(torch.randn_like(parameter) * 0.2)
+
+
+def _add_outliers(model: Any) -> None:
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("norm.weight") and parameter.shape == (model.config.hidden_size,):
+                parameter[5] += 90
+                parameter[17] -= 40
