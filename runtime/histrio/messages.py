@@ -396,7 +396,8 @@ class StageCapacity(msgspec.Struct, frozen=True):
     dtype: str
     param_bytes: int
     page_bytes_per_token: int
-    """Bytes one token takes in this stage's pages, all its layers together."""
+    """Bytes one token takes in this stage's pages, all its layers together; 0 for a model that keeps a state of
+    constant size per row, whose `max_pages` are as many as its rows can be long."""
     first_page_id: int = 0
     """Lowest page id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
     capabilities: list[str] = []

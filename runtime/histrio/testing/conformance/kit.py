@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from histrio.backend import Capability, Probe, StageSpec
@@ -19,11 +21,13 @@ from histrio.testing.conformance.resolve import find_factory
 from histrio.testing.models import MODELS, write_model
 from histrio.testing.toy import write_toy_model
 
-__all__ = ["MAX_SEQUENCE_LENGTH", "Kit", "KitModel", "all_cuts", "needs"]
+__all__ = ["MAX_SEQUENCE_LENGTH", "Judge", "Kit", "KitModel", "all_cuts", "needs"]
 
 MAX_SEQUENCE_LENGTH = 256
 _MOST_LAYERS_FOR_ALL_CUTS = 4
 _TOY = "toy"
+Judge: TypeAlias = Callable[[Path, list[int]], npt.NDArray[np.float32]]
+"""From a model's folder and ids to the logits [ids, vocab] that it should give."""
 
 
 def needs(*capabilities: Capability) -> pytest.MarkDecorator:
@@ -74,6 +78,8 @@ class Kit:
         """Name → model; those that the backend supports whole."""
         self.refused = {name: answer.reason for name, (_, answer) in answers.items() if not answer.available}
         """Name → why not."""
+        self.judge: Judge | None = None
+        """What the models should say, where that is not for the kit's own judges."""
         self.declared: dict[str, list[str]] = {}
         """Model → capabilities, once it was opened."""
         if not self.models:

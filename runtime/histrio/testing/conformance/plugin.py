@@ -34,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=[],
         help="a setting of the backend; repeatable",
     )
+    group.addoption(
+        "--judge",
+        metavar="MODULE:FUNCTION",
+        help="what the model should say: function(folder, ids) gives the logits [ids, vocab]; in place of transformers",
+    )
     group.addoption("--conformance-report", metavar="FILE", help="write the results as JSON")
 
 

@@ -10,7 +10,7 @@ from histrio.engine_backend import EngineFactory
 from histrio.errors import PluginError
 from histrio.plugins import installed_plugins
 
-__all__ = ["factory_at", "find_factory"]
+__all__ = ["factory_at", "find_factory", "judge_at"]
 
 
 def find_factory(name: str) -> BackendFactory | EngineFactory:
@@ -25,3 +25,15 @@ def factory_at(reference: str) -> Any:
         return getattr(import_module(module), attribute)()
     except (ImportError, AttributeError) as error:
         raise PluginError(f"there is no backend factory at {reference!r}: {error}") from error
+
+
+def judge_at(reference: str) -> Any:
+    """The function at `module:function`. Raises `PluginError`."""
+    module, _, attribute = reference.partition(":")
+    try:
+        judge = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PluginError(f"there is no judge at {reference!r}: {error}") from error
+    if not callable(judge):
+        raise PluginError(f"the judge at {reference!r} is no function of a folder and ids")
+    return judge

@@ -19,6 +19,7 @@ from histrio.testing.conformance.kit import Kit, all_cuts
 from histrio.testing.conformance.plugin import KIT
 from histrio.testing.conformance.remote import WorkerPool
 from histrio.testing.conformance.report import Recorder
+from histrio.testing.conformance.resolve import judge_at
 from histrio.testing.conformance.subject import EngineSubject, StageSubject
 
 __all__ = ["engine", "subject"]
@@ -33,6 +34,8 @@ def pytest_configure(config: pytest.Config) -> None:
     options = dict(_option(text) for text in config.getoption("--backend-option"))
     try:
         kit = Kit(config.getoption("--backend"), options, Path(folder.name), config.getoption("--backend-model"))
+        if (judge := config.getoption("--judge")) is not None:
+            kit.judge = judge_at(judge)
     except HistrioError as error:
         raise pytest.UsageError(str(error)) from error
 

@@ -28,7 +28,7 @@ def prompts(engine: EngineSubject, count: int) -> list[list[int]]:
 
 def judged(engine: EngineSubject) -> Reference:
     """The judge of the engine's model; skips the test where there is none."""
-    found = reference_for(engine.model)
+    found = reference_for(engine.model, engine.kit.judge)
     if isinstance(found, str):
         pytest.skip(found)
     return found

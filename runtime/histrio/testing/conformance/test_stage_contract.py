@@ -88,7 +88,7 @@ def test_capacity_is_sane(subject: StageSubject) -> None:
     assert all(size > 0 and count > 0 for size, count in capacity.max_pages.items())
     assert 1 <= capacity.max_rows <= subject.options.max_rows
     assert capacity.max_step_tokens >= 1
-    assert capacity.page_bytes_per_token > 0
+    assert capacity.page_bytes_per_token >= 0
     assert capacity.param_bytes >= 0
     assert min(capacity.first_page_id, capacity.first_row) >= 0
     assert capacity.dtype
@@ -109,6 +109,8 @@ def test_progress_goes_from_nothing_to_one(subject: StageSubject) -> None:
 
 
 def test_more_pages_than_memory_holds_are_refused(subject: StageSubject) -> None:
+    if subject.reference.capacities[0].page_bytes_per_token == 0:
+        pytest.skip("a state of constant size takes no pages")
     plain = subject.spec()
     most = max(subject.reference.capacities[0].max_pages.values())
 

@@ -12,7 +12,7 @@ _NUM_TOKENS = 16
 
 
 def test_greedy_tokens_equal_the_reference(subject: StageSubject) -> None:
-    judge = reference_for(subject.model)
+    judge = reference_for(subject.model, subject.kit.judge)
     if isinstance(judge, str):
         pytest.skip(judge)
     for seed, length in enumerate([1, 7, 2 * subject.page_size + 5]):
