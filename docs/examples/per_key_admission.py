@@ -35,7 +35,7 @@ class PerKey:
     def admit(self, submission: Submission, load: Load) -> None:
         """`submission.key` is a label of the key, never the key itself."""
         if self._running[submission.key] + submission.num_choices > self._most:
-            raise Overloaded(f"this key has {self._most} requests running, which is all it may; wait for one to end")
+            raise Overloaded(f"this key may have {self._most} requests running at a time; wait for one to end")
         self._running[submission.key] += submission.num_choices
 
     def finished(self, submission: Submission) -> None:

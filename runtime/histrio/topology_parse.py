@@ -83,7 +83,7 @@ def _unknown_key(key: str, fields: Collection[str], hints: Mapping[str, str]) ->
         return hints[key]
 
     guess = did_you_mean(key, fields) or "."
-    return f"unknown key{guess} Known keys: {', '.join(sorted(fields))}"
+    return f"unknown key{guess} Known keys: {', '.join(sorted(fields)) or 'none'}"
 
 
 def _convert_value(value: Any, kind: Any, path: str) -> Any:

@@ -132,7 +132,7 @@ def test_what_is_converted_stays_and_what_is_not_declared_is_left_alone() -> Non
     assert with_options(once, Factory(), "options").options is once.options
     assert with_options(spec, object(), "options") is spec
     assert as_options({}, NoOptions, "options") == NoOptions()
-    with pytest.raises(TopologyError, match=r"options.num-beads: unknown key"):
+    with pytest.raises(TopologyError, match=r"options.num-beads: unknown key. Known keys: none"):
         as_options(spec.options, NoOptions, "options")
 
 
