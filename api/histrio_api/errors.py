@@ -6,6 +6,7 @@ No answer echoes the input, shows a traceback or is longer than `MAX_MESSAGE_CHA
 from __future__ import annotations
 
 import logging
+import math
 import re
 from typing import Any
 
@@ -21,6 +22,7 @@ from histrio.errors import (
     RequestBrokeEngine,
     RequestError,
 )
+from histrio_api.request_log import log_refusal
 
 __all__ = [
     "STATUS_CLIENT_LEFT",
@@ -40,6 +42,7 @@ logger = logging.getLogger(__name__)
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
 RETRY_AFTER_S = 5
+_MAX_RETRY_AFTER_S = 86_400
 STATUS_CLIENT_LEFT = 499
 """No HTTP status: how requests are counted whose client left before the end."""
 
@@ -138,15 +141,23 @@ def presentable(error: Exception) -> HistrioError:
 def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     """Handler for the errors we raise on purpose, and for bugs."""
     shown = presentable(error)
-    request.app.state.edge.metrics.count_request(request.scope["path"], shown.status)
+    edge = request.app.state.edge
+    edge.metrics.count_request(request.scope["path"], shown.status)
+    if edge.settings.log_requests:
+        log_refusal(edge.metrics.label_of(request.scope["path"]), shown)
     headers = {}
     if isinstance(shown, Overloaded):
-        headers["retry-after"] = str(shown.retry_after_s)
+        headers["retry-after"] = str(_whole_seconds(shown.retry_after_s))
     elif shown.status == 503:
         headers["retry-after"] = str(RETRY_AFTER_S)
     elif shown.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(error_body(shown), status_code=shown.status, headers=headers, media_type=MediaType.JSON)
+
+
+def _whole_seconds(wanted_s: float) -> int:
+    """As the header has to have them; policies may say anything."""
+    return max(1, math.ceil(wanted_s)) if 0 <= wanted_s <= _MAX_RETRY_AFTER_S else _MAX_RETRY_AFTER_S
 
 
 def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:

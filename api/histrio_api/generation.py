@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import anyio
 
-from histrio.errors import RequestError
+from histrio.errors import HistrioError, RequestError
 from histrio.gateway import Submission
 from histrio_api.choice import Choice
 from histrio_api.contradictions import require_a_token
@@ -20,6 +20,7 @@ from histrio_api.logprobs import ChoiceLogprobs
 from histrio_api.prompt_logprobs import PromptScores, require_few_scores
 from histrio_api.prompts import Prompt, num_new_tokens
 from histrio_api.received import Received
+from histrio_api.request_log import log_finished
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.generation import GenerationRequest
@@ -47,6 +48,9 @@ class Generation:
         self.edge = edge
         self._metrics = edge.metrics
         self._arrived_s = arrived_s
+        self._first_token_s: float | None = None
+        self._failure = "cancelled"
+        """How choices ended that have no reason of their own."""
         self._is_closed = False
 
     @property
@@ -84,6 +88,7 @@ class Generation:
                     metrics.inter_token.observe((now - last) / num_tokens, num_tokens)
                 else:
                     metrics.first_token.observe(now - self._arrived_s)
+                    self._first_token_s = self._first_token_s or now - self._arrived_s
                 last = now
             if choice.counts_prompt:
                 self.num_cached_tokens += delta.num_cached_tokens
@@ -119,6 +124,13 @@ class Generation:
             usage = self.usage
             elapsed_s = time.perf_counter() - self._arrived_s
             self._metrics.count_finished(usage.prompt_tokens, usage.completion_tokens, elapsed_s)
+            if self.edge.settings.log_requests:
+                states = {choice.finish_reason or self._failure for choice in self.choices}
+                log_finished(self.id, self.edge.gateway.model.id, usage, states, (self._first_token_s, elapsed_s))
+
+    def fail(self, error: Exception) -> None:
+        """What is not finished ended by this error."""
+        self._failure = (isinstance(error, HistrioError) and error.code) or "internal_error"
 
 
 def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prompt], wanted: int | None) -> Generation:
@@ -158,6 +170,14 @@ def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prom
 
 async def run_choices(generation: Generation, show: Callable[[Choice, str], Awaitable[None]]) -> None:
     """Read all choices side by side. The first error ends them all and is raised as it is."""
+    try:
+        await _run_choices(generation, show)
+    except Exception as error:
+        generation.fail(error)
+        raise
+
+
+async def _run_choices(generation: Generation, show: Callable[[Choice, str], Awaitable[None]]) -> None:
     if len(generation.choices) == 1:
         await generation.read(generation.choices[0], show)
         return

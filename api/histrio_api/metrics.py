@@ -84,7 +84,11 @@ class EndpointMetrics:
 
     def count_request(self, path: str, status: int) -> None:
         """One more request was answered."""
-        self.requests[path if path in self.known_paths else "other", status] += 1
+        self.requests[self.label_of(path), status] += 1
+
+    def label_of(self, path: str) -> str:
+        """What a path is called where clients must not choose the words."""
+        return path if path in self.known_paths else "other"
 
     def count_finished(self, num_prompt_tokens: int, num_completion_tokens: int, elapsed_s: float) -> None:
         """One more generation ended, for whatever reason."""

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import anyio
 
@@ -29,7 +29,7 @@ from histrio.policies import AdmissionPolicy
 from histrio.sampling_fields import FieldTable
 from histrio.watchers import Watchers
 
-__all__ = ["Front", "FrontSettings"]
+__all__ = ["Front", "FrontSettings", "info_gauge"]
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class FrontSettings:
     """Of a complete replica: `histrio.actors.root.replica_actors`."""
     fields: FieldTable
     """Which request fields are honoured."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What is chosen by name: part → name, for /metrics."""
     max_unfinished: int = 512
     admission: AdmissionPolicy | None = None
     """Who decides which requests are accepted; None: whatever there are credits for."""
@@ -80,6 +82,8 @@ class Front:
             settings.fields,
             request_timeout_s=settings.request_timeout_s,
         )
+        if settings.parts:
+            self.gateway.status.gauges[info_gauge(settings.parts)] = 1
         self._on_loading = on_loading
         self._loop = asyncio.get_running_loop()
         self.root = RootActor(
@@ -173,3 +177,9 @@ class Front:
             self._supervisor.failed(name, error, message)
             return
         log.error("actor %s failed on a message", name, exc_info=error)
+
+
+def info_gauge(parts: Mapping[str, str]) -> str:
+    """A gauge that is always 1 and says it all in its labels, as Prometheus has it."""
+    escaped = {part: name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for part, name in parts.items()}
+    return "info{" + ",".join(f'{part}="{name}"' for part, name in escaped.items()) + "}"

@@ -226,6 +226,12 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
         ),
         actors=replica_actors(plan.num_stages),
         fields=field_table(plugins, plan.model.engine),
+        parts={
+            "backend": plan.model.engine or ",".join(dict.fromkeys(stage.backend for stage in plan.stages)),
+            "drafter": plan.drafter,
+            "batching_policy": "" if plan.model.engine else engine.batching_policy,
+            "admission_policy": engine.admission_policy,
+        },
         max_unfinished=engine.max_unfinished_requests,
         admission=admission_policy(engine, plugins),
         request_timeout_s=engine.request_timeout_s,
