@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
+from histrio.gateway import ServedModel
 from histrio.hooks import EdgeContext, EdgeService, hookimpl
 from histrio_api.settings import ApiSettings
+
+if TYPE_CHECKING:
+    from histrio_api.text.side import TextSide
 
 __all__ = ["ApiService", "register_edges"]
 
@@ -16,11 +21,20 @@ class ApiService:
     name = "api"
     settings = ApiSettings
 
+    def __init__(self) -> None:
+        self._read: dict[str, TextSide] = {}
+
+    def check_model(self, model: ServedModel) -> None:
+        """Read tokenizer and template before anything starts. Raises `ModelError` for unusable ones."""
+        from histrio_api.text.side import read_text_side
+
+        self._read = {model.path: read_text_side(model)}
+
     async def run(self, context: EdgeContext) -> None:
         """Serve until cancelled. Raises `ModelError` for an unusable tokenizer, `TopologyError` for the address."""
         from histrio_api.service import run_endpoint
 
-        await run_endpoint(context)
+        await run_endpoint(context, self._read.pop(context.gateway.model.path, None))
 
 
 @hookimpl

@@ -22,18 +22,17 @@ from histrio_api.gate import Gate
 from histrio_api.metrics import EndpointMetrics
 from histrio_api.server import serve
 from histrio_api.settings import ApiSettings
-from histrio_api.text.template import load_chat_template
-from histrio_api.text.tokenizer import Tokenizer
+from histrio_api.text.side import TextSide, read_text_side
 
 __all__ = ["open_edge", "run_endpoint"]
 
 _LOOK_S = 0.25
 
 
-async def run_endpoint(context: EdgeContext) -> None:
-    """Serve `context.gateway` until cancelled."""
+async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> None:
+    """Serve `context.gateway` until cancelled; `text` is the model's text side if it has been read."""
     settings = as_options(context.settings, ApiSettings, "api")
-    edge = await to_thread.run_sync(open_edge, context.gateway, settings)
+    edge = await to_thread.run_sync(open_edge, context.gateway, settings, text)
     _spare_collector()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
     async with _grammar_trials(edge):
@@ -48,11 +47,10 @@ def _spare_collector() -> None:
     gc.freeze()
 
 
-def open_edge(gateway: Gateway, settings: ApiSettings) -> Edge:
-    """Read tokenizer and chat template from the model's folder (about 0.4 s); raises `ModelError`."""
+def open_edge(gateway: Gateway, settings: ApiSettings, text: TextSide | None = None) -> Edge:
+    """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`."""
     model = gateway.model
-    tokenizer = Tokenizer.load(model.path, model.bos_id)
-    template = load_chat_template(model.path)
+    tokenizer, template = text or read_text_side(model)
     return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model))
 
 

@@ -57,7 +57,11 @@ class EdgeContext:
 
 
 class EdgeService(Protocol):
-    """A service in the front process that turns foreign requests into submissions, such as the HTTP endpoint."""
+    """A service in the front process that turns foreign requests into submissions, such as the HTTP endpoint.
+
+    One that has `check_model(model)` is asked before anything starts, and by `--check`, whether it can serve this
+    `ServedModel`; it raises `ModelError` where it cannot.
+    """
 
     name: str
     """Also the name of its table in a topology."""

@@ -99,7 +99,7 @@ class _Temperature:
 class _Settings(msgspec.Struct, frozen=True, rename="kebab"):
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 3001
-    api_keys: list[str] = []
+    api_keys: list[Annotated[str, msgspec.Meta(min_length=1)]] = []
 
 
 class _Edge:

@@ -18,6 +18,7 @@ from histrio.errors import EngineError
 from histrio.launch.main import main
 from histrio.launch.plan import Plan
 from histrio.plugins import FailedPlugin, Plugins
+from histrio.testing.models import write_tokenizer
 from histrio.topology import EngineTable
 
 WriteModel = Callable[..., Path]
@@ -339,6 +340,7 @@ def test_planning_a_start_imports_no_array_library_and_no_web_framework(write_mo
         "intermediate_size": 8,
     }
     folder = write_model(architectures=["Qwen3ForCausalLM"], model_type="qwen3", **sizes)
+    write_tokenizer(folder)
     code = (
         "import sys; from histrio.plugins import installed_plugins; from histrio.topology import parse_tables; "
         "from histrio.launch.plan import resolve; "

@@ -13,6 +13,7 @@ from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.pieces import TokenPieces
 from histrio_api.text.token_bytes import TokenBytes, shown_bytes
 from histrio_api.text.token_search import TokenSearch
+from histrio_api.text.tokenizer_bounds import check_growth
 
 if TYPE_CHECKING:
     import tokenizers
@@ -69,9 +70,12 @@ class Tokenizer:
                 f"{path}: no such file. The endpoint needs the tokenizer as tokenizer.json; for a model that has only "
                 "a sentencepiece file, save one with transformers: AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
+        check_growth(path)
         try:
             return cls(tokenizers.Tokenizer.from_file(str(path)), bos_id)
-        except Exception as error:  # the library raises bare Exception for files it cannot read
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # bare Exception for files that it cannot read, or a panic of Rust's
             raise UnsupportedModel(
                 f"{path}: not a tokenizer that this version of `tokenizers` can read: {error}"
             ) from error

@@ -187,6 +187,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         )
         stages.append(check_support(stage, plugins, config, is_check=is_check))
     _check_context(table, config)
+    _check_edges(edges, plugins, model)
     check_memory(stages, config.dtype)
     return Plan(
         model=model,
@@ -259,6 +260,14 @@ def _edges(topology: Topology, plugins: Plugins) -> list[EdgePlan]:
             raise TopologyError(name, f"{error}" if not guess else f"no such table{guess}") from None
         plans.append(EdgePlan(name=name, settings=edge_settings(service, table)))
     return plans
+
+
+def _check_edges(edges: list[EdgePlan], plugins: Plugins, model: ServedModel) -> None:
+    """Whether the services can serve this model, where they have an opinion. Raises `ModelError`."""
+    for edge in edges:
+        check = getattr(plugins.edges.get(edge.name), "check_model", None)
+        if check is not None:
+            check(model)
 
 
 def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: FieldTable) -> ServedModel:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from histrio.backend import Capability
 from histrio.engine.placement import lost_capabilities
 from histrio.launch.place import FRONT
 from histrio.launch.plan import EdgePlan, Plan, StagePlan
@@ -87,8 +88,26 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
 def _losses(plan: Plan) -> list[str]:
     """What the replica cannot do although some of its stages can; an engine loses nothing to others."""
     capabilities = {stage.actor: stage.capabilities for stage in plan.stages if not stage.is_engine}
-    lost = lost_capabilities(capabilities)
+    lost = [*lost_capabilities(capabilities), *_idle(plan, capabilities)]
     return ["", *lost] if lost else []
+
+
+def _idle(plan: Plan, capabilities: Mapping[str, list[str]]) -> list[str]:
+    """What is asked for, or there by default, and cannot act; only where the backends told what they can do."""
+    if not any(capabilities.values()):
+        return []
+
+    def lacking(*needed: Capability) -> str:
+        return ", ".join(name for name in sorted(capabilities) if not set(needed) <= set(capabilities[name]))
+
+    idle = []
+    if plan.drafter and (names := lacking(Capability.REWIND, Capability.ALL_POSITION_LOGITS)):
+        idle.append(f"the drafter {plan.drafter} cannot act: {names} cannot verify what it guesses")
+    if plan.engine.prefix_cache and (names := lacking(Capability.PREFIX_SHARE)):
+        idle.append(f"the prefix cache cannot act: {names} cannot share pages")
+    if not plan.model.grammar_kinds:
+        idle.append("grammars cannot act: no plugin enforces them, so response_format and forced tool calls get 400")
+    return idle
 
 
 def _sampling(plan: Plan) -> str:

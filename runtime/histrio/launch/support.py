@@ -152,8 +152,19 @@ def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is
         raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {machine.sentence}")
     if not model.available:
         raise UnsupportedModel(f"{place}: {model.sentence}{_about_own_code(config)}")
+    _check_device(stage, machine.devices)
     capabilities = [str(each) for each in model.capabilities]
     return msgspec.structs.replace(stage, devices=machine.devices, capabilities=capabilities, dtype=model.dtype)
+
+
+def _check_device(stage: StagePlan, devices: list[str]) -> None:
+    """The device that the file names is one of those that the backend sees. Raises `TopologyError`."""
+    name = stage.spec.device
+    kinds = {device.partition(":")[0] for device in devices}
+    if name == "auto" or not devices or name in devices or name in kinds:
+        return
+    text = f"the backend {stage.backend!r} cannot use {name[:40]!r} here; it sees {', '.join(devices)}"
+    raise TopologyError(f"stage[{stage.index}].device", text)
 
 
 def check_memory(stages: list[StagePlan], checkpoint_dtype: str | None) -> None:
