@@ -47,6 +47,12 @@ class World:
         """By number."""
         return {child.pid: child for child in psutil.Process(self.server.process.pid).children()}
 
+    def kill_engine(self) -> None:
+        """And not the process that tries grammars."""
+        for child in self.children.values():
+            if "engine" in child.name():
+                child.kill()
+
     @property
     def num_killed(self) -> int:
         """Processes that the front ended for being hung."""
@@ -129,8 +135,7 @@ def test_a_device_that_hangs_in_the_first_step_of_a_size_is_replaced(world: Worl
 def test_a_process_that_is_stopped_before_it_begins_is_replaced(world: World, undisturbed: list[str]) -> None:
     killed = world.num_killed
     before = world.children
-    for child in before.values():
-        child.kill()
+    world.kill_engine()
 
     def stop_the_next() -> None:
         eventually(lambda: world.children.keys() - before.keys())
@@ -147,8 +152,7 @@ def test_a_process_that_is_stopped_before_it_begins_is_replaced(world: World, un
 def test_a_device_that_hangs_while_it_loads_is_replaced(world: World, undisturbed: list[str]) -> None:
     killed = world.num_killed
     world.hang_in("open")
-    for child in world.children.values():
-        child.kill()
+    world.kill_engine()
     assert world.texts(PROMPTS) == undisturbed
     assert world.num_killed == killed + 1
     assert "without any progress" in world.server.log.read_text()
@@ -189,8 +193,7 @@ def test_sockets_that_somebody_removed_are_made_anew(world: World, undisturbed: 
     assert sockets, "a control"
     for folder in {socket.parent for socket in sockets}:
         shutil.rmtree(folder)
-    for child in children.values():
-        child.kill()
+    world.kill_engine()
     assert world.texts(PROMPTS) == undisturbed
     assert "was removed; the front listens anew" in world.server.log.read_text()
 
