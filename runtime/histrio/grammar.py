@@ -162,7 +162,7 @@ class GrammarBackend(Protocol):
     """What it does not declare is never asked of it; one that has no such attribute declares nothing."""
 
     def check(self, spec: GrammarSpec) -> None:
-        """Refuse what is too large, malformed or not enforceable as far as reading tells, before it is compiled for trial.
+        """Refuse what is too large, malformed or not enforceable as far as reading tells, before it is tried.
 
         Raises `RequestError` with the place in the grammar as `param`, such as `properties.tags.uniqueItems`, and a
         text that names the keyword and repeats no value.
