@@ -62,3 +62,19 @@ def test_restarts_back_off_and_begin_anew_once_it_has_been_up_for_long() -> None
     assert account.delay_s == 0.0, "the next start follows at once: what brought it down is gone"
     fail_after(account, 100.0, 61.0)
     assert account.delay_s == 0.0
+
+
+def test_a_failure_that_left_a_doubt_is_forgiven_with_the_one_before() -> None:
+    account = RestartAccount(2, 60.0)
+    for now in range(0, 100, 3):
+        assert fail_after(account, now, 0.1)
+        assert fail_after(account, now + 1, 0.1)
+        account.forgive(now + 2)
+
+
+def test_what_was_settled_is_not_forgiven_later() -> None:
+    account = RestartAccount(1, 60.0)
+    assert fail_after(account, 0.0, 0.1)
+    account.settled()
+    account.forgive(1.0)
+    assert not fail_after(account, 2.0, 0.1)

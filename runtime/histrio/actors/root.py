@@ -209,6 +209,8 @@ class RootActor(Actor):
                 self._child_failed(message)
             case OnTrial():
                 self._trial = message
+                if not message.request:
+                    self.restarts.settled()
             case _:
                 raise WireError(f"root does not understand {type(message).__name__}")
 

@@ -1,8 +1,8 @@
 """How often a replica may fail, counted in one place for all of its processes and actors.
 
 Failures are forgotten with the time that the replica is up: so one that never comes up, or takes long to, runs into
-the limit like any other. A failure that a request is to blame for is none of the replica's, nor is the one before it,
-which made that request a suspect.
+the limit like any other. A failure that a request is to blame for is none of the replica's, nor are those before it
+that made that request a suspect.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class RestartAccount:
         self._up_since: float | None = None
         self._failures: deque[float] = deque()
         """When they happened, in seconds of being up."""
-        self._can_forgive = False
-        """The last of them may turn out to be a request's."""
+        self._num_open = 0
+        """How many of the last of them may turn out to be a request's."""
 
     def came_up(self, now: float) -> None:
         """The replica serves."""
@@ -41,18 +41,23 @@ class RestartAccount:
         self._failures.append(self._up_s)
         while self._failures[0] <= self._up_s - self.window_s:
             self._failures.popleft()
-        self._can_forgive = True
+        self._num_open += 1
         num_before = len(self._failures) - 1
         self.delay_s = min(_FIRST_DELAY_S * 2.0 ** (num_before - 1), _MOST_DELAY_S) if num_before else 0.0
         return len(self._failures) <= self.max_restarts
 
     def forgive(self, now: float) -> None:
-        """It is down for a request that has been found out by that: neither this nor the failure before counts."""
+        """It is down for a request that has been found out by that: neither this counts, nor do the failures before
+        that made the request a suspect, or left a doubt."""
         self._pause(now)
-        if self._can_forgive and self._failures:
+        for _ in range(min(self._num_open, len(self._failures))):
             self._failures.pop()
-        self._can_forgive = False
+        self._num_open = 0
         self.delay_s = 0.0
+
+    def settled(self) -> None:
+        """Nobody is suspected any more: what has failed so far was no request's doing."""
+        self._num_open = 0
 
     def _pause(self, now: float) -> None:
         if self._up_since is not None:
