@@ -107,7 +107,9 @@ def test_behind_a_probe_the_model_is_tried_without_reading_its_weights(
     assert factory.probe().available
     assert factory.supports(spec).dtype == "float32"
 
-    save_file({**weights, "model.layers.1.surprise": weights["model.norm.weight"].clone()}, folder / "model.safetensors")
+    save_file(
+        {**weights, "model.layers.1.surprise": weights["model.norm.weight"].clone()}, folder / "model.safetensors"
+    )
     assert "surprise" in factory.supports(spec).reason
     assert MlxFactory().supports(spec).available, "only a rehearsal sees it"
 
