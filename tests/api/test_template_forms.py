@@ -43,8 +43,7 @@ NOT_HERMES = {
     "an element": '<tool_call><invoke name="{{ c.function.name }}">{{ a | tojson }}</invoke></tool_call>',
     "name before": "<tool_call>{{ c.function.name }}\n{{ a | tojson }}</tool_call>",
     "python": "<tool_call>{{ {'name': c.function.name, 'arguments': a} }}</tool_call>",
-    "as no one sees": "{# <tool_call>{}</tool_call> #}",
-    "nothing": "",
+    "arguments alone": "{{ a | tojson }}{# <tool_call>{}</tool_call> #}",
 }
 
 
@@ -53,6 +52,13 @@ def test_other_calls_than_hermes_are_not_taken_for_it(kind: str) -> None:
     example = '{{ "<tool_call>{\\"name\\": …, \\"arguments\\": …}</tool_call>" }}{{ tools | tojson }}'
     assert not template(calling(NOT_HERMES[kind], example)).has_hermes_calls
     assert template(calling(HERMES, example)).has_hermes_calls, "control"
+
+
+def test_a_template_that_writes_no_earlier_calls_is_taken_at_its_word() -> None:
+    example = '{{ "Answer with <tool_call>{…}</tool_call>" }}{{ tools | tojson }}'
+    assert template(calling("", example)).has_hermes_calls
+    assert not template(calling("")).has_hermes_calls
+    assert not template(calling("", example.replace("{…}", "<function=f>"))).has_hermes_calls
 
 
 def test_calls_of_tools_that_are_not_written_are_none() -> None:

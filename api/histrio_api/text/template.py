@@ -13,6 +13,7 @@ from jinja2 import meta, nodes
 from histrio.errors import RequestError, UnsupportedModel
 from histrio.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
 from histrio.model_files import read_json_object, read_model_text
+from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
 from histrio_api.text.sandbox import template_environment
 from histrio_api.text.sandbox_limits import TemplateLimit
 from histrio_api.text.template_forms import (
@@ -58,9 +59,16 @@ class ChatTemplate:
 
     @cached_property
     def has_hermes_calls(self) -> bool:
-        """Whether it writes tools into the prompt, and calls as JSON between `<tool_call>` and `</tool_call>`."""
+        """Whether it writes tools into the prompt, and calls as JSON between `<tool_call>` and `</tool_call>`.
+
+        Of one that writes no earlier calls at all there is only its text to go by.
+        """
         name = self._name_for(has_tools=True)
-        return writes_hermes_calls(partial(self._render_probe, name, True), self._form(name, True))
+        found = writes_hermes_calls(partial(self._render_probe, name, True), self._form(name, True))
+        if found is not None:
+            return found
+        source = self._sources[name]
+        return all(each in source for each in ("tools", CALL_OPEN, CALL_CLOSE)) and "<function=" not in source
 
     @cached_property
     def has_channels(self) -> bool:

@@ -111,9 +111,14 @@ def learn_form(render: Render) -> TemplateForm:
     return msgspec.structs.replace(calls, roles_with_parts=roles, takes_only_parts=takes_only_parts)
 
 
-def writes_hermes_calls(render: Render, form: TemplateForm) -> bool:
-    """Whether tools are written, and calls of them as JSON between `<tool_call>` and `</tool_call>`."""
+def writes_hermes_calls(render: Render, form: TemplateForm) -> bool | None:
+    """Whether tools are written, and calls of them as JSON between `<tool_call>` and `</tool_call>`.
+
+    None if no trace of a call is written.
+    """
     text = _rendered(render, [_ASKED, form.fit(_calling()), *_results()])
+    if text and _VALUE not in text:
+        return None
     if _OFFERED not in text:
         return False
     written = (part.partition(CALL_CLOSE)[0] for part in text.split(CALL_OPEN)[1:])
