@@ -28,7 +28,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]
 
 
 def engine(server: LaunchedServer) -> psutil.Process:
-    (child,) = psutil.Process(server.process.pid).children()
+    children = psutil.Process(server.process.pid).children()
+    (child,) = [each for each in children if each.name().startswith("rt:engine")]
     return child
 
 
