@@ -86,6 +86,7 @@ _BOUNDS: dict[str, _Bound] = {
     ),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx"), _TOKENS),
     **dict.fromkeys(("original_max_position_embeddings", "model_max_length"), _TOKENS),
+    "pad_token_id": _Bound(-1, _MOST_TOKENS),
     "sliding_window": _Bound(-1, _MOST_TOKENS, may_be_list=True),
     **dict.fromkeys(("rope_theta", "rope_local_base_freq"), _BASE),
     **dict.fromkeys(

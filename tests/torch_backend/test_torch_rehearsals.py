@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +79,29 @@ def test_a_configuration_that_makes_no_model_is_refused(
     (odd / "config.json").write_text(json.dumps({**config, "hidden_act": "wave"}))
 
     assert "can't make this model" in checked.supports(whole(odd, has_weights=False)).reason
+
+
+def test_weights_of_another_shape_are_refused(
+    checked: TorchFactory, tiny_model: Callable[[str], Any], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model("llama").folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert checked.supports(whole(folder)).available
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] + 8}))
+
+    reason = checked.supports(whole(folder)).reason
+    assert "model.safetensors" in reason
+    assert re.search(r"mlp\.(up|gate|down)_proj\.weight has the shape", reason)
+
+
+@pytest.mark.parametrize("pad", [-1, 10**6])
+def test_an_absurd_padding_matters_to_no_model(
+    pad: int, checked: TorchFactory, tiny_model: Callable[[str], Any], tmp_path: Path
+) -> None:
+    config = json.loads((Path(tiny_model("llama").folder) / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "pad_token_id": pad}))
+
+    assert checked.supports(whole(tmp_path, has_weights=False)).available
 
 
 def test_a_check_says_in_which_numbers_is_computed(checked: TorchFactory, tiny_model: Callable[[str], Any]) -> None:

@@ -142,6 +142,8 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
     except (KeyError, ValueError) as error:
         raise UnsupportedModel(f"{folder}: transformers can't make this model: {error}") from None
 
+    if (getattr(config, "pad_token_id", None) or 0) >= (getattr(config, "vocab_size", None) or 0):
+        config.pad_token_id = None  # nothing is padded here, and torch refuses one beyond the embedding
     name = model_class.__name__
     if getattr(model_class, "_is_stateful", False) and not has_only_attention(config.to_dict()):
         raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that pages can't hold")

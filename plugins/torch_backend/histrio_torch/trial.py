@@ -9,10 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from histrio.backend import StageSpec
+from histrio.errors import UnsupportedModel
+from histrio.weights import read_header
 from histrio_torch.attention import ATTENTION_NAME
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
+from histrio_torch.checkpoint import find_weight_files
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
 from histrio_torch.loader import StageModel, choose_dtype, make_spliced, prepare, store_latents
 from histrio_torch.memory import choose_device
@@ -46,6 +50,8 @@ def rehearse(spec: StageSpec) -> str:
 
 def _try_without_weights(spec: StageSpec) -> None:
     model, relay = make_spliced(Path(spec.model), spec)
+    if spec.has_weights:
+        _check_shapes(model, Path(spec.model))
     structure = prepare(model, spec)
     model.config._attn_implementation = ATTENTION_NAME
     store_latents(model)
@@ -57,6 +63,17 @@ def _try_without_weights(spec: StageSpec) -> None:
     except RuntimeError:
         # Not every operator knows the meta device, and experts are looked up by numbers that aren't there.
         return
+
+
+def _check_shapes(model: nn.Module, folder: Path) -> None:
+    """Tensors that the files and the model call by the same name are of the same shape."""
+    made = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
+    for file in find_weight_files(folder):
+        for name, stored in read_header(file).items():
+            if made.get(name, stored.shape) != stored.shape:
+                raise UnsupportedModel(
+                    f"{file}: {name} has the shape {stored.shape}, but config.json makes it {made[name]}"
+                )
 
 
 def _run(stage: StageModel, spec: StageSpec) -> None:

@@ -60,30 +60,41 @@ class DrafterGuard:
             where = type(self._drafter).__module__
             _log.error("nothing is guessed ahead any more: drafter %r (%s) failed", self._name, where, exc_info=error)
 
-    def _checked(self, found: Any, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def _checked(self, found: Any, wanted: Mapping[int, int]) -> Mapping[int, Draft]:
         """The same with plain ints. Raises what the mistake raises, `TypeError` or `ValueError`.
 
-        All ids of a step are looked at together: an array takes nothing but whole numbers, and knows its extremes.
+        All ids of a step are looked at together, and drafts that are plain already are passed on as they are.
         """
-        ids = array("q")
+        ids: list[Any] = []
+        is_plain = True
         for request, draft in found.items():
-            if len(draft.ids) > wanted[request] or len(draft.chances) not in (0, len(draft.ids)):
-                raise ValueError(f"{len(draft.ids)} tokens for {wanted[request]}, {len(draft.chances)} with chances")
-            ids.extend(array("q", draft.ids))
-        plain, at, drafts = self._plain(ids), 0, {}
-        for request, draft in found.items():
-            end = at + len(draft.ids)
-            drafts[request] = Draft(plain[at:end], [self._distribution(each) for each in draft.chances])
-            at = end
-        return drafts
+            given, chances = draft.ids, draft.chances
+            if len(given) > wanted[request] or (chances and len(chances) != len(given)):
+                raise ValueError(f"{len(given)} tokens for {wanted[request]}, {len(chances)} with chances")
+            is_plain &= type(given) is list and not chances
+            ids.extend(given)
+        if not is_plain or not set(map(type, ids)) <= {int}:
+            return {request: self._made_plain(draft) for request, draft in found.items()}
 
-    def _plain(self, ids: array[int]) -> list[int]:
+        self._require_known(ids)
+        plain: Mapping[int, Draft] = found
+        return plain
+
+    def _made_plain(self, draft: Draft) -> Draft:
+        return Draft(self._plain(draft.ids), [self._distribution(each) for each in draft.chances])
+
+    def _plain(self, ids: Sequence[int]) -> list[int]:
+        """An array takes nothing but whole numbers."""
+        plain = array("q", ids).tolist()
+        self._require_known(plain)
+        return plain
+
+    def _require_known(self, ids: list[int]) -> None:
         if ids and not 0 <= min(ids) <= max(ids) < self._num_ids:
             raise ValueError(f"ids from {min(ids)} to {max(ids)} in a vocabulary of {self._num_ids}")
-        return ids.tolist()
 
     def _distribution(self, chances: Any) -> Chances:
-        tokens = self._plain(array("q", [token for token, _ in chances]))
+        tokens = self._plain([token for token, _ in chances])
         shares = array("d", [share for _, share in chances])
         if not abs(sum(shares) - 1) < _MOST_ERROR or min(shares) < 0:
             raise ValueError("chances that do not add up to 1")
