@@ -46,6 +46,7 @@ from histrio.sampler_chain import SamplerChain
 from histrio.testing.guesses import GuessDrafter
 from histrio.testing.models import EOS_ID, write_tokenizer
 from histrio.testing.toy import ToyStage, write_toy_model
+from histrio.testing.wait import eventually
 from histrio_grammars.backend import Llguidance
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
@@ -199,12 +200,16 @@ class _Line:
                 request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, seed=request, sampling=sampling, grammar=grammar
             )
             self._directory.tell("batching", order)
-        self._dispatcher.run_until_idle()
+        eventually(self._has_begun)  # a grammar is compiled on another thread first
         gained = 0
         while gained < num_rows:
             before = self.sink.num_tokens
             self.step()
             gained = self.sink.num_tokens - before
+
+    def _has_begun(self) -> bool:
+        self._dispatcher.run_until_idle()
+        return self._held is not None
 
     def step(self) -> None:
         """From one `StepResult` to the next."""

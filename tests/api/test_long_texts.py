@@ -109,7 +109,7 @@ def test_random_texts_within_the_limit_are_never_refused() -> None:
 
 
 def test_other_threads_run_while_a_long_text_is_encoded() -> None:
-    """Counted, not timed: the plain call, the control, lets another thread take no step at all."""
+    """Counted, not timed: the plain call, the control, lets another thread take hardly a step."""
     plain = tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json"))
     text = "a b " * 50_000
 
@@ -134,8 +134,9 @@ def test_other_threads_run_while_a_long_text_is_encoded() -> None:
         return found
 
     tokenizer = Tokenizer.load(DEMO)
-    assert num_steps_beside(lambda: tokenizer.encode(text, add_special=False)) > 5
-    assert num_steps_beside(lambda: plain.encode(text)) <= 5
+    ours = num_steps_beside(lambda: tokenizer.encode(text, add_special=False))
+    assert ours > 5
+    assert ours > 3 * num_steps_beside(lambda: plain.encode(text))
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
