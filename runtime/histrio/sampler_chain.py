@@ -26,6 +26,7 @@ from histrio.draw import draw
 from histrio.errors import note_request_code
 from histrio.logprobs import TokenLogprobs, token_logprobs
 from histrio.philox import uniform
+from histrio.request_code import RequestCode
 from histrio.sampling import Observer, Opening, Rows, Sampler, Slots, Stateful
 from histrio.sampling_fields import FieldTable
 
@@ -340,17 +341,15 @@ def _tell_apart(xp: ArrayNamespace, logits: Array, ids: Ints) -> None:
     ids[rows] = np.where(np.isfinite(largest), NOTHING_LEFT, NOT_NUMBERS)
 
 
-class _named:
-    """Whatever is raised inside says whose code it was."""
+class _named(RequestCode):
+    """Whatever is raised inside says whose code it was; so does the process if it ends there."""
 
     __slots__ = ("_sampler",)
 
     def __init__(self, sampler: Sampler) -> None:
         self._sampler = sampler
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
-        if error is not None:
-            note_request_code(error, f"sampler {self._sampler.name!r} ({type(self._sampler).__module__})")
+    def __exit__(self, *error: object) -> None:
+        super().__exit__()
+        if isinstance(error[1], BaseException):
+            note_request_code(error[1], f"sampler {self._sampler.name!r} ({type(self._sampler).__module__})")

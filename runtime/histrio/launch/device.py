@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -30,8 +31,9 @@ from histrio.logs import LogFormat, set_up_logs
 from histrio.messages import PROTOCOL_VERSION, ChildFailed, Hello
 from histrio.net.io_thread import IoThread
 from histrio.plugins import Plugins, installed_plugins
+from histrio.request_code import mark_in
 
-__all__ = ["DeviceProcess", "run_device_process"]
+__all__ = ["DeviceProcess", "mark_file", "run_device_process"]
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +82,7 @@ def run_device_process(payload: Any) -> None:
             os._exit(1)  # nobody is left to work for
         directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
+    mark_in(mark_file(spec.endpoint))
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
     directory.use(links)
     _listen(links)
@@ -98,6 +101,11 @@ def run_device_process(payload: Any) -> None:
         device.run()
     finally:
         links.close()
+
+
+def mark_file(endpoint: str) -> Path:
+    """Where a process that listens there keeps the mark of `histrio.request_code`."""
+    return Path(endpoint.removeprefix("ipc://") + ".mark")
 
 
 def _listen(links: IoThread) -> None:

@@ -14,12 +14,13 @@ from histrio.actors.liveness import ProcessView
 from histrio.actors.root import HostedActors, RootActor
 from histrio.errors import BackendError, EngineError
 from histrio.launch.child import ChildSpec
-from histrio.launch.device import DeviceProcess
+from histrio.launch.device import DeviceProcess, mark_file
 from histrio.launch.place import ENGINE, FRONT
 from histrio.launch.plan import Plan
 from histrio.launch.process_view import look
 from histrio.launch.spawn import ChildProcess, spawn
 from histrio.net.io_thread import IoThread
+from histrio.request_code import ended_inside
 
 __all__ = ["ReplicaProcesses", "device_processes"]
 
@@ -121,7 +122,8 @@ class ReplicaProcesses:
         del self._running[spec.process]
         if not self._is_stopping:
             log.warning("process %s %s", spec.process, reason)
-        self._root.process_exited(spec.process, reason, is_own_doing=child.died_of_itself)
+        is_own_doing = ended_inside(mark_file(spec.endpoint)) or child.died_of_itself
+        self._root.process_exited(spec.process, reason, is_own_doing=is_own_doing)
 
     async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | None:
         """The process; None if the system could start none for a while: it may lack descriptors, say."""
