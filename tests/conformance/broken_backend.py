@@ -249,7 +249,7 @@ class BrokenStage(toy.ToyStage):
         if self.defect == "lies-about-pages" and spec.num_pages is not None:
             changes |= {"max_pages": dict.fromkeys(capacity.max_pages, spec.num_pages)}
         if self.defect == "capacity-of-nothing":
-            changes |= {"page_bytes_per_token": 0}
+            changes |= {"param_bytes": -1}
         return changes
 
     def _refuse(self, batch: StepBatch) -> None:

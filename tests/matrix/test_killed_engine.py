@@ -62,8 +62,8 @@ async def stream_all(server: LaunchedServer, on_text: Callable[[str], None]) -> 
 
 
 def engine(server: LaunchedServer) -> psutil.Process:
-    """The only child there is."""
-    (child,) = psutil.Process(server.process.pid).children()
+    children = psutil.Process(server.process.pid).children()
+    (child,) = [each for each in children if each.name().startswith("rt:engine")]
     return child
 
 
