@@ -77,7 +77,7 @@ def test_what_a_stage_raises_arrives_with_its_place_and_the_worker_goes_on(model
     with pytest.raises(BackendError, match="warp") as caught:
         host.open()
     host.close()
-    assert "options.py" in "".join(caught.value.__notes__)
+    assert "worker.py" in "".join(caught.value.__notes__)
 
     chain = StageChain(ToyFactory(), model.folder, (), workers=pool)
     assert chain.greedy(PROMPT, 5) == WANTED

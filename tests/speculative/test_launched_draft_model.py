@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from histrio.testing.launched import LaunchedServer
+from histrio.testing.wait import eventually
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
@@ -58,6 +59,7 @@ def test_a_topology_names_its_draft_model(tmp_path: Path) -> None:
     file = write(tmp_path, "draft-model", 'model = "demo-draft"\nnum-cache-tokens = 4096')
     with LaunchedServer(str(file), log=tmp_path / "log.txt") as server:
         assert "3, 4, 5, 6, 7, 8, 9, 10" in answer(server)
+        eventually(lambda: counted(server, "accepted_tokens_total") > 0)
         drafted, accepted = counted(server, "drafted_tokens_total"), counted(server, "accepted_tokens_total")
     assert 0 < accepted <= drafted
 
