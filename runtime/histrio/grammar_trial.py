@@ -2,7 +2,7 @@
 
 Compiling is work that a client writes, and a short grammar can keep a compiler busy for minutes, or fill the memory. So
 the process opens the vocabulary once and forks for every trial. The kernel bounds the fork: its processor time, its
-memory, its life in all. What ends there costs nobody the vocabulary, and a trial whose asker has gone is killed.
+memory, its life in all. What ends there leaves the vocabulary open, and a trial whose asker has gone is killed.
 
     control: a socket to the front; one outcome when the vocabulary is open, then one descriptor in for every trial
     a trial's own socket: a `Trial` in, an `Outcome` out; the front closes it to give the trial up
@@ -196,7 +196,7 @@ class _Forks:
             self._reap()
             for process, ours in list(self._running.items()):
                 if ours.fileno() in events:
-                    os.kill(process, signal.SIGKILL)  # nobody waits for it
+                    os.kill(process, signal.SIGKILL)  # its asker has gone
             if self._control.fileno() in events and not self._begin():
                 return
 
@@ -238,7 +238,7 @@ class _Forks:
                     try:
                         connection.sendall(encode_frame(outcome))
                     except OSError:
-                        pass  # nobody waits for it
+                        pass  # its asker has gone
 
     def _try(self, connection: socket.socket, parent: int) -> NoReturn:
         """In the fork."""

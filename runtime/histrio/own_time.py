@@ -1,4 +1,4 @@
-"""Time as this process lived it, for limits on others: what it slept through itself counts for nobody's silence."""
+"""Time as this process lived it, for limits on others: what it slept through itself does not count as silence of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hooks that watch, called on a thread of their own: what a plugin does in them keeps nobody waiting.
+"""The hooks that watch, called on a thread of their own: what a plugin does in them delays no request.
 
 Facts are told in order and wait in a queue of bounded length; what does not fit is dropped and counted. An
 implementation that raises is logged once, by its plugin's name, and not called again.

@@ -160,7 +160,7 @@ class RequestParser:
             self._refuse(414, f"the URL is longer than {MAX_URL_BYTES} bytes", "url_too_long")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """The parser's: a whole header, or a trailer, which nobody reads."""
+        """The parser's: a whole header, or a trailer, which is not used."""
         if self._has_head:
             return
         if len(self._headers) == MAX_HEADERS:

@@ -1,7 +1,7 @@
 """The edge services of the front: each runs in a task of its own, and starts again when it has ended by itself.
 
-A service that raises or returns takes no other along. One that fails too often is given up; without any left, nobody
-can reach the model, and the front ends.
+A service that raises or returns takes no other along. One that fails too often is given up; without any left, the
+model cannot be reached, and the front ends.
 """
 
 from __future__ import annotations
