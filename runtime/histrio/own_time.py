@@ -1,4 +1,4 @@
-"""Time as this process lived it, for limits on others: what it slept through itself does not count as silence of others."""
+"""Time as this process lived it, for limits on others: what it slept through itself is not counted against them."""
 
 from __future__ import annotations
 

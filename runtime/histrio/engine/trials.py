@@ -40,7 +40,7 @@ class Trials:
         self._waiting.add(request)
 
     def take(self) -> list[int]:
-        """The requests to send now: none beside a request on trial, one suspect if there is any, else all that wait."""
+        """The requests to send now: none beside one on trial, one suspect if there is any, else all that wait."""
         if self.current:
             return []
         if self._suspects:

@@ -1,4 +1,4 @@
-"""The judge that histrio did not write: transformers, on tiny random models whose config.json is as repositories have it.
+"""The judge that histrio did not write: transformers, on tiny random models with config.json as repositories have it.
 
 `published.json` spells the keys as published, with values that have an effect wherever a model reads them. Weights are
 drawn by transformers and disturbed, biases and buffers too. Needs torch and transformers.
