@@ -69,8 +69,8 @@ class TrialProcess:
         return None if child is None else child.pid
 
     async def open(self, tasks: TaskGroup) -> Outcome | None:
-        """Wait until the vocabulary is open, which the first caller begins, and say how it went; None if the process has ended
-        meanwhile, or takes too long. It lives in `tasks`."""
+        """Wait until the vocabulary is open, which the first caller begins, and say how it went; None if the process
+        has ended meanwhile, or takes too long. It lives in `tasks`."""
         if self._life is None:
             self._life = _Life()
             tasks.start_soon(self._live, self._life)
