@@ -524,7 +524,7 @@ class ChildFailed(_Message, frozen=True):
     ends_process: bool = False
     """Nothing is made anew in its process, which ends now."""
     is_request_code: bool = False
-    """What failed is a step, or code that works on one request's behalf, such as a sampler."""
+    """What failed is code that works on one request's behalf, such as a sampler."""
 
 
 class Beat(_Message, frozen=True):

@@ -298,9 +298,10 @@ class RootActor(Actor):
             self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
 
     def _convicted(self, *, is_own_doing: bool) -> int:
-        """The request that was alone in the replica when it went down, if that can be no chance: what failed is a step
-        of it, or code that works for it, or the process ended itself or inside such code, and where it had happened
-        before; or it happened in two trials of the same request, because a process may be killed from outside."""
+        """The request that was alone in the replica when it went down, if that can be no chance: the code that failed
+        works for the request, or the process ended itself or inside such code, and where it had happened before; or it
+        happened in two trials of the same request. A device may fail at any time, and a process may be killed from
+        outside."""
         trial, self._trial = self._trial, OnTrial(0)
         if (is_own_doing and not trial.has_got_on) or trial.request == self._doubted:
             return trial.request

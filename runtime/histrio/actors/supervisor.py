@@ -17,7 +17,7 @@ from typing import NoReturn
 
 from histrio.actors.mailbox import Actor
 from histrio.errors import HistrioError, is_request_code
-from histrio.messages import ChildFailed, Message, Start, Step, Stop
+from histrio.messages import ChildFailed, Message, Start, Stop
 
 __all__ = ["Child", "Supervisor", "end_process"]
 
@@ -69,13 +69,13 @@ class Supervisor:
         process."""
         log.error("actor %s failed", name, exc_info=error)
         if not self._can_mend or isinstance(message, Start) or _is_out_of_memory(error):
-            self._give_up(name, error, message)
+            self._give_up(name, error)
             return
 
         first = next(index for index, child in enumerate(self._children) if child.name == name)
         self._stop_from(first)
         dependants = [child.name for child in self._children[first + 1 :]]
-        blames = _is_requests_doing(error, message)
+        blames = is_request_code(error)
         self._report(ChildFailed(name, _in_words(error), dependants=dependants, is_request_code=blames))
         self._start_from(first)
 
@@ -105,14 +105,14 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         self._actors[child.name].start()
 
-    def _give_up(self, name: str, error: BaseException, message: Message | None = None) -> None:
+    def _give_up(self, name: str, error: BaseException) -> None:
         """Nothing in this process mends it."""
         if self._end_process is None:
             self._stop_from(0)
             self._report(ChildFailed(name, _in_words(error), is_final=True))
             return
 
-        blames = _is_requests_doing(error, message)
+        blames = is_request_code(error)
         self._report(ChildFailed(name, _in_words(error), ends_process=True, is_request_code=blames))
         self._end_process()
 
@@ -133,11 +133,6 @@ def end_process() -> NoReturn:
     timer.daemon = True
     timer.start()
     sys.exit(1)
-
-
-def _is_requests_doing(error: BaseException, message: Message | None) -> bool:
-    """Whether it fails because of the requests at work: in code of theirs, or in a step, which holds nothing else."""
-    return is_request_code(error) or isinstance(message, Step)
 
 
 def _in_words(error: BaseException) -> str:
