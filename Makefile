@@ -26,7 +26,7 @@ run: $(INSTALLED) ## serve the demo model and print its address
 
 # Two at a time; then, one after the other, those that measure time. Exit status 5: ARGS has selected none of them.
 test: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone" $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || test $$? -eq 5
 	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
 
 test-sglang: $(INSTALLED) ## run the tests that need SGLang, in an environment of its own (Linux; 1.6 GB)
