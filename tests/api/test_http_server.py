@@ -163,7 +163,7 @@ async def running(grace_s: float = 0.2, **limits: Any) -> AsyncIterator[Running]
             yield Running(served, app, listener.getsockname()[1], releases)
             tasks.cancel_scope.cancel()
         await served.close(grace_s)
-        assert served.num_connections == 0
+        await until(lambda: served.num_connections == 0)
 
 
 def error_of(answer: bytes) -> tuple[int, str]:
