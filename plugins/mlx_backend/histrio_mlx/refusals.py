@@ -14,7 +14,7 @@ from histrio_mlx.config import Config, layer_windows
 from histrio_mlx.families import Family
 from histrio_mlx.sources import ModelSource
 
-__all__ = ["NEUTRAL", "check_config", "odd_keys"]
+__all__ = ["NEUTRAL", "check_config", "odd_keys", "overlooked_window"]
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "attention_in_multiplier": (1.0,),
@@ -107,10 +107,15 @@ def _check_windows(config: Config, spec: StageSpec) -> None:
 
     narrow = [window for window in layer_windows(config) if window is not None and window < spec.max_sequence_length]
     if narrow:
-        raise UnsupportedModel(
-            f"mlx-lm runs all layers of a {config['model_type']} with full attention, which is right for sequences up "
-            f"to its sliding window only: set max-sequence-length to {min(narrow)} or less"
-        )
+        raise overlooked_window(config, min(narrow))
+
+
+def overlooked_window(config: Config, window: int) -> UnsupportedModel:
+    """The error for a model whose sliding window mlx-lm does not apply."""
+    return UnsupportedModel(
+        f"mlx-lm runs all layers of a {config['model_type']} with full attention, which is right for sequences up "
+        f"to its sliding window only: set max-sequence-length to {window} or less"
+    )
 
 
 def _check_quantization(config: Config, source: ModelSource | None) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 import mlx.core as mx
 
 from histrio.backend import StageSpec
-from histrio.errors import UnsupportedModel
 from histrio_mlx.cache import StageCaches, has_windows
 from histrio_mlx.config import layer_windows
 from histrio_mlx.dry_run import DryRun
 from histrio_mlx.factory import check_placement
 from histrio_mlx.loader import StageModel, make_stage
 from histrio_mlx.memory import choose_device
+from histrio_mlx.refusals import overlooked_window
 
 __all__ = ["DTYPE_NAMES", "rehearse", "try_stage"]
 
@@ -53,7 +53,4 @@ def _common_window(stage: StageModel, used: list[Any], spec: StageSpec) -> int |
     if len(set(windows)) == 1:
         return narrow[0]
 
-    raise UnsupportedModel(
-        f"{spec.model}: mlx-lm runs all layers of a {stage.config['model_type']} with full attention, which is right "
-        f"for sequences up to its sliding window only: set max-sequence-length to {min(narrow)} or less"
-    )
+    raise overlooked_window(stage.config, min(narrow))
