@@ -90,22 +90,30 @@ async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int
 
 @pytest.mark.anyio
 async def test_a_request_may_bound_its_drafts(model: Path) -> None:
-    bounds, most = (0, 1, 3, None, 64), {}
+    bounds, most_asked = (0, 1, 3, None, 64), dict.fromkeys(range(1, 6), 0)
+
+    def guess(ids: list[int], num_tokens: int) -> list[int]:
+        most_asked[ids[0]] = max(most_asked[ids[0]], num_tokens)
+        return erring_oracle(ids, num_tokens)
+
     batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
-    options = HarnessOptions(drafter=GuessFactory(erring_oracle), batching_options=batching)
+    options = HarnessOptions(drafter=GuessFactory(guess), batching_options=batching)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
 
-        async def one(bound: int | None) -> None:
-            submission = Submission([1, 5, 6], NUM_TOKENS, sampling={"temperature": 0.0}, max_speculation=bound)
+        async def one(first: int, bound: int | None) -> None:
+            submission = Submission([first, 5, 6], NUM_TOKENS, sampling={"temperature": 0.0}, max_speculation=bound)
             (stream,) = harness.gateway.submit(submission)
-            # A slow reader gets several steps' tokens at once.
-            deltas = [delta async for delta in stream if len(delta.ids) <= delta.num_accepted + 1]
-            most[bound] = max(delta.num_drafted for delta in deltas)
+            deltas = [delta async for delta in stream]
+            # A delta may hold several steps' tokens. Each step's are those accepted, and one.
+            num_steps = NUM_TOKENS - sum(delta.num_accepted for delta in deltas)
+            num_drafted = sum(delta.num_drafted for delta in deltas)
+            assert num_drafted <= min(4, 64 if bound is None else bound) * num_steps
+            assert (num_drafted > 0) == (bound != 0)
 
         async with anyio.create_task_group() as tasks:
-            for bound in bounds:
-                tasks.start_soon(one, bound)
-    assert most == {0: 0, 1: 1, 3: 3, None: 4, 64: 4}
+            for first, bound in enumerate(bounds, 1):
+                tasks.start_soon(one, first, bound)
+    assert most_asked == {1: 0, 2: 1, 3: 3, 4: 4, 5: 4}
 
 
 @pytest.mark.anyio
