@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio.engine.blocks import BlockLease
-from histrio.engine.kv_manager import KvManager
+from histrio.batching.lease import BlockLease
+from histrio.kv.manager import KvManager
 
 NUM_BLOCKS = 10_000
 

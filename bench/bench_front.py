@@ -16,15 +16,15 @@ from pathlib import Path
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio_api.choice import Choice
-from histrio_api.edge import Edge
-from histrio_api.generation import run_choices, start_generation
-from histrio_api.prompts import completion_prompts
-from histrio_api.received import Received
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import run_choices, start_generation
+from histrio_api.answer.sse import ChatChunks
+from histrio_api.request.prompts import completion_prompts
+from histrio_api.request.received import Received
 from histrio_api.schemas.completions import CompletionRequest
-from histrio_api.service import open_edge
-from histrio_api.settings import ApiSettings
-from histrio_api.sse import ChatChunks
+from histrio_api.service.edge import Edge
+from histrio_api.service.service import open_edge
+from histrio_api.service.settings import ApiSettings
 from histrio_api.testing import Script, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from histrio_api.text.stops import StopStrings
 

@@ -19,9 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import torch
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import ArrayNamespace
-from histrio.sampler_chain import SamplerChain
+from histrio.contracts.backend import ArrayNamespace
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 from histrio_torch.arrays import TorchArrays
 

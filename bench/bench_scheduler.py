@@ -7,9 +7,9 @@ import time
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio.engine.blocks import BlockLease
-from histrio.engine.scheduler import Scheduler
-from histrio.engine.step_plan import Plan, SchedulerLimits
+from histrio.batching.lease import BlockLease
+from histrio.batching.scheduler import Scheduler
+from histrio.batching.step_plan import Plan, SchedulerLimits
 from histrio.messages import Generate, StepResult
 
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)

@@ -20,13 +20,10 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio.actors.batching import BatchingActor, BatchingSettings
 from histrio.actors.directory import Directory
-from histrio.actors.kv import KvActor
 from histrio.actors.mailbox import Actor, Dispatcher
-from histrio.actors.stage import StageActor, StagePlace
-from histrio.arrays import NumpyArrays
-from histrio.backend import (
+from histrio.batching.actor import BatchingActor, BatchingSettings
+from histrio.contracts.backend import (
     ArrayNamespace,
     Capability,
     Progress,
@@ -36,13 +33,16 @@ from histrio.backend import (
     StageSpec,
     StepBatch,
 )
-from histrio.drawer import Drawer
-from histrio.engine.draft_lengths import SpeculationLimits
-from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
-from histrio.grammar_table import GrammarTable
-from histrio.messages import Generate, Message, ReplicaSize, Start, Step, StepResult, Tokens
+from histrio.contracts.drafter import SpeculationLimits
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
+from histrio.kv.actor import KvActor
+from histrio.messages import Generate, GrammarSpec, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
-from histrio.sampler_chain import SamplerChain
+from histrio.stage.actor import StageActor, StagePlace
+from histrio.stage.sampling.grammar_table import GrammarTable
+from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.guesses import GuessDrafter
 from histrio.testing.models import EOS_ID, write_tokenizer
 from histrio.testing.toy import ToyStage, write_toy_model

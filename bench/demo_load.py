@@ -26,7 +26,7 @@ def launched(folder: Path, **engine: str) -> LaunchedServer:
 
 def quotes(num_requests: int, num_tokens: int | None = None, num_words: int = 60) -> list[dict[str, Any]]:
     """Passages of `num_words` to half as many more to be repeated; with `num_tokens` the answer goes on for so long."""
-    from histrio_torch.demo.texts import make_passage
+    from demo.texts import make_passage
 
     rng = random.Random(100_000)
     length = {"max_tokens": 400} if num_tokens is None else {"max_tokens": num_tokens, "ignore_eos": True}
@@ -36,8 +36,8 @@ def quotes(num_requests: int, num_tokens: int | None = None, num_words: int = 60
 
 def conversations(num_requests: int) -> list[dict[str, Any]]:
     """Questions like those the model was trained on, answered to their end."""
-    from histrio_torch.demo.facts import summary_exchange
-    from histrio_torch.demo.texts import counting_exchange, list_exchange, story_exchange
+    from demo.facts import summary_exchange
+    from demo.texts import counting_exchange, list_exchange, story_exchange
 
     rng = random.Random(200_000)
     kinds = (story_exchange, counting_exchange, list_exchange, summary_exchange)

@@ -11,30 +11,33 @@ from pathlib import Path
 PAGE = Path(__file__).parent / "reference.md"
 CONTRACTS = {
     "Stage backends": {
-        "histrio.backend": (
+        "histrio.contracts.backend": (
             "BackendFactory TakesOptions Traits Probe Capability StageSpec StageBackend StepBatch StageOutput "
             "ArrayNamespace"
         ),
         "histrio.messages": "StageCapacity ReplicaSize Tensor",
     },
     "Engine backends": {
-        "histrio.engine_backend": "EngineFactory EngineBackend EngineEvents",
+        "histrio.contracts.engine_backend": "EngineFactory EngineBackend EngineEvents",
         "histrio.messages": "EngineCapacity Generate TokenRow RequestState",
     },
-    "Samplers": {"histrio.sampling": "Sampler Observer Stateful Opening Rows"},
-    "Drafters": {"histrio.drafting": "DrafterFactory Drafter Draft DrafterSpec DrafterTools"},
+    "Samplers": {"histrio.contracts.sampler": "Sampler Observer Stateful Opening Rows"},
+    "Drafters": {
+        "histrio.contracts.drafter": "DrafterFactory Drafter Draft DrafterSpec DrafterTools SpeculationLimits",
+        "histrio.contracts.sampler": "DraftSampler",
+    },
     "Grammars": {
-        "histrio.grammar": (
-            "GrammarBackend GrammarCapability GrammarSpec Vocabulary VocabularySpec Matcher MaskRequest TagSpec "
-            "TagStructure"
-        )
+        "histrio.contracts.grammar": (
+            "GrammarBackend GrammarCapability Vocabulary VocabularySpec Matcher MaskRequest TagSpec TagStructure"
+        ),
+        "histrio.messages": "GrammarSpec",
     },
-    "Policies": {"histrio.policies": "BatchingPolicy AdmissionPolicy HearsOfEnds Load"},
+    "Policies": {"histrio.contracts.policy": "BatchingPolicy AdmissionPolicy HearsOfEnds Load"},
     "Services and the gateway": {
-        "histrio.hooks": "EdgeService EdgeContext",
-        "histrio.gateway": "Gateway Submission TokenStream Delta ServedModel GatewayStatus",
+        "histrio.contracts.hooks": "EdgeService EdgeContext",
+        "histrio.contracts.gateway": "Gateway Submission TokenStream Delta ServedModel GatewayStatus",
     },
-    "Hooks that watch": {"histrio.observed": "FinishedRequest IntervalStats"},
+    "Hooks that watch": {"histrio.contracts.observed": "FinishedRequest IntervalStats"},
 }
 HEAD = """# All contracts
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
+from histrio.contracts.request_fields import FieldTable
+from histrio.contracts.sampler import Sampler
 from histrio.errors import RequestError
-from histrio.sampling import Sampler
-from histrio.sampling_fields import FieldTable
 from histrio_samplers.plugin import SAMPLERS
 
 PAGE = Path(__file__).parent / "samplers.md"

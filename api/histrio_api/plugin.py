@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from histrio.gateway import ServedModel
-from histrio.hooks import EdgeContext, EdgeService, hookimpl
-from histrio_api.settings import ApiSettings
+from histrio.contracts.gateway import ServedModel
+from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
+from histrio_api.service.settings import ApiSettings
 
 if TYPE_CHECKING:
     from histrio_api.text.side import TextSide
@@ -32,7 +32,7 @@ class ApiService:
 
     async def run(self, context: EdgeContext) -> None:
         """Serve until cancelled. Raises `ModelError` for an unusable tokenizer, `TopologyError` for the address."""
-        from histrio_api.service import run_endpoint
+        from histrio_api.service.service import run_endpoint
 
         await run_endpoint(context, self._read.pop(context.gateway.model.path, None))
 

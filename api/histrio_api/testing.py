@@ -14,9 +14,9 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from histrio.contracts.gateway import Delta, Gateway, GatewayStatus, ServedModel, Submission, TokenStream
+from histrio.contracts.hooks import EdgeContext
 from histrio.errors import HistrioError, RequestError
-from histrio.gateway import Delta, Gateway, GatewayStatus, ServedModel, Submission, TokenStream
-from histrio.hooks import EdgeContext
 from histrio.messages import RequestState
 
 __all__ = [

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import (
+from histrio.contracts.backend import (
     ArrayNamespace,
     BackendFactory,
     Capability,
-    NoOptions,
     Probe,
     Progress,
     ReplicaSize,
@@ -28,9 +26,11 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
-from histrio.hooks import hookimpl
-from histrio.machine import memory_bytes
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.options import NoOptions
 from histrio.messages import Tensor
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.system.machine import memory_bytes
 
 Floats = npt.NDArray[np.float32]
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from histrio.contracts.grammar import GrammarBackend, GrammarCapability, MaskRequest, Masks, VocabularySpec
+from histrio.contracts.hooks import hookimpl
 from histrio.errors import RequestError, UnsupportedModel
-from histrio.grammar import GrammarBackend, GrammarCapability, GrammarSpec, MaskRequest, Masks, VocabularySpec
-from histrio.hooks import hookimpl
+from histrio.messages import GrammarSpec
 
 MOST_DIGITS = 100
 

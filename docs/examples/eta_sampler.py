@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.hooks import hookimpl
-from histrio.sampling import Opening, Rows, Sampler
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.sampler import Opening, Rows, Sampler
 
 
 class EtaParams(msgspec.Struct, frozen=True):

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import msgspec
 
+from histrio.contracts.gateway import Gateway, Submission
+from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.errors import HistrioError
-from histrio.gateway import Gateway, Submission
-from histrio.hooks import EdgeContext, EdgeService, hookimpl
 
 
 class LinesSettings(msgspec.Struct, frozen=True, rename="kebab"):

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import msgspec
 
-from histrio.backend import Probe
-from histrio.drafting import Draft, DrafterFactory, DrafterSpec, DrafterTools
-from histrio.hooks import hookimpl
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import Draft, DrafterFactory, DrafterSpec, DrafterTools
+from histrio.contracts.hooks import hookimpl
 from histrio.messages import Generate
 
 

@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from histrio.hooks import hookimpl
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.policy import BatchingPolicy
 from histrio.messages import Generate
-from histrio.policies import BatchingPolicy
 
 
 class PaidFirstOptions(msgspec.Struct, frozen=True, rename="kebab"):

@@ -9,10 +9,10 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from histrio.contracts.gateway import Submission
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.policy import AdmissionPolicy, Load
 from histrio.errors import Overloaded
-from histrio.gateway import Submission
-from histrio.hooks import hookimpl
-from histrio.policies import AdmissionPolicy, Load
 
 
 class PerKeyOptions(msgspec.Struct, frozen=True, rename="kebab"):

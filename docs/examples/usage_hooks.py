@@ -5,8 +5,8 @@ They run on a thread of their own, so that writing to a file or a database here 
 
 from collections import Counter
 
-from histrio.hooks import hookimpl
-from histrio.observed import FinishedRequest, IntervalStats
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.observed import FinishedRequest, IntervalStats
 
 tokens: Counter[str] = Counter()
 """By key: of prompts and answers."""

@@ -8,11 +8,9 @@ are plain lists of ints; tensors are `Tensor` objects, which cross a link as raw
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
-
-from histrio.grammar import GrammarSpec
 
 __all__ = [
     "PROTOCOL_VERSION",
@@ -25,6 +23,7 @@ __all__ = [
     "EngineCapacity",
     "EngineOpened",
     "Generate",
+    "GrammarSpec",
     "Granted",
     "Hello",
     "LeaseBlocks",
@@ -54,6 +53,7 @@ __all__ = [
     "StepResult",
     "Stop",
     "Tensor",
+    "Thinking",
     "TokenLogprobs",
     "TokenRow",
     "Tokens",
@@ -64,6 +64,24 @@ PROTOCOL_VERSION = 3
 
 SamplingFields: TypeAlias = dict[str, Any]
 """Request fields that samplers own (`temperature`, `top_p` …), checked at the front, defaults left out."""
+
+
+Thinking: TypeAlias = Literal["never", "maybe", "already"]
+"""Whether an answer begins with a thought. `maybe`: if `THOUGHT_OPEN` comes first; `already`: the prompt opened it."""
+
+
+class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What an answer must look like. Plain data, small enough to travel with the request."""
+
+    kind: str
+    """Of `GrammarBackend.kinds`: `json_object`, `json_schema`, `regex`, `choice`, `lark`, `gbnf`, `structural_tag`, or
+    a plugin's own."""
+    text: str
+    """The schema as JSON, the expression, the choices as a JSON list, the grammar, a `TagSpec` as JSON; empty for
+    `json_object`."""
+    thinking: Thinking = "never"
+    """A thought is free; what follows `THOUGHT_CLOSE` and `THOUGHT_BREAK` has the grammar. Other than `never` it needs
+    `GrammarCapability.THOUGHTS`."""
 
 
 class RequestState(IntEnum):
@@ -401,7 +419,7 @@ class StageCapacity(msgspec.Struct, frozen=True):
     first_page_id: int = 0
     """Lowest page id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
     capabilities: list[str] = []
-    """Of `histrio.backend.Capability`; names that the core does not know are passed over."""
+    """Of `histrio.contracts.backend.Capability`; names that the core does not know are passed over."""
     first_row: int = 0
     """Lowest slot in a `StepBatch` of this stage."""
 

@@ -14,7 +14,7 @@ import openai
 import pytest
 
 import histrio.demo
-from histrio.gateway import GatewayStatus
+from histrio.contracts.gateway import GatewayStatus
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio_api.testing import (

@@ -13,8 +13,8 @@ import httpx
 import openai
 import pytest
 
-from histrio.engine.draft_lengths import SpeculationLimits
-from histrio.gateway import Submission
+from histrio.contracts.drafter import SpeculationLimits
+from histrio.contracts.gateway import Submission
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model

@@ -9,8 +9,8 @@ import anyio
 import pytest
 
 from histrio.errors import EngineError, RequestError
-from histrio_api.attended import attended
 from histrio_api.errors import ClientLeft
+from histrio_api.service.attended import attended
 
 pytestmark = pytest.mark.anyio
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from histrio.errors import RequestError
-from histrio_api.fields import split_fields
+from histrio_api.request.fields import split_fields
+from histrio_api.request.words import MAX_BAD_WORDS, with_word_ids
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.text.tokenizer import Tokenizer
-from histrio_api.words import MAX_BAD_WORDS, with_word_ids
 
 VOCAB = 400
 FIELDS = frozenset({"bad_words_ids", "temperature"})

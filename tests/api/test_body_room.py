@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from histrio.errors import Overloaded
-from histrio_api.body import FREE_BYTES, BodyRoom, received_body
 from histrio_api.errors import BodyTooLarge, ClientLeft
+from histrio_api.request.body import FREE_BYTES, BodyRoom, received_body
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from histrio.gateway import Submission
+from histrio.contracts.gateway import Submission
 from histrio_api.testing import Script, saying
 
 if TYPE_CHECKING:

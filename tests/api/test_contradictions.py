@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from histrio.errors import RequestError
-from histrio_api.contradictions import require_a_token
+from histrio_api.request.contradictions import require_a_token
 
 END_IDS, VOCAB_SIZE = [7, 8], 10
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from histrio.errors import RequestError
+from histrio_api.request.words import DEFAULT_BREAKERS, with_word_ids
 from histrio_api.text.token_search import TokenSearch
 from histrio_api.text.tokenizer import Tokenizer
-from histrio_api.words import DEFAULT_BREAKERS, with_word_ids
 
 VOCAB = 400
 FIELDS = frozenset({"dry_sequence_breaker_ids", "dry_multiplier", "bad_words_ids"})

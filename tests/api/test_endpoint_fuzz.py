@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT
+from histrio_api.request.fields import NEUTRAL_VALUES, NO_EFFECT
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 

@@ -10,11 +10,11 @@ import httpx
 import msgspec
 import pytest
 
+from histrio.config.tables import convert_table
 from histrio.errors import ModelUnavailable, TopologyError, UnsupportedModel
-from histrio.topology_parse import convert_table
 from histrio_api.plugin import ApiService, register_edges
-from histrio_api.server import bind
-from histrio_api.settings import ApiSettings
+from histrio_api.service.listener import bind
+from histrio_api.service.settings import ApiSettings
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 from histrio_api.text.tokenizer import Tokenizer
 

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from histrio.gateway import Delta
+from histrio.contracts.gateway import Delta
 from histrio.messages import RequestState
 from histrio_api.testing import Gate
 

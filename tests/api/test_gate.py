@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from histrio_api.gate import Gate
-from histrio_api.settings import ApiSettings
+from histrio_api.service.gate import Gate
+from histrio_api.service.settings import ApiSettings
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histrio.errors import RequestError
-from histrio_api.json_body import MAX_JSON_DEPTH, MAX_JSON_PARTS, MAX_JSON_VALUES, decode_object
+from histrio_api.request.json_body import MAX_JSON_DEPTH, MAX_JSON_PARTS, MAX_JSON_VALUES, decode_object
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.text('ab"\\[{:,\n', max_size=6),

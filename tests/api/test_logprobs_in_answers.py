@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from histrio.gateway import Delta
+from histrio.contracts.gateway import Delta
 from histrio.messages import RequestState
-from histrio_api.logprobs import completion_logprobs
+from histrio_api.answer.logprobs import completion_logprobs
 from histrio_api.schemas.logprobs import TokenLogprob, TopLogprob
 from histrio_api.testing import Script, ScriptedGateway, running_endpoint, served_model, write_tokenizer
 from histrio_api.text.tokenizer import Tokenizer

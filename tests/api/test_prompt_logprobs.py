@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from histrio.backend import BackendFactory
+from histrio.contracts.backend import BackendFactory
 from histrio.demo import target_path
 from histrio.testing.harness import HarnessOptions, serving, serving_engine
 from histrio.testing.models import write_model

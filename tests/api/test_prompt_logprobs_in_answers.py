@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from histrio.gateway import Delta
+from histrio.contracts.gateway import Delta
 from histrio.messages import RequestState, TokenLogprobs
 from histrio_api.testing import Gate, Script
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from histrio.contracts.request_fields import CORE_FIELDS
 from histrio.errors import RequestError
-from histrio.sampling_fields import CORE_FIELDS
-from histrio_api.fields import NEUTRAL_VALUES, NO_EFFECT, split_fields
-from histrio_api.json_body import decode_object
+from histrio_api.request.fields import NEUTRAL_VALUES, NO_EFFECT, split_fields
+from histrio_api.request.json_body import decode_object
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_samplers.plugin import SAMPLERS
@@ -120,6 +120,6 @@ def test_prompts_are_text_ids_or_lists_of_them() -> None:
 def test_the_core_knows_every_field_that_a_sampler_may_not_have() -> None:
     own = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *NO_EFFECT}
     missing = own - CORE_FIELDS
-    assert not missing, f"add these to CORE_FIELDS in histrio/sampling_fields.py: {sorted(missing)}"
+    assert not missing, f"add these to CORE_FIELDS in histrio/contracts/request_fields.py: {sorted(missing)}"
     assert not CORE_FIELDS - own, "a field that no request has"
     assert not CORE_FIELDS & {field for sampler in SAMPLERS for field in sampler.params.__struct_encode_fields__}

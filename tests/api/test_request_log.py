@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from histrio.contracts.gateway import Delta
 from histrio.errors import Overloaded
-from histrio.gateway import Delta
 from histrio.messages import RequestState
 from histrio.testing.wait import eventually
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model

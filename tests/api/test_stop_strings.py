@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import decoders, models
 
-from histrio.gateway import Delta
+from histrio.contracts.gateway import Delta
 from histrio.messages import RequestState
-from histrio_api.choice import Choice
-from histrio_api.prompts import Prompt
+from histrio_api.answer.choice import Choice
+from histrio_api.request.prompts import Prompt
 from histrio_api.testing import ScriptedStream
 from histrio_api.text.stops import StopStrings
 from histrio_api.text.tokenizer import Tokenizer

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from histrio.errors import RequestError
-from histrio.grammar import GrammarSpec
-from histrio_api.fields import split_fields
+from histrio.messages import GrammarSpec
+from histrio_api.request.fields import split_fields
+from histrio_api.request.structured import wanted_grammar
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
-from histrio_api.structured import wanted_grammar
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
 
 KINDS = ["choice", "gbnf", "json_object", "json_schema", "lark", "regex", "structural_tag"]

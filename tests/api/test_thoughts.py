@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histrio.grammar import Thinking
-from histrio_api import service
+from histrio.messages import Thinking
+from histrio_api.service import service
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.thoughts import ThoughtParser

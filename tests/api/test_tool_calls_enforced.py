@@ -11,14 +11,14 @@ import msgspec
 import openai
 import pytest
 
+from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
-from histrio.grammar import TagSpec
-from histrio_api.fields import split_fields
-from histrio_api.forced_calls import forced_calls
+from histrio_api.request.fields import split_fields
+from histrio_api.request.forced_calls import forced_calls
+from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.chat import ChatRequest
-from histrio_api.structured import wanted_grammar
 from histrio_api.text.template import load_chat_template
-from histrio_api.wanted import WantedGrammar
 
 TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
 HELLO: Any = [{"role": "user", "content": "What is 1 + 2?"}]

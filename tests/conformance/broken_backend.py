@@ -17,8 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import (
+from histrio.contracts.backend import (
     BackendFactory,
     Capability,
     Probe,
@@ -31,10 +30,11 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
+from histrio.contracts.hooks import hookimpl
 from histrio.errors import BackendError, DoesNotFit
-from histrio.hooks import hookimpl
-from histrio.machine import memory_bytes
 from histrio.messages import Tensor
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.system.machine import memory_bytes
 from histrio.testing import toy
 from histrio.testing.models import MODELS
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import msgspec
 
-from histrio.backend import Capability, Probe, StageSpec, Traits
-from histrio.engine_backend import EngineBackend, EngineEvents
+from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
+from histrio.contracts.engine_backend import EngineBackend, EngineEvents
 from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
 from histrio.testing.toy import ToyFactory
 from histrio.testing.toy_engine import Running, ToyEngine, ToyEngineFactory

@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import (
+from histrio.contracts.backend import (
     Capability,
-    NoOptions,
     Probe,
     Progress,
     ReplicaSize,
@@ -26,8 +24,10 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
+from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError
 from histrio.messages import Tensor
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.testing.toy import write_toy_model
 
 PAGE_SIZES = (8, 16)

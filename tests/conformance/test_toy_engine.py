@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError
 from histrio.messages import Generate, RequestState, TokenRow
 from histrio.testing.toy import toy_continuation, write_toy_model

@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from histrio_torch.demo.arithmetic import find_sums, held_out_sums, is_held_out, sum_exchange
-from histrio_torch.demo.conversations import generate_conversations, make_long_conversation
-from histrio_torch.demo.messages import Conversation
-from histrio_torch.demo.structured import json_exchange, tool_conversation
-from histrio_torch.demo.texts import quote_exchange
+from demo.arithmetic import find_sums, held_out_sums, is_held_out, sum_exchange
+from demo.conversations import generate_conversations, make_long_conversation
+from demo.messages import Conversation
+from demo.structured import json_exchange, tool_conversation
+from demo.texts import quote_exchange
 
 NUM_CONVERSATIONS = 6000
 

@@ -9,11 +9,11 @@ pytest.importorskip("transformers")
 from safetensors import safe_open
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from demo.evaluate import answers, is_right, score_sums
+from demo.messages import IM_END
+from demo.models import build_model, load_model
+from demo.tokenizer import CHAT_TEMPLATE, load_tokenizer
 from histrio.demo import draft_path, target_path
-from histrio_torch.demo.evaluate import answers, is_right, score_sums
-from histrio_torch.demo.messages import IM_END
-from histrio_torch.demo.models import build_model, load_model
-from histrio_torch.demo.tokenizer import CHAT_TEMPLATE, load_tokenizer
 
 NUM_SUMS = 40
 PASSAGE = (

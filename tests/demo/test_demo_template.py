@@ -10,9 +10,9 @@ pytest.importorskip("transformers")
 
 from transformers import PreTrainedTokenizerFast
 
+from demo.conversations import generate_conversations
+from demo.tokenizer import load_tokenizer
 from histrio.demo import target_path
-from histrio_torch.demo.conversations import generate_conversations
-from histrio_torch.demo.tokenizer import load_tokenizer
 
 ADD = {
     "type": "function",

@@ -12,8 +12,8 @@ from types import ModuleType
 import anyio
 import pytest
 
-from histrio.backend import StageSpec
-from histrio.plugins import Plugins
+from histrio.contracts.backend import StageSpec
+from histrio.plugins.registry import Plugins
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import write_toy_model
 from histrio_samplers.temperature import Temperature

@@ -12,14 +12,14 @@ from typing import Any
 import anyio
 import pytest
 
+from histrio.contracts.gateway import Submission
+from histrio.contracts.grammar import GrammarKinds
+from histrio.contracts.hooks import EdgeContext
+from histrio.contracts.policy import Load
 from histrio.errors import Overloaded, RequestError
-from histrio.gateway import Submission
-from histrio.grammar import GrammarKinds, GrammarSpec
-from histrio.hook_calls import hook_names
-from histrio.hooks import EdgeContext
-from histrio.messages import Generate, RequestState
-from histrio.plugins import Plugins
-from histrio.policies import Load
+from histrio.messages import Generate, GrammarSpec, RequestState
+from histrio.plugins.hook_calls import hook_names
+from histrio.plugins.registry import Plugins
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from histrio.launch.options import parse_options
-from histrio.topology import load_topology, parse_topology
+from histrio.cli.options import parse_options
+from histrio.config.topology import load_topology, parse_topology
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from histrio.plugin_checks import CONTRACTS
+from histrio.plugins.checks import CONTRACTS
 
 DOCS = Path(__file__).parents[2] / "docs"
 

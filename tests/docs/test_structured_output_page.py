@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from histrio import grammar_check
-from histrio.grammar_trial import MAX_WALK_TOKENS
-from histrio.grammar_trials import TrialLimits
+from histrio.front import grammar_check
+from histrio.front.grammar_trial import MAX_WALK_TOKENS
+from histrio.front.grammar_trials import TrialLimits
+from histrio_api.request.structured import NOT_BESIDE
 from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.structured import NOT_BESIDE
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.schema import ENFORCED
 from histrio_grammars.values import FORMATS

@@ -189,7 +189,7 @@ def test_an_engine_may_run_in_an_environment_of_its_own(model: Path, tmp_path: P
         stream = Stream(PROMPTS[0], temperature=0)
         anyio.run(run_all, server, [stream])
     assert stream.text == reference(model, PROMPTS[0])
-    assert (tmp_path / "started").read_text() == "-m histrio.launch.child\n"
+    assert (tmp_path / "started").read_text() == "-m histrio.children.child\n"
 
 
 def test_one_ctrl_c_stops_the_engine_too(model: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_it_serves_the_tokens_of_transformers_alone_and_beside_torch(server: Lau
 
 
 def test_without_its_distribution_it_is_unknown(model: Path) -> None:
-    command = [sys.executable, "-m", "histrio.launch", "--model", str(model), "--backend", "numpy-llama", "--check"]
+    command = [sys.executable, "-m", "histrio.cli", "--model", str(model), "--backend", "numpy-llama", "--check"]
     refused = subprocess.run(command, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "there is no backend 'numpy-llama'" in refused.stderr

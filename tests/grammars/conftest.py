@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import tokenizers
 
-from histrio.backend import BackendFactory
-from histrio.grammar import GrammarSpec, MaskRequest, Matcher, Vocabulary, VocabularySpec, num_mask_words
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.grammar import MaskRequest, Matcher, Vocabulary, VocabularySpec, num_mask_words
+from histrio.messages import GrammarSpec
 from histrio.testing.models import write_model
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio_grammars.backend import Llguidance

@@ -13,10 +13,9 @@ import jsonschema
 import pytest
 import tokenizers
 
-from histrio.backend import BackendFactory
-from histrio.gateway import Delta, Submission
-from histrio.grammar import GrammarSpec
-from histrio.messages import RequestState
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.gateway import Delta, Submission
+from histrio.messages import GrammarSpec, RequestState
 from histrio.testing.guesses import Guess, GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID

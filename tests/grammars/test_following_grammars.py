@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from histrio.grammar import GrammarSpec
+from histrio.messages import GrammarSpec
 from histrio_grammars.testing import RandomWriter
 
 EOS = 257

@@ -17,11 +17,12 @@ import anyio
 import pytest
 from trial_backends import HUNGRY_BYTES, all_backends
 
-from histrio import grammar_check
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import EngineError, Overloaded, PluginFailed, RequestError
-from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
-from histrio.grammar_check import GrammarChecker
-from histrio.grammar_trials import TrialLimits
+from histrio.front import grammar_check
+from histrio.front.grammar_check import GrammarChecker
+from histrio.front.grammar_trials import TrialLimits
+from histrio.messages import GrammarSpec
 from histrio.testing.wait import eventually, eventually_async
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # starts Python processes
@@ -238,8 +239,9 @@ SERVING = """
 import sys
 from pathlib import Path
 import anyio
-from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
-from histrio.grammar_check import GrammarChecker
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
+from histrio.messages import GrammarSpec
+from histrio.front.grammar_check import GrammarChecker
 from trial_backends import all_backends
 
 async def main():

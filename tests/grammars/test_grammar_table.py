@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histrio.arrays import NumpyArrays
-from histrio.drawer import Drawer
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
-from histrio.grammar import GrammarKinds, GrammarSpec, Thinking, VocabularySpec
-from histrio.grammar_table import GrammarTable
-from histrio.messages import Open, Row, Step
-from histrio.sampler_chain import SamplerChain
+from histrio.messages import GrammarSpec, Open, Row, Step, Thinking
+from histrio.stage.sampling.grammar_table import GrammarTable
+from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_grammars.backend import Llguidance
 from histrio_samplers.temperature import Temperature
 from histrio_torch.arrays import TorchArrays

@@ -11,11 +11,11 @@ import anyio
 import numpy as np
 import pytest
 
+from histrio.contracts.gateway import Delta, Submission
+from histrio.contracts.grammar import MaskRequest, num_mask_words
 from histrio.errors import RequestError
-from histrio.gateway import Delta, Submission
-from histrio.grammar import GrammarSpec, MaskRequest, num_mask_words
-from histrio.grammar_trial import MAX_WALK_TOKENS, try_grammar
-from histrio.messages import RequestState
+from histrio.front.grammar_trial import MAX_WALK_TOKENS, try_grammar
+from histrio.messages import GrammarSpec, RequestState
 from histrio.testing.harness import serving
 from histrio.testing.models import EOS_ID
 from histrio.testing.toy import ToyFactory, write_toy_model

@@ -11,14 +11,14 @@ import anyio
 import numpy as np
 import pytest
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import BackendFactory
-from histrio.drawer import MAX_FORCED_TOKENS, Drawer
-from histrio.gateway import Submission
-from histrio.grammar import GrammarKinds, GrammarSpec, Matcher, VocabularySpec
-from histrio.grammar_table import GrammarTable
-from histrio.messages import Open, RequestState, Row, Step
-from histrio.sampler_chain import SamplerChain
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.gateway import Submission
+from histrio.contracts.grammar import GrammarKinds, Matcher, VocabularySpec
+from histrio.messages import GrammarSpec, Open, RequestState, Row, Step
+from histrio.stage.sampling.grammar_table import GrammarTable
+from histrio.stage.sampling.last_stage import MAX_FORCED_TOKENS, Drawer
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID
 from histrio.testing.toy import ToyFactory

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import tokenizers
 
+from histrio.contracts.grammar import MaskRequest, Vocabulary, VocabularySpec, num_mask_words
 from histrio.errors import RequestError, UnsupportedModel
-from histrio.grammar import GrammarSpec, MaskRequest, Vocabulary, VocabularySpec, num_mask_words
+from histrio.messages import GrammarSpec
 from histrio_api.testing import write_tokenizer
 from histrio_grammars.backend import Llguidance
 from histrio_grammars.testing import RandomWriter

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histrio.grammar import GrammarSpec, MaskRequest, num_mask_words
+from histrio.contracts.grammar import MaskRequest, num_mask_words
+from histrio.messages import GrammarSpec
 
 EOS, NUM_BYTES, PADDED = 257, 256, 300
 

@@ -9,12 +9,12 @@ from typing import Any
 import anyio
 import pytest
 
+from histrio.contracts.gateway import Submission
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import UnsupportedModel
-from histrio.gateway import Submission
-from histrio.grammar import GrammarKinds, GrammarSpec, VocabularySpec
-from histrio.grammar_compiler import MAX_PREPARED, GrammarCompiler
-from histrio.grammar_table import GrammarTable
-from histrio.messages import RequestState
+from histrio.messages import GrammarSpec, RequestState
+from histrio.stage.sampling.grammar_compiler import MAX_PREPARED, GrammarCompiler
+from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async

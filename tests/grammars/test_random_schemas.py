@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 
 from histrio.errors import RequestError
-from histrio.grammar import GrammarSpec
-from histrio.grammar_trial import try_grammar
+from histrio.front.grammar_trial import try_grammar
+from histrio.messages import GrammarSpec
 from histrio_grammars.schema import num_levels
 from histrio_grammars.testing import RandomWriter, random_schema
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from histrio.errors import RequestError
-from histrio.grammar import GrammarSpec
-from histrio.grammar_trial import try_grammar
+from histrio.front.grammar_trial import try_grammar
+from histrio.messages import GrammarSpec
 from histrio_grammars.backend import Llguidance
 from histrio_grammars.bounds import LIMITS
 

@@ -14,9 +14,10 @@ import pytest
 import tokenizers
 
 import histrio.demo
+from histrio.contracts.grammar import MaskRequest, TagSpec, TagStructure, VocabularySpec, num_mask_words
 from histrio.errors import RequestError
-from histrio.grammar import GrammarSpec, MaskRequest, TagSpec, TagStructure, VocabularySpec, num_mask_words
-from histrio.grammar_trial import try_grammar
+from histrio.front.grammar_trial import try_grammar
+from histrio.messages import GrammarSpec
 from histrio_grammars.backend import Llguidance
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.testing import RandomWriter

@@ -11,8 +11,9 @@ import pytest
 import tokenizers
 
 import histrio.demo
-from histrio.grammar import GrammarSpec, TagSpec, TagStructure, Thinking, VocabularySpec
-from histrio.grammar_trial import try_grammar
+from histrio.contracts.grammar import TagSpec, TagStructure, VocabularySpec
+from histrio.front.grammar_trial import try_grammar
+from histrio.messages import GrammarSpec, Thinking
 from histrio_grammars.backend import Llguidance
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}

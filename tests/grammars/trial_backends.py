@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
-from histrio.grammar import GrammarBackend, GrammarSpec, Matcher, Vocabulary, VocabularySpec
+from histrio.contracts.grammar import GrammarBackend, Matcher, Vocabulary, VocabularySpec
+from histrio.messages import GrammarSpec
 from histrio_grammars.backend import Llguidance
 
 __all__ = ["all_backends"]

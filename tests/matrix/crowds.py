@@ -12,11 +12,10 @@ from typing import Any
 import anyio
 from msgspec import structs
 
-from histrio.backend import BackendFactory
-from histrio.gateway import Delta, Submission, TokenStream
-from histrio.grammar import GrammarSpec
-from histrio.messages import RequestState, TokenLogprobs
-from histrio.sampling import Sampler
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.gateway import Delta, Submission, TokenStream
+from histrio.contracts.sampler import Sampler
+from histrio.messages import GrammarSpec, RequestState, TokenLogprobs
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID
 from histrio.testing.wait import eventually_async

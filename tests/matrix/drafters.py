@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histrio.backend import Probe
-from histrio.drafting import Draft, DrafterFactory, DrafterSpec, DrafterTools, NoOptions
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import Draft, DrafterFactory, DrafterSpec, DrafterTools
+from histrio.contracts.options import NoOptions
 from histrio.messages import Generate
-from histrio.plugins import installed_plugins
+from histrio.plugins.registry import installed_plugins
 from histrio.testing.guesses import Guess, GuessFactory
 
 __all__ = ["OPTIONS", "DiceFactory", "drafter_options", "make_drafter", "names"]

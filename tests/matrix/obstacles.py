@@ -8,7 +8,7 @@ from typing import Any
 from covering import Combination
 from msgspec import structs
 
-from histrio.backend import (
+from histrio.contracts.backend import (
     BackendFactory,
     Progress,
     StageBackend,
@@ -17,10 +17,10 @@ from histrio.backend import (
     StageSpec,
     StepBatch,
 )
-from histrio.engine.draft_lengths import SpeculationLimits
+from histrio.contracts.drafter import SpeculationLimits
+from histrio.contracts.policy import BatchingPolicy
 from histrio.messages import Generate
-from histrio.plugins import installed_plugins
-from histrio.policies import BatchingPolicy
+from histrio.plugins.registry import installed_plugins
 from histrio.testing.harness import HarnessOptions
 
 __all__ = ["FACTORS", "FailingFactory", "RandomOrder", "options_of"]

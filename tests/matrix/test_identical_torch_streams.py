@@ -21,10 +21,10 @@ from crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_f
 from drafters import drafter_options, make_drafter, names
 from obstacles import FACTORS, LONGEST, FailingFactory, options_of
 
-from histrio import prompt_scores
-from histrio.backend import StepBatch
-from histrio.engine.slots import SlotTable
+from histrio.contracts.backend import StepBatch
 from histrio.messages import Step
+from histrio.stage.sampling import prompt_scores
+from histrio.stage.slots import SlotTable
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 from histrio_torch.factory import TorchFactory

@@ -23,16 +23,15 @@ from crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_f
 from drafters import OPTIONS, drafter_options, make_drafter, names
 from obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, options_of
 
-from histrio import prompt_scores, sampler_chain
-from histrio.backend import StepBatch
-from histrio.drawer import Drawer
-from histrio.engine import kv_manager
-from histrio.engine.sequence import Sequence
-from histrio.engine.slots import DrawnTokens, SlotTable
-from histrio.grammar import GrammarSpec
-from histrio.grammar_table import GrammarTable
-from histrio.messages import Open, Step
-from histrio.plugins import installed_plugins
+from histrio.batching.sequence import Sequence
+from histrio.contracts.backend import StepBatch
+from histrio.kv import manager as kv_manager
+from histrio.messages import GrammarSpec, Open, Step
+from histrio.plugins.registry import installed_plugins
+from histrio.stage.sampling import prompt_scores, sampler_chain
+from histrio.stage.sampling.grammar_table import GrammarTable
+from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.slots import DrawnTokens, SlotTable
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 

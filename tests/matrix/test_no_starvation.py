@@ -9,9 +9,9 @@ import anyio
 import pytest
 from crowds import ALL_SAMPLERS
 
-from histrio.gateway import Submission
+from histrio.contracts.gateway import Submission
+from histrio.contracts.policy import BatchingPolicy
 from histrio.messages import Generate
-from histrio.policies import BatchingPolicy
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async

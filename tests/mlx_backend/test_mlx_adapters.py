@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 import torch
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import ModelUnavailable, UnsupportedModel
 from histrio.testing.chain import ChainRow
 from histrio_mlx.factory import MlxFactory

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from histrio.backend import ArrayNamespace
+from histrio.contracts.backend import ArrayNamespace
 from histrio_mlx.arrays import MlxArrays
 
 VALUES = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)

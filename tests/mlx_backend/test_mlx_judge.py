@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from histrio.backend import Probe, StageSpec
+from histrio.contracts.backend import Probe, StageSpec
 from histrio.errors import UnsupportedModel
 from histrio.testing.chain import StageChain
 from histrio_mlx import corrections

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import pytest
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio.testing.chain import ChainRow

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.backend import ReplicaSize, StepBatch
+from histrio.contracts.backend import ReplicaSize, StepBatch
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import KVCache
 from histrio_mlx.groups import SHORT_TOKENS, Group, make_groups

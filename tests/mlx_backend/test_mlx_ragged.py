@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histrio.backend import Capability
+from histrio.contracts.backend import Capability
 from histrio.testing.chain import ChainRow
 from histrio_mlx.testing import FAMILIES, MlxChain
 from histrio_torch.testing import Excuses, Reference, refer

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from histrio.backend import BackendFactory, Capability, StageSpec
+from histrio.contracts.backend import BackendFactory, Capability, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
 from histrio.testing.chain import ChainRow
 from histrio_mlx import plugin
@@ -33,7 +33,7 @@ LLAMA = {
 }
 CHILD = """
 import sys
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio_mlx import plugin
 found = []
 plugin.register_backends(found.append)

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_flatten
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_mlx.compat import make_prompt_cache, model_classes
 from histrio_mlx.parts import Parts, flatten, rebuild

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from judge import NUM_TOKENS, Reference, scores_of
 
-from histrio.backend import BackendFactory
-from histrio.model_config import read_model_config
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import BackendFactory
 from histrio.testing.chain import ChainRow, Logits, StageChain
 from histrio.testing.harness import HarnessOptions
 

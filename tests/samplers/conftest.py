@@ -12,10 +12,10 @@ import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import ArrayNamespace
-from histrio.sampling import Observer, Opening, Rows, Sampler
-from histrio.sampling_fields import FieldTable
+from histrio.contracts.backend import ArrayNamespace
+from histrio.contracts.request_fields import FieldTable
+from histrio.contracts.sampler import Observer, Opening, Rows, Sampler
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
 
 Fields: TypeAlias = dict[str, Any]
 Floats: TypeAlias = npt.NDArray[np.float32]

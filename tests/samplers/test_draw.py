@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histrio.backend import ArrayNamespace
-from histrio.draw import draw, first_reaching
+from histrio.contracts.backend import ArrayNamespace
+from histrio.stage.sampling.inverse_cdf import draw, first_reaching
 
 SHARES = np.array([1e-7, 0.1, 0.5, 0.77, 0.999999, 1.0], np.float32)
 

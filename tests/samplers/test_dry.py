@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import ArrayNamespace
-from histrio.sampling import Opening, Rows
+from histrio.contracts.backend import ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio_samplers.dry import Dry, DryParams
 
 VOCAB = 12

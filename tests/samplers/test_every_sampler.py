@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.backend import ArrayNamespace
-from histrio.sampler_chain import NOT_NUMBERS, SamplerChain
-from histrio.sampling import Opening, Rows, Sampler
-from histrio.sampling_fields import FieldTable
+from histrio.contracts.backend import ArrayNamespace
+from histrio.contracts.request_fields import FieldTable
+from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 
 VOCAB = 60
@@ -125,7 +125,7 @@ def test_a_replay_goes_on_with_the_same_tokens_for_every_sampler(xp: ArrayNamesp
 
 
 def test_all_of_them_draw_the_same_on_every_kind_of_array(xp: ArrayNamespace) -> None:
-    from histrio.arrays import NumpyArrays
+    from histrio.stage.sampling.numpy_arrays import NumpyArrays
 
     fields = [*FIELDS.values(), ALL, ALL | {"temperature": 0}, {}]
     slots = list(range(len(fields)))

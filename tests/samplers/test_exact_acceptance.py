@@ -13,15 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio import sampler_chain
-from histrio.acceptance import Proposals
-from histrio.arrays import NumpyArrays
-from histrio.backend import ArrayNamespace
-from histrio.drafting import Chances
-from histrio.draw import draw
-from histrio.philox import uniform
-from histrio.sampler_chain import SamplerChain
-from histrio.sampling import Rows
+from histrio.contracts.backend import ArrayNamespace
+from histrio.contracts.philox import uniform
+from histrio.contracts.sampler import Chances, Rows
+from histrio.stage.sampling import sampler_chain
+from histrio.stage.sampling.acceptance import Proposals
+from histrio.stage.sampling.inverse_cdf import draw
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 
 Floats = npt.NDArray[Any]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from histrio.backend import ArrayNamespace
-from histrio.logprobs import token_logprobs
-from histrio.sampler_chain import NOT_NUMBERS, NOTHING_LEFT, SamplerChain
+from histrio.contracts.backend import ArrayNamespace
+from histrio.stage.sampling.logprobs import token_logprobs
+from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, NOTHING_LEFT, SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 
 VOCAB = 700

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.backend import ArrayNamespace
-from histrio.sampler_chain import SamplerChain
+from histrio.contracts.backend import ArrayNamespace
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.mirostat import Mirostat
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_p import TopP

@@ -13,10 +13,10 @@ import pytest
 import torch
 from transformers import EtaLogitsWarper
 
-from histrio.backend import ArrayNamespace
+from histrio.contracts.backend import ArrayNamespace
 from histrio.errors import RequestError
-from histrio.plugins import Plugins, installed_plugins
-from histrio.sampler_chain import SamplerChain
+from histrio.plugins.registry import Plugins, installed_plugins
+from histrio.stage.sampling.sampler_chain import SamplerChain
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "eta_sampler.py"
 LOGITS = (np.random.default_rng(2).standard_normal((4, 200)) * 2).astype(np.float32)

@@ -17,8 +17,8 @@ from transformers import (
     SequenceBiasLogitsProcessor,
 )
 
-from histrio.backend import ArrayNamespace
-from histrio.sampling import Sampler
+from histrio.contracts.backend import ArrayNamespace
+from histrio.contracts.sampler import Sampler
 from histrio_samplers.allowed_token_ids import AllowedTokenIds
 from histrio_samplers.bad_words import BadWords
 from histrio_samplers.logit_bias import LogitBias

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histrio.philox import philox4x32, uniform
+from histrio.contracts.philox import philox4x32, uniform
 
 # Random123, kat_vectors, philox4x32-10: counter, key, expected words.
 VECTORS = [

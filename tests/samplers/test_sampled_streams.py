@@ -11,16 +11,16 @@ import anyio
 import numpy as np
 import pytest
 
-from histrio import sampler_chain
-from histrio.acceptance import Proposals, accept_or_draw
-from histrio.backend import Probe
-from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
-from histrio.engine.draft_lengths import SpeculationLimits
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.gateway import Submission
+from histrio.contracts.options import NoOptions
+from histrio.contracts.request_fields import FieldTable
+from histrio.contracts.sampler import Sampler
 from histrio.errors import RequestError
-from histrio.gateway import Submission
 from histrio.messages import RequestState
-from histrio.sampling import Sampler
-from histrio.sampling_fields import FieldTable
+from histrio.stage.sampling import sampler_chain
+from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.testing.guesses import GuessDrafter
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import Array, ArrayNamespace
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows
 from histrio.errors import RequestError
-from histrio.sampler_chain import NOT_NUMBERS, SamplerChain
-from histrio.sampling import Opening, Rows
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, SamplerChain
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 from histrio_samplers.top_p import TopP

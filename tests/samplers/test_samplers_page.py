@@ -8,8 +8,8 @@ from types import ModuleType
 
 import pytest
 
-from histrio.plugins import installed_plugins
-from histrio.sampling_fields import FieldTable
+from histrio.contracts.request_fields import FieldTable
+from histrio.plugins.registry import installed_plugins
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 import pytest
 
+from histrio.contracts.request_fields import FieldTable
 from histrio.errors import PluginError, RequestError
-from histrio.sampling_fields import FieldTable
 from histrio_samplers.plugin import SAMPLERS
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK

@@ -20,7 +20,7 @@ from transformers import (
     TypicalLogitsWarper,
 )
 
-from histrio.backend import ArrayNamespace
+from histrio.contracts.backend import ArrayNamespace
 from histrio_samplers.min_p import MinP
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK

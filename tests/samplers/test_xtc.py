@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.backend import ArrayNamespace
-from histrio.sampler_chain import SamplerChain
-from histrio.sampling import Rows
+from histrio.contracts.backend import ArrayNamespace
+from histrio.contracts.sampler import Rows
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.xtc import Xtc
 
 VOCAB = 50

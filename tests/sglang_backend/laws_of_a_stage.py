@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from histrio.backend import ReplicaSize, StageSpec, StepBatch
+from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import Tensor
 from histrio_sglang.backend import SglangStage
-from histrio_sglang.factory import CAPABILITIES, SglangFactory
+from histrio_sglang.factory import SglangFactory
+from histrio_sglang.traits import CAPABILITIES
 from histrio_torch.testing import MOST_ERROR, NUM_LAYERS, VOCAB_SIZE, logits_error, make_model
 
 pytestmark = pytest.mark.timeout(120)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import RequestError
 from histrio.messages import RequestState
 from histrio.testing.conformance.engine_driver import EngineDriver

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from histrio.backend import StageSpec
-from histrio.engine_backend import EngineFactory
+from histrio.contracts.backend import StageSpec
+from histrio.contracts.engine_backend import EngineFactory
 from histrio.testing.models import write_model
 from histrio_sglang.engine_factory import SglangEngineFactory
-from histrio_sglang.vllm_factory import VllmEngineFactory
+from histrio_vllm.factory import VllmEngineFactory
 
 FACTORIES: list[EngineFactory] = [SglangEngineFactory(), VllmEngineFactory()]
 
@@ -31,7 +31,7 @@ def spec(folder: Path, **changes: Any) -> StageSpec:
 
 def test_importing_a_factory_imports_no_engine_and_no_torch() -> None:
     code = (
-        "import sys, histrio_sglang.engine_factory, histrio_sglang.vllm_factory;"
+        "import sys, histrio_sglang.engine_factory, histrio_vllm.factory;"
         "print({'torch', 'sglang', 'vllm'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

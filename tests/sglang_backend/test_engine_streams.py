@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from histrio.kit.streams import Piece, Streams, make_row
 from histrio.messages import Generate, RequestState, TokenRow
 from histrio_sglang.engine import sampling_params
-from histrio_sglang.engine_factory import SglangFields
-from histrio_sglang.streams import Piece, Streams, make_row
+from histrio_sglang.engine_options import SglangFields
 
 ORDER = Generate(7, [1, 2, 3], 3, 10, eos_ids=[90, 91], stop_ids=[50, 91])
 

@@ -14,8 +14,8 @@ import anyio
 import pytest
 import torch
 
-from histrio.gateway import Submission
-from histrio.sampling import Sampler
+from histrio.contracts.gateway import Submission
+from histrio.contracts.sampler import Sampler
 from histrio.testing.harness import Harness, HarnessOptions, serving_with
 from histrio.testing.workers import StageWorkers
 from histrio_samplers.temperature import Temperature

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import torch
 
-from histrio.backend import Capability, StageSpec
+from histrio.contracts.backend import Capability, StageSpec
 from histrio.errors import BackendError, HistrioError
 from histrio_sglang import versions
 from histrio_sglang.factory import SglangFactory

@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from histrio.models import locate_model
+from histrio.config.locate import locate_model
 from histrio.testing.launched import LaunchedServer
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(180)]

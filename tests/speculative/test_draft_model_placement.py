@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from histrio.backend import Capability, Probe, Traits
+from histrio.config.locate import DEMO_DRAFT, locate_model
+from histrio.config.topology import parse_tables
+from histrio.contracts.backend import Capability, Probe, Traits
+from histrio.contracts.drafter import DrafterFactory, DrafterSpec
 from histrio.demo import draft_path, target_path
-from histrio.drafting import DrafterFactory, DrafterSpec
 from histrio.errors import ModelUnavailable, TopologyError
-from histrio.launch.draft import drafter_tools
-from histrio.launch.plan import resolve
-from histrio.models import DEMO_DRAFT, locate_model
-from histrio.plugins import Plugins, installed_plugins
+from histrio.plan.draft import drafter_tools
+from histrio.plan.resolve import resolve
+from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.testing.models import write_model, write_tokenizer
 from histrio.testing.toy import ToyFactory, write_toy_model
-from histrio.topology import parse_tables
 from histrio_speculative.draft_model import DraftModelFactory
 from histrio_speculative.early_exit import EarlyExitFactory
 

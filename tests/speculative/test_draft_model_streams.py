@@ -11,11 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from histrio.backend import BackendFactory
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.drafter import DrafterFactory, SpeculationLimits
+from histrio.contracts.gateway import Submission
 from histrio.demo import draft_path, target_path
-from histrio.drafting import DrafterFactory
-from histrio.engine.draft_lengths import SpeculationLimits
-from histrio.gateway import Submission
 from histrio.messages import RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import write_model

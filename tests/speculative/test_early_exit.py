@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histrio.backend import Progress, StageCapacity, StageSpec, StepBatch
+from histrio.contracts.backend import Progress, StageCapacity, StageSpec, StepBatch
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.demo import target_path
-from histrio.drafting import DrafterSpec, DrafterTools
 from histrio.messages import Generate, ReplicaSize
-from histrio.sampler_chain import SamplerChain
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.models import write_model
 from histrio_samplers.plugin import SAMPLERS
 from histrio_speculative.early_exit import EarlyExitFactory, first_layers

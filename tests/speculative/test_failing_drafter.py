@@ -9,9 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
-from histrio.backend import Probe
-from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
-from histrio.engine.draft_lengths import SpeculationLimits
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError
 from histrio.messages import Generate
 from histrio.testing.harness import HarnessOptions, serving
@@ -70,7 +70,7 @@ def test_a_failing_drafter_ends_no_request(tmp_path: Path, caplog: pytest.LogCap
         async with serving(model, ToyFactory(), samplers=[], options=options) as harness:
             return [await harness.generate([5, 6, index], NUM_TOKENS) for index in range(2)]
 
-    with caplog.at_level(logging.ERROR, logger="histrio.engine.drafter_guard"):
+    with caplog.at_level(logging.ERROR, logger="histrio.batching.speculation.drafter_guard"):
         streams = anyio.run(run)
     assert streams == [said([5, 6, index], NUM_TOKENS) for index in range(2)]
     assert drafter.num_asked == 3, "twice before it failed, and never again"

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.arrays import NumpyArrays
 from histrio.messages import Generate
-from histrio.sampler_chain import SamplerChain
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 from histrio_speculative.guesser import MOST_CHANCES, Guesser
 

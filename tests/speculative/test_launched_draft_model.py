@@ -66,7 +66,7 @@ def test_a_topology_names_its_draft_model(tmp_path: Path) -> None:
 
 def test_a_draft_model_that_does_not_fit_is_refused_before_the_start(tmp_path: Path) -> None:
     file = write(tmp_path, "draft-model", f'model = "{tmp_path}/none"')
-    command = [sys.executable, "-m", "histrio.launch", str(file), "--check"]
+    command = [sys.executable, "-m", "histrio.cli", str(file), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "engine.drafter" in done.stdout + done.stderr

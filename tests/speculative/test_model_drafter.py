@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histrio.backend import Capability, Progress, StageBackend, StageOutput, StageSpec, StepBatch
-from histrio.drafting import DrafterSpec, DrafterTools
+from histrio.contracts.backend import Capability, Progress, StageBackend, StageOutput, StageSpec, StepBatch
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import Generate, StageCapacity
-from histrio.sampler_chain import SamplerChain
+from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 from histrio_samplers.plugin import SAMPLERS
 from histrio_speculative.model_drafter import _MOST_BEHIND, ModelDrafter

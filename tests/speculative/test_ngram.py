@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histrio.messages import Generate
-from histrio.plugins import installed_plugins
+from histrio.plugins.registry import installed_plugins
 from histrio_speculative.ngram import Ngram
 
 

@@ -13,18 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from histrio.config.tables import convert_table
+from histrio.contracts.drafter import DrafterFactory, SpeculationLimits
+from histrio.contracts.gateway import Submission
+from histrio.contracts.sampler import Sampler
 from histrio.demo import target_path
-from histrio.drafting import DrafterFactory
-from histrio.engine.draft_lengths import SpeculationLimits
 from histrio.errors import TopologyError
-from histrio.gateway import Submission
 from histrio.messages import Generate
-from histrio.plugins import installed_plugins
-from histrio.sampling import Sampler
+from histrio.plugins.registry import installed_plugins
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async
-from histrio.topology_parse import convert_table
 from histrio_samplers.repetition_penalty import RepetitionPenalty
 from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK

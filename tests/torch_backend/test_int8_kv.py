@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.demo import target_path
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity

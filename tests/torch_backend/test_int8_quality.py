@@ -17,16 +17,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from histrio.backend import Progress, StageSpec
+from demo.messages import Message, assistant, user
+from demo.texts import make_passage, notes_exchange
+from demo.tokenizer import load_tokenizer
+from histrio.contracts.backend import Progress, StageSpec
 from histrio.demo import target_path
 from histrio.messages import StageCapacity
 from histrio.testing.chain import ChainRow, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_torch import stores
 from histrio_torch.backend import TorchStage
-from histrio_torch.demo.messages import Message, assistant, user
-from histrio_torch.demo.texts import make_passage, notes_exchange
-from histrio_torch.demo.tokenizer import load_tokenizer
 from histrio_torch.factory import TorchFactory
 
 

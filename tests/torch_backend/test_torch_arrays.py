@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from histrio.backend import ArrayNamespace
+from histrio.contracts.backend import ArrayNamespace
 from histrio_torch.arrays import TorchArrays
 
 VALUES = np.random.default_rng(0).normal(size=(5, 40)).astype(np.float32)

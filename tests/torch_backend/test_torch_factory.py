@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from histrio.backend import BackendFactory
+from histrio.contracts.backend import BackendFactory
 from histrio_torch import plugin
 from histrio_torch.backend import TorchStage
 from histrio_torch.factory import TorchFactory
 
 CHILD = """
 import sys
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio_torch import plugin
 found = []
 plugin.register_backends(found.append)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.testing.chain import ChainRow, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_torch.backend import TorchStage
@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 CHILD = """
 import resource, sys
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio_torch.backend import TorchStage
 
 def open_peak(folder, first, last, layers):

@@ -13,8 +13,8 @@ from typing import Any
 import anyio
 import pytest
 
-from histrio.gateway import Submission
-from histrio.sampling import Sampler
+from histrio.contracts.gateway import Submission
+from histrio.contracts.sampler import Sampler
 from histrio.testing.harness import Harness, HarnessOptions, serving_with
 from histrio.testing.workers import StageWorkers
 from histrio_samplers.temperature import Temperature

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
 from histrio_torch.backend import TorchStage
 from histrio_torch.factory import TorchFactory

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from histrio.backend import ReplicaSize, StageSpec, StepBatch
-from histrio.model_config import read_model_config
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.testing.models import write_model
 from histrio_torch.backend import TorchStage, _usual_threads
 from histrio_torch.factory import TorchFactory

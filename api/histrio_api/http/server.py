@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-from histrio.heap import release_free_memory
+from histrio.system.heap import release_free_memory
 from histrio_api.http.answer import error_answer
 from histrio_api.http.connection import Connection
 from histrio_api.http.exchange import Application, Exchange

@@ -7,13 +7,14 @@ from functools import partial
 from litestar import post
 from litestar.response.base import ASGIResponse
 
+from histrio.contracts.grammar import THOUGHT_CLOSE
 from histrio.errors import RequestError
-from histrio.grammar import THOUGHT_CLOSE
-from histrio_api.choice import Choice
-from histrio_api.edge import Edge
-from histrio_api.generation import Generation, run_choices, start_generation
-from histrio_api.logprobs import chat_logprobs
-from histrio_api.prompts import chat_prompt
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import Generation, run_choices, start_generation
+from histrio_api.answer.logprobs import chat_logprobs
+from histrio_api.answer.sse import DONE, ChatChunks, Write
+from histrio_api.request.prompts import chat_prompt
+from histrio_api.request.thinking import chat_thinking
 from histrio_api.routes.common import (
     HttpRequest,
     answer_at_once,
@@ -25,11 +26,10 @@ from histrio_api.routes.common import (
     with_grammar,
 )
 from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
-from histrio_api.sse import DONE, ChatChunks, Write
+from histrio_api.service.edge import Edge
 from histrio_api.text.answers import AnswerParser
 from histrio_api.text.template_forms import FINAL_CHANNEL
 from histrio_api.text.tools import CALL_OPEN
-from histrio_api.thinking import chat_thinking
 
 __all__ = ["chat_completions"]
 

@@ -14,17 +14,17 @@ import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
-from histrio.grammar import Thinking
-from histrio_api.attended import attended
-from histrio_api.auth import KEY_LABEL
-from histrio_api.body import received_body
-from histrio_api.choice import Choice
-from histrio_api.edge import Edge
+from histrio.messages import Thinking
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import Generation, run_choices
+from histrio_api.answer.sse import EventStream, Write, error_event
 from histrio_api.errors import STATUS_CLIENT_LEFT, error_body, presentable
-from histrio_api.generation import Generation, run_choices
-from histrio_api.received import Received, receive
+from histrio_api.request.body import received_body
+from histrio_api.request.received import Received, receive
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.sse import EventStream, Write, error_event
+from histrio_api.service.attended import attended
+from histrio_api.service.auth import KEY_LABEL
+from histrio_api.service.edge import Edge
 
 __all__ = [
     "HttpRequest",

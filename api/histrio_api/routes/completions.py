@@ -9,11 +9,12 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
-from histrio_api.choice import Choice
-from histrio_api.edge import Edge
-from histrio_api.generation import Generation, run_choices, start_generation
-from histrio_api.logprobs import completion_logprobs
-from histrio_api.prompts import completion_prompts
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import Generation, run_choices, start_generation
+from histrio_api.answer.logprobs import completion_logprobs
+from histrio_api.answer.sse import DONE, CompletionChunks, Write
+from histrio_api.request.prompts import completion_prompts
+from histrio_api.request.thinking import completion_thinking
 from histrio_api.routes.common import (
     HttpRequest,
     answer_at_once,
@@ -25,8 +26,7 @@ from histrio_api.routes.common import (
     with_grammar,
 )
 from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
-from histrio_api.sse import DONE, CompletionChunks, Write
-from histrio_api.thinking import completion_thinking
+from histrio_api.service.edge import Edge
 
 __all__ = ["completions"]
 

@@ -9,8 +9,8 @@ from litestar import get
 from litestar.response.base import ASGIResponse
 
 from histrio_api.errors import RETRY_AFTER_S
-from histrio_api.metrics import exposition
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.service.metrics import exposition
 
 __all__ = ["health", "liveness", "metrics", "version"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from histrio.grammar import TagStructure
+from histrio.contracts.grammar import TagStructure
 from histrio_api.schemas.strict import Strict
 
 __all__ = ["ResponseFormat", "StructuralTag", "StructuredOutputs"]

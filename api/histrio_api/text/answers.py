@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from histrio.grammar import Thinking
+from histrio.messages import Thinking
 from histrio_api.schemas.chat import CalledTool
 from histrio_api.text.channels import ChannelParser
 from histrio_api.text.thoughts import ThoughtParser

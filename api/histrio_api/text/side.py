@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from histrio.gateway import ServedModel
+from histrio.contracts.gateway import ServedModel
 from histrio_api.text.template import ChatTemplate, load_chat_template
 from histrio_api.text.tokenizer import Tokenizer
 

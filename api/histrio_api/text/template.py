@@ -10,9 +10,9 @@ from typing import Any
 import jinja2
 from jinja2 import meta, nodes
 
+from histrio.config.model_files import read_json_object, read_model_text
+from histrio.contracts.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
 from histrio.errors import RequestError, UnsupportedModel
-from histrio.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
-from histrio.model_files import read_json_object, read_model_text
 from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
 from histrio_api.text.sandbox import template_environment
 from histrio_api.text.sandbox_limits import TemplateLimit

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from enum import Enum, auto
 
-from histrio.grammar import THOUGHT_BREAK, THOUGHT_CLOSE, THOUGHT_OPEN, Thinking
+from histrio.contracts.grammar import THOUGHT_BREAK, THOUGHT_CLOSE, THOUGHT_OPEN
+from histrio.messages import Thinking
 from histrio_api.text.stops import Wanted
 
 __all__ = ["ThoughtParser"]

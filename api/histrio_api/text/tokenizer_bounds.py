@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
+from histrio.config.model_files import read_model_text
 from histrio.errors import UnsupportedModel
-from histrio.model_files import read_model_text
 
 __all__ = ["check_growth"]
 

@@ -11,10 +11,11 @@ import llguidance
 import numpy as np
 from llguidance.numpy import fill_next_token_bitmask_par, fill_next_token_bitmask_par_with_draft_tokens
 
-from histrio.grammar import GrammarSpec, MaskRequest, Masks, VocabularySpec, num_mask_words
-from histrio_grammars.backend import to_llguidance
+from histrio.contracts.grammar import MaskRequest, Masks, VocabularySpec, num_mask_words
+from histrio.messages import GrammarSpec
 from histrio_grammars.refusals import refusal
 from histrio_grammars.tokens import own_tokens
+from histrio_grammars.translate import to_llguidance
 from histrio_grammars.trimmed import read_tokenizer
 
 __all__ = ["LlguidanceMatcher", "LlguidanceVocabulary"]

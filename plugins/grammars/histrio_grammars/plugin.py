@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.grammar import GrammarBackend
-from histrio.hooks import hookimpl
+from histrio.contracts.grammar import GrammarBackend
+from histrio.contracts.hooks import hookimpl
 from histrio_grammars.backend import Llguidance
 
 __all__ = ["register_grammars"]

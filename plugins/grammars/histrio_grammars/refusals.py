@@ -10,7 +10,7 @@ import llguidance
 import msgspec
 
 from histrio.errors import RequestError
-from histrio.grammar import GrammarSpec
+from histrio.messages import GrammarSpec
 from histrio_grammars.schema import Path, decode_schema, show, subschemas
 from histrio_grammars.tags import decode_tags, within
 

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from histrio.contracts.grammar import TagSpec, TagStructure
 from histrio.errors import RequestError
-from histrio.grammar import TagSpec, TagStructure
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.schema import decode_schema
 from histrio_grammars.tokens import OwnTokens

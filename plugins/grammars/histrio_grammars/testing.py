@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from histrio.arrays import NumpyArrays
-from histrio.grammar import GrammarSpec, MaskRequest, Masks, Matcher, Vocabulary, num_mask_words
-from histrio.grammar_table import apply_masks
+from histrio.contracts.grammar import MaskRequest, Masks, Matcher, Vocabulary, num_mask_words
+from histrio.messages import GrammarSpec
+from histrio.stage.sampling.grammar_table import apply_masks
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
 
 __all__ = ["RandomWriter", "random_schema"]
 

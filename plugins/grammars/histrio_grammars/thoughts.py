@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from histrio.grammar import THOUGHT_BREAK, THOUGHT_CLOSE, THOUGHT_OPEN, Thinking
+from histrio.contracts.grammar import THOUGHT_BREAK, THOUGHT_CLOSE, THOUGHT_OPEN
+from histrio.messages import Thinking
 from histrio_grammars.tags import FREE_TEXT, Grammar, free_tokens
 from histrio_grammars.tokens import OwnTokens
 

@@ -15,7 +15,7 @@ from mlx.nn.layers.base import Module
 from mlx.nn.layers.embedding import Embedding
 from mlx.nn.layers.linear import Linear
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_mlx.checkpoint import check_adapter
 from histrio_mlx.compat import linear_to_lora_layers, named_parameters

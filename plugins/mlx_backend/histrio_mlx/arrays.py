@@ -12,7 +12,7 @@ __all__ = ["MlxArrays"]
 
 
 class MlxArrays:
-    """`histrio.backend.ArrayNamespace` for MLX arrays on one device."""
+    """`histrio.contracts.backend.ArrayNamespace` for MLX arrays on one device."""
 
     name = "mlx"
     chunk_values = 2**25

@@ -9,17 +9,17 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import ArrayNamespace, Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
+from histrio.contracts.backend import ArrayNamespace, Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.messages import StageCapacity
 from histrio_mlx.arrays import MlxArrays
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import modules_of
-from histrio_mlx.factory import capabilities, check_placement
 from histrio_mlx.groups import Group, make_groups
 from histrio_mlx.loader import StageModel, load_stage
 from histrio_mlx.memory import choose_device, limit_cache, measure
 from histrio_mlx.pages import CallContext
 from histrio_mlx.splice import Parts
+from histrio_mlx.traits import capabilities, check_placement
 from histrio_mlx.trial import DTYPE_NAMES, try_stage
 from histrio_mlx.wire import from_wire, to_wire
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class MlxStage:
-    """Implements `histrio.backend.StageBackend`; all calls from one thread, to which MLX ties what it computes."""
+    """Implements `histrio.contracts.backend.StageBackend`; all calls from one thread, since MLX ties arrays to it."""
 
     def __init__(self) -> None:
         self.xp: ArrayNamespace = MlxArrays()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
-from histrio.backend import ReplicaSize
+from histrio.contracts.backend import ReplicaSize
 from histrio.errors import UnsupportedModel
 from histrio_mlx.compat import ArraysCache, CacheList, ChunkedKVCache, ConcatenateKVCache, KVCache, RotatingKVCache
 from histrio_mlx.pages import CallContext, Pool

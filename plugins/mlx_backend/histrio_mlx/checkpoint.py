@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from histrio.config.model_files import read_json_object
+from histrio.config.weights import weight_files
 from histrio.errors import ModelUnavailable, UnsupportedModel
-from histrio.model_files import read_json_object
-from histrio.weights import weight_files
 
 __all__ = ["check_adapter", "checkpoint_bytes", "find_weight_files"]
 

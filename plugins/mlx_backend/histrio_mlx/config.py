@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from histrio.config.model_files import read_json_object
 from histrio.errors import UnsupportedModel
-from histrio.model_files import read_json_object
 
 __all__ = ["Config", "layer_windows", "normalise", "num_layers", "read_config", "stored_dtype"]
 

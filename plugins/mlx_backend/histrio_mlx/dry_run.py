@@ -10,7 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from histrio.backend import ReplicaSize, StageSpec
+from histrio.contracts.backend import ReplicaSize, StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import ArraysCache, CacheList, make_prompt_cache, model_classes

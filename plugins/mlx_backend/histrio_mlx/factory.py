@@ -6,19 +6,15 @@ import platform
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.backend import Capability, NoOptions, Probe, StageBackend, StageSpec, Traits
-from histrio.errors import BackendError, ModelError, UnsupportedModel
+from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.options import NoOptions
+from histrio.errors import BackendError, ModelError
 from histrio_mlx.checkpoint import check_adapter, find_weight_files
-from histrio_mlx.config import normalise, num_layers, read_config
-from histrio_mlx.families import Family, family_name, load_record
-from histrio_mlx.families import family as find_family
-from histrio_mlx.refusals import check_config
-from histrio_mlx.sources import find_source
+from histrio_mlx.traits import capabilities, check_placement
 
-__all__ = ["MlxFactory", "capabilities", "check_placement"]
+__all__ = ["MlxFactory"]
 
 _MACHINES = {("Darwin", "arm64"), ("Linux", "x86_64"), ("Linux", "aarch64")}
-_OF_PAGES = (Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_PAGES)
 
 
 class MlxFactory:
@@ -86,43 +82,3 @@ class MlxFactory:
         from histrio_mlx.backend import MlxStage
 
         return MlxStage()
-
-
-def capabilities(*, rewindable: bool) -> list[Capability]:
-    """Of a stage; one that keeps a recurrent state can neither rewind a row nor share what it has."""
-    pages = _OF_PAGES if rewindable else ()
-    return [Capability.BATCH, *pages, Capability.ALL_POSITION_LOGITS]
-
-
-def check_placement(spec: StageSpec) -> Family | None:
-    """The record of the model's family, None for one that was never tested, which runs unsplit only.
-
-    Raises `UnsupportedModel`.
-    """
-    config = read_config(Path(spec.model))
-    normal = normalise(config, spec.max_sequence_length)
-    model_type, count = str(config["model_type"]), num_layers(config)
-    if not 0 <= spec.first_layer < spec.last_layer <= count:
-        raise UnsupportedModel(
-            f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
-        )
-
-    module = family_name(config, load_record().aliases).partition("/")[0]
-    family, source = find_family(config), find_source(module)
-    if family is None and source is None:
-        raise UnsupportedModel(f"mlx-lm has no model of type {model_type!r}")
-
-    if family is not None and not family.runs:
-        raise UnsupportedModel(f"{model_type} does not run: {family.reason}")
-
-    check_config(normal, spec, family, source)
-    if spec.is_first and spec.is_last:
-        return family
-
-    if family is None:
-        raise UnsupportedModel(f"{model_type} was never tested in parts; run it in one stage")
-
-    if not family.splittable:
-        raise UnsupportedModel(f"{model_type} can't be split: {family.reason}; run it in one stage")
-
-    return family

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import StepBatch
+from histrio.contracts.backend import StepBatch
 
 __all__ = ["Group", "make_groups"]
 

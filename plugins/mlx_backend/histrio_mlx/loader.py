@@ -15,7 +15,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.nn.layers.base import Module
 
-from histrio.backend import Progress, StageSpec
+from histrio.contracts.backend import Progress, StageSpec
 from histrio.errors import BackendError, UnsupportedModel
 from histrio_mlx.adapters import apply_adapter
 from histrio_mlx.checkpoint import checkpoint_bytes, find_weight_files

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit
 
 __all__ = ["PAGE_SIZES", "Budget", "choose_device", "devices", "limit_cache", "measure"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.backend import BackendFactory
-from histrio.hooks import hookimpl
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.hooks import hookimpl
 
 __all__ = ["register_backends"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_mlx.config import Config, layer_windows
 from histrio_mlx.families import Family

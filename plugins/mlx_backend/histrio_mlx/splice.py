@@ -17,7 +17,7 @@ import mlx.core as mx
 from mlx.nn.layers.base import Module
 from mlx.nn.layers.embedding import Embedding
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_mlx.parts import Parts, arrays_in, flatten, rebuild
 from histrio_mlx.structure import Structure, find_structure, name_of

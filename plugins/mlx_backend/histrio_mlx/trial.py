@@ -10,14 +10,14 @@ from typing import Any
 
 import mlx.core as mx
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio_mlx.cache import StageCaches, has_windows
 from histrio_mlx.config import layer_windows
 from histrio_mlx.dry_run import DryRun
-from histrio_mlx.factory import check_placement
 from histrio_mlx.loader import StageModel, make_stage
 from histrio_mlx.memory import choose_device
 from histrio_mlx.refusals import overlooked_window
+from histrio_mlx.traits import check_placement
 
 __all__ = ["DTYPE_NAMES", "rehearse", "try_stage"]
 

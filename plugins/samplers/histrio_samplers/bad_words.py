@@ -9,8 +9,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows, Slots, TokenId
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows, Slots, TokenId
 from histrio_samplers.edits import add_to
 
 __all__ = ["BadWords", "BadWordsParams"]

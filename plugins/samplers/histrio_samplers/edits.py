@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
+from histrio.contracts.backend import Array, ArrayNamespace
 
 __all__ = ["Edits", "add_to", "padded"]
 

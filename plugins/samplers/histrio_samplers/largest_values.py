@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histrio.backend import Array, ArrayNamespace
+from histrio.contracts.backend import Array, ArrayNamespace
 
 __all__ = ["MOST_SOUGHT", "NARROW", "largest_values"]
 

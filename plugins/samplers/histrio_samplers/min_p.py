@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows
 
 __all__ = ["MinP", "MinPParams"]
 

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows, Slots
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows, Slots
 
 __all__ = ["Mirostat", "MirostatParams"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.hooks import hookimpl
-from histrio.sampling import Sampler
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.sampler import Sampler
 from histrio_samplers.allowed_token_ids import AllowedTokenIds
 from histrio_samplers.bad_words import BadWords
 from histrio_samplers.dry import Dry

@@ -11,8 +11,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows, Slots
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows, Slots
 from histrio_samplers.edits import padded
 from histrio_samplers.token_counts import TokenCounts, counts_of
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from histrio.sampling import Rows
+from histrio.contracts.sampler import Rows
 from histrio_samplers.edits import Edits
 
 __all__ = ["TokenCounts", "counts_of"]

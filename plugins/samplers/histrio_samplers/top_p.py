@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.draw import first_reaching
-from histrio.sampling import Opening, Rows
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows
+from histrio.stage.sampling.inverse_cdf import first_reaching
 from histrio_samplers.largest_values import NARROW, largest_values
 
 __all__ = ["TopP", "TopPParams"]

@@ -15,8 +15,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.sampling import Opening, Rows
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Opening, Rows
 
 __all__ = ["TypicalP", "TypicalPParams"]
 

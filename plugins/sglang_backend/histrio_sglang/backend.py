@@ -11,12 +11,12 @@ import msgspec
 import numpy as np
 import torch
 
-from histrio.backend import Progress, ReplicaSize, StageCapacity, StageOutput, StageSpec, StepBatch
+from histrio.contracts.backend import Progress, ReplicaSize, StageCapacity, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError
-from histrio_sglang.factory import CAPABILITIES
 from histrio_sglang.families import check_model
 from histrio_sglang.options import DEFAULT_PAGE_SIZE, StageOptions, read_options
 from histrio_sglang.pages import most_pages
+from histrio_sglang.traits import CAPABILITIES
 from histrio_sglang.versions import check_version
 from histrio_sglang.weights import choose_dtype, link_model, weight_bytes
 from histrio_torch.arrays import TorchArrays
@@ -34,7 +34,7 @@ _FIRST_ID = 1
 
 
 class SglangStage:
-    """Implements `histrio.backend.StageBackend`; all calls from one thread, one stage per process."""
+    """Implements `histrio.contracts.backend.StageBackend`; all calls from one thread, one stage per process."""
 
     _open: SglangStage | None = None
     """The stage of this process: SGLang keeps its configuration and its groups per process."""

@@ -15,7 +15,7 @@ import torch
 from sglang.srt.model_executor.forward_batch_info import CaptureHiddenMode, ForwardMode
 from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
-from histrio.backend import StepBatch
+from histrio.contracts.backend import StepBatch
 from histrio_sglang.compat import bind_written_slots, forward_batch
 
 __all__ = ["RowTable", "make_forward_batch"]

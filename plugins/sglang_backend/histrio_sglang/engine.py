@@ -19,17 +19,18 @@ from typing import Any, ClassVar
 import msgspec
 import torch
 
-from histrio.backend import Capability, StageSpec
-from histrio.engine_backend import EngineEvents
+from histrio.config.model_config import ModelConfig, read_model_config
+from histrio.contracts.backend import Capability, StageSpec
+from histrio.contracts.engine_backend import EngineEvents
+from histrio.contracts.options import as_options
 from histrio.errors import BackendError, RequestError
+from histrio.kit.hosted_engine import HostedEngine
+from histrio.kit.loop_thread import LoopThread
+from histrio.kit.streams import Piece
+from histrio.kit.whole_models import check_engine
 from histrio.messages import EngineCapacity, Generate
-from histrio.model_config import ModelConfig, read_model_config
-from histrio.options import as_options
-from histrio_sglang.engine_factory import EngineOptions, SglangFields, check_engine
-from histrio_sglang.hosted_engine import HostedEngine
-from histrio_sglang.loop_thread import LoopThread
+from histrio_sglang.engine_options import EngineOptions, SglangFields
 from histrio_sglang.pages import most_pages
-from histrio_sglang.streams import Piece
 from histrio_sglang.versions import check_version
 from histrio_sglang.weights import choose_dtype, weight_bytes
 from histrio_torch.families import read_config
@@ -42,7 +43,7 @@ _SPARE_POSITIONS = 6
 
 
 class SglangEngine(HostedEngine):
-    """Implements `histrio.engine_backend.EngineBackend`."""
+    """Implements `histrio.contracts.engine_backend.EngineBackend`."""
 
     title: ClassVar[str] = "SGLang"
 

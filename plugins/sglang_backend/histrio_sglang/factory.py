@@ -5,22 +5,14 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import HistrioError
 from histrio_sglang.families import check_model, num_layers, read_config
 from histrio_sglang.options import StageOptions, read_options
+from histrio_sglang.traits import CAPABILITIES
 from histrio_sglang.versions import check_version, installed_version
 
-__all__ = ["CAPABILITIES", "SglangFactory"]
-
-CAPABILITIES = (
-    Capability.BATCH,
-    Capability.REWIND,
-    Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
-    Capability.ALL_POSITION_LOGITS,
-)
-"""Of every stage, whatever the model."""
+__all__ = ["SglangFactory"]
 
 
 class SglangFactory:

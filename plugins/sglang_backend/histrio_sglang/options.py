@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import msgspec
 
+from histrio.contracts.options import as_options
 from histrio.errors import BackendError
-from histrio.options import as_options
 
 __all__ = ["DEFAULT_PAGE_SIZE", "StageOptions", "read_options"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import DoesNotFit
 from histrio_torch.memory import Budget
 

@@ -1,15 +1,14 @@
-"""Entry point of the distribution: offers what runs on SGLang and vLLM, without importing either."""
+"""Entry point of the distribution: offers what runs on SGLang, without importing it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.backend import BackendFactory
-from histrio.engine_backend import EngineFactory
-from histrio.hooks import hookimpl
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.hooks import hookimpl
 from histrio_sglang.engine_factory import SglangEngineFactory
 from histrio_sglang.factory import SglangFactory
-from histrio_sglang.vllm_factory import VllmEngineFactory
 
 __all__ = ["register_backends"]
 
@@ -19,4 +18,3 @@ def register_backends(register: Callable[[BackendFactory | EngineFactory], None]
     """Called once at start-up."""
     register(SglangFactory())
     register(SglangEngineFactory())
-    register(VllmEngineFactory())

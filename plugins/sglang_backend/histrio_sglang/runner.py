@@ -15,7 +15,7 @@ from sglang.srt.layers.logits_processor import LogitsMetadata
 from sglang.srt.model_executor.forward_batch_info import ForwardMode, PPProxyTensors
 from sglang.srt.runtime_context import get_schedule, reset_context
 
-from histrio.backend import ReplicaSize, StageSpec, StepBatch
+from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.errors import DoesNotFit
 from histrio_sglang.batch import RowTable, make_forward_batch
 from histrio_sglang.compat import forget_place, make_runner, publish, server_args

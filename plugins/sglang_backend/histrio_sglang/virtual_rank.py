@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 
 __all__ = ["VirtualGroup", "VirtualRank", "place"]
 

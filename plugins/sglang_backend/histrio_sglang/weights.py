@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from histrio.backend import StageSpec
-from histrio.weights import read_layer_bytes
+from histrio.config.weights import read_layer_bytes
+from histrio.contracts.backend import StageSpec
 from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
 from histrio_torch.families import read_config
 

@@ -11,12 +11,12 @@ from typing import Annotated
 
 import msgspec
 
-from histrio.backend import Probe
-from histrio.drafting import DrafterSpec, DrafterTools
+from histrio.config.locate import locate_model
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
+from histrio.contracts.options import as_options
 from histrio.errors import ModelError
-from histrio.model_config import read_model_config
-from histrio.models import locate_model
-from histrio.options import as_options
 from histrio_speculative.model_drafter import ModelDrafter
 from histrio_speculative.placement import PlacementOptions, bring_up, check_backend
 from histrio_speculative.vocabulary import difference, read_vocabulary

@@ -16,9 +16,9 @@ from typing import Annotated, Any
 
 import msgspec
 
-from histrio.backend import Probe
-from histrio.drafting import DrafterSpec, DrafterTools
-from histrio.options import as_options
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
+from histrio.contracts.options import as_options
 from histrio_speculative.model_drafter import ModelDrafter
 from histrio_speculative.placement import PlacementOptions, bring_up, check_backend
 

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
-from histrio.drafting import Chances
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.sampler import Chances, DraftSampler
 from histrio.messages import Generate
-from histrio.sampler_chain import SamplerChain
 
 __all__ = ["MOST_CHANCES", "Guess", "Guesser"]
 
@@ -56,7 +55,7 @@ class _Shape:
 class Guesser:
     """Guesses for the sequences in the slots of the draft model."""
 
-    def __init__(self, chain: SamplerChain, xp: ArrayNamespace, max_rows: int) -> None:
+    def __init__(self, chain: DraftSampler, xp: ArrayNamespace, max_rows: int) -> None:
         self._chain = chain
         self._xp = xp
         self._shapes: list[_Shape | None] = [None] * max_rows

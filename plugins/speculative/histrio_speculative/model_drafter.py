@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from histrio.drafting import Draft
+from histrio.contracts.drafter import Draft
 from histrio.errors import BackendError
 from histrio.messages import Generate, Row
 from histrio_speculative.guesser import Guesser

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from histrio.backend import Array, ArrayNamespace, Capability, StageBackend, StageSpec
-from histrio.engine.placement import SizeLimits, fit
-from histrio.engine.slots import SlotTable
+from histrio.contracts.backend import Array, ArrayNamespace, Capability, StageBackend, StageSpec
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import ReplicaSize, Row, StageCapacity, Step
+from histrio.replica.sizing import SizeLimits, fit
+from histrio.stage.slots import SlotTable
 
 __all__ = ["PAGE_SIZE", "ModelStage"]
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from histrio.backend import Probe
-from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
+from histrio.contracts.options import NoOptions
 from histrio.messages import Generate
 
 __all__ = ["Ngram", "NgramFactory"]

@@ -7,10 +7,10 @@ from typing import Annotated
 
 import msgspec
 
-from histrio.backend import Capability, Probe, StageSpec
-from histrio.drafting import DrafterSpec, DrafterTools
+from histrio.contracts.backend import Capability, Probe, StageSpec
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
+from histrio.contracts.options import with_options
 from histrio.errors import PluginError
-from histrio.options import with_options
 from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
 from histrio_speculative.model_stage import PAGE_SIZE, ModelStage

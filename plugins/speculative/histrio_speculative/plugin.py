@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.drafting import DrafterFactory
-from histrio.hooks import hookimpl
+from histrio.contracts.drafter import DrafterFactory
+from histrio.contracts.hooks import hookimpl
 
 __all__ = ["register_drafters"]
 

@@ -13,10 +13,10 @@ from typing import Annotated
 
 import msgspec
 
-from histrio.backend import Probe
-from histrio.drafting import Draft, DrafterSpec, DrafterTools
+from histrio.contracts.backend import Probe
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
+from histrio.contracts.options import as_options
 from histrio.messages import Generate
-from histrio.options import as_options
 from histrio_speculative.answers import Answers, Place
 from histrio_speculative.automaton import Automaton
 

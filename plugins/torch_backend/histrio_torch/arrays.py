@@ -13,7 +13,7 @@ __all__ = ["TorchArrays"]
 
 
 class TorchArrays:
-    """`histrio.backend.ArrayNamespace` for tensors on one device."""
+    """`histrio.contracts.backend.ArrayNamespace` for tensors on one device."""
 
     name = "torch"
 

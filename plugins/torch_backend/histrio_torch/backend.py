@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from histrio.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
+from histrio.contracts.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError, UnsupportedModel
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
 from histrio_torch.dry_run import attending_modules
-from histrio_torch.factory import CAPABILITIES, KV_CACHE_REMEDY
 from histrio_torch.families import kv_cache_refusal, read_config
 from histrio_torch.loader import StageModel, load_stage
 from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
+from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY
 from histrio_torch.trial import trial_step
 from histrio_torch.wire import from_wire, to_wire
 
@@ -27,7 +27,7 @@ __all__ = ["TorchStage"]
 
 
 class TorchStage:
-    """Implements `histrio.backend.StageBackend`; all calls from one thread."""
+    """Implements `histrio.contracts.backend.StageBackend`; all calls from one thread."""
 
     def __init__(self) -> None:
         self.xp = TorchArrays(torch.device("cpu"))

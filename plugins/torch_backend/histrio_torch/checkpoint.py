@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from histrio.config.weights import read_header, weight_files
 from histrio.errors import ModelUnavailable, UnsupportedModel
-from histrio.weights import read_header, weight_files
 
 __all__ = ["check_dtypes", "checkpoint_bytes", "checkpoint_dtype", "find_weight_files"]
 

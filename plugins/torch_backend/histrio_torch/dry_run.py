@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio_torch.pages import LayerShape
 

@@ -5,23 +5,16 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.backend import Capability, NoOptions, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
 from histrio_torch.checkpoint import check_dtypes, find_weight_files
 from histrio_torch.families import check_config, kv_cache_refusal, num_layers, read_config
+from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY
 
-__all__ = ["CAPABILITIES", "KV_CACHE_REMEDY", "TorchFactory"]
+__all__ = ["TorchFactory"]
 
-KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'
 _INSTALL = "pip install histrio-torch"
-CAPABILITIES = (
-    Capability.BATCH,
-    Capability.REWIND,
-    Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
-    Capability.ALL_POSITION_LOGITS,
-)
-"""Of every torch stage, whatever the model."""
 
 
 class TorchFactory:

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from histrio.config.model_files import read_json_object
 from histrio.errors import UnsupportedModel
-from histrio.model_files import read_json_object
 
 __all__ = ["check_config", "has_only_attention", "kv_cache_refusal", "num_layers", "read_config"]
 

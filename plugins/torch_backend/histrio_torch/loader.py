@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histrio.backend import Progress, StageSpec
+from histrio.contracts.backend import Progress, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedModel
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files

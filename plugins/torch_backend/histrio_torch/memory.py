@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit
 from histrio_torch.pages import RESIDENT_RATIO
 

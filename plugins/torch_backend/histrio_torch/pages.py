@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from histrio.backend import StepBatch
+from histrio.contracts.backend import StepBatch
 from histrio_torch.residents import Arena, ResidentRows, Residents
 from histrio_torch.row_groups import IndexArray, Part, Rows, make_group, similar_rows, spans
 from histrio_torch.stores import FloatStore, Int8Store, Scratch, Store

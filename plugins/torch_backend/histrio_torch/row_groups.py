@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import StepBatch
+from histrio.contracts.backend import StepBatch
 
 __all__ = ["MOST_SHARED_TOKENS", "Part", "RowGroup", "Rows", "are_similar", "make_group", "similar_rows", "spans"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 
 __all__ = ["Relay", "Structure", "find_structure", "splice"]

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from histrio.backend import StageSpec
+from histrio.config.weights import read_header
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
-from histrio.weights import read_header
 from histrio_torch.attention import ATTENTION_NAME
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
 from histrio_torch.checkpoint import find_weight_files

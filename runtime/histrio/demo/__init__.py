@@ -1,6 +1,6 @@
 """The small chat model that ships with histrio, and the draft model that speculates for it.
 
-Both were trained by `histrio_torch.demo.train`; the weights are bfloat16 and are meant to run in float32.
+Both were trained by `demo.train`; the weights are bfloat16 and are meant to run in float32.
 """
 
 from pathlib import Path

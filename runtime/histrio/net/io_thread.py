@@ -18,7 +18,7 @@ from histrio.net.peer import DEFAULT_LIMITS, LinkLimits, Peer, PeerState
 from histrio.net.router import LinkChange, Router, Sending
 from histrio.net.wakeup import WakeUp
 from histrio.net.wire import Frame, decode, encode
-from histrio.own_time import OwnTime
+from histrio.system.own_time import OwnTime
 
 __all__ = ["MOST_BATCH_MESSAGES", "Delivery", "IoThread", "LinkLimits"]
 

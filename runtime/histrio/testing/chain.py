@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import BackendFactory, Capability, StageSpec
-from histrio.engine.placement import SizeLimits, fit
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import BackendFactory, Capability, StageSpec
 from histrio.messages import Close, Copy, Open, ReplicaSize, Row, Step, Tensor
-from histrio.model_config import read_model_config
 from histrio.net import wire
+from histrio.replica.sizing import SizeLimits, fit
 from histrio.testing.conformance.hosts import HERE, Host, LocalHost, Taken
 from histrio.testing.conformance.remote import RemoteHost, WorkerPool
 from histrio.testing.harness import HarnessOptions

@@ -18,25 +18,25 @@ from typing import Any
 import anyio
 import msgspec
 
-from histrio.actors.batching import BatchingSettings
-from histrio.actors.root import replica_actors
-from histrio.backend import BackendFactory, StageSpec
-from histrio.drafting import DrafterFactory, DrafterSpec, DrafterTools
-from histrio.engine.placement import SizeLimits
-from histrio.engine_backend import EngineFactory
-from histrio.gateway import Gateway, ServedModel, Submission
-from histrio.grammar import GrammarBackend, GrammarKinds
-from histrio.hook_calls import Implementation
-from histrio.launch.compose import BatchingParts, Choosers
-from histrio.launch.front import Front, FrontSettings
-from histrio.launch.local import LocalStage, run_local_engine, run_local_replica
+from histrio.batching.actor import BatchingSettings
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import BackendFactory, StageSpec
+from histrio.contracts.drafter import DrafterFactory, DrafterSpec, DrafterTools
+from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.gateway import Gateway, ServedModel, Submission
+from histrio.contracts.grammar import GrammarBackend, GrammarKinds
+from histrio.contracts.options import as_options
+from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
+from histrio.contracts.request_fields import FieldTable
+from histrio.contracts.sampler import Sampler
 from histrio.messages import RequestState
-from histrio.model_config import read_model_config
-from histrio.options import as_options
-from histrio.policies import AdmissionPolicy, BatchingPolicy
-from histrio.sampler_chain import SamplerChain
-from histrio.sampling import Sampler
-from histrio.sampling_fields import FieldTable
+from histrio.plugins.hook_calls import Implementation
+from histrio.processes.compose import BatchingParts, Choosers
+from histrio.processes.front import Front, FrontSettings
+from histrio.processes.local import LocalStage, run_local_engine, run_local_replica
+from histrio.replica.lifecycle import replica_actors
+from histrio.replica.sizing import SizeLimits
+from histrio.stage.sampling.sampler_chain import SamplerChain
 
 __all__ = ["Harness", "HarnessOptions", "StageRunner", "serving", "serving_engine", "serving_with"]
 

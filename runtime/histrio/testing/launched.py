@@ -36,7 +36,7 @@ class LaunchedServer:
     def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None, port: int | None = None) -> None:
         self.port = free_port() if port is None else port
         self.log = log
-        command = [sys.executable, "-m", "histrio.launch", *arguments, "--port", str(self.port)]
+        command = [sys.executable, "-m", "histrio.cli", *arguments, "--port", str(self.port)]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from histrio.backend import BackendFactory
-from histrio.engine_backend import EngineFactory
-from histrio.hooks import hookimpl
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.hooks import hookimpl
 
 __all__ = ["register_backends"]
 

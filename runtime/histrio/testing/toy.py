@@ -17,8 +17,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import (
+from histrio.contracts.backend import (
     Capability,
     Probe,
     Progress,
@@ -30,10 +29,11 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
+from histrio.contracts.options import as_options
 from histrio.errors import BackendError, TopologyError, UnsupportedModel
-from histrio.machine import memory_bytes
 from histrio.messages import Tensor
-from histrio.options import as_options
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.system.machine import memory_bytes
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 
 __all__ = [

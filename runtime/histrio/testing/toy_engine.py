@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Capability, Probe, StageSpec, Traits
-from histrio.engine_backend import EngineBackend, EngineEvents
+from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
+from histrio.contracts.engine_backend import EngineBackend, EngineEvents
+from histrio.contracts.options import as_options
 from histrio.errors import BackendError, RequestError, TopologyError, UnsupportedModel
 from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
-from histrio.options import as_options
 from histrio.testing.toy import ToyFactory, read_toy_config, toy_logits
 
 __all__ = ["Running", "ToyEngine", "ToyEngineFactory", "ToyEngineFields", "ToyEngineOptions"]
@@ -101,7 +101,7 @@ class Running:
 
 
 class ToyEngine:
-    """Implements `histrio.engine_backend.EngineBackend`; computes on a thread of its own."""
+    """Implements `histrio.contracts.engine_backend.EngineBackend`; computes on a thread of its own."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Generate | int | None] = queue.SimpleQueue()

@@ -21,17 +21,17 @@ from typing import Any
 import msgspec
 import zmq
 
-from histrio.actors.batching import BatchingSettings
 from histrio.actors.directory import Directory
-from histrio.actors.root import HostedActors
-from histrio.actors.stage import StagePlace
-from histrio.backend import StageSpec
-from histrio.launch.compose import Choosers, DeviceThread, stage_child
-from histrio.launch.front import Front
-from histrio.launch.local import run_batching
+from histrio.batching.actor import BatchingSettings
+from histrio.contracts.backend import StageSpec
 from histrio.net.io_thread import Delivery, IoThread
 from histrio.net.runtime_dir import runtime_dir
-from histrio.plugins import installed_plugins
+from histrio.plugins.registry import installed_plugins
+from histrio.processes.compose import Choosers, DeviceThread, stage_child
+from histrio.processes.front import Front
+from histrio.processes.local import run_batching
+from histrio.replica.lifecycle import HostedActors
+from histrio.stage.actor import StagePlace
 from histrio.testing.harness import StageRunner
 
 __all__ = ["StageWorkers"]

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from histrio.arrays import NumpyArrays
-from histrio.backend import (
+from histrio.contracts.backend import (
     BackendFactory,
     Capability,
     Probe,
@@ -23,10 +22,11 @@ from histrio.backend import (
     StepBatch,
     Traits,
 )
+from histrio.contracts.hooks import hookimpl
 from histrio.errors import BackendError, DoesNotFit
-from histrio.hooks import hookimpl
-from histrio.machine import memory_bytes
 from histrio.messages import Tensor
+from histrio.stage.sampling.numpy_arrays import NumpyArrays
+from histrio.system.machine import memory_bytes
 
 Floats = npt.NDArray[np.float32]
 

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from histrio.backend import Array, ArrayNamespace, StageBackend, StageOutput, StepBatch, Traits
-from histrio.drafting import Draft, DrafterSpec, DrafterTools, NoOptions
-from histrio.grammar import GrammarSpec, MaskRequest, Masks, VocabularySpec
-from histrio.hooks import hookimpl
-from histrio.messages import Generate
-from histrio.sampling import Opening, Rows
+from histrio.contracts.backend import Array, ArrayNamespace, StageBackend, StageOutput, StepBatch, Traits
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
+from histrio.contracts.grammar import MaskRequest, Masks, VocabularySpec
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.options import NoOptions
+from histrio.contracts.sampler import Opening, Rows
+from histrio.messages import Generate, GrammarSpec
 from histrio.testing.toy import ToyFactory, ToyStage
 
 BAD_STEP, BAD_DRAFT = [251] * 3, 252

@@ -18,7 +18,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Capability
+from histrio.contracts.backend import Capability
 from histrio.errors import HistrioError, UnsupportedModel
 from histrio.messages import Tensor
 from histrio.testing.chain import ChainRow, StageChain

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import torch
 
-from histrio.backend import Progress, StageBackend, StageCapacity, StageSpec
+from histrio.contracts.backend import Progress, StageBackend, StageCapacity, StageSpec
 from histrio.testing.chain import Logits, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_mlx.backend import MlxStage

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histrio.backend import StepBatch
+from histrio.contracts.backend import StepBatch
 
 __all__ = ["make_batch"]
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import Array, ArrayNamespace
+from histrio.contracts.backend import Array, ArrayNamespace
 
 __all__ = ["ARRAY_LAWS", "Values", "computed"]
 

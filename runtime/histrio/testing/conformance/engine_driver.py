@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import msgspec
 
-from histrio.backend import StageSpec
-from histrio.engine_backend import EngineBackend, EngineFactory
+from histrio.contracts.backend import StageSpec
+from histrio.contracts.engine_backend import EngineBackend, EngineFactory
 from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
 from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.kit import Kit, KitModel

@@ -12,11 +12,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from histrio.backend import BackendFactory, StageOutput, StageSpec
-from histrio.engine.slots import SlotTable
+from histrio.contracts.backend import BackendFactory, StageOutput, StageSpec
+from histrio.contracts.options import with_options
 from histrio.errors import BackendError, TopologyError
 from histrio.messages import Close, Copy, Open, ReplicaSize, StageCapacity, Step, Tensor
-from histrio.options import with_options
+from histrio.stage.slots import SlotTable
 from histrio.testing.conformance.array_laws import Values, computed
 
 __all__ = ["HERE", "Host", "LocalHost", "Taken", "checked_spec"]

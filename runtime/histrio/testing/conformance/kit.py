@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.backend import Capability, Probe, StageSpec
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import Capability, Probe, StageSpec
 from histrio.errors import BackendError
-from histrio.model_config import read_model_config
 from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.resolve import find_factory
 from histrio.testing.models import MODELS, write_model

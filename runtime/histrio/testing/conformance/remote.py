@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from histrio import errors
-from histrio.backend import BackendFactory, StageSpec
+from histrio.contracts.backend import BackendFactory, StageSpec
 from histrio.errors import BackendError
 from histrio.messages import Close, Copy, Open, ReplicaSize, StageCapacity, Step
 from histrio.net import wire

@@ -5,10 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from histrio.backend import BackendFactory
-from histrio.engine_backend import EngineFactory
+from histrio.contracts.backend import BackendFactory
+from histrio.contracts.engine_backend import EngineFactory
 from histrio.errors import PluginError
-from histrio.plugins import installed_plugins
+from histrio.plugins.registry import installed_plugins
 
 __all__ = ["factory_at", "find_factory", "judge_at"]
 

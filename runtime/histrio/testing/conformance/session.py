@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from histrio.backend import Capability
+from histrio.contracts.backend import Capability
 from histrio.errors import HistrioError
 from histrio.testing.conformance.kit import Kit, all_cuts
 from histrio.testing.conformance.plugin import KIT

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from histrio.backend import BackendFactory, Capability, StageSpec
+from histrio.contracts.backend import BackendFactory, Capability, StageSpec
 from histrio.testing.chain import StageChain, stage_specs
 from histrio.testing.conformance.engine_driver import EngineSubject
 from histrio.testing.conformance.hosts import Host, LocalHost

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from histrio.backend import CONTRACT, Capability
+from histrio.contracts.backend import CONTRACT, Capability
 from histrio.errors import BackendError
 from histrio.testing.conformance.engine_driver import EngineDriver, EngineSubject
 

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from histrio.backend import Capability
+from histrio.config.model_config import read_model_config
+from histrio.contracts.backend import Capability
 from histrio.errors import RequestError
 from histrio.messages import Generate, RequestState
-from histrio.model_config import read_model_config
 from histrio.testing.conformance.engine_driver import EngineSubject, Run
 from histrio.testing.conformance.kit import needs
 from histrio.testing.conformance.reference import Reference, reference_for

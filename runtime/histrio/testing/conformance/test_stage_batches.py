@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from histrio.backend import Capability
+from histrio.contracts.backend import Capability
 from histrio.testing.chain import ChainRow
 from histrio.testing.conformance.compare import assert_differs, assert_same
 from histrio.testing.conformance.kit import MAX_SEQUENCE_LENGTH, needs

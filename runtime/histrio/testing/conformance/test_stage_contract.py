@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from histrio.backend import CONTRACT, Capability, StageSpec
+from histrio.contracts.backend import CONTRACT, Capability, StageSpec
 from histrio.errors import BackendError, ModelError
 from histrio.messages import StageCapacity
 from histrio.testing.conformance.compare import assert_differs, assert_same

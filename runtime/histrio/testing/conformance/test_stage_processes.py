@@ -8,9 +8,9 @@ from dataclasses import replace
 import anyio
 import pytest
 
-from histrio.backend import Capability
-from histrio.gateway import Submission
-from histrio.plugins import installed_plugins
+from histrio.contracts.backend import Capability
+from histrio.contracts.gateway import Submission
+from histrio.plugins.registry import installed_plugins
 from histrio.testing.conformance.kit import needs
 from histrio.testing.conformance.replay import Trace
 from histrio.testing.conformance.subject import StageSubject

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.backend import Capability
+from histrio.contracts.backend import Capability
 from histrio.messages import Step, Tensor
 from histrio.net import wire
 from histrio.testing.chain import ChainRow, StageChain

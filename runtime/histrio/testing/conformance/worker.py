@@ -14,7 +14,7 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
-from histrio.backend import StageSpec
+from histrio.contracts.backend import StageSpec
 from histrio.messages import StageCapacity, Step
 from histrio.net import wire
 from histrio.testing.chain import Logits

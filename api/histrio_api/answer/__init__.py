@@ -1,0 +1,1 @@
+"""Deltas become chunks and whole answers."""

@@ -1,0 +1,132 @@
+"""Log probabilities in answers: what a request asks for, and which tokens' go out with which text.
+
+The governing idea: a token's entry leaves with the text in which the token begins. Text that a stop string or half a
+character holds back holds its tokens' entries too, and a token that is no part of the answer has none: neither the id
+that ends it nor what belongs to a stop string.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from histrio.contracts.gateway import Delta
+from histrio.messages import TokenLogprobs
+from histrio_api.errors import GenerationFailed
+from histrio_api.request.prompts import Prompt
+from histrio_api.schemas.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
+from histrio_api.text.tokenizer import Tokenizer
+
+__all__ = [
+    "ChoiceLogprobs",
+    "PlacedToken",
+    "TokenPlace",
+    "chat_logprobs",
+    "completion_logprobs",
+    "sayable",
+]
+
+PlacedToken = tuple[int, TokenLogprob]
+"""Where in the answer's text a token begins, in characters, and its entry."""
+
+TokenPlace = tuple[int, int]
+"""Of the text that came out with a token: how many characters at its beginning are earlier tokens', and its length."""
+
+_LEAST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON cannot say; the same number that OpenAI uses."""
+
+
+class ChoiceLogprobs:
+    """The entries of one choice, from its deltas to its answer."""
+
+    __slots__ = ("_held", "_num_chars", "_num_shown_chars", "_num_top", "_shown", "_tokenizer")
+
+    def __init__(self, tokenizer: Tokenizer, num_top: int, num_prompt_chars: int = 0) -> None:
+        """`num_prompt_chars` of the prompt stand before the answer, if the text begins with it."""
+        self._tokenizer = tokenizer
+        self._num_top = num_top
+        self._num_chars = num_prompt_chars
+        self._num_shown_chars = num_prompt_chars
+        self._held: deque[PlacedToken] = deque()
+        self._shown: list[PlacedToken] = []
+
+    @property
+    def num_shown(self) -> int:
+        """How many `take_shown` has to give."""
+        return len(self._shown)
+
+    def push(self, delta: Delta, places: Sequence[TokenPlace], num_shown_chars: int, *, is_whole: bool) -> None:
+        """Take as many tokens of `delta` as there are places, and release those whose text is shown by now.
+
+        `is_whole`: the answer has ended with all of its text. Raises `GenerationFailed` if the delta lacks entries.
+        """
+        num_ids = len(delta.ids)
+        if len(delta.logprobs) != num_ids or (self._num_top and len(delta.top_logprobs) != num_ids):
+            raise GenerationFailed("the backend left out log probabilities that the request asks for")
+
+        for at, (num_late_chars, num_chars) in enumerate(places):
+            top = delta.top_logprobs[at] if self._num_top else []
+            entry = self._entry(delta.ids[at], delta.logprobs[at], top)
+            self._held.append((self._num_chars + num_late_chars, entry))
+            self._num_chars += num_chars
+        self._num_shown_chars += num_shown_chars
+        while self._held and (is_whole or self._held[0][0] < self._num_shown_chars):
+            self._shown.append(self._held.popleft())
+
+    def push_end(self, delta: Delta) -> None:
+        """The id that ended the text has its entry behind all of it."""
+        top = delta.top_logprobs[-1] if self._num_top else []
+        self._shown.append((self._num_shown_chars, self._entry(delta.ids[-1], delta.logprobs[-1], top)))
+
+    def put_first(self, prompt: Prompt, found: Sequence[TokenLogprobs]) -> None:
+        """The prompt's tokens go out before the first of the answer; `found` is of all of them but the first."""
+        entries = [self._entry(prompt.ids[0], None, [])]
+        for token_id, each in zip(prompt.ids[1:], found, strict=True):
+            entries.append(self._entry(token_id, each.logprob, each.top[: self._num_top]))
+        self._shown[:0] = zip(prompt.starts, entries, strict=True)
+
+    def take_shown(self) -> list[PlacedToken]:
+        """The entries of the text that was shown since this was called last."""
+        shown, self._shown = self._shown, []
+        return shown
+
+    def _entry(self, token_id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+        text, values = self._tokenizer.spell(token_id)
+        said = None if logprob is None else sayable(logprob)
+        return TokenLogprob(text, said, values, [self._top_entry(*each) for each in top])
+
+    def _top_entry(self, token_id: int, logprob: float) -> TopLogprob:
+        text, values = self._tokenizer.spell(token_id)
+        return TopLogprob(text, sayable(logprob), values)
+
+
+def chat_logprobs(tokens: Sequence[PlacedToken]) -> ChatLogprobs:
+    """As chats have them."""
+    return ChatLogprobs([token for _, token in tokens])
+
+
+def completion_logprobs(tokens: Sequence[PlacedToken]) -> CompletionLogprobs:
+    """As plain completions have them: columns."""
+    return CompletionLogprobs(
+        tokens=[token.token for _, token in tokens],
+        token_logprobs=[token.logprob for _, token in tokens],
+        top_logprobs=[_top_by_text(token) for _, token in tokens],
+        text_offset=[start for start, _ in tokens],
+    )
+
+
+def _top_by_text(token: TokenLogprob) -> dict[str, float] | None:
+    """The likeliest first. Of several ids that read the same the chosen one stands there, or else the likeliest."""
+    if token.logprob is None:
+        return None
+
+    found: dict[str, float] = {}
+    for each in token.top_logprobs:
+        found.setdefault(each.token, each.logprob)
+    found[token.token] = token.logprob
+    return found
+
+
+def sayable(logprob: float) -> float:
+    """The same as a number that JSON has."""
+    return logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB

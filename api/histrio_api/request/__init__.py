@@ -1,0 +1,1 @@
+"""A body becomes what was asked for."""

@@ -1,0 +1,177 @@
+"""From the fields that ask for a form of the answer to one grammar: OpenAI's, and those of common servers.
+
+All of them say one of six things, and a request may say it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import msgspec
+
+from histrio.contracts.grammar import TagSpec
+from histrio.errors import RequestError
+from histrio.messages import GrammarSpec, SamplingFields
+from histrio_api.errors import MAX_PARAM_CHARS, from_validation
+from histrio_api.request.forced_calls import forced_calls
+from histrio_api.request.wanted import WantedGrammar
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.formats import ResponseFormat, StructuralTag
+from histrio_api.schemas.generation import GenerationRequest
+
+__all__ = ["NOT_BESIDE", "wanted_grammar"]
+
+_FORMATS = ("text", "json_object", "json_schema", "structural_tag")
+"""Types of `response_format` that have fields of their own; any other is a kind of grammar."""
+NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words", "bad_words_ids")
+"""Sampling fields that forbid tokens, or the end, where a grammar may leave nothing else."""
+
+
+def wanted_grammar(
+    request: GenerationRequest,
+    sampling: SamplingFields,
+    kinds: list[str],
+    *,
+    honoured_by: str = "this server",
+    special_texts: Collection[str] = (),
+) -> WantedGrammar | None:
+    """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`.
+
+    `special_texts` are the tokenizer's special tokens as they are written.
+    """
+    wanted = _form_of_text(request, kinds)
+    if isinstance(request, ChatRequest):
+        if wanted is not None and request.tools and request.tool_choice != "none":
+            text = f"tools: cannot be combined with {wanted.param}, unless tool_choice is none"
+            raise RequestError(text, param="tools")
+        wanted = wanted or forced_calls(request, special_texts)
+    if wanted is None:
+        return None
+    if wanted.spec.kind not in kinds:
+        text = f"{wanted.param}: not supported by {honoured_by}; leave it out"
+        raise RequestError(text, param=wanted.param, code="unsupported_parameter")
+
+    _check_company(request, sampling, wanted.param)
+    return wanted
+
+
+def _form_of_text(request: GenerationRequest, kinds: list[str]) -> WantedGrammar | None:
+    wanted = list(_wanted(request, kinds))
+    if len(wanted) > 1:
+        first, second = wanted[:2]
+        raise RequestError(f"{second.param}: {first.param} asks for a form already; give one", param=second.param)
+    return wanted[0] if wanted else None
+
+
+def _check_company(request: GenerationRequest, sampling: SamplingFields, param: str) -> None:
+    """What contradicts a grammar: where the grammar ends, there is nothing left but the end."""
+    if request.ignore_eos:
+        raise RequestError(f"ignore_eos: cannot be combined with {param}", param="ignore_eos")
+    for field in NOT_BESIDE:
+        if sampling.get(field):
+            raise RequestError(f"{field}: cannot be combined with {param}", param=field)
+
+
+def _wanted(request: GenerationRequest, kinds: list[str]) -> Iterator[WantedGrammar]:
+    """Every form that the request asks for."""
+    if (chosen := request.response_format) is not None:
+        yield from _of_response_format(chosen, kinds)
+    if (given := request.structured_outputs) is not None:
+        yield from _of_fields("structured_outputs.", given.json, given.regex, given.choice, given.grammar)
+        if given.json_object:
+            yield WantedGrammar(GrammarSpec("json_object", ""), "structured_outputs.json_object")
+        if given.structural_tag is not None:
+            yield _of_tag(given.structural_tag, "structured_outputs.structural_tag")
+    yield from _of_fields("guided_", request.guided_json, request.guided_regex, request.guided_choice, None)
+    yield from _of_fields("", None, request.regex, None, request.grammar)
+    if request.json_schema is not None:
+        yield WantedGrammar(_schema(request.json_schema), "json_schema")
+    if request.guided_grammar is not None:
+        yield WantedGrammar(_grammar(request.guided_grammar), "guided_grammar")
+    if request.ebnf is not None:
+        yield WantedGrammar(GrammarSpec("gbnf", request.ebnf), "ebnf")
+
+
+def _of_response_format(given: dict[str, Any], kinds: list[str]) -> Iterator[WantedGrammar]:
+    kind = given.get("type")
+    if isinstance(kind, str) and kind not in _FORMATS:
+        yield _of_kind(given, kind, kinds)
+        return
+
+    try:
+        chosen = msgspec.convert(given, ResponseFormat)
+    except msgspec.ValidationError as error:
+        raise from_validation(error, prefix="response_format.") from None
+    match chosen.type:
+        case "json_schema":
+            if chosen.json_schema is None or chosen.json_schema.schema is None:
+                param = "response_format.json_schema" + ("" if chosen.json_schema is None else ".schema")
+                raise RequestError(f"{param}: the field is required", param=param)
+            yield WantedGrammar(_schema(chosen.json_schema.schema), "response_format.json_schema.schema")
+        case "json_object" if chosen.schema is not None:
+            yield WantedGrammar(_schema(chosen.schema), "response_format.schema")
+        case "json_object":
+            yield WantedGrammar(GrammarSpec("json_object", ""), "response_format")
+        case "structural_tag":
+            yield _of_tag(_required_tag(chosen), "response_format")
+
+
+def _of_kind(given: dict[str, Any], kind: str, kinds: list[str]) -> WantedGrammar:
+    """A grammar by the name of its kind: its text stands under that name, or is the JSON of all other fields."""
+    if kind not in kinds:
+        known = ", ".join(sorted({*_FORMATS, *kinds}))
+        raise RequestError(f"response_format.type: must be one of {known}", param="response_format.type")
+
+    rest = {name: value for name, value in given.items() if name != "type"}
+    if kind not in rest:
+        return WantedGrammar(GrammarSpec(kind, msgspec.json.encode(rest).decode() if rest else ""), "response_format")
+    if len(rest) > 1:
+        other = min(name for name in rest if name != kind)[:MAX_PARAM_CHARS]
+        raise RequestError(f"response_format.{other}: unknown field", param=f"response_format.{other}")
+    value = rest[kind]
+    text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+    return WantedGrammar(GrammarSpec(kind, text), f"response_format.{kind}"[:MAX_PARAM_CHARS])
+
+
+def _of_fields(
+    prefix: str, json: Any, regex: str | None, choice: list[str] | None, grammar: str | None
+) -> Iterator[WantedGrammar]:
+    if json is not None:
+        yield WantedGrammar(_schema(json), f"{prefix}json")
+    if regex is not None:
+        yield WantedGrammar(GrammarSpec("regex", regex), f"{prefix}regex")
+    if choice is not None:
+        yield WantedGrammar(GrammarSpec("choice", msgspec.json.encode(choice).decode()), f"{prefix}choice")
+    if grammar is not None:
+        yield WantedGrammar(_grammar(grammar), f"{prefix}grammar")
+
+
+def _required_tag(chosen: ResponseFormat) -> StructuralTag:
+    for name in ("structures", "triggers"):
+        if getattr(chosen, name) is None:
+            raise RequestError(f"response_format.{name}: the field is required", param=f"response_format.{name}")
+    return StructuralTag(structures=chosen.structures or [], triggers=chosen.triggers or [])
+
+
+def _of_tag(given: StructuralTag | str, param: str) -> WantedGrammar:
+    """Structural tags come as JSON, or as a string of JSON."""
+    if isinstance(given, str):
+        try:
+            given = msgspec.json.decode(given, type=StructuralTag)
+        except msgspec.ValidationError as error:
+            raise from_validation(error, prefix=f"{param}.") from None
+        except (msgspec.DecodeError, RecursionError):
+            raise RequestError(f"{param}: not valid JSON", param=param) from None
+    spec = TagSpec(given.structures, given.triggers)
+    return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param)
+
+
+def _schema(given: Any) -> GrammarSpec:
+    """A schema comes as JSON, or as a string of JSON; the order of its properties is the order of the answer's."""
+    return GrammarSpec("json_schema", given if isinstance(given, str) else msgspec.json.encode(given).decode())
+
+
+def _grammar(text: str) -> GrammarSpec:
+    """Lark rules are `name: …`, those of GBNF and its kin `name ::= …`."""
+    return GrammarSpec("gbnf" if "::=" in text else "lark", text)

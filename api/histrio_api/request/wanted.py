@@ -1,0 +1,31 @@
+"""The form that a request asks for, and where in the request it says so."""
+
+from __future__ import annotations
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio.messages import GrammarSpec
+
+__all__ = ["WantedGrammar"]
+
+
+class WantedGrammar(msgspec.Struct, frozen=True):
+    """A grammar, and the fields it was made of."""
+
+    spec: GrammarSpec
+    param: str
+    """Path of the field that says so; a place within the grammar follows it in errors."""
+    places: dict[str, str] = {}
+    """Place in the grammar → path of the field that it was made of, where that is not `param`."""
+
+    def locate(self, error: RequestError) -> RequestError:
+        """The same refusal, with its place in the request."""
+        param = self._path_of(error.param) if error.param else self.param
+        return RequestError(f"{param}: {error}", param=param, code=error.code)
+
+    def _path_of(self, place: str) -> str:
+        for known, path in self.places.items():
+            if place.startswith(known):
+                return path + place.removeprefix(known)
+        return f"{self.param}.{place}".replace(".[", "[")

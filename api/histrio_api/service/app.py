@@ -1,0 +1,36 @@
+"""The litestar application over one `Edge`; any ASGI server can run it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from histrio_api.errors import on_error, on_http_exception
+from histrio_api.routes import ROUTES
+from histrio_api.service.auth import require_key
+from histrio_api.service.edge import Edge
+
+__all__ = ["create_app"]
+
+
+def create_app(edge: Edge) -> Litestar:
+    """Routes, error handlers and CORS put together."""
+    origins = edge.settings.cors_origins
+    app = Litestar(
+        ROUTES,
+        guards=[require_key],
+        exception_handlers=cast(
+            "dict[int | type[Exception], Any]",
+            {HTTPException: on_http_exception, Exception: on_error},
+        ),
+        state=State({"edge": edge}),
+        cors_config=CORSConfig(allow_origins=origins) if origins else None,
+        openapi_config=None,
+        logging_config=None,
+    )
+    edge.metrics.known_paths = frozenset(path for handler in ROUTES for path in handler.paths if "{" not in path)
+    return app

@@ -1,0 +1,135 @@
+"""What all routes share: the gateway, the model's text side, the settings and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2s
+from typing import TypeVar
+
+from anyio import CapacityLimiter, to_thread
+from msgspec.structs import replace
+
+from histrio.contracts.gateway import Gateway
+from histrio.errors import EngineError, ModelNotFound, Overloaded, RequestError
+from histrio.front.grammar_check import GrammarChecker
+from histrio.messages import SamplingFields, Thinking
+from histrio_api.request.body import BodyRoom
+from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.wanted import WantedGrammar
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.service.metrics import EndpointMetrics
+from histrio_api.service.settings import ApiSettings
+from histrio_api.text.template import ChatTemplate
+from histrio_api.text.tokenizer import Tokenizer
+
+__all__ = ["Edge"]
+
+T = TypeVar("T")
+
+_MANY_TOKENS = 1024
+
+
+@dataclass
+class Edge:
+    """One endpoint over one gateway; lives as `app.state.edge`."""
+
+    gateway: Gateway
+    settings: ApiSettings
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    metrics: EndpointMetrics
+    grammars: GrammarChecker | None = None
+    """None: whoever enforces the served model's grammars checks them too."""
+    _num_encoding: int = 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when the served model does."""
+        model = self.gateway.model
+        return "fp_" + blake2s(f"{model.id} {model.path} {model.created}".encode(), digest_size=5).hexdigest()
+
+    @cached_property
+    def sampling_fields(self) -> frozenset[str]:
+        """Request fields that some sampler, or the engine backend, honours."""
+        return frozenset(self.gateway.model.sampling_fields)
+
+    @cached_property
+    def honoured_by(self) -> str:
+        """Who does not know the other fields, in words."""
+        engine = self.gateway.model.engine
+        return f"the backend {engine!r}" if engine else "this server"
+
+    @cached_property
+    def body_room(self) -> BodyRoom:
+        """For the bodies of all requests."""
+        return BodyRoom(max(self.settings.max_waiting_body_bytes, self.settings.max_body_bytes))
+
+    @cached_property
+    def _encode_threads(self) -> CapacityLimiter:
+        return CapacityLimiter(self.settings.max_encode_threads)
+
+    def require_model(self, name: str) -> None:
+        """Raise `ModelNotFound` unless `name` is what is served here."""
+        if name != self.gateway.model.id:
+            raise ModelNotFound(f"no such model here; this server has: {self.gateway.model.id}", param="model")
+
+    def require_accepting(self) -> None:
+        """Raise `EngineError` while requests cannot be taken: loading, draining, failed."""
+        status = self.gateway.status
+        match status.state:
+            case "loading":
+                raise EngineError(f"the model is loading ({status.progress:.0%}); try again soon")
+            case "draining":
+                raise EngineError("the server is shutting down")
+            case "failed":
+                raise EngineError("the engine failed and was not restarted; the server's log has the reason")
+
+    def wanted_grammar(
+        self, request: GenerationRequest, sampling: SamplingFields, thinking: Callable[[], Thinking]
+    ) -> WantedGrammar | None:
+        """The form that the request asks for, not checked yet. Raises `RequestError`."""
+        wanted = wanted_grammar(
+            request,
+            sampling,
+            self.gateway.model.grammar_kinds,
+            honoured_by=self.honoured_by,
+            special_texts=self.tokenizer.special_texts,
+        )
+        return None if wanted is None else replace(wanted, spec=replace(wanted.spec, thinking=thinking()))
+
+    async def check_grammar(self, wanted: WantedGrammar) -> None:
+        """Raise `RequestError` where it cannot be enforced, `Overloaded`, or what is no fault of the request."""
+        assert self.grammars is not None, "whoever enforces the grammars checks them"
+        try:
+            await self.grammars.check(wanted.spec)
+        except Overloaded:
+            raise
+        except RequestError as error:
+            raise wanted.locate(error) from None
+
+    def needs_check(self, wanted: WantedGrammar) -> bool:
+        """Whether it is not known yet that the grammar can be enforced."""
+        return self.grammars is not None and not self.grammars.is_accepted(wanted.spec)
+
+    async def run_answer(self, work: Callable[[], T], num_tokens: int) -> T:
+        """Make an answer with the log probabilities of so many tokens, here or in a thread as `run_text` does."""
+        return work() if num_tokens <= _MANY_TOKENS else await to_thread.run_sync(work)
+
+    async def run_text(self, work: Callable[[], T], num_chars: int) -> T:
+        """Do parsing, rendering or encoding here if it is short, else in a thread so that running streams don't wait.
+
+        Only what releases the interpreter's lock now and then frees them there.
+        """
+        if num_chars <= self.settings.thread_encode_chars:
+            return work()
+
+        if self._num_encoding >= self.settings.max_encode_queue:
+            raise Overloaded("too many long requests are waiting to be read; try again soon")
+
+        self._num_encoding += 1
+        try:
+            return await to_thread.run_sync(work, limiter=self._encode_threads)
+        finally:
+            self._num_encoding -= 1

@@ -1,0 +1,83 @@
+"""Starting the endpoint: read the model's text side, build the application, serve it."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+
+import anyio
+from anyio import to_thread
+
+from histrio.contracts.gateway import Gateway, ServedModel
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
+from histrio.contracts.hooks import EdgeContext
+from histrio.contracts.options import as_options
+from histrio.front.grammar_check import GrammarChecker
+from histrio.plugins.registry import installed_plugins
+from histrio_api.service.app import create_app
+from histrio_api.service.edge import Edge
+from histrio_api.service.gate import Gate
+from histrio_api.service.listener import serve
+from histrio_api.service.metrics import EndpointMetrics
+from histrio_api.service.settings import ApiSettings
+from histrio_api.text.side import TextSide, read_text_side
+
+__all__ = ["open_edge", "run_endpoint"]
+
+_LOOK_S = 0.25
+
+
+async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> None:
+    """Serve `context.gateway` until cancelled; `text` is the model's text side if it has been read."""
+    settings = as_options(context.settings, ApiSettings, "api")
+    edge = await to_thread.run_sync(open_edge, context.gateway, settings, text)
+    _spare_collector()
+    app = Gate(create_app(edge), settings, edge.metrics.count_request)
+    async with _grammar_trials(edge):
+        await serve(app, settings, context.ready)
+
+
+@cache
+def _spare_collector() -> None:
+    """Once in a process: what lives as long as it is looked at no more. Looking through all the modules each time that
+    many objects were made would stop every stream for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
+
+
+def open_edge(gateway: Gateway, settings: ApiSettings, text: TextSide | None = None) -> Edge:
+    """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`."""
+    model = gateway.model
+    tokenizer, template = text or read_text_side(model)
+    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model))
+
+
+@asynccontextmanager
+async def _grammar_trials(edge: Edge) -> AsyncIterator[None]:
+    """Grammars are tried in processes of their own while the block runs; the model's start does not wait for them."""
+    if edge.grammars is None:
+        yield
+        return
+
+    async with edge.grammars.running(), anyio.create_task_group() as tasks:
+        if edge.settings.warm_grammars:
+            tasks.start_soon(_warm_when_ready, edge.gateway, edge.grammars)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+async def _warm_when_ready(gateway: Gateway, grammars: GrammarChecker) -> None:
+    while gateway.status.state == "loading":  # noqa: ASYNC110 - a plain field, nothing announces its change
+        await anyio.sleep(_LOOK_S)
+    await grammars.warm()
+
+
+def _grammar_checker(model: ServedModel) -> GrammarChecker | None:
+    """An engine backend that enforces grammars has rules of its own."""
+    if model.engine or not model.grammar_kinds:
+        return None
+
+    vocabulary = VocabularySpec(model.path, model.vocab_size, tuple(model.eos_ids))
+    return GrammarChecker(GrammarKinds(installed_plugins().grammars), vocabulary)

@@ -1,0 +1,108 @@
+"""The `[api]` table of a topology: every limit of the endpoint is a number here."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from histrio_api.request.json_body import MAX_JSON_PARTS, MAX_JSON_VALUES
+
+__all__ = ["ApiSettings", "is_loopback"]
+
+_Count = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0)]
+
+
+class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
+    """Where the endpoint listens and what it accepts."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; anything but loopback lets other machines in, so it needs `api-keys`."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 3001
+    """0 picks a free port."""
+    max_body_bytes: _Count = 8 * 1024 * 1024
+    """Longer request bodies get 413."""
+    max_waiting_body_bytes: _Count = 64 * 1024 * 1024
+    """Of all bodies that are received, or read and encoded, at the same time, beyond the first 64 KiB of each; further
+    ones get 429."""
+    max_header_bytes: _Count = 65_536
+    """Request line and headers of a request; longer ones get 431."""
+    max_connections: _Count = 1024
+    """Open at the same time; less where the system allows fewer open files. Beyond it the connection that has been
+    without a request for longest gives way, or the new one gets 503."""
+    cors_origins: list[str] = []
+    """Web origins that may call the endpoint from a browser; `*` allows all."""
+    allowed_hosts: list[str] = []
+    """Names that `Host` may have besides addresses, `localhost` and names without a dot. If there are any, others are
+    refused; if not, only where `host` is loopback and there are no `api-keys`."""
+    api_keys: list[Annotated[str, Meta(min_length=1)]] | None = None
+    """If any are given, a request must carry one as `Authorization: Bearer KEY`; `/health` stays open."""
+    allow_anonymous: bool = False
+    """Let requests without a key in although `host` is not loopback."""
+    keep_alive_s: _Seconds = 15.0
+    """A stream without data for so long gets a comment, so that proxies keep it open."""
+    idle_connection_s: _Count = 75
+    """Seconds that a client may send nothing, or take nothing of its answer. A request's head has to come within them,
+    and of a body a KiB for each."""
+    warm_grammars: bool = True
+    """Read the model's tokens for checking grammars as soon as the model is ready, not with the first request that
+    asks for a form of its answer: a process beside the front keeps them, 40 MB to 250 MB."""
+    shutdown_s: _Count = 5
+    """Seconds that open responses have to end once the endpoint stops."""
+    connection_backlog: _Count = 2048
+    """Connections the operating system queues before they are accepted."""
+    max_choices: _Count = 16
+    """Largest `n`."""
+    max_prompts: _Count = 64
+    """Most prompts in the list of one completion request."""
+    max_messages: _Count = 4096
+    """Most messages of one chat."""
+    max_tools: _Count = 1024
+    """Most tools of one chat."""
+    max_tool_calls: _Count = 4096
+    """Most tool calls in the messages of one chat, together."""
+    max_content_parts: _Count = 16_384
+    """Most parts that the contents of one chat's messages have, together."""
+    max_json_parts: _Count = MAX_JSON_PARTS
+    """Most lists, objects and names in objects of one request's body, together."""
+    max_json_values: _Count = MAX_JSON_VALUES
+    """Most values in lists and objects of one request's body, such as token ids, together."""
+    max_tokenize_chars: _Count = 1_048_576
+    """Longest text that `/tokenize` takes, in characters; a chat's is what its template makes of it."""
+    max_detokenize_tokens: _Count = 262_144
+    """Most ids that `/detokenize` takes."""
+    max_prompt_scores: _Count = 524_288
+    """Most log probabilities of prompts' tokens in one answer: each token's own, and those of the likeliest beside."""
+    max_stop_strings: _Count = 16
+    """Most entries of `stop`, and of `stop_token_ids`."""
+    max_stop_chars: _Count = 256
+    """Longest entry of `stop`."""
+    log_requests: bool = True
+    """A line in the log, at `info`, for each request that ended or was refused; never what was asked or answered."""
+    thread_encode_chars: _Count = 16_384
+    """Bodies longer than this are read, rendered and encoded in a thread, so that running streams don't wait."""
+    max_encode_threads: _Count = 2
+    """Threads that work on long requests at the same time."""
+    max_encode_queue: _Count = 64
+    """Most long requests that such threads work on, or that wait for one; further ones get 429."""
+
+    def __post_init__(self) -> None:
+        """Raise `ValueError` for what would let in more than it seems to."""
+        if self.api_keys == []:
+            raise ValueError("api-keys is an empty list, which would let everybody in; leave it out, or give a key")
+        if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
+            raise ValueError(
+                "host is reached from other machines, and without api-keys by anybody there; give api-keys, or set "
+                "allow-anonymous = true"
+            )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,17 @@
+"""What every torch stage is capable of, and what to do where it is not."""
+
+from __future__ import annotations
+
+from histrio.contracts.backend import Capability
+
+__all__ = ["CAPABILITIES", "KV_CACHE_REMEDY"]
+
+CAPABILITIES = (
+    Capability.BATCH,
+    Capability.REWIND,
+    Capability.PREFIX_SHARE,
+    Capability.COPY_PAGES,
+    Capability.ALL_POSITION_LOGITS,
+)
+"""Of every torch stage, whatever the model."""
+KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'

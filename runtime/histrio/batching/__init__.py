@@ -1,0 +1,1 @@
+"""Batching's room: which sequences take part in the next step, and what comes of each."""

@@ -1,0 +1,311 @@
+"""Batching: the waiting and running sequences of one replica, turned into steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from histrio.actors.directory import Tell
+from histrio.actors.mailbox import Actor
+from histrio.batching.lease import BlockLease
+from histrio.batching.scheduler import Scheduler
+from histrio.batching.speculation.cost import CostModel
+from histrio.batching.speculation.drafter_guard import DrafterGuard
+from histrio.batching.speculation.speculation import Speculation
+from histrio.batching.step_plan import Plan, SchedulerLimits
+from histrio.contracts.backend import Capability
+from histrio.contracts.drafter import Drafter, DrafterSpec, SpeculationLimits
+from histrio.contracts.policy import BatchingPolicy, by_priority
+from histrio.errors import EngineError, HistrioError, WireError
+from histrio.messages import (
+    Allocated,
+    Cancel,
+    Generate,
+    Granted,
+    LeaseBlocks,
+    Matched,
+    Message,
+    Prepared,
+    Ready,
+    RequestState,
+    ReturnBlocks,
+    Start,
+    Stats,
+    Step,
+    StepResult,
+    Stop,
+    TokenRow,
+    Tokens,
+)
+from histrio.policies.guard import guarded_handicap
+
+__all__ = ["BatchingActor", "BatchingSettings"]
+
+log = logging.getLogger(__name__)
+
+_STATS_EVERY_S = 1.0
+_VERIFYING = {Capability.REWIND, Capability.ALL_POSITION_LOGITS}
+_TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
+
+
+class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the topology says of batching; travels to the process that does it."""
+
+    prefill_chunk: int = 512
+    """Most tokens of one prompt in one step."""
+    step_budget_s: float | None = None
+    """Seconds of a step that chunks of prompts are cut to fit into while others decode; None for no bound."""
+    num_micro_batches: int = 1
+    """Steps in flight along the stages."""
+    num_ahead: int = 0
+    """Steps planned beyond these before the tokens they go on from are known: for a single stage on another thread."""
+    has_prefix_cache: bool = True
+    prompts_first: bool = False
+    """Prompts come before the next tokens of those who decode."""
+    wait_s: float = 0.0
+    """Seconds that the first request waits for others, when nothing runs."""
+    can_preempt: bool = True
+    watermark: float = 0.0
+    """Share of the blocks that newcomers leave to those who run."""
+    policy: str = ""
+    """Who decides in which order requests enter; empty: by priority."""
+    policy_options: dict[str, Any] = {}
+    """`[engine.batching-policy-options]`, checked when the plan was made."""
+    drafter: str = ""
+    """Who guesses tokens ahead; empty for nobody."""
+    drafter_spec: DrafterSpec | None = None
+    speculation: SpeculationLimits = SpeculationLimits()
+
+
+class BatchingActor(Actor):
+    """Plans a step whenever its mailbox is empty and the stages are free; applies results as they come."""
+
+    def __init__(
+        self,
+        name: str,
+        tell: Tell,
+        settings: BatchingSettings,
+        *,
+        make_drafter: Callable[[], Drafter] | None = None,
+        vocab_size: int = 0,
+        policy: BatchingPolicy | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._tell = tell
+        self._settings = settings
+        """`vocab_size` bounds what the drafter may propose; 0: not known."""
+        self._make_drafter = make_drafter
+        self._vocab_size = vocab_size
+        self._drafter: Drafter | None = None
+        self._handicap = by_priority if policy is None else guarded_handicap(policy)
+        self._clock = clock
+        self._epoch = 0
+        self._in_flight: dict[int, Plan] = {}
+        self._totals = dict.fromkeys(_TOTALS, 0)
+        self._stats_due = 0.0
+        self._gathering_since: float | None = None
+        """Clock when the first request came while nothing ran; None when something runs, or nobody is there."""
+        self.scheduler: Scheduler | None = None
+
+    def start(self) -> None:
+        """Make the drafter, which may load weights; then tell root that an epoch may begin."""
+        if self._make_drafter is not None:
+            self._drafter = self._made_drafter(self._make_drafter)
+        self._tell("root", Ready(self._name))
+
+    def receive(self, message: Message) -> None:
+        """Take in what changed; the next step is planned in `flush`."""
+        if isinstance(message, Start):
+            self._start(message)
+            return
+        if isinstance(message, Stop):
+            self._stop()
+        if self.scheduler is None:
+            return  # of an epoch that is over: the front sends everything unfinished again
+
+        match message:
+            case StepResult():
+                self._apply(message, self.scheduler)
+            case Generate():
+                self._take(message, self.scheduler)
+            case Cancel(request, state):
+                self.scheduler.cancel(request, state)
+            case Matched() | Granted() if not self.scheduler.has_begun:
+                pass  # an answer to the epoch before: its blocks are not ours
+            case Matched(request, block_ids):
+                self.scheduler.matched(request, block_ids)
+            case Prepared(request, epoch):
+                if epoch == self._epoch:
+                    self.scheduler.prepared(request)
+            case Granted(block_ids, num_left):
+                self.scheduler.lease.add(block_ids, num_left)
+            case _:
+                raise WireError(f"batching does not understand {type(message).__name__}")
+
+    def flush(self) -> None:
+        """plan → run, until as many micro-batches are in flight as there shall be."""
+        scheduler = self.scheduler
+        if scheduler is None or self._is_gathering(scheduler):
+            return
+
+        num_micro_batches = self._settings.num_micro_batches
+        while len(self._in_flight) < num_micro_batches + self._settings.num_ahead:
+            plan = scheduler.plan(num_micro_batches, is_ahead=len(self._in_flight) >= num_micro_batches)
+            self._settle_blocks(scheduler, plan)
+            for order in plan.orders if plan is not None else scheduler.take_orders():
+                self._tell("stage0", order)
+            if plan is None:
+                break
+            self._in_flight[plan.step] = plan
+            self._tell(
+                "stage0", Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts, chances=plan.chances)
+            )
+        self._report(scheduler)
+
+    def pause_s(self) -> float | None:
+        """How long the first request still waits for others."""
+        if self._gathering_since is None:
+            return None
+        left = self._gathering_since + self._settings.wait_s - self._clock()
+        return left if left > 0 else None
+
+    def idle(self) -> None:
+        """Check the books; without work the lease goes back as a whole."""
+        if self.scheduler is None:
+            return
+
+        self.scheduler.check_integrity()
+        if not self.scheduler.has_work:
+            given = self.scheduler.lease.give_up()
+            if given:
+                self._tell("kv", ReturnBlocks(given))
+
+    def _is_gathering(self, scheduler: Scheduler) -> bool:
+        """Whether those who arrived wait a little for others, because nothing runs and there is room for more."""
+        if not self._settings.wait_s:
+            return False
+
+        is_idle = scheduler.num_running == 0 and not self._in_flight
+        if not is_idle or not 0 < scheduler.num_waiting < scheduler.limits.max_rows:
+            self._gathering_since = None
+        elif self._gathering_since is None:
+            self._gathering_since = self._clock()
+        return self.pause_s() is not None
+
+    def _stop(self) -> None:
+        self.scheduler = None
+        drafter, self._drafter = self._drafter, None
+        if drafter is not None:
+            drafter.shutdown()
+
+    def _made_drafter(self, make: Callable[[], Drafter]) -> Drafter | None:
+        """What the topology asks for and cannot be is refused; a mistake in the drafter's own code costs no more than
+        the drafts. Raises `HistrioError`."""
+        try:
+            return make()
+        except HistrioError:
+            raise
+        except Exception:
+            log.exception("nothing is guessed ahead: drafter %r cannot be made", self._settings.drafter)
+            return None
+
+    def _take(self, order: Generate, scheduler: Scheduler) -> None:
+        """Queue the request, unless a replica that came back smaller cannot hold it any more."""
+        longest = scheduler.limits.max_sequence_length
+        if order.max_total_tokens <= longest:
+            scheduler.add(order)
+            return
+
+        error = EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
+        row = TokenRow(order.request, [], RequestState.ERROR, str(error), error.code)
+        self._tell("admission", Tokens(self._epoch, [row]))
+
+    def _start(self, start: Start) -> None:
+        self._epoch = start.epoch
+        self._in_flight.clear()
+        self._totals = dict.fromkeys(_TOTALS, 0)
+        size = start.size
+        limits = SchedulerLimits(
+            max_rows=size.max_rows,
+            max_step_tokens=size.max_step_tokens,
+            block_size=size.page_size,
+            prefill_chunk=self._settings.prefill_chunk,
+            step_budget_s=math.inf if self._settings.step_budget_s is None else self._settings.step_budget_s,
+            max_sequence_length=size.max_sequence_length,
+            speculation=self._settings.speculation if _VERIFYING.issubset(size.capabilities) else None,
+            has_prefix_cache=self._settings.has_prefix_cache and Capability.PREFIX_SHARE in size.capabilities,
+            num_blocks=size.num_pages,
+            can_copy=Capability.COPY_PAGES in size.capabilities,
+            prompts_first=self._settings.prompts_first,
+            can_preempt=self._settings.can_preempt,
+            watermark=self._settings.watermark,
+        )
+        self.scheduler = self._make_scheduler(limits)
+        self._tell("kv", start)
+        self._tell("root", Allocated(self._name, start.epoch))
+
+    def _make_scheduler(self, limits: SchedulerLimits) -> Scheduler:
+        """One that knows of nothing; what the drafter kept of an epoch before is forgotten."""
+        cost = CostModel()
+        speculation = None
+        if self.scheduler is not None and self.scheduler.speculation is not None:
+            self.scheduler.speculation.close_all()
+        if self._drafter is not None and limits.speculation is not None:
+            guard = DrafterGuard(self._drafter, self._settings.drafter, self._vocab_size)
+            speculation = Speculation(limits.speculation, guard, cost, self._clock)
+        return Scheduler(limits, BlockLease(), cost, speculation, self._handicap)
+
+    def _apply(self, result: StepResult, scheduler: Scheduler) -> None:
+        if result.epoch != self._epoch:
+            return  # from a chain that no longer exists
+
+        plan = self._in_flight.pop(result.step)
+        rows = scheduler.apply(plan, result)
+        scheduler.learn(plan, result.busy_s)
+        self._totals["steps"] += 1
+        self._totals["scheduled_tokens"] += len(plan.ids)
+        self._totals["generated_tokens"] += sum(len(row.ids) for row in rows)
+        if rows:
+            self._tell("admission", Tokens(self._epoch, rows))
+
+    def _settle_blocks(self, scheduler: Scheduler, plan: Plan | None) -> None:
+        """Tell kv what sequences left behind and what they fill; ask for what one more step can need."""
+        lease = scheduler.lease
+        for release in lease.take_releases():
+            self._tell("kv", release)
+        for sealed in plan.sealed if plan is not None else ():
+            self._tell("kv", sealed)
+        for match in scheduler.take_matches():
+            self._tell("kv", match)
+        if lease.num_asked_blocks or lease.is_exhausted or not scheduler.has_work:
+            return
+
+        num_ahead = scheduler.num_blocks_ahead
+        if scheduler.num_missing_blocks or lease.num_blocks_in_hand < num_ahead // 2:
+            lease.ask(max(num_ahead - lease.num_blocks_in_hand, scheduler.num_missing_blocks))
+            self._tell("kv", LeaseBlocks(lease.num_asked_blocks))
+
+    def _report(self, scheduler: Scheduler) -> None:
+        """Totals and sizes to metrics, at most once a second, and once more when work has run out."""
+        now = self._clock()
+        if now < self._stats_due and scheduler.has_work:
+            return
+
+        self._stats_due = now + _STATS_EVERY_S
+        sizes = {
+            "running_sequences": scheduler.num_running,
+            "waiting_sequences": scheduler.num_waiting,
+            "used_blocks": scheduler.lease.num_used_blocks,
+            "preemptions_total": scheduler.num_preemptions,
+            "forked_sequences_total": scheduler.num_forks,
+            "drafted_tokens_total": scheduler.speculation.num_drafted_tokens if scheduler.speculation else 0,
+            "accepted_tokens_total": scheduler.speculation.num_accepted_tokens if scheduler.speculation else 0,
+        }
+        totals = {f"{name}_total": value for name, value in self._totals.items()}
+        self._tell("metrics", Stats(self._epoch, {**sizes, **totals}))

@@ -1,0 +1,154 @@
+"""One continuation of one prompt, as batching sees it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from histrio.batching.speculation.acceptance_rate import AcceptanceRate
+from histrio.contracts.sampler import Chances
+from histrio.messages import Generate, RequestState, SamplerState, TokenLogprobs
+
+__all__ = ["Sequence"]
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Known tokens, how many of them are computed or on their way, and the blocks they live in.
+
+    ids:  |----------- prompt -----------|-- generated --|
+          |== computed ==|~~ in flight ~~|... pending ...|      pending > 1: prefilling, pending == 1: decoding
+    """
+
+    order: Generate
+    ids: list[int]
+    state: RequestState = RequestState.WAITING
+    num_computed_tokens: int = 0
+    block_ids: list[int] = field(default_factory=list)
+    slot: int = -1
+    """Its place in the stages' tables while it runs, -1 while it waits."""
+    num_in_flight: int = 0
+    """Steps with a row of it that have been issued and not yet answered."""
+    rank: tuple[int, int] = (0, 0)
+    """Its place among those who wait: lower ranks enter first. No two are equal: one of any two must be able to give
+    way to the other."""
+    is_matched: bool = False
+    """Kv has said what it knows of the beginning; the blocks are in `block_ids`."""
+    is_matching: bool = False
+    """Kv was asked and has not answered."""
+    is_prepared: bool = True
+    """The last stage need not wait for its grammar."""
+    is_preparing: bool = False
+    """The last stage was told of it and has not answered."""
+    num_cached_tokens: int = 0
+    """How many tokens the last match gave."""
+    num_sealed_blocks: int = 0
+    """Full blocks whose contents kv knows."""
+    sampler_state: SamplerState = field(default_factory=dict)
+    """Of the samplers whose state its tokens cannot rebuild."""
+    has_reported: bool = False
+    """Its first tokens, and with them the size of its first match, were told."""
+    acceptance: AcceptanceRate = field(default_factory=AcceptanceRate)
+    num_judged_tokens: int = 0
+    """Known tokens when `acceptance` was last right; it forgets with those that came since."""
+    next_look: int = 0
+    """Known tokens from which on it is worth a look whether drafts pay."""
+    drafts: list[int] = field(default_factory=list)
+    """Drafted tokens of the row that is planned or in flight."""
+    chances: list[Chances] = field(default_factory=list)
+    """Where the drafter gave them: the distributions that `drafts` were drawn from."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """Of the prompt's tokens so far, where they were asked for."""
+    num_planned_tokens: int = 0
+    """Tokens that are computed or in flight, drafts aside; the next row begins here."""
+    num_issued_tokens: int = 0
+    """Where the stages stand: beyond `num_planned_tokens` if drafts were wrong."""
+    eos_ids: frozenset[int] = frozenset()
+    end_ids: frozenset[int] = frozenset()
+    """Those that end the text, `eos_ids` included."""
+
+    @classmethod
+    def from_order(cls, order: Generate) -> Sequence:
+        """A waiting sequence; after a failure `order.ids` already holds delivered tokens."""
+        return cls(
+            order,
+            list(order.ids),
+            sampler_state=order.sampler_state,
+            next_look=order.max_total_tokens if order.max_speculation == 0 else 0,
+            eos_ids=frozenset(order.eos_ids),
+            end_ids=frozenset((*order.eos_ids, *order.stop_ids)),
+        )
+
+    @property
+    def request(self) -> int:
+        """The request's id at the front."""
+        return self.order.request
+
+    @property
+    def num_pending_tokens(self) -> int:
+        """Known tokens that no step has been issued for; -1 if a step is to compute the token that comes next."""
+        return len(self.ids) - self.num_planned_tokens
+
+    @property
+    def may_have_drafts(self) -> bool:
+        """Whether its request allows any."""
+        return self.order.max_speculation != 0
+
+    @property
+    def num_useful_drafts(self) -> int:
+        """More drafts would be cut off by the end of the answer, or are not wanted."""
+        num_left = self.order.max_total_tokens - len(self.ids) - 1
+        most = self.order.max_speculation
+        return num_left if most is None else min(num_left, most)
+
+    @property
+    def end(self) -> int:
+        """Known tokens at which it ends in any case."""
+        return self.order.trial_end or self.order.max_total_tokens
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether log probabilities of its prompt are to be told and have not been."""
+        return not self.has_reported and self.order.num_prompt_logprobs is not None
+
+    def share(self, block_ids: list[int], block_size: int) -> None:
+        """Begin with blocks that hold the first tokens already."""
+        self.is_matched, self.is_matching = True, False
+        self.block_ids = block_ids
+        self.num_sealed_blocks = len(block_ids)
+        self.num_cached_tokens = self.num_computed_tokens = len(block_ids) * block_size
+        self.num_issued_tokens = self.num_planned_tokens = self.num_computed_tokens
+
+    def forget_blocks(self) -> list[int]:
+        """Begin anew, without any block; those it had."""
+        block_ids, self.block_ids = self.block_ids, []
+        self.is_matched = self.is_matching = False
+        self.num_computed_tokens = self.num_planned_tokens = self.num_issued_tokens = self.num_sealed_blocks = 0
+        self.drafts, self.chances, self.prompt_logprobs = [], [], []
+        return block_ids
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has left for good."""
+        return self.state.is_finished
+
+    def take(self, ids: list[int]) -> list[int]:
+        """Add drawn tokens, up to the one that ends the text; those that were added."""
+        num_left = self.order.max_total_tokens - len(self.ids)
+        if len(ids) >= num_left or not self.end_ids.isdisjoint(ids):
+            ids = self._up_to_end(ids[:num_left])
+        else:
+            self.state = RequestState.DECODING
+        self.ids += ids
+        if len(self.ids) >= self.end and not self.state.is_finished:
+            self.state = RequestState.FINISHED_MAX_LENGTH
+        return ids
+
+    def _up_to_end(self, ids: list[int]) -> list[int]:
+        for index, token in enumerate(ids, 1):
+            if token in self.end_ids:
+                is_eos = token in self.eos_ids
+                self.state = RequestState.FINISHED_EOS if is_eos else RequestState.FINISHED_STOP
+                return ids[:index]
+
+        self.state = RequestState.FINISHED_MAX_LENGTH
+        return ids

@@ -1,0 +1,1 @@
+"""How many tokens are drafted, by what they cost and how many were accepted."""

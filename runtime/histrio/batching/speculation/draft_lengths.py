@@ -1,0 +1,54 @@
+"""How many drafted tokens are worth their place in a step.
+
+A step of T seconds gives N tokens, so a second is worth N / T tokens. The n-th drafted token of a sequence comes true
+with probability a^n, where a is how often its drafts came true lately. To verify it costs b seconds more. To guess one
+token further costs d seconds, for one sequence about as much as for all that go so far. So the n-th one pays where
+
+    a^n > b N / T        for each sequence that goes so far, and
+    sum of a^n > (number of these sequences * b + d) N / T
+
+which is long in a step of one sequence, short in a busy one, and not at all where every token costs its full price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from histrio.contracts.drafter import SpeculationLimits
+
+__all__ = ["tokens_gained", "worthwhile_lengths"]
+
+_HIGHEST_RATE = 0.98
+
+
+def worthwhile_lengths(
+    rates: Sequence[float], limits: SpeculationLimits, verifying: float, guessing: float
+) -> list[int]:
+    """Tokens to draft for each of these sequences, whose drafts come true at `rates`.
+
+    `verifying` is how many tokens the time to verify one would give, `guessing` the same of the time to guess one
+    further: b N / T and d N / T.
+    """
+    if not limits.is_adaptive:
+        return [limits.length] * len(rates)
+
+    lengths = [limits.least] * len(rates)
+    powers = [min(rate, _HIGHEST_RATE) for rate in rates]
+    going = list(range(len(rates)))
+    for length in range(1, limits.most + 1):
+        going = [index for index in going if powers[index] > verifying]
+        if not going or sum(powers[index] for index in going) <= len(going) * verifying + guessing:
+            break
+        for index in going:
+            lengths[index] = max(length, limits.least)
+            powers[index] *= min(rates[index], _HIGHEST_RATE)
+    return lengths
+
+
+def tokens_gained(drafts: Iterable[tuple[float, int]]) -> float:
+    """How many of these drafts are expected to come true, each with its rate and its length."""
+    gained = 0.0
+    for rate, length in drafts:
+        rate = min(rate, _HIGHEST_RATE)
+        gained += rate * (1 - rate**length) / (1 - rate)
+    return gained

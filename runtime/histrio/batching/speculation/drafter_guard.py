@@ -1,0 +1,102 @@
+"""A drafter from outside, contained: what it raises or makes up ends no request.
+
+At its first fault it is switched off, which is said once, and nothing is guessed any more before the next epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from histrio.contracts.drafter import Draft, Drafter
+from histrio.contracts.sampler import Chances
+from histrio.messages import Generate
+
+__all__ = ["DrafterGuard"]
+
+_log = logging.getLogger(__name__)
+_MOST_IDS = 2**31
+_MOST_ERROR = 0.01
+"""Of the sum of a distribution."""
+_FAULTS = (Exception, SystemExit)
+
+
+class DrafterGuard:
+    """Calls a drafter for as long as it does what its contract says. `vocab_size` 0: not known."""
+
+    def __init__(self, drafter: Drafter, name: str = "", vocab_size: int = 0) -> None:
+        self.is_on = True
+        """Whether it may still be asked."""
+        self._drafter = drafter
+        self._name = name or type(drafter).__name__
+        self._num_ids = vocab_size or _MOST_IDS
+
+    def open(self, order: Generate, ids: Sequence[int]) -> None:
+        """As `Drafter.open`."""
+        self._call(lambda: self._drafter.open(order, ids))
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """As `Drafter.extend`."""
+        self._call(lambda: self._drafter.extend(request, ids))
+
+    def close(self, request: int) -> None:
+        """As `Drafter.close`."""
+        self._call(lambda: self._drafter.close(request))
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """As `Drafter.propose`, with plain ids of the vocabulary; empty once it is off."""
+        found: dict[int, Draft] = {}
+        self._call(lambda: found.update(self._checked(self._drafter.propose(wanted), wanted)))
+        return found
+
+    def _call(self, call: Callable[[], None]) -> None:
+        if not self.is_on:
+            return
+        try:
+            call()
+        except _FAULTS as error:
+            self.is_on = False
+            where = type(self._drafter).__module__
+            _log.error("nothing is guessed ahead any more: drafter %r (%s) failed", self._name, where, exc_info=error)
+
+    def _checked(self, found: Any, wanted: Mapping[int, int]) -> Mapping[int, Draft]:
+        """The same with plain ints. Raises what the mistake raises, `TypeError` or `ValueError`.
+
+        All ids of a step are looked at together, and drafts that are plain already are passed on as they are.
+        """
+        ids: list[Any] = []
+        is_plain = True
+        for request, draft in found.items():
+            given, chances = draft.ids, draft.chances
+            if len(given) > wanted[request] or (chances and len(chances) != len(given)):
+                raise ValueError(f"{len(given)} tokens for {wanted[request]}, {len(chances)} with chances")
+            is_plain &= type(given) is list and not chances
+            ids.extend(given)
+        if not is_plain or not set(map(type, ids)) <= {int}:
+            return {request: self._made_plain(draft) for request, draft in found.items()}
+
+        self._require_known(ids)
+        plain: Mapping[int, Draft] = found
+        return plain
+
+    def _made_plain(self, draft: Draft) -> Draft:
+        return Draft(self._plain(draft.ids), [self._distribution(each) for each in draft.chances])
+
+    def _plain(self, ids: Sequence[int]) -> list[int]:
+        """An array takes nothing but whole numbers."""
+        plain = array("q", ids).tolist()
+        self._require_known(plain)
+        return plain
+
+    def _require_known(self, ids: list[int]) -> None:
+        if ids and not 0 <= min(ids) <= max(ids) < self._num_ids:
+            raise ValueError(f"ids from {min(ids)} to {max(ids)} in a vocabulary of {self._num_ids}")
+
+    def _distribution(self, chances: Any) -> Chances:
+        tokens = self._plain([token for token, _ in chances])
+        shares = array("d", [share for _, share in chances])
+        if not abs(sum(shares) - 1) < _MOST_ERROR or min(shares) < 0:
+            raise ValueError("chances that do not add up to 1")
+        return list(zip(tokens, shares.tolist(), strict=True))

@@ -1,0 +1,100 @@
+"""What bounds a step, and the step that comes of planning."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from histrio.batching.sequence import Sequence
+from histrio.batching.speculation.cost import attended_pairs
+from histrio.contracts.drafter import SpeculationLimits
+from histrio.contracts.sampler import Chances
+from histrio.messages import Close, Copy, Open, Prepare, Row, Sealed
+
+__all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]
+
+StageOrder = Open | Close | Copy | Prepare
+"""What a stage is told besides steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerLimits:
+    """Bounds of one step and of one sequence."""
+
+    max_rows: int
+    max_step_tokens: int
+    block_size: int
+    prefill_chunk: int
+    """Most tokens of one sequence in one step."""
+    max_sequence_length: int
+    num_blocks: int = 0
+    """Of the whole replica, for `watermark`."""
+    has_prefix_cache: bool = True
+    can_copy: bool = False
+    """The stages can copy blocks."""
+    step_budget_s: float = math.inf
+    """Seconds that chunks of prompts may make a step take which others wait for to decode."""
+    prompts_first: bool = False
+    """Prompts come before the next tokens of those who decode, whatever the budget."""
+    can_preempt: bool = True
+    """False: nobody enters before all blocks that it can ever need are its own."""
+    watermark: float = 0.0
+    """Share of all blocks that newcomers leave to those who run."""
+    speculation: SpeculationLimits | None = None
+    """None where the stages cannot verify drafts, or nobody drafts."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step to run: what to tell the stages, in this order, and whose rows they are."""
+
+    step: int
+    orders: list[StageOrder]
+    rows: list[Row]
+    ids: list[int]
+    sequences: list[Sequence]
+    sealed: list[Sealed]
+    """Blocks that this step fills."""
+    num_pairs: float
+    """Tokens attended to by all its tokens, for the cost model."""
+    drafts: list[int]
+    """Of all rows that verify some, concatenated."""
+    chances: dict[int, list[Chances]]
+    """Slot → what its drafts were drawn from, where the drafter said so."""
+    num_decoding_drafts: int | None
+    """How many drafts it verifies, if it does nothing but decode; otherwise None."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """A step while it is planned."""
+
+    members: list[Sequence] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    num_tokens: int = 0
+    num_pairs: float = 0.0
+    num_decoding: int = 0
+    """Rows of sequences that had one token to compute."""
+    num_scored: int = 0
+    """Positions of prompts whose logits are wanted."""
+
+    def add(self, sequence: Sequence, row: Row) -> None:
+        """The sequence takes part with this row."""
+        self.members.append(sequence)
+        self.rows.append(row)
+        self.num_tokens += row.num_tokens
+        self.num_pairs += attended_pairs(row.start, row.num_tokens)
+        self.num_decoding += row.num_tokens == row.num_sampled
+        self.num_scored += row.num_scored
+
+    def without_preempted(self) -> Batch:
+        """Without the rows whose sequence lost its slot to an older one while the plan was made."""
+        pairs = list(zip(self.members, self.rows, strict=True))
+        if all(sequence.slot == row.slot for sequence, row in pairs):
+            return self
+
+        kept = Batch()
+        for sequence, row in pairs:
+            if sequence.slot == row.slot:
+                kept.add(sequence, row)
+        return kept

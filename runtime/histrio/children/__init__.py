@@ -1,0 +1,1 @@
+"""Child processes: starting them, and the main program that each of them runs."""

@@ -1,0 +1,131 @@
+"""What `rt-launch --check` prints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from histrio.config.topology import EngineTable
+from histrio.contracts.backend import Capability
+from histrio.plan.place import FRONT
+from histrio.plan.plans import EdgePlan, Plan, StagePlan
+from histrio.replica.sizing import lost_capabilities
+from histrio.system.machine import memory_bytes
+
+__all__ = ["describe_plan"]
+
+_GIB = 2**30
+_MIB = 2**20
+
+
+def describe_plan(plan: Plan) -> str:
+    """The resolved plan as text: model, stages, limits, addresses. Keys and other settings of services stay unsaid."""
+    model, engine, runtime = plan.model, plan.engine, plan.runtime
+    rows = [["stage", "layers", "backend", "level", "device", "dtype", "process", "weights", "capabilities"]]
+    rows += [_stage_row(stage, plan.checkpoint_dtype) for stage in plan.stages]
+    blocks = "from memory" if engine.num_cache_blocks is None else str(engine.num_cache_blocks)
+    block_size = "16 tokens or more" if engine.kv_block_size is None else f"{engine.kv_block_size} tokens"
+    adapter = plan.stages[0].spec.adapter
+    facts = [
+        ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),
+        ("folder", model.path),
+        *([("adapter", adapter)] if adapter else []),
+        ("context", f"{model.max_sequence_length} tokens of prompt and output"),
+        ("sampling", _sampling(plan)),
+        ("requests", f"{engine.max_unfinished_requests} unfinished at most, {engine.request_timeout_s:g} s each"),
+        (
+            "step",
+            f"{engine.max_batch_size} sequences, {engine.max_num_tokens_per_batch} tokens, "
+            f"{engine.chunked_prefill_size} of one prompt",
+        ),
+        ("policies", _policies(engine)),
+        ("drafter", _drafter(plan)),
+        ("kv blocks", f"{blocks}, size {block_size}, number format {engine.kv_cache_dtype}"),
+        (
+            "memory",
+            f"weights up to {engine.param_mem_ratio:.0%}, kv up to {engine.kv_share:.0%} of each device; "
+            f"this machine has {_bytes(memory_bytes())}",
+        ),
+        ("restarts", f"{runtime.max_restarts} in {runtime.restart_window_s:g} s"),
+        ("processes", ", ".join(plan.processes)),
+        *((edge.name, _address(edge)) for edge in plan.edges),
+    ]
+    lines = [f"{name:<10} {text}" for name, text in facts]
+    return "\n".join([*lines, "", *_table(rows), *_losses(plan)])
+
+
+def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
+    spec = stage.spec
+    device = f"auto: {', '.join(stage.devices)}" if spec.device == "auto" and stage.devices else spec.device
+    auto = stage.dtype or checkpoint_dtype
+    dtype = f"auto: {auto}" if spec.dtype == "auto" and auto else spec.dtype
+    return [
+        str(stage.index),
+        f"{spec.first_layer}:{spec.last_layer}",
+        stage.backend,
+        stage.level,
+        device,
+        dtype,
+        stage.process + (f" ({stage.python})" if stage.python else ""),
+        "unknown" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
+        ", ".join(stage.capabilities) or "-",
+    ]
+
+
+def _policies(engine: EngineTable) -> str:
+    batching = _with_options(engine.batching_policy, engine.batching_policy_options)
+    return f"batching {batching}, admission {_with_options(engine.admission_policy, engine.admission_policy_options)}"
+
+
+def _drafter(plan: Plan) -> str:
+    return _with_options(plan.drafter, plan.engine.drafter_options) if plan.drafter else "none"
+
+
+def _with_options(name: str, options: Mapping[str, Any]) -> str:
+    return f"{name} ({', '.join(f'{key} = {value}' for key, value in options.items())})" if options else name
+
+
+def _losses(plan: Plan) -> list[str]:
+    """What the replica cannot do although some of its stages can; an engine loses nothing to others."""
+    capabilities = {stage.actor: stage.capabilities for stage in plan.stages if not stage.is_engine}
+    lost = [*lost_capabilities(capabilities), *_idle(plan, capabilities)]
+    return ["", *lost] if lost else []
+
+
+def _idle(plan: Plan, capabilities: Mapping[str, list[str]]) -> list[str]:
+    """What is asked for, or there by default, and cannot act; only where the backends told what they can do."""
+    if not any(capabilities.values()):
+        return []
+
+    def lacking(*needed: Capability) -> str:
+        return ", ".join(name for name in sorted(capabilities) if not set(needed) <= set(capabilities[name]))
+
+    idle = []
+    if plan.drafter and (names := lacking(Capability.REWIND, Capability.ALL_POSITION_LOGITS)):
+        idle.append(f"the drafter {plan.drafter} cannot act: {names} cannot verify what it guesses")
+    if plan.engine.prefix_cache and (names := lacking(Capability.PREFIX_SHARE)):
+        idle.append(f"the prefix cache cannot act: {names} cannot share pages")
+    if not plan.model.grammar_kinds:
+        idle.append("grammars cannot act: no plugin enforces them, so response_format and forced tool calls get 400")
+    return idle
+
+
+def _sampling(plan: Plan) -> str:
+    defaults = ", ".join(f"{field} {value:g}" for field, value in plan.model.default_sampling.items())
+    return f"{defaults or 'no defaults of the model'}; fields: {', '.join(plan.model.sampling_fields) or 'none'}"
+
+
+def _address(edge: EdgePlan) -> str:
+    host, port = edge.settings.get("host"), edge.settings.get("port")
+    if host is None or port is None:
+        return f"in the process {FRONT}"
+    return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}"
+
+
+def _bytes(count: int) -> str:
+    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
+
+
+def _table(rows: list[list[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

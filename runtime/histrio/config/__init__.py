@@ -1,0 +1,1 @@
+"""Reading what people and publishers write: topology files, config.json, weight files."""

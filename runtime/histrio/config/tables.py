@@ -1,0 +1,144 @@
+"""Strict conversion of a TOML table into a msgspec struct, with the path of a mistake in the message.
+
+msgspec alone stops at "unknown field"; a person who edits a file wants to know which key, which ones exist, and which
+was probably meant. Texts are never repeated unless the choice is fixed: a table may hold secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from histrio.errors import TopologyError
+
+__all__ = ["closest", "convert_table", "did_you_mean"]
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+_WORDS = {
+    "`int`": "an integer",
+    "`float`": "a number",
+    "`str`": "a string",
+    "`bool`": "true or false",
+    "`array`": "a list",
+    "`object`": "a table",
+}
+_INNER_PATH = re.compile(r" - at `\$(.*)`$")
+_INDEX = re.compile(r"\[(\d+)\]")
+
+
+def convert_table(table: Mapping[str, Any], kind: type[S], path: str, hints: Mapping[str, str] | None = None) -> S:
+    """The table as a struct of `kind`; `path` is where it stands in the file.
+
+    `hints` maps keys that do not exist here to a sentence that says why. Raises `TopologyError`.
+    """
+    if not isinstance(table, Mapping):
+        raise TopologyError(path, f"must be a table ([{path}] and keys below it), not {_type_words(table)}")
+
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for key in table:
+        if key not in fields:
+            raise TopologyError(_join(path, key), _unknown_key(key, fields, hints or {}))
+
+    values: dict[str, Any] = {}
+    for key, field in fields.items():
+        if key in table:
+            values[field.name] = _convert_value(table[key], field.type, _join(path, key))
+        elif field.required:
+            raise TopologyError(_join(path, key), "is missing")
+
+    try:
+        return kind(**values)
+    except ValueError as error:
+        raise TopologyError(path, str(error)) from None
+
+
+def did_you_mean(word: str, known: Collection[str]) -> str:
+    """`; did you mean "x"?` for the closest known word, or nothing."""
+    meant = closest(word, known)
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
+def closest(word: str, known: Collection[str]) -> str | None:
+    """The known word that was probably meant, if any is near."""
+    return next(iter(get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.6)), None)
+
+
+def _join(path: str, key: str) -> str:
+    return f"{path}.{key}" if path else key
+
+
+def _unknown_key(key: str, fields: Collection[str], hints: Mapping[str, str]) -> str:
+    if key in hints:
+        return hints[key]
+
+    guess = did_you_mean(key, fields) or "."
+    return f"unknown key{guess} Known keys: {', '.join(sorted(fields)) or 'none'}"
+
+
+def _convert_value(value: Any, kind: Any, path: str) -> Any:
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return convert_table(value, kind, path)
+
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        inner = _INNER_PATH.search(text)
+        place, at_fault = (path + inner[1], _inner_value(value, inner[1])) if inner else (path, value)
+        raise TopologyError(place, _must_be(_INNER_PATH.sub("", text), at_fault, kind)) from None
+
+
+def _inner_value(value: Any, place: str) -> Any:
+    """What is at `[0]`, `[0][1]` … of a list."""
+    for index in _INDEX.findall(place):
+        value = value[int(index)] if isinstance(value, list) else value
+    return value
+
+
+def _must_be(text: str, value: Any, kind: Any) -> str:
+    """msgspec's sentence in the words of a TOML file, e.g. "must be an integer >= 1, not 0"."""
+    choices = _choices(inspect.type_info(kind))
+    if choices and isinstance(value, str):
+        return f"must be one of {', '.join(choices)}, not {value[:40]!r}{did_you_mean(value, choices)}"
+    if choices and text.startswith("Invalid enum value"):
+        return f"must be one of {', '.join(choices)}, not {_type_words(value)}"
+
+    text = text.split(", got ")[0].replace(" | null", "").removeprefix("Expected ")
+    for name, words in _WORDS.items():
+        text = text.replace(name, words).replace(f"{name[:-1]} ", f"{words} ")
+    return f"must be {text.strip('`')}, not {_type_words(value)}"
+
+
+def _choices(expected: inspect.Type) -> list[str]:
+    match expected:
+        case inspect.Metadata(type=inner):
+            return _choices(inner)
+        case inspect.LiteralType(values=values):
+            return [str(value) for value in values]
+        case inspect.UnionType(types=types):
+            return [choice for each in types for choice in _choices(each)]
+        case _:
+            return []
+
+
+def _type_words(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return str(value)
+        case str():
+            return "a string" if value else "an empty string"
+        case list():
+            return "a list"
+        case dict():
+            return "a table"
+        case _:
+            return f"a {type(value).__name__}"

@@ -1,0 +1,361 @@
+"""What a topology file says: which model, split into which stages, within which limits. `docs/topology.md` explains it.
+
+Everything here is checked: parsing raises `TopologyError` with the path of the mistake, and later code trusts it.
+What needs the model or the plugins (does layer 6 exist, is this backend installed) is asked in `launch/plan.py`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from histrio.config.tables import closest, convert_table
+from histrio.errors import TopologyError
+
+__all__ = [
+    "EngineTable",
+    "ModelTable",
+    "RuntimeTable",
+    "StageTable",
+    "Topology",
+    "load_topology",
+    "parse_tables",
+    "parse_topology",
+    "read_file",
+    "read_tables",
+]
+
+_Count = Annotated[int, Meta(ge=1)]
+_Seconds = Annotated[float, Meta(gt=0, le=10_000_000)]
+_Ratio = Annotated[float, Meta(gt=0, le=1)]
+_Text = Annotated[str, Meta(min_length=1)]
+
+
+class ModelTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """`[model]`: what is served."""
+
+    path: _Text
+    """`demo`, a folder, or a model id of the Hugging Face hub."""
+    revision: _Text | None = None
+    """Branch, tag or commit on the hub."""
+    offline: bool = False
+    """Use what is on this machine and never ask the hub."""
+    served_name: _Text | None = None
+    """Name clients use; omitted: the hub id, or the folder's name."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of weights and activations; auto is the checkpoint's, float32 for small ones on a CPU."""
+    adapter: _Text | None = None
+    """Folder of a LoRA-like adapter, applied to the weights as they are loaded."""
+    max_sequence_length: Annotated[int, Meta(ge=2)] | None = None
+    """Most tokens of prompt and output together; omitted: the model's own limit, at most 32,768."""
+
+
+class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """`[[stage]]`: one contiguous range of layers on one device."""
+
+    layers: str | None = None
+    """`"FIRST:END"`, END exclusive; omitted on all stages: an even split."""
+    backend: _Text = "torch"
+    """Name a plugin registered."""
+    device: _Text = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …, as the backend names them."""
+    host: _Text = "127.0.0.1"
+    """Machine that runs the stage; only this one for now."""
+    process: Literal["engine", "own"] | None = None
+    """Omitted: stage 0 shares the engine's process, each later stage has its own."""
+    python: _Text | None = None
+    """Interpreter of another virtual environment for this stage's own process."""
+    threads: _Count | None = None
+    """Compute threads on a CPU; omitted: the backend's choice."""
+    options: dict[str, Any] = {}
+    """Settings of the backend; it refuses unknown ones."""
+
+    @property
+    def layer_range(self) -> tuple[int, int] | None:
+        """First layer and the one after the last, if the file says so."""
+        if self.layers is None:
+            return None
+
+        first, end = self.layers.split(":")
+        return int(first), int(end)
+
+    @property
+    def wants_own_process(self) -> bool:
+        """Whether the file itself asks for a separate process."""
+        return self.process == "own" or self.python is not None
+
+
+class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """`[engine]`: limits of batching, memory and admission."""
+
+    max_unfinished_requests: _Count = 512
+    """Credits: requests accepted and not finished; more get 429 with Retry-After."""
+    request_timeout_s: _Seconds = 600.0
+    """Seconds after which an accepted request ends with an error."""
+    max_batch_size: _Count = 256
+    """Most sequences in one step."""
+    max_num_tokens_per_batch: _Count = 2048
+    """Most tokens of all sequences in one step."""
+    chunked_prefill_size: _Count = 512
+    """Most prompt tokens of one sequence in one step."""
+    step_budget_ms: Annotated[float, Meta(gt=0, le=1_000_000)] = 250.0
+    """Milliseconds that prompts may make a step take while others wait for their next token."""
+    micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
+    """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
+    prefill_priority: Literal[0, 1] = 0
+    """1: prompts before the next tokens of those who decode, and whole chunks of them."""
+    scheduler_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
+    """Milliseconds that the first request waits for others to be computed with it, when nothing runs."""
+    enable_preemption: bool = True
+    """Let requests in before all blocks they can need are free; when blocks run out, the last ones give way."""
+    preemption_threshold: Annotated[float, Meta(ge=0, lt=1)] = 0.02
+    """Share of the blocks that newcomers leave to those who run, so that they are rarely preempted."""
+    batching_policy: _Text = "priority"
+    """Who decides in which order requests enter."""
+    batching_policy_options: dict[str, Any] = {}
+    """Settings of the batching policy; it refuses unknown ones."""
+    admission_policy: _Text = "credits"
+    """Who decides which requests are accepted."""
+    admission_policy_options: dict[str, Any] = {}
+    """Settings of the admission policy; it refuses unknown ones."""
+    prefix_cache: bool = True
+    """Keep KV blocks of finished requests for later ones that begin with the same tokens."""
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"
+    """Number format of keys and values: auto is that of the activations."""
+    drafter: _Text = "auto"
+    """Who guesses tokens ahead for the model to verify: `auto`, `off`, or the name of a drafter."""
+    drafter_options: dict[str, Any] = {}
+    """Settings of the drafter; it refuses unknown ones."""
+    speculation_length: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Tokens guessed at a time where that is not adaptive."""
+    min_speculation: Annotated[int, Meta(ge=0, le=64)] = 0
+    """Least number of tokens guessed where that is adaptive."""
+    max_speculation: Annotated[int, Meta(ge=1, le=64)] = 8
+    """Most tokens guessed at a time."""
+    adaptive: bool = True
+    """Guess as many as pay, by what steps cost and how often guesses came true."""
+    kv_block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    """Tokens in one KV block, or the next larger number that all stages can do; omitted: 16."""
+    num_cache_blocks: _Count | None = None
+    """Exact number of KV blocks; omitted: what fits into `kvcache-mem-ratio`."""
+    param_mem_ratio: _Ratio = 0.65
+    """Most of a device's memory that weights may take."""
+    kvcache_mem_ratio: _Ratio = 0.25
+    """Share of a device's memory for KV blocks."""
+    kv_cache_memory_fraction: _Ratio | None = None
+    """Another name of `kvcache-mem-ratio`; give one of them."""
+
+    @property
+    def kv_share(self) -> float:
+        """Share of a device's memory for KV blocks, whichever of the two names the file uses."""
+        return self.kvcache_mem_ratio if self.kv_cache_memory_fraction is None else self.kv_cache_memory_fraction
+
+
+class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """`[runtime]`: processes, supervision and logs."""
+
+    processes: Literal["split", "one"] = "split"
+    """`split`: front, engine and stages are processes; `one`: all in one, for development."""
+    max_restarts: Annotated[int, Meta(ge=0)] = 3
+    """Restarts of the replica allowed within `restart-window-s`; one more failure ends the service."""
+    restart_window_s: _Seconds = 60.0
+    """Seconds over which restarts are counted."""
+    hang_timeout_s: _Seconds = 10.0
+    """Least seconds of a step whose like took less before until its process counts as hung; also of silence."""
+    first_step_timeout_s: _Seconds = 300.0
+    """Most seconds of a step that is the first of its size, for which a backend may compile."""
+    start_timeout_s: _Seconds = 120.0
+    """Seconds that a process has from its start to its first message."""
+    load_timeout_s: _Seconds = 300.0
+    """Seconds that loading may go on without any work and without any progress."""
+    drain_timeout_s: Annotated[float, Meta(ge=0, le=10_000_000)] = 30.0
+    """Seconds that running requests have to finish after Ctrl-C or SIGTERM."""
+    log_format: Literal["text", "json"] = "text"
+    """`text` for people, `json` for collectors: one object per line."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is written."""
+    plugins: list[_Text] = []
+    """Files or modules with plugins, besides those that are installed; every process loads them."""
+    metrics_interval_s: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
+    """Seconds between two calls of the hook `on_interval`, for plugins that watch."""
+
+
+class Topology(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole file."""
+
+    model: ModelTable
+    stages: list[StageTable]
+    """At least one, in the order of their layers."""
+    engine: EngineTable = EngineTable()
+    runtime: RuntimeTable = RuntimeTable()
+    edges: dict[str, dict[str, Any]] = {}
+    """Tables of edge services by name, such as `api`; checked against their settings once plugins are loaded."""
+
+
+TABLES: dict[str, type[msgspec.Struct]] = {
+    "model": ModelTable,
+    "stage": StageTable,
+    "engine": EngineTable,
+    "runtime": RuntimeTable,
+}
+"""The core's own tables; every other one belongs to an edge service."""
+
+_LAYERS = re.compile(r"[0-9]{1,6}:[0-9]{1,6}")
+_MOST_FILE_BYTES = 4 * 2**20
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def load_topology(file: Path) -> Topology:
+    """Read and check a topology file. Raises `TopologyError`."""
+    return parse_topology(read_file(file))
+
+
+def parse_topology(text: str) -> Topology:
+    """The topology a TOML text describes. Raises `TopologyError`."""
+    return parse_tables(read_tables(text))
+
+
+def read_file(file: Path) -> str:
+    """The file's text. Raises `TopologyError`."""
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MOST_FILE_BYTES + 1)
+        text = content.decode()
+    except FileNotFoundError:
+        raise TopologyError("", "there is no such file") from None
+    except UnicodeDecodeError:
+        raise TopologyError("", "this is not a text file in UTF-8") from None
+    except OSError as error:
+        raise TopologyError("", f"the file cannot be read: {error.strerror}") from None
+
+    if len(content) > _MOST_FILE_BYTES:
+        raise TopologyError("", f"the file is larger than {_MOST_FILE_BYTES // 2**20} MiB, so it is no topology")
+    if text.startswith(_BYTE_ORDER_MARK):
+        raise TopologyError("", "the file begins with a byte order mark (BOM), which TOML has not: save it without one")
+    return text
+
+
+def read_tables(text: str) -> dict[str, Any]:
+    """TOML text as plain tables, unchecked. Raises `TopologyError` with line and column."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise TopologyError("", "not valid TOML: it is nested too deep") from None
+    except ValueError as error:  # a number that is too long is no error of tomllib's own
+        raise TopologyError("", f"not valid TOML: {error}") from None
+
+
+def parse_tables(tables: Mapping[str, Any]) -> Topology:
+    """The topology that plain tables describe. Raises `TopologyError`."""
+    _check_top_level(tables)
+    stages = [
+        convert_table(table, StageTable, f"stage[{index}]", _hints("stage"))
+        for index, table in enumerate(tables.get("stage", [{}]))
+    ]
+    topology = Topology(
+        model=convert_table(tables["model"], ModelTable, "model", _hints("model")),
+        stages=stages,
+        engine=convert_table(tables.get("engine", {}), EngineTable, "engine", _hints("engine")),
+        runtime=convert_table(tables.get("runtime", {}), RuntimeTable, "runtime", _hints("runtime")),
+        edges={name: dict(table) for name, table in tables.items() if name not in TABLES},
+    )
+    _check_memory(topology.engine, tables.get("engine", {}))
+    if topology.engine.min_speculation > topology.engine.max_speculation:
+        raise TopologyError("engine.min-speculation", "is more than max-speculation")
+    _check_layers(stages)
+    for index, stage in enumerate(stages):
+        _check_stage(stage, f"stage[{index}]", topology.runtime)
+    return topology
+
+
+def _hints(table: str) -> dict[str, str]:
+    """Keys that stand in another table, and keys that will never exist."""
+    hints = {
+        field.encode_name: f"this key belongs to [{other}]" if other != "stage" else "this key belongs to [[stage]]"
+        for other, kind in TABLES.items()
+        if other != table
+        for field in msgspec.structs.fields(kind)
+    }
+    hints["trust-remote-code"] = "histrio never runs code that comes with a model, so this cannot be switched on"
+    return hints
+
+
+def _check_top_level(tables: Mapping[str, Any]) -> None:
+    known = ", ".join(TABLES)
+    for name, table in tables.items():
+        if name == "stage":
+            if not isinstance(table, list):
+                raise TopologyError("stage", "stages are a list: write [[stage]] with double brackets")
+            if not table:
+                raise TopologyError("stage", "at least one stage is needed, or no `stage` key at all")
+        elif isinstance(table, list) and closest(name, TABLES) == "stage":
+            raise TopologyError(name, "no such table; did you mean [[stage]]?")
+        elif isinstance(table, list):
+            raise TopologyError(name, f"there is only one: write [{name}] with single brackets")
+        elif not isinstance(table, Mapping):
+            raise TopologyError(name, f"this key stands outside of a table; tables are {known} and those of services")
+    if "model" not in tables:
+        raise TopologyError("model", 'the table is missing; the smallest one is [model] with path = "demo"')
+
+
+def _check_memory(engine: EngineTable, table: Mapping[str, Any]) -> None:
+    if "kvcache-mem-ratio" in table and "kv-cache-memory-fraction" in table:
+        raise TopologyError("engine.kv-cache-memory-fraction", "means the same as kvcache-mem-ratio; give one of them")
+
+    total = engine.param_mem_ratio + engine.kv_share
+    if total > 1:
+        raise TopologyError("engine", f"param-mem-ratio and kvcache-mem-ratio add up to {total:g}, more than 1")
+
+
+def _check_layers(stages: list[StageTable]) -> None:
+    """Ranges are well formed, in order, without gap or overlap; whether they end at the last layer the plan checks."""
+    end = 0
+    is_named = any(stage.layers is not None for stage in stages)
+    for index, stage in enumerate(stages):
+        path = f"stage[{index}].layers"
+        if stage.layers is None:
+            if is_named:
+                raise TopologyError(path, "is missing: name the layers of every stage, or of none for an even split")
+            continue
+        if not _LAYERS.fullmatch(stage.layers):
+            raise TopologyError(path, f'must read "FIRST:END" such as "0:12", END exclusive, not {stage.layers[:40]!r}')
+
+        first, last = stage.layer_range or (0, 0)
+        if last <= first:
+            raise TopologyError(path, f"layers {stage.layers} are none; END is exclusive and must be above FIRST")
+        if first < end:
+            raise TopologyError(path, f"layers {stage.layers} overlap the stage before, which ends at {end}")
+        if first > end:
+            raise TopologyError(path, f"layers {stage.layers} leave a gap: layer {end} is on no stage")
+        end = last
+
+
+def _check_stage(stage: StageTable, path: str, runtime: RuntimeTable) -> None:
+    if not _is_loopback(stage.host):
+        raise TopologyError(
+            f"{path}.host",
+            f"{stage.host[:60]} is not this machine; links between hosts are not encrypted yet, so only 127.0.0.1, "
+            "::1 and localhost are accepted",
+        )
+    if stage.python is not None and stage.process == "engine":
+        raise TopologyError(f"{path}.python", 'needs a process of its own: remove process = "engine"')
+    if runtime.processes == "one" and stage.wants_own_process:
+        key = "process" if stage.process == "own" else "python"
+        raise TopologyError(f"{path}.{key}", 'needs a process of its own, but [runtime] says processes = "one"')
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""What plugins implement and what the core promises them; nothing here imports what uses it."""

@@ -1,0 +1,336 @@
+"""The contract between the core and whatever computes: a *stage backend* runs a contiguous layer range.
+
+A backend is dumb on purpose. It infers nothing: which rows run, where they start, which pages they own, all comes with
+each `StepBatch`. It runs on one thread that opens, computes and closes. The core never imports an array library; what
+samplers need is offered by the backend as an `ArrayNamespace`. Engines with a scheduler of their own implement
+`histrio.contracts.engine_backend` instead. `docs/backends.md` gives the reasons, and
+`histrio.testing.conformance` checks a backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.contracts.options import NoOptions
+from histrio.messages import ReplicaSize, StageCapacity, Tensor
+
+__all__ = [
+    "CONTRACT",
+    "Array",
+    "ArrayNamespace",
+    "BackendFactory",
+    "Capability",
+    "NoOptions",
+    "Probe",
+    "Progress",
+    "ReplicaSize",
+    "StageBackend",
+    "StageCapacity",
+    "StageOutput",
+    "StageSpec",
+    "StepBatch",
+    "TakesOptions",
+    "Traits",
+]
+
+CONTRACT = 1
+"""The version of this contract. Within one version, capabilities and fields with defaults may be added; no meaning
+changes. A plugin names the version it was written for, and is refused by name where that is another."""
+
+Array: TypeAlias = Any
+"""An array of the backend's own library, on its device."""
+
+IntArray: TypeAlias = npt.NDArray[np.int32]
+Progress: TypeAlias = Callable[[float, str], None]
+"""Called with the fraction done and a short text while weights load."""
+
+
+class Capability(StrEnum):
+    """What a backend can do beyond the least, or needs. A replica can do what all of its stages can."""
+
+    BATCH = "batch"
+    """Several rows in one step; without it a replica runs one sequence at a time. Of an opened stage."""
+    REWIND = "rewind"
+    """A row may start again at an earlier position, whatever it computed beyond. Of an opened stage."""
+    PREFIX_SHARE = "prefix_share"
+    """Rows may have pages in common. Of an opened stage."""
+    COPY_PAGES = "copy_pages"
+    """`copy` works. Of an opened stage."""
+    ALL_POSITION_LOGITS = "all_position_logits"
+    """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of them. Of an opened
+    stage."""
+    LOGPROBS = "logprobs"
+    """Requests whose sampling has `logprobs: true` get `TokenRow.logprobs`. Of an opened engine."""
+    ADAPTERS = "adapters"
+    """`StageSpec.adapter` is honoured; without it, a topology that names one is refused. In `Traits`."""
+    INT8_KV = "int8_kv"
+    """`StageSpec.kv_cache_dtype` may be `int8`; without it, a topology that says so is refused. In `Traits`."""
+    OWN_PROCESS = "own_process"
+    """Shares no process with other actors, whatever the topology leaves open. In `Traits`."""
+    ONE_STAGE_PER_PROCESS = "one_stage_per_process"
+    """Two stages of this backend need two processes. In `Traits`."""
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for a backend wherever it runs, known before anything is loaded."""
+
+    contract: int
+    """The `CONTRACT` it was written for, as a number."""
+    level: Literal["stage", "engine"] = "stage"
+    """`engine`: it implements `histrio.contracts.engine_backend`."""
+    capabilities: list[Capability] = []
+
+
+class Probe(msgspec.Struct, frozen=True):
+    """Whether a backend (or a placement on it) can be used here; if not, why and what to do."""
+
+    available: bool
+    reason: str = ""
+    remedy: str = ""
+    devices: list[str] = []
+    """What `StageSpec.device` may name here."""
+    capabilities: list[Capability] = []
+    """Of a placement: what the opened stage will be capable of, as far as its configuration tells."""
+    dtype: str = ""
+    """Of a placement: the number format that the opened stage will compute in; empty where that is not known yet."""
+
+    @property
+    def sentence(self) -> str:
+        """Why not, and what to do."""
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
+
+class StageSpec(msgspec.Struct, frozen=True):
+    """What a stage shall hold and within which limits. Decoded from the topology, so plain data."""
+
+    model: str
+    """Folder with config.json and weights."""
+    first_layer: int
+    last_layer: int
+    """Exclusive."""
+    num_layers: int
+    """Of the whole model: stage 0 has `first_layer == 0`, the last stage `last_layer == num_layers`."""
+    device: str = "auto"
+    dtype: str = "auto"
+    """One of auto, float32, bfloat16, float16. Auto is the checkpoint's; on a CPU, float32 for weights below 128 MB."""
+    max_sequence_length: int = 4096
+    max_rows: int = 256
+    max_step_tokens: int = 2048
+    param_mem_ratio: float = 0.65
+    """Most of the device's memory that weights may take."""
+    kvcache_mem_ratio: float = 0.25
+    """Share of the device's memory for pages."""
+    num_pages: int | None = None
+    """Exact number of pages asked for; None: from the memory."""
+    threads: int | None = None
+    """Compute threads on a CPU; None: the backend's choice. A backend that cannot choose says so in the log."""
+    options: Any = {}
+    """Settings of one backend: an instance of the struct that its factory declares (`TakesOptions`), else a table."""
+    adapter: str | None = None
+    """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
+    page_size: int | None = None
+    """Tokens per page that are wanted, for backends that settle it when they open."""
+    kv_cache_dtype: str = "auto"
+    """Number format of keys and values in the pages: `auto` is that of the activations; `int8`, which halves them or
+    better, only with `Capability.INT8_KV`."""
+    has_weights: bool = True
+    """False: the folder has the configuration only, because nothing but `supports` is asked."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this stage embeds token ids."""
+        return self.first_layer == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage computes logits."""
+        return self.last_layer == self.num_layers
+
+
+@dataclass(slots=True)
+class StepBatch:
+    """One step's rows, ragged: row r owns tokens `offsets[r]:offsets[r+1]` of all flat arrays."""
+
+    slots: IntArray
+    """[rows] ids `first_row` … `first_row + max_rows - 1` of this stage's own `StageCapacity`."""
+    starts: IntArray
+    """[rows] tokens of the row already in its pages."""
+    num_tokens: IntArray
+    """[rows] new tokens of the row in this step, >= 1."""
+    num_sampled: IntArray
+    """[rows] trailing positions whose logits are wanted, 0 for none; above 1 only with `ALL_POSITION_LOGITS`."""
+    offsets: IntArray
+    """[rows + 1] prefix sum of `num_tokens`."""
+    block_tables: IntArray
+    """[rows, most blocks of a row] page ids `first_page_id` … `first_page_id + num_pages - 1` of this stage's own
+    `StageCapacity`; `first_page_id` beyond the row's own. Each step's table is the truth: the first pages of a new
+    sequence may hold tokens that another one computed."""
+    positions: npt.NDArray[np.int64]
+    """[tokens]"""
+    token_ids: npt.NDArray[np.int64] | None
+    """[tokens] on the first stage, None elsewhere."""
+    hidden: list[Tensor]
+    """[tokens, hidden] the summed residual stream of the stage before, then its named parts; empty on the first."""
+
+    @property
+    def num_rows(self) -> int:
+        """How many sequences take part."""
+        return len(self.slots)
+
+    @property
+    def total_tokens(self) -> int:
+        """Sum of `num_tokens`."""
+        return int(self.offsets[-1])
+
+
+@dataclass(slots=True)
+class StageOutput:
+    """What a step gives: `hidden` for the next stage, or on the last one `logits`.
+
+    `hidden` is the residual stream, summed up and unnamed, so that stages of different backends can follow each other;
+    models whose layers hand on more add named parts. Its buffers are left alone from then on: the next step may begin
+    before they are sent. `logits` is a float array [sum(num_sampled), vocab] of the backend's library in row order, or
+    None where no row samples.
+    """
+
+    hidden: list[Tensor]
+    logits: Array | None = None
+
+
+class ArrayNamespace(Protocol):
+    """The array functions samplers may use; same meaning on numpy, torch and mlx.
+
+    Arrays are [rows, vocab] float32 unless said otherwise; `axis` is always the last one.
+    """
+
+    name: str
+    chunk_values: int
+    """How many values are best worked on at once: on a CPU as many as the cache holds, elsewhere plenty."""
+
+    def asarray(self, values: npt.NDArray[Any]) -> Array:
+        """Host array → device array of the same dtype."""
+
+    def to_host(self, array: Array) -> npt.NDArray[Any]:
+        """Device array → numpy; waits for the device."""
+
+    def float32(self, array: Array) -> Array:
+        """Convert to float32 (no copy if it is)."""
+
+    def take_rows(self, array: Array, rows: npt.NDArray[np.intp]) -> Array:
+        """The rows given by host indices."""
+
+    def put_rows(self, array: Array, rows: npt.NDArray[np.intp], values: Array) -> Array:
+        """`array` with these rows replaced; may work in place."""
+
+    def argmax(self, array: Array) -> Array:
+        """Index of the largest value of each row, the first one of equals."""
+
+    def topk(self, array: Array, k: int) -> tuple[Array, Array]:
+        """The k largest values of each row in descending order, and their indices."""
+
+    def sorted_values(self, array: Array) -> Array:
+        """All values of each row in descending order; much cheaper than `topk` of all."""
+
+    def softmax(self, array: Array) -> Array:
+        """Over the last axis; -inf becomes 0, a row of nothing else NaN."""
+
+    def log_softmax(self, array: Array) -> Array:
+        """Over the last axis; -inf stays, a row of nothing else becomes NaN."""
+
+    def cumsum(self, array: Array) -> Array:
+        """Over the last axis."""
+
+    def where(self, condition: Array, yes: Array | float, no: Array | float) -> Array:
+        """Elementwise choice."""
+
+    def take_along(self, array: Array, indices: Array) -> Array:
+        """`array[r, indices[r, j]]`."""
+
+    def put_along(self, array: Array, indices: Array, values: Array) -> Array:
+        """`array` with `array[r, indices[r, j]] = values[r, j]`; may work in place.
+
+        An index that comes twice in a row must come with the same value.
+        """
+
+    def max(self, array: Array) -> Array:
+        """Largest of each row, kept as size 1."""
+
+    def sum(self, array: Array) -> Array:
+        """Over the last axis, kept as size 1; of a condition, how often it holds."""
+
+    def block_sums(self, array: Array, width: int) -> Array:
+        """[rows, blocks]: sums of `width` columns after the other; the last block may be narrower."""
+
+    def arange(self, length: int) -> Array:
+        """Indices 0 … length-1 as integers."""
+
+
+class StageBackend(Protocol):
+    """A layer range on one device. All calls come from one thread."""
+
+    @property
+    def xp(self) -> ArrayNamespace:
+        """The array functions for its logits."""
+
+    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+        """Load the weights of the range; answer what fits beside them. Raises `ModelError`, `BackendError`."""
+
+    def allocate(self, size: ReplicaSize) -> None:
+        """Make room for `size.num_pages` pages and `size.max_rows` rows, besides those the backend keeps for itself.
+
+        Called again with a new epoch: same sizes may keep the memory, its contents are garbage then.
+        """
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run all rows through the layers, writing their keys and values into their pages.
+
+        A row with `starts[r] == 0` is a new sequence, whatever its slot held before. Raises `BackendError` before
+        anything is written for what it cannot do, such as a rewind or several sampled positions that it did not
+        declare. Logits are read before the next call; hidden states may be read later.
+        """
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages, `src[i]` to `dst[i]`; only with `COPY_PAGES`."""
+
+    def close_slot(self, slot: int) -> None:
+        """The sequence in this slot is gone (for backends that keep rows)."""
+
+    def close(self) -> None:
+        """Free everything, down to the device's memory: after a failure the same process opens again. Safe to call
+        twice, and before `open`."""
+
+
+@runtime_checkable
+class TakesOptions(Protocol):
+    """A factory, of backends of either kind, with settings of its own: the keys of `options` of a `[[stage]]`.
+
+    `StageSpec.options` is an instance of the struct wherever the factory or its backend gets a spec. A factory that is
+    not this gets the plain table, and has to refuse by name what it does not know.
+    """
+
+    options: type[Any]
+    """A msgspec struct with `rename="kebab"`, bounds as `msgspec.Meta`, and defaults; `NoOptions` for none."""
+
+
+class BackendFactory(Protocol):
+    """What a plugin registers under a name; cheap to import, heavy only when a backend is made."""
+
+    name: str
+    traits: Traits
+
+    def probe(self) -> Probe:
+        """Whether this machine can run the backend, without loading a model. What depends on options is asked of
+        `supports`."""
+
+    def supports(self, spec: StageSpec) -> Probe:
+        """Whether it can hold this placement of the model; reads configuration files only."""
+
+    def create(self) -> StageBackend:
+        """A backend that is not yet open."""

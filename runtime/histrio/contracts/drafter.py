@@ -1,0 +1,141 @@
+"""The drafter contract: who guesses the tokens that sequences will say next.
+
+A guess costs nothing but a place in the step: the model computes guessed tokens side by side with the one it has to
+compute anyway, and what it would have said itself decides. So a drafter changes how fast tokens come and never which.
+(Where it says with which probabilities it guessed, requests without a seed may be given other tokens of the same
+distribution: see `Draft.chances`.)
+
+All calls come from one thread, the engine's, between steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from histrio.contracts.backend import BackendFactory, Probe, StageSpec
+from histrio.contracts.sampler import Chances, DraftSampler
+from histrio.messages import Generate
+
+__all__ = ["Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "SpeculationLimits"]
+
+
+@dataclass(slots=True)
+class Draft:
+    """What may come next in one sequence."""
+
+    ids: list[int]
+    chances: list[Chances] = field(default_factory=list)
+    """For each of `ids` the distribution it was drawn from, by numbers that have nothing to do with the request's seed.
+    Empty where the ids are simply the best guess."""
+
+
+class Drafter(Protocol):
+    """The drafter of one replica. A sequence is known by its request's number."""
+
+    def open(self, order: Generate, ids: Sequence[int]) -> None:
+        """A sequence starts to decode, with these tokens so far: prompt and what was generated."""
+
+    def extend(self, request: int, ids: Sequence[int]) -> None:
+        """These tokens came, whatever had been proposed."""
+
+    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+        """For each request up to that many tokens that may come next; it is left out where there is no idea.
+
+        One call for all sequences of a step. Nothing proposed counts as said: only `extend` does.
+        """
+
+    def close(self, request: int) -> None:
+        """The sequence has ended or lost its place; it may be opened again."""
+
+    def shutdown(self) -> None:
+        """Free everything. Safe to call twice."""
+
+
+class SpeculationLimits(msgspec.Struct, frozen=True):
+    """Bounds of drafts; travels to the process that makes them."""
+
+    length: int = 4
+    """Tokens drafted where the length is not adaptive."""
+    least: int = 0
+    most: int = 8
+    is_adaptive: bool = True
+
+    @property
+    def is_obliging(self) -> bool:
+        """Whether tokens are drafted whatever it costs."""
+        return not self.is_adaptive or self.least > 0
+
+
+class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """For what a drafter works, and how it shall. Plain data: it travels to the engine's process."""
+
+    model: str
+    """Folder of the model that is served."""
+    num_layers: int
+    vocab_size: int
+    max_rows: int
+    """Most sequences open at a time."""
+    max_sequence_length: int
+    max_draft: int
+    """Most tokens asked for at a time."""
+    device: str = "auto"
+    """Of the first stage, which is in the same process."""
+    dtype: str = "auto"
+    threads: int | None = None
+    options: Any = {}
+    """`[engine.drafter-options]`, an instance of `DrafterFactory.options` wherever the factory gets a spec."""
+    offline: bool = False
+    """`[model] offline`: whatever else is loaded is on this machine, and the hub is never asked."""
+
+    @classmethod
+    def of_stage(
+        cls,
+        stage: StageSpec,
+        limits: SpeculationLimits,
+        *,
+        vocab_size: int,
+        options: Any,
+        offline: bool = False,
+    ) -> DrafterSpec:
+        """For the model of `stage`, which is the first one, in its process."""
+        return cls(
+            model=stage.model,
+            num_layers=stage.num_layers,
+            vocab_size=vocab_size,
+            max_rows=stage.max_rows,
+            max_sequence_length=stage.max_sequence_length,
+            max_draft=limits.most if limits.is_adaptive else limits.length,
+            device=stage.device,
+            dtype=stage.dtype,
+            threads=stage.threads,
+            options=options,
+            offline=offline,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DrafterTools:
+    """What a drafter that computes may use."""
+
+    stage_backend: Callable[[str], BackendFactory]
+    """A stage backend by its name. Raises `PluginError`."""
+    make_chain: Callable[[int], DraftSampler]
+    """The samplers of the last stage, for so many slots."""
+
+
+class DrafterFactory(Protocol):
+    """What a plugin registers under a name; cheap to import and to make."""
+
+    name: str
+    options: type[Any]
+    """The keys of `[engine.drafter-options]`, a struct with `rename="kebab"`; `NoOptions` for none."""
+
+    def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
+        """Whether it can draft for this model with these backends; reads configuration files only."""
+
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> Drafter:
+        """A drafter, ready to be asked: this may load weights. Raises `ModelError`, `BackendError`."""

@@ -1,0 +1,160 @@
+"""What an edge of the runtime (the HTTP endpoint, a benchmark, a test) sees: submit ids, iterate deltas.
+
+The gateway lives in the front process. Text never crosses it: who submits owns tokenizer and detokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import msgspec
+
+from histrio.messages import GrammarSpec, RequestState, SamplingFields, TokenLogprobs
+
+__all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """What the front knows of the model it serves, read from its configuration files only."""
+
+    id: str
+    """Name clients use: `demo`, the hub id, or the folder's name."""
+    path: str
+    """Local folder with tokenizer.json, chat template and configuration."""
+    created: int
+    """Unix seconds."""
+    architecture: str
+    num_layers: int
+    vocab_size: int
+    max_sequence_length: int
+    """Prompt + output tokens of one request, after the topology's own limit."""
+    bos_id: int | None = None
+    eos_ids: list[int] = []
+    """All ids that end a text, from generation_config.json and config.json."""
+    default_sampling: SamplingFields = {}
+    """Sampling fields that generation_config.json sets (`temperature`, `top_k`, …)."""
+    sampling_fields: list[str] = []
+    """Every request field that some sampler, or the engine backend, honours."""
+    engine: str = ""
+    """Name of the engine backend that serves it; empty where stages and samplers do."""
+    grammar_kinds: list[str] = []
+    """Kinds of `GrammarSpec` that are enforced; requests for others get 400."""
+    can_score_prompts: bool = True
+    """`Submission.num_prompt_logprobs` is honoured. Known once a replica is up."""
+
+
+class Submission(msgspec.Struct, frozen=True):
+    """One prompt, already tokenized and checked, of which `num_choices` continuations are wanted."""
+
+    ids: list[int]
+    max_new_tokens: int
+    """At least 1; ids + max_new_tokens <= max_sequence_length."""
+    sampling: SamplingFields = {}
+    """Checked with `Gateway.check_sampling`; defaults of the model already merged."""
+    eos_ids: list[int] = []
+    stop_ids: list[int] = []
+    seed: int | None = None
+    num_choices: int = 1
+    timeout_s: float | None = None
+    """None: the topology's `request-timeout-s`."""
+    priority: int = 0
+    """0 is served first."""
+    cache_salt: str = ""
+    """Prefixes are shared only among submissions of the same salt."""
+    grammar: GrammarSpec | None = None
+    """What the answer must look like; checked, and of one of `ServedModel.grammar_kinds`."""
+    num_logprobs: int | None = None
+    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
+    num_prompt_logprobs: int | None = None
+    """The same of the prompt's tokens, told with the first delta."""
+    max_speculation: int | None = None
+    """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
+    id: str = ""
+    """What the edge calls the request that this belongs to, such as `chatcmpl-…`; for hooks and logs."""
+    key: str = ""
+    """A label of the API key that the request came with, the same for the same key, and never the key itself; empty
+    without one."""
+    user: str = ""
+    """Whom the request says that it is for; whatever the client wrote there."""
+
+
+@dataclass(slots=True)
+class Delta:
+    """New tokens of one choice; with a finished `state` it is the last one."""
+
+    ids: list[int]
+    state: RequestState
+    reason: str = ""
+    """With ERROR: a text that is safe to show."""
+    code: str = ""
+    """With ERROR: the `code` of the error's class: `request_timeout`, `engine_restarted`, `engine_unavailable`."""
+    logprobs: list[float] = field(default_factory=list)
+    """Of each id, natural logarithms, where the backend was asked for them; empty elsewhere."""
+    num_cached_tokens: int = 0
+    """With the first delta: tokens of the prompt that came from the prefix cache."""
+    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
+    """Of each id: the most likely tokens and their own, where they were asked for."""
+    num_drafted: int = 0
+    """Tokens that were guessed ahead."""
+    num_accepted: int = 0
+    """Of those, how many came true."""
+    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    """With the first delta: of every token of the prompt but the first, where they were asked for."""
+
+
+class TokenStream(Protocol):
+    """The tokens of one choice, as they come. Iterate it to the end, or `cancel()` it."""
+
+    num_prompt_tokens: int
+
+    def __aiter__(self) -> AsyncIterator[Delta]: ...
+
+    async def __anext__(self) -> Delta:
+        """Wait for the next delta. Several steps' tokens are one delta if the reader was slow."""
+
+    @property
+    def is_recovering(self) -> bool:
+        """Whether the replica that ran this request is being replaced (send a keep-alive)."""
+
+    def cancel(self, state: RequestState = RequestState.CANCELLED) -> None:
+        """Stop generating and free the blocks; no delta follows. Does nothing after the end."""
+
+
+@dataclass(slots=True)
+class GatewayStatus:
+    """For /health and /metrics."""
+
+    state: str = "loading"
+    """"loading" | "ready" | "recovering" | "draining" | "failed"."""
+    detail: str = ""
+    """Progress while loading, the reason when failed."""
+    progress: float = 0.0
+    num_unfinished: int = 0
+    max_unfinished: int = 0
+    epoch: int = 0
+    num_replays: int = 0
+    counters: dict[str, float] = field(default_factory=dict)
+    """Monotonic totals by Prometheus-style name without prefix, e.g. `generated_tokens_total`."""
+    gauges: dict[str, float] = field(default_factory=dict)
+    """Present values, e.g. `running_sequences`, `free_blocks`."""
+    plugin_metrics: Mapping[str, float] = field(default_factory=dict)
+    """What plugins add, by name and labels; replaced as a whole after each interval."""
+
+
+class Gateway(Protocol):
+    """The front's door to the engine."""
+
+    model: ServedModel
+    status: GatewayStatus
+
+    def check_sampling(self, fields: dict[str, Any]) -> None:
+        """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
+
+    def submit(self, submission: Submission) -> Sequence[TokenStream]:
+        """One stream per choice. Raises `RequestError` for a seed or prompt log probabilities that cannot be honoured,
+        `Overloaded`, `EngineError`; takes all credits or none."""
+
+    def reset_cache(self) -> None:
+        """Forget all prefixes that no running request reads."""

@@ -1,0 +1,202 @@
+"""The grammar contract: what a request may demand of the form of its answer, and who enforces it.
+
+A `GrammarSpec` is plain data that travels with the request. The front checks it, so that what cannot be enforced is a
+400; the last stage compiles it again, over the model's own vocabulary, into a `Matcher` per sequence. A matcher says
+before every draw which tokens may come, and follows those that came. Nothing of it depends on the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.errors import PluginError, RequestError
+from histrio.messages import GrammarSpec
+
+__all__ = [
+    "THOUGHT_BREAK",
+    "THOUGHT_CLOSE",
+    "THOUGHT_OPEN",
+    "GrammarBackend",
+    "GrammarCapability",
+    "GrammarKinds",
+    "MaskRequest",
+    "Masks",
+    "Matcher",
+    "TagSpec",
+    "TagStructure",
+    "Vocabulary",
+    "VocabularySpec",
+    "num_mask_words",
+]
+
+Masks = npt.NDArray[np.int32]
+"""[rows, words] one bit per token: token t is bit t % 32 of word t // 32; 1 lets it through."""
+
+
+THOUGHT_OPEN, THOUGHT_CLOSE = "<think>", "</think>"
+"""Around what a model thinks before it answers."""
+THOUGHT_BREAK = "\n\n"
+"""Between a thought and the answer that has a grammar; it belongs to neither."""
+
+
+class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place where a text has a form: JSON after a schema, between two fixed texts."""
+
+    begin: str
+    """Starts with one of the triggers."""
+    schema: dict[str, Any] | bool
+    end: str
+
+
+class TagSpec(msgspec.Struct, frozen=True):
+    """Text in which a trigger begins a structure, as often as it comes, and nothing else does."""
+
+    structures: list[TagStructure]
+    triggers: list[str]
+    """What free text cannot contain; empty where there is none."""
+    separator: str | None = None
+    """Given: there is no free text, but one structure or several with this between them."""
+    is_single: bool = False
+    """At most one structure, which ends the text."""
+
+
+class VocabularySpec(msgspec.Struct, frozen=True):
+    """The tokens that a model can draw from."""
+
+    model: str
+    """Folder with tokenizer.json."""
+    vocab_size: int
+    """Width of the logits; ids beyond the tokenizer's own are padding, and no grammar lets them through."""
+    eos_ids: tuple[int, ...]
+    """Ids that end a text; allowed exactly where the grammar may end."""
+
+
+class Matcher(Protocol):
+    """Where one sequence stands in its grammar. Used by one thread at a time."""
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text has ended, with one of the EOS ids."""
+
+    @property
+    def error(self) -> str:
+        """Why the matcher can say no more, safe to show; empty as long as it can."""
+
+    def advance(self, ids: Sequence[int]) -> bool:
+        """These tokens came. False if the grammar forbids one of them, which is an `error` from then on."""
+
+    def rollback(self, num_tokens: int) -> None:
+        """The last tokens did not come after all. At most as many as came since the matcher was made."""
+
+    def forced(self, max_tokens: int) -> list[int]:
+        """The tokens that must come next, each the only one allowed; the state does not change."""
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRequest:
+    """The masks of one sequence in one step: one for what comes next, one more after each draft."""
+
+    matcher: Matcher
+    first_row: int
+    drafts: Sequence[int] = ()
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the masks it takes."""
+        return 1 + len(self.drafts)
+
+
+class Vocabulary(Protocol):
+    """Grammars over one model's tokens. Making one takes seconds, so there is one per last stage, made as it loads."""
+
+    def matcher(self, spec: GrammarSpec) -> Matcher:
+        """Compile. Raises `RequestError` as `GrammarBackend.check` does. Called on a thread of its own, while others
+        call `fill`; it should release the GIL."""
+
+    def fill(self, requests: Sequence[MaskRequest], masks: Masks) -> None:
+        """Write the masks of all requests, each of another matcher.
+
+        Rows after a draft that its grammar forbids stay as they are. A matcher that fails has its `error` set, and only
+        EOS allowed. Releases the GIL; the matchers' states do not change.
+        """
+
+
+class GrammarCapability(StrEnum):
+    """What a grammar backend can do beyond enforcing a grammar from the first token on."""
+
+    THOUGHTS = "thoughts"
+    """A free thought may come first: `GrammarSpec.thinking` is honoured."""
+
+
+class GrammarBackend(Protocol):
+    """What a plugin registers: it enforces some kinds of grammars. Cheap to import; picklable."""
+
+    name: str
+    kinds: tuple[str, ...]
+    capabilities: tuple[GrammarCapability, ...]
+    """What it does not declare is never asked of it; one that has no such attribute declares nothing."""
+
+    def check(self, spec: GrammarSpec) -> None:
+        """Refuse what is too large, malformed or not enforceable as far as reading tells, before it is tried.
+
+        Raises `RequestError` with the place in the grammar as `param`, such as `properties.tags.uniqueItems`, and a
+        text that names the keyword and repeats no value.
+        """
+
+    def open(self, spec: VocabularySpec) -> Vocabulary:
+        """Read the model's tokens. Raises `UnsupportedModel` for a tokenizer that it cannot read.
+
+        Called on the last stage while it loads, and in a process that forks for each trial: there, threads that it
+        starts do not exist in the forks.
+        """
+
+
+class GrammarKinds:
+    """Which backend enforces which kind. Raises `PluginError` if two of them claim one."""
+
+    def __init__(self, backends: Iterable[GrammarBackend]) -> None:
+        self._backends: dict[str, GrammarBackend] = {}
+        for backend in backends:
+            for kind in backend.kinds:
+                other = self._backends.setdefault(kind, backend)
+                if other is not backend:
+                    raise PluginError(
+                        f"the grammars {other.name!r} and {backend.name!r} both enforce {kind!r}; uninstall one"
+                    )
+
+    @property
+    def backends(self) -> list[GrammarBackend]:
+        """All that enforce anything, each once."""
+        return list({each.name: each for each in self._backends.values()}.values())
+
+    @property
+    def known(self) -> list[str]:
+        """Every kind that is enforced, sorted."""
+        return sorted(self._backends)
+
+    def backend(self, spec: GrammarSpec) -> GrammarBackend:
+        """Who enforces this grammar. Raises `RequestError` if nobody does, or if it needs what they do not declare."""
+        if spec.kind not in self._backends:
+            known = ", ".join(self.known) or "none"
+            raise RequestError(f"grammars of this kind are not enforced here; known kinds: {known}")
+
+        backend = self._backends[spec.kind]
+        if spec.thinking != "never" and GrammarCapability.THOUGHTS not in getattr(backend, "capabilities", ()):
+            raise RequestError(
+                f"the grammar backend {backend.name!r} does not declare {GrammarCapability.THOUGHTS.value!r}: it "
+                "enforces no form behind a thought; ask for an answer that begins without one",
+                code="unsupported_parameter",
+            )
+        return backend
+
+
+def num_mask_words(vocab_size: int) -> int:
+    """Width of `Masks` over so many tokens."""
+    return -(-vocab_size // 32)

@@ -1,0 +1,94 @@
+"""The contracts of policies: who enters before whom, and who is accepted at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import msgspec
+
+from histrio.contracts.gateway import Submission
+from histrio.contracts.options import NoOptions
+from histrio.messages import Generate
+
+__all__ = [
+    "PLACES_PER_PRIORITY",
+    "AdmissionPolicy",
+    "BatchingPolicy",
+    "HearsOfEnds",
+    "Load",
+    "NoOptions",
+    "by_priority",
+]
+
+PLACES_PER_PRIORITY = 32
+"""How many later requests may overtake one for each step of its priority, where nobody says otherwise."""
+
+
+def by_priority(order: Generate, places_per_priority: int = PLACES_PER_PRIORITY) -> int:
+    """The handicap of a request's priority: each step down lets at most so many later ones overtake."""
+    return places_per_priority * order.priority
+
+
+class BatchingPolicy(Protocol):
+    """Decides in which order requests enter the batch; when blocks run out, the last in this order give way first.
+
+    Registered as a class; one instance per replica.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type[msgspec.Struct]]
+    """The keys of `[engine.batching-policy-options]`, a struct with `rename="kebab"` and defaults; `NoOptions` for
+    none."""
+
+    def __init__(self, options: Any) -> None:
+        """`options` is an instance of `self.options`."""
+
+    def handicap(self, order: Generate) -> int:
+        """How many later requests without handicap may enter before this one: 0 for none. Asked once per request.
+
+        It is a number and no order, so that nobody waits for ever, whatever comes.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a replica has been given to do."""
+
+    num_requests: int
+    """Accepted and unfinished, each choice counted."""
+    max_requests: int
+    """`max-unfinished-requests`."""
+    num_tokens: int
+    """Most tokens that these can come to, prompt and output."""
+    num_cache_tokens: int
+    """Tokens that the KV blocks hold; 0 while nothing has been loaded."""
+
+
+class AdmissionPolicy(Protocol):
+    """Decides which submissions are accepted. Lives on the front's loop, so it answers at once.
+
+    Registered as a class; one instance per replica. One that counts what it let in is `HearsOfEnds` too.
+    """
+
+    name: ClassVar[str]
+    options: ClassVar[type[msgspec.Struct]]
+    """The keys of `[engine.admission-policy-options]`, as those of a batching policy."""
+
+    def __init__(self, options: Any) -> None:
+        """`options` is an instance of `self.options`."""
+
+    def admit(self, submission: Submission, load: Load) -> None:
+        """Raise `Overloaded` for a submission that has to wait; the client hears when to try again.
+
+        Asked for every submission, after `max-unfinished-requests` was checked. `submission.key` and `submission.user`
+        say whose it is.
+        """
+
+
+@runtime_checkable
+class HearsOfEnds(Protocol):
+    """An admission policy that is told when what it let in has ended."""
+
+    def finished(self, submission: Submission) -> None:
+        """All choices of an accepted submission have ended, in whatever way. Called once for each that was accepted."""

@@ -1,0 +1,163 @@
+"""The sampler contract.
+
+A *sampler* is one link of the chain from logits to a token. It owns its per-slot state, works on all rows of a step at
+once through the backend's `ArrayNamespace`, and never sees text. What it does to a row depends on that row alone: on
+its logits, its request fields, its tokens and its place in the sequence, never on the batch.
+
+Most samplers need `open` and `apply`. One that counts or matches tokens is an `Observer` too; one with a state that
+tokens cannot rebuild, which therefore has to survive a restart, is `Stateful`. A class is what it has methods for.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.philox import uniform
+
+__all__ = [
+    "Chances",
+    "DraftSampler",
+    "Observer",
+    "Opening",
+    "Rows",
+    "Sampler",
+    "Slots",
+    "Stateful",
+    "TokenId",
+    "TokenIdKey",
+]
+
+TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31, extra={"is_token_id": True})]
+"""In the fields of a sampler or an engine: an id that has to be one of the model's."""
+TokenIdKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z", extra={"is_token_id": True})]
+"""The same as a key of a JSON object."""
+
+Slots: TypeAlias = npt.NDArray[np.intp]
+"""Slot of each row; slots repeat, side by side, where several positions of a sequence are sampled."""
+
+Ints: TypeAlias = npt.NDArray[Any]
+
+Chances: TypeAlias = list[tuple[int, float]]
+"""A distribution that a token was drawn from: those that could have come, with probabilities that add up to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A sequence as it takes a slot. After a restart it has more `ids`, and everything else is what it was."""
+
+    ids: Sequence[int]
+    """Prompt, followed by the tokens generated so far."""
+    num_prompt_tokens: int
+    end_ids: Sequence[int] = ()
+    """Tokens that end the text: the model's, unless the request ignores them, and those the client named."""
+    state: Any = None
+    """What `Stateful.state` said after the last of `ids`; None in the beginning."""
+
+
+@dataclass(slots=True)
+class Rows:
+    """The rows of the logits a sampler works on. All arrays are on the host."""
+
+    slots: Slots
+    """[rows]"""
+    positions: Ints
+    """[rows] index in its sequence of the token that is to be chosen, so also the number of tokens before it."""
+    seeds: npt.NDArray[np.uint64]
+    """[rows] of the sequence's random numbers, as `choices`."""
+    choices: npt.NDArray[np.uint32]
+    drafts: Sequence[Sequence[int]] = ()
+    """[rows] drafted tokens that stand between the slot's known tokens and this row's position, taken as if accepted;
+    empty as a whole if no row of the step has any. All rows of a sequence come together, ascending."""
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def take(self, rows: Ints) -> Rows:
+        """Some of these rows."""
+        drafts = [self.drafts[row] for row in rows] if self.drafts else ()
+        return Rows(self.slots[rows], self.positions[rows], self.seeds[rows], self.choices[rows], drafts)
+
+    def uniform(self, name: str) -> npt.NDArray[np.float32]:
+        """[rows] a number in (0, 1) for each row, always the same for this row; `name` tells users of them apart."""
+        return uniform(self.seeds, self.choices, self.positions, stream=zlib.crc32(name.encode()))
+
+
+class Sampler(Protocol):
+    """One link of the chain. Registered as a class; one instance per last stage."""
+
+    name: ClassVar[str]
+    order: ClassVar[int]
+    """Samplers run in ascending order; 0-39 constraints, which may remove any token, 40-99 biases and penalties, which
+    leave one at least; greedy rows have both; 100-199 temperature, 200-299 truncations."""
+    params: ClassVar[type[msgspec.Struct]]
+    """Request fields it honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
+
+    def __init__(self, max_rows: int) -> None:
+        """Make the per-slot state."""
+
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
+        """A sequence takes the slot, and whatever was there is gone; `params` is an instance of `self.params`.
+
+        Answers whether the sequence wants this sampler. If no row of a step does, `apply` is not called at all.
+        """
+
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+        """Change float32 logits [rows, vocab], in place or not; -inf removes a token.
+
+        Rows that do not want this sampler stay as they are.
+        """
+
+
+@runtime_checkable
+class Observer(Protocol):
+    """A sampler that follows the tokens of the sequences that want it."""
+
+    def observe(self, slots: Slots, ids: Ints, probabilities: npt.NDArray[np.float32]) -> None:
+        """`ids[i]` has become the next token of the sequence in `slots[i]`, in this order where a slot repeats.
+
+        `probabilities[i]` is what the token had in the distribution it was drawn from; 1 for a greedy row.
+        """
+
+
+@runtime_checkable
+class Stateful(Protocol):
+    """A sampler with a state that a sequence's tokens alone do not determine."""
+
+    def state(self, slot: int) -> Any:
+        """The state after the tokens observed so far, of plain numbers, strings, lists and dicts."""
+
+
+class SampledIds(Protocol):
+    """What `DraftSampler.sample` returns."""
+
+    ids: list[int]
+    """One token per row; negative where none was left."""
+
+
+class DraftSampler(Protocol):
+    """The last stage's samplers, in the hands of a drafter that computes logits of its own."""
+
+    def open(
+        self,
+        slot: int,
+        sampling: Mapping[str, Any],
+        ids: Sequence[int],
+        num_prompt_tokens: int,
+        seed: int,
+        choice: int,
+    ) -> None:
+        """A sequence takes the slot. Raises `RequestError` for a field that no sampler honours."""
+
+    def close(self, slot: int) -> None:
+        """The slot is free. Closing a free slot does nothing."""
+
+    def sample(self, xp: ArrayNamespace, logits: Array, slots: Slots, positions: Ints) -> SampledIds:
+        """Draw for each row of `logits` [rows, vocab]; `positions` [rows] are those of the tokens to be drawn."""

@@ -1,1 +1,0 @@
-"""The pure core: sequences, blocks and scheduling. Imports neither anyio nor zmq nor the clock."""

@@ -1,0 +1,253 @@
+"""Admission: takes credits, keeps the table of unfinished requests, and is the gateway edges submit to."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from histrio.actors.directory import Tell
+from histrio.actors.mailbox import Actor
+from histrio.contracts.backend import Capability
+from histrio.contracts.gateway import GatewayStatus, ServedModel, Submission
+from histrio.contracts.request_fields import FieldTable
+from histrio.errors import EngineError, PluginFailed, RequestError, WireError
+from histrio.front.requests import RequestTable, Ticket
+from histrio.front.streams import RequestStream
+from histrio.messages import (
+    Cancel,
+    Generate,
+    Message,
+    OnTrial,
+    ReplicaDown,
+    ReplicaUp,
+    RequestState,
+    ResetCache,
+    TokenRow,
+    Tokens,
+)
+from histrio.net.wire import encode
+
+__all__ = ["AdmissionActor"]
+
+log = logging.getLogger(__name__)
+
+
+class AdmissionActor(Actor):
+    """Lives on the front's loop. After a failure every unfinished request is sent to the replica that follows: those
+    that were in the failed one at first alone, one after the other (`engine/trials.py`)."""
+
+    def __init__(
+        self,
+        tell: Tell,
+        model: ServedModel,
+        table: RequestTable,
+        fields: FieldTable,
+        *,
+        request_timeout_s: float = 600.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.model = model
+        self.status = GatewayStatus(max_unfinished=table.max_unfinished)
+        self._tell = tell
+        self._table = table
+        table.clock = clock
+        table.can_continue = fields.can_continue
+        self._fields = fields
+        self._request_timeout_s = request_timeout_s
+        self._clock = clock
+        self._epoch: int | None = None
+        """Of the replica that serves; None while there is none."""
+        self._told_trial = OnTrial(0)
+        """What root was told last."""
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after a replica came or went."""
+
+    # --- gateway -----------------------------------------------------------------------------------------------------
+
+    def check_sampling(self, fields: dict[str, Any]) -> None:
+        """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
+        self._fields.check(fields, self.model.vocab_size)
+
+    def submit(self, submission: Submission) -> list[RequestStream]:
+        """One stream per choice. Raises `RequestError` for a field that would be ignored, `Overloaded`, `EngineError`
+        while loading, draining or after a failure."""
+        if self.status.state not in ("ready", "recovering"):
+            raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
+
+        if self.model.engine and submission.seed is not None:
+            self.check_sampling({"seed": submission.seed})
+        if submission.num_prompt_logprobs is not None and not self.model.can_score_prompts:
+            text = "prompt_logprobs: a stage of this model gives no logits of whole prompts"
+            raise RequestError(text, param="prompt_logprobs", code="unsupported_parameter")
+        if submission.max_speculation is not None and self.model.engine:
+            text = f"max_speculation: the backend {self.model.engine!r} guesses ahead by its own options; leave it out"
+            raise RequestError(text, param="max_speculation", code="unsupported_parameter")
+
+        now = self._clock()
+        deadline = now + (submission.timeout_s or self._request_timeout_s)
+        orders = self._table.accept(submission)
+        streams = [self._open(order, deadline, now) for order in orders]
+        try:
+            # What cannot cross a link is refused while its client can be told; ids were checked, and are long.
+            encode("batching", msgspec.structs.replace(orders[0], ids=[]))
+        except WireError as error:
+            log.warning("a request is refused: %s", error)
+            for stream in streams:
+                stream.cancel(RequestState.ERROR)
+            raise RequestError("a value of the request is too large, or of a form that cannot be passed on") from None
+
+        self._send_next()
+        return streams
+
+    def reset_cache(self) -> None:
+        """Forget all prefixes that no running request reads. With no replica there are none."""
+        if self._epoch is not None and not self.model.engine:
+            self._tell("kv", ResetCache())
+
+    def expire(self) -> None:
+        """End requests whose time is over. Called by the front's timer."""
+        for request in self._table.expire(self._clock()):
+            self._forget(request, RequestState.ERROR)
+
+    def drain(self) -> None:
+        """Take no more requests; what runs goes on."""
+        self.status.state = "draining"
+        self.status.detail = "shutting down"
+
+    @property
+    def num_unfinished(self) -> int:
+        """Accepted requests that have not ended."""
+        return len(self._table)
+
+    # --- actor -------------------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """Tokens for the streams; a replica that came or went."""
+        match message:
+            case Tokens(epoch, rows):
+                if epoch == self._epoch:
+                    for row in rows:
+                        self._deliver(row)
+                    self._send_next()
+                    self._count()
+            case ReplicaUp():
+                self._up(message)
+                self.on_change()
+            case ReplicaDown():
+                self._down(message)
+                self.on_change()
+            case _:
+                raise WireError(f"admission does not understand {type(message).__name__}")
+
+    def _open(self, order: Generate, deadline: float, now: float) -> RequestStream:
+        request = order.request
+        stream = RequestStream(
+            order.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._is_recovering
+        )
+        self._table.add(Ticket(order, deadline, stream.push, accepted_s=now))
+        self.status.num_unfinished = len(self._table)
+        return stream
+
+    @property
+    def _is_recovering(self) -> bool:
+        return self._epoch is None or self._table.on_trial != 0
+
+    def _deliver(self, row: TokenRow) -> None:
+        """To its stream. One that fails costs no other stream its tokens."""
+        if row.code == PluginFailed.code:
+            log.error("request %d ended: %s", row.request, row.reason)
+        try:
+            self._table.deliver(row)
+        except Exception:
+            log.exception("the tokens of request %d cannot be delivered, so it ends", row.request)
+            self._cancel(row.request, RequestState.ERROR)
+
+    def _send_next(self) -> None:
+        """Hand on what the engine may have now."""
+        while self._epoch is not None and (orders := self._table.next_orders()):
+            self._tell_trial()
+            for order in orders:
+                self._send(order)
+        self._tell_trial()
+
+    def _send(self, order: Generate) -> None:
+        """An order that cannot be sent ends alone: those behind it are sent all the same."""
+        try:
+            self._tell("batching", order)
+        except Exception:
+            log.exception("request %d cannot be sent to the engine, so it ends", order.request)
+            self._table.fail(order.request, EngineError("the request cannot be sent to the engine"))
+            self._table.unsent(order.request)
+
+    def _tell_trial(self) -> None:
+        """Root knows who is alone in the engine before the order is there."""
+        trial = OnTrial(self._table.on_trial, self._table.on_trial != 0 and self._table.has_got_on)
+        if trial == self._told_trial:
+            return
+        self._told_trial = trial
+        self._tell("root", trial)
+        if not trial.request and self.status.state == "recovering" and self._epoch is not None:
+            self._set_ready()
+
+    def _cancel(self, request: int, state: RequestState) -> None:
+        if self._table.remove(request, state):
+            self._forget(request, state)
+
+    def _forget(self, request: int, state: RequestState) -> None:
+        self._count()
+        if self._epoch is not None and self._table.needs_cancel(request):
+            self._tell("batching", Cancel(request, state))
+            self._send_next()
+
+    def _count(self) -> None:
+        self.status.num_unfinished = len(self._table)
+        if self.status.state == "draining" and not self._table:
+            self.on_change()
+
+    def _up(self, message: ReplicaUp) -> None:
+        self._epoch = message.epoch
+        self.status.epoch = message.epoch
+        self.status.gauges["num_blocks"] = message.size.num_pages
+        self._table.num_cache_tokens = message.size.num_pages * message.size.page_size
+        self._limit_length(message.size.max_sequence_length)
+        self._limit_scoring(Capability.ALL_POSITION_LOGITS in message.size.capabilities)
+        self.status.num_replays += self._table.num_suspects
+        self._send_next()
+        if not self._table.on_trial:
+            self._set_ready()
+
+    def _set_ready(self) -> None:
+        """Requests flow: none is on trial."""
+        if self.status.state != "draining":
+            self.status.state, self.status.detail = "ready", ""
+            self.on_change()
+
+    def _limit_length(self, max_sequence_length: int) -> None:
+        """One sequence cannot be longer than all blocks together hold."""
+        if max_sequence_length < self.model.max_sequence_length:
+            log.warning("the KV blocks hold %d tokens: no request can be longer", max_sequence_length)
+            self.model = msgspec.structs.replace(self.model, max_sequence_length=max_sequence_length)
+
+    def _limit_scoring(self, can_score: bool) -> None:
+        """Prompts are scored from the logits of all their positions."""
+        self.model = msgspec.structs.replace(self.model, can_score_prompts=can_score)
+        if not can_score:
+            self._table.end_scoring()
+
+    def _down(self, message: ReplicaDown) -> None:
+        self._epoch, self._told_trial = None, OnTrial(0)
+        if message.final:
+            self.status.state, self.status.detail = "failed", message.reason
+            self._table.fail_all(message.reason)
+            return
+
+        error = self._table.down(message.convicted)
+        if error is not None:
+            log.error("request %d ended: %s; %s", message.convicted, message.reason, error)
+        self._count()
+        if self.status.state == "ready":
+            self.status.state, self.status.detail = "recovering", message.reason

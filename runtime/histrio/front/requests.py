@@ -1,0 +1,333 @@
+"""The table of unfinished requests: credits, deadlines, and the tokens already delivered.
+
+It is what makes a crash of the engine invisible: `next_orders` gives every unfinished request again, with the prompt
+followed by the tokens its client already has, so that generation goes on where it was. `trials.py` says in which order.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from histrio.contracts.gateway import Submission
+from histrio.contracts.observed import FinishedRequest
+from histrio.contracts.policy import AdmissionPolicy, Load
+from histrio.errors import EngineError, EngineRestarted, HistrioError, Overloaded, RequestBrokeEngine, RequestTimeout
+from histrio.front.trials import LAG_TOKENS, TRIAL_TOKENS, Trials
+from histrio.messages import Generate, RequestState, SamplerState, TokenRow
+from histrio.policies.guard import AdmissionGuard
+
+__all__ = ["RequestTable", "Ticket"]
+
+
+_BROKE_ENGINE = (
+    "the engine failed while it worked on this request, and again when it worked on nothing else, so the request is "
+    "not tried again; the server's log tells more under "
+)
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """One accepted request: its order, what was delivered, and who listens."""
+
+    order: Generate
+    deadline: float
+    """Clock at which the request ends with ERROR."""
+    listener: Callable[[TokenRow], None]
+    delivered: list[int] = field(default_factory=list)
+    sampler_state: SamplerState = field(default_factory=dict)
+    """After the last token delivered."""
+    accepted_s: float = 0.0
+    """On the clock of `deadline`, as `first_token_s`."""
+    first_token_s: float | None = None
+    num_cached_tokens: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
+
+    @property
+    def num_known_tokens(self) -> int:
+        """Prompt and delivered tokens."""
+        return len(self.order.ids) + len(self.delivered)
+
+    @property
+    def end(self) -> int:
+        """Known tokens at which it has all that it asked for."""
+        return self.order.max_total_tokens
+
+    def record(self, submission: Submission, state: RequestState, code: str, now: float) -> FinishedRequest:
+        """What is told of it at its end."""
+        return FinishedRequest(
+            request=self.order.request,
+            choice=self.order.choice,
+            id=submission.id,
+            key=submission.key,
+            user=submission.user,
+            state=state,
+            code=code,
+            num_prompt_tokens=self.order.num_prompt_tokens,
+            num_tokens=len(self.delivered),
+            num_cached_tokens=self.num_cached_tokens,
+            num_drafted=self.num_drafted,
+            num_accepted=self.num_accepted,
+            first_token_s=None if self.first_token_s is None else self.first_token_s - self.accepted_s,
+            elapsed_s=now - self.accepted_s,
+        )
+
+
+@dataclass(slots=True)
+class _Accepted:
+    """A submission of which some choices have not ended."""
+
+    submission: Submission
+    num_unfinished: int
+
+
+class RequestTable:
+    """Every accepted and unfinished request of a front process."""
+
+    def __init__(
+        self,
+        max_unfinished: int,
+        draw_seed: Callable[[], int] | None = None,
+        policy: AdmissionPolicy | None = None,
+    ) -> None:
+        self.max_unfinished = max_unfinished
+        self.num_tokens = 0
+        """Most tokens that the unfinished requests can come to, prompt and output."""
+        self.num_cache_tokens = 0
+        """Tokens that the KV blocks of the replica hold; 0 before there is one."""
+        self._draw_seed = draw_seed or (lambda: random.getrandbits(63))
+        self._policy = AdmissionGuard(policy)
+        self._tickets: dict[int, Ticket] = {}
+        self._accepted: dict[int, _Accepted] = {}
+        """By the request of the first choice."""
+        self._next_request = 1
+        self._trials = Trials()
+        self._is_trial_bounded = True
+        self.can_continue: Callable[[dict[str, Any]], bool] = lambda _fields: True
+        """Whether another engine can go on with a begun answer that has these sampling fields."""
+        self.clock: Callable[[], float] = lambda: 0.0
+        """That of the tickets' deadlines."""
+        self.on_finished: Callable[[FinishedRequest], None] = lambda _record: None
+        """Told of every request at its end."""
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    @property
+    def load(self) -> Load:
+        """What policies go by."""
+        return Load(len(self._tickets), self.max_unfinished, self.num_tokens, self.num_cache_tokens)
+
+    def accept(self, submission: Submission) -> list[Generate]:
+        """An order per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
+        if len(self._tickets) + submission.num_choices > self.max_unfinished:
+            raise Overloaded(f"all {self.max_unfinished} request slots are taken; try again shortly")
+        self._policy.admit(submission, self.load)
+
+        seed = submission.seed if submission.seed is not None else self._draw_seed()
+        first = self._next_request
+        self._next_request += submission.num_choices
+        orders = [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
+        self._accepted[first] = _Accepted(submission, submission.num_choices)
+        leader = first if len(orders) > 1 else 0
+        return [msgspec.structs.replace(order, leader=leader) for order in orders] if leader else orders
+
+    def add(self, ticket: Ticket) -> None:
+        """An accepted order gets its listener."""
+        self._tickets[ticket.order.request] = ticket
+        self._trials.add(ticket.order.request)
+        self.num_tokens += ticket.order.max_total_tokens
+
+    def deliver(self, row: TokenRow) -> None:
+        """Pass new tokens to the listener; the credit returns with the last ones."""
+        ticket = self._tickets.get(row.request)
+        if row.request == self._trials.current:
+            row = self._tried(row, ticket)
+        if ticket is None:
+            return  # cancelled meanwhile
+
+        self._pass_on(row)
+
+    def _pass_on(self, row: TokenRow) -> None:
+        ticket = self._tickets[row.request]
+        if ticket.delivered and row.num_cached_tokens:
+            row = msgspec.structs.replace(row, num_cached_tokens=0)  # of a replay: its blocks hold the answer, too
+        if ticket.first_token_s is None and row.ids:
+            ticket.first_token_s = self.clock()
+        ticket.delivered.extend(row.ids)
+        ticket.sampler_state = row.sampler_state
+        ticket.num_cached_tokens += row.num_cached_tokens
+        ticket.num_drafted += row.num_drafted
+        ticket.num_accepted += row.num_accepted
+        if row.state.is_finished:
+            self._end(ticket, row.state, row.code)
+        ticket.listener(row)
+
+    def remove(self, request: int, state: RequestState = RequestState.CANCELLED) -> bool:
+        """The client does not want it any more, and takes it as ended in `state`; False if it had ended."""
+        ticket = self._tickets.get(request)
+        if ticket is None:
+            return False
+
+        self._end(ticket, state, "")
+        return True
+
+    @property
+    def on_trial(self) -> int:
+        """The request that is alone in the engine, because it may have brought the last one down; 0 for none."""
+        return self._trials.current
+
+    @property
+    def has_got_on(self) -> bool:
+        """Whether the request on trial has come further than where it was when the engine before failed."""
+        return self._trials.num_tokens > LAG_TOKENS
+
+    @property
+    def num_suspects(self) -> int:
+        """Requests that have yet to be tried alone."""
+        return self._trials.num_suspects
+
+    def next_orders(self) -> list[Generate]:
+        """What the engine is to be sent now; ask again after whatever may have ended a trial. Suspects come alone and
+        are bounded to a few tokens, at which the engine itself ends them."""
+        orders = [_resumed(self._tickets[request]) for request in self._trials.take()]
+        if not orders or not self._trials.current:
+            return orders
+
+        (order,) = orders
+        self._is_trial_bounded = self.can_continue(order.sampling)
+        end = len(order.ids) + TRIAL_TOKENS
+        if not self._is_trial_bounded or end >= order.max_total_tokens:
+            return orders
+        return [msgspec.structs.replace(order, trial_end=end)]
+
+    def needs_cancel(self, request: int) -> bool:
+        """Whether the engine is to be told that a request has ended for its client. One on a trial that has an end is
+        left to it: nobody else may be alone in the engine before it has gone."""
+        if request != self._trials.current:
+            return True
+        if self._is_trial_bounded:
+            return False
+        self._trials.over()
+        return True
+
+    def down(self, convicted: int = 0) -> RequestBrokeEngine | None:
+        """The engine is gone. The request named, if it was alone there, ends with the error returned; so do begun
+        answers with which another engine could not go on. All others in it are suspected."""
+        error = None
+        if convicted and convicted == self._trials.current and convicted in self._tickets:
+            error = RequestBrokeEngine(_BROKE_ENGINE + self._reference(convicted))
+            self.fail(convicted, error)
+        self._trials.down(is_current_alive=self._trials.current in self._tickets)
+        for request, ticket in list(self._tickets.items()):
+            if ticket.delivered and not self.can_continue(ticket.order.sampling):
+                text = "the engine was lost, and another cannot continue this answer; send the request again"
+                self.fail(request, EngineRestarted(text))
+        return error
+
+    def end_scoring(self) -> None:
+        """The engine that comes back cannot score prompts: end the requests whose prompts still have to be."""
+        for request, ticket in list(self._tickets.items()):
+            if _resumed(ticket).num_prompt_logprobs is not None:
+                text = "the engine was lost, and the one that follows cannot score prompts; send the request again"
+                self.fail(request, EngineRestarted(text))
+
+    def expire(self, now: float) -> list[int]:
+        """End requests whose time is over; their ids, for the engine to forget them."""
+        expired = [request for request, ticket in self._tickets.items() if ticket.deadline <= now]
+        for request in expired:
+            self.fail(request, RequestTimeout("the request did not finish within its time limit"))
+        return expired
+
+    def fail_all(self, reason: str) -> None:
+        """No engine will come back: every listener hears why."""
+        for request in list(self._tickets):
+            self.fail(request, EngineError(reason))
+
+    def fail(self, request: int, error: HistrioError) -> None:
+        """End one request with an error whose text is safe to show."""
+        self._pass_on(TokenRow(request, [], RequestState.ERROR, str(error), error.code))
+
+    def unsent(self, request: int) -> None:
+        """An order could not be handed on: whatever becomes of its request, the engine does not have it."""
+        if request == self._trials.current:
+            self._trials.over()
+
+    def _tried(self, row: TokenRow, ticket: Ticket | None) -> TokenRow:
+        """A row of the request on trial. The end of the trial is no end of the request."""
+        self._trials.num_tokens += len(row.ids)
+        if ticket is None:  # ended for its client, and now for the engine
+            if row.state.is_finished:
+                self._trials.over()
+            return row
+        if row.state is RequestState.FINISHED_MAX_LENGTH and ticket.num_known_tokens + len(row.ids) < ticket.end:
+            self._trials.proven(is_sent=False)
+            return msgspec.structs.replace(row, state=RequestState.DECODING)
+        if row.state.is_finished:
+            self._trials.over()
+        elif row.ids and not self._is_trial_bounded:
+            self._trials.proven(is_sent=True)
+        return row
+
+    def _reference(self, request: int) -> str:
+        """What client and log call a request."""
+        order = self._tickets[request].order
+        accepted = self._accepted.get(order.leader or request)
+        return (accepted.submission.id if accepted is not None else "") or f"request {request}"
+
+    def _end(self, ticket: Ticket, state: RequestState, code: str) -> None:
+        """The credit returns, and who counts hears of it."""
+        order = ticket.order
+        del self._tickets[order.request]
+        self._trials.forget(order.request)
+        self.num_tokens -= order.max_total_tokens
+        first = order.leader or order.request
+        accepted = self._accepted.get(first)
+        if accepted is None:
+            return
+
+        self.on_finished(ticket.record(accepted.submission, state, code, self.clock()))
+        accepted.num_unfinished -= 1
+        if accepted.num_unfinished == 0:
+            del self._accepted[first]
+            self._policy.finished(accepted.submission)
+
+    @staticmethod
+    def _order(submission: Submission, request: int, seed: int, choice: int) -> Generate:
+        return Generate(
+            request=request,
+            ids=submission.ids,
+            num_prompt_tokens=len(submission.ids),
+            max_total_tokens=len(submission.ids) + submission.max_new_tokens,
+            eos_ids=submission.eos_ids,
+            stop_ids=submission.stop_ids,
+            seed=seed,
+            choice=choice,
+            sampling=submission.sampling,
+            priority=submission.priority,
+            cache_salt=submission.cache_salt,
+            grammar=submission.grammar,
+            num_logprobs=submission.num_logprobs,
+            is_seeded=submission.seed is not None,
+            # Told once, whatever the number of choices.
+            num_prompt_logprobs=submission.num_prompt_logprobs if choice == 0 else None,
+            max_speculation=submission.max_speculation,
+        )
+
+
+def _resumed(ticket: Ticket) -> Generate:
+    """The order of a request, to be opened on a chain that knows nothing of it."""
+    order, delivered = ticket.order, ticket.delivered
+    if not delivered:
+        return order
+    return msgspec.structs.replace(
+        order,
+        ids=order.ids + delivered,
+        sampler_state=ticket.sampler_state,
+        num_prompt_logprobs=None,  # they were told with the first tokens
+    )

@@ -1,0 +1,124 @@
+"""Requests as tasks on the loop of an engine that streams: where an answer ends, and rows that are told together.
+
+What ends an answer is decided here, for engines disagree with the contract: one takes the model's own end ids for
+granted, another forgets the client's when it is to ignore those. An engine is told to stop where it can be, and is
+aborted where it would go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from histrio.contracts.engine_backend import EngineEvents
+from histrio.errors import EngineError, RequestError
+from histrio.messages import Generate, RequestState, TokenRow
+
+__all__ = ["Piece", "Streams", "make_row"]
+
+_MOST_REASON_CHARS = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What an engine says of a request after a step."""
+
+    ids: list[int]
+    """New ones only."""
+    logprobs: list[float] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    ended: str = ""
+    """Why the engine says no more; empty while it goes on."""
+
+
+class Streams:
+    """The running requests of one engine. All methods belong to the thread of the loop.
+
+    `generate` runs a request under the name it is given, which `abort` names again. No name is the beginning of
+    another: SGLang aborts every request whose name begins with the one it is told.
+    """
+
+    def __init__(
+        self,
+        events: EngineEvents,
+        generate: Callable[[Generate, str], AsyncIterator[Piece]],
+        abort: Callable[[str], None],
+    ) -> None:
+        self._events = events
+        self._generate = generate
+        self._abort = abort
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._rows: list[TokenRow] = []
+        """Told once every task that the engine has woken has had its turn."""
+
+    def start(self, order: Generate) -> None:
+        """Run a request."""
+        self._tasks[order.request] = asyncio.get_running_loop().create_task(self._run(order))
+
+    def abort(self, request: int) -> None:
+        """Tell nothing more of it, and have the engine forget it. Its task goes on until the engine has."""
+        if self._tasks.pop(request, None) is not None:
+            self._abort(_name(request))
+
+    async def _run(self, order: Generate) -> None:
+        name, num_known = _name(order.request), len(order.ids)
+        try:
+            async for piece in self._generate(order, name):
+                if order.request not in self._tasks:
+                    # An abort that came before the engine knew the request was lost on it.
+                    if not piece.ended:
+                        self._abort(name)
+                    continue
+                row = make_row(order, num_known, piece)
+                num_known += len(row.ids)
+                self._tell(row)
+                if row.state.is_finished and not piece.ended:
+                    self._abort(name)
+        except ValueError as error:
+            self._tell(_failure(order, str(error), RequestError.code))
+        except Exception as error:
+            self._events.failed(f"{type(error).__name__}: {error}")
+        finally:
+            if order.request in self._tasks:
+                self._tell(_failure(order, "the engine ended the request without a reason", EngineError.code))
+
+    def _tell(self, row: TokenRow) -> None:
+        if row.request not in self._tasks:
+            return
+
+        if row.state.is_finished:
+            del self._tasks[row.request]
+        if not self._rows:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._rows.append(row)
+
+    def _flush(self) -> None:
+        rows, self._rows = self._rows, []
+        self._events.tokens(rows)
+
+
+def make_row(order: Generate, num_known: int, piece: Piece) -> TokenRow:
+    """What is told of `piece`, which follows `num_known` tokens: up to the id that ends the answer, and no further."""
+    ends = dict.fromkeys(order.stop_ids, RequestState.FINISHED_STOP)
+    ends |= dict.fromkeys(order.eos_ids, RequestState.FINISHED_EOS)
+    ids = piece.ids[: max(order.max_total_tokens - num_known, 0)]
+    end = next((index for index, token in enumerate(ids) if token in ends), None)
+    state = RequestState.DECODING
+    if end is not None:
+        ids, state = ids[: end + 1], ends[ids[end]]
+    elif num_known + len(ids) >= order.max_total_tokens:
+        state = RequestState.FINISHED_MAX_LENGTH
+    elif piece.ended:
+        return _failure(order, f"the engine ended the request: {piece.ended}", EngineError.code, ids)
+
+    logprobs = piece.logprobs[: len(ids)]
+    return TokenRow(order.request, ids, state, logprobs=logprobs, num_cached_tokens=piece.num_cached_tokens)
+
+
+def _failure(order: Generate, reason: str, code: str, ids: list[int] | None = None) -> TokenRow:
+    return TokenRow(order.request, ids or [], RequestState.ERROR, reason[:_MOST_REASON_CHARS], code)
+
+
+def _name(request: int) -> str:
+    return f"{request:020d}"

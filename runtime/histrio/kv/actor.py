@@ -1,0 +1,85 @@
+"""Kv: the one manager of a replica's logical blocks."""
+
+from __future__ import annotations
+
+from histrio.actors.directory import Tell
+from histrio.actors.mailbox import Actor
+from histrio.contracts.backend import Capability
+from histrio.errors import WireError
+from histrio.kv.manager import KvManager
+from histrio.messages import (
+    Allocated,
+    Granted,
+    LeaseBlocks,
+    Match,
+    Matched,
+    Message,
+    Ready,
+    Release,
+    ResetCache,
+    ReturnBlocks,
+    Sealed,
+    Start,
+    Stats,
+    Stop,
+)
+
+__all__ = ["KvActor"]
+
+
+class KvActor(Actor):
+    """Grants blocks to batching, shares those that hold known prefixes, and takes them back."""
+
+    def __init__(self, name: str, tell: Tell, batching: str, *, has_prefix_cache: bool = True) -> None:
+        self._name = name
+        self._tell = tell
+        self._batching = batching
+        self._has_prefix_cache = has_prefix_cache
+        self._epoch = 0
+        self.manager = KvManager(0)
+
+    def idle(self) -> None:
+        """Count the blocks: none may be lost, none in two places. Say how many hold something."""
+        self.manager.check_integrity()
+        sizes = {"cached_blocks": self.manager.num_cached_blocks, "evicted_blocks_total": self.manager.num_evictions}
+        self._tell("metrics", Stats(self._epoch, dict(sizes)))
+
+    def start(self) -> None:
+        """Tell root that an epoch may begin."""
+        self._tell("root", Ready(self._name))
+
+    def receive(self, message: Message) -> None:
+        """One order of batching, or an epoch that begins with all blocks free."""
+        manager = self.manager
+        match message:
+            case LeaseBlocks(num_blocks):
+                granted = manager.lease(num_blocks)
+                num_left = manager.num_free_blocks + manager.num_cached_blocks
+                self._tell(self._batching, Granted(granted, num_left))
+            case ReturnBlocks(block_ids):
+                manager.give_back(block_ids)
+            case Match(request, ids, salt):
+                self._answer(manager.match(request, ids, salt))
+            case Sealed(request, block_ids, ids):
+                self._answer(manager.seal(request, block_ids, ids))
+            case Release(request, block_ids):
+                self._answer(manager.release(request, block_ids))
+            case ResetCache():
+                manager.reset()
+            case Start():
+                self._start(message)
+            case Stop():
+                self.manager = KvManager(0)
+            case _:
+                raise WireError(f"kv does not understand {type(message).__name__}")
+
+    def _answer(self, matches: list[Matched]) -> None:
+        for matched in matches:
+            self._tell(self._batching, matched)
+
+    def _start(self, start: Start) -> None:
+        self._epoch = start.epoch
+        has_prefix_cache = self._has_prefix_cache and Capability.PREFIX_SHARE in start.size.capabilities
+        size = start.size
+        self.manager = KvManager(size.num_pages, size.page_size, has_prefix_cache=has_prefix_cache)
+        self._tell("root", Allocated(self._name, start.epoch))

@@ -1,0 +1,69 @@
+"""Which drafter a topology asks for, and whether it can draft for the model."""
+
+from __future__ import annotations
+
+from histrio.config.model_config import ModelConfig
+from histrio.config.topology import EngineTable, Topology
+from histrio.contracts.backend import StageSpec
+from histrio.contracts.drafter import DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.options import with_options
+from histrio.errors import PluginError, TopologyError
+from histrio.plugins.registry import Plugins
+from histrio.stage.sampling.sampler_chain import SamplerChain
+
+__all__ = ["DEFAULT_DRAFTER", "drafter_name", "drafter_spec", "drafter_tools", "speculation_limits"]
+
+DEFAULT_DRAFTER = "ngram"
+"""Where the topology leaves it open and the plugin is there."""
+
+
+def drafter_name(table: EngineTable, plugins: Plugins) -> str:
+    """The drafter's name, empty for none. Raises `TopologyError`, also for settings that nobody would read."""
+    wanted = table.drafter
+    if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
+        if table.drafter_options:
+            raise TopologyError("engine.drafter-options", "there is no drafter to read them: name one in `drafter`")
+        return ""
+
+    try:
+        return plugins.drafters.get(DEFAULT_DRAFTER if wanted == "auto" else wanted).name
+    except PluginError as error:
+        raise TopologyError("engine.drafter", str(error)) from None
+
+
+def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plugins: Plugins) -> DrafterSpec | None:
+    """What the drafter shall do, in the process of the first stage; None without one. Raises `TopologyError` where it
+    cannot."""
+    table = topology.engine
+    name = drafter_name(table, plugins)
+    if not name:
+        return None
+
+    factory = plugins.drafters.get(name)
+    spec = DrafterSpec.of_stage(
+        stage,
+        speculation_limits(table),
+        vocab_size=config.vocab_size,
+        options=table.drafter_options,
+        offline=topology.model.offline,
+    )
+    answer = factory.supports(with_options(spec, factory, "engine.drafter-options"), drafter_tools(plugins))
+    if not answer.available:
+        reason = f"{answer.reason}; {answer.remedy}" if answer.remedy else answer.reason
+        raise TopologyError("engine.drafter", reason)
+    return spec
+
+
+def drafter_tools(plugins: Plugins) -> DrafterTools:
+    """The backends and samplers of these plugins."""
+    return DrafterTools(plugins.stage_backend, lambda max_rows: SamplerChain(list(plugins.samplers), max_rows))
+
+
+def speculation_limits(table: EngineTable) -> SpeculationLimits:
+    """How many tokens are guessed at a time."""
+    return SpeculationLimits(
+        length=table.speculation_length,
+        least=table.min_speculation,
+        most=table.max_speculation,
+        is_adaptive=table.adaptive,
+    )

@@ -1,0 +1,110 @@
+"""A plan is plain data: the root process acts on it, `--check` prints it, and a stage's part of it travels to the
+process that runs the stage."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from histrio.batching.actor import BatchingSettings
+from histrio.config.topology import EngineTable, RuntimeTable
+from histrio.contracts.backend import StageSpec
+from histrio.contracts.drafter import DrafterSpec
+from histrio.contracts.gateway import ServedModel
+from histrio.plan.draft import speculation_limits
+from histrio.plan.place import ENGINE, FRONT
+from histrio.replica.hosted_engine import ENGINE_ACTOR
+
+__all__ = ["DEFAULT_BLOCK_SIZE", "EdgePlan", "Plan", "StagePlan"]
+
+DEFAULT_BLOCK_SIZE = 16
+"""Tokens in a KV block where the topology says nothing."""
+
+
+class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage: what it holds, who computes it, and where."""
+
+    index: int
+    spec: StageSpec
+    backend: str
+    process: str
+    """`front`, `engine`, or `stage1`, `stage2` … for processes of their own."""
+    level: Literal["stage", "engine"] = "stage"
+    """`engine`: the backend is a whole engine, which takes the place of stages, kv and batching."""
+    python: str | None = None
+    """Interpreter of the process; None: this one."""
+    host: str = "127.0.0.1"
+    weight_bytes: int | None = None
+    """Of its layers as stored; None where that is not known without fetching the weights."""
+    devices: list[str] = []
+    """What the backend can use on its machine; only a check asks."""
+    capabilities: list[str] = []
+    """What the backend expects the opened stage to be capable of; of another interpreter only a check asks."""
+    dtype: str = ""
+    """The number format that the backend will compute in, where it says so; only a check asks."""
+
+    @property
+    def is_engine(self) -> bool:
+        """Whether it is no stage among others, but all there is."""
+        return self.level == "engine"
+
+    @property
+    def actor(self) -> str:
+        """Name of the actor that hosts it."""
+        return ENGINE_ACTOR if self.is_engine else f"stage{self.index}"
+
+
+class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """A service of the front process and its checked settings, kebab-case keys, defaults filled in."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that is needed to start, and nothing that was guessed."""
+
+    model: ServedModel
+    stages: list[StagePlan]
+    engine: EngineTable
+    runtime: RuntimeTable
+    edges: list[EdgePlan]
+    drafter: str = ""
+    """Who guesses tokens ahead; empty for nobody."""
+    drafter_spec: DrafterSpec | None = None
+    """For what; None for nobody."""
+    checkpoint_dtype: str | None = None
+    """Number format of the weights as stored, by the model's own account."""
+
+    @property
+    def num_stages(self) -> int:
+        """0 with an engine backend."""
+        return sum(not stage.is_engine for stage in self.stages)
+
+    @property
+    def batching(self) -> BatchingSettings:
+        """What its batching goes by."""
+        engine = self.engine
+        return BatchingSettings(
+            prefill_chunk=engine.chunked_prefill_size,
+            step_budget_s=engine.step_budget_ms / 1000,
+            num_micro_batches=engine.micro_batch_ratio or max(self.num_stages, 1),
+            num_ahead=int(self.num_stages == 1 and self.stages[0].process != ENGINE),
+            has_prefix_cache=engine.prefix_cache,
+            prompts_first=engine.prefill_priority == 1,
+            wait_s=engine.scheduler_wait_ms / 1000,
+            can_preempt=engine.enable_preemption,
+            watermark=engine.preemption_threshold,
+            policy=engine.batching_policy,
+            policy_options=engine.batching_policy_options,
+            drafter=self.drafter,
+            drafter_spec=self.drafter_spec,
+            speculation=speculation_limits(engine),
+        )
+
+    @property
+    def processes(self) -> list[str]:
+        """Every process of the plan in starting order, the front first."""
+        core = [FRONT] if self.runtime.processes == "one" else [FRONT, ENGINE]
+        return list(dict.fromkeys([*core, *(stage.process for stage in self.stages)]))

@@ -1,0 +1,279 @@
+"""From a topology to a plan: every name looked up, every range checked against the model, nothing started.
+
+A plan is plain data: the root process acts on it, `--check` prints it, and a stage's part of it travels to the process
+that runs the stage.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from histrio.config.locate import DEMO, DEMO_DRAFT, is_folder, locate_model, remote_tensors
+from histrio.config.model_config import ModelConfig, read_model_config
+from histrio.config.tables import convert_table, did_you_mean
+from histrio.config.topology import TABLES, ModelTable, StageTable, Topology
+from histrio.config.weights import LayerBytes, read_layer_bytes, sum_layer_bytes, weight_files
+from histrio.contracts.backend import StageSpec, Traits
+from histrio.contracts.gateway import ServedModel
+from histrio.contracts.grammar import GrammarKinds
+from histrio.contracts.hooks import EdgeService
+from histrio.contracts.request_fields import FieldTable
+from histrio.errors import PluginError, RequestError, TopologyError
+from histrio.plan.draft import drafter_name, drafter_spec
+from histrio.plan.place import place_stages
+from histrio.plan.plans import DEFAULT_BLOCK_SIZE, EdgePlan, Plan, StagePlan
+from histrio.plan.policies import check_policies
+from histrio.plan.support import (
+    backend_traits,
+    check_adapter,
+    check_engine_keys,
+    check_kv_cache_dtype,
+    check_memory,
+    check_support,
+    interpreter,
+)
+from histrio.plugins.registry import Plugins
+
+__all__ = [
+    "edge_settings",
+    "field_table",
+    "resolve",
+    "split_layers",
+]
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_EDGE = "api"
+"""Runs where a topology has no table of any edge service."""
+DEFAULT_MAX_SEQUENCE_LENGTH = 32_768
+"""Where the model could do more and the topology says nothing: longer contexts are to be asked for."""
+
+
+def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> Plan:
+    """Look everything up. Raises the `HistrioError` of the first thing that cannot be.
+
+    A check fetches only the configuration of a hub's model, and asks backends whether this machine can run them. A
+    start leaves that to the processes that own the devices: it imports array libraries, which the front never needs.
+    """
+    edges = _edges(topology, plugins)
+    traits, processes = _place(topology, plugins)
+    engine = topology.stages[0].backend if traits[0].level == "engine" else ""
+    table = topology.model
+    folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=not is_check)
+    config = read_model_config(folder)
+    if config.own_code:
+        _log.info("%s names code of its own (%s), which is never run", table.path, ", ".join(config.own_code))
+    if config.unknown_eos_ids:
+        _log.warning("ends of text that are not in the vocabulary are left out: %s", config.unknown_eos_ids)
+    model = _served_model(table, folder, config, field_table(plugins, engine))
+    kinds = [] if engine else GrammarKinds(plugins.grammars).known
+    model = msgspec.structs.replace(model, engine=engine, grammar_kinds=kinds)
+    is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_folder(table.path)
+    sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
+    stages = []
+    for index, layers in enumerate(split_layers(topology.stages, config.num_layers)):
+        stage = StagePlan(
+            index=index,
+            spec=msgspec.structs.replace(_spec(topology, model, index, layers), has_weights=is_whole),
+            backend=topology.stages[index].backend,
+            level=traits[index].level,
+            process=processes[index],
+            python=interpreter(topology.stages[index], index),
+            host=topology.stages[index].host,
+            weight_bytes=None if sizes is None else sizes.of_range(*layers),
+        )
+        stages.append(check_support(stage, plugins, config, is_check=is_check))
+    _check_context(table, config)
+    _check_edges(edges, plugins, model)
+    check_memory(stages, config.dtype)
+    return Plan(
+        model=model,
+        stages=_share_memory(stages),
+        engine=topology.engine,
+        runtime=topology.runtime,
+        edges=edges,
+        drafter="" if engine else drafter_name(topology.engine, plugins),
+        drafter_spec=None if engine else drafter_spec(topology, stages[0].spec, config, plugins),
+        checkpoint_dtype=config.dtype,
+    )
+
+
+def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str]]:
+    """Traits and process of every stage, and every check that needs no model. Raises `TopologyError`."""
+    traits = backend_traits(topology.stages, plugins)
+    processes = place_stages(topology.stages, traits, topology.runtime)
+    check_adapter(topology.model.adapter, topology.stages, traits)
+    check_kv_cache_dtype(topology.engine.kv_cache_dtype, topology.stages, traits)
+    is_engine = traits[0].level == "engine"
+    if is_engine:
+        check_engine_keys(topology.engine, topology.stages[0].backend)
+    check_policies(topology.engine, plugins, is_engine=is_engine)
+    return traits, processes
+
+
+def field_table(plugins: Plugins, engine: str) -> FieldTable:
+    """The request fields that are honoured: an engine backend's own, or without one (`engine` empty) the samplers'."""
+    return FieldTable.of_engine(plugins.engine_backend(engine)) if engine else FieldTable(list(plugins.samplers))
+
+
+def split_layers(stages: list[StageTable], num_layers: int) -> list[tuple[int, int]]:
+    """First and end layer of every stage, from the file or by an even split. Raises `TopologyError`.
+
+    Where an even split leaves a rest, earlier stages get one layer more.
+    """
+    named = [stage.layer_range for stage in stages]
+    ranges = [each for each in named if each is not None]
+    if ranges:
+        last = len(ranges) - 1
+        if ranges[last][1] != num_layers:
+            raise TopologyError(
+                f"stage[{last}].layers",
+                f"layers end at {ranges[last][1]}, but the model has {num_layers}: the last stage must end there",
+            )
+        return ranges
+
+    if len(stages) > num_layers:
+        raise TopologyError("stage", f"{len(stages)} stages are too many for a model of {num_layers} layers")
+    share, rest = divmod(num_layers, len(stages))
+    ends = [share * (index + 1) + min(index + 1, rest) for index in range(len(stages))]
+    return list(zip([0, *ends[:-1]], ends, strict=True))
+
+
+def edge_settings(service: EdgeService, table: dict[str, Any]) -> dict[str, Any]:
+    """A service's table, checked against its settings struct and completed with defaults. Raises `TopologyError`."""
+    settings = convert_table(table, service.settings, service.name)
+    checked: dict[str, Any] = msgspec.to_builtins(settings)
+    return checked
+
+
+def _edges(topology: Topology, plugins: Plugins) -> list[EdgePlan]:
+    tables = topology.edges or {DEFAULT_EDGE: {}}
+    plans = []
+    for name, table in tables.items():
+        try:
+            service = plugins.edges.get(name)
+        except PluginError as error:
+            guess = did_you_mean(name, TABLES)
+            raise TopologyError(name, f"{error}" if not guess else f"no such table{guess}") from None
+        plans.append(EdgePlan(name=name, settings=edge_settings(service, table)))
+    return plans
+
+
+def _check_edges(edges: list[EdgePlan], plugins: Plugins, model: ServedModel) -> None:
+    """Whether the services can serve this model, where they have an opinion. Raises `ModelError`."""
+    for edge in edges:
+        check = getattr(plugins.edges.get(edge.name), "check_model", None)
+        if check is not None:
+            check(model)
+
+
+def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: FieldTable) -> ServedModel:
+    name = Path(os.path.abspath(Path(table.path).expanduser())).name  # of a link its own, not that of what it leads to
+    return ServedModel(
+        id=table.served_name or (name if is_folder(table.path) else table.path),
+        path=str(folder),
+        created=int(time.time()),
+        architecture=config.architecture,
+        num_layers=config.num_layers,
+        vocab_size=config.vocab_size,
+        max_sequence_length=_max_sequence_length(table.max_sequence_length, config),
+        bos_id=config.bos_id,
+        eos_ids=config.eos_ids,
+        default_sampling=_honoured(config.default_sampling, fields),
+        sampling_fields=fields.known_fields,
+    )
+
+
+def _max_sequence_length(wanted: int | None, config: ModelConfig) -> int:
+    if wanted is None:
+        return min(config.usual_positions, DEFAULT_MAX_SEQUENCE_LENGTH)
+
+    if config.names_context and wanted > config.max_positions:
+        raise TopologyError(
+            "model.max-sequence-length", f"{wanted} is more than the model's own {config.max_positions}"
+        )
+    return wanted
+
+
+def _check_context(table: ModelTable, config: ModelConfig) -> None:
+    """Whether a context was named anywhere; asked last, since models that cannot be served often name none."""
+    if not config.names_context and table.max_sequence_length is None:
+        raise TopologyError(
+            "model.max-sequence-length",
+            "is needed: neither config.json (max_position_embeddings) nor tokenizer_config.json (model_max_length) "
+            "says how many tokens the model can take",
+        )
+
+
+def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
+    """The model's defaults without those that nobody here knows or allows; a log line names each one left out."""
+    kept = {}
+    for field, value in defaults.items():
+        if field not in fields.known_fields:
+            _log.warning("generation_config.json sets %s, which is left out: %s", field, fields.unknown)
+            continue
+        try:
+            fields.check({field: value})
+        except RequestError as error:
+            _log.warning("generation_config.json sets %s, which is left out: %s", field, error)
+        else:
+            kept[field] = value
+    return kept
+
+
+def _layer_bytes(folder: Path, table: ModelTable, config: ModelConfig, *, is_whole: bool) -> LayerBytes | None:
+    """From the files; of a model whose weights were not fetched, from what the hub says of them."""
+    if is_whole:
+        vocab_size = None if config.is_wrapper else config.vocab_size
+        return read_layer_bytes(folder, config.num_layers, vocab_size) if weight_files(folder) else None
+
+    tensors = remote_tensors(table.path, revision=table.revision, offline=table.offline)
+    return None if tensors is None else sum_layer_bytes(tensors, config.num_layers)
+
+
+def _share_memory(stages: list[StagePlan]) -> list[StagePlan]:
+    """Stages on one device divide its memory for pages by their layers, since each of them measures all of it."""
+    layers: Counter[str] = Counter()
+    for stage in stages:
+        layers[stage.spec.device] += stage.spec.last_layer - stage.spec.first_layer
+
+    def shared(stage: StagePlan) -> StagePlan:
+        spec = stage.spec
+        part = (spec.last_layer - spec.first_layer) / layers[spec.device]
+        ratio = spec.kvcache_mem_ratio * part
+        return msgspec.structs.replace(stage, spec=msgspec.structs.replace(spec, kvcache_mem_ratio=ratio))
+
+    return [shared(stage) for stage in stages]
+
+
+def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int, int]) -> StageSpec:
+    table, engine = topology.stages[index], topology.engine
+    num_pages = engine.num_cache_blocks
+    if num_pages is not None and model.engine:
+        num_pages *= engine.kv_block_size or DEFAULT_BLOCK_SIZE  # pages of an engine are single tokens
+    return StageSpec(
+        model=model.path,
+        first_layer=layers[0],
+        last_layer=layers[1],
+        num_layers=model.num_layers,
+        device=table.device,
+        dtype=topology.model.dtype,
+        max_sequence_length=model.max_sequence_length,
+        max_rows=engine.max_batch_size,
+        max_step_tokens=engine.max_num_tokens_per_batch,
+        param_mem_ratio=engine.param_mem_ratio,
+        kvcache_mem_ratio=engine.kv_share,
+        num_pages=num_pages,
+        threads=table.threads,
+        options=table.options,
+        page_size=engine.kv_block_size,
+        kv_cache_dtype=engine.kv_cache_dtype,
+        adapter=topology.model.adapter and str(Path(topology.model.adapter).expanduser().absolute()),
+    )

@@ -1,0 +1,1 @@
+"""The built-in policies, and the guard around those of plugins."""

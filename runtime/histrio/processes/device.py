@@ -1,0 +1,144 @@
+"""A device process: batching and kv, or stages, or both, or a whole engine, on a main thread that may block.
+
+Its I/O thread never does. An actor that fails is made anew in its process; an engine, which has started who knows what,
+ends with its process, and root starts another.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from histrio.actors.directory import Directory
+from histrio.actors.supervisor import Child, end_process
+from histrio.batching.actor import BatchingSettings
+from histrio.errors import WireError
+from histrio.messages import PROTOCOL_VERSION, ChildFailed, Hello
+from histrio.net.io_thread import IoThread
+from histrio.plan.place import FRONT
+from histrio.plan.plans import StagePlan
+from histrio.plugins.registry import Plugins, installed_plugins
+from histrio.processes.compose import (
+    BatchingParts,
+    Choosers,
+    DeviceThread,
+    batching_children,
+    engine_child,
+    stage_child,
+)
+from histrio.processes.device_watch import DeviceWatch
+from histrio.processes.logs import LogFormat, set_up_logs
+from histrio.replica.lifecycle import LINK
+from histrio.stage.actor import StagePlace
+from histrio.system.request_code import mark_in
+
+__all__ = ["DeviceProcess", "mark_file", "run_device_process"]
+
+log = logging.getLogger(__name__)
+
+
+class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
+    """What a child process needs to know; travels as JSON."""
+
+    process: str
+    """Its name, with the count of incarnations: `engine.1`."""
+    endpoint: str
+    front_endpoint: str
+    secret: str
+    """Of the run: proves to its processes who belongs to it."""
+    stages: list[StagePlan]
+    num_stages: int
+    """Of the whole replica."""
+    batching: BatchingSettings | None
+    """Where batching and kv live; None elsewhere, and in a process with an engine."""
+    log_format: LogFormat
+    log_level: str
+
+    @property
+    def actors(self) -> list[str]:
+        """Names of the actors it hosts, in the order of their supervision."""
+        return [stage.actor for stage in self.stages] + (["kv", "batching"] if self.batching is not None else [])
+
+    @property
+    def can_mend(self) -> bool:
+        """Whether actors are made anew inside; an engine ends with its process."""
+        return not any(stage.is_engine for stage in self.stages)
+
+
+def run_device_process(payload: Any) -> None:
+    """Entry of a child process: run until told to stop, by SIGTERM or by the end of the parent."""
+    spec = msgspec.convert(payload, DeviceProcess)
+    set_up_logs(spec.process, log_format=spec.log_format, level=spec.log_level)
+    directory = Directory(spec.process)
+    directory.route({"root": FRONT, "admission": FRONT, "metrics": FRONT})
+    watch = DeviceWatch(spec.process)
+    children = _children(spec, installed_plugins(), directory, watch)
+    device = DeviceThread(directory, children, end_process=end_process, can_mend=spec.can_mend)
+    watch.dispatcher = device.dispatcher
+
+    def on_lost(peer: str) -> None:
+        if peer == FRONT:
+            os._exit(1)  # nobody is left to work for
+        directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
+
+    mark_in(mark_file(spec.endpoint))
+    links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
+    directory.use(links)
+    _listen(links)
+
+    def stop(_signum: int, _frame: FrameType | None) -> None:
+        links.leave()
+        device.stop()
+        if not device.has_loaded:
+            sys.exit(0)
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        links.connect(FRONT, spec.front_endpoint, is_parent=True)
+        directory.tell("root", Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
+        links.beat(FRONT, watch.beat)
+        device.run()
+    finally:
+        links.close()
+
+
+def mark_file(endpoint: str) -> Path:
+    """Where a process that listens there keeps the mark of `histrio.system.request_code`."""
+    return Path(endpoint.removeprefix("ipc://") + ".mark")
+
+
+def _listen(links: IoThread) -> None:
+    """Without links nothing can be told; the front learns of it by the exit code."""
+    try:
+        links.start()
+    except WireError as error:
+        log.error("%s", error)
+        sys.exit(1)
+
+
+def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, watch: DeviceWatch) -> list[Child]:
+    """An engine, or stages first, then kv and batching, which are restarted when a stage of their process is."""
+    children = []
+    for stage in spec.stages:
+        if stage.is_engine:
+            return [engine_child(stage.spec, plugins.engine_backend(stage.backend), directory.tell)]
+        child = stage_child(
+            StagePlace.of(stage.index, spec.num_stages),
+            stage.spec,
+            plugins.stage_backend(stage.backend),
+            Choosers.of(plugins),
+            directory.tell,
+            partial(watch.add, stage.index),
+        )
+        children.append(child)
+    if spec.batching is not None:
+        children += batching_children(directory.tell, spec.batching, BatchingParts.of(spec.batching, plugins))
+    return children

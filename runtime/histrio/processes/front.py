@@ -1,0 +1,185 @@
+"""The front: admission, metrics and root on one event loop. It serves many and never blocks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import anyio
+
+from histrio.actors.directory import Directory
+from histrio.actors.mailbox import LoopDispatcher
+from histrio.actors.supervisor import Supervisor
+from histrio.contracts.gateway import ServedModel
+from histrio.contracts.observed import IntervalStats
+from histrio.contracts.policy import AdmissionPolicy
+from histrio.contracts.request_fields import FieldTable
+from histrio.front.admission import AdmissionActor
+from histrio.front.metrics import MetricsActor
+from histrio.front.requests import RequestTable
+from histrio.front.watchers import Watchers
+from histrio.messages import Message
+from histrio.plugins.hook_calls import Implementation
+from histrio.replica.lifecycle import RootActor
+from histrio.replica.liveness import LifeLimits
+from histrio.replica.restarts import RestartAccount
+from histrio.replica.sizing import SizeLimits
+
+__all__ = ["Front", "FrontSettings", "info_gauge"]
+
+log = logging.getLogger(__name__)
+
+_TIMER_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """What the front's actors need to know."""
+
+    model: ServedModel
+    limits: SizeLimits
+    actors: frozenset[str]
+    """Of a complete replica: `histrio.replica.lifecycle.replica_actors`."""
+    fields: FieldTable
+    """Which request fields are honoured."""
+    parts: Mapping[str, str] = field(default_factory=dict)
+    """What is chosen by name: part → name, for /metrics."""
+    max_unfinished: int = 512
+    admission: AdmissionPolicy | None = None
+    """Who decides which requests are accepted; None: whatever there are credits for."""
+    request_timeout_s: float = 600.0
+    life_limits: LifeLimits | None = None
+    """How long a process may take for what it does; None: the defaults of the topology."""
+    max_restarts: int = 3
+    restart_window_s: float = 60.0
+    watching: Sequence[Implementation] = ()
+    """The hooks of plugins that watch."""
+    metrics_interval_s: float = 10.0
+
+
+class Front:
+    """The three actors of the front process and the timer they share. Make it inside a running loop."""
+
+    def __init__(
+        self,
+        settings: FrontSettings,
+        process: str = "root",
+        on_loading: Callable[[int, float, str], None] | None = None,
+    ) -> None:
+        self.directory = Directory(process)
+        self.dispatcher = LoopDispatcher(asyncio.get_running_loop(), self._on_failure)
+        self.watchers = Watchers(settings.watching)
+        table = RequestTable(settings.max_unfinished, policy=settings.admission)
+        table.on_finished = lambda record: self.watchers.tell("on_request_finished", record=record)
+        self.gateway = AdmissionActor(
+            self.directory.tell,
+            settings.model,
+            table,
+            settings.fields,
+            request_timeout_s=settings.request_timeout_s,
+        )
+        if settings.parts:
+            self.gateway.status.gauges[info_gauge(settings.parts)] = 1
+        self._on_loading = on_loading
+        self._loop = asyncio.get_running_loop()
+        self.root = RootActor(
+            self.directory,
+            settings.limits,
+            settings.actors,
+            on_loading=self._loading,
+            life_limits=settings.life_limits,
+            restarts=RestartAccount(settings.max_restarts, settings.restart_window_s),
+        )
+        self.root.on_failed = self._failed
+        self._failures: Counter[str] = Counter()
+        self._interval_s = settings.metrics_interval_s
+        self._interval_began_s = time.monotonic()
+        self.directory.host("root", self.dispatcher, self.root)
+        self.directory.host("admission", self.dispatcher, self.gateway)
+        self.directory.host("metrics", self.dispatcher, MetricsActor(self.gateway.status))
+        self._supervisor: Supervisor | None = None
+        self._changed = asyncio.Event()
+        self.gateway.on_change = self._changed.set
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Run `call` on the front's loop; for other threads."""
+        self._loop.call_soon_threadsafe(call)
+
+    def supervise(self, supervisor: Supervisor) -> None:
+        """Failures of this supervisor's children on the front's loop go to it (one-process topology)."""
+        self._supervisor = supervisor
+
+    async def wait_ready(self) -> None:
+        """Until requests flow. Raises what made the replica fail for good."""
+        while self.gateway.status.state not in ("ready", "failed"):
+            await self._changed.wait()
+            self._changed.clear()
+        if self.root.failure is not None:
+            raise self.root.failure
+
+    async def wait_failed(self) -> None:
+        """Until the replica has failed for good; then raises why."""
+        while self.root.failure is None:
+            self._changed.clear()
+            await self._changed.wait()
+        raise self.root.failure
+
+    async def wait_drained(self) -> None:
+        """Until no accepted request is unfinished."""
+        while self.gateway.num_unfinished:
+            await self._changed.wait()
+            self._changed.clear()
+
+    async def run_timer(self) -> None:
+        """Time-outs of requests and hung processes, twice a second."""
+        while True:
+            await anyio.sleep(_TIMER_S)
+            self.gateway.expire()
+            self.root.check_processes()
+            self._tell_interval()
+
+    def _tell_interval(self) -> None:
+        """The numbers of an interval that is over, to who watches; and theirs to `/metrics`."""
+        status, now = self.gateway.status, time.monotonic()
+        status.plugin_metrics = self.watchers.metrics
+        interval_s = now - self._interval_began_s
+        if interval_s < self._interval_s or not self.watchers.wants("on_interval"):
+            return
+
+        self._interval_began_s = now
+        stats = IntervalStats(
+            state=status.state,
+            epoch=status.epoch,
+            interval_s=interval_s,
+            num_unfinished=status.num_unfinished,
+            counters=dict(status.counters),
+            gauges=dict(status.gauges),
+        )
+        self.watchers.tell("on_interval", stats=stats)
+
+    def _failed(self, actor: str, error: str) -> None:
+        self._failures[actor] += 1
+        self.watchers.tell("on_actor_failed", actor=actor, error=error, restarts=self._failures[actor])
+
+    def _loading(self, stage: int, fraction: float, text: str) -> None:
+        self.gateway.status.progress = fraction
+        self.gateway.status.detail = f"stage {stage}: {text}"
+        if self._on_loading is not None:
+            self._on_loading(stage, fraction, text)
+
+    def _on_failure(self, name: str, error: BaseException, message: Message | None) -> None:
+        """The front holds the clients' connections: a handler that fails loses its message, never the process."""
+        if self._supervisor is not None and self._supervisor.has_child(name):
+            self._supervisor.failed(name, error, message)
+            return
+        log.error("actor %s failed on a message", name, exc_info=error)
+
+
+def info_gauge(parts: Mapping[str, str]) -> str:
+    """A gauge that is always 1 and says it all in its labels, as Prometheus has it."""
+    escaped = {part: name.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n") for part, name in parts.items()}
+    return "info{" + ",".join(f'{part}="{name}"' for part, name in escaped.items()) + "}"

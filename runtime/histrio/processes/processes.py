@@ -1,0 +1,171 @@
+"""The child processes of a replica: started in order, restarted within limits, stopped all at once."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from histrio.children.child import ChildSpec
+from histrio.children.spawn import ChildProcess, spawn
+from histrio.errors import BackendError, EngineError
+from histrio.net.io_thread import IoThread
+from histrio.plan.place import ENGINE, FRONT
+from histrio.plan.plans import Plan
+from histrio.processes.device import DeviceProcess, mark_file
+from histrio.processes.process_view import look
+from histrio.replica.lifecycle import HostedActors, RootActor
+from histrio.replica.liveness import ProcessView
+from histrio.system.request_code import ended_inside
+
+__all__ = ["ReplicaProcesses", "device_processes"]
+
+log = logging.getLogger(__name__)
+
+_ENTRY = "histrio.processes.device:run_device_process"
+_GRACE_S = 5.0
+_SPAWN_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
+
+
+def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
+    """What each process of the plan hosts, by role; names and endpoints come with an incarnation."""
+    return [
+        DeviceProcess(
+            process=role,
+            endpoint="",
+            front_endpoint="",
+            secret=secret,
+            stages=[stage for stage in plan.stages if stage.process == role],
+            num_stages=plan.num_stages,
+            batching=plan.batching if role == ENGINE and plan.num_stages > 0 else None,
+            log_format=plan.runtime.log_format,
+            log_level=plan.runtime.log_level,
+        )
+        for role in plan.processes
+        if role != FRONT
+    ]
+
+
+class ReplicaProcesses:
+    """Runs one task per process role; tells root what starts and what ends."""
+
+    def __init__(self, root: RootActor, plan: Plan, folder: Path, links: IoThread, secret: str) -> None:
+        self._root = root
+        self._roles = device_processes(plan, secret)
+        self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
+        self._folder = folder
+        self._links = links
+        self._front_socket = folder / FRONT
+        self._running: dict[str, ChildProcess] = {}
+        self._is_stopping = False
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[None]:
+        """Keep all processes running while the block runs; then stop them, all at once: nothing runs any more."""
+        async with anyio.create_task_group() as tasks:
+            for role in self._roles:
+                tasks.start_soon(self._keep_running, role)
+            try:
+                yield
+            finally:
+                self._is_stopping = True
+                for name in self._running:
+                    self._root.process_leaving(name)
+                with anyio.CancelScope(shield=True):
+                    async with anyio.create_task_group() as stopping:
+                        for child in self._running.values():
+                            stopping.start_soon(child.terminate, _GRACE_S)
+                tasks.cancel_scope.cancel()
+
+    def kill(self, process: str, reason: str) -> None:
+        """End a hung or silent process; its task then starts another, which waits for its end only a moment."""
+        child = self._running.get(process)
+        if child is not None and not self._is_stopping:
+            log.warning("killing process %s: it %s", process, reason)
+            child.kill()
+
+    def look(self, process: str) -> ProcessView | None:
+        """What the operating system says of it."""
+        child = self._running.get(process)
+        return None if child is None else look(child.pid)
+
+    def kill_all(self) -> None:
+        """At once, without any grace."""
+        self._is_stopping = True
+        for child in self._running.values():
+            child.kill()
+
+    async def _keep_running(self, role: DeviceProcess) -> None:
+        incarnation = 0
+        while not self._is_stopping:
+            incarnation += 1
+            spec = self._incarnation(role, incarnation)
+            await self._run_once(role, spec)
+            if self._is_stopping or self._root.failure is not None:
+                return
+            await anyio.sleep(self._root.restarts.delay_s)
+
+    async def _run_once(self, role: DeviceProcess, spec: DeviceProcess) -> None:
+        """Start one incarnation, wait for its end, and tell root how it ended."""
+        self._root.process_started(self._host(role, spec))
+        child = await self._spawn(role, spec)
+        if child is None:
+            self._root.process_exited(spec.process, "could not be started")
+            return
+
+        self._running[spec.process] = child
+        reason = await child.wait_or_abandon()
+        del self._running[spec.process]
+        if not self._is_stopping:
+            log.warning("process %s %s", spec.process, reason)
+        is_own_doing = ended_inside(mark_file(spec.endpoint)) or child.died_of_itself
+        self._root.process_exited(spec.process, reason, is_own_doing=is_own_doing)
+
+    async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | None:
+        """The process; None if the system could start none for a while: it may lack descriptors, say."""
+        order = ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process)
+        for delay_s in _SPAWN_DELAYS_S:
+            try:
+                return await spawn(order, python=self._pythons.get(role.process))
+            except BackendError as error:
+                self._root.fail(error)
+                return None
+            except EngineError as error:
+                log.warning("%s; trying again in %g s", error, delay_s)
+            await anyio.sleep(delay_s)
+        return None
+
+    def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
+        name = f"{role.process}.{count}"
+        self._ensure_listening(name)
+        return msgspec.structs.replace(
+            role, process=name, endpoint=f"ipc://{self._folder / name}", front_endpoint=f"ipc://{self._front_socket}"
+        )
+
+    def _ensure_listening(self, newcomer: str) -> None:
+        """Whoever clears folders of temporary files may have removed the front's socket."""
+        if not self._front_socket.exists():
+            log.warning("the socket %s was removed; the front listens anew", self._front_socket)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._front_socket = self._folder / f"{FRONT}-{newcomer}"
+            self._links.listen_also(f"ipc://{self._front_socket}")
+
+    def _host(self, role: DeviceProcess, spec: DeviceProcess) -> HostedActors:
+        return HostedActors(role.process, spec.process, spec.actors, spec.endpoint, dials=self._dials(role))
+
+    def _dials(self, role: DeviceProcess) -> list[str]:
+        """Earlier processes this one exchanges messages with: one connection per pair, dialled by the later one."""
+        earlier = self._roles[: self._roles.index(role)]
+        return [other.process for other in earlier if _are_linked(other, role)]
+
+
+def _are_linked(one: DeviceProcess, other: DeviceProcess) -> bool:
+    """Whether any actor of one tells an actor of the other."""
+    last = one.num_stages - 1
+    line = [{"batching", "stage0"}, {"batching", f"stage{last}"}]
+    line += [{f"stage{index}", f"stage{index + 1}"} for index in range(last)]
+    return any(pair.intersection(one.actors) and pair.intersection(other.actors) for pair in line)

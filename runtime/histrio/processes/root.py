@@ -1,0 +1,249 @@
+"""The root process: front, edges, and the replica's processes, from start to orderly end.
+
+It serves many and never blocks. The first Ctrl-C (or SIGTERM, or SIGHUP) drains: no new requests, running ones finish,
+then edges and the replica's processes stop in this order. The second ends everything at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import secrets
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import anyio
+from anyio.abc import TaskGroup
+
+from histrio.contracts.hooks import EdgeService
+from histrio.contracts.options import as_options
+from histrio.errors import EngineError
+from histrio.net.io_thread import IoThread, LinkLimits
+from histrio.net.runtime_dir import runtime_dir
+from histrio.plan.place import FRONT
+from histrio.plan.plans import DEFAULT_BLOCK_SIZE, EdgePlan, Plan
+from histrio.plan.policies import admission_policy
+from histrio.plan.resolve import field_table
+from histrio.plugins.registry import Plugins, installed_plugins
+from histrio.processes.compose import BatchingParts, Choosers
+from histrio.processes.front import Front, FrontSettings
+from histrio.processes.local import LocalStage, run_local_replica
+from histrio.processes.processes import ReplicaProcesses
+from histrio.processes.progress import LoadingProgress
+from histrio.processes.services import RestartLimits, Services, first_histrio_error
+from histrio.replica.lifecycle import replica_actors
+from histrio.replica.liveness import LifeLimits
+from histrio.replica.sizing import SizeLimits
+
+__all__ = ["run"]
+
+log = logging.getLogger(__name__)
+
+_KILLED_BY_USER = 130
+_LAST_WORDS_S = 0.2
+"""For the ends of streams to be written before everything ends at once."""
+_MOST_DESCRIPTORS = 65536
+_SECRET_BYTES = 16
+_LINKS = LinkLimits(heartbeat_interval_ms=0)
+"""The front asks the operating system about its children, and loses none of them because it was stopped itself."""
+_WATCHERS_GRACE_S = 2.0
+"""How long plugins that watch may take for what has not been told them yet."""
+_SWITCH_INTERVAL_S = 0.0005
+"""A busy thread holds the interpreter at most this long while the loop or the I/O thread wait for it."""
+
+
+def run(plan: Plan) -> int:
+    """Serve the plan until stopped; the process's exit status. Raises `HistrioError` when it cannot go on."""
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
+    _allow_descriptors()
+    root = _Root(plan, installed_plugins())
+    try:
+        anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})
+    except BaseExceptionGroup as group:
+        raise first_histrio_error(group) or group from None
+    log.info("stopped")
+    return 0
+
+
+def _allow_descriptors() -> None:
+    """Each connection is one; the usual limit of 1024 is a habit, and any process may raise it up to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class _Root:
+    def __init__(self, plan: Plan, plugins: Plugins) -> None:
+        self._plan = plan
+        self._plugins = plugins
+        self._stop = anyio.Event()
+        self._kill_all: Callable[[], None] = _nothing
+        self._folder: Path | None = None
+
+    async def run(self) -> None:
+        plan = self._plan
+        with LoadingProgress(len(plan.stages)) as progress:
+            front = Front(_front_settings(plan, self._plugins), FRONT, progress.update)
+            try:
+                await self._run(front, progress)
+            finally:
+                front.watchers.close(_WATCHERS_GRACE_S)
+
+    async def _run(self, front: Front, progress: LoadingProgress) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._watch_signals, front)
+            tasks.start_soon(front.run_timer)
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(self._replica(front))
+                services = await stack.enter_async_context(self._services(front))
+                await self._serve(front, services, progress)
+            tasks.cancel_scope.cancel()
+
+    async def _serve(self, front: Front, services: Services, progress: LoadingProgress) -> None:
+        """From loading to drained."""
+        async with anyio.create_task_group() as waiting:
+            waiting.start_soon(self._cancel_when_stopped, waiting)
+            await front.wait_ready()
+            progress.close()
+            addresses = await services.addresses()
+            log.info("%s is ready%s", self._plan.model.id, f" at {', '.join(addresses)}" if addresses else "")
+            waiting.cancel_scope.cancel()
+        await self._stop.wait()
+        front.gateway.drain()
+        num_unfinished = front.gateway.num_unfinished
+        if num_unfinished:
+            log.info("draining %d requests; Ctrl-C again stops at once", num_unfinished)
+        with anyio.move_on_after(self._plan.runtime.drain_timeout_s):
+            await front.wait_drained()
+
+    async def _cancel_when_stopped(self, waiting: TaskGroup) -> None:
+        await self._stop.wait()
+        waiting.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _services(self, front: Front) -> AsyncIterator[Services]:
+        """Edge services run from the start, so that /health answers while weights load."""
+        runtime = self._plan.runtime
+        services = Services(
+            [_service(self._plugins, edge) for edge in self._plan.edges],
+            front.gateway,
+            RestartLimits(runtime.max_restarts, runtime.restart_window_s),
+        )
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(services.run)
+            tasks.start_soon(front.wait_failed)
+            yield services
+            tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def _replica(self, front: Front) -> AsyncIterator[None]:
+        plan = self._plan
+        if plan.runtime.processes == "one":
+            with self._local_replica(front):
+                yield
+            return
+
+        with runtime_dir() as folder:
+            self._folder = folder
+            endpoint, secret = f"ipc://{folder / FRONT}", secrets.token_hex(_SECRET_BYTES)
+            lost = partial(self._lost, front)
+            links = IoThread(FRONT, endpoint, front.directory.deliver, lost, limits=_LINKS, secret=secret)
+            front.directory.use(links)
+            links.start()
+            try:
+                processes = ReplicaProcesses(front.root, plan, folder, links, secret)
+                front.root.launcher = processes
+                self._kill_all = processes.kill_all
+                async with processes.run():
+                    yield
+            finally:
+                links.close()
+
+    def _local_replica(self, front: Front) -> AbstractContextManager[None]:
+        plan = self._plan
+        stages = [LocalStage(stage.spec, self._plugins.stage_backend(stage.backend)) for stage in plan.stages]
+        return run_local_replica(
+            front,
+            stages,
+            Choosers.of(self._plugins),
+            batching=plan.batching,
+            parts=BatchingParts.of(plan.batching, self._plugins),
+        )
+
+    def _lost(self, front: Front, process: str) -> None:
+        """Called on the I/O thread: a device process cannot be reached."""
+        front.call_soon(partial(front.root.lost, process, "cannot be reached"))
+
+    async def _watch_signals(self, front: Front) -> None:
+        watched = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as it is under nohup
+            watched.append(signal.SIGHUP)
+        with anyio.open_signal_receiver(*watched) as signals:
+            async for signum in signals:
+                # A terminal that is closed sends SIGHUP more than once.
+                if self._stop.is_set() and signum != signal.SIGHUP:
+                    await self._end_at_once(front)
+                self._stop.set()
+
+    async def _end_at_once(self, front: Front) -> NoReturn:
+        self._kill_all()
+        front.root.fail(EngineError("the server was stopped"))
+        with anyio.CancelScope(shield=True):
+            await anyio.sleep(_LAST_WORDS_S)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        log.info("stopped")
+        os._exit(_KILLED_BY_USER)
+
+
+def _service(plugins: Plugins, edge: EdgePlan) -> tuple[EdgeService, Any]:
+    """With its settings as the struct that it declares."""
+    service = plugins.edges.get(edge.name)
+    return service, as_options(edge.settings, service.settings, edge.name)
+
+
+def _nothing() -> None:
+    """Until there are processes to kill."""
+
+
+def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
+    engine, runtime = plan.engine, plan.runtime
+    return FrontSettings(
+        model=plan.model,
+        limits=SizeLimits(
+            block_size=engine.kv_block_size or DEFAULT_BLOCK_SIZE,
+            num_blocks=engine.num_cache_blocks,
+            max_rows=engine.max_batch_size,
+            max_step_tokens=engine.max_num_tokens_per_batch,
+            max_sequence_length=plan.model.max_sequence_length,
+        ),
+        actors=replica_actors(plan.num_stages),
+        fields=field_table(plugins, plan.model.engine),
+        parts={
+            "backend": plan.model.engine or ",".join(dict.fromkeys(stage.backend for stage in plan.stages)),
+            "drafter": plan.drafter,
+            "batching_policy": "" if plan.model.engine else engine.batching_policy,
+            "admission_policy": engine.admission_policy,
+        },
+        max_unfinished=engine.max_unfinished_requests,
+        admission=admission_policy(engine, plugins),
+        request_timeout_s=engine.request_timeout_s,
+        life_limits=LifeLimits(
+            hang_timeout_s=runtime.hang_timeout_s,
+            first_step_timeout_s=runtime.first_step_timeout_s,
+            start_timeout_s=runtime.start_timeout_s,
+            load_timeout_s=runtime.load_timeout_s,
+        ),
+        max_restarts=runtime.max_restarts,
+        restart_window_s=runtime.restart_window_s,
+        watching=plugins.watching,
+        metrics_interval_s=runtime.metrics_interval_s,
+    )

@@ -1,0 +1,1 @@
+"""One replica's life: sizes, start, failures, restarts."""

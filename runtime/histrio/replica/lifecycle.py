@@ -1,0 +1,357 @@
+"""Root: brings a replica up, notices what dies, and begins a new epoch once everything is there again.
+
+loading ──all there──▶ starting ──all Allocated──▶ up
+   ▲                                                 │
+   └──────────── a process or an actor failed ───────┘       (or: failed, for good)
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from histrio.actors.directory import Directory
+from histrio.actors.mailbox import Actor
+from histrio.errors import EngineError, ModelError, RestartLimitReached, WireError
+from histrio.messages import (
+    PROTOCOL_VERSION,
+    Allocated,
+    Beat,
+    ChildFailed,
+    EngineCapacity,
+    EngineOpened,
+    Hello,
+    Loading,
+    Message,
+    OnTrial,
+    Opened,
+    Ready,
+    ReplicaDown,
+    ReplicaSize,
+    ReplicaUp,
+    StageCapacity,
+    Start,
+)
+from histrio.replica.hosted_engine import ENGINE_ACTOR
+from histrio.replica.liveness import IS_STOPPED, LifeLimits, Liveness, ProcessView
+from histrio.replica.restarts import RestartAccount
+from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
+
+__all__ = ["LINK", "HostedActors", "Launcher", "RootActor", "replica_actors"]
+
+log = logging.getLogger(__name__)
+
+LINK = "link:"
+"""Before a process's name in `ChildFailed.child`: the reporter cannot reach it. A link that broke is not mended."""
+_END_AFTER_S = 0.5
+"""How long the end of a process that cannot be reached is waited for."""
+_FAILED_FOR_GOOD = "the engine has failed and does not come back; the server's log tells why"
+
+
+class Launcher(Protocol):
+    """What root can have done to processes."""
+
+    def kill(self, process: str, reason: str) -> None:
+        """End a process that is hung or lost, and start another; its own end is not waited for."""
+
+    def look(self, process: str) -> ProcessView | None:
+        """What the operating system says of it; None where nothing is known."""
+
+
+@dataclass(slots=True)
+class HostedActors:
+    """Which process hosts which actors, and how later ones reach it."""
+
+    role: str
+    """`engine`, `stage1`, …; stays the same when the process is restarted."""
+    process: str
+    """The role with the count of its incarnations, `engine.2`."""
+    actors: list[str]
+    endpoint: str = ""
+    """Empty in the one-process topology."""
+    dials: list[str] = field(default_factory=list)
+    """Roles this one connects to at the start of an epoch."""
+
+
+def replica_actors(num_stages: int) -> frozenset[str]:
+    """Which actors make a replica complete: batching, kv and the stages, or without stages an engine in their place."""
+    if num_stages == 0:
+        return frozenset({ENGINE_ACTOR})
+    return frozenset({"batching", "kv", *(f"stage{index}" for index in range(num_stages))})
+
+
+class RootActor(Actor):
+    """The replica's life, on the front's loop."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        limits: SizeLimits,
+        actors: frozenset[str],
+        *,
+        on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
+        life_limits: LifeLimits | None = None,
+        restarts: RestartAccount | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._limits = limits
+        self._actors = actors
+        """Those that make the replica complete."""
+        self._capacities: dict[str, StageCapacity | EngineCapacity] = {}
+        """Of the actors that compute and are present."""
+        self._on_loading = on_loading
+        self._clock = clock
+        self._liveness = Liveness(life_limits, clock)
+        self._hosts: dict[str, HostedActors] = {}
+        self._lost: dict[str, tuple[float, str]] = {}
+        """Processes that cannot be reached, since when and why, until their end is known."""
+        self._present: set[str] = set()
+        """Actors that are made and wait for an epoch, or run in one."""
+        self._awaited: set[str] = set()
+        self._is_up = False
+        self._has_been_up = False
+        self._trial = OnTrial(0)
+        """The request that is alone in the replica, because it may have brought the last one down."""
+        self._doubted = 0
+        """The request during whose trial the replica went down once already, maybe by chance."""
+        self._size: ReplicaSize | None = None
+        self.restarts = restarts or RestartAccount(3, 60.0)
+        """How often the replica may fail, and how long a new process is put off."""
+        self.launcher: Launcher | None = None
+        self.on_failed: Callable[[str, str], None] = lambda _actor, _error: None
+        """Told of every actor and process that failed, by its name and why."""
+        self.epoch = 0
+        self.failure: Exception | None = None
+        """Why no replica will come up again."""
+
+    # --- what the launcher reports -----------------------------------------------------------------------------------
+
+    def process_started(self, host: HostedActors) -> None:
+        """A process was started; messages from it are accepted from now on."""
+        self._hosts[host.process] = host
+        self._liveness.started(host.process)
+        self._directory.route(dict.fromkeys(host.actors, host.process))
+
+    def process_leaving(self, process: str) -> None:
+        """A process is about to be stopped: its silence is no news."""
+        self._hosts.pop(process, None)
+        self._liveness.gone(process)
+        self._directory.forget(process)
+
+    def process_exited(self, process: str, reason: str, *, is_own_doing: bool = False) -> None:
+        """A process ended: what it hosted is gone until a new one has opened. `is_own_doing`: nobody outside can have
+        ended it."""
+        is_known = process in self._hosts and self.failure is None
+        if is_known and is_own_doing and not (self._has_been_up or self._liveness.has_begun(process)):
+            self.fail(EngineError(f"process {process} {reason} before it could begin; what it wrote stands above"))
+        self._process_gone(process, reason, is_own_doing=is_own_doing)
+
+    def _process_gone(self, process: str, reason: str, *, is_own_doing: bool) -> None:
+        host = self._hosts.pop(process, None)
+        self._liveness.gone(process)
+        self._lost.pop(process, None)
+        if host is None:
+            return
+        self._directory.forget(process)
+        self.on_failed(host.role, reason)
+        for name in host.actors:
+            self._lose(name)
+        self._went_down(f"process {process} {reason}", is_own_doing=is_own_doing)
+
+    def fail(self, error: Exception) -> None:
+        """Give up: nothing will be started again."""
+        self.failure = error
+        self._is_up = False
+        self._directory.tell("admission", ReplicaDown(0, _FAILED_FOR_GOOD, final=True))
+
+    def check_processes(self) -> None:
+        """Replace processes that are hung. Called by the front's timer."""
+        if self.launcher is not None:
+            for process, reason in self._liveness.check(self.launcher.look, self._is_loading):
+                self._replace(process, reason, is_own_doing=reason != IS_STOPPED)
+        for process, (since, reason) in list(self._lost.items()):
+            if self._clock() - since >= _END_AFTER_S:
+                self._process_gone(process, reason, is_own_doing=False)
+
+    def lost(self, process: str, reason: str) -> None:
+        """A process cannot be reached any more. A link that broke is not mended, so another one is started.
+
+        Most often the process has ended, and how it ended tells more: that is waited for, though not for long.
+        """
+        if process in self._hosts and process not in self._lost and self.launcher is not None:
+            self._lost[process] = (self._clock(), reason)
+            self.launcher.kill(process, reason)
+
+    # --- actor -------------------------------------------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        """One event in the life of the replica."""
+        match message:
+            case Beat():
+                self._liveness.beat(message)
+            case Loading(stage, fraction, text):
+                self._loading(stage, fraction, text)
+            case Opened(stage, capacity):
+                self._open(f"stage{stage}", capacity)
+            case EngineOpened(capacity):
+                self._open(ENGINE_ACTOR, capacity)
+            case Ready(actor):
+                self._join(actor)
+            case Allocated(actor, epoch):
+                self._allocated(actor, epoch)
+            case Hello():
+                self._hello(message)
+            case ChildFailed():
+                self._child_failed(message)
+            case OnTrial():
+                self._trial = message
+                if not message.request:
+                    self.restarts.settled()
+            case _:
+                raise WireError(f"root does not understand {type(message).__name__}")
+
+    def _hello(self, hello: Hello) -> None:
+        if hello.protocol != PROTOCOL_VERSION:
+            self.fail(WireError(f"{hello.process} speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}"))
+            return
+        self._liveness.begun(hello.process)
+        log.info("process %s is up, pid %d", hello.process, hello.pid)
+
+    def _loading(self, stage: int, fraction: float, text: str) -> None:
+        for host in self._hosts.values():
+            if f"stage{stage}" in host.actors or ENGINE_ACTOR in host.actors:
+                self._liveness.got_on(host.process)
+        self._on_loading(stage, fraction, text)
+
+    def _is_loading(self, process: str) -> bool:
+        """Whether an actor of it opens or allocates, which takes as long as it takes."""
+        host = self._hosts.get(process)
+        return host is not None and any(name not in self._present or name in self._awaited for name in host.actors)
+
+    def _replace(self, process: str, reason: str, *, is_own_doing: bool) -> None:
+        """End it, and count what it hosts as lost from now on: its end itself may never come."""
+        if process in self._hosts and self.launcher is not None:
+            self.launcher.kill(process, reason)
+            self._process_gone(process, reason, is_own_doing=is_own_doing)
+
+    def _child_failed(self, failed: ChildFailed) -> None:
+        if failed.is_final:
+            self._cannot_start(failed)
+            return
+        if failed.child.startswith(LINK):
+            self.lost(failed.child.removeprefix(LINK), failed.error)
+            return
+
+        log.warning("%s failed: %s", failed.child, failed.error)
+        self.on_failed(failed.child, failed.error)
+        reason = f"{failed.child} failed"
+        if not failed.ends_process:
+            for name in [failed.child, *failed.dependants]:
+                self._lose(name)
+            self._went_down(reason, is_own_doing=failed.is_request_code)
+            return
+
+        process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
+        if not self._has_been_up:
+            self.fail(ModelError(f"{failed.child} cannot be started: {failed.error}"))
+        self._process_gone(process, f"ends, because {reason}", is_own_doing=failed.is_request_code)
+
+    def _cannot_start(self, failed: ChildFailed) -> None:
+        """For good, unless it could before: then something passing is in the way, such as memory not yet given back."""
+        process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
+        self.on_failed(failed.child, failed.error)
+        if self._has_been_up and self.launcher is not None:
+            self._replace(process, f"cannot start {failed.child} again: {failed.error}", is_own_doing=True)
+        else:
+            self.fail(ModelError(failed.error))
+
+    def _open(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:
+        self._capacities[actor] = capacity
+        self._join(actor)
+
+    def _join(self, actor: str) -> None:
+        self._present.add(actor)
+        self._start_if_complete()
+
+    def _lose(self, actor: str) -> None:
+        self._present.discard(actor)
+        self._capacities.pop(actor, None)
+
+    def _went_down(self, reason: str, *, is_own_doing: bool) -> None:
+        """Something of the replica is gone. Whether a request is to blame, and whether this was once too often."""
+        self._awaited.clear()
+        if self.failure is not None:
+            return
+
+        was_up, self._is_up = self._is_up, False
+        convicted = self._convicted(is_own_doing=is_own_doing) if was_up else 0
+        if was_up:
+            log.warning("replica 0 is down: %s", reason)
+            self._directory.tell("admission", ReplicaDown(0, reason, convicted=convicted))
+        if convicted:
+            self.restarts.forgive(self._clock())
+        elif not self.restarts.failed(self._clock()):
+            self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
+
+    def _convicted(self, *, is_own_doing: bool) -> int:
+        """The request that was alone in the replica when it went down, if that can be no chance: the code that failed
+        works for the request, or the process ended itself or inside such code, and where it had happened before; or it
+        happened in two trials of the same request. A device may fail at any time, and a process may be killed from
+        outside."""
+        trial, self._trial = self._trial, OnTrial(0)
+        if (is_own_doing and not trial.has_got_on) or trial.request == self._doubted:
+            return trial.request
+        self._doubted = trial.request
+        return 0
+
+    def _start_if_complete(self) -> None:
+        """Begin an epoch when every actor is there. All of them forget what they knew."""
+        if not self._actors <= self._present or self.failure is not None:
+            return
+        try:
+            size = self._fit()
+        except ModelError as error:
+            self.fail(error)
+            return
+
+        self.epoch += 1
+        self._size = size
+        peers = {name: host.process for host in self._hosts.values() for name in host.actors}
+        peers |= dict.fromkeys(("root", "admission", "metrics"), self._directory.process)
+        self._awaited = {name for host in self._hosts.values() for name in host.actors}
+        for host in self._hosts.values():
+            order = Start(self.epoch, size, peers, self._endpoints(host))
+            for name in host.actors:
+                if name != "kv":  # which batching tells, behind all that it told it before
+                    self._directory.tell(name, order)
+
+    def _fit(self) -> ReplicaSize:
+        """What the replica can hold. Raises `DoesNotFit`."""
+        engines = [each for each in self._capacities.values() if isinstance(each, EngineCapacity)]
+        return fit_engine(self._limits, engines[0]) if engines else fit(self._limits, list(self._stages.values()))
+
+    @property
+    def _stages(self) -> dict[str, StageCapacity]:
+        return {name: each for name, each in self._capacities.items() if isinstance(each, StageCapacity)}
+
+    def _endpoints(self, host: HostedActors) -> dict[str, str]:
+        return {peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials}
+
+    def _allocated(self, actor: str, epoch: int) -> None:
+        if epoch != self.epoch or not self._awaited:
+            return
+        self._awaited.discard(actor)
+        size = self._size
+        if self._awaited or size is None:
+            return
+
+        self._is_up = self._has_been_up = True
+        self.restarts.came_up(self._clock())
+        log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
+        for sentence in lost_capabilities({name: each.capabilities for name, each in self._stages.items()}):
+            log.info("%s", sentence)
+        self._directory.tell("admission", ReplicaUp(0, self.epoch, size))

@@ -1,0 +1,93 @@
+"""What a replica can hold, from what each of its stages can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from histrio.contracts.backend import Capability
+from histrio.errors import DoesNotFit
+from histrio.messages import EngineCapacity, ReplicaSize, StageCapacity
+
+__all__ = ["SizeLimits", "fit", "fit_engine", "lost_capabilities"]
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimits:
+    """What the topology asks for."""
+
+    block_size: int
+    """Wanted tokens per block; the nearest larger size that every stage can do is taken."""
+    num_blocks: int | None
+    max_rows: int
+    max_step_tokens: int
+    max_sequence_length: int
+
+
+def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
+    """The minimum over the stages, and what all of them are capable of.
+
+    Raises `DoesNotFit` when no block size suits all, or no block fits.
+    """
+    common = set.intersection(*(set(capacity.max_pages) for capacity in capacities))
+    if not common:
+        raise DoesNotFit(f"the stages share no page size: {[sorted(c.max_pages) for c in capacities]}")
+
+    page_size = min((size for size in common if size >= limits.block_size), default=max(common))
+    capabilities = sorted(set.intersection(*(set(capacity.capabilities) for capacity in capacities)))
+    max_rows = min(limits.max_rows, *(capacity.max_rows for capacity in capacities))
+    if Capability.BATCH not in capabilities:
+        max_rows = 1
+    useful = max_rows * -(-limits.max_sequence_length // page_size)
+    num_pages = min(useful, *(capacity.max_pages[page_size] for capacity in capacities))
+    if limits.num_blocks is not None:
+        if limits.num_blocks > min(capacity.max_pages[page_size] for capacity in capacities):
+            raise DoesNotFit(
+                f"num-cache-blocks asks for {limits.num_blocks} blocks, {num_pages} of {page_size} tokens fit"
+            )
+        num_pages = limits.num_blocks
+    if num_pages < 1:
+        raise DoesNotFit(
+            f"not one page of {page_size} tokens fits beside the weights; lower param-mem-ratio or use more stages"
+        )
+    return ReplicaSize(
+        num_pages=num_pages,
+        page_size=page_size,
+        max_rows=max_rows,
+        max_step_tokens=min(limits.max_step_tokens, *(capacity.max_step_tokens for capacity in capacities)),
+        max_sequence_length=min(limits.max_sequence_length, num_pages * page_size),
+        capabilities=capabilities,
+    )
+
+
+def fit_engine(limits: SizeLimits, capacity: EngineCapacity) -> ReplicaSize:
+    """What an engine holds by itself, as blocks of one token; a longest sequence is the topology's, if it is shorter.
+
+    Raises `DoesNotFit` when the topology asks for more blocks than that.
+    """
+    if limits.num_blocks is not None and limits.num_blocks * limits.block_size > capacity.num_cache_tokens:
+        raise DoesNotFit(
+            f"num-cache-blocks asks for {limits.num_blocks} blocks of {limits.block_size} tokens, and the engine holds "
+            f"{capacity.num_cache_tokens} tokens"
+        )
+    longest = min(limits.max_sequence_length, capacity.max_sequence_length, capacity.num_cache_tokens)
+    return ReplicaSize(
+        num_pages=capacity.num_cache_tokens,
+        page_size=1,
+        max_rows=capacity.max_rows,
+        max_step_tokens=limits.max_step_tokens,
+        max_sequence_length=longest,
+        capabilities=sorted(capacity.capabilities),
+    )
+
+
+def lost_capabilities(capabilities: Mapping[str, Collection[str]]) -> list[str]:
+    """One sentence for each capability that a stage has and the replica lacks, from the capabilities by stage."""
+    known = sorted({str(each) for stage in capabilities.values() for each in stage} | {str(Capability.BATCH)})
+    lost = []
+    for capability in known:
+        without = [name for name in sorted(capabilities) if capability not in capabilities[name]]
+        effect = "one sequence runs at a time" if capability == Capability.BATCH else "the replica does without"
+        if without:
+            lost.append(f"{', '.join(without)} cannot {capability}: {effect}")
+    return lost

@@ -1,0 +1,217 @@
+"""Stage: one backend, one device, a range of layers. Runs on the thread that owns the device and may block it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from histrio.actors.directory import Tell
+from histrio.actors.mailbox import Actor
+from histrio.contracts.backend import StageBackend, StageSpec
+from histrio.errors import WireError
+from histrio.messages import (
+    Allocated,
+    Close,
+    Copy,
+    Loading,
+    Message,
+    Open,
+    Opened,
+    Prepare,
+    Prepared,
+    StageCapacity,
+    Start,
+    Stats,
+    Step,
+    Stop,
+)
+from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.slots import DrawnTokens, SlotTable
+from histrio.system.heap import release_free_memory
+
+__all__ = ["Activity", "StageActor", "StagePlace"]
+
+
+class Activity:
+    """What the device is doing, for the heartbeat: written by the stage's thread, read by the I/O thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._expected: dict[tuple[int, int], float] = {}
+        self._shape = (0, 0)
+        self.step = 0
+        self.since = 0.0
+        """Clock at the begin of the running step; 0 when idle."""
+        self.total_s = 0.0
+        """Seconds of all steps so far."""
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds the running step has taken so far."""
+        since = self.since
+        return self._clock() - since if since else 0.0
+
+    @property
+    def expected_s(self) -> float:
+        """What the last step of about this shape took; 0 for a shape that is new."""
+        return self._expected.get(self._shape, 0.0)
+
+    def begin(self, step: int, num_rows: int, num_tokens: int) -> None:
+        """A step starts."""
+        self._shape = (num_rows.bit_length(), num_tokens.bit_length())
+        self.step, self.since = step, self._clock()
+
+    def end(self) -> float:
+        """The step is done; seconds it took."""
+        took = self._clock() - self.since
+        self.since = 0.0
+        self._expected[self._shape] = took
+        self.total_s += took
+        return took
+
+
+@dataclass(frozen=True, slots=True)
+class StagePlace:
+    """Which stage this is, and which actor takes its output."""
+
+    index: int
+    next: str
+    """The next stage, or `batching` after the last."""
+
+    @classmethod
+    def of(cls, index: int, num_stages: int) -> StagePlace:
+        """The place of one stage in a chain."""
+        return cls(index, f"stage{index + 1}" if index + 1 < num_stages else "batching")
+
+    @property
+    def name(self) -> str:
+        """The actor's name."""
+        return f"stage{self.index}"
+
+
+class StageActor(Actor):
+    """Turns steps into batches for the backend, samples on the last stage, passes everything else on in order."""
+
+    def __init__(
+        self, place: StagePlace, spec: StageSpec, backend: StageBackend, tell: Tell, drawer: Drawer | None
+    ) -> None:
+        assert (drawer is not None) == spec.is_last, "the last stage samples, no other"
+        self._place = place
+        self._spec = spec
+        self._backend = backend
+        self._tell = tell
+        self._drawer = drawer
+        self._epoch = 0
+        self._is_closed = False
+        self._capacity: StageCapacity | None = None
+        self._table = SlotTable(0, 0)
+        self._drawn = DrawnTokens(0)
+        self.activity = Activity()
+
+    def start(self) -> None:
+        """Open the backend, which may take minutes; raises what it raises."""
+        self._capacity = self._backend.open(self._spec, self._progress)
+        if self._drawer is not None:
+            self._progress(1.0, "reading the vocabulary")
+            self._drawer.start()
+        self._tell("root", Opened(self._place.index, self._capacity))
+
+    def receive(self, message: Message) -> None:
+        """One order of the line."""
+        if self._is_closed or (self._epoch == 0 and isinstance(message, Open | Close | Copy | Prepare)):
+            return  # of a chain that no longer exists: this stage has ended, or has taken the place of one that failed
+
+        match message:
+            case Step():
+                self._step(message)
+            case Open():
+                self._open(message)
+            case Close(slot):
+                assert self._capacity is not None, "a stage opens before it is told anything"
+                self._backend.close_slot(slot + self._capacity.first_row)
+                if self._drawer is not None:
+                    self._drawer.close(slot)
+                self._forward(message)
+            case Copy():
+                self._copy(message)
+                self._forward(message)
+            case Prepare():
+                self._prepare(message)
+            case Start():
+                self._start(message)
+            case Stop():
+                self._is_closed = True
+                if self._drawer is not None:
+                    self._drawer.shutdown()
+                self._backend.close()
+            case _:
+                raise WireError(f"a stage does not understand {type(message).__name__}")
+
+    def idle(self) -> None:
+        """Steps of many shapes leave a scattered heap behind; give it back while nobody waits."""
+        release_free_memory()
+        self._tell("metrics", Stats(self._epoch, {f"{self._place.name}_busy_seconds_total": self.activity.total_s}))
+
+    def _progress(self, fraction: float, text: str) -> None:
+        self._tell("root", Loading(self._place.index, fraction, text))
+
+    def _start(self, start: Start) -> None:
+        assert self._capacity is not None, "a stage opens before it starts"
+        self._epoch = start.epoch
+        size = start.size
+        self._backend.allocate(size)
+        max_blocks = -(-size.max_sequence_length // size.page_size)
+        self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
+        self._drawn = DrawnTokens(size.max_rows)
+        if self._drawer is not None:
+            self._drawer.forget_prepared()
+        self._tell("root", Allocated(self._place.name, start.epoch))
+
+    def _copy(self, order: Copy) -> None:
+        assert self._capacity is not None, "a stage opens before it is told anything"
+        first = self._capacity.first_page_id
+        self._backend.copy([page + first for page in order.src], [page + first for page in order.dst])
+
+    def _open(self, order: Open) -> None:
+        self._table.open(order.slot, order.num_cached_tokens)
+        if self._drawer is not None:
+            self._drawer.open(order)
+        self._forward(order)
+
+    def _prepare(self, order: Prepare) -> None:
+        """Batching hears of it from the thread that compiles."""
+        if self._drawer is None:
+            self._forward(order)
+            return
+
+        answer = Prepared(order.request, self._epoch)
+        self._drawer.prepare(order, lambda: self._tell("batching", answer))
+
+    def _forward(self, order: Open | Close | Copy | Prepare) -> None:
+        """Orders go along the line, so that they cannot overtake steps."""
+        if self._drawer is None:
+            self._tell(self._place.next, order)
+
+    def _step(self, step: Step) -> None:
+        if step.epoch != self._epoch:
+            return  # from a chain that no longer exists
+
+        self.activity.begin(step.step, len(step.rows), sum(row.num_tokens for row in step.rows))
+        batch = self._table.batch(step)
+        if self._drawer is not None and batch.token_ids is not None:
+            self._drawn.fill_in(batch.token_ids, step)
+        if self._drawer is not None:
+            self._drawer.begin(step)
+        output = self._backend.step(batch)
+        if self._drawer is None:
+            busy_s = step.busy_s + self.activity.end()
+            self._tell(self._place.next, msgspec.structs.replace(step, ids=[], hidden=output.hidden, busy_s=busy_s))
+            return
+
+        result = self._drawer.draw(self._backend.xp, output.logits, step)
+        self._drawn.note(step, result)
+        busy_s = step.busy_s + self.activity.end()
+        self._tell(self._place.next, msgspec.structs.replace(result, busy_s=busy_s))

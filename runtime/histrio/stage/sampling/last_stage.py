@@ -1,0 +1,199 @@
+"""What the last stage does besides computing: grammars, samplers, the draw, and what comes of each sequence.
+
+drawer.begin(step)          before the forward pass; masks are computed beside it
+drawer.draw(...)            after it
+
+Where a grammar leaves a single token, the sequence gains it with the one drawn before it, and so do those that follow
+as long as each is the only one. The next step computes them side by side, as it does with a prompt. Draws are counted
+by position, so those that are skipped change none that come later.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.messages import Open, Prepare, Row, Step, StepResult
+from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable, StepMasks
+from histrio.stage.sampling.prompt_scores import PromptScorer, Scores
+from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, Sampled, SamplerChain
+
+__all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "Drawer"]
+
+log = logging.getLogger(__name__)
+
+MAX_FORCED_TOKENS = 16
+"""Most tokens that one sequence gains in a step without a draw."""
+NOTHING_LEFT = "the request's fields leave no token to go on with"
+_NOT_NUMBERS = "the model's numbers overflowed at this request"
+_BROKEN_SAMPLER = "a sampler failed at this request"
+
+
+class Drawer:
+    """One sampler chain and, where grammars are registered, one grammar table."""
+
+    def __init__(self, chain: SamplerChain, grammars: GrammarTable | None = None) -> None:
+        self._chain = chain
+        self._grammars = grammars
+        self._masks: StepMasks | None = None
+        self._scorer = PromptScorer()
+        self._unopened: set[int] = set()
+        """Slots of sequences that no sampler or grammar could be opened for; they end with their first token."""
+
+    def start(self) -> None:
+        """Read the vocabularies of grammars, which may take seconds."""
+        if self._grammars is not None:
+            self._grammars.start()
+
+    def prepare(self, order: Prepare, done: Callable[[], None]) -> None:
+        """A request with a grammar is about to take a slot; `done` is called, on another thread, when it may."""
+        assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
+        self._grammars.prepare(order.request, order.grammar, order.output_ids, done)
+
+    def forget_prepared(self) -> None:
+        """None of those that were prepared will come."""
+        if self._grammars is not None:
+            self._grammars.forget_prepared()
+
+    def open(self, order: Open) -> None:
+        """A sequence takes a slot. One that a plugin fails at ends alone, as no other's state is touched by it."""
+        self._unopened.discard(order.slot)
+        self._scorer.open(order)
+        try:
+            self._open(order)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit):
+            log.exception("a request cannot be opened, and ends alone")
+            self._unopened.add(order.slot)
+            self._chain.open_bare(order.slot)
+            if self._grammars is not None:
+                self._grammars.close(order.slot)
+
+    def _open(self, order: Open) -> None:
+        self._chain.open(
+            order.slot,
+            order.sampling,
+            order.ids,
+            order.num_prompt_tokens,
+            order.seed,
+            order.choice,
+            end_ids=order.end_ids,
+            state=order.sampler_state,
+            num_logprobs=order.num_logprobs,
+            is_seeded=order.is_seeded,
+        )
+        if self._grammars is not None:
+            # Whose process ended has closed nothing, and this stage may have outlived it.
+            self._grammars.close(order.slot)
+        if order.grammar is not None:
+            assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
+            output_ids = order.ids[order.num_prompt_tokens :]
+            self._grammars.open(order.slot, order.grammar, output_ids, request=order.request)
+
+    def close(self, slot: int) -> None:
+        """The slot is free."""
+        self._unopened.discard(slot)
+        self._scorer.close(slot)
+        self._chain.close(slot)
+        if self._grammars is not None:
+            self._grammars.close(slot)
+
+    def shutdown(self) -> None:
+        """End the grammars' thread. Safe to call twice."""
+        if self._grammars is not None:
+            self._grammars.shutdown()
+
+    def begin(self, step: Step) -> None:
+        """Start on the masks of the step."""
+        self._masks = None
+        if self._grammars is not None and not self._grammars.is_empty:
+            sampled = [(row.slot, drafts) for row, drafts in _with_drafts(step) if row.num_sampled]
+            self._masks = self._grammars.begin(sampled)
+
+    def draw(self, xp: ArrayNamespace, logits: Array | None, step: Step) -> StepResult:
+        """The step's result, its time aside. The token drawn from position p becomes token p + 1."""
+        rows = [row for row in step.rows if row.num_sampled]
+        logits, scores = self._scorer.split(xp, logits, step.rows)
+        if logits is None or not rows:
+            return StepResult(step.step, step.epoch, [], prompt_logprobs=scores)
+
+        counts = np.array([row.num_sampled for row in rows], np.intp)
+        slots = np.repeat(np.array([row.slot for row in rows], np.intp), counts)
+        # A row's last token is drawn at its end, the others before it.
+        ends = np.array([row.start + row.num_tokens for row in rows], np.intp)
+        positions = np.repeat(ends + 1 - counts.cumsum(), counts) + np.arange(len(slots))
+        drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted} if step.drafts else {}
+        masked = logits if self._masks is None else self._masks.apply(xp, logits)
+        sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.chances, raw=logits)
+        return self._result(step, rows, sampled, scores)
+
+    def _result(self, step: Step, rows: list[Row], sampled: Sampled, scores: Scores) -> StepResult:
+        failures: dict[int, str] = {}
+        faults: dict[int, str] = {}
+        forced: dict[int, list[int]] = {}
+        grammars = self._grammars if self._grammars is not None and not self._grammars.is_empty else None
+        # Rows without a grammar have nothing to be looked at, and most steps have no others.
+        is_odd = grammars or self._unopened or min(sampled.ids) < 0
+        for index, (row, ids) in enumerate(_gained(rows, sampled) if is_odd else ()):
+            if row.slot in self._unopened:
+                faults[row.slot] = _BROKEN_SAMPLER
+            elif ids[-1] == NOT_NUMBERS:
+                faults[row.slot] = _NOT_NUMBERS
+            elif ids[-1] < 0:
+                failures[row.slot] = NOTHING_LEFT
+            elif grammars is not None and grammars.has_grammar(row.slot):
+                # Behind a draft that was wrong the slot first has to be rewound.
+                can_jump = len(ids) == row.num_sampled and self._chain.can_skip_draws(row.slot)
+                if more := grammars.follow(row.slot, ids, MAX_FORCED_TOKENS if can_jump else 0):
+                    self._chain.observe_forced(row.slot, more)
+                    forced[index] = more
+                if reason := grammars.failure(row.slot):
+                    (faults if reason == BROKEN_GRAMMAR else failures)[row.slot] = reason
+        gained = _with_forced(sampled, len(rows), forced) if forced else sampled
+        return StepResult(
+            step.step,
+            step.epoch,
+            gained.ids,
+            num_ids=gained.num_ids,
+            logprobs=gained.logprobs,
+            states=self._chain.take_states(),
+            failures=failures,
+            faults=faults,
+            prompt_logprobs=scores,
+        )
+
+
+def _with_drafts(step: Step) -> Iterator[tuple[Row, Sequence[int]]]:
+    """Every row and its drafted tokens."""
+    at = 0
+    for row in step.rows:
+        num_drafts = max(row.num_sampled - 1, 0) if step.drafts else 0
+        yield row, step.drafts[at : at + num_drafts]
+        at += num_drafts
+
+
+def _gained(rows: list[Row], sampled: Sampled) -> Iterator[tuple[Row, list[int]]]:
+    at = 0
+    for index, row in enumerate(rows):
+        count = sampled.num_ids[index] if sampled.num_ids else 1
+        yield row, sampled.ids[at : at + count]
+        at += count
+
+
+def _with_forced(sampled: Sampled, num_rows: int, forced: Mapping[int, Sequence[int]]) -> Sampled:
+    """The same with the forced tokens of some rows behind those drawn there."""
+    num_drawn = sampled.num_ids or [1] * num_rows
+    result = Sampled([])
+    at = 0
+    for index, count in enumerate(num_drawn):
+        drawn, more = range(at, at + count), forced.get(index, ())
+        shift = len(result.ids) - at
+        result.logprobs |= {key + shift: sampled.logprobs[key] for key in drawn if key in sampled.logprobs}
+        result.ids += [*sampled.ids[at : at + count], *more]
+        result.num_ids.append(count + len(more))
+        at += count
+    return result

@@ -1,0 +1,75 @@
+"""While a long prompt is computed, those who decode go on at the pace of the step budget. Time here is imagined."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from histrio.batching.lease import BlockLease
+from histrio.batching.scheduler import Scheduler
+from histrio.batching.speculation.cost import attended_pairs
+from histrio.batching.step_plan import Plan, SchedulerLimits
+from histrio.messages import Generate, StepResult
+
+NUM_PROMPT_TOKENS = 32_000
+BUDGET_S = 0.25
+
+
+def seconds(plan: Plan, rng: random.Random) -> float:
+    """A device with linear layers and attention, and a little noise."""
+    pairs = sum(attended_pairs(row.start, row.num_tokens) for row in plan.rows)
+    return (0.02 + 0.0012 * len(plan.ids) + 6e-8 * pairs) * rng.uniform(0.95, 1.1)
+
+
+def play(step_budget_s: float) -> tuple[list[float], float]:
+    """Seconds of each step while four sequences decode beside the prompt, and how long the prompt took."""
+    limits = SchedulerLimits(
+        max_rows=8,
+        max_step_tokens=2048,
+        block_size=16,
+        prefill_chunk=512,
+        max_sequence_length=40_000,
+        has_prefix_cache=False,
+        step_budget_s=step_budget_s,
+    )
+    scheduler = Scheduler(limits, BlockLease())
+    scheduler.lease.add(list(range(12_000)))
+    rng = random.Random(1)
+
+    def step() -> float:
+        plan = scheduler.plan()
+        assert plan is not None
+        took = seconds(plan, rng)
+        scheduler.cost.observe(len(plan.ids), plan.num_pairs, took)
+        scheduler.apply(plan, StepResult(plan.step, 1, [7] * sum(row.num_sampled for row in plan.rows)))
+        return took
+
+    for request in range(1, 5):
+        scheduler.add(Generate(request, [1] * 200, 200, 30_000))
+    for _ in range(30):
+        step()
+    scheduler.add(Generate(9, [1] * NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS + 5))
+    steps = []
+    while scheduler._roster.by_request[9].num_computed_tokens < NUM_PROMPT_TOKENS:
+        steps.append(step())
+    return steps, sum(steps)
+
+
+def p95(values: list[float]) -> float:
+    return sorted(values)[math.ceil(0.95 * len(values)) - 1]
+
+
+def test_gaps_stay_within_the_budget_while_a_long_prompt_is_computed() -> None:
+    with_budget, took_s = play(BUDGET_S)
+    without, fastest_s = play(math.inf)
+    assert p95(with_budget) <= 1.2 * BUDGET_S
+    assert p95(without) > 2 * BUDGET_S, "a control: whole chunks take longer"
+    assert took_s < 2.0 * fastest_s, "and the prompt is not starved for it"
+
+
+def test_later_chunks_are_smaller() -> None:
+    steps, _ = play(BUDGET_S)
+    assert len(steps) > NUM_PROMPT_TOKENS / 512
+    assert p95(steps[: len(steps) // 4]) == pytest.approx(p95(steps[-len(steps) // 4 :]), rel=0.3)

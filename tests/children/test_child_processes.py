@@ -1,0 +1,197 @@
+import errno
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import anyio
+import psutil
+import pytest
+
+from histrio.children.child import PARENT_GONE
+from histrio.children.spawn import ChildProcess, ChildSpec, describe_exit, spawn
+from histrio.errors import BackendError, EngineError
+
+pytestmark = pytest.mark.anyio
+ENV = {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def anyio_backend(request):
+    return ("asyncio", {"use_uvloop": request.param == "uvloop"})
+
+
+async def start(entry, payload, **options):
+    spec = ChildSpec(entry=f"child_entries:{entry}", payload=payload, name="facts.1")
+    return await spawn(spec, env=ENV, **options)
+
+
+async def until(condition, timeout_s=10.0):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "this did not come about in time"
+        await anyio.sleep(0.005)
+
+
+async def number_in(file):
+    await until(file.exists)
+    return int(file.read_text())
+
+
+async def test_child_gets_its_call_and_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    child = await start("write_facts", {"text": "ä" * 100_000, "file": str(tmp_path / "facts")})
+    assert await child.wait() == await child.wait() == "ended"
+    assert not child.is_running
+    facts = (tmp_path / "facts").read_text().split("\n")
+    assert facts == ["ä" * 100_000, "1", "True", "True", "", "rt:facts.1"]
+
+
+async def test_the_users_own_environment_wins(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", "2")
+    child = await start("write_facts", {"text": "", "file": str(tmp_path / "facts")})
+    await child.wait()
+    assert (tmp_path / "facts").read_text().split("\n")[1] == "2"
+
+
+async def test_failure_is_told_by_exit_code(capfd):
+    child = await start("fail", None)
+    assert await child.wait() == "ended with exit code 1"
+    assert "a bug in the child" in capfd.readouterr().err
+
+
+async def test_missing_entry_is_a_failure(capfd):
+    child = await start("nothing_of_this_name", None)
+    assert await child.wait() == "ended with exit code 1"
+    assert "nothing_of_this_name" in capfd.readouterr().err
+
+
+async def test_missing_interpreter_is_named():
+    with pytest.raises(BackendError, match=r"'facts\.1' with /nonexistent/python: No such file"):
+        await start("fail", None, python="/nonexistent/python")
+
+
+async def test_what_the_system_lacks_for_now_is_told_from_what_cannot_be(monkeypatch):
+    def open_process(*_command, **_options):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(anyio, "open_process", open_process)
+    with pytest.raises(EngineError, match="Too many open files"):
+        await start("fail", None)
+
+
+async def test_signal_is_told_by_name(tmp_path):
+    child = await start("wait_for_ever", str(tmp_path / "number"))
+    assert await number_in(tmp_path / "number") == child.pid
+    assert child.is_running
+    child.kill()
+    assert await child.wait() == "killed by signal 9 (SIGKILL)"
+    child.kill()
+
+
+async def test_child_stops_in_order_when_terminated(tmp_path):
+    child = await start("stop_in_order", str(tmp_path / "number"))
+    await number_in(tmp_path / "number")
+    assert await child.terminate() == "ended"
+    assert (tmp_path / "number").read_text() == "stopped"
+    assert await child.terminate() == "ended"
+
+
+async def test_child_without_a_way_to_stop_ends_at_once_when_terminated(tmp_path):
+    child = await start("wait_for_ever", str(tmp_path / "number"))
+    await number_in(tmp_path / "number")
+    assert await child.terminate() == "killed by signal 15 (SIGTERM)"
+
+
+async def test_child_that_refuses_is_killed(tmp_path):
+    child = await start("refuse_to_stop", str(tmp_path / "number"))
+    await number_in(tmp_path / "number")
+    assert await child.terminate(grace_s=0.1) == "killed by signal 9 (SIGKILL)"
+
+
+class Unending:
+    """A process that the system cannot end: it hangs in a driver, say."""
+
+    pid = 1
+    returncode = None
+
+    async def wait(self):
+        await anyio.sleep_forever()
+
+    def terminate(self):
+        pass
+
+    kill = terminate
+
+
+async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatch):
+    monkeypatch.setattr("histrio.children.spawn._ABANDON_AFTER_S", 0.01)
+    child = ChildProcess("stuck.1", Unending())
+    with anyio.move_on_after(0.1) as waiting:
+        await child.wait_or_abandon()
+    assert waiting.cancelled_caught, "nothing killed it yet"
+    child.kill()
+    assert "has not ended it" in await child.wait_or_abandon()
+    assert "has not ended it" in await child.terminate(grace_s=0.01)
+
+
+async def test_child_stops_in_order_when_its_life_line_is_cut(tmp_path):
+    child = await start("stop_in_order", str(tmp_path / "number"))
+    await number_in(tmp_path / "number")
+    await child._process.stdin.aclose()
+    assert await child.wait() == "ended"
+    assert (tmp_path / "number").read_text() == "stopped"
+
+
+async def test_child_that_refuses_ends_when_its_life_line_is_cut(tmp_path):
+    child = await start("refuse_to_stop", str(tmp_path / "number"))
+    await number_in(tmp_path / "number")
+    await child._process.stdin.aclose()
+    assert await child.wait() == describe_exit(PARENT_GONE)
+
+
+async def test_ctrl_c_reaches_only_the_root(tmp_path):
+    child = await start("wait_for_ever", str(tmp_path / "number"))
+    await number_in(tmp_path / "number")
+    assert os.getpgid(child.pid) != os.getpgid(0)
+    os.kill(child.pid, signal.SIGINT)
+    with anyio.move_on_after(0.2) as waiting:
+        await child.wait()
+    assert waiting.cancelled_caught
+    await child.terminate()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "wait_for_ever",
+        "stop_in_order",
+        pytest.param("stall", marks=pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")),
+    ],
+)
+async def test_children_die_with_their_killed_parent(tmp_path, entry):
+    files = [tmp_path / "first", tmp_path / "second"]
+    grandchildren = [(f"child_entries:{entry}", str(file)) for file in files]
+    parent = await start("start_grandchildren", {"grandchildren": grandchildren, "file": str(tmp_path / "parent")})
+    await number_in(tmp_path / "parent")
+    numbers = [await number_in(file) for file in files]
+    assert all(map(_lives, numbers))
+    parent.kill()
+    await parent.wait()
+    await until(lambda: not any(map(_lives, numbers)))
+
+
+def _lives(number: int) -> bool:
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(0, "ended"), (3, "ended with exit code 3"), (-15, "killed by signal 15 (SIGTERM)"), (-99, "killed by signal 99")],
+)
+async def test_exit_codes_in_words(code, words):
+    assert describe_exit(code) == words

@@ -1,0 +1,130 @@
+"""The folders of the source tree are layers: a module imports what is below it, and nothing imports in a circle."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [ROOT / "runtime", ROOT / "api", *sorted((ROOT / "plugins").iterdir())]
+LAYERS = (
+    ("errors", "messages", "system", "demo"),
+    ("config", "net"),
+    ("contracts", "actors"),
+    ("plugins", "policies", "children", "kit"),
+    ("front", "batching", "kv", "stage", "replica"),
+    ("plan",),
+    ("processes",),
+    ("cli",),
+)
+"""Of `histrio`, the lowest first. Rooms of one layer do not import each other, but for those in `NEIGHBOURS`."""
+NEIGHBOURS = {("messages", "errors")}
+FREE = {"testing"}
+"""Uses everything, and nothing of the service uses it."""
+
+Imports = Mapping[str, set[str]]
+
+
+def find_modules(folder: Path) -> dict[str, Path]:
+    """Name → file of every module below `folder`."""
+    found = {}
+    for file in folder.rglob("*.py"):
+        parts = file.relative_to(folder).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def read_imports(modules: Mapping[str, Path]) -> dict[str, set[str]]:
+    """Module → modules that it imports anywhere, inside functions and under TYPE_CHECKING too."""
+    return {name: set(_imported(file, modules)) - {name} for name, file in modules.items()}
+
+
+def _imported(file: Path, modules: Mapping[str, Path]) -> Iterator[str]:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import(names=names):
+                yield from (each.name for each in names if each.name in modules)
+            case ast.ImportFrom(module=str(module), names=names):
+                for each in names:
+                    full = f"{module}.{each.name}"
+                    yield full if full in modules else module
+            case _:
+                pass
+
+
+def find_circle(imports: Imports) -> list[str]:
+    """The modules of one circle of imports, empty where there is none."""
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
+
+
+def find_upward(imports: Imports) -> list[str]:
+    """`a -> b` for every import of `histrio` that goes up, or sideways into another room."""
+    levels = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+    wrong = []
+    for module, imported in imports.items():
+        room = _room(module)
+        if room is None or room in FREE:
+            continue
+        for other in imported:
+            below = _room(other)
+            if below is None or below == room or (room, below) in NEIGHBOURS:
+                continue
+            if below in FREE or levels[below] >= levels[room]:
+                wrong.append(f"{module} -> {other}")
+    return sorted(wrong)
+
+
+def _room(module: str) -> str | None:
+    package, _, rest = module.partition(".")
+    return rest.split(".")[0] if package == "histrio" and rest else None
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """Of all packages together."""
+    modules = {name: file for source in SOURCES for name, file in find_modules(source).items()}
+    return read_imports(modules)
+
+
+def test_nothing_imports_in_a_circle(imports: Imports) -> None:
+    assert find_circle(imports) == []
+
+
+def test_no_import_goes_up(imports: Imports) -> None:
+    assert find_upward(imports) == []
+
+
+def test_every_room_has_its_layer(imports: Imports) -> None:
+    rooms = {room for module in imports if (room := _room(module)) is not None}
+    assert rooms == {room for layer in LAYERS for room in layer} | FREE
+
+
+def test_a_planted_circle_and_a_planted_upward_import_are_found(tmp_path: Path) -> None:
+    for name, text in {
+        "kv/actor.py": "def late():\n    from histrio.kv import manager\n",
+        "kv/manager.py": "from histrio.kv.prefix import x\n",
+        "kv/prefix.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import histrio.kv.actor\n",
+        "contracts/backend.py": "from histrio.stage import slots\n",
+        "stage/slots.py": "from histrio.front.requests import y\n",
+        "front/requests.py": "from histrio.contracts import backend\n",
+    }.items():
+        file = tmp_path / "histrio" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    imports = read_imports(find_modules(tmp_path))
+    assert set(find_circle(imports)) >= {"histrio.kv.actor"} or set(find_circle(imports)) >= {"histrio.stage.slots"}
+    assert find_upward(imports) == [
+        "histrio.contracts.backend -> histrio.stage.slots",
+        "histrio.stage.slots -> histrio.front.requests",
+    ]
+    del imports["histrio.contracts.backend"]
+    assert set(find_circle(imports)) == {"histrio.kv.actor", "histrio.kv.manager", "histrio.kv.prefix"}

@@ -1,0 +1,79 @@
+"""A request whose time is over ends with an error, whether it runs or waits, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histrio.contracts.gateway import Delta, Submission, TokenStream
+from histrio.messages import RequestState
+from histrio.testing.harness import HarnessOptions, serving
+from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
+from histrio.testing.wait import eventually_async
+from histrio_samplers.temperature import Temperature
+
+pytestmark = pytest.mark.anyio
+
+GREEDY: dict[str, Any] = {"temperature": 0.0}
+NO_TIME_S = 1e-9
+NUM_LAYERS = 3
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
+
+
+async def read(stream: TokenStream) -> tuple[list[int], Delta]:
+    """The tokens, and the last delta."""
+    ids: list[int] = []
+    async for delta in stream:
+        ids += delta.ids
+        last = delta
+    return ids, last
+
+
+@pytest.mark.parametrize("cuts", [[], [1]])
+async def test_those_that_run_and_those_that_wait_end_and_free_their_blocks(model: Path, cuts: list[int]) -> None:
+    options = HarnessOptions(max_rows=2, stage_options={"step-s": 0.002})
+    async with serving(model, ToyFactory(), samplers=[Temperature], cuts=cuts, options=options) as harness:
+        gauges = harness.gateway.status.gauges
+        late = Submission([1, 2, 3], 400, sampling=GREEDY, timeout_s=NO_TIME_S)
+        (running,) = harness.gateway.submit(late)
+        (kept,) = harness.gateway.submit(Submission([7, 7], 40, sampling=GREEDY))
+        (waiting,) = harness.gateway.submit(late)
+        await kept.__anext__()
+        harness.front.gateway.expire()
+        ended = [(await read(stream))[1] for stream in (running, waiting)]
+        assert [(delta.state, delta.code) for delta in ended] == [(RequestState.ERROR, "request_timeout")] * 2
+        assert harness.front.gateway.num_unfinished == 1
+        ids, last = await read(kept)
+        assert last.state is RequestState.FINISHED_MAX_LENGTH, "a control: who has time left goes on"
+        assert toy_continuation([7, 7], 40, num_layers=NUM_LAYERS, vocab_size=258)[-len(ids) :] == ids
+        await eventually_async(
+            lambda: [gauges.get(name) for name in ("running_sequences", "waiting_sequences", "used_blocks")] == [0] * 3
+        )
+
+
+async def test_a_request_without_a_limit_of_its_own_has_the_topologys(model: Path) -> None:
+    options = HarnessOptions(stage_options={"step-s": 0.002})
+    async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 20, sampling=GREEDY))
+        await stream.__anext__()
+        harness.front.gateway.expire()
+        assert (await read(stream))[1].state is RequestState.FINISHED_MAX_LENGTH
+
+
+async def test_the_fronts_timer_looks_for_them_by_itself(model: Path) -> None:
+    options = HarnessOptions(stage_options={"step-s": 0.005})
+    async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 480, sampling=GREEDY, timeout_s=NO_TIME_S))
+        _ids, last = await read(stream)
+    assert (last.state, last.code) == (RequestState.ERROR, "request_timeout")

@@ -1,0 +1,298 @@
+"""A request that brings the engine down is found by trying suspects alone; nobody else ends."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+import msgspec
+from hypothesis import given, settings
+
+from histrio.batching.sequence import Sequence
+from histrio.contracts.gateway import Submission
+from histrio.errors import EngineError, RequestTimeout
+from histrio.front.requests import RequestTable, Ticket
+from histrio.front.trials import TRIAL_TOKENS
+from histrio.messages import Generate, RequestState, TokenLogprobs, TokenRow
+
+
+class Front:
+    """A request table and an engine that says the position of each token, and dies at poisoned ones."""
+
+    def __init__(self) -> None:
+        self.table = RequestTable(100)
+        self.engine: dict[int, Generate] = {}
+        self.heard: dict[int, list[TokenRow]] = {}
+        self.poison: dict[int, int] = {}
+        """Request → the number of known tokens at which it kills the engine."""
+        self.num_failures = 0
+
+    def submit(self, num_tokens: int = 30, *, poison: int | None = None, **fields: object) -> int:
+        (order,) = self.table.accept(Submission([1, 2], num_tokens, **fields))  # type: ignore[arg-type]
+        heard = self.heard[order.request] = []
+        if poison is not None:
+            self.poison[order.request] = poison
+        self.table.add(Ticket(order, 100.0, heard.append))
+        self.send()
+        return order.request
+
+    def send(self) -> None:
+        for order in self.table.next_orders():
+            assert order.request not in self.engine
+            self.engine[order.request] = msgspec.structs.replace(order, ids=list(order.ids))
+
+    def step(self) -> None:
+        """One token for each request in the engine, or its end; then whatever may follow."""
+        on_trial = self.table.on_trial
+        assert not on_trial or list(self.engine) == [on_trial], "whoever is on trial is alone"
+        if any(self.poison.get(each.request) == len(each.ids) for each in self.engine.values()):
+            self.fail(on_trial)
+            return
+        for order in list(self.engine.values()):
+            token = len(order.ids)
+            order.ids.append(token)
+            is_end = len(order.ids) == (order.trial_end or order.max_total_tokens)
+            state = RequestState.FINISHED_MAX_LENGTH if is_end else RequestState.DECODING
+            if is_end:
+                del self.engine[order.request]
+            self.table.deliver(TokenRow(order.request, [token], state))
+        self.send()
+
+    def fail(self, convicted: int = 0) -> None:
+        self.num_failures += 1
+        self.engine.clear()
+        self.table.down(convicted)
+        self.send()
+
+    def run(self) -> None:
+        for _ in range(5000):
+            if not len(self.table):
+                return
+            self.step()
+        raise AssertionError("requests never end")
+
+    def ids(self, request: int) -> list[int]:
+        return [token for row in self.heard[request] for token in row.ids]
+
+    def codes(self) -> dict[int, str]:
+        return {request: rows[-1].code for request, rows in self.heard.items() if rows and rows[-1].code}
+
+
+def test_only_the_poisoned_end_each_by_two_failures_at_most() -> None:
+    front = Front()
+    good = [front.submit() for _ in range(8)]
+    front.step()
+    poisoned = [front.submit(poison=position) for position in (2, 5, 20)]
+    front.run()
+    assert front.codes() == dict.fromkeys(poisoned, "request_broke_engine")
+    assert all(front.ids(request) == list(range(2, 32)) for request in good)
+    assert front.num_failures <= 2 * len(poisoned)
+    assert [len(front.ids(request)) for request in poisoned] == [0, 3, 18], "what it said before is delivered"
+
+
+def test_a_killed_engine_costs_nobody_a_token() -> None:
+    front = Front()
+    good = [front.submit() for _ in range(5)]
+    for _ in range(3):
+        front.step()
+    front.fail()
+    front.run()
+    assert all(front.ids(request) == list(range(2, 32)) for request in good)
+    assert front.codes() == {}
+    assert all(sum(row.state.is_finished for row in rows) == 1 for rows in front.heard.values())
+
+
+def test_those_that_come_during_trials_wait_for_their_end() -> None:
+    front = Front()
+    first = front.submit()
+    front.fail()
+    second = front.submit()
+    assert list(front.engine) == [first]
+    assert front.engine[first].trial_end == 2 + TRIAL_TOKENS
+    for _ in range(TRIAL_TOKENS):
+        front.step()
+    assert sorted(front.engine) == [first, second]
+    assert front.engine[first].trial_end == 0, "a control: nobody is on trial any more"
+
+
+def test_a_failure_that_blames_nobody_tries_the_same_request_first() -> None:
+    front = Front()
+    requests = [front.submit() for _ in range(3)]
+    front.fail()
+    for _ in range(TRIAL_TOKENS + 2):
+        front.step()
+    assert front.table.on_trial == requests[1]
+    front.fail(convicted=0)
+    assert front.table.on_trial == requests[1]
+    assert front.table.num_suspects == 1, "the first was not in the engine"
+    front.run()
+    assert front.codes() == {}
+
+
+def test_a_conviction_that_comes_too_late_hits_nobody() -> None:
+    front = Front()
+    requests = [front.submit() for _ in range(2)]
+    front.fail()
+    for _ in range(TRIAL_TOKENS):
+        front.step()
+    front.fail(convicted=requests[0])
+    front.run()
+    assert front.codes() == {}
+
+
+def test_one_that_is_cancelled_on_trial_keeps_its_place_until_the_engine_is_done_with_it() -> None:
+    front = Front()
+    first, second = front.submit(), front.submit()
+    front.fail()
+    assert front.table.remove(first)
+    assert not front.table.needs_cancel(first)
+    assert len(front.table) == 1, "its credit is back at once"
+    front.step()
+    assert front.table.on_trial == first
+    for _ in range(TRIAL_TOKENS - 1):
+        front.step()
+    assert front.table.on_trial == second
+    assert front.table.needs_cancel(first)
+    front.run()
+    assert front.ids(second) == list(range(2, 32))
+
+
+def test_one_that_was_cancelled_on_trial_is_at_fault_and_nobody_else() -> None:
+    front = Front()
+    first, second = front.submit(poison=4), front.submit()
+    front.step()
+    front.fail()
+    front.table.expire(1000.0)
+    third = front.submit()
+    front.run()
+    assert front.codes() == {first: RequestTimeout.code, second: RequestTimeout.code}
+    assert front.ids(third) == list(range(2, 32))
+
+
+def test_a_suspect_that_leaves_is_not_tried() -> None:
+    front = Front()
+    first, second, third = (front.submit() for _ in range(3))
+    front.fail()
+    front.table.remove(second)
+    for _ in range(TRIAL_TOKENS):
+        front.step()
+    assert front.table.on_trial == third
+    front.run()
+    assert front.ids(first) == front.ids(third) == list(range(2, 32))
+
+
+def test_what_cannot_be_bounded_runs_on_after_its_first_token() -> None:
+    front = Front()
+    front.table.can_continue = lambda fields: not fields
+    first, second = front.submit(sampling={"temperature": 1}), front.submit()
+    front.fail()
+    assert front.engine[first].trial_end == 0
+    front.step()
+    assert list(front.engine) == [first, second]
+    assert front.table.on_trial == second
+    assert front.engine[second].trial_end == 2 + TRIAL_TOKENS, "a control: this one can be continued"
+
+
+def test_one_that_cannot_be_bounded_is_cancelled_in_the_engine() -> None:
+    front = Front()
+    front.table.can_continue = lambda fields: not fields
+    first, second = front.submit(sampling={"temperature": 1}), front.submit()
+    front.fail()
+    front.table.remove(first)
+    assert front.table.needs_cancel(first)
+    del front.engine[first]
+    front.send()
+    assert front.table.on_trial == second
+
+
+def test_an_end_during_a_trial_is_an_end() -> None:
+    front = Front()
+    short, long = front.submit(5), front.submit()
+    front.fail()
+    front.run()
+    assert front.ids(short) == list(range(2, 7))
+    assert [row.state for row in front.heard[short]][-1] is RequestState.FINISHED_MAX_LENGTH
+    assert len(front.ids(long)) == 30
+
+
+def test_what_the_last_step_of_a_trial_gives_beyond_its_end_is_delivered() -> None:
+    front = Front()
+    request = front.submit()
+    front.fail()
+    ids = list(range(2, 2 + TRIAL_TOKENS + 5))
+    front.table.deliver(TokenRow(request, ids, RequestState.FINISHED_MAX_LENGTH))
+    (order,) = front.table.next_orders()
+    assert (order.ids[2:], order.trial_end) == (ids, 0)
+    sequence = Sequence.from_order(msgspec.structs.replace(order, trial_end=len(order.ids) + 4))
+    assert (sequence.take([1, 2]), sequence.state) == ([1, 2], RequestState.DECODING)
+    assert (sequence.take([3, 4, 5]), sequence.state) == ([3, 4, 5], RequestState.FINISHED_MAX_LENGTH)
+
+
+def test_an_order_that_cannot_be_sent_holds_nobody_up() -> None:
+    front = Front()
+    first, second = front.submit(), front.submit()
+    front.fail()
+    del front.engine[first]
+    front.table.fail(first, EngineError("it cannot be sent"))
+    front.table.unsent(first)
+    front.send()
+    assert front.table.on_trial == second
+    front.run()
+    assert front.codes() == {first: EngineError.code}
+
+
+def test_the_prompt_is_accounted_for_once() -> None:
+    front = Front()
+    request = front.submit(num_prompt_logprobs=0)
+    scores = [TokenLogprobs(-1.0)]
+    front.table.deliver(TokenRow(request, [2], RequestState.DECODING, num_cached_tokens=1, prompt_logprobs=scores))
+    front.fail()
+    assert front.engine[request].num_prompt_logprobs is None
+    front.table.deliver(TokenRow(request, [3], RequestState.DECODING, num_cached_tokens=3))
+    assert [row.num_cached_tokens for row in front.heard[request]] == [1, 0]
+
+
+ACTIONS = ["submit", "poison", "step", "step", "step", "kill", "remove", "expire"]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(ACTIONS),
+            st.integers(0, 30),
+        ),
+        max_size=60,
+    )
+)
+def test_whatever_happens_the_innocent_get_every_token(actions: list[tuple[str, int]]) -> None:
+    front = Front()
+    asked: list[int] = []
+    left: set[int] = set()
+    for action, number in actions:
+        match action:
+            case "submit":
+                asked.append(front.submit(1 + number))
+            case "poison":
+                front.submit(40, poison=2 + number)
+            case "step":
+                front.step()
+            case "kill":
+                front.fail()
+            case "expire":
+                for request in front.table.expire(1000.0):
+                    left.add(request)
+                    if front.table.needs_cancel(request):
+                        front.engine.pop(request, None)
+                front.send()
+            case "remove" if asked:
+                request = asked[number % len(asked)]
+                if front.table.remove(request):
+                    left.add(request)
+                    if front.table.needs_cancel(request):
+                        front.engine.pop(request, None)
+                    front.send()
+    front.run()
+    assert front.table.num_tokens == 0
+    for request in set(asked) - left:
+        ids = front.ids(request)
+        assert ids == list(range(2, 2 + len(ids)))
+        assert front.heard[request][-1].state is RequestState.FINISHED_MAX_LENGTH

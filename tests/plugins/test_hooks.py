@@ -1,0 +1,282 @@
+"""Hooks: each is documented with its exact signature, and each hands its objects to the core."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
+
+import msgspec
+import pytest
+
+from histrio.contracts import hooks
+from histrio.contracts.backend import Array, ArrayNamespace, BackendFactory, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.drafter import DrafterFactory
+from histrio.contracts.gateway import Submission
+from histrio.contracts.grammar import GrammarBackend, GrammarKinds, Vocabulary, VocabularySpec
+from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
+from histrio.contracts.observed import FinishedRequest, IntervalStats
+from histrio.contracts.options import NoOptions
+from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy, Load
+from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.front.watchers import Watchers
+from histrio.messages import Generate, GrammarSpec, RequestState
+from histrio.plugins.hook_calls import hook_names
+from histrio.plugins.registry import Plugins
+from histrio.testing.guesses import GuessFactory
+
+PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
+
+
+class Factory:
+    name = "paper"
+    traits = Traits(contract=1)
+
+    def probe(self) -> Probe:
+        return Probe(available=True)
+
+    def supports(self, spec: StageSpec) -> Probe:
+        return Probe(available=True)
+
+    def create(self) -> StageBackend:
+        raise NotImplementedError
+
+
+class Params(msgspec.Struct, frozen=True):
+    loudness: float = 0.0
+
+
+class Loud:
+    name: ClassVar[str] = "loud"
+    order: ClassVar[int] = 50
+    params: ClassVar[type[msgspec.Struct]] = Params
+
+    def __init__(self, max_rows: int) -> None:
+        return
+
+    def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
+        return False
+
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+        return logits
+
+
+class Rhymes:
+    name = "rhymes"
+    kinds = ("limerick",)
+    capabilities = ()
+
+    def check(self, spec: GrammarSpec) -> None:
+        return
+
+    def open(self, spec: VocabularySpec) -> Vocabulary:
+        raise NotImplementedError
+
+
+class Slowest:
+    name: ClassVar[str] = "slowest"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, options: NoOptions) -> None:
+        return
+
+    def handicap(self, order: Generate) -> int:
+        return 0
+
+
+class Bouncer:
+    name: ClassVar[str] = "bouncer"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
+
+    def __init__(self, options: NoOptions) -> None:
+        return
+
+    def admit(self, submission: Submission, load: Load) -> None:
+        return
+
+
+class Settings(msgspec.Struct, rename="kebab"):
+    port: int = 1
+
+
+class Edge:
+    name = "telegraph"
+    settings = Settings
+
+    async def run(self, context: EdgeContext) -> None:
+        context.ready("wire")
+
+
+class AllHooks:
+    @hookimpl
+    def register_backends(self, register: Callable[[BackendFactory], None]) -> None:
+        register(Factory())
+
+    @hookimpl
+    def register_samplers(self, register: Callable[[type[Sampler]], None]) -> None:
+        register(Loud)
+
+    @hookimpl
+    def register_grammars(self, register: Callable[[GrammarBackend], None]) -> None:
+        register(Rhymes())
+
+    @hookimpl
+    def register_drafters(self, register: Callable[[DrafterFactory], None]) -> None:
+        register(GuessFactory(lambda _ids, _count: [], "parrot"))
+
+    @hookimpl
+    def register_batching_policies(self, register: Callable[[type[BatchingPolicy]], None]) -> None:
+        register(Slowest)
+
+    @hookimpl
+    def register_admission_policies(self, register: Callable[[type[AdmissionPolicy]], None]) -> None:
+        register(Bouncer)
+
+    @hookimpl
+    def register_edges(self, register: Callable[[EdgeService], None]) -> None:
+        register(Edge())
+
+    @hookimpl
+    def on_request_finished(self, record: FinishedRequest) -> None:
+        SEEN.append(record)
+
+    @hookimpl
+    def on_interval(self, stats: IntervalStats) -> dict[str, float]:
+        SEEN.append(stats)
+        return {"verses": 4}
+
+    @hookimpl
+    def on_actor_failed(self, actor: str, restarts: int) -> None:
+        SEEN.append((actor, restarts))
+
+
+SEEN: list[object] = []
+"""What the hooks that watch were told."""
+RECORD = FinishedRequest(request=1, state=RequestState.CANCELLED, num_prompt_tokens=1, num_tokens=0, elapsed_s=0.1)
+STATS = IntervalStats(state="ready", epoch=1, interval_s=10.0, num_unfinished=0, counters={}, gauges={})
+
+
+@pytest.fixture
+def plugins() -> Plugins:
+    found = Plugins()
+    found.add(AllHooks(), "everything")
+    assert (found.failed, found.defects) == ([], [])
+    return found
+
+
+def told(plugins: Plugins, hook: str, **facts: object) -> Watchers:
+    """Tell it, and wait for it."""
+    SEEN.clear()
+    watchers = Watchers(plugins.watching)
+    assert watchers.wants(hook)
+    watchers.tell(hook, **facts)
+    watchers.close(grace_s=15)
+    return watchers
+
+
+def test_hook_on_request_finished(plugins: Plugins) -> None:
+    told(plugins, "on_request_finished", record=RECORD)
+    assert SEEN == [RECORD]
+
+
+def test_hook_on_interval(plugins: Plugins) -> None:
+    assert told(plugins, "on_interval", stats=STATS).metrics == {'plugin_verses{plugin="everything"}': 4}
+    assert SEEN == [STATS]
+
+
+def test_hook_on_actor_failed(plugins: Plugins) -> None:
+    """An implementation may take fewer of the facts."""
+    told(plugins, "on_actor_failed", actor="stage1", error="no memory", restarts=2)
+    assert SEEN == [("stage1", 2)]
+
+
+def test_hook_register_backends(plugins: Plugins) -> None:
+    assert plugins.backends.owners == {"paper": "everything"}
+    assert isinstance(plugins.backends.get("paper"), Factory)
+
+
+def test_hook_register_samplers(plugins: Plugins) -> None:
+    offered: list[type[Sampler]] = list(plugins.samplers)
+    assert offered == [Loud]
+
+
+def test_hook_register_grammars(plugins: Plugins) -> None:
+    assert plugins.grammars.owners == {"rhymes": "everything"}
+    assert GrammarKinds(plugins.grammars).backend(GrammarSpec("limerick", "")).name == "rhymes"
+
+
+def test_hook_register_drafters(plugins: Plugins) -> None:
+    assert plugins.drafters.owners == {"parrot": "everything"}
+    assert isinstance(plugins.drafters.get("parrot"), GuessFactory)
+
+
+def test_hook_register_batching_policies(plugins: Plugins) -> None:
+    assert plugins.batching_policies.owners == {"slowest": "everything"}
+    assert plugins.batching_policies.get("slowest") is Slowest
+
+
+def test_hook_register_admission_policies(plugins: Plugins) -> None:
+    assert plugins.admission_policies.owners == {"bouncer": "everything"}
+    assert plugins.admission_policies.get("bouncer") is Bouncer
+
+
+def test_hook_register_edges(plugins: Plugins) -> None:
+    service = plugins.edges.get("telegraph")
+    told: list[str] = []
+    running: Awaitable[None] = service.run(EdgeContext(gateway=None, settings={}, ready=told.append))  # type: ignore[arg-type]
+    with pytest.raises(StopIteration):
+        running.__await__().__next__()
+    assert told == ["wire"]
+
+
+def documented_hooks() -> dict[str, str]:
+    """Hook → signature, from the page's headings."""
+    return dict(re.findall(r"^## `(\w+)(\(.*)`$", PAGE.read_text(), re.MULTILINE))
+
+
+def test_each_hook_stands_in_the_docs_with_its_exact_signature() -> None:
+    signatures = {name: str(inspect.signature(getattr(hooks, name))).replace("'", "") for name in hook_names()}
+    assert documented_hooks() == signatures
+    assert len(signatures) >= 3
+
+
+def test_the_example_of_the_page_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    package, factory = ModuleType("my_package"), ModuleType("my_package.factory")
+    factory.MyFactory = Factory  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "my_package", package)
+    monkeypatch.setitem(sys.modules, "my_package.factory", factory)
+    plugin = ModuleType("my_package.plugin")
+    exec(PAGE.read_text().split("```python\n")[1].split("```")[0], vars(plugin))
+    found = Plugins()
+    found.add(plugin, "mine")
+    assert (found.failed, found.backends.owners) == ([], {"paper": "mine"})
+
+
+def test_each_hook_has_a_test_of_its_own() -> None:
+    assert [name for name in hook_names() if f"test_hook_{name}" not in globals()] == []
+
+
+def test_a_plugin_need_not_implement_every_hook() -> None:
+    class Small:
+        @hookimpl
+        def register_edges(self, register: Callable[[EdgeService], None]) -> None:
+            register(Edge())
+
+    found = Plugins()
+    found.add(Small(), "small")
+    assert found.providers == {
+        "register_backends": [],
+        "register_samplers": [],
+        "register_grammars": [],
+        "register_drafters": [],
+        "register_batching_policies": [],
+        "register_admission_policies": [],
+        "register_edges": ["small"],
+        "on_request_finished": [],
+        "on_interval": [],
+        "on_actor_failed": [],
+    }
