@@ -1,13 +1,15 @@
+import errno
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from histrio.errors import WireError
-from histrio.net.runtime_dir import runtime_dir
+from histrio.net.runtime_dir import check_room, runtime_dir
 
 HOLDER = """
 import sys
@@ -88,3 +90,28 @@ def test_too_deep_a_folder_is_refused_and_removed(sockets):
     with pytest.raises(WireError, match="shorter runtime folder"), runtime_dir(deep):
         pass
     assert list(deep.iterdir()) == []
+
+
+def test_a_place_that_takes_no_folder_is_named_with_what_to_do(sockets):
+    gone = sockets / "gone"
+    words = f"need a folder in {gone}: No such file or directory; name another folder in TMPDIR"
+    with pytest.raises(WireError, match=words), runtime_dir(gone):
+        pass
+
+
+def test_a_folder_that_takes_no_sockets_is_named(sockets):
+    check_room(sockets / "made-anew")
+    assert list((sockets / "made-anew").iterdir()) == [], "a control: there is room, and nothing is left of the trial"
+    (sockets / "file").touch()
+    with pytest.raises(WireError, match=f"need a folder in {sockets}"):
+        check_room(sockets / "file")
+
+
+def test_where_no_folder_for_temporary_files_is_left_that_is_said(monkeypatch):
+    def refuse() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    with pytest.raises(WireError, match="or name a private folder in XDG_RUNTIME_DIR"), runtime_dir():
+        pass

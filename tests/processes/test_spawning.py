@@ -11,7 +11,7 @@ import pytest
 
 from histrio.actors.directory import Directory
 from histrio.config.topology import parse_tables
-from histrio.errors import BackendError, EngineError
+from histrio.errors import BackendError, EngineError, WireError
 from histrio.net.io_thread import IoThread
 from histrio.plan.resolve import resolve
 from histrio.plugins.registry import Plugins
@@ -106,8 +106,25 @@ async def test_what_it_lacks_for_long_counts_as_failures(make_world: Callable[..
         with anyio.fail_after(10.0):
             while world.root.failure is None:  # noqa: ASYNC110 - nothing announces it
                 await anyio.sleep(0.01)
-    assert "could not be started" in str(world.root.failure)
+    assert "could not be started: Too many open files" in str(world.root.failure)
     assert len(world.refusals) == 100 - 2 * 3
+
+
+async def test_a_folder_that_stays_full_ends_everything_with_the_reason(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_folder: Path) -> None:
+        raise WireError("No space left on device")
+
+    world = make_world()
+    world.root.restarts.max_restarts = 0
+    monkeypatch.setattr(processes_module, "check_room", refuse)
+    async with world.processes.run():
+        with anyio.fail_after(10.0):
+            while world.root.failure is None:  # noqa: ASYNC110 - nothing announces it
+                await anyio.sleep(0.01)
+    assert "process engine.1 could not be started: No space left on device" in str(world.root.failure)
+    assert not world.started.is_set()
 
 
 async def test_an_interpreter_that_cannot_be_started_ends_everything(make_world: Callable[..., World]) -> None:

@@ -82,7 +82,7 @@ class Router:
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise WireError(f"cannot listen on {endpoint}: {error}") from error
+            raise WireError(f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}") from error
 
         return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
 

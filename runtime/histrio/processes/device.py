@@ -89,10 +89,9 @@ def run_device_process(payload: Any) -> None:
             os._exit(1)  # nobody is left to work for
         directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
-    mark_in(mark_file(spec.endpoint))
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
     directory.use(links)
-    _listen(links)
+    _open_files(spec, links)
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         links.leave()
@@ -115,11 +114,12 @@ def mark_file(endpoint: str) -> Path:
     return Path(endpoint.removeprefix("ipc://") + ".mark")
 
 
-def _listen(links: IoThread) -> None:
+def _open_files(spec: DeviceProcess, links: IoThread) -> None:
     """Without links nothing can be told; the front learns of it by the exit code."""
     try:
+        mark_in(mark_file(spec.endpoint))
         links.start()
-    except WireError as error:
+    except (OSError, WireError) as error:
         log.error("%s", error)
         sys.exit(1)
 

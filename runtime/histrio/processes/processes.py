@@ -12,8 +12,9 @@ import msgspec
 
 from histrio.children.child import ChildSpec
 from histrio.children.spawn import ChildProcess, spawn
-from histrio.errors import BackendError, EngineError
+from histrio.errors import BackendError, EngineError, WireError
 from histrio.net.io_thread import IoThread
+from histrio.net.runtime_dir import check_room
 from histrio.plan.place import ENGINE, FRONT
 from histrio.plan.plans import Plan
 from histrio.processes.device import DeviceProcess, mark_file
@@ -113,8 +114,8 @@ class ReplicaProcesses:
         """Start one incarnation, wait for its end, and tell root how it ended."""
         self._root.process_started(self._host(role, spec))
         child = await self._spawn(role, spec)
-        if child is None:
-            self._root.process_exited(spec.process, "could not be started")
+        if isinstance(child, str):
+            self._root.process_exited(spec.process, f"could not be started: {child}")
             return
 
         self._running[spec.process] = child
@@ -125,32 +126,34 @@ class ReplicaProcesses:
         is_own_doing = ended_inside(mark_file(spec.endpoint)) or child.died_of_itself
         self._root.process_exited(spec.process, reason, is_own_doing=is_own_doing)
 
-    async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | None:
-        """The process; None if the system could start none for a while: it may lack descriptors, say."""
-        order = ChildSpec(_ENTRY, msgspec.to_builtins(spec), spec.process)
+    async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | str:
+        """The process; why not, if the system could start none for a while: it may lack descriptors or space, say."""
+        reason = ""
         for delay_s in _SPAWN_DELAYS_S:
             try:
-                return await spawn(order, python=self._pythons.get(role.process))
+                self._make_room(spec.process)
+                order = msgspec.structs.replace(spec, front_endpoint=f"ipc://{self._front_socket}")
+                child = ChildSpec(_ENTRY, msgspec.to_builtins(order), spec.process)
+                return await spawn(child, python=self._pythons.get(role.process))
             except BackendError as error:
                 self._root.fail(error)
-                return None
-            except EngineError as error:
-                log.warning("%s; trying again in %g s", error, delay_s)
+                return str(error)
+            except (EngineError, WireError) as error:
+                reason = str(error)
+                log.warning("process %s: %s; trying again in %g s", spec.process, reason, delay_s)
             await anyio.sleep(delay_s)
-        return None
+        return reason
 
     def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
         name = f"{role.process}.{count}"
-        self._ensure_listening(name)
-        return msgspec.structs.replace(
-            role, process=name, endpoint=f"ipc://{self._folder / name}", front_endpoint=f"ipc://{self._front_socket}"
-        )
+        return msgspec.structs.replace(role, process=name, endpoint=f"ipc://{self._folder / name}")
 
-    def _ensure_listening(self, newcomer: str) -> None:
-        """Whoever clears folders of temporary files may have removed the front's socket."""
+    def _make_room(self, newcomer: str) -> None:
+        """Raises `WireError` if the folder cannot take the newcomer's files. Whoever clears folders of temporary files
+        may have removed it, with the front's socket."""
+        check_room(self._folder)
         if not self._front_socket.exists():
             log.warning("the socket %s was removed; the front listens anew", self._front_socket)
-            self._folder.mkdir(mode=0o700, exist_ok=True)
             self._front_socket = self._folder / f"{FRONT}-{newcomer}"
             self._links.listen_also(f"ipc://{self._front_socket}")
 

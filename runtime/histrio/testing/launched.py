@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -30,13 +31,21 @@ def free_port() -> int:
 class LaunchedServer:
     """`rt-launch` as an own process; use it as a context manager.
 
-    Raises AssertionError with the end of its log if it does not become ready.
+    `within` is a command that runs the one that follows it in its own place, such as `prlimit --as=N`. Raises
+    AssertionError with the end of its log if it does not become ready.
     """
 
-    def __init__(self, *arguments: str, log: Path, env: dict[str, str] | None = None, port: int | None = None) -> None:
+    def __init__(
+        self,
+        *arguments: str,
+        log: Path,
+        env: dict[str, str] | None = None,
+        port: int | None = None,
+        within: Sequence[str] = (),
+    ) -> None:
         self.port = free_port() if port is None else port
         self.log = log
-        command = [sys.executable, "-m", "histrio.cli", *arguments, "--port", str(self.port)]
+        command = [*within, sys.executable, "-m", "histrio.cli", *arguments, "--port", str(self.port)]
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
