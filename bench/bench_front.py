@@ -22,9 +22,9 @@ from histrio_api.answer.sse import ChatChunks
 from histrio_api.request.prompts import completion_prompts
 from histrio_api.request.received import Received
 from histrio_api.schemas.completions import CompletionRequest
-from histrio_api.service.edge import Edge
 from histrio_api.service.service import open_edge
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.edge import Edge
+from histrio_api.shared.settings import ApiSettings
 from histrio_api.testing import Script, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from histrio_api.text.stops import StopStrings
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from histrio.contracts.gateway import ServedModel
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.settings import ApiSettings
 
 if TYPE_CHECKING:
     from histrio_api.text.side import TextSide

@@ -10,7 +10,7 @@ import pytest
 
 from histrio.errors import EngineError, RequestError
 from histrio_api.errors import ClientLeft
-from histrio_api.service.attended import attended
+from histrio_api.request.attended import attended
 
 pytestmark = pytest.mark.anyio
 

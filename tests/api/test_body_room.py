@@ -13,7 +13,8 @@ import pytest
 
 from histrio.errors import Overloaded
 from histrio_api.errors import BodyTooLarge, ClientLeft
-from histrio_api.request.body import FREE_BYTES, BodyRoom, received_body
+from histrio_api.request.body import FREE_BYTES, received_body
+from histrio_api.shared.body_room import BodyRoom
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 
 pytestmark = pytest.mark.anyio

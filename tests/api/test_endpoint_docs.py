@@ -12,7 +12,7 @@ from histrio_api.request.fields import NEUTRAL_VALUES, NO_EFFECT
 from histrio_api.routes import ROUTES
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.settings import ApiSettings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "endpoint.md").read_text(encoding="utf-8")
 

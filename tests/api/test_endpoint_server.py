@@ -14,7 +14,7 @@ from histrio.config.tables import convert_table
 from histrio.errors import ModelUnavailable, TopologyError, UnsupportedModel
 from histrio_api.plugin import ApiService, register_edges
 from histrio_api.service.listener import bind
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.settings import ApiSettings
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 from histrio_api.text.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from histrio.errors import Overloaded
-from histrio_api.service.metrics import EndpointMetrics, Histogram, exposition
+from histrio_api.shared.metrics import EndpointMetrics, Histogram, exposition
 
 if TYPE_CHECKING:
     from conftest import Endpoint

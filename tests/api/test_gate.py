@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from histrio_api.service.gate import Gate
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.settings import ApiSettings
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
 
 pytestmark = pytest.mark.anyio

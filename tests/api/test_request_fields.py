@@ -106,7 +106,7 @@ def test_the_text_never_repeats_a_value(secret: str) -> None:
 )
 def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
     with pytest.raises(RequestError) as caught:
-        decode_object(body)
+        decode_object(body, max_parts=9, max_values=9)
     assert (caught.value.status, caught.value.code) == (400, "invalid_json")
 
 

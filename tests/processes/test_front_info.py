@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from histrio.contracts.gateway import GatewayStatus
 from histrio.processes.front import info_gauge
-from histrio_api.service.metrics import EndpointMetrics, exposition
+from histrio_api.shared.metrics import EndpointMetrics, exposition
 
 
 def test_names_are_labels_of_one_gauge() -> None:

@@ -25,7 +25,7 @@ from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.usage import CompletionTokensDetails, PromptTokensDetails, Usage
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["Generation", "run_choices", "start_generation"]
 

@@ -8,35 +8,13 @@ from typing import Any
 
 from litestar import Request
 
-from histrio.errors import Overloaded
 from histrio_api.errors import BodyTooLarge, ClientLeft
+from histrio_api.shared.body_room import BodyRoom
 
-__all__ = ["FREE_BYTES", "BodyRoom", "received_body"]
+__all__ = ["FREE_BYTES", "received_body"]
 
 FREE_BYTES = 65_536
 """Of each body, which need no room: the number of connections bounds them."""
-
-
-class BodyRoom:
-    """How many bytes of bodies may be here at the same time."""
-
-    def __init__(self, num_bytes: int) -> None:
-        self._num_left = num_bytes
-
-    @property
-    def num_left(self) -> int:
-        """Bytes that may still come."""
-        return self._num_left
-
-    def take(self, num_bytes: int) -> None:
-        """Take room. Raises `Overloaded` if there is not so much."""
-        if num_bytes > self._num_left:
-            raise Overloaded("too many large requests are on their way; try again soon")
-        self._num_left -= num_bytes
-
-    def give_back(self, num_bytes: int) -> None:
-        """Give it back."""
-        self._num_left += num_bytes
 
 
 @asynccontextmanager

@@ -15,12 +15,8 @@ import msgspec
 
 from histrio.errors import RequestError
 
-__all__ = ["MAX_JSON_DEPTH", "MAX_JSON_PARTS", "MAX_JSON_VALUES", "decode_object"]
+__all__ = ["MAX_JSON_DEPTH", "decode_object"]
 
-MAX_JSON_PARTS = 131_072
-"""Most lists, objects and names in objects of one body, together."""
-MAX_JSON_VALUES = 1_048_576
-"""Most values in lists and objects of one body, together."""
 MAX_JSON_DEPTH = 128
 """Most lists and objects within each other, the body itself included."""
 
@@ -32,13 +28,10 @@ _PLACE = re.compile(r" \(byte \d+\)| - at `.*`", re.DOTALL)
 
 
 def decode_object(
-    body: bytes,
-    *,
-    max_parts: int = MAX_JSON_PARTS,
-    max_values: int = MAX_JSON_VALUES,
-    labels: Collection[str] = frozenset(),
+    body: bytes, *, max_parts: int, max_values: int, labels: Collection[str] = frozenset()
 ) -> dict[str, Any]:
     """The JSON object in a request's body. `labels` are fields of which only texts are read; others of them are null.
+    `max_parts` are the most lists, objects and names in objects, `max_values` the most values in lists and objects.
 
     Raises `RequestError`.
     """

@@ -14,7 +14,7 @@ from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.tools import ToolDefinition
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 from histrio_api.text.messages import to_template_messages
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import TooManyTokens

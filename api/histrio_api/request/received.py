@@ -11,7 +11,7 @@ from histrio_api.request.json_body import decode_object
 from histrio_api.request.scores import num_prompt_logprobs, num_top_logprobs
 from histrio_api.request.words import with_word_ids
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["Received", "receive"]
 

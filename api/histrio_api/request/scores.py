@@ -6,7 +6,7 @@ from histrio.errors import RequestError
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["num_prompt_logprobs", "num_top_logprobs", "require_few_scores"]
 

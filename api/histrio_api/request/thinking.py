@@ -10,7 +10,7 @@ from histrio.messages import Thinking
 from histrio_api.request.prompts import Prompt
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["chat_thinking", "completion_thinking"]
 

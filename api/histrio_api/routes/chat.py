@@ -26,7 +26,7 @@ from histrio_api.routes.common import (
     with_grammar,
 )
 from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 from histrio_api.text.answers import AnswerParser
 from histrio_api.text.template_forms import FINAL_CHANNEL
 from histrio_api.text.tools import CALL_OPEN

@@ -20,11 +20,13 @@ from histrio_api.answer.generation import Generation, run_choices
 from histrio_api.answer.sse import EventStream, Write, error_event
 from histrio_api.errors import STATUS_CLIENT_LEFT, error_body, presentable
 from histrio_api.request.body import received_body
+from histrio_api.request.enforceable import require_enforceable
 from histrio_api.request.received import Received, receive
+from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.wanted import WantedGrammar
+from histrio_api.routes.auth import KEY_LABEL
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.service.attended import attended
-from histrio_api.service.auth import KEY_LABEL
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = [
     "HttpRequest",
@@ -78,14 +80,26 @@ async def read_request(request: HttpRequest, body: bytes, kind: type[R]) -> Rece
 async def with_grammar(request: HttpRequest, received: Received[R], thinking: Callable[[], Thinking]) -> Received[R]:
     """The request with the form that it asks for, checked; `thinking` is asked only if there is one."""
     edge = edge_of(request)
-    work = partial(edge.wanted_grammar, received.request, received.sampling, thinking)
-    wanted = await edge.run_text(work, received.num_body_bytes)
+    wanted = await edge.run_text(partial(_wanted_grammar, edge, received, thinking), received.num_body_bytes)
     if wanted is None:
         return received
 
-    if edge.needs_check(wanted):
-        await attended(edge, request.receive, partial(edge.check_grammar, wanted))
+    await require_enforceable(edge, wanted, request.receive)
     return replace(received, grammar=wanted.spec)
+
+
+def _wanted_grammar(edge: Edge, received: Received[Any], thinking: Callable[[], Thinking]) -> WantedGrammar | None:
+    wanted = wanted_grammar(
+        received.request,
+        received.sampling,
+        edge.gateway.model.grammar_kinds,
+        honoured_by=edge.honoured_by,
+        special_texts=edge.tokenizer.special_texts,
+    )
+    if wanted is None:
+        return None
+    spec = msgspec.structs.replace(wanted.spec, thinking=thinking())
+    return msgspec.structs.replace(wanted, spec=spec)
 
 
 async def answer_at_once(request: HttpRequest, generation: Generation) -> list[str] | None:

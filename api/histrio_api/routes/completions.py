@@ -26,7 +26,7 @@ from histrio_api.routes.common import (
     with_grammar,
 )
 from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["completions"]
 

@@ -7,7 +7,7 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
 from histrio_api.schemas.models import ModelCard
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["list_models", "show_model"]
 

@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.errors import RETRY_AFTER_S
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
-from histrio_api.service.metrics import exposition
+from histrio_api.shared.metrics import exposition
 
 __all__ = ["health", "liveness", "metrics", "version"]
 

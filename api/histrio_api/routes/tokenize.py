@@ -15,7 +15,7 @@ from histrio_api.request.json_body import decode_object
 from histrio_api.request.prompts import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["detokenize", "tokenize"]
 

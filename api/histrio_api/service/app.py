@@ -11,8 +11,8 @@ from litestar.exceptions import HTTPException
 
 from histrio_api.errors import on_error, on_http_exception
 from histrio_api.routes import ROUTES
-from histrio_api.service.auth import require_key
-from histrio_api.service.edge import Edge
+from histrio_api.routes.auth import require_key
+from histrio_api.shared.edge import Edge
 
 __all__ = ["create_app"]
 

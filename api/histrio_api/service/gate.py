@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from histrio.errors import RequestError
 from histrio_api.errors import error_body
 from histrio_api.http.exchange import Application
-from histrio_api.service.settings import ApiSettings, is_loopback
+from histrio_api.shared.settings import ApiSettings, is_loopback
 
 __all__ = ["Gate"]
 

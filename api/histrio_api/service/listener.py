@@ -13,7 +13,7 @@ from histrio.errors import TopologyError
 from histrio_api.http.exchange import Application
 from histrio_api.http.limits import HttpLimits
 from histrio_api.http.server import HttpServer
-from histrio_api.service.settings import ApiSettings, is_loopback
+from histrio_api.shared.settings import ApiSettings, is_loopback
 
 __all__ = ["bind", "serve"]
 

@@ -17,11 +17,11 @@ from histrio.contracts.options import as_options
 from histrio.front.grammar_check import GrammarChecker
 from histrio.plugins.registry import installed_plugins
 from histrio_api.service.app import create_app
-from histrio_api.service.edge import Edge
 from histrio_api.service.gate import Gate
 from histrio_api.service.listener import serve
-from histrio_api.service.metrics import EndpointMetrics
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.edge import Edge
+from histrio_api.shared.metrics import EndpointMetrics
+from histrio_api.shared.settings import ApiSettings
 from histrio_api.text.side import TextSide, read_text_side
 
 __all__ = ["open_edge", "run_endpoint"]

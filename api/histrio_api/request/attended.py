@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from histrio_api.errors import ClientLeft
-from histrio_api.service.edge import Edge
+from histrio_api.shared.edge import Edge
 
 __all__ = ["attended"]
 

@@ -9,18 +9,13 @@ from hashlib import blake2s
 from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
-from msgspec.structs import replace
 
 from histrio.contracts.gateway import Gateway
-from histrio.errors import EngineError, ModelNotFound, Overloaded, RequestError
+from histrio.errors import EngineError, ModelNotFound, Overloaded
 from histrio.front.grammar_check import GrammarChecker
-from histrio.messages import SamplingFields, Thinking
-from histrio_api.request.body import BodyRoom
-from histrio_api.request.structured import wanted_grammar
-from histrio_api.request.wanted import WantedGrammar
-from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.service.metrics import EndpointMetrics
-from histrio_api.service.settings import ApiSettings
+from histrio_api.shared.body_room import BodyRoom
+from histrio_api.shared.metrics import EndpointMetrics
+from histrio_api.shared.settings import ApiSettings
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
 
@@ -85,33 +80,6 @@ class Edge:
                 raise EngineError("the server is shutting down")
             case "failed":
                 raise EngineError("the engine failed and was not restarted; the server's log has the reason")
-
-    def wanted_grammar(
-        self, request: GenerationRequest, sampling: SamplingFields, thinking: Callable[[], Thinking]
-    ) -> WantedGrammar | None:
-        """The form that the request asks for, not checked yet. Raises `RequestError`."""
-        wanted = wanted_grammar(
-            request,
-            sampling,
-            self.gateway.model.grammar_kinds,
-            honoured_by=self.honoured_by,
-            special_texts=self.tokenizer.special_texts,
-        )
-        return None if wanted is None else replace(wanted, spec=replace(wanted.spec, thinking=thinking()))
-
-    async def check_grammar(self, wanted: WantedGrammar) -> None:
-        """Raise `RequestError` where it cannot be enforced, `Overloaded`, or what is no fault of the request."""
-        assert self.grammars is not None, "whoever enforces the grammars checks them"
-        try:
-            await self.grammars.check(wanted.spec)
-        except Overloaded:
-            raise
-        except RequestError as error:
-            raise wanted.locate(error) from None
-
-    def needs_check(self, wanted: WantedGrammar) -> bool:
-        """Whether it is not known yet that the grammar can be enforced."""
-        return self.grammars is not None and not self.grammars.is_accepted(wanted.spec)
 
     async def run_answer(self, work: Callable[[], T], num_tokens: int) -> T:
         """Make an answer with the log probabilities of so many tokens, here or in a thread as `run_text` does."""

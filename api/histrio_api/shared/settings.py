@@ -8,8 +8,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from histrio_api.request.json_body import MAX_JSON_PARTS, MAX_JSON_VALUES
-
 __all__ = ["ApiSettings", "is_loopback"]
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -66,9 +64,9 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Most tool calls in the messages of one chat, together."""
     max_content_parts: _Count = 16_384
     """Most parts that the contents of one chat's messages have, together."""
-    max_json_parts: _Count = MAX_JSON_PARTS
+    max_json_parts: _Count = 131_072
     """Most lists, objects and names in objects of one request's body, together."""
-    max_json_values: _Count = MAX_JSON_VALUES
+    max_json_values: _Count = 1_048_576
     """Most values in lists and objects of one request's body, such as token ids, together."""
     max_tokenize_chars: _Count = 1_048_576
     """Longest text that `/tokenize` takes, in characters; a chat's is what its template makes of it."""

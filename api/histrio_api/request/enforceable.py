@@ -1,0 +1,32 @@
+"""Whether the grammar of a request can be enforced: tried once beside the front, before anything is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from histrio.errors import Overloaded, RequestError
+from histrio.front.grammar_check import GrammarChecker
+from histrio_api.request.attended import attended
+from histrio_api.request.wanted import WantedGrammar
+from histrio_api.shared.edge import Edge
+
+__all__ = ["require_enforceable"]
+
+
+async def require_enforceable(edge: Edge, wanted: WantedGrammar, receive: Callable[[], Awaitable[object]]) -> None:
+    """Raise `RequestError` where it cannot be enforced, `Overloaded`, or what is no fault of the request.
+
+    `receive` gives the request's next ASGI message: a client that leaves ends the trial with `ClientLeft`.
+    """
+    checker = edge.grammars
+    if checker is not None and not checker.is_accepted(wanted.spec):
+        await attended(edge, receive, lambda: _check(checker, wanted))
+
+
+async def _check(checker: GrammarChecker, wanted: WantedGrammar) -> None:
+    try:
+        await checker.check(wanted.spec)
+    except Overloaded:
+        raise
+    except RequestError as error:
+        raise wanted.locate(error) from None

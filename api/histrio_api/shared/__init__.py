@@ -1,0 +1,1 @@
+"""What every room of the endpoint shares: one `Edge` and its parts."""
