@@ -10,6 +10,7 @@ SGLANG_TESTS ?= tests/sglang_backend tests/e2e/test_mixed_pipelines.py
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 BENCHMARKS := .benchmarks
+ALONE = $(shell grep -rlE --include='test_*.py' '^@pytest\.mark\.alone' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-sglang check format bench install
@@ -24,10 +25,11 @@ help: ## show this list
 run: $(INSTALLED) ## serve the demo model and print its address
 	@exec $(BIN)/rt-launch --model demo $(ARGS)
 
-# Two at a time; then, one after the other, those that measure time. Exit status 5: ARGS has selected none of them.
+# Two at a time; then, one after the other, those that measure time, from the files that have some. Exit status 5: ARGS
+# has selected none of them.
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone" $(ARGS) || test $$? -eq 5
-	$(BIN)/python -m pytest -m alone $(ARGS) || test $$? -eq 5
+	$(BIN)/python -m pytest -m alone -o testpaths='$(ALONE)' $(ARGS) || test $$? -eq 5
 
 test-sglang: $(INSTALLED) ## run the tests that need SGLang, in an environment of its own (Linux; 1.6 GB)
 	$(BIN)/python tests/sglang_backend/build_env.py $(SGLANG_VENV)

@@ -17,7 +17,7 @@ _IMPORTS_TRANSFORMERS = (
     "test_chat_templates_oracle",
     "samplers",
 )
-_COLD_IMPORT_TIMEOUT_S = 90
+_COLD_IMPORT_TIMEOUT_S = 120
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -2,7 +2,6 @@ import errno
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 
 import anyio
@@ -12,9 +11,10 @@ import pytest
 from histrio.children.child import PARENT_GONE
 from histrio.children.spawn import ChildProcess, ChildSpec, describe_exit, spawn
 from histrio.errors import BackendError, EngineError
+from histrio.testing.wait import eventually_async
 
 pytestmark = pytest.mark.anyio
-ENV = {"PYTHONPATH": str(Path(__file__).parent)}
+ENV = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
@@ -27,15 +27,8 @@ async def start(entry, payload, **options):
     return await spawn(spec, env=ENV, **options)
 
 
-async def until(condition, timeout_s=10.0):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "this did not come about in time"
-        await anyio.sleep(0.005)
-
-
 async def number_in(file):
-    await until(file.exists)
+    await eventually_async(file.exists)
     return int(file.read_text())
 
 
@@ -179,7 +172,7 @@ async def test_children_die_with_their_killed_parent(tmp_path, entry):
     assert all(map(_lives, numbers))
     parent.kill()
     await parent.wait()
-    await until(lambda: not any(map(_lives, numbers)))
+    await eventually_async(lambda: not any(map(_lives, numbers)))
 
 
 def _lives(number: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def model(tmp_path: Path) -> Path:
     return write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
 
 
-async def read(stream: TokenStream) -> tuple[list[int], Delta]:
-    """The tokens, and the last delta."""
-    ids: list[int] = []
+async def read(stream: TokenStream, on_first: Callable[[], None] = lambda: None) -> tuple[list[int], Delta]:
+    """The tokens, and the last delta; `on_first` is called when some tokens have come."""
+    deltas: list[Delta] = []
     async for delta in stream:
-        ids += delta.ids
-        last = delta
-    return ids, last
+        deltas.append(delta)
+        if len(deltas) == 1:
+            on_first()
+    return [token for delta in deltas for token in delta.ids], deltas[-1]
 
 
 @pytest.mark.parametrize("cuts", [[], [1]])
@@ -49,14 +51,12 @@ async def test_those_that_run_and_those_that_wait_end_and_free_their_blocks(mode
         (running,) = harness.gateway.submit(late)
         (kept,) = harness.gateway.submit(Submission([7, 7], 40, sampling=GREEDY))
         (waiting,) = harness.gateway.submit(late)
-        await kept.__anext__()
-        harness.front.gateway.expire()
+        ids, last = await read(kept, harness.front.gateway.expire)
+        assert last.state is RequestState.FINISHED_MAX_LENGTH, "a control: who has time left goes on"
+        assert ids == toy_continuation([7, 7], 40, num_layers=NUM_LAYERS, vocab_size=258)
+        assert harness.front.gateway.num_unfinished == 0
         ended = [(await read(stream))[1] for stream in (running, waiting)]
         assert [(delta.state, delta.code) for delta in ended] == [(RequestState.ERROR, "request_timeout")] * 2
-        assert harness.front.gateway.num_unfinished == 1
-        ids, last = await read(kept)
-        assert last.state is RequestState.FINISHED_MAX_LENGTH, "a control: who has time left goes on"
-        assert toy_continuation([7, 7], 40, num_layers=NUM_LAYERS, vocab_size=258)[-len(ids) :] == ids
         await eventually_async(
             lambda: [gauges.get(name) for name in ("running_sequences", "waiting_sequences", "used_blocks")] == [0] * 3
         )
@@ -66,9 +66,7 @@ async def test_a_request_without_a_limit_of_its_own_has_the_topologys(model: Pat
     options = HarnessOptions(stage_options={"step-s": 0.002})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         (stream,) = harness.gateway.submit(Submission([1, 2, 3], 20, sampling=GREEDY))
-        await stream.__anext__()
-        harness.front.gateway.expire()
-        assert (await read(stream))[1].state is RequestState.FINISHED_MAX_LENGTH
+        assert (await read(stream, harness.front.gateway.expire))[1].state is RequestState.FINISHED_MAX_LENGTH
 
 
 async def test_the_fronts_timer_looks_for_them_by_itself(model: Path) -> None:

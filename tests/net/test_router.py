@@ -1,11 +1,10 @@
-import time
-
 import pytest
 import zmq
 
 from histrio.net.peer import LinkLimits
 from histrio.net.router import LinkChange, Ready, Router, Sending
 from histrio.net.wakeup import WakeUp
+from histrio.testing.wait import eventually
 
 
 @pytest.fixture
@@ -14,19 +13,25 @@ def routers(sockets):
     root, engine = Router("root.1", LinkLimits()), Router("engine.1", LinkLimits(high_water_mark=2))
     endpoint = root.bind(f"ipc://{sockets}/root.1")
     engine.dial("root.1", endpoint)
-    deadline = time.monotonic() + 10
-    while root.send("engine.1", [b""]) is Sending.UNKNOWN:
-        assert time.monotonic() < deadline
+    eventually(lambda: root.send("engine.1", [b""]) is not Sending.UNKNOWN)
     yield root, engine, endpoint
     engine.close(0)
     root.close(0)
 
 
 def received(router):
-    deadline = time.monotonic() + 10
-    while (message := router.receive()) is None:
-        assert time.monotonic() < deadline
-    return message
+    came = []
+    eventually(lambda: came.append(router.receive()) or came[-1] is not None)
+    return came[-1]
+
+
+def is_sent(socket, frames):
+    """Whether the socket knows the receiver by now."""
+    try:
+        socket.send_multipart(frames)
+    except zmq.ZMQError:
+        return False
+    return True
 
 
 def test_frames_arrive_as_they_were_sent(routers):
@@ -50,13 +55,7 @@ def test_a_stranger_is_told_from_a_process_of_the_run_and_cannot_take_its_name(s
     try:
         stranger.connect(endpoint)
         # It hears under which name the listener presents itself: no secret is in it.
-        deadline = time.monotonic() + 10
-        while True:
-            try:
-                stranger.send_multipart([b"stage1.1", b"forged"])
-                break
-            except zmq.ZMQError:
-                assert time.monotonic() < deadline
+        eventually(lambda: is_sent(stranger, [b"stage1.1", b"forged"]))
         assert received(stage) == ("", [b"forged"])
         assert engine.dial("stage1.1", endpoint)
         assert engine.send("stage1.1", [b"real"]) is Sending.DONE
@@ -87,13 +86,15 @@ def test_connected_process_is_not_dialled_again(routers, sockets):
 def test_connections_that_come_and_go_are_told(routers):
     root, engine, endpoint = routers
     seen = []
-    deadline = time.monotonic() + 10
-    engine.hang_up(endpoint)
-    while LinkChange(endpoint, is_up=False) not in seen:
-        assert time.monotonic() < deadline
+
+    def has_gone():
         # A socket does its part of hanging up when it is used.
         assert engine.receive() is None
-        seen += root.changes()
+        seen.extend(root.changes())
+        return LinkChange(endpoint, is_up=False) in seen
+
+    engine.hang_up(endpoint)
+    eventually(has_gone)
     assert seen[0] == LinkChange(endpoint, is_up=True)
 
 

@@ -19,6 +19,7 @@ from histrio.processes import processes as processes_module
 from histrio.processes.processes import ReplicaProcesses
 from histrio.replica.lifecycle import RootActor, replica_actors
 from histrio.replica.sizing import SizeLimits
+from histrio.testing.wait import eventually_async
 
 pytestmark = pytest.mark.anyio
 
@@ -94,8 +95,7 @@ def make_world(
 async def test_what_the_system_lacks_for_a_while_is_waited_for(make_world: Callable[..., World]) -> None:
     world = make_world(EngineError("Too many open files"), EngineError("Too many open files"))
     async with world.processes.run():
-        with anyio.fail_after(10.0):
-            await world.started.wait()
+        await eventually_async(world.started.is_set)
     assert world.root.failure is None
 
 
@@ -103,9 +103,7 @@ async def test_what_it_lacks_for_long_counts_as_failures(make_world: Callable[..
     world = make_world(*[EngineError("Too many open files")] * 100)
     world.root.restarts.max_restarts = 1
     async with world.processes.run():
-        with anyio.fail_after(10.0):
-            while world.root.failure is None:  # noqa: ASYNC110 - nothing announces it
-                await anyio.sleep(0.01)
+        await eventually_async(lambda: world.root.failure is not None)
     assert "could not be started: Too many open files" in str(world.root.failure)
     assert len(world.refusals) == 100 - 2 * 3
 
@@ -120,9 +118,7 @@ async def test_a_folder_that_stays_full_ends_everything_with_the_reason(
     world.root.restarts.max_restarts = 0
     monkeypatch.setattr(processes_module, "check_room", refuse)
     async with world.processes.run():
-        with anyio.fail_after(10.0):
-            while world.root.failure is None:  # noqa: ASYNC110 - nothing announces it
-                await anyio.sleep(0.01)
+        await eventually_async(lambda: world.root.failure is not None)
     assert "process engine.1 could not be started: No space left on device" in str(world.root.failure)
     assert not world.started.is_set()
 
@@ -131,8 +127,6 @@ async def test_an_interpreter_that_cannot_be_started_ends_everything(make_world:
     refusal = BackendError("cannot start process 'engine.1' with /x: Exec format error")
     world = make_world(refusal)
     async with world.processes.run():
-        with anyio.fail_after(10.0):
-            while world.root.failure is None:  # noqa: ASYNC110 - nothing announces it
-                await anyio.sleep(0.01)
+        await eventually_async(lambda: world.root.failure is not None)
     assert world.root.failure is refusal
     assert not world.started.is_set()

@@ -70,6 +70,7 @@ async def test_too_few_blocks_preempt_and_still_give_the_same_tokens(model: Path
         async with anyio.create_task_group() as tasks:
             for i in range(len(prompts)):
                 tasks.start_soon(one, i)
+        await eventually_async(lambda: harness.front.gateway.status.gauges.get("running_sequences") == 0)
         assert harness.front.gateway.status.counters["preemptions_total"] > 0, "the test must make blocks short"
     assert [got[i] for i in range(8)] == [reference(prompt, 40) for prompt in prompts]
 
@@ -97,7 +98,7 @@ async def test_a_cancelled_stream_frees_its_blocks(model: Path) -> None:
         stream.cancel()
         assert harness.front.gateway.num_unfinished == 0
         assert await harness.generate([1], 3) == reference([1], 3)
-        assert harness.front.gateway.status.gauges["used_blocks"] == 0
+        await eventually_async(lambda: harness.front.gateway.status.gauges.get("used_blocks") == 0)
 
 
 async def test_a_failing_actor_is_replaced_and_streams_go_on(model: Path) -> None:
@@ -108,7 +109,7 @@ async def test_a_failing_actor_is_replaced_and_streams_go_on(model: Path) -> Non
         harness.front.directory.tell("kv", Close(0))  # kv does not understand this
         async for delta in stream:
             tokens = tokens + delta.ids
-        assert harness.front.gateway.status.epoch == 2
+        await eventually_async(lambda: harness.front.gateway.status.epoch == 2)
     assert tokens == reference([9, 8, 7], 30)
 
 
