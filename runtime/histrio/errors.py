@@ -45,6 +45,7 @@ __all__ = [
     "TopologyError",
     "UnsupportedModel",
     "WireError",
+    "is_out_of_memory",
     "is_request_code",
     "note_request_code",
 ]
@@ -181,6 +182,12 @@ class RestartLimitReached(EngineError):
 
 class WireError(HistrioError):
     """Frames of another protocol or version, or a peer that went away."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the process, or its device, has no memory left. Each library has its own way to say so."""
+    text = f"{type(error).__name__} {error}".lower().replace(" ", "")
+    return isinstance(error, MemoryError) or any(each in text for each in ("outofmemory", "can'tallocatememory"))
 
 
 def note_request_code(error: BaseException, whose: str) -> None:

@@ -133,6 +133,13 @@ class Tensor:
         self.data = data
         self.name = name
 
+    def rows(self, first: int, last: int) -> Tensor:
+        """The rows `first:last` of it, on the same bytes."""
+        data = memoryview(self.data).cast("B")
+        num_bytes = len(data) // self.shape[0]
+        shape = (last - first, *self.shape[1:])
+        return Tensor(self.dtype, shape, data[first * num_bytes : last * num_bytes], self.name)
+
     def __repr__(self) -> str:
         return f"Tensor({self.dtype}, {self.shape}{f', {self.name!r}' if self.name else ''})"
 
@@ -363,6 +370,20 @@ class Step(_Message, frozen=True):
     """Slot → for each of its drafts the distribution it was drawn from: tokens and probabilities. Empty for drafts that
     are simply a best guess."""
 
+    def row(self, index: int) -> Step:
+        """A step of this one row alone, for the last stage, without token ids and hidden states."""
+        row = self.rows[index]
+        num_before = sum(max(each.num_sampled - 1, 0) for each in self.rows[:index]) if self.drafts else 0
+        num_drafts = max(row.num_sampled - 1, 0) if self.drafts else 0
+        return Step(
+            self.step,
+            self.epoch,
+            [row],
+            [],
+            drafts=self.drafts[num_before : num_before + num_drafts],
+            chances={row.slot: self.chances[row.slot]} if row.slot in self.chances else {},
+        )
+
 
 class Copy(_Message, frozen=True):
     """Batching → every stage: copy pages, `src[i]` to `dst[i]`."""
@@ -520,6 +541,10 @@ class ReplicaDown(_Message, frozen=True):
     """No restart will follow: fail what waits."""
     convicted: int = 0
     """The request that was alone in it, where that is why it went down."""
+    suspects: list[int] | None = None
+    """Requests that may be why it went down: those of the step that failed; None where that is not known."""
+    culprits: list[int] = []
+    """Requests that are why: their rows raise alone, and others of the same step do not."""
 
 
 class OnTrial(_Message, frozen=True):
@@ -528,6 +553,18 @@ class OnTrial(_Message, frozen=True):
     request: int
     has_got_on: bool = False
     """It has come further than where it can have been when the replica before went down."""
+
+
+class FailedStep(msgspec.Struct, frozen=True, array_like=True):
+    """The step that a stage was in when it failed, and what came of computing its rows again, each alone."""
+
+    step: int
+    requests: list[int]
+    """Whose rows it had."""
+    culprits: list[int] = []
+    """Those whose rows raise again alone, while others of the same step do not."""
+    raises_again: bool = False
+    """It has one row, and raises again with it."""
 
 
 class ChildFailed(_Message, frozen=True):
@@ -543,6 +580,8 @@ class ChildFailed(_Message, frozen=True):
     """Nothing is made anew in its process, which ends now."""
     is_request_code: bool = False
     """What failed is code that works on one request's behalf, such as a sampler."""
+    failed_step: FailedStep | None = None
+    """None for what failed between steps, or is no stage."""
 
 
 class Beat(_Message, frozen=True):

@@ -21,9 +21,8 @@ NUM_ROUNDS = int(os.environ.get("HISTRIO_POISON", "0"))
 SHORT = ["open", "apply", "observe", "step", "exit", "grammar", "drafter"]
 ALL = [*SHORT, "kill", "hang", "memory"]
 CODES = {"open": "500 plugin_failed", "grammar": "500 plugin_failed", "drafter": ""}
-MOST_FAILURES = {"open": 0, "grammar": 0, "drafter": 0, "step": 3}
-"""Failures of the replica that one request may cost, if not two: none where it ends by itself, three where a device may
-have failed."""
+MOST_FAILURES = {"open": 0, "grammar": 0, "drafter": 0}
+"""Failures of the replica that one request may cost, if not two: none where it ends by itself."""
 NUM_LANES, NUM_TOKENS = 16, 40
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120 + 120 * NUM_ROUNDS)]

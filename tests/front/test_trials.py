@@ -56,10 +56,10 @@ class Front:
             self.table.deliver(TokenRow(order.request, [token], state))
         self.send()
 
-    def fail(self, convicted: int = 0) -> None:
+    def fail(self, convicted: int = 0, **found: list[int]) -> None:
         self.num_failures += 1
         self.engine.clear()
-        self.table.down(convicted)
+        self.table.down(convicted, **found)
         self.send()
 
     def run(self) -> None:
@@ -125,6 +125,31 @@ def test_a_failure_that_blames_nobody_tries_the_same_request_first() -> None:
     assert front.table.num_suspects == 1, "the first was not in the engine"
     front.run()
     assert front.codes() == {}
+
+
+def test_those_that_were_not_in_the_failed_step_are_not_tried() -> None:
+    front = Front()
+    requests = [front.submit() for _ in range(4)]
+    front.fail(suspects=requests[1:2])
+    assert list(front.engine) == requests[1:2]
+    assert front.table.num_suspects == 0
+    for _ in range(TRIAL_TOKENS):
+        front.step()
+    assert sorted(front.engine) == requests
+    front.run()
+    assert all(front.ids(request) == list(range(2, 32)) for request in requests)
+
+
+def test_a_culprit_ends_at_once_and_the_others_go_on_together() -> None:
+    front = Front()
+    requests = [front.submit() for _ in range(4)]
+    front.step()
+    front.fail(suspects=[], culprits=requests[2:3])
+    assert sorted(front.engine) == [*requests[:2], requests[3]]
+    assert front.table.on_trial == 0
+    front.fail(suspects=[], culprits=requests[2:3])
+    front.run()
+    assert front.codes() == {requests[2]: "request_broke_engine"}
 
 
 def test_a_conviction_that_comes_too_late_hits_nobody() -> None:

@@ -15,6 +15,7 @@ from histrio.messages import (
     ChildFailed,
     EngineCapacity,
     EngineOpened,
+    FailedStep,
     Hello,
     Message,
     OnTrial,
@@ -360,6 +361,38 @@ def test_a_device_that_fails_convicts_when_it_does_so_in_two_trials_of_a_request
         world.root.receive(ChildFailed("stage1", "RuntimeError: the device"))
         world.open(1)
     assert [down.convicted for down in downs(world)] == [0, 0, 8]
+
+
+def test_a_step_that_raises_again_convicts_the_request_that_is_alone_in_it() -> None:
+    world = World()
+    for request, raises_again in ((7, True), (8, False)):
+        world.come_up()
+        world.root.receive(OnTrial(request))
+        step = FailedStep(9, [request], raises_again=raises_again)
+        world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=step))
+        world.open(1)
+    assert [down.convicted for down in downs(world)] == [7, 0], "a control: the device failed for a moment"
+
+
+def test_those_whose_rows_raise_alone_end_at_once_and_count_neither_time() -> None:
+    world = World()
+    for request in range(1, 20):
+        world.come_up()
+        step = FailedStep(9, [request, 77], culprits=[request])
+        world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=step))
+        world.open(1)
+    assert [(down.culprits, down.suspects) for down in downs(world)] == [([each], []) for each in range(1, 20)]
+    assert world.root.failure is None
+
+
+def test_only_those_in_the_failed_step_are_suspected() -> None:
+    world = World()
+    world.come_up()
+    world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=FailedStep(9, [3, 4])))
+    world.open(1)
+    world.come_up()
+    world.root.receive(ChildFailed("stage1", "RuntimeError"))
+    assert [down.suspects for down in downs(world)] == [[3, 4], None]
 
 
 def test_a_failure_where_the_request_has_got_on_may_be_chance_but_not_twice() -> None:

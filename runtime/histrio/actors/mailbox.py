@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from histrio.messages import Message
 
-__all__ = ["Actor", "Dispatcher", "LoopDispatcher", "OnFailure", "ThreadDispatcher"]
+__all__ = ["FAILURES", "Actor", "Dispatcher", "LoopDispatcher", "OnFailure", "ThreadDispatcher"]
 
 
 class Actor(ABC):
@@ -44,7 +44,7 @@ OnFailure = Callable[[str, BaseException, Message | None], None]
 """Called with the actor's name, and the message if there was one, when a handler raised; runs on the dispatcher's
 thread."""
 
-_FAILURES = (Exception, SystemExit)
+FAILURES = (Exception, SystemExit)
 """What a handler may raise: a plugin that calls `sys.exit` has failed like any other."""
 _MAX_PER_TURN = 256
 """Messages handled before the event loop gets its turn."""
@@ -89,7 +89,7 @@ class Dispatcher(ABC):
             self._dirty[name] = actor
             try:
                 actor.receive(message)
-            except _FAILURES as error:
+            except FAILURES as error:
                 self._on_failure(name, error, message)
         if not inbox:
             self._flush()
@@ -102,7 +102,7 @@ class Dispatcher(ABC):
     def _guard(self, name: str, call: Callable[[], None]) -> None:
         try:
             call()
-        except _FAILURES as error:
+        except FAILURES as error:
             self._on_failure(name, error, None)
 
     def _flush(self) -> None:

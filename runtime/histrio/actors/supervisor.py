@@ -15,8 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
+from histrio.actors.failed_step import failed_step_of
 from histrio.actors.mailbox import Actor
-from histrio.errors import HistrioError, is_request_code
+from histrio.errors import HistrioError, is_out_of_memory, is_request_code
 from histrio.messages import ChildFailed, Message, Start, Stop
 
 __all__ = ["Child", "Supervisor", "end_process"]
@@ -68,15 +69,14 @@ class Supervisor:
         """A child's handler raised at this message: log it once, then start it and its dependants again, or end the
         process."""
         log.error("actor %s failed", name, exc_info=error)
-        if not self._can_mend or isinstance(message, Start) or _is_out_of_memory(error):
+        if not self._can_mend or isinstance(message, Start) or is_out_of_memory(error):
             self._give_up(name, error)
             return
 
         first = next(index for index, child in enumerate(self._children) if child.name == name)
         self._stop_from(first)
         dependants = [child.name for child in self._children[first + 1 :]]
-        blames = is_request_code(error)
-        self._report(ChildFailed(name, _in_words(error), dependants=dependants, is_request_code=blames))
+        self._report(_described(name, error, dependants=dependants))
         self._start_from(first)
 
     def stop(self) -> None:
@@ -112,8 +112,7 @@ class Supervisor:
             self._report(ChildFailed(name, _in_words(error), is_final=True))
             return
 
-        blames = is_request_code(error)
-        self._report(ChildFailed(name, _in_words(error), ends_process=True, is_request_code=blames))
+        self._report(_described(name, error, ends_process=True))
         self._end_process()
 
     def _stop_from(self, first: int) -> None:
@@ -135,12 +134,20 @@ def end_process() -> NoReturn:
     sys.exit(1)
 
 
+def _described(
+    name: str, error: BaseException, *, dependants: list[str] | None = None, ends_process: bool = False
+) -> ChildFailed:
+    """With what is known of whose doing it is."""
+    return ChildFailed(
+        name,
+        _in_words(error),
+        dependants=dependants or [],
+        ends_process=ends_process,
+        is_request_code=is_request_code(error),
+        failed_step=failed_step_of(error),
+    )
+
+
 def _in_words(error: BaseException) -> str:
     """For the log: what was raised, and where it adds a note, in whose code."""
     return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the process, or its device, has no memory left. Each library has its own way to say so."""
-    text = f"{type(error).__name__} {error}".lower().replace(" ", "")
-    return isinstance(error, MemoryError) or any(each in text for each in ("outofmemory", "can'tallocatememory"))

@@ -189,6 +189,22 @@ class StepBatch:
         """Sum of `num_tokens`."""
         return int(self.offsets[-1])
 
+    def row(self, index: int) -> StepBatch:
+        """A step of this one row alone, on the same arrays."""
+        rows = slice(index, index + 1)
+        first, last = int(self.offsets[index]), int(self.offsets[index + 1])
+        return StepBatch(
+            slots=self.slots[rows],
+            starts=self.starts[rows],
+            num_tokens=self.num_tokens[rows],
+            num_sampled=self.num_sampled[rows],
+            offsets=self.offsets[index : index + 2] - self.offsets[index],
+            block_tables=self.block_tables[rows],
+            positions=self.positions[first:last],
+            token_ids=None if self.token_ids is None else self.token_ids[first:last],
+            hidden=[tensor.rows(first, last) for tensor in self.hidden],
+        )
+
 
 @dataclass(slots=True)
 class StageOutput:

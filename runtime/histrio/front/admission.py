@@ -245,9 +245,9 @@ class AdmissionActor(Actor):
             self._table.fail_all(message.reason)
             return
 
-        error = self._table.down(message.convicted)
-        if error is not None:
-            log.error("request %d ended: %s; %s", message.convicted, message.reason, error)
+        errors = self._table.down(message.convicted, message.suspects, message.culprits)
+        for request, error in errors.items():
+            log.error("request %d ended: %s; %s", request, message.reason, error)
         self._count()
         if self.status.state == "ready":
             self.status.state, self.status.detail = "recovering", message.reason

@@ -7,7 +7,7 @@ followed by the tokens its client already has, so that generation goes on where 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,19 +216,23 @@ class RequestTable:
         self._trials.over()
         return True
 
-    def down(self, convicted: int = 0) -> RequestBrokeEngine | None:
-        """The engine is gone. The request named, if it was alone there, ends with the error returned; so do begun
-        answers with which another engine could not go on. All others in it are suspected."""
-        error = None
-        if convicted and convicted == self._trials.current and convicted in self._tickets:
-            error = RequestBrokeEngine(_BROKE_ENGINE + self._reference(convicted))
-            self.fail(convicted, error)
-        self._trials.down(is_current_alive=self._trials.current in self._tickets)
+    def down(
+        self, convicted: int = 0, suspects: Collection[int] | None = None, culprits: Collection[int] = ()
+    ) -> dict[int, RequestBrokeEngine]:
+        """The engine is gone. The one convicted, if it was alone there, and the culprits end with the errors returned;
+        so do begun answers with which another engine could not go on. Of the others `suspects` may be at fault, or
+        any if that is None."""
+        errors = {}
+        for request in [*culprits, *([convicted] if convicted and convicted == self._trials.current else ())]:
+            if request in self._tickets:
+                errors[request] = RequestBrokeEngine(_BROKE_ENGINE + self._reference(request))
+                self.fail(request, errors[request])
+        self._trials.down(suspects, is_current_alive=self._trials.current in self._tickets)
         for request, ticket in list(self._tickets.items()):
             if ticket.delivered and not self.can_continue(ticket.order.sampling):
                 text = "the engine was lost, and another cannot continue this answer; send the request again"
                 self.fail(request, EngineRestarted(text))
-        return error
+        return errors
 
     def end_scoring(self) -> None:
         """The engine that comes back cannot score prompts: end the requests whose prompts still have to be."""

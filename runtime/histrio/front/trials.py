@@ -8,6 +8,8 @@ however many run beside it, and the others lose nothing but time.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 __all__ = ["LAG_TOKENS", "TRIAL_TOKENS", "Trials"]
 
 TRIAL_TOKENS = 8
@@ -69,9 +71,12 @@ class Trials:
         self._sent.discard(request)
         self._suspects.pop(request, None)
 
-    def down(self, *, is_current_alive: bool) -> None:
-        """The engine is gone: what was in it is suspected, the one that was on trial first of all."""
+    def down(self, suspects: Collection[int] | None = None, *, is_current_alive: bool) -> None:
+        """The engine is gone: of what was in it those named are suspected, or all, the one that was on trial first of
+        all."""
         first = [self.current] if self.current and is_current_alive else []
-        self._suspects = dict.fromkeys([*first, *self._suspects, *sorted(self._sent)])
+        suspected = self._sent if suspects is None else self._sent.intersection(suspects)
+        self._suspects = dict.fromkeys([*first, *self._suspects, *sorted(suspected)])
+        self._waiting.update(self._sent - suspected)
         self._sent.clear()
         self.current = 0

@@ -23,6 +23,7 @@ from histrio.messages import (
     ChildFailed,
     EngineCapacity,
     EngineOpened,
+    FailedStep,
     Hello,
     Loading,
     Message,
@@ -150,7 +151,7 @@ class RootActor(Actor):
             self.fail(EngineError(f"process {process} {reason} before it could begin; what it wrote stands above"))
         self._process_gone(process, reason, is_own_doing=is_own_doing)
 
-    def _process_gone(self, process: str, reason: str, *, is_own_doing: bool) -> None:
+    def _process_gone(self, process: str, reason: str, *, is_own_doing: bool, step: FailedStep | None = None) -> None:
         host = self._hosts.pop(process, None)
         self._liveness.gone(process)
         self._lost.pop(process, None)
@@ -160,7 +161,7 @@ class RootActor(Actor):
         self.on_failed(host.role, reason)
         for name in host.actors:
             self._lose(name)
-        self._went_down(f"process {process} {reason}", is_own_doing=is_own_doing)
+        self._went_down(f"process {process} {reason}", is_own_doing=is_own_doing, step=step)
 
     def fail(self, error: Exception) -> None:
         """Give up: nothing will be started again."""
@@ -252,13 +253,14 @@ class RootActor(Actor):
         if not failed.ends_process:
             for name in [failed.child, *failed.dependants]:
                 self._lose(name)
-            self._went_down(reason, is_own_doing=failed.is_request_code)
+            self._went_down(reason, is_own_doing=failed.is_request_code, step=failed.failed_step)
             return
 
         process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
         if not self._has_been_up:
             self.fail(ModelError(f"{failed.child} cannot be started: {failed.error}"))
-        self._process_gone(process, f"ends, because {reason}", is_own_doing=failed.is_request_code)
+        is_own_doing = failed.is_request_code
+        self._process_gone(process, f"ends, because {reason}", is_own_doing=is_own_doing, step=failed.failed_step)
 
     def _cannot_start(self, failed: ChildFailed) -> None:
         """For good, unless it could before: then something passing is in the way, such as memory not yet given back."""
@@ -281,28 +283,33 @@ class RootActor(Actor):
         self._present.discard(actor)
         self._capacities.pop(actor, None)
 
-    def _went_down(self, reason: str, *, is_own_doing: bool) -> None:
+    def _went_down(self, reason: str, *, is_own_doing: bool, step: FailedStep | None = None) -> None:
         """Something of the replica is gone. Whether a request is to blame, and whether this was once too often."""
         self._awaited.clear()
         if self.failure is not None:
             return
 
         was_up, self._is_up = self._is_up, False
-        convicted = self._convicted(is_own_doing=is_own_doing) if was_up else 0
+        convicted, culprits = 0, step.culprits if step is not None and was_up else []
         if was_up:
+            convicted = 0 if culprits else self._convicted(step, is_own_doing=is_own_doing)
+            suspects = None if step is None else [] if culprits else step.requests
             log.warning("replica 0 is down: %s", reason)
-            self._directory.tell("admission", ReplicaDown(0, reason, convicted=convicted))
-        if convicted:
+            self._directory.tell(
+                "admission", ReplicaDown(0, reason, convicted=convicted, suspects=suspects, culprits=culprits)
+            )
+        if convicted or culprits:
             self.restarts.forgive(self._clock())
         elif not self.restarts.failed(self._clock()):
             self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
 
-    def _convicted(self, *, is_own_doing: bool) -> int:
+    def _convicted(self, step: FailedStep | None, *, is_own_doing: bool) -> int:
         """The request that was alone in the replica when it went down, if that can be no chance: the code that failed
-        works for the request, or the process ended itself or inside such code, and where it had happened before; or it
-        happened in two trials of the same request. A device may fail at any time, and a process may be killed from
-        outside."""
+        works for the request, its step raises each time, or the process ended itself or inside such code, and where
+        it had happened before; or it happened in two trials of the same request. A device may fail at any time, and a
+        process may be killed from outside."""
         trial, self._trial = self._trial, OnTrial(0)
+        is_own_doing = is_own_doing or (step is not None and step.raises_again)
         if (is_own_doing and not trial.has_got_on) or trial.request == self._doubted:
             return trial.request
         self._doubted = trial.request

@@ -9,13 +9,15 @@ from dataclasses import dataclass
 import msgspec
 
 from histrio.actors.directory import Tell
-from histrio.actors.mailbox import Actor
-from histrio.contracts.backend import StageBackend, StageSpec
+from histrio.actors.failed_step import blamed, note_failed_step
+from histrio.actors.mailbox import FAILURES, Actor
+from histrio.contracts.backend import StageBackend, StageSpec, StepBatch
 from histrio.errors import WireError
 from histrio.messages import (
     Allocated,
     Close,
     Copy,
+    FailedStep,
     Loading,
     Message,
     Open,
@@ -26,7 +28,9 @@ from histrio.messages import (
     Start,
     Stats,
     Step,
+    StepResult,
     Stop,
+    Tensor,
 )
 from histrio.stage.sampling.last_stage import Drawer
 from histrio.stage.slots import DrawnTokens, SlotTable
@@ -63,6 +67,14 @@ class Activity:
         """A step starts."""
         self._shape = (num_rows.bit_length(), num_tokens.bit_length())
         self.step, self.since = step, self._clock()
+
+    def go_on(self) -> None:
+        """The step takes long for a reason: count from here."""
+        self.since = self._clock()
+
+    def now(self) -> float:
+        """The clock, in seconds."""
+        return self._clock()
 
     def end(self) -> float:
         """The step is done; seconds it took."""
@@ -176,7 +188,7 @@ class StageActor(Actor):
         self._backend.copy([page + first for page in order.src], [page + first for page in order.dst])
 
     def _open(self, order: Open) -> None:
-        self._table.open(order.slot, order.num_cached_tokens)
+        self._table.open(order.slot, order.num_cached_tokens, order.request)
         if self._drawer is not None:
             self._drawer.open(order)
         self._forward(order)
@@ -203,15 +215,35 @@ class StageActor(Actor):
         batch = self._table.batch(step)
         if self._drawer is not None and batch.token_ids is not None:
             self._drawn.fill_in(batch.token_ids, step)
-        if self._drawer is not None:
-            self._drawer.begin(step)
-        output = self._backend.step(batch)
-        if self._drawer is None:
-            busy_s = step.busy_s + self.activity.end()
-            self._tell(self._place.next, msgspec.structs.replace(step, ids=[], hidden=output.hidden, busy_s=busy_s))
+        try:
+            hidden, result = self._computed(step, batch)
+        except FAILURES as error:
+            note_failed_step(error, self._failed_step(error, step, batch))
+            raise
+        busy_s = step.busy_s + self.activity.end()
+        if result is None:
+            self._tell(self._place.next, msgspec.structs.replace(step, ids=[], hidden=hidden, busy_s=busy_s))
             return
 
-        result = self._drawer.draw(self._backend.xp, output.logits, step)
         self._drawn.note(step, result)
-        busy_s = step.busy_s + self.activity.end()
         self._tell(self._place.next, msgspec.structs.replace(result, busy_s=busy_s))
+
+    def _computed(self, step: Step, batch: StepBatch) -> tuple[list[Tensor], StepResult | None]:
+        """What the next stage takes, or on the last stage what comes of each sequence."""
+        if self._drawer is None:
+            return self._backend.step(batch).hidden, None
+
+        self._drawer.begin(step)
+        output = self._backend.step(batch)
+        return output.hidden, self._drawer.draw(self._backend.xp, output.logits, step)
+
+    def _failed_step(self, error: BaseException, step: Step, batch: StepBatch) -> FailedStep:
+        """Look for the rows that are to blame. What is computed once more for that changes nothing that is used again:
+        this stage has failed, and another one begins anew."""
+
+        def compute_alone(index: int) -> None:
+            self.activity.go_on()
+            self._computed(step.row(index), batch.row(index))
+
+        requests = self._table.requests(step)
+        return blamed(error, FailedStep(step.step, requests), compute_alone, self.activity.now)

@@ -26,12 +26,18 @@ class SlotTable:
         self._tables = np.full((max_rows, max_blocks_per_row), first_page_id, np.int32)
         self._first_row = first_row
         self._first_page_id = first_page_id
+        self._requests = [0] * max_rows
 
-    def open(self, slot: int, num_cached_tokens: int = 0) -> None:
+    def open(self, slot: int, num_cached_tokens: int = 0, request: int = 0) -> None:
         """A sequence takes the slot; its first tokens may be in blocks that come with its first row."""
         self.lengths[slot] = num_cached_tokens
+        self._requests[slot] = request
         self._tables[slot] = self._first_page_id
         self._num_blocks[slot] = 0
+
+    def requests(self, step: Step) -> list[int]:
+        """Whose rows the step has, in their order."""
+        return [self._requests[row.slot] for row in step.rows]
 
     def batch(self, step: Step) -> StepBatch:
         """The step's rows as flat arrays; lengths and tables move on. Raises AssertionError if a stage has drifted."""
