@@ -1,0 +1,226 @@
+"""One word for one thing, plain sentences, narrow pages: what `BANNED` has stands nowhere in the sources and pages.
+
+`ALLOWED` has what is still to be rewritten, and only ever gets shorter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ("runtime", "api", "plugins", "docs")
+"""Without demo/, which is mostly the text that the demo model was trained on."""
+GENERATED = ("modules.md", "reference.md", "conformance-table.md", "mlx-families.md")
+"""Pages that say what the sources say."""
+MOST_COLUMNS = 100
+
+BANNED = {
+    r"whoever": "name the subject: the sequence, the block, the request, the client …",
+    r"nobody|somebody|anybody|everybody": "name the subject: no request, a client, every sequence …",
+    r"who|those who": "name the subject: which actor, the sequence that …",
+    r"in vain": "say what happens: it is rejected, its result is thrown away",
+    r"gives? way|giving way|gave way": "preempt",
+    r"thoughts?": "reasoning",
+    r"drawers?": "sampler, or the last stage",
+    r"(?:run|runs|running|plan|plans|planned) ahead": "async scheduling",
+}
+"""What is banned, and what to write in its place."""
+
+ALLOWED: dict[str, int] = {
+    "api/histrio_api/answer/sse.py": 2,
+    "api/histrio_api/errors.py": 1,
+    "api/histrio_api/http/parser.py": 2,
+    "api/histrio_api/http/server.py": 1,
+    "api/histrio_api/request/attended.py": 1,
+    "api/histrio_api/request/fields.py": 2,
+    "api/histrio_api/request/received.py": 1,
+    "api/histrio_api/request/thinking.py": 17,
+    "api/histrio_api/routes/chat.py": 10,
+    "api/histrio_api/routes/completions.py": 1,
+    "api/histrio_api/schemas/chat.py": 1,
+    "api/histrio_api/schemas/usage.py": 1,
+    "api/histrio_api/service/gate.py": 1,
+    "api/histrio_api/service/listener.py": 2,
+    "api/histrio_api/shared/edge.py": 2,
+    "api/histrio_api/shared/settings.py": 3,
+    "api/histrio_api/testing.py": 1,
+    "api/histrio_api/text/answers.py": 17,
+    "api/histrio_api/text/channels.py": 11,
+    "api/histrio_api/text/messages.py": 1,
+    "api/histrio_api/text/pieces.py": 5,
+    "api/histrio_api/text/sandbox_calls.py": 2,
+    "api/histrio_api/text/template.py": 12,
+    "api/histrio_api/text/thoughts.py": 27,
+    "api/histrio_api/text/token_bytes.py": 2,
+    "docs/backends.md": 1,
+    "docs/examples/counting_backend.py": 1,
+    "docs/examples/paid_first_policy.py": 1,
+    "docs/hooks.md": 1,
+    "docs/structured-output.md": 1,
+    "plugins/grammars/histrio_grammars/backend.py": 1,
+    "plugins/grammars/histrio_grammars/matcher.py": 1,
+    "plugins/grammars/histrio_grammars/thoughts.py": 16,
+    "plugins/grammars/histrio_grammars/translate.py": 3,
+    "plugins/mlx_backend/histrio_mlx/backend.py": 1,
+    "plugins/mlx_backend/histrio_mlx/families.py": 1,
+    "plugins/mlx_backend/histrio_mlx/splice.py": 5,
+    "plugins/mlx_backend/histrio_mlx/survey/checks.py": 1,
+    "plugins/samplers/histrio_samplers/top_n_sigma.py": 1,
+    "plugins/samplers/histrio_samplers/top_p.py": 1,
+    "plugins/samplers/histrio_samplers/typical_p.py": 2,
+    "plugins/sglang_backend/histrio_sglang/batch.py": 2,
+    "plugins/speculative/histrio_speculative/answers.py": 2,
+    "plugins/speculative/histrio_speculative/model_drafter.py": 6,
+    "plugins/speculative/histrio_speculative/model_stage.py": 1,
+    "plugins/speculative/histrio_speculative/places.py": 4,
+    "plugins/torch_backend/histrio_torch/dry_run.py": 1,
+    "plugins/torch_backend/histrio_torch/linear.py": 1,
+    "plugins/torch_backend/histrio_torch/residents.py": 9,
+    "plugins/torch_backend/histrio_torch/row_groups.py": 1,
+    "plugins/torch_backend/histrio_torch/splice.py": 2,
+    "plugins/torch_backend/histrio_torch/stores.py": 1,
+    "runtime/histrio/actors/directory.py": 2,
+    "runtime/histrio/actors/failed_step.py": 1,
+    "runtime/histrio/actors/mailbox.py": 2,
+    "runtime/histrio/batching/actor.py": 7,
+    "runtime/histrio/batching/roster.py": 4,
+    "runtime/histrio/batching/rows.py": 6,
+    "runtime/histrio/batching/scheduler.py": 16,
+    "runtime/histrio/batching/sequence.py": 2,
+    "runtime/histrio/batching/speculation/cost.py": 1,
+    "runtime/histrio/batching/speculation/speculation.py": 6,
+    "runtime/histrio/batching/step_plan.py": 4,
+    "runtime/histrio/children/child.py": 1,
+    "runtime/histrio/children/spawn.py": 1,
+    "runtime/histrio/cli/options.py": 2,
+    "runtime/histrio/cli/plugin_report.py": 1,
+    "runtime/histrio/config/tables.py": 1,
+    "runtime/histrio/config/topology.py": 6,
+    "runtime/histrio/contracts/drafter.py": 1,
+    "runtime/histrio/contracts/gateway.py": 1,
+    "runtime/histrio/contracts/grammar.py": 16,
+    "runtime/histrio/contracts/hooks.py": 2,
+    "runtime/histrio/contracts/policy.py": 5,
+    "runtime/histrio/contracts/request_fields.py": 3,
+    "runtime/histrio/front/admission.py": 1,
+    "runtime/histrio/front/grammar_trial.py": 1,
+    "runtime/histrio/front/requests.py": 3,
+    "runtime/histrio/front/trials.py": 1,
+    "runtime/histrio/front/watchers.py": 3,
+    "runtime/histrio/kv/manager.py": 11,
+    "runtime/histrio/messages.py": 13,
+    "runtime/histrio/net/io_thread.py": 4,
+    "runtime/histrio/net/router.py": 1,
+    "runtime/histrio/net/runtime_dir.py": 1,
+    "runtime/histrio/plan/draft.py": 1,
+    "runtime/histrio/plan/plans.py": 4,
+    "runtime/histrio/plan/policies.py": 2,
+    "runtime/histrio/plan/resolve.py": 1,
+    "runtime/histrio/plugins/asked.py": 1,
+    "runtime/histrio/plugins/registry.py": 1,
+    "runtime/histrio/plugins/sources.py": 2,
+    "runtime/histrio/policies/builtin.py": 1,
+    "runtime/histrio/processes/compose.py": 6,
+    "runtime/histrio/processes/device.py": 3,
+    "runtime/histrio/processes/front.py": 2,
+    "runtime/histrio/processes/processes.py": 1,
+    "runtime/histrio/replica/lifecycle.py": 1,
+    "runtime/histrio/replica/liveness.py": 1,
+    "runtime/histrio/replica/restarts.py": 1,
+    "runtime/histrio/stage/actor.py": 24,
+    "runtime/histrio/stage/sampling/grammar_compiler.py": 2,
+    "runtime/histrio/stage/sampling/grammar_table.py": 3,
+    "runtime/histrio/stage/sampling/last_stage.py": 4,
+    "runtime/histrio/stage/sampling/logprobs.py": 1,
+    "runtime/histrio/stage/sampling/sampler_chain.py": 3,
+    "runtime/histrio/stage/slots.py": 2,
+    "runtime/histrio/testing/chain.py": 1,
+    "runtime/histrio/testing/conformance/engine_driver.py": 1,
+    "runtime/histrio/testing/conformance/plugin.py": 1,
+    "runtime/histrio/testing/conformance/subject.py": 2,
+    "runtime/histrio/testing/conformance/test_engine_requests.py": 1,
+    "runtime/histrio/testing/conformance/test_stage_pages.py": 2,
+    "runtime/histrio/testing/conformance/test_stage_rewinds.py": 1,
+    "runtime/histrio/testing/conformance/test_stage_splits.py": 1,
+    "runtime/histrio/testing/launched.py": 1,
+    "runtime/histrio/testing/toy_engine.py": 1,
+}
+"""File → how many banned words it still has."""
+
+
+def find_banned(text: str) -> list[str]:
+    """Every banned word of a text with the line it stands in, in prose, names and messages alike."""
+    return [
+        f"line {text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}; {remedy}"
+        for words, remedy in BANNED.items()
+        for match in re.finditer(rf"(?<![A-Za-z])(?i:{words})(?![a-z])".replace(" ", r"[\s#]+"), text)
+    ]
+
+
+def find_wide(page: str) -> list[int]:
+    """The numbers of a page's lines that are too wide; tables, code and lines without a place to break may be."""
+    wide = []
+    in_code = False
+    for number, line in enumerate(page.splitlines(), 1):
+        in_code ^= line.lstrip().startswith("```")
+        is_free = in_code or line.startswith(("|", "    ")) or " " not in re.sub(r"`[^`]*`", "", line.strip("- "))
+        if len(line) > MOST_COLUMNS and not is_free:
+            wide.append(number)
+    return wide
+
+
+def pages() -> Iterator[Path]:
+    """README and everything in docs/ and bench/ that is a page."""
+    yield ROOT / "README.md"
+    for folder in ("docs", "bench"):
+        yield from sorted((ROOT / folder).glob("*.md"))
+
+
+def texts() -> Iterator[Path]:
+    """The pages that are written by hand, and every module."""
+    yield from (page for page in pages() if page.name not in GENERATED)
+    for folder in SOURCES:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_banned_words_stand_nowhere_but_where_they_stood() -> None:
+    found = {path.relative_to(ROOT).as_posix(): find_banned(path.read_text(encoding="utf-8")) for path in texts()}
+    assert len(found) >= 300
+    more = {path: words for path, words in found.items() if len(words) > ALLOWED.get(path, 0)}
+    assert more == {}, "rewrite these sentences"
+    fewer = {path: len(found.get(path, [])) for path, most in ALLOWED.items() if len(found.get(path, [])) < most}
+    assert fewer == {}, "write these lower numbers into ALLOWED, which only gets shorter"
+
+
+def test_pages_are_narrow() -> None:
+    wide = {path.name: lines for path in pages() if (lines := find_wide(path.read_text(encoding="utf-8")))}
+    assert wide == {}, f"wrap at {MOST_COLUMNS} columns"
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Whoever waits for kv's answer takes nobody's place.",
+        "Blocks go back to\n    # those\n    # who need them.",
+        "class DrawerChain: ...",
+        "has_thoughts = True",
+        "A sequence in flight cannot give\nway.",
+        "Nobody runs ahead of those who cannot.",
+    ],
+)
+def test_a_planted_sentence_is_found(sentence: str) -> None:
+    assert find_banned(sentence)
+
+
+def test_plain_sentences_and_longer_words_are_left_alone() -> None:
+    plain = "The whole sequence is preempted. withdraw() thoughtful whole_answer anyway, running: ahead"
+    assert find_banned(plain) == []
+
+
+def test_a_planted_wide_line_is_found() -> None:
+    wide = "word " * 30
+    assert find_wide(f"{wide}\n| {wide} |\n```\n{wide}\n```\n- `{wide}`\n{wide}") == [1, 7]
