@@ -96,7 +96,7 @@ class CountingStage:
         pages[:, dst] = pages[:, src]
 
     def close_slot(self, slot: int) -> None:
-        """Nothing is kept per slot: pages belong to whoever the next plan gives them to."""
+        """Nothing is kept per slot: the next plan says which row owns a page."""
 
     def close(self) -> None:
         """Free the pages."""

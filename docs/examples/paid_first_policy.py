@@ -1,4 +1,4 @@
-"""A batching policy in one file: who pays enters first, and lets a bounded number of others wait.
+"""A batching policy in one file: paid requests enter first, and let a bounded number of others wait.
 
 Choose it with `[engine] batching-policy = "paid-first"`.
 """

@@ -51,41 +51,13 @@ ALLOWED: dict[str, int] = {
     "api/histrio_api/text/answers.py": 17,
     "api/histrio_api/text/channels.py": 11,
     "api/histrio_api/text/messages.py": 1,
-    "api/histrio_api/text/pieces.py": 5,
-    "api/histrio_api/text/sandbox_calls.py": 2,
     "api/histrio_api/text/template.py": 12,
     "api/histrio_api/text/thoughts.py": 27,
-    "api/histrio_api/text/token_bytes.py": 2,
-    "docs/backends.md": 1,
-    "docs/examples/counting_backend.py": 1,
-    "docs/examples/paid_first_policy.py": 1,
     "docs/hooks.md": 1,
     "docs/structured-output.md": 1,
     "plugins/grammars/histrio_grammars/backend.py": 1,
-    "plugins/grammars/histrio_grammars/matcher.py": 1,
     "plugins/grammars/histrio_grammars/thoughts.py": 16,
     "plugins/grammars/histrio_grammars/translate.py": 3,
-    "plugins/mlx_backend/histrio_mlx/backend.py": 1,
-    "plugins/mlx_backend/histrio_mlx/families.py": 1,
-    "plugins/mlx_backend/histrio_mlx/splice.py": 5,
-    "plugins/mlx_backend/histrio_mlx/survey/checks.py": 1,
-    "plugins/samplers/histrio_samplers/top_n_sigma.py": 1,
-    "plugins/samplers/histrio_samplers/top_p.py": 1,
-    "plugins/samplers/histrio_samplers/typical_p.py": 2,
-    "plugins/sglang_backend/histrio_sglang/batch.py": 2,
-    "plugins/speculative/histrio_speculative/answers.py": 2,
-    "plugins/speculative/histrio_speculative/model_drafter.py": 6,
-    "plugins/speculative/histrio_speculative/model_stage.py": 1,
-    "plugins/speculative/histrio_speculative/places.py": 4,
-    "plugins/torch_backend/histrio_torch/dry_run.py": 1,
-    "plugins/torch_backend/histrio_torch/linear.py": 1,
-    "plugins/torch_backend/histrio_torch/residents.py": 9,
-    "plugins/torch_backend/histrio_torch/row_groups.py": 1,
-    "plugins/torch_backend/histrio_torch/splice.py": 2,
-    "plugins/torch_backend/histrio_torch/stores.py": 1,
-    "runtime/histrio/actors/directory.py": 2,
-    "runtime/histrio/actors/failed_step.py": 1,
-    "runtime/histrio/actors/mailbox.py": 2,
     "runtime/histrio/batching/actor.py": 7,
     "runtime/histrio/batching/roster.py": 4,
     "runtime/histrio/batching/rows.py": 6,
@@ -94,12 +66,6 @@ ALLOWED: dict[str, int] = {
     "runtime/histrio/batching/speculation/cost.py": 1,
     "runtime/histrio/batching/speculation/speculation.py": 6,
     "runtime/histrio/batching/step_plan.py": 4,
-    "runtime/histrio/children/child.py": 1,
-    "runtime/histrio/children/spawn.py": 1,
-    "runtime/histrio/cli/options.py": 2,
-    "runtime/histrio/cli/plugin_report.py": 1,
-    "runtime/histrio/config/tables.py": 1,
-    "runtime/histrio/config/topology.py": 6,
     "runtime/histrio/contracts/drafter.py": 1,
     "runtime/histrio/contracts/gateway.py": 1,
     "runtime/histrio/contracts/grammar.py": 16,
@@ -111,26 +77,8 @@ ALLOWED: dict[str, int] = {
     "runtime/histrio/front/requests.py": 3,
     "runtime/histrio/front/trials.py": 1,
     "runtime/histrio/front/watchers.py": 3,
-    "runtime/histrio/kv/manager.py": 11,
     "runtime/histrio/messages.py": 13,
-    "runtime/histrio/net/io_thread.py": 4,
-    "runtime/histrio/net/router.py": 1,
-    "runtime/histrio/net/runtime_dir.py": 1,
-    "runtime/histrio/plan/draft.py": 1,
-    "runtime/histrio/plan/plans.py": 4,
-    "runtime/histrio/plan/policies.py": 2,
-    "runtime/histrio/plan/resolve.py": 1,
-    "runtime/histrio/plugins/asked.py": 1,
-    "runtime/histrio/plugins/registry.py": 1,
-    "runtime/histrio/plugins/sources.py": 2,
-    "runtime/histrio/policies/builtin.py": 1,
     "runtime/histrio/processes/compose.py": 6,
-    "runtime/histrio/processes/device.py": 3,
-    "runtime/histrio/processes/front.py": 2,
-    "runtime/histrio/processes/processes.py": 1,
-    "runtime/histrio/replica/lifecycle.py": 1,
-    "runtime/histrio/replica/liveness.py": 1,
-    "runtime/histrio/replica/restarts.py": 1,
     "runtime/histrio/stage/actor.py": 24,
     "runtime/histrio/stage/sampling/grammar_compiler.py": 2,
     "runtime/histrio/stage/sampling/grammar_table.py": 3,
@@ -138,16 +86,7 @@ ALLOWED: dict[str, int] = {
     "runtime/histrio/stage/sampling/logprobs.py": 1,
     "runtime/histrio/stage/sampling/sampler_chain.py": 3,
     "runtime/histrio/stage/slots.py": 2,
-    "runtime/histrio/testing/chain.py": 1,
-    "runtime/histrio/testing/conformance/engine_driver.py": 1,
-    "runtime/histrio/testing/conformance/plugin.py": 1,
-    "runtime/histrio/testing/conformance/subject.py": 2,
     "runtime/histrio/testing/conformance/test_engine_requests.py": 1,
-    "runtime/histrio/testing/conformance/test_stage_pages.py": 2,
-    "runtime/histrio/testing/conformance/test_stage_rewinds.py": 1,
-    "runtime/histrio/testing/conformance/test_stage_splits.py": 1,
-    "runtime/histrio/testing/launched.py": 1,
-    "runtime/histrio/testing/toy_engine.py": 1,
 }
 """File → how many banned words it still has."""
 
@@ -157,7 +96,7 @@ def find_banned(text: str) -> list[str]:
     return [
         f"line {text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}; {remedy}"
         for words, remedy in BANNED.items()
-        for match in re.finditer(rf"(?<![A-Za-z])(?i:{words})(?![a-z])".replace(" ", r"[\s#]+"), text)
+        for match in re.finditer(rf"(?<![A-Za-z])(?i:{words})(?![a-z]|(?<=[A-Z])[A-Z])".replace(" ", r"[\s#]+"), text)
     ]
 
 
@@ -217,7 +156,7 @@ def test_a_planted_sentence_is_found(sentence: str) -> None:
 
 
 def test_plain_sentences_and_longer_words_are_left_alone() -> None:
-    plain = "The whole sequence is preempted. withdraw() thoughtful whole_answer anyway, running: ahead"
+    plain = "The whole sequence is preempted. withdraw() thoughtful whole_answer JOIN_WHOLE anyway, running: ahead"
     assert find_banned(plain) == []
 
 

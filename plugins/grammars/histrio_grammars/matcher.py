@@ -143,7 +143,7 @@ class LlguidanceVocabulary:
         return inner
 
     def fill(self, requests: Sequence[MaskRequest], masks: Masks) -> None:
-        """All masks in one call, on several threads where there are cores for it; one by one where somebody is slow."""
+        """All masks in one call, on several threads where there are cores for it; one by one if a grammar is slow."""
         if len(requests) > 1 and not self._num_watched:
             began_s = time.perf_counter()
             self._fill_together(requests, masks)

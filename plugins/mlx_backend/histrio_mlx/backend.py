@@ -125,7 +125,7 @@ class MlxStage:
         return {tensor.name: from_wire(tensor, self._stage.dtype) for tensor in batch.hidden}
 
     def _run(self, group: Group, received: Parts | None, batch: StepBatch) -> Parts | mx.array | None:
-        """One call of the model. Lazy; None where nobody wants what it gives, but for what it stores."""
+        """One call of the model. Lazy. None where no row wants its result and only the stored keys and values count."""
         assert self._stage is not None
         assert self._caches is not None
         relay = self._stage.relay

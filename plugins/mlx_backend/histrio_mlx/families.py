@@ -88,7 +88,7 @@ def family_name(config: Mapping[str, Any], aliases: Mapping[str, str]) -> str:
 
 @contextmanager
 def assumed(name: str, verdict: Family) -> Iterator[None]:
-    """Within the context the record says this of a family: how the survey tries what nobody has tried yet."""
+    """Within the context the record says this of a family: so the survey tries a family that has no record yet."""
     before = dict(_assumed)
     _assumed[name] = verdict
     try:

@@ -3,7 +3,7 @@
 The model keeps its full-length layer list and its own `__call__`, so every index that it computes stays right. Layers
 before the range become stand-ins that return what the stage before sent, layers after it stand-ins that return what the
 range produced. Stand-ins answer questions (`layer.use_sliding`) as the layer they stand for; weights they have none.
-Embeddings, final norm and head give way to shims where the stage doesn't own them, so the model's parameters are
+Shims replace embeddings, final norm and head where the stage doesn't own them, so the model's parameters are
 exactly what the stage has to load.
 
 Splice after the model's `sanitize` (some decide there whether the head is tied), before quantizing and loading.
@@ -93,7 +93,7 @@ class Relay:
         return rebuild(self._received)
 
     def embed(self, width: int) -> mx.array:
-        """[rows, tokens, width] in place of the embeddings, which nobody reads; whoever does gets NaN."""
+        """[rows, tokens, width] in place of the embeddings, which no layer should read; a layer that does gets NaN."""
         residual = self._received[""]
         return mx.full((*residual.shape[:2], width), mx.nan, residual.dtype)
 
@@ -170,7 +170,7 @@ class _NoEmbeddings(Module):
 
 
 class _NoModule(Module):
-    """Stands for a final norm or a head that this stage doesn't have and whose result nobody reads."""
+    """Stands for a final norm or a head that this stage doesn't have and whose result is not read."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -201,7 +201,7 @@ def _shim_embeddings(structure: Structure, relay: Relay, *, keep_head: bool) -> 
 
 
 def _mute(embeddings: Embedding, relay: Relay, width: int) -> None:
-    """Leave the weight for the head (`as_linear`), whatever it is quantized to later; what it embeds, nobody reads."""
+    """Leave the weight for the head (`as_linear`), whatever it is quantized to later; its embeddings are not read."""
 
     class Muted(Embedding):
         def __call__(self, ids: mx.array) -> mx.array:

@@ -1,7 +1,7 @@
 """Top-n-sigma: tokens whose logit is at most n standard deviations below the largest one stay.
 
 Tang et al. 2024, "Top-n-sigma: Not All Logits Are You Need". Mean and deviation are of the logits that no other sampler
-has removed; dividing all of them by a temperature changes nothing about who stays.
+has removed; dividing all of them by a temperature does not change which tokens stay.
 """
 
 from __future__ import annotations

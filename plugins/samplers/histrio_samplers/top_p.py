@@ -49,7 +49,7 @@ class TopP:
         ps = self._ps[rows.slots]
         has_few = np.zeros(len(ps), np.bool_)
         if logits.shape[-1] > NARROW:
-            # By its own tokens alone, whoever else is there: sums of another length may differ in the last bit.
+            # A row is judged by its own tokens alone: sums of another length may differ in the last bit.
             has_few = xp.to_host(xp.sum(logits > -np.inf))[:, 0] <= _FEW
         thresholds = xp.asarray(np.full((len(ps), 1), -np.inf, np.float32))
         for some, are_few in ((np.flatnonzero((ps < 1) & has_few), True), (np.flatnonzero((ps < 1) & ~has_few), False)):

@@ -1,8 +1,8 @@
 """Typical-p: tokens about as surprising as one should expect, as many of them as hold probability p, stay.
 
-Meister et al. 2022, "Locally Typical Sampling". Ranked by probability, such tokens are neighbours: those who are too
-likely come before them, those who are too unlikely behind. So sorting the values, not the tokens, is enough, and then
-the place is sought where the set has to begin and to end.
+Meister et al. 2022, "Locally Typical Sampling". Ranked by probability, such tokens are neighbours: tokens that are
+too likely come before them, tokens that are too unlikely behind. So it is enough to sort the values, not the tokens,
+and then to find where the set has to begin and to end.
 """
 
 from __future__ import annotations

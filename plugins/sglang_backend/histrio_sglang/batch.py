@@ -2,7 +2,7 @@
 
 SGLang finds a row's tokens through a table with one line per row: the slot of each of its tokens in the pool. Page p
 of the core is the slots p × page_size to (p + 1) × page_size − 1. The table is made equal to the block tables before
-each step, so which rows are new, moved or shared needs no thought.
+each step, so it does not matter which rows are new, moved or shared.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _extension(batch: StepBatch, device: str) -> dict[str, Any]:
 
 
 def _input_ids(batch: StepBatch) -> torch.Tensor:
-    """[tokens]; behind the first stage nobody reads them, but they have to be there."""
+    """[tokens]; behind the first stage they are not read, but they have to be there."""
     if batch.token_ids is None:
         return torch.zeros(batch.total_tokens, dtype=torch.int64)
 

@@ -1,8 +1,8 @@
-"""What was answered lately, to be looked up by those who answer now.
+"""Recent answers, in which running sequences look up their next tokens.
 
 Each place of an answer is found by a hash of the few tokens before it: a table has the latest place of each hash, and
-every place the one before it, as in LZ77 compressors. Whoever looks something up walks back along that chain, and takes
-the place whose tokens agree for longest. An answer is dropped as a whole by forgetting its number: places in it are
+every place the one before it, as in LZ77 compressors. A lookup walks back along that chain, and takes the
+place whose tokens agree for longest. An answer is dropped as a whole by forgetting its number: places in it are
 dead ends from then on, and nothing has to be cleaned up.
 """
 

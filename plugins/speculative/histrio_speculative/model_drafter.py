@@ -1,9 +1,9 @@
 """Drafting with a model: it computes ahead what the target will verify.
 
 Each round has one ragged step in which the draft model catches up with all that was said since, and then one step for
-every further token, for the sequences that still want one. Who is far behind, as every newcomer is, catches up first
-and is drafted for in the next round: so no round takes longer than its one step with many tokens, and the time of the
-others is what a draft really costs.
+every further token, for the sequences that still want one. A sequence that is far behind, as every new one is, catches
+up first and is drafted for in the next round: so no round takes longer than its one step with many tokens, and the time
+of the other steps is the real cost of a draft.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class ModelDrafter:
         self._sequences: dict[int, _Sequence] = {}
 
     def open(self, order: Generate, ids: Sequence[int]) -> None:
-        """Remember the tokens; nothing is computed before somebody asks."""
+        """Remember the tokens; nothing is computed before `propose`."""
         sequence = _Sequence(order, list(ids), frozenset([*order.eos_ids, *order.stop_ids]))
         sequence.is_foreign = self._has_foreign(ids)
         self._sequences[order.request] = sequence
@@ -83,7 +83,7 @@ class ModelDrafter:
         sequence.is_foreign = sequence.is_foreign or self._has_foreign(ids)
 
     def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        """What the draft model would say; only for those who have a place in it. Raises `BackendError`."""
+        """Drafts of the draft model; only for sequences that have a place in it. Raises `BackendError`."""
         self.places.begin_round()
         try:
             runs = self._race(wanted)
@@ -102,7 +102,7 @@ class ModelDrafter:
         self._stage.close()
 
     def _race(self, wanted: Mapping[int, int]) -> list[_Run]:
-        """Catch up, then a token at a time as long as anybody wants one."""
+        """Catch up, then compute a token at a time as long as a sequence wants one."""
         rows: list[Row] = []
         ids: list[int] = []
         runs: list[_Run] = []
@@ -124,7 +124,7 @@ class ModelDrafter:
         return runs
 
     def _places_for(self, wanted: Mapping[int, int]) -> list[tuple[_Sequence, Place]]:
-        """Those who can be drafted for; who is least behind comes first."""
+        """Sequences that can be drafted for; the one that is least behind comes first."""
         found: list[tuple[_Sequence, Place]] = []
         for request, num_wanted in wanted.items():
             sequence = self._sequences[request]

@@ -15,7 +15,7 @@ __all__ = ["PAGE_SIZE", "ModelStage"]
 PAGE_SIZE = 16
 """Tokens per page that are asked for."""
 _TOKENS_PER_ROW = 512
-"""Of the cache, where nobody says how large it shall be; a longer sequence takes what others leave."""
+"""Tokens of the cache for each row, where no option sets its size; a longer sequence takes what others leave."""
 _NEEDED = {
     Capability.BATCH: "it runs one sequence at a time",
     Capability.REWIND: "it cannot take back tokens that did not come true",

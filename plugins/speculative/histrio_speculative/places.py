@@ -1,4 +1,4 @@
-"""Who has a place in the draft model: a slot and pages, which those lose who were not drafted for lately."""
+"""Places of sequences in the draft model: a slot and pages, which a sequence loses that was not drafted for lately."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Places:
         self._round = 0
 
     def begin_round(self) -> None:
-        """Some sequences are drafted for; who was not for a while may lose its place."""
+        """A round of drafting begins; sequences that were not drafted for in the last rounds may lose their places."""
         self._round += 1
 
     def get(self, request: int) -> Place | None:
@@ -52,7 +52,7 @@ class Places:
         return self._places.get(request)
 
     def reserve(self, request: int, num_tokens: int) -> Place | None:
-        """A place with room for so many tokens; None if those who are drafted for need the rest."""
+        """A place with room for so many tokens; None if sequences that are drafted for now need the rest."""
         place = self._places.get(request)
         num_held = len(place.block_ids) if place is not None else 0
         num_blocks = max(-(-num_tokens // self._size.page_size) - num_held, 0)

@@ -45,7 +45,7 @@ def record_shapes(model: Any, forward: Callable[[], Any], spec: StageSpec) -> di
     """
     from transformers import AttentionInterface
 
-    # Transformers knows names only, and those are everybody's: each model's recorder is found at its own modules, for
+    # Transformers knows names only, which all models share: each model's recorder is found at its own modules, for
     # stages that are loaded side by side.
     AttentionInterface.register(_RECORDER, _record)
     recorder = _Recorder(model.config, spec.max_sequence_length)

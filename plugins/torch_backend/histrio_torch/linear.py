@@ -60,7 +60,7 @@ class JoinedPart(nn.Module):
     """One of several linears that were joined into one product.
 
     The part that is called first with an input computes all of them; the others, called with the very same tensor, only
-    take their columns. Whoever calls them with another tensor, or in another order, gets the right result later.
+    take their columns. A call with another tensor, or in another order, gets the right result later.
     """
 
     def __init__(self, product: _JoinedProduct, index: int) -> None:

@@ -2,10 +2,10 @@
 
 Gathering the pages of a decode step writes and reads all of them once more than the products do: a quarter of the step
 at 16 rows. So the rows of a group have seats in a set, whose copies the products take as they are. Each row is
-recognised by its pages: who continues a seat adds only the new tokens to its copy, however many they are and also
-where the row was rewound. Who joins the group is read from its pages into a free seat, and a group that its set is too
-short for gets a new one. The pages stay the truth: a copy is distrusted as soon as one of its pages is written by
-anything but its own row. All copies live in one arena of fixed size; rows without room there are gathered.
+recognised by its pages: a row that continues a seat adds only the new tokens to its copy, however many they are and
+also where the row was rewound. A row that joins the group is read from its pages into a free seat, and a group for
+which its set is too short gets a new set. The pages stay the truth: a copy is distrusted as soon as anything but its
+own row writes one of its pages. All copies live in one arena of fixed size; rows without room there are gathered.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class ResidentRows:
     capacity: int
     """Pages of each seat."""
     members: IndexArray
-    """[rows that run] who has the first seats in the running step."""
+    """[running rows] the rows that have the first seats in the running step."""
     stale: BoolArray
-    """[rows that run] whose seats are to be read from pages."""
+    """[running rows] true where the row's seat must be filled from its pages."""
     step: int = 0
     copies: dict[int, _Copy] = field(default_factory=dict)
 
     def is_made_for(self, num_rows: int, num_pages: int, num_own: int) -> bool:
-        """Whether rows, the longest of so many pages, fit without much room being left, and most are its own."""
+        """Whether rows of at most `num_pages` pages nearly fill the set, and `num_own` is most of its rows."""
         # Else sets that run in turns, each with a part of the rows, would take each other's seats.
         if 2 * num_own <= len(self.members):
             return False
@@ -82,7 +82,7 @@ class ResidentRows:
 
 
 class Residents:
-    """The sets of rows, the last used one first, and who sits in them."""
+    """The sets of rows, the last used one first, and the rows in their seats."""
 
     def __init__(self, arena: Arena, num_pages: int) -> None:
         self._arena = arena
@@ -132,7 +132,7 @@ class Residents:
             known.step = resident.step
             return known.memory, True
 
-        # Who doesn't run now will be missing in this layer.
+        # A row that doesn't run now will be missing in this layer.
         first = resident.first_seat
         self._ends[first + len(resident.members) : first + resident.num_seats] = -1
         memory = self._arena.take(num_values) if known is None else known.memory
@@ -168,7 +168,8 @@ class Residents:
         owners[seats[same]] = waiting[found[same]]
         taken = np.flatnonzero(owners >= 0)
         result[owners[taken]] = taken
-        # From its start on a row writes anew. If it is given another seat, this one must not seem to know that.
+        # A row rewrites its tokens from `start`. Mark this seat valid only up to there, in case the row moves to
+        # another seat and this copy goes stale.
         self._ends[taken] = rows.start[owners[taken]]
         self._distrust(rows, written, owners)
         return result
@@ -191,7 +192,7 @@ class Residents:
             if known not in taken and known.is_made_for(len(members), most_pages, num_own):
                 return known
 
-        # Some seats for who comes later, and some pages so that rows may grow for a while.
+        # Some seats for rows that come later, and some pages so that rows may grow for a while.
         return self._add(len(members) + len(members) // 4, most_pages + max(1, most_pages // 16))
 
     def _arrange(self, rows: Rows, known: ResidentRows, members: IndexArray, seats: IndexArray) -> None:
@@ -209,8 +210,8 @@ class Residents:
         known.step += 1
 
     def _add(self, num_seats: int, capacity: int) -> ResidentRows:
-        nobody = np.empty(0, np.int64)
-        added = ResidentRows(len(self._ends), num_seats, capacity, nobody, nobody > 0)
+        empty = np.empty(0, np.int64)
+        added = ResidentRows(len(self._ends), num_seats, capacity, empty, empty > 0)
         wider = max(0, capacity - self._pages.shape[1])
         self._pages = np.pad(self._pages, ((0, num_seats), (0, wider)), constant_values=-1)
         self._ends = np.pad(self._ends, (0, num_seats), constant_values=-1)

@@ -46,7 +46,7 @@ class Part:
     tokens: IndexArray
     """[rows * queries] which tokens of the step they are; a row with fewer repeats its last one."""
     repeated: BoolArray
-    """[rows * queries] true where a row repeats its last query: nobody wants what comes of it."""
+    """[rows * queries] true where a row repeats its last query: its result is not used."""
     first_masked: int
     """All queries see the keys before this one (counted from the first page's start); the others are in `hidden`."""
     hidden: BoolArray

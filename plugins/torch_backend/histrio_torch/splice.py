@@ -95,7 +95,7 @@ def _drop_tail(model: nn.Module, structure: Structure, relay: Relay) -> None:
             setattr(structure.decoder, name, _Tail(relay, type(model).__name__))
     if structure.head is not None:
         _replace(model, structure.head, _Absent("head"))
-    # Nothing is tied here: without a head, transformers would look for its weight in vain.
+    # Nothing is tied here: without a head, transformers would not find its weight.
     model.all_tied_weights_keys = {}  # type: ignore[assignment]
 
 
@@ -142,7 +142,7 @@ class _After(_Proxy):
 
 
 class _Tail(nn.Module):
-    """Stands for the final norm, whose result nobody reads; refuses models that call it before their layers too."""
+    """Stands for the final norm, whose result is not read; refuses models that call it before their layers too."""
 
     def __init__(self, relay: Relay, model_name: str) -> None:
         super().__init__()

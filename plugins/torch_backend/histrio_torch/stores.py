@@ -74,7 +74,7 @@ class Int8Store:
         self._page_scales = scales.view(-1, page_size)
 
     def write(self, rows: Tensor, new: Tensor) -> Tensor:
-        """Rounded to codes; what isn't finite stays so, and reaches nobody but its own row."""
+        """Rounded to codes; a number that isn't finite stays so, and reaches only its own row."""
         codes, scales = _quantize(new.reshape(-1, self._dim))
         self._tokens.index_copy_(0, rows, codes)
         self._token_scales.index_copy_(0, rows, scales)

@@ -72,13 +72,13 @@ class Directory:
                 log.info("%s does not dial %s: %s", self.process, process, error)
 
     def forget(self, process: str) -> None:
-        """The process has ended: what may still arrive from it is dropped, and what is told to its actors too."""
+        """The process has ended: messages from it and to its actors are dropped."""
         self._remote = {name: _NOWHERE if host == process else host for name, host in self._remote.items()}
         if self._links is not None:
             self._links.disconnect(process)
 
     def tell(self, name: str, message: Message) -> None:
-        """Append the message to the actor's mailbox. Raises `WireError` if nobody knows the actor."""
+        """Append the message to the actor's mailbox. Raises `WireError` if the actor is unknown."""
         dispatcher = self._local.get(name)
         if dispatcher is not None:
             dispatcher.post(name, message)
@@ -86,7 +86,7 @@ class Directory:
 
         process = self._remote.get(name)
         if process == _NOWHERE:
-            return  # its process has ended; whoever follows gets what is unfinished from admission
+            return  # its process has ended; admission sends what is unfinished to its successor
         if process is None or self._links is None:
             raise WireError(f"no actor is called {name!r} in process {self.process!r} or among its peers")
         self._links.send(process, name, message)

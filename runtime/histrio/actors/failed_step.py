@@ -65,7 +65,7 @@ def blamed(
 
 
 def note_failed_step(error: BaseException, step: FailedStep) -> None:
-    """The error carries the step to whoever reports it."""
+    """Attach the step to the error, so that the actor that reports the error can name the step."""
     setattr(error, _ATTRIBUTE, step)
 
 

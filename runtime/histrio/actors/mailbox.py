@@ -37,7 +37,7 @@ class Actor(ABC):
         return None
 
     def idle(self) -> None:  # noqa: B027
-        """Nothing came to any actor of this dispatcher for a while: time for checks that cost something."""
+        """No message came to any actor of this dispatcher for a while: do checks that cost time now."""
 
 
 OnFailure = Callable[[str, BaseException, Message | None], None]
@@ -116,7 +116,7 @@ class Dispatcher(ABC):
 
     @abstractmethod
     def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
-        """See to it that the actor is flushed again after that time."""
+        """Flush the actor again after that time."""
 
     def _flush_again(self, name: str, actor: Actor) -> None:
         self._dirty[name] = actor
@@ -140,7 +140,7 @@ class LoopDispatcher(Dispatcher):
         self._armed = True
         try:
             self._loop.call_soon_threadsafe(self._run)
-        except RuntimeError:  # the loop has closed: nobody is left to read it
+        except RuntimeError:  # the loop has closed: no actor is left to read it
             self._inbox.clear()
 
     def _run(self) -> None:
@@ -174,13 +174,13 @@ class ThreadDispatcher(Dispatcher):
         self._stopping = False
         self._is_waiting = False
         self._due: dict[str, tuple[float, Actor]] = {}
-        """Those who are to be flushed again, by name: when, by the clock."""
+        """Actors that are to be flushed again, by name, with the clock time of the flush."""
 
     def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
         self._due[name] = (self._clock() + pause_s, actor)
 
     def _flush_due(self) -> bool:
-        """Flush those whose time has come; whether there were any."""
+        """Flush the actors whose time has come; returns whether there were any."""
         now = self._clock()
         due = {name: actor for name, (when, actor) in self._due.items() if when <= now}
         for name, actor in due.items():
@@ -189,7 +189,7 @@ class ThreadDispatcher(Dispatcher):
         return bool(due)
 
     def _wait_s(self, was_active: bool) -> float | None:
-        """How long nothing needs to happen without a message."""
+        """Seconds until the next flush that is due without a message."""
         waits = [max(when - self._clock(), 0.0) for when, _ in self._due.values()]
         return min([*waits, _IDLE_AFTER_S] if was_active else waits, default=None)
 

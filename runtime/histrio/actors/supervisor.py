@@ -106,7 +106,7 @@ class Supervisor:
         self._actors[child.name].start()
 
     def _give_up(self, name: str, error: BaseException) -> None:
-        """Nothing in this process mends it."""
+        """End the process, because a restart of the actor in it does not help."""
         if self._end_process is None:
             self._stop_from(0)
             self._report(ChildFailed(name, _in_words(error), is_final=True))
@@ -127,7 +127,7 @@ class Supervisor:
 
 
 def end_process() -> NoReturn:
-    """By the usual way out, but within a limit: what has failed may not close any more."""
+    """End the process in order, but within a limit: an actor that has failed may not close any more."""
     timer = threading.Timer(_CLOSE_S, os._exit, (1,))
     timer.daemon = True
     timer.start()
@@ -137,7 +137,7 @@ def end_process() -> NoReturn:
 def _described(
     name: str, error: BaseException, *, dependants: list[str] | None = None, ends_process: bool = False
 ) -> ChildFailed:
-    """With what is known of whose doing it is."""
+    """The error, with the request or the code that is known to be at fault."""
     return ChildFailed(
         name,
         _in_words(error),

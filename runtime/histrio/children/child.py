@@ -51,7 +51,7 @@ def main() -> None:
     life_line = _take_stdin()
     line = _read_line(life_line)
     if line is None:
-        # Nothing to say where the parent has changed its mind, which happens when everything ends.
+        # No message if the parent has closed the pipe already, which happens when everything ends.
         sys.exit(
             "histrio.children.child is started by rt-launch, which tells it what to do" if os.isatty(life_line) else 1
         )
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _carry_out(spec: ChildSpec) -> int:
-    """The exit code that comes of it."""
+    """Run the entry; returns the exit code of the process."""
     try:
         _resolve(spec.entry)(spec.payload)
     except SystemExit as error:
@@ -81,7 +81,7 @@ def _carry_out(spec: ChildSpec) -> int:
 
 
 def _end(code: int) -> NoReturn:
-    """What is registered for the end is done; taking the interpreter apart would take seconds, and nobody needs it."""
+    """Do what is registered for the end, then exit: taking the interpreter apart would take seconds for nothing."""
     atexit._run_exitfuncs()
     with suppress(OSError, ValueError):
         sys.stdout.flush()

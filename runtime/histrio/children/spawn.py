@@ -18,9 +18,9 @@ from histrio.errors import BackendError, EngineError
 __all__ = ["ChildProcess", "ChildSpec", "describe_exit", "spawn"]
 
 _ABANDON_AFTER_S = 2.0
-"""What a killed process has to give back what it holds: its device's memory, say."""
+"""Seconds that a killed process has to give back what it holds, such as its device's memory."""
 _PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC})
-"""What the system has too little of at the moment."""
+"""Errors of a system that lacks something only for the moment, such as descriptors."""
 _UNENDED = "was killed, but the system has not ended it"
 
 
@@ -37,17 +37,17 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The system's number of it."""
+        """The system's number of the process."""
         return self._process.pid
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not ended yet."""
+        """Whether the process has not ended yet."""
         return self._process.returncode is None
 
     @property
     def died_of_itself(self) -> bool:
-        """Whether it ended in a way that nobody outside asks for: by an exit code, or by a fault of its own code."""
+        """Whether the process ended by its own doing: an exit code or a fault of its code, no signal from outside."""
         code = self._process.returncode
         return code is not None and (code > 0 or -code in _FAULTS)
 

@@ -285,9 +285,7 @@ def _add_scheduling(group: argparse._ArgumentGroup) -> None:
         metavar="MS",
         help="how long the first request waits for others (0)",
     )
-    group.add_argument(
-        "--drafter", dest="engine.drafter", metavar="NAME", help="who guesses tokens: auto, off, ngram …"
-    )
+    group.add_argument("--drafter", dest="engine.drafter", metavar="NAME", help="which drafter: auto, off, ngram …")
     group.add_argument(
         "--request-timeout-s",
         dest="engine.request-timeout-s",
@@ -320,6 +318,6 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
 
 def _add_questions(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--check", action="store_true", help="print the resolved plan; exit code 1 if there is none")
-    group.add_argument("--plugins", action="store_true", help="list hooks, backends, samplers and who provides them")
+    group.add_argument("--plugins", action="store_true", help="list hooks, backends, samplers and their plugins")
     group.add_argument("--version", action="version", version=f"histrio {__version__}")
     group.add_argument("-h", "--help", action="help", help="show this page")

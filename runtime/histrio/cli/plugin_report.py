@@ -17,7 +17,7 @@ SLOW_IMPORT_S = 1.0
 
 
 def describe_plugins(plugins: Plugins) -> str:
-    """Plugins with their defects, then hooks and who provides them, and what there is of each kind. Raises nothing."""
+    """Plugins with their defects, then hooks with their plugins, then all names of each kind. Raises nothing."""
     sections = [
         ("plugins", _plugins(plugins)),
         ("cannot load", [_line(each.name, each.reason) for each in plugins.failed]),

@@ -1,7 +1,7 @@
 """Strict conversion of a TOML table into a msgspec struct, with the path of a mistake in the message.
 
-msgspec alone stops at "unknown field"; a person who edits a file wants to know which key, which ones exist, and which
-was probably meant. Texts are never repeated unless the choice is fixed: a table may hold secrets.
+msgspec alone stops at "unknown field". The message here also names the key, the keys that exist, and the key that was
+probably meant. It repeats no text of the table unless the choice is fixed, because a table may hold secrets.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _convert_value(value: Any, kind: Any, path: str) -> Any:
 
 
 def _inner_value(value: Any, place: str) -> Any:
-    """What is at `[0]`, `[0][1]` … of a list."""
+    """The value at `[0]`, `[0][1]` … of a list."""
     for index in _INDEX.findall(place):
         value = value[int(index)] if isinstance(value, list) else value
     return value

@@ -106,23 +106,23 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     chunked_prefill_size: _Count = 512
     """Most prompt tokens of one sequence in one step."""
     step_budget_ms: Annotated[float, Meta(gt=0, le=1_000_000)] = 250.0
-    """Milliseconds that prompts may make a step take while others wait for their next token."""
+    """Milliseconds that a step with prompts may take while other sequences wait for their next token."""
     micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
     """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
     prefill_priority: Literal[0, 1] = 0
-    """1: prompts before the next tokens of those who decode, and whole chunks of them."""
+    """1: prompts come before the next tokens of decoding sequences, in whole chunks."""
     scheduler_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
     """Milliseconds that the first request waits for others to be computed with it, when nothing runs."""
     enable_preemption: bool = True
-    """Let requests in before all blocks they can need are free; when blocks run out, the last ones give way."""
+    """Let requests enter before all blocks they can need are free; when blocks run out, the last ones are preempted."""
     preemption_threshold: Annotated[float, Meta(ge=0, lt=1)] = 0.02
-    """Share of the blocks that newcomers leave to those who run, so that they are rarely preempted."""
+    """Share of the blocks that new sequences leave to running ones, so that these are rarely preempted."""
     batching_policy: _Text = "priority"
-    """Who decides in which order requests enter."""
+    """The policy that decides in which order requests enter."""
     batching_policy_options: dict[str, Any] = {}
     """Settings of the batching policy; it refuses unknown ones."""
     admission_policy: _Text = "credits"
-    """Who decides which requests are accepted."""
+    """The policy that decides which requests are accepted."""
     admission_policy_options: dict[str, Any] = {}
     """Settings of the admission policy; it refuses unknown ones."""
     prefix_cache: bool = True
@@ -130,17 +130,17 @@ class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     kv_cache_dtype: Literal["auto", "int8"] = "auto"
     """Number format of keys and values: auto is that of the activations."""
     drafter: _Text = "auto"
-    """Who guesses tokens ahead for the model to verify: `auto`, `off`, or the name of a drafter."""
+    """The drafter, whose tokens the model verifies: `auto`, `off`, or the name of a drafter."""
     drafter_options: dict[str, Any] = {}
     """Settings of the drafter; it refuses unknown ones."""
     speculation_length: Annotated[int, Meta(ge=1, le=64)] = 4
-    """Tokens guessed at a time where that is not adaptive."""
+    """Tokens drafted at a time, with `adaptive = false`."""
     min_speculation: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Least number of tokens guessed where that is adaptive."""
+    """Least number of tokens drafted at a time, with `adaptive = true`."""
     max_speculation: Annotated[int, Meta(ge=1, le=64)] = 8
-    """Most tokens guessed at a time."""
+    """Most tokens drafted at a time."""
     adaptive: bool = True
-    """Guess as many as pay, by what steps cost and how often guesses came true."""
+    """Draft as many tokens as pay, by the cost of steps and the share of accepted drafts."""
     kv_block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
     """Tokens in one KV block, or the next larger number that all stages can do; omitted: 16."""
     num_cache_blocks: _Count | None = None
@@ -168,13 +168,13 @@ class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     restart_window_s: _Seconds = 60.0
     """Seconds over which restarts are counted."""
     hang_timeout_s: _Seconds = 10.0
-    """Least seconds of a step whose like took less before until its process counts as hung; also of silence."""
+    """Seconds after which a step, or silence, counts as a hang; more where steps of the same size took longer."""
     first_step_timeout_s: _Seconds = 300.0
     """Most seconds of a step that is the first of its size, for which a backend may compile."""
     start_timeout_s: _Seconds = 120.0
     """Seconds that a process has from its start to its first message."""
     load_timeout_s: _Seconds = 300.0
-    """Seconds that loading may go on without any work and without any progress."""
+    """Seconds for which a process that loads may show neither work nor progress."""
     drain_timeout_s: Annotated[float, Meta(ge=0, le=10_000_000)] = 30.0
     """Seconds that running requests have to finish after Ctrl-C or SIGTERM."""
     log_format: Literal["text", "json"] = "text"

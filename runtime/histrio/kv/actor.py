@@ -39,7 +39,7 @@ class KvActor(Actor):
         self.manager = KvManager(0)
 
     def idle(self) -> None:
-        """Count the blocks: none may be lost, none in two places. Say how many hold something."""
+        """Check that no block is lost or in two places, and tell metrics how many hold something."""
         self.manager.check_integrity()
         sizes = {"cached_blocks": self.manager.num_cached_blocks, "evicted_blocks_total": self.manager.num_evictions}
         self._tell("metrics", Stats(self._epoch, dict(sizes)))
@@ -49,7 +49,7 @@ class KvActor(Actor):
         self._tell("root", Ready(self._name))
 
     def receive(self, message: Message) -> None:
-        """One order of batching, or an epoch that begins with all blocks free."""
+        """Handle one order of batching, or `Start`: an epoch begins with all blocks free."""
         manager = self.manager
         match message:
             case LeaseBlocks(num_blocks):

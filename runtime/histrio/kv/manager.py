@@ -1,14 +1,14 @@
-"""Who holds which block, and what it contains: the one manager of a replica's KV blocks.
+"""The one manager of a replica's KV blocks: which request holds a block, and what the block contains.
 
     total = free + leased + shared + cached
 
     free    ──lease──▶  leased: batching's alone, in hand or being filled
     leased  ──seal───▶  shared: full, has a name, read by one request or more
-    shared  ──release─▶ cached: named, read by nobody; evicted when blocks run out, or shared again by a `match`
+    shared  ──release─▶ cached: named, read by no request; evicted when blocks run out, or shared again by a `match`
 
-A request asks for its longest known prefix when it is first scheduled, never while it waits: equal prompts that arrive
-together share, and nobody who waits keeps blocks from others. Where another request is just computing the next block
-of the prefix, the answer waits for that block: what one computes, no other computes too.
+A request asks for its longest known prefix when it is first scheduled, never while it waits: so equal prompts that
+arrive together share blocks, and a waiting request keeps no block from others. Where another request is computing the
+next block of the prefix now, the answer waits for that block, so that no block is computed twice.
 
 A block may be shared once the step that fills it is *issued*: links are first in, first out.
 """
@@ -27,21 +27,21 @@ __all__ = ["KvManager"]
 
 @dataclass(slots=True)
 class _Reader:
-    """A request that was matched, or waits for its match."""
+    """A request that was matched, or that waits for its match."""
 
     names: list[BlockName]
-    """Of all full blocks of the tokens it came with, then of those it sealed."""
+    """Names of all full blocks of the tokens it came with, then of the blocks it sealed."""
     num_matchable: int
     """Blocks that a match may give: at least one token is left to compute."""
     root: BlockName
     computing: dict[BlockName, None] = field(default_factory=dict)
-    """Names it was the first to announce, not sealed yet, in order."""
+    """Names of the blocks that this request computes and has not sealed yet, in order."""
     awaited: BlockName | None = None
-    """Its match waits for this block, which another request computes."""
+    """The block, computed by another request, for which its match waits."""
 
 
 class KvManager:
-    """Blocks are ids from 0. With `has_prefix_cache` False nothing is ever named, and so nothing shared."""
+    """Block ids count from 0. With `has_prefix_cache` False no block ever gets a name, so none is shared."""
 
     def __init__(self, num_blocks: int, block_size: int = 1, *, has_prefix_cache: bool = True) -> None:
         self.num_blocks = num_blocks
@@ -71,7 +71,7 @@ class KvManager:
 
     @property
     def num_cached_blocks(self) -> int:
-        """Named blocks that nobody reads."""
+        """Named blocks that no request reads."""
         return len(self._cached)
 
     # --- batching's lease --------------------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ class KvManager:
         ]
 
     def release(self, request: int, block_ids: list[int]) -> list[Matched]:
-        """The request ended, or gave way to others: it reads none of these any more.
+        """The request ended or was preempted: it reads none of these blocks any more.
 
         The tail of a prefix is evicted first: without its beginning it would be of no use.
         """
@@ -135,7 +135,7 @@ class KvManager:
         return [matched for name in reader.computing for matched in self._abandon(request, name)]
 
     def reset(self) -> int:
-        """Forget the contents of all blocks that nobody reads; how many there were."""
+        """Forget the contents of all blocks that no request reads; returns their number."""
         num_cached = len(self._cached)
         while self._cached:
             self._free.append(self._evict())
@@ -149,14 +149,14 @@ class KvManager:
         assert len(set().union(*places)) == self.num_blocks, "a block is in two places"
         assert set(self._name_of) == places[2] | places[3], "a named block is neither shared nor cached"
         assert {name: block for block, name in self._name_of.items()} == self._block_of, "names and blocks disagree"
-        assert all(count > 0 for count in self._num_readers.values()), "a block is shared with nobody"
-        assert set(self._computing.values()) <= set(self._readers), "nobody computes an announced block"
-        assert set(self._deferred) <= set(self._computing), "a match waits for a block that nobody computes"
+        assert all(count > 0 for count in self._num_readers.values()), "a block is shared with no request"
+        assert set(self._computing.values()) <= set(self._readers), "no request computes an announced block"
+        assert set(self._deferred) <= set(self._computing), "a match waits for a block that no request computes"
 
     # --- below -------------------------------------------------------------------------------------------------------
 
     def _answer(self, request: int) -> list[Matched]:
-        """Share what is known; or wait, if the next block is being computed by another request."""
+        """Share the known blocks of the prefix; or wait, if another request computes the next one now."""
         reader = self._readers[request]
         known: list[int] = []
         for name in reader.names[: reader.num_matchable]:
@@ -195,7 +195,7 @@ class KvManager:
             self._cached[block_id] = None
 
     def _name(self, block_id: int, name: BlockName) -> list[Matched]:
-        """A leased block gets its name, unless another one has it: then it stays its owner's alone."""
+        """Give a leased block its name. If another block has the name already, this one stays its request's alone."""
         if name not in self._block_of:
             self._leased.remove(block_id)
             self._num_readers[block_id] = 1
@@ -207,7 +207,7 @@ class KvManager:
         return self._resume(name)
 
     def _abandon(self, request: int, name: BlockName) -> list[Matched]:
-        """The request will not compute this block any more; one of those who waited for it does."""
+        """The request will not compute this block any more; a request that waited for the block computes it."""
         if self._computing.get(name) != request:
             return []
 

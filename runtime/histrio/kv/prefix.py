@@ -17,12 +17,12 @@ BlockName = bytes
 
 
 def root_name(salt: str) -> BlockName:
-    """What stands before the first block: requests of another salt share nothing with these."""
+    """The name before the first block. Requests with another salt get other names, so they share no blocks."""
     return hashlib.sha256(salt.encode()).digest()
 
 
 def block_names(parent: BlockName, ids: Sequence[int], block_size: int) -> list[BlockName]:
-    """The names of the full blocks that `ids` fill after `parent`; a rest of fewer than `block_size` ids has none."""
+    """Names of the full blocks that `ids` fill after `parent`; a rest of fewer than `block_size` ids has no name."""
     names = []
     for end in range(block_size, len(ids) + 1, block_size):
         tokens = array("q", ids[end - block_size : end]).tobytes()

@@ -1,7 +1,7 @@
 """One I/O thread per process owns all sockets; actors in other threads send through it and hear from it in batches.
 
-A process name is used once: what restarts comes back under a new name. So a lost link stays lost, messages to it are
-dropped, and whoever was told by `on_lost` decides what happens next.
+A process name is used once: a restarted process has a new name. So a lost link stays lost, messages to it are dropped,
+and the owner of `on_lost` decides what happens next.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Delivery = list[tuple[str, Message, str]]
 
 MOST_BATCH_MESSAGES = 256
 BEAT_ACTOR = "root"
-"""Who hears the beats."""
+"""The actor that hears the beats."""
 
 _RETRY_S = 0.005
 _HANDSHAKE_CHECK_S = 0.1
 _PROBE_S = 0.5
-"""How long, after a connection that was accepted broke, the peers are asked who it was."""
+"""Seconds for which, after an accepted connection broke, the peers are probed for the one that is gone."""
 _JOIN_MARGIN_S = 5.0
 
 logger = logging.getLogger(__name__)
@@ -50,8 +50,8 @@ class IoThread:
     """Sends and receives for one process. `deliver` and `on_lost` are called on the I/O thread and must not block.
 
     `process` is the name others know it by. `endpoint` is where it listens (`ipc://PATH`, `tcp://127.0.0.1:PORT`,
-    port 0 for a free one), None if it only dials; after `start` it has the real port. Whoever does not know `secret`,
-    which all processes of a run have in common, is neither heard nor taken for one of them.
+    port 0 for a free one), None if it only dials; after `start` it has the real port. All processes of a run know
+    `secret`; messages of a process that does not know it are dropped.
     """
 
     def __init__(
@@ -102,13 +102,13 @@ class IoThread:
         self._thread.start()
 
     def listen_also(self, endpoint: str) -> None:
-        """Accept connections here too; those that are there stay. For an ipc socket whose file was removed."""
+        """Accept connections here too; present connections stay. For an ipc socket whose file was removed."""
         with self._lock:
             self._new_endpoints.append(checked_endpoint(endpoint))
         self._wake.set()
 
     def connect(self, process: str, endpoint: str, *, is_parent: bool = False) -> None:
-        """Dial a process that listens there; again and again for `connect_timeout_s`. Does nothing if it is known.
+        """Dial a process that listens there, repeatedly for `connect_timeout_s`. Does nothing if it is known.
 
         A parent is lost when the connection breaks, and never for its silence: it may be stopped and go on.
         """
@@ -160,7 +160,7 @@ class IoThread:
         self._wake.set()
 
     def leave(self) -> None:
-        """All processes end: from now on it is no news when one is gone."""
+        """All processes end: from now on `on_lost` is not called."""
         self._is_leaving = True
 
     def close(self, linger_s: float = 1.0) -> None:

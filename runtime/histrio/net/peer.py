@@ -22,11 +22,11 @@ class LinkLimits(msgspec.Struct, frozen=True):
     max_queued_messages: int = 16384
     """Messages that may wait for one peer beyond the high-water mark; more means that the peer is lost."""
     max_queued_bytes: int = 1 << 30
-    """Bytes that may wait so; one message may be larger than that if nothing else waits."""
+    """Bytes that may wait for one peer; a single larger message may wait if no other does."""
     max_frame_bytes: int = 1 << 30
     """A peer that announces a longer frame is disconnected."""
     heartbeat_interval_ms: int = 500
-    """0: none are sent, and a peer is lost only when its connection breaks."""
+    """Interval of heartbeats; 0: none are sent, and a peer is lost only when its connection breaks."""
     heartbeat_timeout_ms: int = 5000
     """A peer whose system answers nothing for so long is lost."""
     connect_timeout_s: float = 30.0
@@ -66,7 +66,7 @@ class Peer:
     endpoint: str | None = None
     """Where to dial it; None if it dials this process."""
     is_parent: bool = False
-    """Dialled, and its silence is no news."""
+    """This process dialled it, and its silence does not mean that it is lost."""
     state: PeerState = PeerState.NEW
     waiting: deque[Outgoing] = field(default_factory=deque)
     num_waiting_bytes: int = 0
@@ -75,7 +75,7 @@ class Peer:
     is_dialled: bool = False
     """Only for the I/O thread, as are the next ones."""
     is_garbled: bool = False
-    """It sent something that is no message; what follows cannot be trusted either."""
+    """It sent bytes that are no message, so its further bytes cannot be trusted either."""
     stalled_at: float | None = None
     """When the oldest waiting message was first refused."""
 
@@ -104,7 +104,7 @@ class Peer:
         return outgoing
 
     def put_back(self, outgoing: Outgoing) -> None:
-        """Undo `take`: the socket did not want it."""
+        """Undo `take`: the socket did not take the message."""
         if self.is_final:
             return
 

@@ -58,8 +58,8 @@ class LinkChange:
 class Router:
     """Made in any thread, used in one. `close` frees everything.
 
-    On the wire a process that dials is called by its name and the secret of the run, so that nobody else can take its
-    name. The one that listens tells no secret: the dialler knows whom it dials.
+    On the wire a process that dials is called by its name and the secret of the run, so that no other program can take
+    its name. The one that listens tells no secret: the dialler knows whom it dials.
     """
 
     def __init__(self, process: str, limits: LinkLimits, secret: str = "") -> None:

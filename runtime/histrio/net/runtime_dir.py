@@ -1,7 +1,7 @@
 """A private folder for a run's ipc sockets: mode 0700, short path, removed at the end.
 
-While the run lives it holds a lock on a file in the folder. A folder whose lock nobody holds is a dead run's; the next
-run removes it. (Not by process number: runs in two containers may share the folder but not the numbers.)
+While the run lives it holds a lock on a file in the folder. A folder whose lock is free belongs to a dead run; the
+next run removes it. (Not by process number: runs in two containers may share the folder but not the numbers.)
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ DEFAULT_DRAFTER = "ngram"
 
 
 def drafter_name(table: EngineTable, plugins: Plugins) -> str:
-    """The drafter's name, empty for none. Raises `TopologyError`, also for settings that nobody would read."""
+    """The drafter's name, empty for none. Raises `TopologyError`, also for settings that no drafter would read."""
     wanted = table.drafter
     if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
         if table.drafter_options:

@@ -23,7 +23,7 @@ DEFAULT_BLOCK_SIZE = 16
 
 
 class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One stage: what it holds, who computes it, and where."""
+    """One stage: its layers, its backend, and its process."""
 
     index: int
     spec: StageSpec
@@ -71,9 +71,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     runtime: RuntimeTable
     edges: list[EdgePlan]
     drafter: str = ""
-    """Who guesses tokens ahead; empty for nobody."""
+    """Name of the drafter; empty for none."""
     drafter_spec: DrafterSpec | None = None
-    """For what; None for nobody."""
+    """The drafter's settings, and the model that it drafts for; None without a drafter."""
     checkpoint_dtype: str | None = None
     """Number format of the weights as stored, by the model's own account."""
 

@@ -17,12 +17,12 @@ P = TypeVar("P", AdmissionPolicy, BatchingPolicy)
 
 
 def admission_policy(table: EngineTable, plugins: Plugins) -> AdmissionPolicy:
-    """Who decides which requests are accepted. Raises `TopologyError`."""
+    """The policy that decides which requests are accepted. Raises `TopologyError`."""
     return _made(plugins.admission_policies, table.admission_policy, table.admission_policy_options, "admission-policy")
 
 
 def batching_policy(name: str, options: Mapping[str, Any], plugins: Plugins) -> BatchingPolicy:
-    """Who decides in which order requests enter. Raises `TopologyError`."""
+    """The policy that decides in which order requests enter. Raises `TopologyError`."""
     return _made(plugins.batching_policies, name, options, "batching-policy")
 
 

@@ -213,7 +213,7 @@ def _check_context(table: ModelTable, config: ModelConfig) -> None:
 
 
 def _honoured(defaults: dict[str, Any], fields: FieldTable) -> dict[str, Any]:
-    """The model's defaults without those that nobody here knows or allows; a log line names each one left out."""
+    """The model's defaults, without those that no sampler here knows or allows; a log line names each one left out."""
     kept = {}
     for field, value in defaults.items():
         if field not in fields.known_fields:

@@ -16,7 +16,7 @@ __all__ = ["asked"]
 def asked(question: str, ask: Callable[[], object]) -> Probe:
     """The answer to a plugin's `probe` or `supports`. Raises what a plugin raises on purpose: a `HistrioError`."""
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # standard output may be somebody's answer
+        with contextlib.redirect_stdout(sys.stderr):  # standard output may carry the answer of this process
             answer = ask()
     except (HistrioError, KeyboardInterrupt):
         raise

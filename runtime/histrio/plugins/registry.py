@@ -116,8 +116,8 @@ class Registry(Generic[T]):
             self._refused.setdefault(name, why)
 
     def get(self, name: str) -> T:
-        """Raises `PluginError` that says why it cannot be used; or which names there are, who registered them, and
-        which plugins failed."""
+        """Raises `PluginError` that says why it cannot be used; or which names there are, which plugin registered
+        each, and which plugins failed."""
         if name in self._items:
             return self._items[name][0]
         if name in self._refused:

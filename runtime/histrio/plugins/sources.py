@@ -46,7 +46,7 @@ class Source:
     """What it is called in messages."""
     load: Callable[[], object]
     is_own: bool = False
-    """It comes with histrio, so that what it offers keeps its name against everybody else's."""
+    """The plugin comes with histrio, so its offers keep their names against those of other plugins."""
     is_named: bool = False
     """A person asked for it by name."""
 
@@ -91,7 +91,7 @@ def named_sources(value: str) -> list[Source]:
 
 
 def import_plugin(source: Source) -> Imported:
-    """Import it. What it prints goes to standard error, as standard output may be somebody's answer."""
+    """Import it. Whatever it prints goes to standard error, because standard output may carry an answer."""
     printed = _Watched()
     began_s = time.perf_counter()
     plugin, failure = None, ""

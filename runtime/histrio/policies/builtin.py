@@ -1,4 +1,4 @@
-"""The policies that come with the core, registered through the same hooks as anybody's."""
+"""The policies that come with the core, registered through the same hooks as those of plugins."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class ByPriority:
         self._places_per_priority = options.places_per_priority
 
     def handicap(self, order: Generate) -> int:
-        """So many requests per priority."""
+        """`places_per_priority` later requests for each step of its priority above 0."""
         return by_priority(order, self._places_per_priority)
 
 
@@ -62,7 +62,7 @@ class InOrder:
         """There is nothing to choose."""
 
     def handicap(self, order: Generate) -> int:
-        """None."""
+        """Always 0: no later request may overtake."""
         return 0
 
 
@@ -89,7 +89,7 @@ class ShortestFirst:
         self._options = options
 
     def handicap(self, order: Generate) -> int:
-        """By priority and known tokens."""
+        """Later requests for its priority, and for its known tokens up to `most_places`."""
         by_length = min(len(order.ids) // self._options.tokens_per_place, self._options.most_places)
         return by_priority(order, self._options.places_per_priority) + by_length
 

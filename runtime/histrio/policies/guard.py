@@ -1,4 +1,4 @@
-"""Policies from outside, contained: one that raises, or answers what is no answer, is replaced by the built-in one."""
+"""Policies of plugins, contained: a policy that raises or gives an invalid answer is replaced by the built-in one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def guarded_handicap(policy: BatchingPolicy) -> Callable[[Generate], int]:
 
 
 class AdmissionGuard:
-    """An admission policy for as long as it does what its contract says; then whatever there are credits for."""
+    """A plugin's admission policy. After its first fault, every request is accepted for which there are credits."""
 
     def __init__(self, policy: AdmissionPolicy | None) -> None:
         self._policy = policy
@@ -78,7 +78,7 @@ def _checked_places(places: Any) -> int:
 
 
 def _check_nothing(answer: Any) -> None:
-    """A policy refuses by raising; one that answers means something else by it."""
+    """Raise if the policy answered: a policy refuses by raising and has nothing to answer."""
     if iscoroutine(answer):
         answer.close()
     if answer is not None:

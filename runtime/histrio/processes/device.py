@@ -1,7 +1,7 @@
 """A device process: batching and kv, or stages, or both, or a whole engine, on a main thread that may block.
 
-Its I/O thread never does. An actor that fails is made anew in its process; an engine, which has started who knows what,
-ends with its process, and root starts another.
+Its I/O thread never blocks. An actor that fails is made anew in its process. An engine ends with its process, because
+histrio does not know what the engine has started; root starts another process.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str
     front_endpoint: str
     secret: str
-    """Of the run: proves to its processes who belongs to it."""
+    """The secret of the run: its processes know it, other programs do not."""
     stages: list[StagePlan]
     num_stages: int
-    """Of the whole replica."""
+    """Number of stages of the whole replica."""
     batching: BatchingSettings | None
     """Where batching and kv live; None elsewhere, and in a process with an engine."""
     log_format: LogFormat
@@ -86,7 +86,7 @@ def run_device_process(payload: Any) -> None:
 
     def on_lost(peer: str) -> None:
         if peer == FRONT:
-            os._exit(1)  # nobody is left to work for
+            os._exit(1)  # the front is gone, so no request is left
         directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)

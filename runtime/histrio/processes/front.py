@@ -50,7 +50,7 @@ class FrontSettings:
     """What is chosen by name: part → name, for /metrics."""
     max_unfinished: int = 512
     admission: AdmissionPolicy | None = None
-    """Who decides which requests are accepted; None: whatever there are credits for."""
+    """The policy that decides which requests are accepted; None: all for which there are credits."""
     request_timeout_s: float = 600.0
     life_limits: LifeLimits | None = None
     """How long a process may take for what it does; None: the defaults of the topology."""
@@ -143,7 +143,7 @@ class Front:
             self._tell_interval()
 
     def _tell_interval(self) -> None:
-        """The numbers of an interval that is over, to who watches; and theirs to `/metrics`."""
+        """Give the numbers of the past interval to the hooks that watch, and the numbers they return to `/metrics`."""
         status, now = self.gateway.status, time.monotonic()
         status.plugin_metrics = self.watchers.metrics
         interval_s = now - self._interval_began_s

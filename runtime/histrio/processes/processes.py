@@ -149,8 +149,8 @@ class ReplicaProcesses:
         return msgspec.structs.replace(role, process=name, endpoint=f"ipc://{self._folder / name}")
 
     def _make_room(self, newcomer: str) -> None:
-        """Raises `WireError` if the folder cannot take the newcomer's files. Whoever clears folders of temporary files
-        may have removed it, with the front's socket."""
+        """Raises `WireError` if the folder cannot take the newcomer's files. A program that clears temporary files may
+        have removed the folder, with the front's socket."""
         check_room(self._folder)
         if not self._front_socket.exists():
             log.warning("the socket %s was removed; the front listens anew", self._front_socket)

@@ -144,8 +144,8 @@ class RootActor(Actor):
         self._directory.forget(process)
 
     def process_exited(self, process: str, reason: str, *, is_own_doing: bool = False) -> None:
-        """A process ended: what it hosted is gone until a new one has opened. `is_own_doing`: nobody outside can have
-        ended it."""
+        """A process ended: what it hosted is gone until a new one has opened. `is_own_doing`: no signal from
+        outside can have ended it."""
         is_known = process in self._hosts and self.failure is None
         if is_known and is_own_doing and not (self._has_been_up or self._liveness.has_begun(process)):
             self.fail(EngineError(f"process {process} {reason} before it could begin; what it wrote stands above"))

@@ -18,7 +18,7 @@ from histrio.system.own_time import OwnTime
 __all__ = ["IS_STOPPED", "LifeLimits", "Liveness", "ProcessView"]
 
 IS_STOPPED = "is stopped"
-"""The one thing that may be wrong with a process that only somebody outside can have done."""
+"""The one fault of a process that only another program can have caused."""
 _STOPPED_AFTER_S = 1.5
 _SILENT_AFTER_S = 2.0
 """Four beats that did not come."""

@@ -56,7 +56,7 @@ class RestartAccount:
         self.delay_s = 0.0
 
     def settled(self) -> None:
-        """Nobody is suspected any more: what has failed so far was no request's doing."""
+        """No request is suspected any more: no request caused the failures so far."""
         self._num_open = 0
 
     def _pause(self, now: float) -> None:

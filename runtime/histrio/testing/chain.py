@@ -170,7 +170,7 @@ class StageChain:
             self._readers[page] += 1
 
     def copy(self, page: int) -> int:
-        """Copy a page on all stages; the copy belongs to nobody until a slot takes it with `share`."""
+        """Copy a page on all stages; the copy belongs to no slot until one takes it with `share`."""
         target = self._free.pop()
         for host in self.hosts:
             host.tell(Copy([page], [target]))

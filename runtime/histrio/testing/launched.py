@@ -71,7 +71,7 @@ class LaunchedServer:
         self.stop()
 
     def health(self) -> int:
-        """Status of /health; 0 where nobody answers."""
+        """Status of /health; 0 where no server answers."""
         try:
             with urllib.request.urlopen(f"{self.base_url}/health", timeout=5.0) as reply:
                 return int(reply.status)

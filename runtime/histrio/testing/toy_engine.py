@@ -70,7 +70,7 @@ class ToyEngineFactory:
         return Probe(True, capabilities=[Capability.LOGPROBS]) if probe.available else probe
 
     def can_continue(self, sampling: dict[str, Any]) -> bool:
-        """Greedy requests only: other draws come from random numbers that nobody can repeat."""
+        """Greedy requests only: other draws come from random numbers that cannot be repeated."""
         return msgspec.convert(sampling, ToyEngineFields).temperature == 0
 
     def create(self) -> EngineBackend:

@@ -166,7 +166,7 @@ def _check_rest(trial: _Trial) -> Family:
 
 
 def describe(error: Exception, folder: Path) -> str:
-    """An error in one line, without the folder that nobody finds again."""
+    """An error in one line, without the folder, which is gone by then."""
     text = str(error).partition("\n")[0].replace(f"{folder}: ", "").replace(str(folder), "the model")
     return text if isinstance(error, HistrioError) else f"{type(error).__name__}: {text}"
 

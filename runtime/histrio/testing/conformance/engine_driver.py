@@ -152,7 +152,7 @@ class EngineSubject:
         return self.model.spec(**{"options": self.kit.options, **changes})
 
     def open(self) -> EngineDriver:
-        """An engine of one's own, to be closed by whoever asks; the shared one is closed first."""
+        """An engine for one test, which closes it; the shared engine is closed first."""
         self.close()
         return EngineDriver(self.factory, self.model, self.kit.options)
 

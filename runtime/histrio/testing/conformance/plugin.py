@@ -55,6 +55,6 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Without a backend the kit's tests are nobody's, whatever folder pytest was pointed at."""
+    """Without a backend the kit's tests are not collected, whatever folder pytest was pointed at."""
     is_kit = collection_path == KIT or KIT in collection_path.parents
     return True if is_kit and config.getoption("--backend") is None else None

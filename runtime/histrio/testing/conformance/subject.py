@@ -87,11 +87,11 @@ class StageSubject:
         return chain
 
     def open(self, cuts: Sequence[int]) -> StageChain:
-        """A chain of one's own, to be closed by whoever asks."""
+        """A chain for one test, which closes it."""
         return StageChain(self.factory, self.model.folder, cuts, self.options, workers=self._workers)
 
     def host(self, spec: StageSpec) -> Host:
-        """A stage of one's own that is not open yet, to be closed by whoever asks."""
+        """A stage for one test, not open yet; the test closes it."""
         if self._workers is None:
             return LocalHost(self.factory, spec)
 

@@ -1,4 +1,4 @@
-"""Pages and slots: whose they are is the core's to say, and what they held before is nobody's business."""
+"""Pages and slots: the core says which row owns them, and no row depends on what they held before."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_start_at_0_is_a_new_sequence_even_in_an_open_slot(subject: StageSubje
     feed(chain, [Replay(one, 0)])
     chain.rewind(0, 0)
 
-    assert_same(play(chain, [Replay(two, 0)])[0], two.logits, "a sequence that took a slot nobody had closed")
+    assert_same(play(chain, [Replay(two, 0)])[0], two.logits, "a sequence that took a slot that was not closed")
     assert_differs(replay(chain, one), two.logits, "another prompt")
 
 

@@ -30,7 +30,7 @@ def test_rewound_tokens_leave_no_trace(subject: StageSubject) -> None:
 
     chain.step([ChainRow(0, wrong, 0)])
     (got,) = play(chain, [Replay(trace, 0, num_fed=len(wrong) - 1)])
-    assert_differs(got, trace.logits, "tokens that nobody took back")
+    assert_differs(got, trace.logits, "tokens that were not taken back")
 
 
 @needs(Capability.REWIND, Capability.ALL_POSITION_LOGITS)

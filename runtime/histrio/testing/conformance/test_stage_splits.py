@@ -1,4 +1,4 @@
-"""A split model is the same model, whatever goes over the wire between its stages and whoever waits there."""
+"""A split model is the same model, whatever goes over the wire between its stages, and whichever stage waits there."""
 
 from __future__ import annotations
 
