@@ -1,4 +1,4 @@
-"""How large a grammar may be; `docs/structured-output.md` lists it. What lies within compiles quickly."""
+"""How large a grammar may be; `docs/structured-output.md` lists it. A grammar within these limits compiles quickly."""
 
 from __future__ import annotations
 

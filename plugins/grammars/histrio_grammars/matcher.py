@@ -22,7 +22,7 @@ __all__ = ["LlguidanceMatcher", "LlguidanceVocabulary"]
 
 _MAX_THREADS = 4
 _MAX_MASK_S = 0.1
-"""Most processor time of one mask. Usual ones take less than a thousandth of it, and all in the batch wait for it."""
+"""Most processor time of one mask. A usual one takes less than a thousandth of it, and all rows of the step wait."""
 _NUM_WATCHED = 32
 """Steps whose masks are timed one by one after a slow one."""
 _NUM_KEPT_GRAMMARS = 64
@@ -99,13 +99,13 @@ class LlguidanceMatcher:
 
     @property
     def _may_be_forced(self) -> bool:
-        """False where a mask is not worth its time: several bytes may come next, or the text is empty so far."""
+        """Whether a single token may follow. False if several bytes may come next, or if the text is empty so far."""
         if self.is_finished or self.error:
             return False
         return self.inner.is_stopped() or bool(self.inner.compute_ff_bytes())
 
     def _follow(self, ids: Sequence[int], end: int) -> bool:
-        """The text up to `end`, and EOS if it stands there."""
+        """Follow the text up to `end`, and EOS if it stands there."""
         if end and not self.inner.consume_tokens(list(ids[:end])):
             return False
         if end < len(ids):
@@ -124,7 +124,7 @@ class LlguidanceVocabulary:
         self._tokens = llguidance.LLTokenizer(file.text, n_vocab=spec.vocab_size, eos_token=self._eos_ids, slices=None)
         self._own_tokens = own_tokens(file.added_tokens, self._tokens, self._eos_ids)
         self._compiled = lru_cache(_NUM_KEPT_GRAMMARS)(self._compile)
-        """At their beginning; clients ask for the same few forms again and again."""
+        """Compiled matchers at their beginning, because clients ask for the same few forms again and again."""
         self._num_watched = 0
         allowed = np.zeros(num_mask_words(spec.vocab_size) * 32, np.uint8)
         allowed[self._eos_ids] = 1

@@ -1,4 +1,4 @@
-"""What a compiler's complaint means, in our words: its own repeat what the client wrote."""
+"""From a compiler's complaint to a refusal in our words, because its own words repeat the client's text."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def _of_structures(text: str) -> RequestError | None:
 
 
 def _culprit(schema: dict[str, Any], words: str, keywords: tuple[str, ...]) -> tuple[str, str | None]:
-    """Which keyword it is, and where: of the innermost schema that is refused for the same reason by itself."""
+    """The keyword at fault and its place, in the innermost schema that is refused for the same reason by itself."""
     shared = {name: schema[name] for name in ("$defs", "definitions") if name in schema}
     found = [(path, keyword, inner) for path, inner in subschemas(schema) for keyword in keywords if keyword in inner]
     guilty = [each for each in found if _complaint(shared | each[2]).startswith(words)] or found

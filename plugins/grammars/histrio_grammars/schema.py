@@ -108,7 +108,7 @@ def num_levels(value: Any) -> int:
 
 
 def subschemas(schema: Any, path: Path = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """A checked schema and all schemas within it, with their places; those around come before those within."""
+    """A checked schema and all schemas within it, with their places; outer schemas come before inner ones."""
     if isinstance(schema, dict):
         yield path, schema
     for place, child in _children(schema, path):
@@ -159,7 +159,7 @@ class _Reader:
         """Exclusive bounds are true or false beside a bound."""
 
     def read(self, schema: Any, path: Path) -> Any:
-        """The schema without what excludes nothing. Changes no input."""
+        """The schema without keywords that exclude nothing. Changes no input."""
         if isinstance(schema, bool):
             return schema
         if not isinstance(schema, dict):
@@ -176,7 +176,7 @@ class _Reader:
         return _with_children(kept, [self.read(child, place) for place, child in _children(kept, path)])
 
     def check_references(self) -> None:
-        """What is referred to must have been read: elsewhere, keywords would escape the reading."""
+        """Every target of a reference must be a schema that was read, because keywords elsewhere are not checked."""
         for target, place in self._references:
             if target not in self._read_ids:
                 raise RequestError("$ref must name a place where a schema stands, such as #/$defs/name", param=place)

@@ -56,7 +56,7 @@ def free_tokens(tokens: OwnTokens, wanted: tuple[str, ...]) -> str:
 
 
 def within(place: str, error: RequestError) -> RequestError:
-    """The same refusal, with its place in what is around."""
+    """The same refusal, with its place in the whole specification."""
     param = f"{place}.{error.param}".replace(".[", "[") if error.param else place
     return RequestError(str(error), param=param, code=error.code)
 

@@ -1,4 +1,4 @@
-"""What tests of grammars need: varied schemas, and a stand-in for a model of random weights that follows masks."""
+"""For tests of grammars: varied schemas, and a stand-in for a model of random weights that follows masks."""
 
 from __future__ import annotations
 

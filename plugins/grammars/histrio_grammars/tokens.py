@@ -28,9 +28,9 @@ class OwnTokens:
     ids: Mapping[str, int] = field(default_factory=dict)
     """Text → id."""
     plain_ids: frozenset[int] = frozenset()
-    """Of these, such as are part of a text: decoding does not leave them out."""
+    """Ids of those that are part of a text: decoding does not leave them out."""
     eos_ids: frozenset[int] = frozenset()
-    """Of all, those that end a text."""
+    """Ids of those that end a text."""
 
     def literal(self, text: str) -> str:
         """A fixed text in Lark's syntax. Raises `RequestError` if a text cannot go on behind a part of it."""
@@ -68,7 +68,7 @@ def _overlaps_any(text: str, others: Iterable[str]) -> bool:
 
 
 def _overlap(first: str, second: str) -> bool:
-    """Whether one contains the other, or ends as the other begins."""
+    """Whether one text contains the other, or ends as the other begins."""
     if first in second or second in first:
         return True
 

@@ -19,7 +19,7 @@ from histrio_grammars.tokens import OwnTokens
 __all__ = ["to_llguidance"]
 
 _WHITESPACE = r"( |\n {0,32}|\n\t{0,8})"
-"""What may stand between the parts of JSON, besides nothing. Without a bound, a model may write blanks for ever."""
+"""Blanks that may stand between the parts of JSON. Without a bound, a model may write blanks for ever."""
 _JSON_OPTIONS = {"whitespace_pattern": _WHITESPACE, "lenient": False, "coerce_one_of": False}
 _NO_TOKENS = OwnTokens()
 _GBNF_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)", re.DOTALL)

@@ -11,13 +11,13 @@ __all__ = ["TokenizerFile", "read_tokenizer"]
 
 
 class TokenizerFile(msgspec.Struct, frozen=True):
-    """What grammars need of a tokenizer.json."""
+    """The parts of a tokenizer.json that grammars need."""
 
     text: str
-    """With tokens of ids below the model's `vocab_size` only."""
+    """The file's JSON, with only the tokens whose ids are below the model's `vocab_size`."""
     added_tokens: list[dict[str, Any]]
     ids: frozenset[int]
-    """Of all its tokens."""
+    """Ids of all its tokens."""
 
 
 def read_tokenizer(text: str, vocab_size: int) -> TokenizerFile:
@@ -29,7 +29,7 @@ def read_tokenizer(text: str, vocab_size: int) -> TokenizerFile:
         if any(each >= vocab_size for each in ids):
             added = [each for each in added if each["id"] < vocab_size]
             _trim(model, vocab_size)
-            # A post-processor may name tokens that are gone, and grammars do without.
+            # A post-processor may name tokens that were removed, and grammars do not need it.
             text = msgspec.json.encode(whole | {"added_tokens": added, "post_processor": None}).decode()
             ids = frozenset(each for each in ids if each < vocab_size)
         return TokenizerFile(text, added, ids)

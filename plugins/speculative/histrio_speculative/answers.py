@@ -15,7 +15,7 @@ from dataclasses import dataclass
 __all__ = ["Answers", "Place"]
 
 KEY_LENGTH = 3
-"""Tokens that are hashed: shorter agreements between answers mean nothing."""
+"""Number of hashed tokens: shorter matches between answers mean nothing."""
 _LONGEST_MATCH = 32
 """Tokens that are compared at most."""
 _OFFSET_BITS = 24
@@ -28,22 +28,22 @@ class _Answer:
     salt: str
     ids: array[int]
     before: array[int]
-    """Of each token: the place that had its hash before."""
+    """For each token: the earlier place with the same hash."""
 
 
 @dataclass(slots=True)
 class Place:
-    """Where something stands that is like the end of a sequence."""
+    """A place in an answer whose last tokens equal those of a sequence."""
 
     ids: array[int]
     """The answer."""
     end: int
     """Index behind the tokens that agree."""
     length: int
-    """How many agree."""
+    """Number of tokens that agree."""
 
     def follow(self, ids: Sequence[int]) -> bool:
-        """Go on along tokens that came; False if others stand here."""
+        """Move on behind the tokens that the sequence gained; False if the answer has others here."""
         end = self.end + len(ids)
         if self.ids[self.end : end] != array("i", ids):
             return False
@@ -64,7 +64,7 @@ class Answers:
         """By number; numbers are given one after the other."""
         self._oldest = self._next_number = 1
         self._known: set[int] = set()
-        """Hashes of whole answers: what is said again and again is kept once."""
+        """Hashes of whole answers, so that a repeated answer is kept once."""
         self._mask = (1 << max(max_tokens - 1, 1).bit_length()) - 1
         self._heads = array("q", bytes(8 * (self._mask + 1)))
         """Hash → latest place."""

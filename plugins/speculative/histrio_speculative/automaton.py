@@ -42,7 +42,7 @@ class Automaton:
         self.match_length = 0
         """Tokens of the longest suffix that occurred before."""
         self.match_end = 0
-        """Index behind its latest earlier place; what stands there followed it."""
+        """Index behind the latest earlier occurrence of that suffix; the token there followed it."""
         self._links = array("i", [_NONE])
         self._lengths = array("i", [0])
         self._ends = array("i", [0])
@@ -61,7 +61,7 @@ class Automaton:
             self._note_ends(self._links[self._last])
 
     def continuation(self, num_tokens: int) -> list[int]:
-        """What followed the match. It may run on into itself: loops are continued."""
+        """The tokens that followed the match. They may run on into the match itself, so loops are continued."""
         known, end = self.ids, self.match_end
         if self.match_length == 0:
             return []

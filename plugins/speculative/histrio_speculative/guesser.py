@@ -1,4 +1,4 @@
-"""From the draft model's logits to a guess: the token that the target is most likely to draw.
+"""From the draft model's logits to a draft: the token that the target is most likely to draw.
 
 A greedy request gets the most likely token. A seeded one is drawn for with the very number that the target will use for
 this position: where the two models agree, it falls on the same token. A request whose client chose no seed is drawn for
@@ -36,7 +36,7 @@ _Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """One token, and what it was drawn from where that is not simply the best."""
+    """One token, and the distribution from which it was drawn; None for the most likely token."""
 
     token: int
     chances: Chances | None = None
@@ -44,7 +44,7 @@ class Guess:
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """How a distribution is shaped whose draws the target does not repeat."""
+    """Temperature and truncations of a distribution whose draws the target does not repeat."""
 
     temperature: float
     top_k: int
@@ -59,7 +59,7 @@ class Guesser:
         self._chain = chain
         self._xp = xp
         self._shapes: list[_Shape | None] = [None] * max_rows
-        """By slot; None where the draw is the target's own."""
+        """Shape of the distribution by slot; None where the target's number is used."""
         self._random = np.random.default_rng()
 
     def open(self, slot: int, order: Generate) -> None:
@@ -88,12 +88,12 @@ class Guesser:
         return guesses
 
     def _repeat(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[Guess]:
-        """What the target would draw if it were the draft model."""
+        """Draw with the target's number, as the target would from this distribution."""
         sampled = self._chain.sample(self._xp, logits, np.array(slots, np.intp), np.array(positions, np.int64))
         return [Guess(token) for token in sampled.ids]
 
     def _draw(self, logits: Array, slots: Sequence[int], _positions: Sequence[int]) -> list[Guess]:
-        """Draws of our own, among the most likely tokens."""
+        """Draw with numbers of our own, among the most likely tokens."""
         values, tokens = self._xp.topk(self._xp.float32(logits), min(MOST_CHANCES, logits.shape[-1]))
         shapes = [shape for slot in slots if (shape := self._shapes[slot]) is not None]
         weights = _weights(self._xp.to_host(values).astype(np.float64), shapes)

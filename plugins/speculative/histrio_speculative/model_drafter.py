@@ -1,7 +1,7 @@
-"""Drafting with a model: it computes ahead what the target will verify.
+"""Drafting with a model, whose tokens the target verifies.
 
-Each round has one ragged step in which the draft model catches up with all that was said since, and then one step for
-every further token, for the sequences that still want one. A sequence that is far behind, as every new one is, catches
+Each round has one ragged step in which the draft model catches up with all new tokens, and then one step for every
+further token, for the sequences that still want one. A sequence that is far behind, as every new one is, catches
 up first and is drafted for in the next round: so no round takes longer than its one step with many tokens, and the time
 of the other steps is the real cost of a draft.
 """
@@ -26,7 +26,7 @@ _MOST_BEHIND = 32
 
 @dataclass(frozen=True, slots=True)
 class Vocabularies:
-    """How many tokens the two models know: ids from there on mean nothing to them."""
+    """How many tokens each of the two models knows: higher ids mean nothing to it."""
 
     target: int
     draft: int
@@ -72,7 +72,7 @@ class ModelDrafter:
         self._sequences[order.request] = sequence
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
-        """What was computed ahead and came true stays."""
+        """Add tokens. Drafted tokens that equal them stay computed."""
         sequence = self._sequences[request]
         place = self.places.get(request)
         if place is not None:
@@ -176,7 +176,7 @@ class ModelDrafter:
 
 
 def _num_equal(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of what both begin with."""
+    """Length of the common beginning of both."""
     count = 0
     for one, other in zip(left, right, strict=False):
         if one != other:

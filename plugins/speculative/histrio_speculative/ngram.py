@@ -1,4 +1,4 @@
-"""N-gram lookup: what followed the last few tokens when they stood there before is likely to follow again.
+"""N-gram lookup: the tokens that followed an earlier occurrence of the last few tokens are likely to follow again.
 
 Saxena 2023, "Prompt Lookup Decoding". It needs no weights, and pays wherever an answer repeats its prompt or itself:
 summaries, edits of code, quotations, lists. The longest match decides, and of several the latest.
@@ -46,11 +46,11 @@ class Ngram:
         table.extend(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
-        """Note the n-grams that now have a successor."""
+        """Add tokens, and note the n-grams that now have a successor."""
         self._tables[request].extend(ids)
 
     def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        """What stood after the longest tail that occurred before."""
+        """The tokens after the longest tail that occurred before."""
         found = {request: self._tables[request].propose(num_tokens) for request, num_tokens in wanted.items()}
         return {request: Draft(ids) for request, ids in found.items() if ids}
 
@@ -79,7 +79,7 @@ class _Table:
             known.append(token)
 
     def propose(self, num_tokens: int) -> list[int]:
-        """A guess may run on into itself: loops are found."""
+        """The tokens after the match. They may run on into the match itself, so loops are found."""
         known = self._ids
         for length in _LENGTHS:
             end = self._ends.get(tuple(known[-length:])) if len(known) >= length else None

@@ -20,9 +20,9 @@ __all__ = ["PlacementOptions", "bring_up", "check_backend"]
 _MOST_STEP_TOKENS = 512
 """Tokens that all sequences together catch up with in one round: others wait for it."""
 _CACHE_SHARE = 0.1
-"""Of the device's memory; the model that is served needs the rest."""
+"""Share of the device's memory for the cache; the served model needs the rest."""
 _FEW_BYTES = 4 * 2**20
-"""Of weights: below, a step is over sooner than its threads have met at each of its operations."""
+"""Bytes of weights below which one thread is faster than several: the threads would meet at each short operation."""
 
 
 class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab", kw_only=True):
@@ -31,7 +31,7 @@ class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     backend: str = "torch"
     """Name of a stage backend."""
     device: str | None = None
-    """None: that of the first stage, as with `dtype`."""
+    """Device of the draft model; None: that of the first stage, as with `dtype`."""
     dtype: str | None = None
     threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
     """Compute threads on a CPU; None: one for a very small model, and those of the first stage for another."""

@@ -21,7 +21,7 @@ class Place:
     slot: int
     block_ids: list[int] = field(default_factory=list)
     new_block_ids: list[int] = field(default_factory=list)
-    """Those of them that no row has carried yet."""
+    """Blocks that no row has carried yet."""
     num_computed_tokens: int = 0
     last_round: int = 0
 

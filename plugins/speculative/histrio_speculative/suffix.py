@@ -1,4 +1,4 @@
-"""Suffix lookup: what followed the longest tail that occurred before, in the sequence itself or in a finished answer.
+"""Suffix lookup: tokens after the longest tail that occurred before, in the sequence itself or in a finished answer.
 
 The sequence is looked up in its suffix automaton, at any length, and in the answers that this replica gave lately:
 answers repeat across requests wherever the same documents, tools or templates are behind them. (The idea is that of
@@ -25,7 +25,7 @@ __all__ = ["Suffix", "SuffixFactory", "SuffixOptions"]
 _SHORTEST_MATCH = 2
 """Tokens of a match in the sequence itself; one token stands anywhere."""
 _DRAFT_PER_MATCH = 3
-"""Tokens proposed for each that agrees."""
+"""Tokens proposed for each token of the match."""
 _MOST_CAUGHT_UP = 512
 """Tokens of prompts that are taken in before one step, of all sequences together: about a millisecond."""
 
@@ -53,7 +53,7 @@ class SuffixFactory:
 
 
 class Suffix:
-    """All sequences of a replica, and what was answered lately."""
+    """All sequences of a replica, and its recent answers."""
 
     def __init__(self, options: SuffixOptions) -> None:
         self.answers = Answers(options.global_tokens)
@@ -65,11 +65,11 @@ class Suffix:
         self._sequences[order.request] = _Sequence(order, list(ids))
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
-        """See whether what was found goes on like this."""
+        """Add tokens, and check whether the match still holds."""
         self._sequences[request].extend(ids)
 
     def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        """What stood after the longest tail that occurred before."""
+        """The tokens after the longest tail that occurred before."""
         num_free = _MOST_CAUGHT_UP
         found = {}
         for request, num_tokens in wanted.items():
@@ -105,7 +105,7 @@ class _Sequence:
             self._place = None
 
     def catch_up(self, most: int) -> int:
-        """Take in up to so many tokens; how many they were."""
+        """Take in at most so many tokens; returns their number."""
         begin = len(self._own.ids)
         self._own.extend(self.ids[begin : begin + most])
         return len(self._own.ids) - begin

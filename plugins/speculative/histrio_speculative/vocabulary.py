@@ -13,7 +13,7 @@ from histrio.errors import ModelError
 __all__ = ["difference", "read_vocabulary"]
 
 _LEAST_KNOWN = 0.9
-"""Share of the target's tokens: texts with any other are not drafted for."""
+"""Least share of the target's tokens that the draft model must know: texts with other tokens are not drafted for."""
 
 
 class _Model(msgspec.Struct):

@@ -1,4 +1,4 @@
-"""Time as this process lived it, for limits on others: what it slept through itself is not counted against them."""
+"""Time as this process lived it, for limits on others: time that it slept through does not count against them."""
 
 from __future__ import annotations
 

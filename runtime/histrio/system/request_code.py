@@ -1,7 +1,7 @@
 """A mark that outlives its process: whether that ended inside code that works for single requests, such as a sampler.
 
 An exception is noted where it passes. A process that is killed, by its own code or by the system, can say nothing any
-more; one byte in a file that its parent reads tells whose turn it was.
+more; one byte in a file that its parent reads says whether such code was running.
 """
 
 from __future__ import annotations
