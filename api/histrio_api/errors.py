@@ -21,6 +21,7 @@ from histrio.errors import (
     PluginFailed,
     RequestBrokeEngine,
     RequestError,
+    is_out_of_memory,
 )
 from histrio_api.request_log import log_refusal
 
@@ -135,6 +136,8 @@ def presentable(error: Exception) -> HistrioError:
         return error
 
     logger.error("a request failed with an unexpected error", exc_info=error)
+    if is_out_of_memory(error):
+        return EngineError("there is not enough memory for this request at the moment")
     return HistrioError("internal error; the server's log has the details")
 
 

@@ -51,6 +51,14 @@ __all__ = [
 ]
 
 _REQUEST_CODE = "in the code of requests: "
+_NO_MEMORY = (
+    "outofmemory",
+    "can'tallocatememory",
+    "cannotallocatememory",
+    "bad_alloc",
+    "couldnotcreateaprimitive",  # oneDNN, which worked before
+    "can'tstartnewthread",  # whose stack finds no room
+)
 
 
 class HistrioError(Exception):
@@ -184,12 +192,6 @@ class WireError(HistrioError):
     """Frames of another protocol or version, or a peer that went away."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the process, or its device, has no memory left. Each library has its own way to say so."""
-    text = f"{type(error).__name__} {error}".lower().replace(" ", "")
-    return isinstance(error, MemoryError) or any(each in text for each in ("outofmemory", "can'tallocatememory"))
-
-
 def note_request_code(error: BaseException, whose: str) -> None:
     """Note in what code it was raised that works on single requests' behalf, such as `sampler 'mirostat' (module)`."""
     error.add_note(_REQUEST_CODE + whose)
@@ -198,3 +200,9 @@ def note_request_code(error: BaseException, whose: str) -> None:
 def is_request_code(error: BaseException) -> bool:
     """Whether that was noted."""
     return any(note.startswith(_REQUEST_CODE) for note in getattr(error, "__notes__", ()))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the process, or its device, has no memory left. Each library has its own way to say so."""
+    text = f"{type(error).__name__} {error}".lower().replace(" ", "")
+    return isinstance(error, MemoryError) or any(each in text for each in _NO_MEMORY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from typing import NoReturn
 
@@ -72,6 +73,10 @@ def end() -> NoReturn:
         (MemoryError("no memory"), Stop()),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Stop()),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), Stop()),
+        (RuntimeError("could not create a primitive"), Stop()),
+        (RuntimeError("std::bad_alloc"), Stop()),
+        (RuntimeError("can't start new thread"), Stop()),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), Stop()),
     ],
 )
 def test_what_no_new_actor_mends_ends_the_process(error: Exception, message: Message) -> None:
@@ -85,6 +90,7 @@ def test_what_no_new_actor_mends_ends_the_process(error: Exception, message: Mes
         supervisor.failed("kv", error, message)
     assert (log, [report.ends_process for report in reports]) == ([], [True])
     assert str(error) in reports[0].error
+    assert ("not enough memory" in reports[0].error) == (not isinstance(error, ValueError))
     supervisor.failed("kv", ValueError("broken"), Stop())
     assert log == ["stop batching", "stop kv", "start kv", "start batching"], "a control: this may be mended here"
 

@@ -109,6 +109,19 @@ def test_a_bug_is_a_500_without_details(endpoint: Endpoint, caplog: pytest.LogCa
     assert "s3cret detail" in caplog.text, "the log has the traceback"
 
 
+@pytest.mark.parametrize("error", [MemoryError("s3cret"), RuntimeError("can't start new thread")])
+def test_a_request_that_finds_no_memory_may_be_tried_again(endpoint: Endpoint, error: Exception) -> None:
+    def exhausted(submission: object, choice: int) -> Any:
+        raise error
+
+    script, endpoint.gateway.script = endpoint.gateway.script, exhausted
+    response = endpoint.chat()
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert "not enough memory" in error_of(response)["message"]
+    endpoint.gateway.script = script
+    assert endpoint.chat().status_code == 200, "a control: it goes on"
+
+
 def test_if_a_later_prompt_is_refused_the_earlier_ones_are_cancelled(endpoint: Endpoint) -> None:
     def script(submission: Any, choice: int) -> Any:
         if len(endpoint.gateway.submissions) == 2:

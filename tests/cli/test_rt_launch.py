@@ -220,6 +220,17 @@ def test_what_the_world_refuses_is_exit_code_1(
     assert "the engine ended 4 times" in complaint(capsys)
 
 
+def test_a_lack_of_memory_is_one_line_and_exit_code_1(
+    two_stages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(plan: Plan) -> int:
+        raise MemoryError
+
+    monkeypatch.setitem(sys.modules, "histrio.processes.root", root_module(fail))
+    assert main([str(two_stages)]) == 1
+    assert "there is not enough memory; raise its limit (ulimit -v, the container's)" in complaint(capsys)
+
+
 def test_a_bug_keeps_its_traceback(two_stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(plan: Plan) -> int:
         raise ZeroDivisionError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
 from histrio.messages import GrammarSpec, Open, Row, Step, Thinking
-from histrio.stage.sampling.grammar_table import GrammarTable
+from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable
 from histrio.stage.sampling.last_stage import Drawer
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
@@ -115,6 +116,56 @@ def test_a_failed_grammar_ends_its_row_and_no_other(toy: Any, table: GrammarTabl
     assert table.follow(0, [1], 3) == []
     assert table.has_grammar(0)
     assert not table.has_grammar(7)
+
+
+class Failing:
+    """A grammar backend whose every part raises the same."""
+
+    name, kinds, capabilities = "failing", ("failing",), ()
+    is_finished = False
+
+    def __init__(self, error: Exception, *, compiles: bool = True) -> None:
+        self._error = error
+        self._compiles = compiles
+
+    def check(self, spec: GrammarSpec) -> None:
+        pass
+
+    def open(self, spec: VocabularySpec) -> Failing:
+        return self
+
+    def matcher(self, spec: GrammarSpec) -> Failing:
+        if self._compiles:
+            return self
+        raise self._error
+
+    def fill(self, requests: Any, masks: Any) -> None:
+        raise self._error
+
+    def advance(self, ids: Sequence[int]) -> bool:
+        if ids:
+            raise self._error
+        return True
+
+    @property
+    def error(self) -> str:
+        raise self._error
+
+
+@pytest.mark.parametrize("compiles", [True, False])
+def test_the_end_of_the_memory_is_not_the_grammars_alone(toy: Any, compiles: bool) -> None:
+    """What raises it ends the process, and another one goes on; any other failure ends the request alone."""
+    for error, is_contained in ((MemoryError(), False), (ValueError("broken"), True)):
+        table = GrammarTable(GrammarKinds([Failing(error, compiles=compiles)]), toy.spec)
+        asked = [lambda table=table: table.follow(3, [5]), lambda table=table: table.failure(3)]
+        if compiles:
+            asked.append(lambda table=table: masked(table, [(3, [])]))
+        for ask in asked:
+            table.open(3, GrammarSpec("failing", ""))
+            with contextlib.nullcontext() if is_contained else pytest.raises(MemoryError):
+                ask()
+            assert not is_contained or table.failure(3) == BROKEN_GRAMMAR
+        table.shutdown()
 
 
 def test_a_tokenizer_that_cannot_be_read_fails_the_row_with_the_reason(tmp_path: Any) -> None:

@@ -405,6 +405,7 @@ def test_failing_consumer_loses_every_link(node, until, caplog):
         root.io.send("engine.1", "kv", Stop())
         until(lambda: lost)
         until(lambda: root.lost)
+        assert (other.has_failed, root.io.has_failed) == (True, False)
     finally:
         other.close()
     assert (lost, root.lost) == (["root.1"], ["engine.1"])

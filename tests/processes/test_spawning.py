@@ -56,8 +56,8 @@ class World:
         directory = Directory("front")
         self.root = RootActor(directory, LIMITS, replica_actors(1))
         directory.host("admission", _Nobody(), self.root)  # type: ignore[arg-type]
-        links = IoThread("front", None, lambda _batch: None, lambda _process: None)
-        self.processes = ReplicaProcesses(self.root, plan, folder, links, "secret")
+        self.links = IoThread("front", None, lambda _batch: None, lambda _process: None)
+        self.processes = ReplicaProcesses(self.root, plan, folder, self.links, "secret")
         self.refusals = refusals
         self.started = anyio.Event()
 
@@ -121,6 +121,21 @@ async def test_a_folder_that_stays_full_ends_everything_with_the_reason(
         await eventually_async(lambda: world.root.failure is not None)
     assert "process engine.1 could not be started: No space left on device" in str(world.root.failure)
     assert not world.started.is_set()
+
+
+async def test_links_that_have_failed_end_everything(
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes_module, "_LINKS_CHECK_S", 0.01)
+    world = make_world()
+    async with world.processes.run():
+        with anyio.fail_after(10.0):
+            await world.started.wait()
+            assert world.root.failure is None, "a control"
+            world.links.has_failed = True
+            while world.root.failure is None:  # noqa: ASYNC110 - nothing announces it
+                await anyio.sleep(0.01)
+    assert "links to its processes have failed" in str(world.root.failure)
 
 
 async def test_an_interpreter_that_cannot_be_started_ends_everything(make_world: Callable[..., World]) -> None:

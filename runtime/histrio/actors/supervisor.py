@@ -24,6 +24,10 @@ __all__ = ["Child", "Supervisor", "end_process"]
 
 log = logging.getLogger(__name__)
 
+_NO_MEMORY = (
+    "there is not enough memory; raise the limit of the process (ulimit -v, the container's), or lower "
+    "engine.num-cache-blocks, engine.kvcache-mem-ratio or engine.max-batch-size"
+)
 _CLOSE_S = 5.0
 """Seconds that a process which ends for a failed actor has to close what it owns."""
 
@@ -68,7 +72,7 @@ class Supervisor:
     def failed(self, name: str, error: BaseException, message: Message | None = None) -> None:
         """A child's handler raised at this message: log it once, then start it and its dependants again, or end the
         process."""
-        log.error("actor %s failed", name, exc_info=error)
+        _log_failure("actor %s failed", name, error)
         if not self._can_mend or isinstance(message, Start) or is_out_of_memory(error):
             self._give_up(name, error)
             return
@@ -94,7 +98,7 @@ class Supervisor:
                     self._report(ChildFailed(child.name, str(error), is_final=True))
                     return
                 except Exception as error:
-                    log.error("actor %s cannot start", child.name, exc_info=error)
+                    _log_failure("actor %s cannot start", child.name, error)
                     self._give_up(child.name, error)
                     return
 
@@ -130,7 +134,10 @@ def end_process() -> NoReturn:
     """End the process in order, but within a limit: an actor that has failed may not close any more."""
     timer = threading.Timer(_CLOSE_S, os._exit, (1,))
     timer.daemon = True
-    timer.start()
+    try:
+        timer.start()
+    except RuntimeError:  # there is no room for a thread
+        os._exit(1)
     sys.exit(1)
 
 
@@ -148,6 +155,15 @@ def _described(
     )
 
 
+def _log_failure(sentence: str, name: str, error: BaseException) -> None:
+    """With the place, unless memory has run out: that can happen anywhere."""
+    if is_out_of_memory(error):
+        log.error(f"{sentence}: %s", name, _in_words(error))
+    else:
+        log.error(sentence, name, exc_info=error)
+
+
 def _in_words(error: BaseException) -> str:
     """For the log: what was raised, and where it adds a note, in whose code."""
-    return "; ".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    words = "; ".join([f"{type(error).__name__}: {error}".removesuffix(": "), *getattr(error, "__notes__", ())])
+    return f"{_NO_MEMORY} ({words})" if is_out_of_memory(error) else words

@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except HistrioError as error:
         print(f"{PROGRAM}: {_sentence(options, error)}", file=sys.stderr)
         return 2 if isinstance(error, TopologyError | PluginError) and not options.is_check else 1
+    except MemoryError:
+        print(f"{PROGRAM}: there is not enough memory; raise its limit (ulimit -v, the container's)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

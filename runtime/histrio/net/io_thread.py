@@ -79,6 +79,8 @@ class IoThread:
         self._linger_s: float | None = None
         self._is_leaving = False
         self._new_endpoints: list[str] = []
+        self.has_failed = False
+        """Whether the thread ended by a failure: nothing is sent or received any more."""
 
         # Of the I/O thread alone.
         self._dialled: dict[str, Peer] = {}
@@ -186,6 +188,7 @@ class IoThread:
                 self._turn()
             self._flush_until(self._time() + self._linger_s)
         except Exception:
+            self.has_failed = True
             logger.critical("the I/O thread of %s failed; all its links are lost", self.process, exc_info=True)
             self._lose_all()
         finally:

@@ -18,6 +18,7 @@ from histrio.contracts.gateway import ServedModel
 from histrio.contracts.observed import IntervalStats
 from histrio.contracts.policy import AdmissionPolicy
 from histrio.contracts.request_fields import FieldTable
+from histrio.errors import EngineError, is_out_of_memory
 from histrio.front.admission import AdmissionActor
 from histrio.front.metrics import MetricsActor
 from histrio.front.requests import RequestTable
@@ -29,11 +30,15 @@ from histrio.replica.liveness import LifeLimits
 from histrio.replica.restarts import RestartAccount
 from histrio.replica.sizing import SizeLimits
 
-__all__ = ["Front", "FrontSettings", "info_gauge"]
+__all__ = ["NO_MEMORY", "Front", "FrontSettings", "info_gauge"]
 
 log = logging.getLogger(__name__)
 
 _TIMER_S = 0.5
+NO_MEMORY = (
+    "the front has no memory left; raise its limit (ulimit -v, the container's), or lower api.max-body-bytes and "
+    "engine.max-unfinished-requests"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +182,8 @@ class Front:
             self._supervisor.failed(name, error, message)
             return
         log.error("actor %s failed on a message", name, exc_info=error)
+        if is_out_of_memory(error):  # and the next message is lost as well: streams would wait for ever
+            self.root.fail(EngineError(NO_MEMORY))
 
 
 def info_gauge(parts: Mapping[str, str]) -> str:

@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _ENTRY = "histrio.processes.device:run_device_process"
 _GRACE_S = 5.0
+_LINKS_CHECK_S = 0.5
 _SPAWN_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
 
 
@@ -70,6 +71,7 @@ class ReplicaProcesses:
         async with anyio.create_task_group() as tasks:
             for role in self._roles:
                 tasks.start_soon(self._keep_running, role)
+            tasks.start_soon(self._watch_links)
             try:
                 yield
             finally:
@@ -99,6 +101,12 @@ class ReplicaProcesses:
         self._is_stopping = True
         for child in self._running.values():
             child.kill()
+
+    async def _watch_links(self) -> None:
+        """Without links no process can be reached, started again or not."""
+        while not self._links.has_failed:  # noqa: ASYNC110 - a thread that failed may be unable to tell
+            await anyio.sleep(_LINKS_CHECK_S)
+        self._root.fail(EngineError("the front's links to its processes have failed; what it wrote stands above"))
 
     async def _keep_running(self, role: DeviceProcess) -> None:
         incarnation = 0

@@ -33,7 +33,7 @@ from histrio.plan.policies import admission_policy
 from histrio.plan.resolve import field_table
 from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.processes.compose import BatchingParts, Choosers
-from histrio.processes.front import Front, FrontSettings
+from histrio.processes.front import NO_MEMORY, Front, FrontSettings
 from histrio.processes.local import LocalStage, run_local_replica
 from histrio.processes.processes import ReplicaProcesses
 from histrio.processes.progress import LoadingProgress
@@ -67,6 +67,8 @@ def run(plan: Plan) -> int:
     try:
         anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})
     except BaseExceptionGroup as group:
+        if group.subgroup(MemoryError) is not None:
+            raise EngineError(NO_MEMORY) from None
         raise first_histrio_error(group) or group from None
     log.info("stopped")
     return 0

@@ -11,6 +11,7 @@ Masks depend on tokens only, never on logits: that is why they can be computed b
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -181,7 +182,10 @@ class GrammarTable:
             return BROKEN_GRAMMAR
 
     def _break(self, slot: int) -> None:
-        """Called where a grammar has raised: its sequence ends, and no other."""
+        """Called where a grammar has raised: its sequence ends, and no other. A lack of memory is raised again: it is
+        not the grammar's alone."""
+        if isinstance(sys.exception(), MemoryError):
+            raise
         log.exception("a grammar failed, and its request ends alone")
         self._ready[slot] = BROKEN_GRAMMAR, None
 
@@ -198,6 +202,8 @@ class GrammarTable:
             if (error := future.exception()) is None:
                 self._ready[slot] = "", future.result().matcher
             else:
+                if isinstance(error, MemoryError):
+                    raise error
                 known = isinstance(error, HistrioError)
                 if not known:
                     log.error("a grammar failed while it was compiled, and its request ends alone", exc_info=error)
@@ -228,6 +234,8 @@ class GrammarTable:
         try:
             vocabulary.fill([request for _slot, request in group], masks)
             return
+        except MemoryError:
+            raise
         except _FAULTS:
             log.exception("a grammar failed while masks were computed")
         for slot, request in group:
