@@ -22,6 +22,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, Dispatcher
+from histrio.actors.refs import ADMISSION, BATCHING, KV, METRICS, ROOT, M, Ref, stage_ref
 from histrio.batching.actor import BatchingActor, BatchingSettings
 from histrio.contracts.backend import (
     ArrayNamespace,
@@ -38,7 +39,7 @@ from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.kv.actor import KvActor
 from histrio.messages import Generate, GrammarSpec, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
-from histrio.stage.actor import StageActor, StagePlace
+from histrio.stage.actor import StageActor
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import Drawer
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -55,6 +56,7 @@ from histrio_samplers.top_p import TopP
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)
 
 VOCAB = 258
+FIRST_STAGE = stage_ref(0)
 PROMPT_TOKENS = 500
 MAX_SEQUENCE_LENGTH = 4096
 BLOCK_SIZE = 16
@@ -126,7 +128,7 @@ class _InlineDispatcher(Dispatcher):
     def _wake(self) -> None:
         pass
 
-    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+    def _flush_later(self, name: str, actor: Actor[Any], pause_s: float) -> None:
         raise AssertionError(f"{name} waits for nothing here")
 
     def run_until_idle(self) -> None:
@@ -134,7 +136,7 @@ class _InlineDispatcher(Dispatcher):
             pass
 
 
-class _Sink(Actor):
+class _Sink(Actor[Message]):
     """Root, admission and metrics: counts tokens and forgets everything else."""
 
     def __init__(self) -> None:
@@ -177,20 +179,20 @@ class _Line:
         speculation = SpeculationLimits(length=NUM_DRAFTS, is_adaptive=False)
         settings = BatchingSettings(prefill_chunk=512, speculation=speculation)
         make_drafter = (lambda: GuessDrafter(lambda ids, num_tokens: [ids[-1]] * num_tokens)) if has_drafts else None
-        actors: dict[str, Actor] = {
-            "batching": BatchingActor("batching", self._tell, settings, make_drafter=make_drafter),
-            "kv": KvActor("kv", self._tell, "batching"),
-            "stage0": StageActor(StagePlace(0, "batching"), spec, backend, self._tell, drawer),
-            **dict.fromkeys(("root", "admission", "metrics"), self.sink),
+        actors: dict[str, Actor[Any]] = {
+            BATCHING: BatchingActor(self._tell, settings, make_drafter=make_drafter),
+            KV: KvActor(self._tell),
+            FIRST_STAGE: StageActor(0, spec, backend, self._tell, drawer),
+            **dict.fromkeys((ROOT, ADMISSION, METRICS), self.sink),
         }
         for name, actor in actors.items():
             self._directory.host(name, self._dispatcher, actor)
-        actors["stage0"].start()
-        actors["batching"].start()
+        actors[FIRST_STAGE].start()
+        actors[BATCHING].start()
         num_pages = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
         start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, num_rows, 2048, MAX_SEQUENCE_LENGTH, VERIFYING))
-        for name in ("stage0", "kv", "batching"):
-            self._directory.tell(name, start)
+        for ref in (FIRST_STAGE, KV, BATCHING):
+            self._directory.tell(Ref[Start](ref), start)
 
     def begin(self, num_rows: int, sampling: dict[str, Any], grammar: GrammarSpec | None = None) -> None:
         """Send requests and run until all of them decode."""
@@ -199,7 +201,7 @@ class _Line:
             order = Generate(
                 request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, seed=request, sampling=sampling, grammar=grammar
             )
-            self._directory.tell("batching", order)
+            self._directory.tell(BATCHING, order)
         eventually(self._has_begun)  # a grammar is compiled on another thread first
         gained = 0
         while gained < num_rows:
@@ -215,16 +217,18 @@ class _Line:
         """From one `StepResult` to the next."""
         assert self._held is not None, "no step is running"
         result, self._held = self._held, None
-        self._directory.tell("batching", result)
+        self._directory.tell(BATCHING, result)
         self._dispatcher.run_until_idle()
 
-    def _tell(self, actor: str, message: Message) -> None:
+    def _tell(self, actor: Ref[M], message: M, /) -> None:
         if self._is_wired and isinstance(message, Step | StepResult | Tokens):
-            actor, message = decode(encode(actor, message))
-        if isinstance(message, StepResult):
-            self._held = message
+            name, arrived = decode(encode(actor, message))
         else:
-            self._directory.tell(actor, message)
+            name, arrived = actor, message
+        if isinstance(arrived, StepResult):
+            self._held = arrived
+        else:
+            self._directory.tell(Ref[Message](name), arrived)
 
     def _failed(self, name: str, error: BaseException, _message: Message | None) -> None:
         raise RuntimeError(f"{name} failed") from error

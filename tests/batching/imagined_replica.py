@@ -96,7 +96,6 @@ class Replica:
         self._inbox: deque[tuple[str, Message]] = deque()
         self._link: deque[Message] = deque()
         self._batching = BatchingActor(
-            "batching",
             self._tell,
             BatchingSettings(
                 prefill_chunk=8,
@@ -108,7 +107,7 @@ class Replica:
             policy=policy,
             clock=lambda: 0.0,
         )
-        self._kv = KvActor("kv", self._tell, "batching", has_prefix_cache=has_prefix_cache)
+        self._kv = KvActor(self._tell, has_prefix_cache=has_prefix_cache)
         self._actors = {"batching": self._batching, "kv": self._kv}
         self._batching.start()
         self.begin()

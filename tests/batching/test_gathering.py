@@ -37,7 +37,7 @@ class Desk:
         self.now = 100.0
         self.told: list[Message] = []
         settings = BatchingSettings(wait_s=wait_s, has_prefix_cache=False)
-        self.batching = BatchingActor("batching", self._tell, settings, clock=lambda: self.now)
+        self.batching = BatchingActor(self._tell, settings, clock=lambda: self.now)
         self.hear(Start(epoch=1, size=SIZE))
 
     def _tell(self, name: str, message: Message) -> None:
@@ -110,7 +110,7 @@ def test_the_next_request_after_all_have_ended_waits_anew() -> None:
 
 def test_who_has_waited_long_enough_is_not_flushed_again_and_again_until_kv_answers() -> None:
     desk = Desk()
-    desk.batching = BatchingActor("batching", desk._tell, BatchingSettings(wait_s=WAIT_S), clock=lambda: desk.now)
+    desk.batching = BatchingActor(desk._tell, BatchingSettings(wait_s=WAIT_S), clock=lambda: desk.now)
     desk.hear(Start(epoch=1, size=ReplicaSize(64, 4, 3, 64, 64, ["prefix_share"])))
     desk.hear(request(1))
     desk.now += WAIT_S

@@ -23,7 +23,7 @@ from histrio.messages import (
     Start,
     StepResult,
 )
-from histrio.stage.actor import StageActor, StagePlace
+from histrio.stage.actor import StageActor
 from histrio.stage.sampling.last_stage import Drawer
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyFactory, write_toy_model
@@ -44,7 +44,7 @@ class Line:
     def __init__(self, *, has_prefix_cache: bool = False) -> None:
         self.told: list[Message] = []
         settings = BatchingSettings(has_prefix_cache=has_prefix_cache)
-        self.batching = BatchingActor("batching", lambda _name, message: self.told.append(message), settings)
+        self.batching = BatchingActor(lambda _name, message: self.told.append(message), settings)
         self.say(Start(1, SIZE))
 
     def say(self, *messages: Message) -> list[Message]:
@@ -91,7 +91,7 @@ def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     spec = StageSpec(model=str(model), first_layer=0, last_layer=2, num_layers=2, max_rows=2)
     stage = StageActor(
-        StagePlace(0, "batching"),
+        0,
         spec,
         ToyFactory().create(),
         lambda _name, _message: None,

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol
 
 from histrio.actors.mailbox import Actor, Dispatcher
+from histrio.actors.refs import M, Ref
 from histrio.errors import WireError
 from histrio.messages import Message, Start
 
-__all__ = ["Directory", "RemoteLinks", "Tell"]
+__all__ = ["Directory", "RemoteLinks"]
 
 log = logging.getLogger(__name__)
 
 _NOWHERE = ""
-
-Tell: TypeAlias = Callable[[str, Message], None]
-"""`tell(actor, message)`: appended to that actor's mailbox, in order; never blocks, never runs the handler."""
 
 
 class RemoteLinks(Protocol):
@@ -51,7 +48,7 @@ class Directory:
         """Tell remote actors through these links."""
         self._links = links
 
-    def host(self, name: str, dispatcher: Dispatcher, actor: Actor) -> None:
+    def host(self, name: str, dispatcher: Dispatcher, actor: Actor[Any]) -> None:
         """The actor lives in this process."""
         dispatcher.host(name, actor)
         self._local[name] = dispatcher
@@ -77,7 +74,7 @@ class Directory:
         if self._links is not None:
             self._links.disconnect(process)
 
-    def tell(self, name: str, message: Message) -> None:
+    def tell(self, name: Ref[M], message: M, /) -> None:
         """Append the message to the actor's mailbox. Raises `WireError` if the actor is unknown."""
         dispatcher = self._local.get(name)
         if dispatcher is not None:

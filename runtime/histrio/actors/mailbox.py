@@ -13,30 +13,34 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
+from typing import Any, Generic, TypeVar
 
 from histrio.messages import Message
 
 __all__ = ["FAILURES", "Actor", "Dispatcher", "LoopDispatcher", "OnFailure", "ThreadDispatcher"]
 
 
-class Actor(ABC):
-    """Owns some state; everything that happens to it is a message."""
+M = TypeVar("M")
 
-    def start(self) -> None:  # noqa: B027 - most actors are ready when they are made
+
+class Actor(ABC, Generic[M]):
+    """Owns some state; everything that happens to it is a message of the union `M` (`actors/refs.py`)."""
+
+    def start(self) -> None:
         """Called once the mailbox exists, on the thread that will run the handlers; may block a device's thread."""
 
     @abstractmethod
-    def receive(self, message: Message) -> None:
+    def receive(self, message: M) -> None:
         """Handle one message. An exception here is the supervisor's business."""
 
-    def flush(self) -> None:  # noqa: B027 - most actors have nothing to add
+    def flush(self) -> None:
         """The mailbox is empty: act on what was received since the last flush."""
 
     def pause_s(self) -> float | None:
         """Seconds after which `flush` is to be called again though nothing came; None: not before something does."""
         return None
 
-    def idle(self) -> None:  # noqa: B027
+    def idle(self) -> None:
         """No message came to any actor of this dispatcher for a while: do checks that cost time now."""
 
 
@@ -56,14 +60,14 @@ class Dispatcher(ABC):
     """Runs the handlers of its actors, one after the other. `post` may be called from any thread."""
 
     def __init__(self, on_failure: OnFailure) -> None:
-        self._actors: dict[str, Actor] = {}
+        self._actors: dict[str, Actor[Any]] = {}
         self._inbox: deque[tuple[str, Message]] = deque()
-        self._dirty: dict[str, Actor] = {}
+        self._dirty: dict[str, Actor[Any]] = {}
         self._on_failure = on_failure
         self.num_handled = 0
         """Messages whose handling has begun, so far."""
 
-    def host(self, name: str, actor: Actor) -> None:
+    def host(self, name: str, actor: Actor[Any]) -> None:
         """The actor lives here from now on; replaces one of the same name."""
         self._actors[name] = actor
 
@@ -115,10 +119,10 @@ class Dispatcher(ABC):
                     self._flush_later(name, actor, pause_s)
 
     @abstractmethod
-    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+    def _flush_later(self, name: str, actor: Actor[Any], pause_s: float) -> None:
         """Flush the actor again after that time."""
 
-    def _flush_again(self, name: str, actor: Actor) -> None:
+    def _flush_again(self, name: str, actor: Actor[Any]) -> None:
         self._dirty[name] = actor
         if not self._inbox:
             self._flush()
@@ -152,7 +156,7 @@ class LoopDispatcher(Dispatcher):
         if self._turn(_MAX_PER_TURN):
             self._wake()
 
-    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+    def _flush_later(self, name: str, actor: Actor[Any], pause_s: float) -> None:
         self._loop.call_later(pause_s, self._flush_again, name, actor)
 
     def _watch(self, turns: int) -> None:
@@ -173,10 +177,10 @@ class ThreadDispatcher(Dispatcher):
         self._event = threading.Event()
         self._stopping = False
         self._is_waiting = False
-        self._due: dict[str, tuple[float, Actor]] = {}
+        self._due: dict[str, tuple[float, Actor[Any]]] = {}
         """Actors that are to be flushed again, by name, with the clock time of the flush."""
 
-    def _flush_later(self, name: str, actor: Actor, pause_s: float) -> None:
+    def _flush_later(self, name: str, actor: Actor[Any], pause_s: float) -> None:
         self._due[name] = (self._clock() + pause_s, actor)
 
     def _flush_due(self) -> bool:

@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from histrio.actors.failed_step import failed_step_of
 from histrio.actors.mailbox import Actor
@@ -37,7 +37,7 @@ class Child:
     """One actor and how to make it anew. Its `start` may take minutes (a stage loads its weights in it)."""
 
     name: str
-    make: Callable[[], Actor]
+    make: Callable[[], Actor[Any]]
 
 
 class Supervisor:
@@ -46,7 +46,7 @@ class Supervisor:
     def __init__(
         self,
         children: list[Child],
-        host: Callable[[str, Actor], None],
+        host: Callable[[str, Actor[Any]], None],
         report: Callable[[ChildFailed], None],
         *,
         end_process: Callable[[], NoReturn] | None = None,
@@ -59,7 +59,7 @@ class Supervisor:
         self._report = report
         self._end_process = end_process
         self._can_mend = can_mend
-        self._actors: dict[str, Actor] = {}
+        self._actors: dict[str, Actor[Any]] = {}
 
     def start(self) -> None:
         """Make and host all children in order."""

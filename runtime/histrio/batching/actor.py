@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
+from histrio.actors.refs import ADMISSION, BATCHING, KV, METRICS, ROOT, Tell, ToBatching, refuse, stage_ref
 from histrio.batching.lease import BlockLease
 from histrio.batching.scheduler import Scheduler
 from histrio.batching.speculation.cost import CostModel
@@ -21,7 +21,7 @@ from histrio.batching.step_plan import Plan, SchedulerLimits
 from histrio.contracts.backend import Capability
 from histrio.contracts.drafter import Drafter, DrafterSpec, SpeculationLimits
 from histrio.contracts.policy import BatchingPolicy, by_priority
-from histrio.errors import EngineError, HistrioError, WireError
+from histrio.errors import EngineError, HistrioError
 from histrio.messages import (
     Allocated,
     Cancel,
@@ -29,7 +29,6 @@ from histrio.messages import (
     Granted,
     LeaseBlocks,
     Matched,
-    Message,
     Prepared,
     Ready,
     RequestState,
@@ -48,6 +47,7 @@ __all__ = ["BatchingActor", "BatchingSettings"]
 
 log = logging.getLogger(__name__)
 
+_FIRST_STAGE = stage_ref(0)
 _STATS_EVERY_S = 1.0
 _VERIFYING = {Capability.REWIND, Capability.ALL_POSITION_LOGITS}
 _TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
@@ -82,12 +82,11 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
     speculation: SpeculationLimits = SpeculationLimits()
 
 
-class BatchingActor(Actor):
+class BatchingActor(Actor[ToBatching]):
     """Plans a step whenever its mailbox is empty and the stages are free; applies results as they come."""
 
     def __init__(
         self,
-        name: str,
         tell: Tell,
         settings: BatchingSettings,
         *,
@@ -96,7 +95,6 @@ class BatchingActor(Actor):
         policy: BatchingPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._name = name
         self._tell = tell
         self._settings = settings
         """`vocab_size` bounds what the drafter may propose; 0: not known."""
@@ -117,15 +115,16 @@ class BatchingActor(Actor):
         """Make the drafter, which may load weights; then tell root that an epoch may begin."""
         if self._make_drafter is not None:
             self._drafter = self._made_drafter(self._make_drafter)
-        self._tell("root", Ready(self._name))
+        self._tell(ROOT, Ready(BATCHING))
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToBatching) -> None:
         """Take in what changed; the next step is planned in `flush`."""
         if isinstance(message, Start):
             self._start(message)
             return
         if isinstance(message, Stop):
             self._stop()
+            return
         if self.scheduler is None:
             return  # of an epoch that is over: the front sends everything unfinished again
 
@@ -146,7 +145,7 @@ class BatchingActor(Actor):
             case Granted(block_ids, num_left):
                 self.scheduler.lease.add(block_ids, num_left)
             case _:
-                raise WireError(f"batching does not understand {type(message).__name__}")
+                refuse("batching", message)
 
     def flush(self) -> None:
         """plan → run, until as many micro-batches are in flight as there shall be."""
@@ -159,12 +158,13 @@ class BatchingActor(Actor):
             plan = scheduler.plan(num_micro_batches, is_ahead=len(self._in_flight) >= num_micro_batches)
             self._settle_blocks(scheduler, plan)
             for order in plan.orders if plan is not None else scheduler.take_orders():
-                self._tell("stage0", order)
+                self._tell(_FIRST_STAGE, order)
             if plan is None:
                 break
             self._in_flight[plan.step] = plan
             self._tell(
-                "stage0", Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts, chances=plan.chances)
+                _FIRST_STAGE,
+                Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts, chances=plan.chances),
             )
         self._report(scheduler)
 
@@ -184,7 +184,7 @@ class BatchingActor(Actor):
         if not self.scheduler.has_work:
             given = self.scheduler.lease.give_up()
             if given:
-                self._tell("kv", ReturnBlocks(given))
+                self._tell(KV, ReturnBlocks(given))
 
     def _is_gathering(self, scheduler: Scheduler) -> bool:
         """Whether those who arrived wait a little for others, because nothing runs and there is room for more."""
@@ -224,7 +224,7 @@ class BatchingActor(Actor):
 
         error = EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
         row = TokenRow(order.request, [], RequestState.ERROR, str(error), error.code)
-        self._tell("admission", Tokens(self._epoch, [row]))
+        self._tell(ADMISSION, Tokens(self._epoch, [row]))
 
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
@@ -247,8 +247,8 @@ class BatchingActor(Actor):
             watermark=self._settings.watermark,
         )
         self.scheduler = self._make_scheduler(limits)
-        self._tell("kv", start)
-        self._tell("root", Allocated(self._name, start.epoch))
+        self._tell(KV, start)
+        self._tell(ROOT, Allocated(BATCHING, start.epoch))
 
     def _make_scheduler(self, limits: SchedulerLimits) -> Scheduler:
         """One that knows of nothing; what the drafter kept of an epoch before is forgotten."""
@@ -272,24 +272,24 @@ class BatchingActor(Actor):
         self._totals["scheduled_tokens"] += len(plan.ids)
         self._totals["generated_tokens"] += sum(len(row.ids) for row in rows)
         if rows:
-            self._tell("admission", Tokens(self._epoch, rows))
+            self._tell(ADMISSION, Tokens(self._epoch, rows))
 
     def _settle_blocks(self, scheduler: Scheduler, plan: Plan | None) -> None:
         """Tell kv what sequences left behind and what they fill; ask for what one more step can need."""
         lease = scheduler.lease
         for release in lease.take_releases():
-            self._tell("kv", release)
+            self._tell(KV, release)
         for sealed in plan.sealed if plan is not None else ():
-            self._tell("kv", sealed)
+            self._tell(KV, sealed)
         for match in scheduler.take_matches():
-            self._tell("kv", match)
+            self._tell(KV, match)
         if lease.num_asked_blocks or lease.is_exhausted or not scheduler.has_work:
             return
 
         num_ahead = scheduler.num_blocks_ahead
         if scheduler.num_missing_blocks or lease.num_blocks_in_hand < num_ahead // 2:
             lease.ask(max(num_ahead - lease.num_blocks_in_hand, scheduler.num_missing_blocks))
-            self._tell("kv", LeaseBlocks(lease.num_asked_blocks))
+            self._tell(KV, LeaseBlocks(lease.num_asked_blocks))
 
     def _report(self, scheduler: Scheduler) -> None:
         """Totals and sizes to metrics, at most once a second, and once more when work has run out."""
@@ -308,4 +308,4 @@ class BatchingActor(Actor):
             "accepted_tokens_total": scheduler.speculation.num_accepted_tokens if scheduler.speculation else 0,
         }
         totals = {f"{name}_total": value for name, value in self._totals.items()}
-        self._tell("metrics", Stats(self._epoch, {**sizes, **totals}))
+        self._tell(METRICS, Stats(self._epoch, {**sizes, **totals}))

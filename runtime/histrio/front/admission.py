@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
+from histrio.actors.refs import BATCHING, KV, ROOT, Tell, ToAdmission, refuse
 from histrio.contracts.backend import Capability
 from histrio.contracts.gateway import GatewayStatus, ServedModel, Submission
 from histrio.contracts.request_fields import FieldTable
@@ -20,7 +20,6 @@ from histrio.front.streams import RequestStream
 from histrio.messages import (
     Cancel,
     Generate,
-    Message,
     OnTrial,
     ReplicaDown,
     ReplicaUp,
@@ -36,7 +35,7 @@ __all__ = ["AdmissionActor"]
 log = logging.getLogger(__name__)
 
 
-class AdmissionActor(Actor):
+class AdmissionActor(Actor[ToAdmission]):
     """Lives on the front's loop. After a failure every unfinished request is sent to the replica that follows: those
     that were in the failed one at first alone, one after the other (`engine/trials.py`)."""
 
@@ -93,7 +92,7 @@ class AdmissionActor(Actor):
         streams = [self._open(order, deadline, now) for order in orders]
         try:
             # What cannot cross a link is refused while its client can be told; ids were checked, and are long.
-            encode("batching", msgspec.structs.replace(orders[0], ids=[]))
+            encode(BATCHING, msgspec.structs.replace(orders[0], ids=[]))
         except WireError as error:
             log.warning("a request is refused: %s", error)
             for stream in streams:
@@ -106,7 +105,7 @@ class AdmissionActor(Actor):
     def reset_cache(self) -> None:
         """Forget all prefixes that no running request reads. With no replica there are none."""
         if self._epoch is not None and not self.model.engine:
-            self._tell("kv", ResetCache())
+            self._tell(KV, ResetCache())
 
     def expire(self) -> None:
         """End requests whose time is over. Called by the front's timer."""
@@ -125,7 +124,7 @@ class AdmissionActor(Actor):
 
     # --- actor -------------------------------------------------------------------------------------------------------
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToAdmission) -> None:
         """Tokens for the streams; a replica that came or went."""
         match message:
             case Tokens(epoch, rows):
@@ -141,7 +140,7 @@ class AdmissionActor(Actor):
                 self._down(message)
                 self.on_change()
             case _:
-                raise WireError(f"admission does not understand {type(message).__name__}")
+                refuse("admission", message)
 
     def _open(self, order: Generate, deadline: float, now: float) -> RequestStream:
         request = order.request
@@ -177,7 +176,7 @@ class AdmissionActor(Actor):
     def _send(self, order: Generate) -> None:
         """An order that cannot be sent ends alone: those behind it are sent all the same."""
         try:
-            self._tell("batching", order)
+            self._tell(BATCHING, order)
         except Exception:
             log.exception("request %d cannot be sent to the engine, so it ends", order.request)
             self._table.fail(order.request, EngineError("the request cannot be sent to the engine"))
@@ -189,7 +188,7 @@ class AdmissionActor(Actor):
         if trial == self._told_trial:
             return
         self._told_trial = trial
-        self._tell("root", trial)
+        self._tell(ROOT, trial)
         if not trial.request and self.status.state == "recovering" and self._epoch is not None:
             self._set_ready()
 
@@ -200,7 +199,7 @@ class AdmissionActor(Actor):
     def _forget(self, request: int, state: RequestState) -> None:
         self._count()
         if self._epoch is not None and self._table.needs_cancel(request):
-            self._tell("batching", Cancel(request, state))
+            self._tell(BATCHING, Cancel(request, state))
             self._send_next()
 
     def _count(self) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from histrio.actors.mailbox import Actor
+from histrio.actors.refs import ToMetrics, refuse
 from histrio.contracts.gateway import GatewayStatus
-from histrio.errors import WireError
-from histrio.messages import Message, Stats
+from histrio.messages import Stats
 
 __all__ = ["MetricsActor"]
 
 
-class MetricsActor(Actor):
+class MetricsActor(Actor[ToMetrics]):
     """Keeps totals monotonic although an engine that restarts counts from zero again."""
 
     def __init__(self, status: GatewayStatus) -> None:
@@ -18,13 +18,13 @@ class MetricsActor(Actor):
         self._epoch = 0
         self._base: dict[str, float] = {}
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToMetrics) -> None:
         """Take in one replica's totals and sizes."""
         match message:
             case Stats(epoch, values):
                 self._take(epoch, values)
             case _:
-                raise WireError(f"metrics does not understand {type(message).__name__}")
+                refuse("metrics", message)
 
     def _take(self, epoch: int, values: dict[str, float]) -> None:
         if epoch < self._epoch:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
+from histrio.actors.refs import BATCHING, KV, METRICS, ROOT, Tell, ToKv, refuse
 from histrio.contracts.backend import Capability
-from histrio.errors import WireError
 from histrio.kv.manager import KvManager
 from histrio.messages import (
     Allocated,
@@ -13,7 +12,6 @@ from histrio.messages import (
     LeaseBlocks,
     Match,
     Matched,
-    Message,
     Ready,
     Release,
     ResetCache,
@@ -27,13 +25,11 @@ from histrio.messages import (
 __all__ = ["KvActor"]
 
 
-class KvActor(Actor):
+class KvActor(Actor[ToKv]):
     """Grants blocks to batching, shares those that hold known prefixes, and takes them back."""
 
-    def __init__(self, name: str, tell: Tell, batching: str, *, has_prefix_cache: bool = True) -> None:
-        self._name = name
+    def __init__(self, tell: Tell, *, has_prefix_cache: bool = True) -> None:
         self._tell = tell
-        self._batching = batching
         self._has_prefix_cache = has_prefix_cache
         self._epoch = 0
         self.manager = KvManager(0)
@@ -42,20 +38,20 @@ class KvActor(Actor):
         """Check that no block is lost or in two places, and tell metrics how many hold something."""
         self.manager.check_integrity()
         sizes = {"cached_blocks": self.manager.num_cached_blocks, "evicted_blocks_total": self.manager.num_evictions}
-        self._tell("metrics", Stats(self._epoch, dict(sizes)))
+        self._tell(METRICS, Stats(self._epoch, dict(sizes)))
 
     def start(self) -> None:
         """Tell root that an epoch may begin."""
-        self._tell("root", Ready(self._name))
+        self._tell(ROOT, Ready(KV))
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToKv) -> None:
         """Handle one order of batching, or `Start`: an epoch begins with all blocks free."""
         manager = self.manager
         match message:
             case LeaseBlocks(num_blocks):
                 granted = manager.lease(num_blocks)
                 num_left = manager.num_free_blocks + manager.num_cached_blocks
-                self._tell(self._batching, Granted(granted, num_left))
+                self._tell(BATCHING, Granted(granted, num_left))
             case ReturnBlocks(block_ids):
                 manager.give_back(block_ids)
             case Match(request, ids, salt):
@@ -71,15 +67,15 @@ class KvActor(Actor):
             case Stop():
                 self.manager = KvManager(0)
             case _:
-                raise WireError(f"kv does not understand {type(message).__name__}")
+                refuse("kv", message)
 
     def _answer(self, matches: list[Matched]) -> None:
         for matched in matches:
-            self._tell(self._batching, matched)
+            self._tell(BATCHING, matched)
 
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
         has_prefix_cache = self._has_prefix_cache and Capability.PREFIX_SHARE in start.size.capabilities
         size = start.size
         self.manager = KvManager(size.num_pages, size.page_size, has_prefix_cache=has_prefix_cache)
-        self._tell("root", Allocated(self._name, start.epoch))
+        self._tell(ROOT, Allocated(KV, start.epoch))

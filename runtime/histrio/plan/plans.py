@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from histrio.actors.refs import ENGINE as ENGINE_ACTOR
+from histrio.actors.refs import stage_ref
 from histrio.batching.actor import BatchingSettings
 from histrio.config.topology import EngineTable, RuntimeTable
 from histrio.contracts.backend import StageSpec
@@ -14,7 +16,6 @@ from histrio.contracts.drafter import DrafterSpec
 from histrio.contracts.gateway import ServedModel
 from histrio.plan.draft import speculation_limits
 from histrio.plan.place import ENGINE, FRONT
-from histrio.replica.hosted_engine import ENGINE_ACTOR
 
 __all__ = ["DEFAULT_BLOCK_SIZE", "EdgePlan", "Plan", "StagePlan"]
 
@@ -52,7 +53,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def actor(self) -> str:
         """Name of the actor that hosts it."""
-        return ENGINE_ACTOR if self.is_engine else f"stage{self.index}"
+        return ENGINE_ACTOR if self.is_engine else stage_ref(self.index)
 
 
 class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from histrio.actors.directory import Directory, Tell
+from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, ThreadDispatcher
+from histrio.actors.refs import BATCHING, ENGINE, KV, ROOT, Tell, stage_ref
 from histrio.actors.supervisor import Child, Supervisor
 from histrio.batching.actor import BatchingActor, BatchingSettings
 from histrio.config.model_config import read_model_config
@@ -26,8 +27,8 @@ from histrio.plan.draft import drafter_tools
 from histrio.plan.policies import batching_policy
 from histrio.plugins.asked import asked
 from histrio.plugins.registry import Plugins
-from histrio.replica.hosted_engine import ENGINE_ACTOR, EngineActor
-from histrio.stage.actor import Activity, StageActor, StagePlace
+from histrio.replica.hosted_engine import EngineActor
+from histrio.stage.actor import Activity, StageActor
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import Drawer
 from histrio.stage.sampling.sampler_chain import SamplerChain
@@ -83,7 +84,7 @@ class BatchingParts:
 
 
 def stage_child(
-    place: StagePlace,
+    index: int,
     spec: StageSpec,
     factory: BackendFactory,
     choosers: Choosers,
@@ -92,24 +93,23 @@ def stage_child(
 ) -> Child:
     """A stage; starting it loads its weights. `watch` gets the activity that heartbeats report."""
 
-    def make() -> Actor:
+    def make() -> Actor[Any]:
         _check_machine(factory)
-        checked = with_options(spec, factory, f"{place.name}.options")
-        actor = StageActor(place, checked, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
+        checked = with_options(spec, factory, f"{stage_ref(index)}.options")
+        actor = StageActor(index, checked, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
         watch(actor.activity)
         return actor
 
-    return Child(place.name, make)
+    return Child(stage_ref(index), make)
 
 
 def batching_children(tell: Tell, settings: BatchingSettings, parts: BatchingParts) -> list[Child]:
     """Kv and batching, which every replica of stages has once."""
     return [
-        Child("kv", lambda: KvActor("kv", tell, "batching", has_prefix_cache=settings.has_prefix_cache)),
+        Child(KV, lambda: KvActor(tell, has_prefix_cache=settings.has_prefix_cache)),
         Child(
-            "batching",
+            BATCHING,
             lambda: BatchingActor(
-                "batching",
                 tell,
                 settings,
                 make_drafter=parts.make_drafter,
@@ -123,11 +123,11 @@ def batching_children(tell: Tell, settings: BatchingSettings, parts: BatchingPar
 def engine_child(spec: StageSpec, factory: EngineFactory, tell: Tell) -> Child:
     """An engine, which is a whole replica; starting it loads the model."""
 
-    def make() -> Actor:
+    def make() -> Actor[Any]:
         _check_machine(factory)
         return EngineActor(with_options(spec, factory, "stage[0].options"), factory, tell)
 
-    return Child(ENGINE_ACTOR, make)
+    return Child(ENGINE, make)
 
 
 def _check_machine(factory: BackendFactory | EngineFactory) -> None:
@@ -157,7 +157,7 @@ class DeviceThread:
         self._supervisor = Supervisor(
             children,
             host=lambda name, actor: directory.host(name, self.dispatcher, actor),
-            report=lambda failed: directory.tell("root", failed),
+            report=lambda failed: directory.tell(ROOT, failed),
             end_process=end_process,
             can_mend=can_mend,
         )

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from histrio.actors.directory import Directory
+from histrio.actors.refs import ADMISSION, BATCHING, KV, METRICS, ROOT
 from histrio.actors.supervisor import Child, end_process
 from histrio.batching.actor import BatchingSettings
 from histrio.errors import WireError
@@ -37,7 +38,6 @@ from histrio.processes.compose import (
 from histrio.processes.device_watch import DeviceWatch
 from histrio.processes.logs import LogFormat, set_up_logs
 from histrio.replica.lifecycle import LINK
-from histrio.stage.actor import StagePlace
 from histrio.system.request_code import mark_in
 
 __all__ = ["DeviceProcess", "mark_file", "run_device_process"]
@@ -65,7 +65,7 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def actors(self) -> list[str]:
         """Names of the actors it hosts, in the order of their supervision."""
-        return [stage.actor for stage in self.stages] + (["kv", "batching"] if self.batching is not None else [])
+        return [stage.actor for stage in self.stages] + ([KV, BATCHING] if self.batching is not None else [])
 
     @property
     def can_mend(self) -> bool:
@@ -78,7 +78,7 @@ def run_device_process(payload: Any) -> None:
     spec = msgspec.convert(payload, DeviceProcess)
     set_up_logs(spec.process, log_format=spec.log_format, level=spec.log_level)
     directory = Directory(spec.process)
-    directory.route({"root": FRONT, "admission": FRONT, "metrics": FRONT})
+    directory.route({ROOT: FRONT, ADMISSION: FRONT, METRICS: FRONT})
     watch = DeviceWatch(spec.process)
     children = _children(spec, installed_plugins(), directory, watch)
     device = DeviceThread(directory, children, end_process=end_process, can_mend=spec.can_mend)
@@ -87,7 +87,7 @@ def run_device_process(payload: Any) -> None:
     def on_lost(peer: str) -> None:
         if peer == FRONT:
             os._exit(1)  # the front is gone, so no request is left
-        directory.tell("root", ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
+        directory.tell(ROOT, ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
     links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
     directory.use(links)
@@ -102,7 +102,7 @@ def run_device_process(payload: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         links.connect(FRONT, spec.front_endpoint, is_parent=True)
-        directory.tell("root", Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
+        directory.tell(ROOT, Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
         links.beat(FRONT, watch.beat)
         device.run()
     finally:
@@ -131,7 +131,7 @@ def _children(spec: DeviceProcess, plugins: Plugins, directory: Directory, watch
         if stage.is_engine:
             return [engine_child(stage.spec, plugins.engine_backend(stage.backend), directory.tell)]
         child = stage_child(
-            StagePlace.of(stage.index, spec.num_stages),
+            stage.index,
             stage.spec,
             plugins.stage_backend(stage.backend),
             Choosers.of(plugins),

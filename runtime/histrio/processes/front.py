@@ -13,6 +13,7 @@ import anyio
 
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import LoopDispatcher
+from histrio.actors.refs import ADMISSION, METRICS, ROOT
 from histrio.actors.supervisor import Supervisor
 from histrio.contracts.gateway import ServedModel
 from histrio.contracts.observed import IntervalStats
@@ -103,9 +104,9 @@ class Front:
         self._failures: Counter[str] = Counter()
         self._interval_s = settings.metrics_interval_s
         self._interval_began_s = time.monotonic()
-        self.directory.host("root", self.dispatcher, self.root)
-        self.directory.host("admission", self.dispatcher, self.gateway)
-        self.directory.host("metrics", self.dispatcher, MetricsActor(self.gateway.status))
+        self.directory.host(ROOT, self.dispatcher, self.root)
+        self.directory.host(ADMISSION, self.dispatcher, self.gateway)
+        self.directory.host(METRICS, self.dispatcher, MetricsActor(self.gateway.status))
         self._supervisor: Supervisor | None = None
         self._changed = asyncio.Event()
         self.gateway.on_change = self._changed.set

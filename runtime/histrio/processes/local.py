@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from histrio.actors.directory import Directory
+from histrio.actors.refs import BATCHING, KV, ROOT, stage_ref
 from histrio.actors.supervisor import Child, Supervisor
 from histrio.batching.actor import BatchingSettings
 from histrio.contracts.backend import BackendFactory, StageSpec
@@ -22,7 +23,6 @@ from histrio.processes.compose import (
 )
 from histrio.processes.front import Front
 from histrio.replica.lifecycle import HostedActors
-from histrio.stage.actor import StagePlace
 
 __all__ = ["LocalStage", "run_batching", "run_local_engine", "run_local_replica"]
 
@@ -43,7 +43,7 @@ def run_batching(front: Front, settings: BatchingSettings, parts: BatchingParts 
     supervisor = Supervisor(
         batching_children(front.directory.tell, settings, parts or BatchingParts()),
         host=lambda name, actor: front.directory.host(name, front.dispatcher, actor),
-        report=lambda failed: front.directory.tell("root", failed),
+        report=lambda failed: front.directory.tell(ROOT, failed),
     )
     front.supervise(supervisor)
     supervisor.start()
@@ -64,11 +64,10 @@ def run_local_replica(
 ) -> Iterator[None]:
     """Stages on threads, everything else on the front's loop, `queue` links between them. Stops in reverse order."""
     directory = front.directory
-    names = ["kv", "batching", *(f"stage{index}" for index in range(len(stages)))]
+    names: list[str] = [KV, BATCHING, *(stage_ref(index) for index in range(len(stages)))]
     front.root.process_started(HostedActors("local", directory.process, names))
     children = [
-        stage_child(StagePlace.of(index, len(stages)), stage.spec, stage.factory, choosers, directory.tell)
-        for index, stage in enumerate(stages)
+        stage_child(index, stage.spec, stage.factory, choosers, directory.tell) for index, stage in enumerate(stages)
     ]
     with run_batching(front, batching, parts), _on_threads(directory, children):
         yield

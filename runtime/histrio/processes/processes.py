@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from histrio.actors.refs import BATCHING, stage_ref
 from histrio.children.child import ChildSpec
 from histrio.children.spawn import ChildProcess, spawn
 from histrio.errors import BackendError, EngineError, WireError
@@ -177,6 +178,6 @@ class ReplicaProcesses:
 def _are_linked(one: DeviceProcess, other: DeviceProcess) -> bool:
     """Whether any actor of one tells an actor of the other."""
     last = one.num_stages - 1
-    line = [{"batching", "stage0"}, {"batching", f"stage{last}"}]
-    line += [{f"stage{index}", f"stage{index + 1}"} for index in range(last)]
+    line = [{BATCHING, stage_ref(0)}, {BATCHING, stage_ref(last)}]
+    line += [{stage_ref(index), stage_ref(index + 1)} for index in range(last)]
     return any(pair.intersection(one.actors) and pair.intersection(other.actors) for pair in line)

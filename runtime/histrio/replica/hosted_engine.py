@@ -11,11 +11,11 @@ from collections.abc import Callable
 
 import msgspec
 
-from histrio.actors.directory import Tell
 from histrio.actors.mailbox import Actor
+from histrio.actors.refs import ADMISSION, ENGINE, METRICS, ROOT, Tell, ToEngine, refuse
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.engine_backend import EngineFactory
-from histrio.errors import EngineError, RequestError, WireError
+from histrio.errors import EngineError, RequestError
 from histrio.messages import (
     Allocated,
     Cancel,
@@ -23,7 +23,6 @@ from histrio.messages import (
     EngineOpened,
     Generate,
     Loading,
-    Message,
     RequestState,
     Start,
     Stats,
@@ -32,17 +31,15 @@ from histrio.messages import (
     Tokens,
 )
 
-__all__ = ["ENGINE_ACTOR", "EngineActor"]
+__all__ = ["EngineActor"]
 
-ENGINE_ACTOR = "batching"
-"""The name it is told by: to the front it is what batching is, with no kv and no stages behind it."""
 
 _STATS_EVERY_S = 1.0
 _RUNS = 2**40
 """The engine sees `epoch * _RUNS + request`: what comes late of a request is not taken for its replay's."""
 
 
-class EngineActor(Actor):
+class EngineActor(Actor[ToEngine]):
     """Keeps which requests are unfinished, and nothing else: tokens belong to admission, the rest to the engine."""
 
     def __init__(
@@ -66,9 +63,9 @@ class EngineActor(Actor):
     def start(self) -> None:
         """Open the engine, which may take minutes; raises what it raises."""
         capacity = self._backend.open(self._spec, _Events(self._tell))
-        self._tell("root", EngineOpened(capacity))
+        self._tell(ROOT, EngineOpened(capacity))
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToEngine) -> None:
         """An order of the front, or news of the engine's threads."""
         if self._is_closed:
             return
@@ -88,12 +85,12 @@ class EngineActor(Actor):
                 self._is_closed = True
                 self._backend.close()
             case _:
-                raise WireError(f"an engine does not understand {type(message).__name__}")
+                refuse("an engine", message)
 
     def flush(self) -> None:
         """All new tokens to admission in one message."""
         if self._rows:
-            self._tell("admission", Tokens(self._epoch, self._rows))
+            self._tell(ADMISSION, Tokens(self._epoch, self._rows))
             self._rows = []
         if self._epoch:
             self._report()
@@ -107,7 +104,7 @@ class EngineActor(Actor):
         self._max_rows = start.size.max_rows
         self._max_sequence_length = start.size.max_sequence_length
         self._num_submitted_tokens = self._num_generated_tokens = 0
-        self._tell("root", Allocated(ENGINE_ACTOR, start.epoch))
+        self._tell(ROOT, Allocated(ENGINE, start.epoch))
 
     def _generate(self, order: Generate) -> None:
         if not self._epoch:
@@ -160,7 +157,7 @@ class EngineActor(Actor):
             "submitted_tokens_total": self._num_submitted_tokens,
             "generated_tokens_total": self._num_generated_tokens,
         }
-        self._tell("metrics", Stats(self._epoch, values))
+        self._tell(METRICS, Stats(self._epoch, values))
 
 
 class _Events:
@@ -171,12 +168,12 @@ class _Events:
 
     def progress(self, fraction: float, text: str) -> None:
         """To root, as a stage does."""
-        self._tell("root", Loading(0, fraction, text))
+        self._tell(ROOT, Loading(0, fraction, text))
 
     def tokens(self, rows: list[TokenRow]) -> None:
         """To the actor itself; the rows say of which epoch they are."""
-        self._tell(ENGINE_ACTOR, Tokens(0, rows))
+        self._tell(ENGINE, Tokens(0, rows))
 
     def failed(self, error: str) -> None:
         """The actor raises it on its own thread."""
-        self._tell(ENGINE_ACTOR, ChildFailed(ENGINE_ACTOR, error))
+        self._tell(ENGINE, ChildFailed(ENGINE, error))

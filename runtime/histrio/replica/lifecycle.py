@@ -15,6 +15,7 @@ from typing import Protocol
 
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor
+from histrio.actors.refs import ADMISSION, BATCHING, ENGINE, KV, METRICS, ROOT, Ref, ToRoot, refuse, stage_ref
 from histrio.errors import EngineError, ModelError, RestartLimitReached, WireError
 from histrio.messages import (
     PROTOCOL_VERSION,
@@ -26,7 +27,6 @@ from histrio.messages import (
     FailedStep,
     Hello,
     Loading,
-    Message,
     OnTrial,
     Opened,
     Ready,
@@ -36,7 +36,6 @@ from histrio.messages import (
     StageCapacity,
     Start,
 )
-from histrio.replica.hosted_engine import ENGINE_ACTOR
 from histrio.replica.liveness import IS_STOPPED, LifeLimits, Liveness, ProcessView
 from histrio.replica.restarts import RestartAccount
 from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
@@ -80,11 +79,11 @@ class HostedActors:
 def replica_actors(num_stages: int) -> frozenset[str]:
     """Which actors make a replica complete: batching, kv and the stages, or without stages an engine in their place."""
     if num_stages == 0:
-        return frozenset({ENGINE_ACTOR})
-    return frozenset({"batching", "kv", *(f"stage{index}" for index in range(num_stages))})
+        return frozenset({ENGINE})
+    return frozenset({BATCHING, KV, *(stage_ref(index) for index in range(num_stages))})
 
 
-class RootActor(Actor):
+class RootActor(Actor[ToRoot]):
     """The replica's life, on the front's loop."""
 
     def __init__(
@@ -167,7 +166,7 @@ class RootActor(Actor):
         """Give up: nothing will be started again."""
         self.failure = error
         self._is_up = False
-        self._directory.tell("admission", ReplicaDown(0, _FAILED_FOR_GOOD, final=True))
+        self._directory.tell(ADMISSION, ReplicaDown(0, _FAILED_FOR_GOOD, final=True))
 
     def check_processes(self) -> None:
         """Replace processes that are hung. Called by the front's timer."""
@@ -189,7 +188,7 @@ class RootActor(Actor):
 
     # --- actor -------------------------------------------------------------------------------------------------------
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToRoot) -> None:
         """One event in the life of the replica."""
         match message:
             case Beat():
@@ -197,9 +196,9 @@ class RootActor(Actor):
             case Loading(stage, fraction, text):
                 self._loading(stage, fraction, text)
             case Opened(stage, capacity):
-                self._open(f"stage{stage}", capacity)
+                self._open(stage_ref(stage), capacity)
             case EngineOpened(capacity):
-                self._open(ENGINE_ACTOR, capacity)
+                self._open(ENGINE, capacity)
             case Ready(actor):
                 self._join(actor)
             case Allocated(actor, epoch):
@@ -213,7 +212,7 @@ class RootActor(Actor):
                 if not message.request:
                     self.restarts.settled()
             case _:
-                raise WireError(f"root does not understand {type(message).__name__}")
+                refuse("root", message)
 
     def _hello(self, hello: Hello) -> None:
         if hello.protocol != PROTOCOL_VERSION:
@@ -224,7 +223,7 @@ class RootActor(Actor):
 
     def _loading(self, stage: int, fraction: float, text: str) -> None:
         for host in self._hosts.values():
-            if f"stage{stage}" in host.actors or ENGINE_ACTOR in host.actors:
+            if stage_ref(stage) in host.actors or ENGINE in host.actors:
                 self._liveness.got_on(host.process)
         self._on_loading(stage, fraction, text)
 
@@ -296,7 +295,7 @@ class RootActor(Actor):
             suspects = None if step is None else [] if culprits else step.requests
             log.warning("replica 0 is down: %s", reason)
             self._directory.tell(
-                "admission", ReplicaDown(0, reason, convicted=convicted, suspects=suspects, culprits=culprits)
+                ADMISSION, ReplicaDown(0, reason, convicted=convicted, suspects=suspects, culprits=culprits)
             )
         if convicted or culprits:
             self.restarts.forgive(self._clock())
@@ -328,13 +327,13 @@ class RootActor(Actor):
         self.epoch += 1
         self._size = size
         peers = {name: host.process for host in self._hosts.values() for name in host.actors}
-        peers |= dict.fromkeys(("root", "admission", "metrics"), self._directory.process)
+        peers |= dict.fromkeys((ROOT, ADMISSION, METRICS), self._directory.process)
         self._awaited = {name for host in self._hosts.values() for name in host.actors}
         for host in self._hosts.values():
             order = Start(self.epoch, size, peers, self._endpoints(host))
             for name in host.actors:
-                if name != "kv":  # which batching tells, behind all that it told it before
-                    self._directory.tell(name, order)
+                if name != KV:  # which batching tells, behind all that it told it before
+                    self._directory.tell(Ref[Start](name), order)
 
     def _fit(self) -> ReplicaSize:
         """What the replica can hold. Raises `DoesNotFit`."""
@@ -361,4 +360,4 @@ class RootActor(Actor):
         log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
         for sentence in lost_capabilities({name: each.capabilities for name, each in self._stages.items()}):
             log.info("%s", sentence)
-        self._directory.tell("admission", ReplicaUp(0, self.epoch, size))
+        self._directory.tell(ADMISSION, ReplicaUp(0, self.epoch, size))

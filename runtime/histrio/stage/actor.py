@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
-from histrio.actors.directory import Tell
 from histrio.actors.failed_step import blamed, note_failed_step
 from histrio.actors.mailbox import FAILURES, Actor
+from histrio.actors.refs import BATCHING, METRICS, ROOT, Tell, ToStage, refuse, stage_ref
 from histrio.contracts.backend import StageBackend, StageSpec, StepBatch
-from histrio.errors import WireError
 from histrio.messages import (
     Allocated,
     Close,
     Copy,
     FailedStep,
     Loading,
-    Message,
     Open,
     Opened,
     Prepare,
@@ -36,7 +33,7 @@ from histrio.stage.sampling.last_stage import Drawer
 from histrio.stage.slots import DrawnTokens, SlotTable
 from histrio.system.heap import release_free_memory
 
-__all__ = ["Activity", "StageActor", "StagePlace"]
+__all__ = ["Activity", "StageActor"]
 
 
 class Activity:
@@ -85,33 +82,16 @@ class Activity:
         return took
 
 
-@dataclass(frozen=True, slots=True)
-class StagePlace:
-    """Which stage this is, and which actor takes its output."""
-
-    index: int
-    next: str
-    """The next stage, or `batching` after the last."""
-
-    @classmethod
-    def of(cls, index: int, num_stages: int) -> StagePlace:
-        """The place of one stage in a chain."""
-        return cls(index, f"stage{index + 1}" if index + 1 < num_stages else "batching")
-
-    @property
-    def name(self) -> str:
-        """The actor's name."""
-        return f"stage{self.index}"
-
-
-class StageActor(Actor):
+class StageActor(Actor[ToStage]):
     """Turns steps into batches for the backend, samples on the last stage, passes everything else on in order."""
 
-    def __init__(
-        self, place: StagePlace, spec: StageSpec, backend: StageBackend, tell: Tell, drawer: Drawer | None
-    ) -> None:
+    def __init__(self, index: int, spec: StageSpec, backend: StageBackend, tell: Tell, drawer: Drawer | None) -> None:
+        """`index` counts from 0 along the model's layers; the last stage has the `drawer`."""
         assert (drawer is not None) == spec.is_last, "the last stage samples, no other"
-        self._place = place
+        self._index = index
+        self._name = stage_ref(index)
+        self._next = stage_ref(index + 1)
+        """Takes what this stage hands on, unless this is the last one: then batching does."""
         self._spec = spec
         self._backend = backend
         self._tell = tell
@@ -129,9 +109,9 @@ class StageActor(Actor):
         if self._drawer is not None:
             self._progress(1.0, "reading the vocabulary")
             self._drawer.start()
-        self._tell("root", Opened(self._place.index, self._capacity))
+        self._tell(ROOT, Opened(self._index, self._capacity))
 
-    def receive(self, message: Message) -> None:
+    def receive(self, message: ToStage) -> None:
         """One order of the line."""
         if self._is_closed or (self._epoch == 0 and isinstance(message, Open | Close | Copy | Prepare)):
             return  # of a chain that no longer exists: this stage has ended, or has taken the place of one that failed
@@ -160,15 +140,15 @@ class StageActor(Actor):
                     self._drawer.shutdown()
                 self._backend.close()
             case _:
-                raise WireError(f"a stage does not understand {type(message).__name__}")
+                refuse("a stage", message)
 
     def idle(self) -> None:
         """Steps of many shapes leave a scattered heap behind; give it back while nobody waits."""
         release_free_memory()
-        self._tell("metrics", Stats(self._epoch, {f"{self._place.name}_busy_seconds_total": self.activity.total_s}))
+        self._tell(METRICS, Stats(self._epoch, {f"{self._name}_busy_seconds_total": self.activity.total_s}))
 
     def _progress(self, fraction: float, text: str) -> None:
-        self._tell("root", Loading(self._place.index, fraction, text))
+        self._tell(ROOT, Loading(self._index, fraction, text))
 
     def _start(self, start: Start) -> None:
         assert self._capacity is not None, "a stage opens before it starts"
@@ -180,7 +160,7 @@ class StageActor(Actor):
         self._drawn = DrawnTokens(size.max_rows)
         if self._drawer is not None:
             self._drawer.forget_prepared()
-        self._tell("root", Allocated(self._place.name, start.epoch))
+        self._tell(ROOT, Allocated(self._name, start.epoch))
 
     def _copy(self, order: Copy) -> None:
         assert self._capacity is not None, "a stage opens before it is told anything"
@@ -200,12 +180,12 @@ class StageActor(Actor):
             return
 
         answer = Prepared(order.request, self._epoch)
-        self._drawer.prepare(order, lambda: self._tell("batching", answer))
+        self._drawer.prepare(order, lambda: self._tell(BATCHING, answer))
 
     def _forward(self, order: Open | Close | Copy | Prepare) -> None:
         """Orders go along the line, so that they cannot overtake steps."""
         if self._drawer is None:
-            self._tell(self._place.next, order)
+            self._tell(self._next, order)
 
     def _step(self, step: Step) -> None:
         if step.epoch != self._epoch:
@@ -222,11 +202,11 @@ class StageActor(Actor):
             raise
         busy_s = step.busy_s + self.activity.end()
         if result is None:
-            self._tell(self._place.next, msgspec.structs.replace(step, ids=[], hidden=hidden, busy_s=busy_s))
+            self._tell(self._next, msgspec.structs.replace(step, ids=[], hidden=hidden, busy_s=busy_s))
             return
 
         self._drawn.note(step, result)
-        self._tell(self._place.next, msgspec.structs.replace(result, busy_s=busy_s))
+        self._tell(BATCHING, msgspec.structs.replace(result, busy_s=busy_s))
 
     def _computed(self, step: Step, batch: StepBatch) -> tuple[list[Tensor], StepResult | None]:
         """What the next stage takes, or on the last stage what comes of each sequence."""

@@ -22,6 +22,7 @@ import msgspec
 import zmq
 
 from histrio.actors.directory import Directory
+from histrio.actors.refs import stage_ref
 from histrio.batching.actor import BatchingSettings
 from histrio.contracts.backend import StageSpec
 from histrio.net.io_thread import Delivery, IoThread
@@ -31,7 +32,6 @@ from histrio.processes.compose import Choosers, DeviceThread, stage_child
 from histrio.processes.front import Front
 from histrio.processes.local import run_batching
 from histrio.replica.lifecycle import HostedActors
-from histrio.stage.actor import StagePlace
 from histrio.testing.harness import StageRunner
 
 __all__ = ["StageWorkers"]
@@ -154,11 +154,10 @@ class _Worker:
 
     def _open(self, order: _OpenStage) -> None:
         plugins = installed_plugins()
-        place = StagePlace.of(order.index, order.num_stages)
         factory = plugins.stage_backend(order.backend)
-        child = stage_child(place, order.spec, factory, Choosers.of(plugins), self._directory.tell)
+        child = stage_child(order.index, order.spec, factory, Choosers.of(plugins), self._directory.tell)
         self._device = DeviceThread(self._directory, [child])
-        self._thread = threading.Thread(target=self._device.run, name=place.name, daemon=True)
+        self._thread = threading.Thread(target=self._device.run, name=stage_ref(order.index), daemon=True)
         self._thread.start()
 
     def _close(self) -> None:
