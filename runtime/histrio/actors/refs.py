@@ -1,4 +1,4 @@
-"""Who takes which messages: a reference names an actor, and `tell` is checked against what that actor takes.
+"""Which actor takes which messages: a reference names an actor, and `tell` is checked against what that actor takes.
 
 A reference is a plain string at run time. The types are for mypy: telling kv a `Step` does not type-check, and the
 `match` of each actor, which ends in `refuse`, does not either as long as it leaves out a message of its union.

@@ -143,7 +143,7 @@ class StageActor(Actor[ToStage]):
                 refuse("a stage", message)
 
     def idle(self) -> None:
-        """Steps of many shapes leave a scattered heap behind; give it back while nobody waits."""
+        """Steps of many shapes leave a scattered heap behind; give it back while no step waits."""
         release_free_memory()
         self._tell(METRICS, Stats(self._epoch, {f"{self._name}_busy_seconds_total": self.activity.total_s}))
 
