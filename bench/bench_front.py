@@ -18,8 +18,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.generation import run_choices, start_generation
-from histrio_api.answer.sse import ChatChunks
-from histrio_api.request.prompts import completion_prompts
+from histrio_api.forms.chat import ChatAnswer
+from histrio_api.forms.completions import prepare_completion
 from histrio_api.request.received import Received
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.service.service import open_edge
@@ -71,14 +71,14 @@ def test_ids_to_chunks(benchmark: BenchmarkFixture, edge: Edge, stop: list[str])
 
 
 async def _chunks(edge: Edge, request: CompletionRequest) -> int:
-    received = Received(request, {}, 0, time.perf_counter())
-    generation = start_generation(edge, received, completion_prompts(edge, request), None)
-    chunks = ChatChunks(generation, "test/scripted", edge.fingerprint, "none")
+    prepared = prepare_completion(edge, Received(request, {}, time.perf_counter()))
+    generation = start_generation(edge, prepared, "cmpl-")
+    answer = ChatAnswer(edge, prepared, generation)
     num_bytes = 0
 
     async def show(choice: Choice, text: str) -> None:
         nonlocal num_bytes
-        num_bytes += len(chunks.text(choice, text))
+        num_bytes += len(answer.text(choice, text))
 
     await run_choices(generation, show)
     generation.close()

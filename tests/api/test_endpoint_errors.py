@@ -134,14 +134,16 @@ def test_if_a_later_prompt_is_refused_the_earlier_ones_are_cancelled(endpoint: E
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("broken", ["histrio_api.text.tokenizer.Tokenizer.detokenizer", "histrio_api.routes.chat._{}"])
+@pytest.mark.parametrize(
+    "broken", ["histrio_api.text.tokenizer.Tokenizer.detokenizer", "histrio_api.routes.respond.{}"]
+)
 def test_what_goes_wrong_after_a_request_was_submitted_leaves_nothing_running(
     endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch, broken: str, stream: bool
 ) -> None:
     def fails(*_arguments: object, **_keywords: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(broken.format("stream" if stream else "answer"), fails)
+    monkeypatch.setattr(broken.format("EventStream" if stream else "_answer_at_once"), fails)
     assert endpoint.chat(n=2, stream=stream).status_code == 500
     assert [each.cancelled_with for each in endpoint.gateway.streams] == [RequestState.CANCELLED] * 2
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_api.request.fields import split_fields
+from histrio_api.request.forced_calls import form_or_calls
 from histrio_api.request.structured import wanted_grammar
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
@@ -69,7 +71,7 @@ FORMS: list[tuple[dict[str, Any], str, str, str]] = [
 
 def wanted(kinds: list[str] = KINDS, **fields: Any) -> Any:
     request, sampling = split_fields(CHAT | fields, ChatRequest, frozenset({"min_tokens"}))
-    return wanted_grammar(request, sampling, kinds)
+    return wanted_grammar(request, sampling, kinds, or_calls=partial(form_or_calls, request, ()))
 
 
 @pytest.mark.parametrize(("fields", "kind", "text", "param"), FORMS)

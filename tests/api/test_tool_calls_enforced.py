@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio_api.request.fields import split_fields
-from histrio_api.request.forced_calls import forced_calls
+from histrio_api.request.forced_calls import forced_calls, form_or_calls
 from histrio_api.request.structured import wanted_grammar
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.chat import ChatRequest
@@ -66,7 +67,8 @@ def forced(**fields: Any) -> WantedGrammar | None:
 def wanted_of(fields: dict[str, Any]) -> WantedGrammar | None:
     given = {"model": "m", "messages": HELLO} | fields
     request, sampling = split_fields(given, ChatRequest, frozenset({"min_tokens"}))
-    return wanted_grammar(request, sampling, ["structural_tag", "regex"])
+    kinds = ["structural_tag", "regex"]
+    return wanted_grammar(request, sampling, kinds, or_calls=partial(form_or_calls, request, ()))
 
 
 def tags_of(wanted: WantedGrammar | None) -> TagSpec:
@@ -149,8 +151,9 @@ def test_a_demand_that_contradicts_the_rest_is_refused(fields: dict[str, Any], p
 
 def test_where_no_grammar_is_enforced_calls_cannot_be_demanded() -> None:
     for fields in ({"tools": TOOLS}, {"tools": [tool("f", None)], "tool_choice": "required"}):
+        request = request_of(**fields)
         with pytest.raises(RequestError, match="not supported") as caught:
-            wanted_grammar(request_of(**fields), {}, [])
+            wanted_grammar(request, {}, [], or_calls=partial(form_or_calls, request, ()))
         assert caught.value.code == "unsupported_parameter"
 
 

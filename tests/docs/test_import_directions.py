@@ -29,6 +29,7 @@ LAYERS = {
         ("shared",),
         ("request",),
         ("answer",),
+        ("forms",),
         ("routes",),
         ("service",),
         ("plugin",),

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 from uuid import uuid4
 
 import anyio
 
 from histrio.contracts.gateway import Submission
-from histrio.errors import HistrioError, RequestError
+from histrio.errors import HistrioError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.logprobs import ChoiceLogprobs
 from histrio_api.answer.prompt_logprobs import PromptScores
 from histrio_api.errors import GenerationFailed
-from histrio_api.request.contradictions import require_a_token
-from histrio_api.request.prompts import Prompt, num_new_tokens
-from histrio_api.request.received import Received
-from histrio_api.request.scores import require_few_scores
+from histrio_api.request.prepared import Prepared
+from histrio_api.request.prompts import Prompt
+from histrio_api.request.submissions import submissions
 from histrio_api.request_log import log_finished
-from histrio_api.schemas.chat import ChatRequest
-from histrio_api.schemas.completions import CompletionRequest
-from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from histrio_api.shared.edge import Edge
 
 __all__ = ["Generation", "run_choices", "start_generation"]
 
-_UINT64 = 2**64 - 1
-
 
 class Generation:
     """All choices of one request. `close()` must be called however the request ends."""
 
-    def __init__(self, edge: Edge, id_prefix: str, arrived_s: float) -> None:
-        self.id = f"{id_prefix}-{uuid4().hex}"
+    def __init__(self, edge: Edge, request_id: str, arrived_s: float) -> None:
+        self.id = request_id
         self.created = int(time.time())
         self.choices: list[Choice] = []
         self.num_prompt_tokens = 0
@@ -134,38 +127,15 @@ class Generation:
         self._failure = (isinstance(error, HistrioError) and error.code) or "internal_error"
 
 
-def start_generation(edge: Edge, received: Received[Any], prompts: Sequence[Prompt], wanted: int | None) -> Generation:
-    """Submit every prompt: all or none; `wanted` new tokens each, or as many as fit. With 0, prompts are only scored.
-
-    Raises `RequestError`, `Overloaded`, `EngineError`.
-    """
-    request: GenerationRequest = received.request
-    stops = _checked_stops(edge, request)
-    if request.n > edge.settings.max_choices:
-        raise RequestError(f"n: at most {edge.settings.max_choices} choices are accepted", param="n")
-    if 0 < edge.gateway.status.max_unfinished < request.n * len(prompts):
-        limit = edge.gateway.status.max_unfinished
-        text = f"n: times the number of prompts is more than the {limit} requests that this server can run at a time"
-        raise RequestError(text, param="n")
-    if request.stream_options.include_usage and not request.stream:
-        raise RequestError("stream_options: only allowed when stream is true", param="stream_options")
-
-    edge.gateway.check_sampling(received.sampling)
-    _require_a_token(edge, received)
-    is_chat = isinstance(request, ChatRequest)
-    param = "messages" if is_chat else "prompt"
-    # A prompt is scored by a request for one token, which is then left out.
-    num_wanted = 1 if wanted == 0 else wanted
-    num_prompt_tokens = sum(len(prompt.ids) for prompt in prompts)
-    require_few_scores(edge.settings.max_prompt_scores, request, received.num_prompt_logprobs, num_prompt_tokens)
-    rooms = [num_new_tokens(edge.gateway.model, prompt, num_wanted, param) for prompt in prompts]
-    generation = Generation(edge, "chatcmpl" if is_chat else "cmpl", received.arrived_s)
+def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generation:
+    """Submit every prompt: all or none. Raises `RequestError`, `Overloaded`, `EngineError`."""
+    generation = Generation(edge, f"{id_prefix}{uuid4().hex}", prepared.received.arrived_s)
+    ordered = submissions(edge, prepared, generation.id)
     with generation.closed_on_error():
-        for prompt, room in zip(prompts, rooms, strict=True):
-            _submit(generation, received, prompt, room)
+        for prompt, submission in zip(prepared.prompts, ordered, strict=True):
+            _submit(generation, prepared, prompt, submission)
         for choice in generation.choices:
-            choice.has_answer = wanted != 0
-            _prepare(edge, received, choice, stops)
+            _decode(edge, prepared, choice)
     return generation
 
 
@@ -199,78 +169,27 @@ async def _run_choices(generation: Generation, show: Callable[[Choice, str], Awa
         raise errors[0]
 
 
-def _submission(generation: Generation, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> Submission:
-    model, request = generation.edge.gateway.model, received.request
-    sampling, num_logprobs = model.default_sampling | received.sampling, received.num_top_logprobs
-    if num_logprobs is not None and model.engine:
-        sampling, num_logprobs = sampling | {"logprobs": True}, None
-    return Submission(
-        ids=prompt.ids,
-        max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        eos_ids=[] if request.ignore_eos else model.eos_ids,
-        stop_ids=request.stop_token_ids,
-        seed=None if request.seed is None else request.seed & _UINT64,
-        num_choices=request.n,
-        grammar=received.grammar,
-        priority=request.priority,
-        cache_salt=request.cache_salt,
-        num_logprobs=num_logprobs,
-        num_prompt_logprobs=received.num_prompt_logprobs,
-        max_speculation=request.max_speculation,
-        id=generation.id,
-        key=received.key,
-        user=received.user,
-    )
-
-
-def _require_a_token(edge: Edge, received: Received[Any]) -> None:
-    """An engine backend has rules of its own for what its fields mean together."""
-    model, request = edge.gateway.model, received.request
-    if not model.engine:
-        end_ids = [*request.stop_token_ids, *(() if request.ignore_eos else model.eos_ids)]
-        require_a_token(model.default_sampling | received.sampling, end_ids, model.vocab_size)
-
-
-def _prepare(edge: Edge, received: Received[Any], choice: Choice, stops: Sequence[str]) -> None:
-    """Tell the choice how its ids become an answer."""
-    request: GenerationRequest = received.request
-    continues = () if isinstance(request, ChatRequest) else choice.prompt.ids
-    detokenizer = edge.tokenizer.detokenizer(skip_special=request.skip_special_tokens, continues=continues)
-    choice.echoes = isinstance(request, CompletionRequest) and request.echo
-    logprobs = None
-    if received.num_top_logprobs is not None:
-        num_prompt_chars = len(choice.prompt.text) if choice.echoes else 0
-        logprobs = ChoiceLogprobs(edge.tokenizer, received.num_top_logprobs, num_prompt_chars)
-    choice.decode_with(detokenizer, stops, logprobs)
-
-
-def _submit(generation: Generation, received: Received[Any], prompt: Prompt, max_new_tokens: int) -> None:
+def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submission: Submission) -> None:
     edge = generation.edge
-    submission = _submission(generation, received, prompt, max_new_tokens)
     ending = frozenset(submission.eos_ids).union(submission.stop_ids)
     scores = None
-    if received.num_prompt_logprobs is not None:
-        scores = PromptScores(edge.tokenizer, prompt, received.request.prompt_logprobs)
+    if prepared.scores.num_of_prompt is not None:
+        scores = PromptScores(edge.tokenizer, prompt, prepared.received.request.prompt_logprobs)
     for nth, stream in enumerate(edge.gateway.submit(submission)):
         choice = Choice(len(generation.choices), prompt, stream, ending, counts_prompt=nth == 0)
         choice.scores = scores
+        choice.echoes = prepared.echoes
+        choice.has_answer = prepared.num_wanted_tokens != 0
         generation.choices.append(choice)
     generation.num_prompt_tokens += len(prompt.ids)
 
 
-def _checked_stops(edge: Edge, request: GenerationRequest) -> list[str]:
-    stops = [request.stop] if isinstance(request.stop, str) else request.stop
-    limit = edge.settings.max_stop_strings
-    for name, entries in (("stop", stops), ("stop_token_ids", request.stop_token_ids)):
-        if len(entries) > limit:
-            raise RequestError(f"{name}: at most {limit} entries are accepted", param=name)
-
-    vocab_size = edge.gateway.model.vocab_size
-    if any(token_id >= vocab_size for token_id in request.stop_token_ids):
-        raise RequestError(f"stop_token_ids: token ids must be below {vocab_size}", param="stop_token_ids")
-
-    max_chars = edge.settings.max_stop_chars
-    if any(not 1 <= len(stop) <= max_chars for stop in stops):
-        raise RequestError(f"stop: an entry must have 1 to {max_chars} characters", param="stop")
-    return stops
+def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
+    """Tell the choice how its ids become text."""
+    continues = choice.prompt.ids if prepared.continues_prompt else ()
+    detokenizer = edge.tokenizer.detokenizer(skip_special=prepared.hides_special, continues=continues)
+    logprobs = None
+    if prepared.scores.num_top is not None:
+        num_prompt_chars = len(choice.prompt.text) if prepared.echoes else 0
+        logprobs = ChoiceLogprobs(edge.tokenizer, prepared.scores.num_top, num_prompt_chars)
+    choice.decode_with(detokenizer, prepared.received.request.stop_strings, logprobs)

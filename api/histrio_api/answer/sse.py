@@ -1,7 +1,4 @@
-"""Server-sent events: chunks built from byte templates, and the response that sends them.
-
-Per token only the text itself is encoded; everything else of a chunk is the same for the whole request.
-"""
+"""Server-sent events: the response that sends them, and notices that its client leaves."""
 
 from __future__ import annotations
 
@@ -9,103 +6,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 import anyio
-import msgspec
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
 
-from histrio_api.answer.choice import Choice
-from histrio_api.answer.generation import Generation
-from histrio_api.answer.logprobs import ChoiceLogprobs, PlacedToken, chat_logprobs, completion_logprobs
-from histrio_api.schemas.chat import CalledTool
-from histrio_api.schemas.generation import UsageStats
-
-__all__ = ["DONE", "ChatChunks", "CompletionChunks", "EventSource", "EventStream", "Write", "error_event"]
-
-DONE = b"data: [DONE]\n\n"
+__all__ = ["EventSource", "EventStream", "Write"]
 
 Write = Callable[[bytes], Awaitable[None]]
-
-_encode = msgspec.json.Encoder().encode
-
-
-class _Chunks:
-    """The constant parts of one request's chunks."""
-
-    object_name: str
-
-    def __init__(self, generation: Generation, model: str, fingerprint: str, usage_stats: UsageStats) -> None:
-        self._generation = generation
-        self._usage_stats = usage_stats
-        fields = {
-            "id": generation.id,
-            "object": self.object_name,
-            "created": generation.created,
-            "model": model,
-            "system_fingerprint": fingerprint,
-        }
-        self._head = b"data: " + _encode(fields)[:-1] + b',"choices":['
-        self._heads = [self._head + b'{"index":%d,' % at for at in range(len(generation.choices))]
-        self._tail = b'}],"usage":null}\n\n' if usage_stats != "none" else b"}]}\n\n"
-
-    def usage(self) -> bytes:
-        """The last chunk, without choices."""
-        return self._head + b'],"usage":' + _encode(self._generation.usage) + b"}\n\n"
-
-    def _chunk(self, choice: Choice, content: bytes, finish_reason: bytes = b"null") -> bytes:
-        tail = self._tail
-        if self._usage_stats == "every":
-            tail = b'}],"usage":' + _encode(self._generation.usage) + b"}\n\n"
-        return self._heads[choice.index] + content + b',"finish_reason":' + finish_reason + tail
-
-
-class ChatChunks(_Chunks):
-    """Chunks of a chat completion."""
-
-    object_name = "chat.completion.chunk"
-
-    def opening(self, choice: Choice) -> bytes:
-        """The first chunk: who speaks."""
-        return self._chunk(choice, b'"delta":{"role":"assistant","content":""},"logprobs":null')
-
-    def text(self, choice: Choice, text: str) -> bytes:
-        """More of the answer, with the log probabilities that go out with it."""
-        logprobs = b'},"logprobs":null' if choice.logprobs is None else b"}" + _shown(choice.logprobs, chat_logprobs)
-        return self._chunk(choice, b'"delta":{"content":' + _encode(text) + logprobs)
-
-    def thought(self, choice: Choice, text: str) -> bytes:
-        """More of what the model thinks before it answers."""
-        return self._chunk(choice, b'"delta":{"reasoning_content":' + _encode(text) + b'},"logprobs":null')
-
-    def tool_call(self, choice: Choice, call: CalledTool, at: int) -> bytes:
-        """A whole tool call, the `at`-th of the choice."""
-        delta = {"index": at} | msgspec.to_builtins(call)
-        return self._chunk(choice, b'"delta":{"tool_calls":[' + _encode(delta) + b']},"logprobs":null')
-
-    def finish(self, choice: Choice, finish_reason: str) -> bytes:
-        """The last chunk of a choice."""
-        return self._chunk(choice, b'"delta":{},"logprobs":null', _encode(finish_reason))
-
-
-class CompletionChunks(_Chunks):
-    """Chunks of a plain completion."""
-
-    object_name = "text_completion"
-
-    def text(self, choice: Choice, text: str) -> bytes:
-        """More text; the last one of a choice says why it ends."""
-        finish_reason = _encode(choice.finish_reason) if choice.finish_reason else b"null"
-        logprobs = b',"logprobs":null' if choice.logprobs is None else _shown(choice.logprobs, completion_logprobs)
-        return self._chunk(choice, b'"text":' + _encode(text) + logprobs, finish_reason)
-
-
-def _shown(logprobs: ChoiceLogprobs, form: Callable[[list[PlacedToken]], Any]) -> bytes:
-    shown = logprobs.take_shown()
-    return b',"logprobs":' + (_encode(form(shown)) if shown else b"null")
-
-
-def error_event(body: bytes) -> bytes:
-    """An error in the middle of a stream; nothing follows it."""
-    return b"data: " + body + b"\n\n"
 
 
 class EventSource(Protocol):

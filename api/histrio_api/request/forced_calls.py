@@ -18,10 +18,22 @@ from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition
 from histrio_api.text.tools import CALL_CLOSE, CALL_OPEN
 
-__all__ = ["forced_calls"]
+__all__ = ["forced_calls", "form_or_calls"]
 
 _ANY_ARGUMENTS = {"type": "object"}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def form_or_calls(
+    request: ChatRequest, special_texts: Collection[str], form: WantedGrammar | None
+) -> WantedGrammar | None:
+    """The form that the answer's text must have, or else that of its calls. Raises `RequestError` for both together."""
+    if form is None:
+        return forced_calls(request, special_texts)
+    if request.tools and request.tool_choice != "none":
+        text = f"tools: cannot be combined with {form.param}, unless tool_choice is none"
+        raise RequestError(text, param="tools")
+    return form
 
 
 def forced_calls(request: ChatRequest, special_texts: Collection[str] = ()) -> WantedGrammar | None:

@@ -2,46 +2,42 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from histrio.errors import RequestError
-from histrio_api.schemas.chat import ChatRequest
-from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["num_prompt_logprobs", "num_top_logprobs", "require_few_scores"]
+__all__ = ["Scores", "require_few_scores", "wanted_scores"]
 
 
-def num_top_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
-    """How many of the likeliest tokens are wanted beside each token; None for no log probabilities at all.
+class Scores(NamedTuple):
+    """How many of the likeliest tokens are wanted beside each token; None for no log probabilities at all."""
 
-    Raises `RequestError` for what cannot be answered.
+    num_top: int | None = None
+    """Of the answers' tokens."""
+    num_of_prompt: int | None = None
+    """Of the prompts' tokens."""
+
+
+def wanted_scores(
+    edge: Edge, request: GenerationRequest, num_top: int | None, *, param: str = "logprobs", echoes: bool = False
+) -> Scores:
+    """What a request asks for with `num_top` of the answers' tokens, in its field `param`, and `prompt_logprobs`.
+
+    `echoes`: the prompts are part of the answers. Raises `RequestError` for what cannot be answered.
     """
-    num_top, param = None, "logprobs"
-    match request:
-        case ChatRequest():
-            param = "top_logprobs" if request.top_logprobs else "logprobs"
-            num_top = request.top_logprobs if request.logprobs else None
-            if request.top_logprobs and not request.logprobs:
-                raise RequestError("top_logprobs: only allowed when logprobs is true", param=param)
-        case CompletionRequest():
-            num_top = request.logprobs
     if num_top is not None and edge.gateway.model.engine:
         _check_engine(edge, num_top, param)
-    return num_top
+    return Scores(num_top, _num_of_prompt(edge, request, num_top if echoes else None))
 
 
-def num_prompt_logprobs(edge: Edge, request: GenerationRequest) -> int | None:
-    """How many of the likeliest tokens are wanted beside each token of the prompt; None for no log probabilities.
-
-    Raises `RequestError` where the model that is served has none.
-    """
+def _num_of_prompt(edge: Edge, request: GenerationRequest, num_echoed: int | None) -> int | None:
     if request.prompt_logprobs is not None and request.stream:
         text = "prompt_logprobs: only allowed when stream is false; streams of completions have echo with logprobs"
         raise RequestError(text, param="prompt_logprobs")
 
-    wanted = {"prompt_logprobs": request.prompt_logprobs}
-    if isinstance(request, CompletionRequest) and request.echo:
-        wanted["echo"] = request.logprobs
+    wanted = {"prompt_logprobs": request.prompt_logprobs, "echo": num_echoed}
     asked = {name: num_top for name, num_top in wanted.items() if num_top is not None}
     for name in asked if not edge.gateway.model.can_score_prompts else ():
         instead = "give it without logprobs" if name == "echo" else "leave it out"

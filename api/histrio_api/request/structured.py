@@ -5,7 +5,7 @@ All of them say one of six things, and a request may say it once.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -14,9 +14,7 @@ from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec, SamplingFields
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
-from histrio_api.request.forced_calls import forced_calls
 from histrio_api.request.wanted import WantedGrammar
-from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.formats import ResponseFormat, StructuralTag
 from histrio_api.schemas.generation import GenerationRequest
 
@@ -34,18 +32,16 @@ def wanted_grammar(
     kinds: list[str],
     *,
     honoured_by: str = "this server",
-    special_texts: Collection[str] = (),
+    or_calls: Callable[[WantedGrammar | None], WantedGrammar | None] | None = None,
 ) -> WantedGrammar | None:
     """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`.
 
-    `special_texts` are the tokenizer's special tokens as they are written.
+    `or_calls` makes of the form that the text must have, or None, the grammar of the whole answer: where an answer may
+    have calls.
     """
     wanted = _form_of_text(request, kinds)
-    if isinstance(request, ChatRequest):
-        if wanted is not None and request.tools and request.tool_choice != "none":
-            text = f"tools: cannot be combined with {wanted.param}, unless tool_choice is none"
-            raise RequestError(text, param="tools")
-        wanted = wanted or forced_calls(request, special_texts)
+    if or_calls is not None:
+        wanted = or_calls(wanted)
     if wanted is None:
         return None
     if wanted.spec.kind not in kinds:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from histrio.contracts.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
 from histrio.errors import RequestError
 from histrio.messages import Thinking
 from histrio_api.request.prompts import Prompt
 from histrio_api.schemas.chat import ChatRequest
-from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["chat_thinking", "completion_thinking"]
+__all__ = ["chat_thinking", "prompts_thinking"]
 
 _NUM_TAIL_TOKENS = 16
 
@@ -31,24 +30,16 @@ def chat_thinking(edge: Edge, chat: ChatRequest, prompt: Prompt) -> Thinking:
     return "maybe" if is_open and edge.template.thinks_unasked else "never"
 
 
-def completion_thinking(edge: Edge, completion: CompletionRequest) -> Thinking:
+def prompts_thinking(edge: Edge, prompts: Iterable[str | Sequence[int]]) -> Thinking:
     """A plain prompt may open a thought itself. Raises `RequestError` where only some of several prompts do."""
     if edge.template is None or not edge.template.knows_thoughts:
         return "never"
 
-    found = {_opens_thought(edge, each) for each in _prompts(completion)}
+    found = {_opens_thought(edge, each) for each in prompts}
     if len(found) > 1:
         text = f"prompt: with a form of the answer, all of several prompts end in {THOUGHT_OPEN}, or none of them does"
         raise RequestError(text, param="prompt")
     return "already" if True in found else "never"
-
-
-def _prompts(completion: CompletionRequest) -> Sequence[str | Sequence[int]]:
-    given = completion.prompt
-    if isinstance(given, str):
-        return [given]
-    ids = [each for each in given if isinstance(each, int)]
-    return [ids] if ids else [each for each in given if not isinstance(each, int)]
 
 
 def _opens_thought(edge: Edge, prompt: str | Sequence[int]) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec.structs import replace
 
 from histrio.errors import RequestError
-from histrio.messages import GrammarSpec
+from histrio.messages import GrammarSpec, Thinking
 
 __all__ = ["WantedGrammar"]
 
@@ -18,6 +19,10 @@ class WantedGrammar(msgspec.Struct, frozen=True):
     """Path of the field that says so; a place within the grammar follows it in errors."""
     places: dict[str, str] = {}
     """Place in the grammar → path of the field that it was made of, where that is not `param`."""
+
+    def after(self, thinking: Thinking) -> WantedGrammar:
+        """The same for an answer that begins so."""
+        return replace(self, spec=replace(self.spec, thinking=thinking))
 
     def locate(self, error: RequestError) -> RequestError:
         """The same refusal, with its place in the request."""

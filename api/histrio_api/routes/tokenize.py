@@ -12,7 +12,7 @@ from litestar.response.base import ASGIResponse
 from histrio.errors import RequestError
 from histrio_api.errors import from_validation
 from histrio_api.request.json_body import decode_object
-from histrio_api.request.prompts import render_messages
+from histrio_api.request.rendering import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from histrio_api.shared.edge import Edge

@@ -16,7 +16,7 @@ from histrio_api.schemas.usage import Usage
 __all__ = ["AnswerMessage", "CalledFunction", "CalledTool", "ChatChoice", "ChatCompletion", "ChatRequest"]
 
 
-class ChatRequest(GenerationRequest, kw_only=True):
+class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage]

@@ -14,7 +14,7 @@ from histrio_api.schemas.usage import Usage
 __all__ = ["Completion", "CompletionChoice", "CompletionRequest"]
 
 
-class CompletionRequest(GenerationRequest, kw_only=True):
+class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /v1/completions. A prompt is text or token ids, or a list of either."""
 
     prompt: str | list[str | TokenId | list[TokenId]]

@@ -10,7 +10,7 @@ from histrio_api.schemas.strict import Strict
 __all__ = ["ResponseFormat", "StructuralTag", "StructuredOutputs"]
 
 
-class SchemaFormat(Strict):
+class SchemaFormat(Strict, frozen=True):
     """The named schema of a `json_schema` format; it is always followed strictly."""
 
     name: str = ""
@@ -19,7 +19,7 @@ class SchemaFormat(Strict):
     strict: bool | None = None
 
 
-class ResponseFormat(Strict):
+class ResponseFormat(Strict, frozen=True):
     """`response_format`: any text, any JSON object, JSON after a schema, or text with structures in it."""
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
@@ -31,7 +31,7 @@ class ResponseFormat(Strict):
     triggers: list[str] | None = None
 
 
-class StructuralTag(Strict):
+class StructuralTag(Strict, frozen=True):
     """Text in which each trigger begins one of the structures."""
 
     structures: list[TagStructure]
@@ -39,7 +39,7 @@ class StructuralTag(Strict):
     type: Literal["structural_tag"] = "structural_tag"
 
 
-class StructuredOutputs(Strict):
+class StructuredOutputs(Strict, frozen=True):
     """`structured_outputs`: one of these."""
 
     json: dict[str, Any] | bool | str | None = None

@@ -45,7 +45,7 @@ class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         return "every" if self.continuous_usage_stats else "last"
 
 
-class GenerationRequest(Strict):
+class GenerationRequest(Strict, frozen=True):
     """What chat and plain completions have in common; sampling fields are kept apart."""
 
     model: str
@@ -77,3 +77,8 @@ class GenerationRequest(Strict):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list."""
+        return [self.stop] if isinstance(self.stop, str) else self.stop

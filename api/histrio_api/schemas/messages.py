@@ -12,14 +12,14 @@ from histrio_api.schemas.strict import Strict
 __all__ = ["ChatMessage", "ContentPart", "ToolCall"]
 
 
-class ContentPart(msgspec.Struct):
+class ContentPart(msgspec.Struct, frozen=True):
     """One part of a message's content; only text is served, other types are refused by name."""
 
     type: str
     text: str | None = None
 
 
-class FunctionCall(Strict):
+class FunctionCall(Strict, frozen=True):
     """A call the assistant made earlier."""
 
     name: str
@@ -29,7 +29,7 @@ class FunctionCall(Strict):
     """What the official clients make of the arguments; not looked at."""
 
 
-class ToolCall(Strict):
+class ToolCall(Strict, frozen=True):
     """One tool call in an assistant message."""
 
     function: FunctionCall
@@ -40,7 +40,7 @@ class ToolCall(Strict):
     custom: None = None
 
 
-class ChatMessage(Strict):
+class ChatMessage(Strict, frozen=True):
     """One message of a chat. The last ones are what clients send back unchanged: accepted while empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]

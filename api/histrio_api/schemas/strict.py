@@ -14,5 +14,5 @@ PositiveInt: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 NumTopLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 
 
-class Strict(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of a request: a field that we don't know is refused, not ignored."""

@@ -8,7 +8,7 @@ from histrio_api.schemas.strict import Strict, TokenId
 __all__ = ["DetokenizeRequest", "TokenizeRequest"]
 
 
-class TokenizeRequest(Strict):
+class TokenizeRequest(Strict, frozen=True):
     """POST /tokenize: of a text, or of a chat as its prompt would be."""
 
     model: str | None = None
@@ -19,7 +19,7 @@ class TokenizeRequest(Strict):
     return_token_strs: bool = False
 
 
-class DetokenizeRequest(Strict):
+class DetokenizeRequest(Strict, frozen=True):
     """POST /detokenize."""
 
     tokens: list[TokenId]

@@ -9,7 +9,7 @@ from histrio_api.schemas.strict import Strict
 __all__ = ["FunctionDefinition", "NamedTool", "ToolDefinition"]
 
 
-class FunctionDefinition(Strict):
+class FunctionDefinition(Strict, frozen=True):
     """A function the model may call."""
 
     name: str
@@ -19,20 +19,20 @@ class FunctionDefinition(Strict):
     """True: the arguments follow `parameters`. False: they are any object, even where a call is demanded."""
 
 
-class ToolDefinition(Strict):
+class ToolDefinition(Strict, frozen=True):
     """One entry of `tools`."""
 
     function: FunctionDefinition
     type: Literal["function"] = "function"
 
 
-class ToolName(Strict):
+class ToolName(Strict, frozen=True):
     """The function that must be called."""
 
     name: str
 
 
-class NamedTool(Strict):
+class NamedTool(Strict, frozen=True):
     """`tool_choice`: exactly this one."""
 
     function: ToolName

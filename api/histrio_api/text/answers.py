@@ -1,35 +1,58 @@
-"""A chat's answer taken apart as it comes: the thought, the text, and the tool calls."""
+"""A chat's answer taken apart as it comes: the reasoning, the text, and the tool calls."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from histrio.contracts.grammar import THOUGHT_CLOSE
 from histrio.messages import Thinking
 from histrio_api.schemas.chat import CalledTool
 from histrio_api.text.channels import ChannelParser
+from histrio_api.text.template_forms import FINAL_CHANNEL
 from histrio_api.text.thoughts import ThoughtParser
-from histrio_api.text.tools import ToolCallParser
+from histrio_api.text.tools import CALL_OPEN, ToolCallParser
 
-__all__ = ["AnswerParser", "Parts"]
+__all__ = ["TEXT_ALONE", "AnswerParser", "AnswerParts", "Parts"]
+
+
+class AnswerParts(NamedTuple):
+    """What an answer may consist of beside text."""
+
+    thinking: Thinking = "never"
+    """Whether it begins with reasoning."""
+    has_tools: bool = False
+    """Tool calls are told from text."""
+    has_channels: bool = False
+    """It is written in channels."""
+
+    @property
+    def marks(self) -> list[str]:
+        """The texts by which the answer is taken apart."""
+        marks = {CALL_OPEN: self.has_tools, THOUGHT_CLOSE: self.thinking != "never", FINAL_CHANNEL: self.has_channels}
+        return [mark for mark, is_looked_for in marks.items() if is_looked_for]
+
+
+TEXT_ALONE = AnswerParts()
 
 
 @dataclass(slots=True)
 class Parts:
     """What a piece of an answer turned out to be."""
 
-    thought: str = ""
+    reasoning: str = ""
     text: str = ""
     calls: list[CalledTool] = field(default_factory=list)
 
 
 class AnswerParser:
-    """One choice's answer. Without thoughts and tools its text comes out as it is."""
+    """One choice's answer. Without reasoning and tools its text comes out as it is."""
 
-    __slots__ = ("_thoughts", "_tools")
+    __slots__ = ("_reasoning", "_tools")
 
-    def __init__(self, thinking: Thinking, has_tools: bool, has_channels: bool = False) -> None:
-        self._thoughts = ChannelParser() if has_channels else ThoughtParser(thinking)
-        self._tools = ToolCallParser() if has_tools else None
+    def __init__(self, parts: AnswerParts) -> None:
+        self._reasoning = ChannelParser() if parts.has_channels else ThoughtParser(parts.thinking)
+        self._tools = ToolCallParser() if parts.has_tools else None
 
     @property
     def num_calls(self) -> int:
@@ -38,15 +61,15 @@ class AnswerParser:
 
     def push(self, text: str, *, is_last: bool) -> Parts:
         """Take more of the answer."""
-        thought, answer = self._thoughts.push(text)
+        reasoning, answer = self._reasoning.push(text)
         if is_last:
-            last_thought, last_answer = self._thoughts.flush()
-            thought, answer = thought + last_thought, answer + last_answer
+            last_reasoning, last_answer = self._reasoning.flush()
+            reasoning, answer = reasoning + last_reasoning, answer + last_answer
         if self._tools is None:
-            return Parts(thought, answer)
+            return Parts(reasoning, answer)
 
         shown, calls = self._tools.push(answer)
         if is_last:
             last_shown, last_calls = self._tools.flush()
             shown, calls = shown + last_shown, calls + last_calls
-        return Parts(thought, shown, calls)
+        return Parts(reasoning, shown, calls)

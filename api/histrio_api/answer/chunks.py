@@ -1,0 +1,75 @@
+"""Chunks of a stream as OpenAI has them, built from byte templates.
+
+Per token only the text itself is encoded; everything else of a chunk is the same for the whole request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from histrio.errors import HistrioError
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import Generation
+from histrio_api.answer.logprobs import PlacedToken
+from histrio_api.errors import error_body
+from histrio_api.request.prepared import Prepared
+from histrio_api.shared.edge import Edge
+
+__all__ = ["Chunks", "encode", "logprobs_field"]
+
+encode = msgspec.json.Encoder().encode
+
+
+class Chunks:
+    """What the chunks of one request have in common."""
+
+    object_name: str
+
+    def __init__(self, edge: Edge, prepared: Prepared, generation: Generation) -> None:
+        self.generation = generation
+        self.model = edge.gateway.model.id
+        self.fingerprint = edge.fingerprint
+        options = prepared.received.request.stream_options
+        self._usage_stats = options.usage_stats
+        fields = {
+            "id": generation.id,
+            "object": self.object_name,
+            "created": generation.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+        self._head = b"data: " + encode(fields)[:-1] + b',"choices":['
+        self._heads = [self._head + b'{"index":%d,' % at for at in range(len(generation.choices))]
+        self._tail = b'}],"usage":null}\n\n' if self._usage_stats != "none" else b"}]}\n\n"
+
+    def chunk(self, choice: Choice, content: bytes, finish_reason: bytes = b"null") -> bytes:
+        """One chunk of a choice, with `content` in its place."""
+        tail = self._tail
+        if self._usage_stats == "every":
+            tail = b'}],"usage":' + encode(self.generation.usage) + b"}\n\n"
+        return self._heads[choice.index] + content + b',"finish_reason":' + finish_reason + tail
+
+    def opening(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def closing(self) -> bytes:
+        """The chunk without choices, if the usage is asked for, and the mark of the end."""
+        usage = b""
+        if self._usage_stats != "none":
+            usage = self._head + b'],"usage":' + encode(self.generation.usage) + b"}\n\n"
+        return usage + b"data: [DONE]\n\n"
+
+    def failure(self, error: HistrioError) -> bytes:
+        """The error's object."""
+        return b"data: " + error_body(error) + b"\n\n"
+
+
+def logprobs_field(choice: Choice, form: Callable[[list[PlacedToken]], Any]) -> bytes:
+    """`,"logprobs":` with the entries that go out now, for a choice that has any."""
+    assert choice.logprobs is not None, "asked of a choice with log probabilities"
+    shown = choice.logprobs.take_shown()
+    return b',"logprobs":' + (encode(form(shown)) if shown else b"null")

@@ -1,0 +1,1 @@
+"""A form per generating endpoint: how its requests become prompts, and how its answers look."""

@@ -1,0 +1,152 @@
+"""Chats, as OpenAI has them: messages in; reasoning, text and tool calls out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.chunks import Chunks, encode, logprobs_field
+from histrio_api.answer.generation import Generation
+from histrio_api.answer.logprobs import chat_logprobs
+from histrio_api.forms.form import Form
+from histrio_api.request.forced_calls import form_or_calls
+from histrio_api.request.prepared import Prepared
+from histrio_api.request.received import Received
+from histrio_api.request.rendering import chat_prompt
+from histrio_api.request.scores import Scores, wanted_scores
+from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.thinking import chat_thinking
+from histrio_api.schemas.chat import AnswerMessage, CalledTool, ChatChoice, ChatCompletion, ChatRequest
+from histrio_api.shared.edge import Edge
+from histrio_api.text.answers import AnswerParser, AnswerParts
+
+__all__ = ["CHAT", "ChatAnswer", "prepare_chat"]
+
+
+def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
+    """From messages to one prompt, and how its answer is taken apart. Raises `RequestError`."""
+    chat = received.request
+    scores, num_wanted_tokens = _wanted_scores(edge, chat), _num_wanted_tokens(chat)
+    prompt = chat_prompt(edge, chat)
+    parts = AnswerParts(
+        thinking=chat_thinking(edge, chat, prompt),
+        has_tools=bool(chat.tools) and chat.tool_choice != "none",
+        has_channels=edge.template is not None and edge.template.has_channels,
+    )
+    grammar = wanted_grammar(
+        chat,
+        received.sampling,
+        edge.gateway.model.grammar_kinds,
+        honoured_by=edge.honoured_by,
+        or_calls=partial(form_or_calls, chat, edge.tokenizer.special_texts),
+    )
+    return Prepared(
+        received=received,
+        prompts=[prompt],
+        prompt_param="messages",
+        num_wanted_tokens=num_wanted_tokens,
+        scores=scores,
+        grammar=None if grammar is None else grammar.after(parts.thinking),
+        parts=parts,
+        hides_special=chat.skip_special_tokens and not any(map(edge.tokenizer.hides, parts.marks)),
+    )
+
+
+def _wanted_scores(edge: Edge, chat: ChatRequest) -> Scores:
+    if chat.top_logprobs and not chat.logprobs:
+        raise RequestError("top_logprobs: only allowed when logprobs is true", param="top_logprobs")
+
+    param = "top_logprobs" if chat.top_logprobs else "logprobs"
+    return wanted_scores(edge, chat, chat.top_logprobs if chat.logprobs else None, param=param)
+
+
+def _num_wanted_tokens(chat: ChatRequest) -> int | None:
+    old, new = chat.max_tokens, chat.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise RequestError("max_tokens: differs from max_completion_tokens; give one of them", param="max_tokens")
+
+    return old if new is None else new
+
+
+class ChatAnswer(Chunks):
+    """A chat completion, or its chunks."""
+
+    object_name = "chat.completion.chunk"
+
+    def __init__(self, edge: Edge, prepared: Prepared, generation: Generation) -> None:
+        super().__init__(edge, prepared, generation)
+        self._parsers = [AnswerParser(prepared.parts) for _ in generation.choices]
+
+    def opening(self) -> bytes:
+        """A first chunk for each choice, with the role that speaks."""
+        delta = b'"delta":{"role":"assistant","content":""},"logprobs":null'
+        return b"".join(self.chunk(choice, delta) for choice in self.generation.choices)
+
+    def piece(self, choice: Choice, text: str) -> bytes:
+        """A chunk for each thing that the piece turns out to be."""
+        parser = self._parsers[choice.index]
+        num_before = parser.num_calls
+        parts = parser.push(text, is_last=bool(choice.finish_reason))
+        events = [self._reasoning(choice, parts.reasoning)] if parts.reasoning else []
+        # Log probabilities of reasoning and calls go out as they come; a call itself waits until it is whole.
+        if parts.text or choice.has_logprobs:
+            events.append(self.text(choice, parts.text))
+        events += [self._tool_call(choice, call, num_before + at) for at, call in enumerate(parts.calls)]
+        if choice.finish_reason:
+            end = encode(_finish_reason(choice, parser))
+            events.append(self.chunk(choice, b'"delta":{},"logprobs":null', end))
+        return b"".join(events)
+
+    def text(self, choice: Choice, text: str) -> bytes:
+        """More of the answer, with the log probabilities that go out with it."""
+        logprobs = b'},"logprobs":null' if choice.logprobs is None else b"}" + logprobs_field(choice, chat_logprobs)
+        return self.chunk(choice, b'"delta":{"content":' + encode(text) + logprobs)
+
+    def whole(self, texts: Sequence[str]) -> ChatCompletion:
+        """All choices with their messages."""
+        generation = self.generation
+        choices = [_choice(*each) for each in zip(generation.choices, texts, self._parsers, strict=True)]
+        return ChatCompletion(
+            id=generation.id,
+            created=generation.created,
+            model=self.model,
+            choices=choices,
+            usage=generation.usage,
+            system_fingerprint=self.fingerprint,
+            prompt_logprobs=generation.choices[0].prompt_logprobs,
+        )
+
+    def _reasoning(self, choice: Choice, text: str) -> bytes:
+        return self.chunk(choice, b'"delta":{"reasoning_content":' + encode(text) + b'},"logprobs":null')
+
+    def _tool_call(self, choice: Choice, call: CalledTool, at: int) -> bytes:
+        """A whole tool call, the `at`-th of the choice."""
+        delta = {"index": at} | msgspec.to_builtins(call)
+        return self.chunk(choice, b'"delta":{"tool_calls":[' + encode(delta) + b']},"logprobs":null')
+
+
+def _choice(choice: Choice, text: str, parser: AnswerParser) -> ChatChoice:
+    logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
+    parts = parser.push(text, is_last=True)
+    message = AnswerMessage(parts.text)
+    if parts.reasoning:
+        message.reasoning_content = parts.reasoning
+    if parts.calls:
+        message.tool_calls = parts.calls
+        message.content = parts.text.strip()
+    if parts.reasoning or parts.calls:
+        message.content = message.content or None
+    return ChatChoice(choice.index, message, _finish_reason(choice, parser), logprobs)
+
+
+def _finish_reason(choice: Choice, parser: AnswerParser) -> str:
+    """An answer with calls that came to its own end stopped for them."""
+    return "tool_calls" if parser.num_calls and choice.finish_reason == "stop" else choice.finish_reason
+
+
+CHAT = Form(ChatRequest, "chatcmpl-", prepare_chat, ChatAnswer)
+"""POST /v1/chat/completions."""

@@ -1,0 +1,107 @@
+"""Plain completions, as OpenAI has them: texts or token ids in, what follows them out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.chunks import Chunks, encode, logprobs_field
+from histrio_api.answer.logprobs import completion_logprobs
+from histrio_api.forms.form import Form
+from histrio_api.request.prepared import Prepared
+from histrio_api.request.prompts import Prompt, ids_prompt, require_at_most, text_prompt
+from histrio_api.request.received import Received
+from histrio_api.request.scores import wanted_scores
+from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.thinking import prompts_thinking
+from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
+from histrio_api.shared.edge import Edge
+
+__all__ = ["COMPLETION", "CompletionAnswer", "prepare_completion"]
+
+
+def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Prepared:
+    """One prompt for a string or a list of ids, several for a list of strings or of lists. Raises `RequestError`."""
+    request = received.request
+    scores = wanted_scores(edge, request, request.logprobs, echoes=request.echo)
+    if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
+        raise RequestError("max_tokens: 0 is only allowed with echo or prompt_logprobs", param="max_tokens")
+
+    given = _given_prompts(edge, request)
+    prompts = [_prompt(edge, request, each, param) for param, each in given]
+    grammar = wanted_grammar(request, received.sampling, edge.gateway.model.grammar_kinds, honoured_by=edge.honoured_by)
+    if grammar is not None:
+        grammar = grammar.after(prompts_thinking(edge, [each for _, each in given]))
+    return Prepared(
+        received=received,
+        prompts=prompts,
+        prompt_param="prompt",
+        num_wanted_tokens=request.max_tokens,
+        scores=scores,
+        grammar=grammar,
+        hides_special=request.skip_special_tokens,
+        continues_prompt=True,
+        echoes=request.echo,
+    )
+
+
+def _given_prompts(edge: Edge, request: CompletionRequest) -> list[tuple[str, str | list[int]]]:
+    """Each with the place in the request that errors name."""
+    given = request.prompt
+    if isinstance(given, str):
+        return [("prompt", given)]
+    if not given:
+        raise RequestError("prompt: must not be empty", param="prompt")
+
+    ids = [entry for entry in given if isinstance(entry, int)]
+    if len(ids) == len(given):
+        return [("prompt", ids)]
+    require_at_most("prompt", "prompts are accepted", len(given), edge.settings.max_prompts)
+    if ids:
+        raise RequestError("prompt: token ids and texts cannot be mixed in one list", param="prompt")
+    prompts = [entry for entry in given if not isinstance(entry, int)]
+    return [("prompt" if isinstance(each, str) else f"prompt[{at}]", each) for at, each in enumerate(prompts)]
+
+
+def _prompt(edge: Edge, request: CompletionRequest, given: str | list[int], param: str) -> Prompt:
+    if isinstance(given, str):
+        return text_prompt(edge, given, param, add_special=request.add_special_tokens, is_placed=request.echo)
+    return ids_prompt(edge, given, param, is_placed=request.echo)
+
+
+class CompletionAnswer(Chunks):
+    """A completion, or its chunks."""
+
+    object_name = "text_completion"
+
+    def piece(self, choice: Choice, text: str) -> bytes:
+        """One chunk; the last one of a choice says why it ends."""
+        finish_reason = encode(choice.finish_reason) if choice.finish_reason else b"null"
+        logprobs = b',"logprobs":null' if choice.logprobs is None else logprobs_field(choice, completion_logprobs)
+        return self.chunk(choice, b'"text":' + encode(text) + logprobs, finish_reason)
+
+    def whole(self, texts: Sequence[str]) -> Completion:
+        """All choices with their texts."""
+        generation = self.generation
+        return Completion(
+            id=generation.id,
+            created=generation.created,
+            model=self.model,
+            choices=[_choice(*each) for each in zip(generation.choices, texts, strict=True)],
+            usage=generation.usage,
+            system_fingerprint=self.fingerprint,
+        )
+
+
+def _choice(choice: Choice, text: str) -> CompletionChoice:
+    logprobs = None
+    if choice.logprobs is not None:  # encoded for each choice alone, since encoding holds the interpreter's lock
+        logprobs = msgspec.Raw(msgspec.json.encode(completion_logprobs(choice.logprobs.take_shown())))
+    return CompletionChoice(choice.index, text, choice.finish_reason, logprobs, choice.prompt_logprobs)
+
+
+COMPLETION = Form(CompletionRequest, "cmpl-", prepare_completion, CompletionAnswer)
+"""POST /v1/completions."""

@@ -1,0 +1,52 @@
+"""What a generating endpoint consists of, beside its URL: the rest of the way of a request knows no endpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from histrio.errors import HistrioError
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import Generation
+from histrio_api.request.prepared import Prepared
+from histrio_api.request.received import Received
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.shared.edge import Edge
+
+__all__ = ["Answer", "Form"]
+
+R = TypeVar("R", bound=GenerationRequest)
+
+
+class Answer(Protocol):
+    """How the answer to one request is written: as the events of a stream, or whole."""
+
+    def opening(self) -> bytes:
+        """What a stream begins with."""
+
+    def piece(self, choice: Choice, text: str) -> bytes:
+        """The next piece of a choice's text as events, if it makes any; with the last, `finish_reason` is set."""
+
+    def closing(self) -> bytes:
+        """What a stream ends with, once every choice has."""
+
+    def failure(self, error: HistrioError) -> bytes:
+        """An error in the middle of a stream; nothing follows it."""
+
+    def whole(self, texts: Sequence[str]) -> Any:
+        """The whole answer, to be written as JSON, from the texts of its choices. Safe to run in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form(Generic[R]):
+    """One endpoint."""
+
+    schema: type[R]
+    """Of its requests."""
+    id_prefix: str
+    """Ids of its answers begin with it."""
+    prepare: Callable[[Edge, Received[R]], Prepared]
+    """From a checked request to prompts, and what is wanted of them. Safe to run in a thread; raises `RequestError`."""
+    answer: Callable[[Edge, Prepared, Generation], Answer]
+    """Made once for each request, when it was submitted."""

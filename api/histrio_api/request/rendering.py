@@ -1,0 +1,130 @@
+"""From the messages of a chat to its prompt, through the model's chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio_api.request.prompts import Prompt, require_at_most, text_prompt
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.messages import ChatMessage
+from histrio_api.schemas.tools import ToolDefinition
+from histrio_api.shared.edge import Edge
+from histrio_api.text.messages import to_template_messages
+from histrio_api.text.template import ChatTemplate
+
+__all__ = ["chat_prompt", "render_messages"]
+
+CONTINUE_MARK = "\u241ehistrio continues here\u241e"
+"""Put behind the final message to find where it ends in the rendered prompt."""
+
+
+def chat_prompt(edge: Edge, request: ChatRequest) -> Prompt:
+    """Render the messages and encode the result; the template writes BOS itself, so none is added."""
+    _check_messages(edge, request.messages)
+    require_at_most("tools", "tools are accepted", len(request.tools), edge.settings.max_tools)
+    text = _render(_template_of(edge), request)
+    return text_prompt(edge, text, "messages", add_special=request.add_special_tokens)
+
+
+def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:
+    """The text that plain messages become."""
+    template = _template_of(edge)
+    _check_messages(edge, messages)
+    converted = to_template_messages(messages, knows_developer=template.knows_developer)
+    return template.render(converted, add_generation_prompt=add_generation_prompt)
+
+
+def _check_messages(edge: Edge, messages: list[ChatMessage]) -> None:
+    """Raise `RequestError` for none, or for more of them, or of what is in them, than is accepted."""
+    if not messages:
+        raise RequestError("messages: at least one message is needed", param="messages")
+
+    settings = edge.settings
+    num_parts = sum(len(each.content) for each in messages if isinstance(each.content, list))
+    num_calls = sum(len(each.tool_calls or ()) for each in messages)
+    require_at_most("messages", "messages are accepted", len(messages), settings.max_messages)
+    require_at_most("messages", "parts of content, together, are accepted", num_parts, settings.max_content_parts)
+    require_at_most("messages", "tool calls, together, are accepted", num_calls, settings.max_tool_calls)
+
+
+def _template_of(edge: Edge) -> ChatTemplate:
+    """The model's chat template; a 400 that says so if it has none."""
+    if edge.template is None:
+        raise RequestError(
+            "this model has no chat template; use /v1/completions, or add chat_template.jinja to the model's folder",
+            param="messages",
+            code="no_chat_template",
+        )
+    return edge.template
+
+
+def _render(template: ChatTemplate, request: ChatRequest) -> str:
+    variables = _template_variables(template, request.chat_template_kwargs)
+    messages = to_template_messages(request.messages, knows_developer=template.knows_developer)
+    tools = _template_tools(template, request.tools) if request.tool_choice != "none" else None
+    if not request.continue_final_message:
+        return template.render(messages, tools=tools, add_generation_prompt=request.add_generation_prompt, **variables)
+
+    _check_continuable(request.messages, request.add_generation_prompt)
+    messages[-1]["content"] = _marked(messages[-1]["content"])
+    text, mark, _ = template.render(messages, tools=tools, add_generation_prompt=False, **variables).rpartition(
+        CONTINUE_MARK
+    )
+    if not mark:
+        raise RequestError(
+            "continue_final_message: the model's chat template does not write the final message as it is",
+            param="continue_final_message",
+        )
+    return text
+
+
+def _marked(content: str | list[dict[str, str]] | None) -> str | list[dict[str, str]]:
+    if isinstance(content, list) and content:
+        return [*content[:-1], content[-1] | {"text": content[-1]["text"] + CONTINUE_MARK}]
+    return f"{content or ''}{CONTINUE_MARK}"
+
+
+def _check_continuable(messages: list[ChatMessage], add_generation_prompt: bool) -> None:
+    if add_generation_prompt:
+        raise RequestError(
+            "continue_final_message: needs add_generation_prompt to be false", param="continue_final_message"
+        )
+    if messages[-1].role != "assistant":
+        raise RequestError(
+            "continue_final_message: the last message must be the assistant's", param="continue_final_message"
+        )
+
+
+def _template_variables(template: ChatTemplate, given: dict[str, Any]) -> dict[str, Any]:
+    for name in given:
+        if name not in template.variables:
+            known = ", ".join(sorted(template.variables)) or "none"
+            raise RequestError(
+                f"chat_template_kwargs: the model's chat template has no such variable; it has: {known}",
+                param="chat_template_kwargs",
+            )
+    return given
+
+
+def _template_tools(template: ChatTemplate, tools: Iterable[ToolDefinition]) -> list[dict[str, Any]] | None:
+    definitions = [_tool_definition(tool) for tool in tools]
+    if not definitions:
+        return None
+    if not template.has_hermes_calls:
+        raise RequestError(
+            "tools: this model's chat template does not write calls as JSON between <tool_call> and </tool_call> "
+            "(Hermes format), and no other form is supported",
+            param="tools",
+            code="unsupported_parameter",
+        )
+    return definitions
+
+
+def _tool_definition(tool: ToolDefinition) -> dict[str, Any]:
+    given = msgspec.structs.asdict(tool.function).items()
+    function = {name: value for name, value in given if value is not None and name != "strict"}
+    return {"type": tool.type, "function": function}

@@ -1,0 +1,96 @@
+"""From a prepared request to a submission for each prompt: the request's numbers are checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from histrio.contracts.gateway import Submission
+from histrio.errors import RequestError
+from histrio_api.request.contradictions import require_a_token
+from histrio_api.request.prepared import Prepared
+from histrio_api.request.prompts import Prompt, num_new_tokens
+from histrio_api.request.scores import require_few_scores
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.shared.edge import Edge
+
+__all__ = ["submissions"]
+
+_UINT64 = 2**64 - 1
+
+
+def submissions(edge: Edge, prepared: Prepared, request_id: str) -> list[Submission]:
+    """One for each prompt. Raises `RequestError` for numbers that are out of bounds, or contradict each other."""
+    received = prepared.received
+    request = received.request
+    _require_few_stops(edge, request)
+    _require_few_choices(edge, request, len(prepared.prompts))
+    if request.stream_options.include_usage and not request.stream:
+        raise RequestError("stream_options: only allowed when stream is true", param="stream_options")
+
+    edge.gateway.check_sampling(received.sampling)
+    _require_a_token(edge, prepared)
+    num_prompt_tokens = sum(len(prompt.ids) for prompt in prepared.prompts)
+    require_few_scores(edge.settings.max_prompt_scores, request, prepared.scores.num_of_prompt, num_prompt_tokens)
+    # A prompt is scored by a request for one token, which is then left out.
+    num_wanted = 1 if prepared.num_wanted_tokens == 0 else prepared.num_wanted_tokens
+    model, param = edge.gateway.model, prepared.prompt_param
+    rooms = [num_new_tokens(model, prompt, num_wanted, param) for prompt in prepared.prompts]
+    return [_submission(edge, prepared, *each, request_id) for each in zip(prepared.prompts, rooms, strict=True)]
+
+
+def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: int, request_id: str) -> Submission:
+    model, received = edge.gateway.model, prepared.received
+    request = received.request
+    sampling, num_logprobs = model.default_sampling | received.sampling, prepared.scores.num_top
+    if num_logprobs is not None and model.engine:
+        sampling, num_logprobs = sampling | {"logprobs": True}, None
+    return Submission(
+        ids=prompt.ids,
+        max_new_tokens=max_new_tokens,
+        sampling=sampling,
+        eos_ids=[] if request.ignore_eos else model.eos_ids,
+        stop_ids=request.stop_token_ids,
+        seed=None if request.seed is None else request.seed & _UINT64,
+        num_choices=request.n,
+        grammar=None if prepared.grammar is None else prepared.grammar.spec,
+        priority=request.priority,
+        cache_salt=request.cache_salt,
+        num_logprobs=num_logprobs,
+        num_prompt_logprobs=prepared.scores.num_of_prompt,
+        max_speculation=request.max_speculation,
+        id=request_id,
+        key=received.key,
+        user=received.user,
+    )
+
+
+def _require_few_stops(edge: Edge, request: GenerationRequest) -> None:
+    settings, vocab_size = edge.settings, edge.gateway.model.vocab_size
+    lists: list[tuple[str, Collection[object]]] = [
+        ("stop", request.stop_strings),
+        ("stop_token_ids", request.stop_token_ids),
+    ]
+    for name, entries in lists:
+        if len(entries) > settings.max_stop_strings:
+            raise RequestError(f"{name}: at most {settings.max_stop_strings} entries are accepted", param=name)
+    if any(token_id >= vocab_size for token_id in request.stop_token_ids):
+        raise RequestError(f"stop_token_ids: token ids must be below {vocab_size}", param="stop_token_ids")
+    if any(not 1 <= len(stop) <= settings.max_stop_chars for stop in request.stop_strings):
+        raise RequestError(f"stop: an entry must have 1 to {settings.max_stop_chars} characters", param="stop")
+
+
+def _require_few_choices(edge: Edge, request: GenerationRequest, num_prompts: int) -> None:
+    if request.n > edge.settings.max_choices:
+        raise RequestError(f"n: at most {edge.settings.max_choices} choices are accepted", param="n")
+    limit = edge.gateway.status.max_unfinished
+    if 0 < limit < request.n * num_prompts:
+        text = f"n: times the number of prompts is more than the {limit} requests that this server can run at a time"
+        raise RequestError(text, param="n")
+
+
+def _require_a_token(edge: Edge, prepared: Prepared) -> None:
+    """An engine backend has rules of its own for what its fields mean together."""
+    model, request = edge.gateway.model, prepared.received.request
+    if not model.engine:
+        end_ids = [*request.stop_token_ids, *(() if request.ignore_eos else model.eos_ids)]
+        require_a_token(model.default_sampling | prepared.received.sampling, end_ids, model.vocab_size)

@@ -1,0 +1,152 @@
+"""The way of a generating request, whatever its form: body, prompts, generation, answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import msgspec
+from litestar.response.base import ASGIResponse
+
+from histrio_api.answer.choice import Choice
+from histrio_api.answer.generation import Generation, run_choices, start_generation
+from histrio_api.answer.sse import EventStream, Write
+from histrio_api.errors import STATUS_CLIENT_LEFT, presentable
+from histrio_api.forms.form import Answer, Form
+from histrio_api.request.enforceable import require_enforceable
+from histrio_api.request.prepared import Prepared
+from histrio_api.request.received import receive
+from histrio_api.routes.auth import KEY_LABEL
+from histrio_api.routes.common import HttpRequest, edge_of, request_body
+from histrio_api.schemas.generation import GenerationRequest
+
+__all__ = ["respond"]
+
+R = TypeVar("R", bound=GenerationRequest)
+
+
+async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
+    """Answer a request of this form. Raises what it cannot be answered for."""
+    edge = edge_of(request)
+    prepared = await _prepare(request, form)
+    if prepared.grammar is not None:
+        await require_enforceable(edge, prepared.grammar, request.receive)
+    generation = start_generation(edge, prepared, form.id_prefix)
+    with generation.closed_on_error():
+        answer = form.answer(edge, prepared, generation)
+        if prepared.received.request.stream:
+            source = _Events(request, generation, answer)
+            headers = {"x-request-id": generation.id}
+            return EventStream(source, keep_alive_s=edge.settings.keep_alive_s, headers=headers)
+
+        return await _answer_at_once(request, generation, answer)
+
+
+async def _prepare(request: HttpRequest, form: Form[R]) -> Prepared:
+    """From the body to prompts, which keeps room for the body until they are there."""
+    edge, key = edge_of(request), str(request.scope.get(KEY_LABEL, ""))
+    async with request_body(request) as body:
+        arrived_s = time.perf_counter()
+
+        def work() -> Prepared:
+            return form.prepare(edge, receive(edge, body, form.schema, arrived_s, key))
+
+        return await edge.run_text(work, len(body))
+
+
+async def _answer_at_once(request: HttpRequest, generation: Generation, answer: Answer) -> ASGIResponse:
+    texts = await _whole_texts(request, generation)
+    if texts is None:
+        return ASGIResponse()  # the client has left
+
+    body = await edge_of(request).run_answer(
+        lambda: msgspec.json.encode(answer.whole(texts)), generation.num_scored_tokens
+    )
+    return ASGIResponse(body=body, headers={"x-request-id": generation.id})
+
+
+async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str] | None:
+    """Run all choices to their end: their texts, or None if the client left before it, which cancels them."""
+    pieces: list[list[str]] = [[] for _ in generation.choices]
+
+    async def show(choice: Choice, text: str) -> None:
+        pieces[choice.index].append(text)
+
+    error: Exception | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cancel_when_client_leaves, request, tasks.cancel_scope)
+            error = await _run(generation, show)
+            tasks.cancel_scope.cancel()
+    finally:
+        generation.close()
+    if error is not None:
+        raise error
+
+    finished = all(choice.finish_reason for choice in generation.choices)
+    edge_of(request).metrics.count_request(request.scope["path"], 200 if finished else STATUS_CLIENT_LEFT)
+    return ["".join(parts) for parts in pieces] if finished else None
+
+
+class _Events:
+    """The events of one request."""
+
+    def __init__(self, request: HttpRequest, generation: Generation, answer: Answer) -> None:
+        self._edge = edge_of(request)
+        self._path = request.scope["path"]
+        self._generation = generation
+        self._answer = answer
+        self._status = 200
+
+    async def produce(self, write: Write) -> None:
+        """All events; the headers are out, so an error has to be one of them."""
+        try:
+            await self._produce(write)
+        except Exception as error:
+            shown = presentable(error)
+            self._status = shown.status
+            await write(self._answer.failure(shown))
+
+    def comment(self) -> bytes:
+        """Whether a failed process is being replaced."""
+        return b"recovering" if self._generation.is_recovering else b"ping"
+
+    def close(self, is_complete: bool) -> None:
+        """Cancel what still runs, and count the request."""
+        self._generation.close()
+        self._edge.metrics.count_request(self._path, self._status if is_complete else STATUS_CLIENT_LEFT)
+
+    async def _produce(self, write: Write) -> None:
+        edge, answer = self._edge, self._answer
+
+        async def show(choice: Choice, text: str) -> None:
+            if choice.has_logprobs:
+                # The first chunk behind an echoed prompt has the entries of all of it.
+                events = await edge.run_answer(partial(answer.piece, choice, text), choice.num_shown_logprobs)
+            else:
+                events = answer.piece(choice, text)
+            if events:
+                await write(events)
+
+        if opening := answer.opening():
+            await write(opening)
+        await run_choices(self._generation, show)
+        await write(answer.closing())
+
+
+async def _run(generation: Generation, show: Callable[[Choice, str], Awaitable[None]]) -> Exception | None:
+    """Errors are returned: raised, the task group would wrap them."""
+    try:
+        await run_choices(generation, show)
+    except Exception as error:
+        return error
+    return None
+
+
+async def _cancel_when_client_leaves(request: HttpRequest, scope: anyio.CancelScope) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
