@@ -41,7 +41,7 @@ from histrio.messages import Generate, GrammarSpec, Message, ReplicaSize, Start,
 from histrio.net.wire import decode, encode
 from histrio.stage.actor import StageActor
 from histrio.stage.sampling.grammar_table import GrammarTable
-from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.guesses import GuessDrafter
@@ -175,14 +175,14 @@ class _Line:
             max_rows=num_rows,
             max_sequence_length=MAX_SEQUENCE_LENGTH,
         )
-        drawer = Drawer(SamplerChain([Temperature, TopK, TopP], num_rows), grammars)
+        last_stage = LastStage(SamplerChain([Temperature, TopK, TopP], num_rows), grammars)
         speculation = SpeculationLimits(length=NUM_DRAFTS, is_adaptive=False)
         settings = BatchingSettings(prefill_chunk=512, speculation=speculation)
         make_drafter = (lambda: GuessDrafter(lambda ids, num_tokens: [ids[-1]] * num_tokens)) if has_drafts else None
         actors: dict[str, Actor[Any]] = {
             BATCHING: BatchingActor(self._tell, settings, make_drafter=make_drafter),
             KV: KvActor(self._tell),
-            FIRST_STAGE: StageActor(0, spec, backend, self._tell, drawer),
+            FIRST_STAGE: StageActor(0, spec, backend, self._tell, last_stage),
             **dict.fromkeys((ROOT, ADMISSION, METRICS), self.sink),
         }
         for name, actor in actors.items():

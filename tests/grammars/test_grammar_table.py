@@ -13,7 +13,7 @@ from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
 from histrio.messages import GrammarSpec, Open, Row, Step, Thinking
 from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable
-from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_grammars.backend import Llguidance
@@ -222,13 +222,13 @@ def test_a_thought_is_refused_where_the_backend_does_not_declare_it(toy: Any, th
 
 
 def test_a_slot_that_was_never_closed_has_nothing_left_of_its_grammar(toy: Any, table: GrammarTable) -> None:
-    drawer = Drawer(SamplerChain([Temperature], 4), table)
+    last_stage = LastStage(SamplerChain([Temperature], 4), table)
     logits = np.linspace(0, 1, PADDED, dtype=np.float32)[None]
     drawn = []
     for grammar in (NUMBER, None, NUMBER):
-        drawer.open(Open(2, [5], 1, seed=0, choice=0, sampling={"temperature": 0.0}, grammar=grammar))
+        last_stage.open(Open(2, [5], 1, seed=0, choice=0, sampling={"temperature": 0.0}, grammar=grammar))
         step = Step(1, 1, [Row(2, 0, 1, 1)], [5])
-        drawer.begin(step)
-        drawn.append(drawer.draw(NumpyArrays(), logits.copy(), step).ids)
+        last_stage.begin(step)
+        drawn.append(last_stage.draw(NumpyArrays(), logits.copy(), step).ids)
     digit = max(toy.ids("0123456789"))
     assert drawn == [[digit], [PADDED - 1], [digit]]

@@ -16,7 +16,7 @@ from histrio.contracts.gateway import Submission
 from histrio.contracts.grammar import GrammarKinds, Matcher, VocabularySpec
 from histrio.messages import GrammarSpec, Open, RequestState, Row, Step
 from histrio.stage.sampling.grammar_table import GrammarTable
-from histrio.stage.sampling.last_stage import MAX_FORCED_TOKENS, Drawer
+from histrio.stage.sampling.last_stage import MAX_FORCED_TOKENS, LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -171,46 +171,46 @@ async def test_every_token_has_its_log_probability_where_they_are_asked_for(toy_
 
 
 @pytest.fixture
-def drawer(toy_model: Path) -> Any:
+def last_stage(toy_model: Path) -> Any:
     vocabulary = VocabularySpec(str(toy_model), 258, (EOS_ID,))
-    made = Drawer(SamplerChain(list(SAMPLERS), 2), GrammarTable(GrammarKinds([Llguidance()]), vocabulary))
+    made = LastStage(SamplerChain(list(SAMPLERS), 2), GrammarTable(GrammarKinds([Llguidance()]), vocabulary))
     yield made
     made.shutdown()
 
 
-def draw(drawer: Drawer, rows: list[Row], drafts: list[int], favoured: int) -> Any:
+def draw(last_stage: LastStage, rows: list[Row], drafts: list[int], favoured: int) -> Any:
     step = Step(1, 1, rows, [], drafts=drafts)
     logits = np.zeros((sum(row.num_sampled for row in rows), 258), np.float32)
     logits[:, favoured] = 5
-    drawer.begin(step)
-    return drawer.draw(NumpyArrays(), logits, step)
+    last_stage.begin(step)
+    return last_stage.draw(NumpyArrays(), logits, step)
 
 
-def test_only_rows_whose_drafts_were_all_right_jump(drawer: Drawer, toy: Any) -> None:
+def test_only_rows_whose_drafts_were_all_right_jump(last_stage: LastStage, toy: Any) -> None:
     a, b, x, y, z, p = toy.ids("abxyzp")
     for slot in (0, 1):
         grammar = GrammarSpec("regex", "[ab]xyz[cd]xyz") if slot == 0 else None
-        drawer.open(Open(slot, [5], 1, 0, 0, {"temperature": 0}, grammar=grammar))
+        last_stage.open(Open(slot, [5], 1, 0, 0, {"temperature": 0}, grammar=grammar))
     free = Row(1, 0, 1, 1)
-    result = draw(drawer, [Row(0, 0, 3, 3), free], [a, x], favoured=a)
+    result = draw(last_stage, [Row(0, 0, 3, 3), free], [a, x], favoured=a)
     assert (result.ids, result.num_ids) == ([a, x, y, z, a], [4, 1])
 
-    drawer.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "[ab]xyz[cd]xyz")))
-    result = draw(drawer, [free, Row(0, 0, 3, 3)], [b, x], favoured=a)
+    last_stage.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "[ab]xyz[cd]xyz")))
+    result = draw(last_stage, [free, Row(0, 0, 3, 3)], [b, x], favoured=a)
     assert (result.ids, result.num_ids) == ([a, a], [1, 1]), "the slot stands behind a draft that did not come"
-    result = draw(drawer, [Row(0, 1, 1, 1)], [], favoured=p)
+    result = draw(last_stage, [Row(0, 1, 1, 1)], [], favoured=p)
     assert (result.ids, result.num_ids) == ([x, y, z], [3])
 
 
-def test_a_draft_of_the_end_ends_the_text_and_what_is_drawn_behind_it_does_no_harm(drawer: Drawer, toy: Any) -> None:
+def test_a_draft_of_the_end_ends_the_text_and_tokens_behind_it_do_no_harm(last_stage: LastStage, toy: Any) -> None:
     a, b = toy.ids("ab")
     for drafts in ([a, EOS_ID], [a, EOS_ID, b], [EOS_ID, a]):
-        drawer.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "ab?")))
-        result = draw(drawer, [Row(0, 0, 1 + len(drafts), 1 + len(drafts))], drafts, favoured=EOS_ID)
+        last_stage.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "ab?")))
+        result = draw(last_stage, [Row(0, 0, 1 + len(drafts), 1 + len(drafts))], drafts, favoured=EOS_ID)
         assert result.ids[:2] == ([a, EOS_ID] if drafts[0] == a else [a])
         assert result.failures == {}
 
-    result = draw(drawer, [Row(0, 1, 1, 1)], [], favoured=b)
+    result = draw(last_stage, [Row(0, 1, 1, 1)], [], favoured=b)
     assert result.ids == [b, EOS_ID], "a draft of the end that was wrong left nothing behind"
-    drawer.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "(broken")))
-    assert draw(drawer, [Row(0, 0, 1, 1)], [], favoured=a).failures.keys() == {0}, "a control: there are failures"
+    last_stage.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "(broken")))
+    assert draw(last_stage, [Row(0, 0, 1, 1)], [], favoured=a).failures.keys() == {0}, "a control: there are failures"

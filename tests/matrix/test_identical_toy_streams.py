@@ -30,7 +30,7 @@ from histrio.messages import GrammarSpec, Open, Step
 from histrio.plugins.registry import installed_plugins
 from histrio.stage.sampling import prompt_scores, sampler_chain
 from histrio.stage.sampling.grammar_table import GrammarTable
-from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.slots import DrawnTokens, SlotTable
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
@@ -151,7 +151,7 @@ def _names_a_block_only(parent: bytes, ids: list[int], block_size: int) -> list[
     return [b"%r" % ids[end - block_size : end] for end in range(block_size, len(ids) + 1, block_size)]
 
 
-def _opens_afresh(self: Drawer, order: Open) -> None:
+def _opens_afresh(self: LastStage, order: Open) -> None:
     _OPEN(self, msgspec.structs.replace(order, sampler_state={}))
 
 
@@ -166,7 +166,7 @@ def _forgets_the_text(self: GrammarTable, slot: int, grammar: GrammarSpec, outpu
     _COMPILE(self, slot, grammar)
 
 
-_BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, sampler_chain.uniform, Drawer.open
+_BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, sampler_chain.uniform, LastStage.open
 _FORGET, _COMPILE, _LOGPROBS = Sequence.forget_blocks, GrammarTable.open, prompt_scores.token_logprobs
 DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
     "tables of other slots": ("nobody", SlotTable, "batch", _swaps_tables),
@@ -180,7 +180,7 @@ DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
         lambda seeds, choices, positions: _UNIFORM(seeds + np.arange(len(seeds), dtype=np.uint64), choices, positions),
     ),
     "steps ahead that go on from nothing": ("nobody", DrawnTokens, "note", lambda self, step, result: None),
-    "samplers that forget what they had learnt": ("nobody", Drawer, "open", _opens_afresh),
+    "samplers that forget what they had learnt": ("nobody", LastStage, "open", _opens_afresh),
     "scores that outlive a preemption": ("nobody", Sequence, "forget_blocks", _keeps_scores),
     "scores of other tokens": (
         "nobody",

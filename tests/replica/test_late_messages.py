@@ -24,7 +24,7 @@ from histrio.messages import (
     StepResult,
 )
 from histrio.stage.actor import StageActor
-from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyFactory, write_toy_model
 
@@ -95,7 +95,7 @@ def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp
         spec,
         ToyFactory().create(),
         lambda _name, _message: None,
-        Drawer(SamplerChain([], 2)),
+        LastStage(SamplerChain([], 2)),
     )
     order = Open(slot=1, ids=[1, 2], num_prompt_tokens=2, seed=1, choice=0, sampling={})
     stage.start()

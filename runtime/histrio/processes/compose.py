@@ -30,7 +30,7 @@ from histrio.plugins.registry import Plugins
 from histrio.replica.hosted_engine import EngineActor
 from histrio.stage.actor import Activity, StageActor
 from histrio.stage.sampling.grammar_table import GrammarTable
-from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.sampler_chain import SamplerChain
 
 __all__ = ["BatchingParts", "Choosers", "DeviceThread", "batching_children", "engine_child", "stage_child"]
@@ -48,15 +48,15 @@ class Choosers:
         """Those of all plugins."""
         return cls(list(plugins.samplers), list(plugins.grammars))
 
-    def drawer(self, spec: StageSpec) -> Drawer:
+    def last_stage(self, spec: StageSpec) -> LastStage:
         """For one last stage."""
         chain = SamplerChain(self.samplers, spec.max_rows)
         if not self.grammars:
-            return Drawer(chain)
+            return LastStage(chain)
 
         config = read_model_config(Path(spec.model))
         vocabulary = VocabularySpec(spec.model, config.vocab_size, tuple(config.eos_ids))
-        return Drawer(chain, GrammarTable(GrammarKinds(self.grammars), vocabulary))
+        return LastStage(chain, GrammarTable(GrammarKinds(self.grammars), vocabulary))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def stage_child(
     def make() -> Actor[Any]:
         _check_machine(factory)
         checked = with_options(spec, factory, f"{stage_ref(index)}.options")
-        actor = StageActor(index, checked, factory.create(), tell, choosers.drawer(spec) if spec.is_last else None)
+        actor = StageActor(index, checked, factory.create(), tell, choosers.last_stage(spec) if spec.is_last else None)
         watch(actor.activity)
         return actor
 

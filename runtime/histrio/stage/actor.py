@@ -29,7 +29,7 @@ from histrio.messages import (
     Stop,
     Tensor,
 )
-from histrio.stage.sampling.last_stage import Drawer
+from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.slots import DrawnTokens, SlotTable
 from histrio.system.heap import release_free_memory
 
@@ -85,9 +85,11 @@ class Activity:
 class StageActor(Actor[ToStage]):
     """Turns steps into batches for the backend, samples on the last stage, passes everything else on in order."""
 
-    def __init__(self, index: int, spec: StageSpec, backend: StageBackend, tell: Tell, drawer: Drawer | None) -> None:
-        """`index` counts from 0 along the model's layers; the last stage has the `drawer`."""
-        assert (drawer is not None) == spec.is_last, "the last stage samples, no other"
+    def __init__(
+        self, index: int, spec: StageSpec, backend: StageBackend, tell: Tell, last_stage: LastStage | None
+    ) -> None:
+        """`index` counts from 0 along the model's layers; the last stage has the `last_stage`."""
+        assert (last_stage is not None) == spec.is_last, "the last stage samples, no other"
         self._index = index
         self._name = stage_ref(index)
         self._next = stage_ref(index + 1)
@@ -95,7 +97,7 @@ class StageActor(Actor[ToStage]):
         self._spec = spec
         self._backend = backend
         self._tell = tell
-        self._drawer = drawer
+        self._last_stage = last_stage
         self._epoch = 0
         self._is_closed = False
         self._capacity: StageCapacity | None = None
@@ -106,9 +108,9 @@ class StageActor(Actor[ToStage]):
     def start(self) -> None:
         """Open the backend, which may take minutes; raises what it raises."""
         self._capacity = self._backend.open(self._spec, self._progress)
-        if self._drawer is not None:
+        if self._last_stage is not None:
             self._progress(1.0, "reading the vocabulary")
-            self._drawer.start()
+            self._last_stage.start()
         self._tell(ROOT, Opened(self._index, self._capacity))
 
     def receive(self, message: ToStage) -> None:
@@ -124,8 +126,8 @@ class StageActor(Actor[ToStage]):
             case Close(slot):
                 assert self._capacity is not None, "a stage opens before it is told anything"
                 self._backend.close_slot(slot + self._capacity.first_row)
-                if self._drawer is not None:
-                    self._drawer.close(slot)
+                if self._last_stage is not None:
+                    self._last_stage.close(slot)
                 self._forward(message)
             case Copy():
                 self._copy(message)
@@ -136,8 +138,8 @@ class StageActor(Actor[ToStage]):
                 self._start(message)
             case Stop():
                 self._is_closed = True
-                if self._drawer is not None:
-                    self._drawer.shutdown()
+                if self._last_stage is not None:
+                    self._last_stage.shutdown()
                 self._backend.close()
             case _:
                 refuse("a stage", message)
@@ -158,8 +160,8 @@ class StageActor(Actor[ToStage]):
         max_blocks = -(-size.max_sequence_length // size.page_size)
         self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
         self._drawn = DrawnTokens(size.max_rows)
-        if self._drawer is not None:
-            self._drawer.forget_prepared()
+        if self._last_stage is not None:
+            self._last_stage.forget_prepared()
         self._tell(ROOT, Allocated(self._name, start.epoch))
 
     def _copy(self, order: Copy) -> None:
@@ -169,22 +171,22 @@ class StageActor(Actor[ToStage]):
 
     def _open(self, order: Open) -> None:
         self._table.open(order.slot, order.num_cached_tokens, order.request)
-        if self._drawer is not None:
-            self._drawer.open(order)
+        if self._last_stage is not None:
+            self._last_stage.open(order)
         self._forward(order)
 
     def _prepare(self, order: Prepare) -> None:
         """Batching hears of it from the thread that compiles."""
-        if self._drawer is None:
+        if self._last_stage is None:
             self._forward(order)
             return
 
         answer = Prepared(order.request, self._epoch)
-        self._drawer.prepare(order, lambda: self._tell(BATCHING, answer))
+        self._last_stage.prepare(order, lambda: self._tell(BATCHING, answer))
 
     def _forward(self, order: Open | Close | Copy | Prepare) -> None:
         """Orders go along the line, so that they cannot overtake steps."""
-        if self._drawer is None:
+        if self._last_stage is None:
             self._tell(self._next, order)
 
     def _step(self, step: Step) -> None:
@@ -193,7 +195,7 @@ class StageActor(Actor[ToStage]):
 
         self.activity.begin(step.step, len(step.rows), sum(row.num_tokens for row in step.rows))
         batch = self._table.batch(step)
-        if self._drawer is not None and batch.token_ids is not None:
+        if self._last_stage is not None and batch.token_ids is not None:
             self._drawn.fill_in(batch.token_ids, step)
         try:
             hidden, result = self._computed(step, batch)
@@ -210,12 +212,12 @@ class StageActor(Actor[ToStage]):
 
     def _computed(self, step: Step, batch: StepBatch) -> tuple[list[Tensor], StepResult | None]:
         """What the next stage takes, or on the last stage what comes of each sequence."""
-        if self._drawer is None:
+        if self._last_stage is None:
             return self._backend.step(batch).hidden, None
 
-        self._drawer.begin(step)
+        self._last_stage.begin(step)
         output = self._backend.step(batch)
-        return output.hidden, self._drawer.draw(self._backend.xp, output.logits, step)
+        return output.hidden, self._last_stage.draw(self._backend.xp, output.logits, step)
 
     def _failed_step(self, error: BaseException, step: Step, batch: StepBatch) -> FailedStep:
         """Look for the rows that are to blame. What is computed once more for that changes nothing that is used again:

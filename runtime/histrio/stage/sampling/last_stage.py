@@ -1,7 +1,7 @@
 """What the last stage does besides computing: grammars, samplers, the draw, and what comes of each sequence.
 
-drawer.begin(step)          before the forward pass; masks are computed beside it
-drawer.draw(...)            after it
+last_stage.begin(step)          before the forward pass; masks are computed beside it
+last_stage.draw(...)            after it
 
 Where a grammar leaves a single token, the sequence gains it with the one drawn before it, and so do those that follow
 as long as each is the only one. The next step computes them side by side, as it does with a prompt. Draws are counted
@@ -21,7 +21,7 @@ from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable, S
 from histrio.stage.sampling.prompt_scores import PromptScorer, Scores
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, Sampled, SamplerChain
 
-__all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "Drawer"]
+__all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "LastStage"]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _NOT_NUMBERS = "the model's numbers overflowed at this request"
 _BROKEN_SAMPLER = "a sampler failed at this request"
 
 
-class Drawer:
+class LastStage:
     """One sampler chain and, where grammars are registered, one grammar table."""
 
     def __init__(self, chain: SamplerChain, grammars: GrammarTable | None = None) -> None:
