@@ -117,15 +117,15 @@ DRAWN_FROM = {slot: [[(token, 1 / 32) for token in range(32)]] * 4 for slot in r
 """32 tokens each, as many as a draft model tells of."""
 
 
-@pytest.mark.parametrize("chances", [{}, DRAWN_FROM], ids=["guessed", "drawn"])
+@pytest.mark.parametrize("draft_probs", [{}, DRAWN_FROM], ids=["guessed", "drawn"])
 @pytest.mark.parametrize("vocab", [64, VOCAB])
-def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture, vocab: int, chances: Any) -> None:
+def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture, vocab: int, draft_probs: Any) -> None:
     logits = np.random.default_rng(0).standard_normal((80, vocab)).astype(np.float32)
     slots, positions = np.repeat(np.arange(16), 5), np.tile(np.arange(5), 16) + len(PROMPT)
     chain = SamplerChain(SAMPLERS, max_rows=16)
     for slot in range(16):
         chain.open(slot, {}, PROMPT, len(PROMPT), seed=slot, choice=0, is_seeded=False)
 
-    sampled = benchmark(chain.sample, NumpyArrays(), logits, slots, positions, DRAFTS, chances)
+    sampled = benchmark(chain.sample, NumpyArrays(), logits, slots, positions, DRAFTS, draft_probs)
 
     assert len(sampled.num_ids) == 16

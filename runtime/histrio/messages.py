@@ -366,7 +366,7 @@ class Step(_Message, frozen=True):
     """Seconds that earlier stages spent computing it."""
     drafts: list[int] = []
     """Drafted tokens of the rows that sample several positions, `num_sampled - 1` each; read by the last stage."""
-    chances: dict[int, list[list[tuple[int, float]]]] = {}
+    draft_probs: dict[int, list[list[tuple[int, float]]]] = {}
     """Slot → for each of its drafts the distribution it was drawn from: tokens and probabilities. Empty for drafts that
     are simply a best guess."""
 
@@ -381,7 +381,7 @@ class Step(_Message, frozen=True):
             [row],
             [],
             drafts=self.drafts[num_before : num_before + num_drafts],
-            chances={row.slot: self.chances[row.slot]} if row.slot in self.chances else {},
+            draft_probs={row.slot: self.draft_probs[row.slot]} if row.slot in self.draft_probs else {},
         )
 
 

@@ -89,6 +89,6 @@ class _Dice:
         self._ids.clear()
 
     def _draft(self, ids: list[int], num_tokens: int) -> Draft:
-        chances = [[(token, 0.75), (4 + token % 2, 0.25)] for token in self._guess(ids, num_tokens)]
-        drawn = [pair[0][0] if self._rng.random() < 0.75 else pair[1][0] for pair in chances]
-        return Draft(drawn, chances)
+        draft_probs = [[(token, 0.75), (4 + token % 2, 0.25)] for token in self._guess(ids, num_tokens)]
+        drawn = [pair[0][0] if self._rng.random() < 0.75 else pair[1][0] for pair in draft_probs]
+        return Draft(drawn, draft_probs)

@@ -121,10 +121,10 @@ NONSENSE = {
     "text": with_ids(lambda ids: "abc"[: len(ids)]),
     "too many": with_ids(lambda ids: [*ids, *ids, *ids]),
     "a stranger": lambda right: {request + 1000: Draft(ids) for request, ids in right.items()},
-    "chances without sense": lambda right: {
+    "draft probabilities without sense": lambda right: {
         request: Draft(ids, [[(VOCAB + 5, 1.0)] for _ in ids]) for request, ids in right.items()
     },
-    "chances that are no numbers": lambda right: {
+    "draft probabilities that are no numbers": lambda right: {
         request: Draft(ids, [[(1, float("nan"))] for _ in ids]) for request, ids in right.items()
     },
 }

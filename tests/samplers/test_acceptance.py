@@ -10,7 +10,7 @@ import pytest
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.philox import uniform
-from histrio.contracts.sampler import Chances, Rows
+from histrio.contracts.sampler import DraftProbs, Rows
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.stage.sampling.inverse_cdf import draw
@@ -50,20 +50,20 @@ def _rows(count: int) -> Rows:
     return Rows(np.arange(count), np.full(count, 5), seeds, np.zeros(count, np.uint32))
 
 
-def _chances(token: int, weight: float = 0.5) -> Chances:
+def _draft_probs(token: int, weight: float = 0.5) -> DraftProbs:
     """A distribution with this token among others."""
     return [(0, 0.5 * (1 - weight)), (token, weight), (1, 0.5 * (1 - weight))]
 
 
 def _verified(
-    xp: ArrayNamespace, fields: dict[str, Any], *, is_seeded: bool, chances: Any = None
+    xp: ArrayNamespace, fields: dict[str, Any], *, is_seeded: bool, draft_probs: Any = None
 ) -> tuple[Sampled, SamplerChain]:
     """One step of a sequence with three drafts."""
     chain = SamplerChain(SAMPLERS, max_rows=1)
     chain.open(0, fields, PROMPT, len(PROMPT), seed=4, choice=0, end_ids=[9, 5], is_seeded=is_seeded, num_logprobs=2)
-    chances = {0: [_chances(token) for token in DRAFTS]} if chances is None else chances
+    draft_probs = {0: [_draft_probs(token) for token in DRAFTS]} if draft_probs is None else draft_probs
     slots, positions = np.zeros(4, np.intp), len(PROMPT) + np.arange(4)
-    return chain.sample(xp, xp.asarray(_logits(4)), slots, positions, {0: DRAFTS}, chances), chain
+    return chain.sample(xp, xp.asarray(_logits(4)), slots, positions, {0: DRAFTS}, draft_probs), chain
 
 
 @pytest.mark.parametrize("name", [*FIELDS, "all"])
@@ -109,7 +109,7 @@ def test_mirostat_learns_the_probability_that_a_kept_draft_had_in_the_target() -
     fields = {"mirostat": 2, "mirostat_tau": 5.0, "mirostat_eta": 0.5}
     certain = {0: [[(token, 1e-6), (token + 1, 1 - 1e-6)] for token in DRAFTS]}
 
-    sampled, chain = _verified(NumpyArrays(), fields, is_seeded=False, chances=certain)
+    sampled, chain = _verified(NumpyArrays(), fields, is_seeded=False, draft_probs=certain)
 
     assert sampled.ids[:3] == DRAFTS
     mu = 10.0
@@ -141,10 +141,10 @@ def test_a_draft_is_kept_where_the_target_likes_it_as_much_and_never_where_it_is
 
 def test_tokens_that_the_drafter_likes_more_are_never_drawn_instead(xp: ArrayNamespace) -> None:
     logits, rows = np.zeros((400, 4), np.float32), _rows(400)
-    chances = {slot: [[(0, 0.4), (1, 0.5), (2, 0.1)]] for slot in range(400)}
+    draft_probs = {slot: [[(0, 0.4), (1, 0.5), (2, 0.1)]] for slot in range(400)}
     drafts = {slot: [1] for slot in range(400)}
 
-    ids, _ = accept_or_draw(xp, xp.asarray(logits), rows, Proposals.of_step(rows.slots, drafts, chances))
+    ids, _ = accept_or_draw(xp, xp.asarray(logits), rows, Proposals.of_step(rows.slots, drafts, draft_probs))
 
     counts = np.bincount(ids, minlength=4)
     assert counts[0] == 0
@@ -156,7 +156,7 @@ def test_rows_that_verify_nothing_are_drawn_as_ever(xp: ArrayNamespace) -> None:
     """The last row of a sequence, rows without drafts, and drafts that could not have been drawn."""
     logits, slots = _logits(5), np.array([0, 0, 1, 2, 2])
     rows = Rows(slots, np.arange(5), np.arange(5, dtype=np.uint64), np.zeros(5, np.uint32))
-    proposals = Proposals.of_step(slots, {0: [7], 2: [8]}, {0: [_chances(7)], 2: [_chances(9)]})
+    proposals = Proposals.of_step(slots, {0: [7], 2: [8]}, {0: [_draft_probs(7)], 2: [_draft_probs(9)]})
 
     ids, probabilities = accept_or_draw(xp, xp.asarray(logits), rows, proposals)
 
@@ -170,7 +170,7 @@ def test_rows_that_verify_nothing_are_drawn_as_ever(xp: ArrayNamespace) -> None:
 
 def test_tokens_beyond_the_vocabulary_of_the_target_change_nothing(xp: ArrayNamespace) -> None:
     logits, rows, drafts = xp.asarray(_logits(50)), _rows(50), {slot: [7] for slot in range(50)}
-    known: Chances = [(7, 0.03), (3, 0.87)]
+    known: DraftProbs = [(7, 0.03), (3, 0.87)]
     larger = {slot: [[(VOCAB + 5, 0.1), *known]] for slot in range(50)}
     ids, _ = accept_or_draw(xp, logits, rows, Proposals.of_step(rows.slots, drafts, larger))
 
@@ -200,5 +200,5 @@ def test_a_row_without_a_distribution_is_told_and_so_are_broken_logits(xp: Array
     chain.open(0, {}, PROMPT, len(PROMPT), seed=4, choice=0, is_seeded=False)
     broken = xp.asarray(np.full((2, VOCAB), np.nan, np.float32))
     with np.errstate(invalid="ignore"):
-        sampled = chain.sample(xp, broken, np.zeros(2, np.intp), np.array([7, 8]), {0: [9]}, {0: [_chances(9)]})
+        sampled = chain.sample(xp, broken, np.zeros(2, np.intp), np.array([7, 8]), {0: [9]}, {0: [_draft_probs(9)]})
     assert (sampled.ids, sampled.num_ids) == ([NOT_NUMBERS], [1])

@@ -15,7 +15,7 @@ import pytest
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.philox import uniform
-from histrio.contracts.sampler import Chances, Rows
+from histrio.contracts.sampler import DraftProbs, Rows
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals
 from histrio.stage.sampling.inverse_cdf import draw
@@ -60,8 +60,8 @@ class _Drafter:
     numbers: Callable[[Ints], Floats] = field(default_factory=_Numbers)
     """From the positions of a token in all streams, the numbers to draw it with."""
 
-    def propose(self, last: Ints, positions: Ints) -> tuple[Ints, list[list[Chances]]]:
-        """Drafts [streams, 2], the first at these positions, and their chances if they are to be known."""
+    def propose(self, last: Ints, positions: Ints) -> tuple[Ints, list[list[DraftProbs]]]:
+        """Drafts [streams, 2], the first at these positions, and their probabilities if they are to be known."""
         drafts = np.zeros((len(last), NUM_DRAFTS), np.int64)
         before = last
         for index in range(NUM_DRAFTS):
@@ -87,7 +87,7 @@ def _streams(
     while min(map(len, known)) <= num_tokens:
         last = np.array([stream[-1] for stream in known])
         lengths = np.array(list(map(len, known)))
-        drafts, chances = drafter.propose(last, lengths) if drafter else (np.zeros((NUM_STREAMS, 0), np.int64), [])
+        drafts, draft_probs = drafter.propose(last, lengths) if drafter else (np.zeros((NUM_STREAMS, 0), np.int64), [])
         tokens = np.column_stack([last, drafts])
         sampled = chain.sample(
             xp,
@@ -95,7 +95,7 @@ def _streams(
             np.repeat(slots, tokens.shape[1]),
             (lengths[:, None] + np.arange(tokens.shape[1])).ravel(),
             dict(enumerate(drafts.tolist())) if drafter else None,
-            dict(enumerate(chances)),
+            dict(enumerate(draft_probs)),
         )
         gained = iter(sampled.ids)
         for stream, count in zip(known, sampled.num_ids or [1] * NUM_STREAMS, strict=True):
@@ -210,8 +210,8 @@ def _wrongly_accepted(rule: str) -> Callable[..., Any]:
         of_target = weights[np.arange(len(rows)), np.maximum(proposals.drafted, 0)]
         ratios = {
             "always": np.ones(len(rows)),
-            "upside down": proposals.drafted_chances / of_target,
-            "nothing taken away": of_target / np.maximum(proposals.drafted_chances, 1e-9),
+            "upside down": proposals.drafted_probs / of_target,
+            "nothing taken away": of_target / np.maximum(proposals.drafted_probs, 1e-9),
         }
         is_kept = has_draft & (rows.uniform("acceptance") < ratios[rule])
         drawn, probabilities = draw(xp, logits, rows.uniform("refusal"))

@@ -1,4 +1,4 @@
-"""Guesses from the draft model's logits: the target's own draw where it can be repeated, else one with its chances."""
+"""Guesses from the draft model's logits: the target's own draw where it can be repeated, else a draw of its own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from histrio.messages import Generate
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
-from histrio_speculative.guesser import MOST_CHANCES, Guesser
+from histrio_speculative.guesser import MOST_DRAFT_PROBS, Guesser
 
 ROWS, VOCAB = 6, 90
 SLOTS = list(range(ROWS))
@@ -51,7 +51,7 @@ def test_models_that_agree_draw_the_same_for_a_seeded_request(sampling: dict[str
     guesses = make_guesser(sampling, is_seeded=True).guess(logits, SLOTS, POSITIONS)
     assert [guess.token for guess in guesses] == drawn_by_target(sampling, logits)
     assert [guess.token for guess in guesses] != drawn_by_target(sampling, logits, shift=1), "a control"
-    assert all(guess.chances is None for guess in guesses)
+    assert all(guess.draft_probs is None for guess in guesses)
 
 
 def test_a_greedy_request_gets_the_most_likely_token_whatever_its_penalties() -> None:
@@ -68,7 +68,7 @@ def test_rows_of_all_kinds_share_a_step() -> None:
     guesses = guesser.guess(logits, SLOTS, POSITIONS)
     best = logits.argmax(axis=1).tolist()
     assert [guesses[slot].token for slot in (0, 1, 3, 5)] == [best[slot] for slot in (0, 1, 3, 5)]
-    assert [guess.chances is not None for guess in guesses] == [False, False, True, False, False, False]
+    assert [guess.draft_probs is not None for guess in guesses] == [False, False, True, False, False, False]
     assert guesses[4].token == drawn_by_target({"temperature": 0.9}, logits)[4]
 
 
@@ -87,33 +87,33 @@ def test_chances_are_a_distribution_over_tokens_that_the_request_allows(sampling
     logits = make_logits(6)
     order_of = (-logits).argsort(axis=1)
     for slot, guess in enumerate(make_guesser(sampling, is_seeded=False).guess(logits, SLOTS, POSITIONS)):
-        assert guess.chances is not None
-        tokens = [token for token, _ in guess.chances]
+        assert guess.draft_probs is not None
+        tokens = [token for token, _ in guess.draft_probs]
         assert guess.token in tokens
-        assert sum(chance for _, chance in guess.chances) == pytest.approx(1)
+        assert sum(chance for _, chance in guess.draft_probs) == pytest.approx(1)
         assert tokens == order_of[slot, : len(tokens)].tolist(), "the most likely ones"
-        assert len(tokens) <= min(MOST_CHANCES, sampling.get("top_k", MOST_CHANCES))
-        chances = [chance for _, chance in guess.chances]
-        assert chances == pytest.approx(plainly(logits[slot], **sampling))
+        assert len(tokens) <= min(MOST_DRAFT_PROBS, sampling.get("top_k", MOST_DRAFT_PROBS))
+        draft_probs = [chance for _, chance in guess.draft_probs]
+        assert draft_probs == pytest.approx(plainly(logits[slot], **sampling))
 
 
 def test_a_hot_request_is_drawn_for_with_its_own_number_whoever_chose_it() -> None:
     logits = make_logits(8)
     guesses = make_guesser({"temperature": 1.6}, is_seeded=False).guess(logits, SLOTS, POSITIONS)
     assert [guess.token for guess in guesses] == drawn_by_target({"temperature": 1.6}, logits)
-    assert all(guess.chances is None for guess in guesses)
+    assert all(guess.draft_probs is None for guess in guesses)
 
 
 def plainly(
     logits: npt.NDArray[Any],
     temperature: float = 1.0,
-    top_k: int = MOST_CHANCES,
+    top_k: int = MOST_DRAFT_PROBS,
     top_p: float = 1.0,
     min_p: float = 0.0,
 ) -> list[float]:
-    """One row's chances, token by token."""
+    """One row's probabilities, token by token."""
     kept = sorted(logits.astype(np.float64) / (0.8 * temperature), reverse=True)[:top_k]
-    weights = [weight for weight in np.exp(np.array(kept[:MOST_CHANCES]) - kept[0]).tolist() if weight >= min_p]
+    weights = [weight for weight in np.exp(np.array(kept[:MOST_DRAFT_PROBS]) - kept[0]).tolist() if weight >= min_p]
     nucleus = [weight for at, weight in enumerate(weights) if sum(weights[:at]) < top_p * sum(weights)]
     return [weight / sum(nucleus) for weight in nucleus]
 
@@ -123,9 +123,9 @@ def test_tokens_come_as_often_as_their_chances_say() -> None:
     guesser = make_guesser({"temperature": 1.0}, is_seeded=False)
     guesses = [guess for _ in range(2000) for guess in guesser.guess(logits, SLOTS, POSITIONS)]
     counts = np.bincount([guess.token for guess in guesses], minlength=VOCAB)
-    assert guesses[0].chances is not None
+    assert guesses[0].draft_probs is not None
     expected = np.zeros(VOCAB)
-    for token, chance in guesses[0].chances:
+    for token, chance in guesses[0].draft_probs:
         expected[token] = chance * len(guesses)
     assert chi_squared(counts, expected) < 75, "31 degrees of freedom: 1 in 10,000 is above 68"
     assert chi_squared(counts, np.roll(expected, 1)) > 1000, "a control"

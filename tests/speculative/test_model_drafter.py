@@ -107,7 +107,7 @@ def said_by_toy(ids: list[int], num_tokens: int) -> list[int]:
 def proposed(drafter: ModelDrafter, wanted: dict[int, int]) -> dict[int, list[int]]:
     drafts = drafter.propose(wanted)
     drafter.places.check_integrity()
-    assert not any(draft.chances for draft in drafts.values()), "greedy guesses are simply the best"
+    assert not any(draft.draft_probs for draft in drafts.values()), "greedy guesses are simply the best"
     return {request: draft.ids for request, draft in drafts.items()}
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Chances, DraftSampler
+from histrio.contracts.sampler import DraftProbs, DraftSampler
 from histrio.messages import Generate
 
-__all__ = ["MOST_CHANCES", "Guess", "Guesser"]
+__all__ = ["MOST_DRAFT_PROBS", "Guess", "Guesser"]
 
-MOST_CHANCES = 32
+MOST_DRAFT_PROBS = 32
 """Most tokens of a distribution that is sent along."""
 _WARMEST = 1.5
 """Temperature up to which the most likely tokens are nearly all that can come. Beyond, the target's number is used."""
@@ -39,7 +39,7 @@ class Guess:
     """One token, and the distribution from which it was drawn; None for the most likely token."""
 
     token: int
-    chances: Chances | None = None
+    draft_probs: DraftProbs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class Guesser:
 
     def _draw(self, logits: Array, slots: Sequence[int], _positions: Sequence[int]) -> list[Guess]:
         """Draw with numbers of our own, among the most likely tokens."""
-        values, tokens = self._xp.topk(self._xp.float32(logits), min(MOST_CHANCES, logits.shape[-1]))
+        values, tokens = self._xp.topk(self._xp.float32(logits), min(MOST_DRAFT_PROBS, logits.shape[-1]))
         shapes = [shape for slot in slots if (shape := self._shapes[slot]) is not None]
         weights = _weights(self._xp.to_host(values).astype(np.float64), shapes)
         ends = weights.cumsum(axis=1)
@@ -109,7 +109,7 @@ def _shape(sampling: dict[str, Any]) -> _Shape:
     top_k = int(sampling.get("top_k", 0))
     return _Shape(
         temperature,
-        top_k if top_k > 0 else MOST_CHANCES,
+        top_k if top_k > 0 else MOST_DRAFT_PROBS,
         float(sampling.get("top_p", 1.0)),
         float(sampling.get("min_p", 0.0)),
     )

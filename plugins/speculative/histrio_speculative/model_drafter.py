@@ -159,8 +159,8 @@ class ModelDrafter:
                 run.is_over = True
                 continue
             run.draft.ids.append(guess.token)
-            if guess.chances is not None:
-                run.draft.chances.append(guess.chances)
+            if guess.draft_probs is not None:
+                run.draft.draft_probs.append(guess.draft_probs)
             run.is_over = len(run.draft.ids) == run.num_wanted or guess.token in run.sequence.end_ids
 
     def _next_row(self, run: _Run) -> Row:

@@ -164,7 +164,7 @@ class BatchingActor(Actor[ToBatching]):
             self._in_flight[plan.step] = plan
             self._tell(
                 _FIRST_STAGE,
-                Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts, chances=plan.chances),
+                Step(plan.step, self._epoch, plan.rows, plan.ids, drafts=plan.drafts, draft_probs=plan.draft_probs),
             )
         self._report(scheduler)
 

@@ -353,7 +353,7 @@ class Scheduler:
             sealed=self._seal(batch),
             num_pairs=batch.num_pairs,
             drafts=drafts,
-            chances={each.slot: each.chances[: len(each.drafts)] for each in batch.members if each.chances},
+            draft_probs={each.slot: each.draft_probs[: len(each.drafts)] for each in batch.members if each.draft_probs},
             num_decoding_drafts=len(drafts) if batch.num_decoding == len(batch.rows) else None,
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from histrio.batching.speculation.acceptance_rate import AcceptanceRate
-from histrio.contracts.sampler import Chances
+from histrio.contracts.sampler import DraftProbs
 from histrio.messages import Generate, RequestState, SamplerState, TokenLogprobs
 
 __all__ = ["Sequence"]
@@ -54,7 +54,7 @@ class Sequence:
     """Known tokens from which on it is worth a look whether drafts pay."""
     drafts: list[int] = field(default_factory=list)
     """Drafted tokens of the row that is planned or in flight."""
-    chances: list[Chances] = field(default_factory=list)
+    draft_probs: list[DraftProbs] = field(default_factory=list)
     """Where the drafter gave them: the distributions that `drafts` were drawn from."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     """Of the prompt's tokens so far, where they were asked for."""
@@ -123,7 +123,7 @@ class Sequence:
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
         self.num_computed_tokens = self.num_planned_tokens = self.num_issued_tokens = self.num_sealed_blocks = 0
-        self.drafts, self.chances, self.prompt_logprobs = [], [], []
+        self.drafts, self.draft_probs, self.prompt_logprobs = [], [], []
         return block_ids
 
     @property

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from histrio.batching.sequence import Sequence
 from histrio.batching.speculation.cost import attended_pairs
 from histrio.contracts.drafter import SpeculationLimits
-from histrio.contracts.sampler import Chances
+from histrio.contracts.sampler import DraftProbs
 from histrio.messages import Close, Copy, Open, Prepare, Row, Sealed
 
 __all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]
@@ -59,7 +59,7 @@ class Plan:
     """Tokens attended to by all its tokens, for the cost model."""
     drafts: list[int]
     """Of all rows that verify some, concatenated."""
-    chances: dict[int, list[Chances]]
+    draft_probs: dict[int, list[DraftProbs]]
     """Slot → what its drafts were drawn from, where the drafter said so."""
     num_decoding_drafts: int | None
     """How many drafts it verifies, if it does nothing but decode; otherwise None."""

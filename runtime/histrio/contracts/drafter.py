@@ -3,7 +3,7 @@
 A guess costs nothing but a place in the step: the model computes guessed tokens side by side with the one it has to
 compute anyway, and what it would have said itself decides. So a drafter changes how fast tokens come and never which.
 (Where it says with which probabilities it guessed, requests without a seed may be given other tokens of the same
-distribution: see `Draft.chances`.)
+distribution: see `Draft.draft_probs`.)
 
 All calls come from one thread, the engine's, between steps.
 """
@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 
 from histrio.contracts.backend import BackendFactory, Probe, StageSpec
-from histrio.contracts.sampler import Chances, DraftSampler
+from histrio.contracts.sampler import DraftProbs, DraftSampler
 from histrio.messages import Generate
 
 __all__ = ["Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "SpeculationLimits"]
@@ -28,7 +28,7 @@ class Draft:
     """What may come next in one sequence."""
 
     ids: list[int]
-    chances: list[Chances] = field(default_factory=list)
+    draft_probs: list[DraftProbs] = field(default_factory=list)
     """For each of `ids` the distribution it was drawn from, by numbers that have nothing to do with the request's seed.
     Empty where the ids are simply the best guess."""
 

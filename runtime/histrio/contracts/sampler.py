@@ -23,7 +23,7 @@ from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.philox import uniform
 
 __all__ = [
-    "Chances",
+    "DraftProbs",
     "DraftSampler",
     "Observer",
     "Opening",
@@ -45,7 +45,7 @@ Slots: TypeAlias = npt.NDArray[np.intp]
 
 Ints: TypeAlias = npt.NDArray[Any]
 
-Chances: TypeAlias = list[tuple[int, float]]
+DraftProbs: TypeAlias = list[tuple[int, float]]
 """A distribution that a token was drawn from: those that could have come, with probabilities that add up to 1."""
 
 

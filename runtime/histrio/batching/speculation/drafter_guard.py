@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from histrio.contracts.drafter import Draft, Drafter
-from histrio.contracts.sampler import Chances
+from histrio.contracts.sampler import DraftProbs
 from histrio.messages import Generate
 
 __all__ = ["DrafterGuard"]
@@ -69,10 +69,10 @@ class DrafterGuard:
         ids: list[Any] = []
         is_plain = True
         for request, draft in found.items():
-            given, chances = draft.ids, draft.chances
-            if len(given) > wanted[request] or (chances and len(chances) != len(given)):
-                raise ValueError(f"{len(given)} tokens for {wanted[request]}, {len(chances)} with chances")
-            is_plain &= type(given) is list and not chances
+            given, draft_probs = draft.ids, draft.draft_probs
+            if len(given) > wanted[request] or (draft_probs and len(draft_probs) != len(given)):
+                raise ValueError(f"{len(given)} tokens for {wanted[request]}, {len(draft_probs)} with probabilities")
+            is_plain &= type(given) is list and not draft_probs
             ids.extend(given)
         if not is_plain or not set(map(type, ids)) <= {int}:
             return {request: self._made_plain(draft) for request, draft in found.items()}
@@ -82,7 +82,7 @@ class DrafterGuard:
         return plain
 
     def _made_plain(self, draft: Draft) -> Draft:
-        return Draft(self._plain(draft.ids), [self._distribution(each) for each in draft.chances])
+        return Draft(self._plain(draft.ids), [self._distribution(each) for each in draft.draft_probs])
 
     def _plain(self, ids: Sequence[int]) -> list[int]:
         """An array takes nothing but whole numbers."""
@@ -94,9 +94,9 @@ class DrafterGuard:
         if ids and not 0 <= min(ids) <= max(ids) < self._num_ids:
             raise ValueError(f"ids from {min(ids)} to {max(ids)} in a vocabulary of {self._num_ids}")
 
-    def _distribution(self, chances: Any) -> Chances:
-        tokens = self._plain([token for token, _ in chances])
-        shares = array("d", [share for _, share in chances])
+    def _distribution(self, draft_probs: Any) -> DraftProbs:
+        tokens = self._plain([token for token, _ in draft_probs])
+        shares = array("d", [share for _, share in draft_probs])
         if not abs(sum(shares) - 1) < _MOST_ERROR or min(shares) < 0:
-            raise ValueError("chances that do not add up to 1")
+            raise ValueError("draft probabilities that do not add up to 1")
         return list(zip(tokens, shares.tolist(), strict=True))

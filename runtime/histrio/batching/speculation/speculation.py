@@ -107,7 +107,7 @@ class Speculation:
         lengths = [(self._rate(sequence), len(draft.ids)) for sequence, draft in drafts]
         if self._limits.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
             for sequence, draft in drafts:
-                sequence.drafts, sequence.chances = draft.ids, draft.chances
+                sequence.drafts, sequence.draft_probs = draft.ids, draft.draft_probs
         else:
             # Asking in vain takes no more than the allowance, or there is nothing left of it for drafts.
             self._num_quiet_steps = min(int(num_paid / ALLOWANCE), _LOOK_EVERY)
@@ -127,7 +127,7 @@ class Speculation:
         self._all.observe(num_drafted, num_accepted, _FOLLOW_ALL)
         self.num_drafted_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
-        sequence.drafts, sequence.chances = [], []
+        sequence.drafts, sequence.draft_probs = [], []
         return num_drafted, num_accepted
 
     def settle(self, plan: Plan, busy_s: float) -> None:
@@ -170,7 +170,7 @@ class Speculation:
         looked_at = []
         for sequence in sequences:
             if sequence.drafts:
-                sequence.drafts, sequence.chances = [], []
+                sequence.drafts, sequence.draft_probs = [], []
             if is_active and len(sequence.ids) >= sequence.next_look and self._is_hopeful(sequence):
                 looked_at.append(sequence)
         if not looked_at:

@@ -24,7 +24,7 @@ from histrio.contracts.sampler import Rows, Slots
 from histrio.stage.sampling.inverse_cdf import first_reaching
 
 if TYPE_CHECKING:
-    from histrio.contracts.sampler import Chances
+    from histrio.contracts.sampler import DraftProbs
 
 __all__ = ["Proposals", "accept_or_draw"]
 
@@ -39,19 +39,19 @@ class Proposals:
 
     drafted: Ints
     """[rows] the draft; -1 in a row that is simply drawn."""
-    drafted_chances: npt.NDArray[np.float64]
+    drafted_probs: npt.NDArray[np.float64]
     """[rows] its probability then."""
     ids: Ints
     """[rows, width] all tokens that could have been drafted; shorter rows repeat their last one."""
-    chances: npt.NDArray[np.float32]
+    draft_probs: npt.NDArray[np.float32]
     """[rows, width] the probability of each."""
 
     @classmethod
     def of_step(
-        cls, slots: Slots, drafts: Mapping[int, Sequence[int]], chances: Mapping[int, Sequence[Chances]]
+        cls, slots: Slots, drafts: Mapping[int, Sequence[int]], draft_probs: Mapping[int, Sequence[DraftProbs]]
     ) -> Proposals:
         """Of all rows, of which those of a sequence verify its drafts one after the other."""
-        rows, drafted, drawn_from = _verified(slots, drafts, chances)
+        rows, drafted, drawn_from = _verified(slots, drafts, draft_probs)
         proposals = cls.of_none(len(slots), max(map(len, drawn_from), default=1))
         if not rows:
             return proposals
@@ -65,8 +65,8 @@ class Proposals:
         can_be = np.where(is_drafted, of_rows[:, :, 1], 0).max(axis=1)
         at = np.array(rows)[can_be > 0]
         proposals.drafted[at] = np.array(drafted)[can_be > 0]
-        proposals.drafted_chances[at] = can_be[can_be > 0]
-        proposals.ids[at], proposals.chances[at] = np.moveaxis(of_rows[can_be > 0], 2, 0)
+        proposals.drafted_probs[at] = can_be[can_be > 0]
+        proposals.ids[at], proposals.draft_probs[at] = np.moveaxis(of_rows[can_be > 0], 2, 0)
         return proposals
 
     @classmethod
@@ -81,13 +81,13 @@ class Proposals:
 
     def take(self, rows: Ints | slice) -> Proposals:
         """Some of these rows."""
-        return Proposals(self.drafted[rows], self.drafted_chances[rows], self.ids[rows], self.chances[rows])
+        return Proposals(self.drafted[rows], self.drafted_probs[rows], self.ids[rows], self.draft_probs[rows])
 
     def within(self, vocab_size: int) -> tuple[Ints, npt.NDArray[np.float32]]:
-        """`ids` and `chances` where the target's vocabulary is smaller: the draft stands for what is beyond it."""
+        """`ids` and `draft_probs` where the target's vocabulary is smaller: the draft stands for what is beyond it."""
         is_known = self.ids < vocab_size
-        drafts = self.drafted[:, None], self.drafted_chances[:, None].astype(np.float32)
-        return np.where(is_known, self.ids, drafts[0]), np.where(is_known, self.chances, drafts[1])
+        drafts = self.drafted[:, None], self.drafted_probs[:, None].astype(np.float32)
+        return np.where(is_known, self.ids, drafts[0]), np.where(is_known, self.draft_probs, drafts[1])
 
     @property
     def is_empty(self) -> bool:
@@ -106,11 +106,11 @@ def accept_or_draw(
     has_draft = proposals.drafted != _NO_DRAFT
     drafted = np.where(has_draft, proposals.drafted, 0)
     likelihoods = _of_tokens(xp, weights, drafted)
-    is_kept = has_draft & (rows.uniform("acceptance") * proposals.drafted_chances < likelihoods)
+    is_kept = has_draft & (rows.uniform("acceptance") * proposals.drafted_probs < likelihoods)
 
-    ids, chances = (xp.asarray(each) for each in proposals.within(logits.shape[-1]))
+    ids, draft_probs = (xp.asarray(each) for each in proposals.within(logits.shape[-1]))
     of_target = xp.take_along(weights, ids)
-    rest = of_target - chances
+    rest = of_target - draft_probs
     weights = xp.put_along(weights, ids, xp.where(rest > 0, rest, 0.0))
     own = uniform(rows.seeds, rows.choices, rows.positions)
     found, totals = first_reaching(xp, weights, np.where(has_draft, rows.uniform("refusal"), own))
@@ -122,15 +122,15 @@ def accept_or_draw(
 
 
 def _verified(
-    slots: Slots, drafts: Mapping[int, Sequence[int]], chances: Mapping[int, Sequence[Chances]]
-) -> tuple[list[int], list[int], list[Chances]]:
+    slots: Slots, drafts: Mapping[int, Sequence[int]], draft_probs: Mapping[int, Sequence[DraftProbs]]
+) -> tuple[list[int], list[int], list[DraftProbs]]:
     """The rows with a draft that was drawn, the draft, and what it was drawn from."""
     verifying: list[int] = []
     drafted: list[int] = []
-    drawn_from: list[Chances] = []
+    drawn_from: list[DraftProbs] = []
     first = 0
     for slot, rows in groupby(slots.tolist()):
-        for index, (token, known) in enumerate(zip(drafts.get(slot, ()), chances.get(slot, ()), strict=False)):
+        for index, (token, known) in enumerate(zip(drafts.get(slot, ()), draft_probs.get(slot, ()), strict=False)):
             if known:
                 verifying.append(first + index)
                 drafted.append(token)

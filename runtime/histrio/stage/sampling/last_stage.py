@@ -128,7 +128,7 @@ class LastStage:
         positions = np.repeat(ends + 1 - counts.cumsum(), counts) + np.arange(len(slots))
         drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted} if step.drafts else {}
         masked = logits if self._masks is None else self._masks.apply(xp, logits)
-        sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.chances, raw=logits)
+        sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.draft_probs, raw=logits)
         return self._result(step, rows, sampled, scores)
 
     def _result(self, step: Step, rows: list[Row], sampled: Sampled, scores: Scores) -> StepResult:

@@ -31,7 +31,7 @@ from histrio.stage.sampling.logprobs import TokenLogprobs, token_logprobs
 from histrio.system.request_code import RequestCode
 
 if TYPE_CHECKING:
-    from histrio.contracts.sampler import Chances
+    from histrio.contracts.sampler import DraftProbs
 
 __all__ = ["NOTHING_LEFT", "NOT_NUMBERS", "Drafts", "Sampled", "SamplerChain"]
 
@@ -174,15 +174,15 @@ class SamplerChain:
         slots: Slots,
         positions: Ints,
         drafts: Drafts | None = None,
-        chances: Mapping[int, Sequence[Chances]] | None = None,
+        draft_probs: Mapping[int, Sequence[DraftProbs]] | None = None,
         raw: Array | None = None,
     ) -> Sampled:
         """Draw for each row of `logits` [rows, vocab], which stay as they are.
 
         `slots` [rows] names the sequence of each row, `positions` [rows] the index in it of the token to be drawn. A
-        slot in `drafts` has one row more than drafted tokens, side by side and ascending; `chances` tells for some of
-        these slots what each draft was drawn from. `raw` are the model's own logits if a grammar has masked `logits`;
-        log probabilities are theirs.
+        slot in `drafts` has one row more than drafted tokens, side by side and ascending; for some of these slots
+        `draft_probs` has the distribution from which each draft was drawn. `raw` are the model's own logits if a
+        grammar has masked `logits`; log probabilities are theirs.
         """
         if self._is_plain[slots].all():
             largest = _argmax(xp, logits)
@@ -194,7 +194,7 @@ class SamplerChain:
         assert self._is_open[slots].all(), "a row is sampled whose slot is closed"
         ids, probabilities = np.zeros(len(slots), np.int64), np.ones(len(slots), np.float32)
         before = _drafts_before(slots, drafts) if drafts else ()
-        proposals = self._proposals(slots, drafts, chances) if drafts and chances else None
+        proposals = self._proposals(slots, drafts, draft_probs) if drafts and draft_probs else None
         for chunk in _chunks(slots, max(1, xp.chunk_values // logits.shape[-1]), bool(drafts)):
             rows = self._rows(slots[chunk], positions[chunk], before[chunk])
             proposed = proposals.take(chunk) if proposals else None
@@ -218,8 +218,10 @@ class SamplerChain:
     def _rows(self, slots: Slots, positions: Ints, drafts: Sequence[Sequence[int]]) -> Rows:
         return Rows(slots, positions, self._seeds[slots], self._choices[slots], drafts)
 
-    def _proposals(self, slots: Slots, drafts: Drafts, chances: Mapping[int, Sequence[Chances]]) -> Proposals | None:
-        usable = {slot: drawn_from for slot, drawn_from in chances.items() if self._can_refuse[slot]}
+    def _proposals(
+        self, slots: Slots, drafts: Drafts, draft_probs: Mapping[int, Sequence[DraftProbs]]
+    ) -> Proposals | None:
+        usable = {slot: drawn_from for slot, drawn_from in draft_probs.items() if self._can_refuse[slot]}
         return Proposals.of_step(slots, drafts, usable) if usable else None
 
     def _sample_chunk(
