@@ -37,6 +37,7 @@ __all__ = [
     "Prepare",
     "Prepared",
     "Ready",
+    "Reasoning",
     "Release",
     "ReplicaDown",
     "ReplicaSize",
@@ -53,7 +54,6 @@ __all__ = [
     "StepResult",
     "Stop",
     "Tensor",
-    "Thinking",
     "TokenLogprobs",
     "TokenRow",
     "Tokens",
@@ -66,8 +66,9 @@ SamplingFields: TypeAlias = dict[str, Any]
 """Request fields that samplers own (`temperature`, `top_p` …), checked at the front, defaults left out."""
 
 
-Thinking: TypeAlias = Literal["never", "maybe", "already"]
-"""Whether an answer begins with a thought. `maybe`: if `THOUGHT_OPEN` comes first; `already`: the prompt opened it."""
+Reasoning: TypeAlias = Literal["never", "maybe", "already"]
+"""Whether an answer begins with reasoning. `maybe`: if `REASONING_OPEN` comes first; `already`: the prompt
+opened it."""
 
 
 class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -79,9 +80,9 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     text: str
     """The schema as JSON, the expression, the choices as a JSON list, the grammar, a `TagSpec` as JSON; empty for
     `json_object`."""
-    thinking: Thinking = "never"
-    """A thought is free; what follows `THOUGHT_CLOSE` and `THOUGHT_BREAK` has the grammar. Other than `never` it needs
-    `GrammarCapability.THOUGHTS`."""
+    reasoning: Reasoning = "never"
+    """Reasoning is free; the text after `REASONING_CLOSE` and `REASONING_BREAK` has the grammar. Any value but `never`
+    needs `GrammarCapability.REASONING`."""
 
 
 class RequestState(IntEnum):

@@ -1,4 +1,4 @@
-"""Answers in channels: the final one is the content, the analysis the thought, and marks are never shown."""
+"""Answers in channels: the final one is the content, the analysis the reasoning, and marks are never shown."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ WHOLE = f"{ANALYSIS}<|end|><|start|>assistant{FINAL}"
 def parse(pieces: list[str]) -> tuple[str, str]:
     parser = ChannelParser()
     found = [*(parser.push(piece) for piece in pieces), parser.flush()]
-    return "".join(thought for thought, _ in found), "".join(answer for _, answer in found)
+    return "".join(reasoning for reasoning, _ in found), "".join(answer for _, answer in found)
 
 
 @pytest.mark.parametrize(
-    ("text", "thought", "answer"),
+    ("text", "reasoning", "answer"),
     [
         (WHOLE, "The user greets me.", "Hello, 5 <| 6!"),
         (WHOLE + "<|return|>", "The user greets me.", "Hello, 5 <| 6!"),
@@ -51,16 +51,16 @@ def parse(pieces: list[str]) -> tuple[str, str]:
 )
 @given(data=st.data())
 def test_channels_are_told_apart_however_the_answer_is_cut(
-    text: str, thought: str, answer: str, data: st.DataObject
+    text: str, reasoning: str, answer: str, data: st.DataObject
 ) -> None:
     cuts = data.draw(st.lists(st.integers(0, len(text)), max_size=5).map(sorted))
-    assert parse([text[start:end] for start, end in pairwise([0, *cuts, len(text)])]) == (thought, answer)
-    assert parse(list(text)) == (thought, answer)
+    assert parse([text[start:end] for start, end in pairwise([0, *cuts, len(text)])]) == (reasoning, answer)
+    assert parse(list(text)) == (reasoning, answer)
 
 
 def test_a_header_without_end_is_not_held_for_ever() -> None:
-    thought, answer = parse(["<|channel|>", *"x" * 1000])
-    assert ("x" * 500 in thought, answer) == (True, "")
+    reasoning, answer = parse(["<|channel|>", *"x" * 1000])
+    assert ("x" * 500 in reasoning, answer) == (True, "")
 
 
 def test_the_template_says_whether_there_are_channels() -> None:

@@ -1,4 +1,4 @@
-"""Forms of an answer over HTTP, from random weights: thoughts before them, structures in them, and where they stick."""
+"""Forms of an answer over HTTP, from random weights: reasoning before them, structures in them, where they stick."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def is_valid(text: str | None) -> bool:
 @pytest.mark.parametrize(
     ("template", "biases"), [(OPENS, {"</think>": 6}), (QWEN, {"<think>": 8, "</think>": 6})], ids=["opened", "may"]
 )
-async def test_a_thought_is_free_and_the_answer_behind_it_has_its_form(
+async def test_reasoning_is_free_and_the_answer_behind_it_has_its_form(
     random_weights: Any, template: str, biases: dict[str, int]
 ) -> None:
     async with random_weights(template, has_demo_tokens=True) as served:
@@ -71,9 +71,9 @@ async def test_a_thought_is_free_and_the_answer_behind_it_has_its_form(
         ended = [choice.message for choice in answer.choices if choice.finish_reason == "stop"]
         assert len(ended) >= 3
         assert all(is_valid(message.content) for message in ended)
-        thoughts = [message.reasoning_content for message in ended if "reasoning_content" in message.model_extra]
-        assert thoughts
-        assert not any(is_valid(thought) for thought in thoughts)
+        reasoning = [message.reasoning_content for message in ended if "reasoning_content" in message.model_extra]
+        assert reasoning
+        assert not any(is_valid(each) for each in reasoning)
 
         stream = await served.create(response_format=FORM, stream=True, **fields | {"n": 1})
         pieces = [chunk.choices[0].delta.content or "" async for chunk in stream]
@@ -83,7 +83,7 @@ async def test_a_thought_is_free_and_the_answer_behind_it_has_its_form(
         assert not any(is_valid(choice.message.content) for choice in free.choices), "a control: the model itself"
 
 
-async def test_a_plain_completion_has_its_form_behind_the_thought_that_it_was_given(random_weights: Any) -> None:
+async def test_a_plain_completion_has_its_form_behind_the_reasoning_that_it_was_given(random_weights: Any) -> None:
     async with random_weights(OPENS, has_demo_tokens=True) as served:
         for prompt, is_opened in (("x\n<think>\n", True), ("x", False)):
             answer = await served.client.completions.create(

@@ -189,7 +189,11 @@ async def test_random_weights_call_tools_as_they_are_defined(random_weights: Any
     async with random_weights(TEMPLATE) as served:
         given: dict[str, Any] = {"model": "toy", "messages": HELLO, "temperature": 1.0, "max_tokens": 3000}
         for choice in ("required", named("switch"), named("add")):
-            fields = given | {"tools": TOOLS, "tool_choice": choice, "extra_body": {"chat_template_kwargs": NO_THOUGHT}}
+            fields = given | {
+                "tools": TOOLS,
+                "tool_choice": choice,
+                "extra_body": {"chat_template_kwargs": NO_REASONING},
+            }
             answer = await served.client.chat.completions.create(n=4, seed=1, **fields)
             for each in answer.choices:
                 assert each.finish_reason == "tool_calls"
@@ -205,13 +209,13 @@ async def test_random_weights_call_tools_as_they_are_defined(random_weights: Any
             assert found == [(call.function.name, call.function.arguments) for call in first]
             assert (content, reason) == ("", "tool_calls")
 
-        free = given | {"tools": TOOLS, "max_tokens": 200, "extra_body": {"chat_template_kwargs": NO_THOUGHT}}
+        free = given | {"tools": TOOLS, "max_tokens": 200, "extra_body": {"chat_template_kwargs": NO_REASONING}}
         text = (await served.client.chat.completions.create(seed=1, **free)).choices[0].message
         assert not text.tool_calls, "a control: left to itself the model calls nothing"
         assert text.content
 
 
-NO_THOUGHT = {"enable_thinking": False}
+NO_REASONING = {"enable_thinking": False}
 
 
 @pytest.mark.anyio
@@ -239,7 +243,7 @@ async def test_what_cannot_be_enforced_is_a_400_with_its_place(random_weights: A
             model="toy",
             messages=HELLO,
             max_tokens=40,
-            extra_body={"chat_template_kwargs": NO_THOUGHT},
+            extra_body={"chat_template_kwargs": NO_REASONING},
             **lax,  # type: ignore[arg-type]
         )
         assert (answer.choices[0].message.content or "").startswith('<tool_call>\n{"name": "f"'), "strict: false"

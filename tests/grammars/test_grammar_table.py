@@ -11,7 +11,7 @@ import pytest
 
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
-from histrio.messages import GrammarSpec, Open, Row, Step, Thinking
+from histrio.messages import GrammarSpec, Open, Reasoning, Row, Step
 from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable
 from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -191,7 +191,7 @@ def test_a_kind_belongs_to_one_backend() -> None:
 
 
 class Plain:
-    """A backend of somebody who never heard of thoughts, nor of capabilities."""
+    """A backend that knows neither reasoning nor capabilities."""
 
     name = "plain"
     kinds = ("regex",)
@@ -203,20 +203,20 @@ class Plain:
         return Llguidance().open(spec)
 
 
-@pytest.mark.parametrize("thinking", ["maybe", "already"])
-def test_a_thought_is_refused_where_the_backend_does_not_declare_it(toy: Any, thinking: Thinking) -> None:
+@pytest.mark.parametrize("reasoning", ["maybe", "already"])
+def test_reasoning_is_refused_where_the_backend_does_not_declare_it(toy: Any, reasoning: Reasoning) -> None:
     foreign: Any = Plain()
     kinds = GrammarKinds([foreign])
-    with pytest.raises(RequestError, match=r"'plain' does not declare 'thoughts'") as caught:
-        kinds.backend(GrammarSpec("regex", "yes", thinking))
+    with pytest.raises(RequestError, match=r"'plain' does not declare 'reasoning'") as caught:
+        kinds.backend(GrammarSpec("regex", "yes", reasoning))
     assert (caught.value.status, caught.value.code) == (400, "unsupported_parameter")
-    assert kinds.backend(GrammarSpec("regex", "yes")) is foreign, "a control: without a thought it serves"
-    assert GrammarKinds([Llguidance()]).backend(GrammarSpec("regex", "yes", thinking)).name == "llguidance"
+    assert kinds.backend(GrammarSpec("regex", "yes")) is foreign, "a control: without reasoning it serves"
+    assert GrammarKinds([Llguidance()]).backend(GrammarSpec("regex", "yes", reasoning)).name == "llguidance"
 
     table = GrammarTable(kinds, toy.spec)
-    table.open(0, GrammarSpec("regex", "yes", thinking))
+    table.open(0, GrammarSpec("regex", "yes", reasoning))
     table.open(1, GrammarSpec("regex", "yes"))
-    assert "'thoughts'" in table.failure(0), "a last stage whose environment has another backend than the front"
+    assert "'reasoning'" in table.failure(0), "a last stage whose environment has another backend than the front"
     assert table.failure(1) == ""
     table.shutdown()
 

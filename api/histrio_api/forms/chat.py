@@ -15,11 +15,11 @@ from histrio_api.answer.logprobs import chat_logprobs
 from histrio_api.forms.form import Form
 from histrio_api.request.forced_calls import form_or_calls
 from histrio_api.request.prepared import Prepared
+from histrio_api.request.reasoning import chat_reasoning
 from histrio_api.request.received import Received
 from histrio_api.request.rendering import chat_prompt
 from histrio_api.request.scores import Scores, wanted_scores
 from histrio_api.request.structured import wanted_grammar
-from histrio_api.request.thinking import chat_thinking
 from histrio_api.schemas.chat import AnswerMessage, CalledTool, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.shared.edge import Edge
 from histrio_api.text.answers import AnswerParser, AnswerParts
@@ -33,7 +33,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
     scores, num_wanted_tokens = _wanted_scores(edge, chat), _num_wanted_tokens(chat)
     prompt = chat_prompt(edge, chat)
     parts = AnswerParts(
-        thinking=chat_thinking(edge, chat, prompt),
+        reasoning=chat_reasoning(edge, chat, prompt),
         has_tools=bool(chat.tools) and chat.tool_choice != "none",
         has_channels=edge.template is not None and edge.template.has_channels,
     )
@@ -50,7 +50,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
         prompt_param="messages",
         num_wanted_tokens=num_wanted_tokens,
         scores=scores,
-        grammar=None if grammar is None else grammar.after(parts.thinking),
+        grammar=None if grammar is None else grammar.after(parts.reasoning),
         parts=parts,
         hides_special=chat.skip_special_tokens and not any(map(edge.tokenizer.hides, parts.marks)),
     )

@@ -13,10 +13,10 @@ from histrio_api.answer.logprobs import completion_logprobs
 from histrio_api.forms.form import Form
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt, ids_prompt, require_at_most, text_prompt
+from histrio_api.request.reasoning import prompts_reasoning
 from histrio_api.request.received import Received
 from histrio_api.request.scores import wanted_scores
 from histrio_api.request.structured import wanted_grammar
-from histrio_api.request.thinking import prompts_thinking
 from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
 from histrio_api.shared.edge import Edge
 
@@ -34,7 +34,7 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
     prompts = [_prompt(edge, request, each, param) for param, each in given]
     grammar = wanted_grammar(request, received.sampling, edge.gateway.model.grammar_kinds, honoured_by=edge.honoured_by)
     if grammar is not None:
-        grammar = grammar.after(prompts_thinking(edge, [each for _, each in given]))
+        grammar = grammar.after(prompts_reasoning(edge, [each for _, each in given]))
     return Prepared(
         received=received,
         prompts=prompts,

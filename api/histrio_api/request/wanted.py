@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from histrio.errors import RequestError
-from histrio.messages import GrammarSpec, Thinking
+from histrio.messages import GrammarSpec, Reasoning
 
 __all__ = ["WantedGrammar"]
 
@@ -20,9 +20,9 @@ class WantedGrammar(msgspec.Struct, frozen=True):
     places: dict[str, str] = {}
     """Place in the grammar → path of the field that it was made of, where that is not `param`."""
 
-    def after(self, thinking: Thinking) -> WantedGrammar:
+    def after(self, reasoning: Reasoning) -> WantedGrammar:
         """The same for an answer that begins so."""
-        return replace(self, spec=replace(self.spec, thinking=thinking))
+        return replace(self, spec=replace(self.spec, reasoning=reasoning))
 
     def locate(self, error: RequestError) -> RequestError:
         """The same refusal, with its place in the request."""

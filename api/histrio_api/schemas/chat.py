@@ -58,7 +58,7 @@ class AnswerMessage(msgspec.Struct):
     refusal: None = None
     tool_calls: list[CalledTool] | msgspec.UnsetType = msgspec.UNSET
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
-    """What the model thought before it answered."""
+    """The reasoning of the model before its answer."""
 
 
 class ChatChoice(msgspec.Struct):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from histrio.contracts.grammar import THOUGHT_CLOSE
-from histrio.messages import Thinking
+from histrio.contracts.grammar import REASONING_CLOSE
+from histrio.messages import Reasoning
 from histrio_api.schemas.chat import CalledTool
 from histrio_api.text.channels import ChannelParser
+from histrio_api.text.reasoning import ReasoningParser
 from histrio_api.text.template_forms import FINAL_CHANNEL
-from histrio_api.text.thoughts import ThoughtParser
 from histrio_api.text.tools import CALL_OPEN, ToolCallParser
 
 __all__ = ["TEXT_ALONE", "AnswerParser", "AnswerParts", "Parts"]
@@ -19,7 +19,7 @@ __all__ = ["TEXT_ALONE", "AnswerParser", "AnswerParts", "Parts"]
 class AnswerParts(NamedTuple):
     """What an answer may consist of beside text."""
 
-    thinking: Thinking = "never"
+    reasoning: Reasoning = "never"
     """Whether it begins with reasoning."""
     has_tools: bool = False
     """Tool calls are told from text."""
@@ -29,7 +29,11 @@ class AnswerParts(NamedTuple):
     @property
     def marks(self) -> list[str]:
         """The texts by which the answer is taken apart."""
-        marks = {CALL_OPEN: self.has_tools, THOUGHT_CLOSE: self.thinking != "never", FINAL_CHANNEL: self.has_channels}
+        marks = {
+            CALL_OPEN: self.has_tools,
+            REASONING_CLOSE: self.reasoning != "never",
+            FINAL_CHANNEL: self.has_channels,
+        }
         return [mark for mark, is_looked_for in marks.items() if is_looked_for]
 
 
@@ -51,7 +55,7 @@ class AnswerParser:
     __slots__ = ("_reasoning", "_tools")
 
     def __init__(self, parts: AnswerParts) -> None:
-        self._reasoning = ChannelParser() if parts.has_channels else ThoughtParser(parts.thinking)
+        self._reasoning = ChannelParser() if parts.has_channels else ReasoningParser(parts.reasoning)
         self._tools = ToolCallParser() if parts.has_tools else None
 
     @property

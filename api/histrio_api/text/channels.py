@@ -1,6 +1,6 @@
 """Answers in channels, as gpt-oss writes them (the harmony format): `<|channel|>NAME<|message|>TEXT<|end|>`, repeated.
 
-What is written to `final`, or to `commentary` without a recipient, is said to the user; the rest is thought. Marks and
+What is written to `final`, or to `commentary` without a recipient, is the answer; the rest is reasoning. Marks and
 headers are never shown.
 """
 
@@ -26,12 +26,12 @@ class _Stage(Enum):
     BEFORE = auto()
     """Whether the answer begins with a header is not known yet."""
     HEADER = auto()
-    THOUGHT = auto()
+    REASONING = auto()
     ANSWER = auto()
 
 
 class ChannelParser:
-    """Separates what is thought from what is said. An answer that begins without a header is said."""
+    """Separates reasoning from the answer. Text that begins without a header belongs to the answer."""
 
     __slots__ = ("_buffer", "_stage")
 
@@ -40,9 +40,9 @@ class ChannelParser:
         self._stage = _Stage.BEFORE
 
     def push(self, text: str) -> tuple[str, str]:
-        """Take more text; return what is sure to be thought, and what is answer."""
+        """Take more text; return what is sure to be reasoning, and what is answer."""
         self._buffer += text
-        thought: list[str] = []
+        reasoning: list[str] = []
         answer: list[str] = []
         while True:
             match self._stage:
@@ -50,18 +50,18 @@ class ChannelParser:
                     is_through = self._look_for_header()
                 case _Stage.HEADER:
                     is_through = self._read_header()
-                case _Stage.THOUGHT:
-                    is_through = self._read_body(thought)
+                case _Stage.REASONING:
+                    is_through = self._read_body(reasoning)
                 case _Stage.ANSWER:
                     is_through = self._read_body(answer)
             if not is_through:
-                return "".join(thought), "".join(answer)
+                return "".join(reasoning), "".join(answer)
 
     def flush(self) -> tuple[str, str]:
         """The text ended: what was held back."""
         rest, self._buffer = self._buffer, ""
         match self._stage:
-            case _Stage.THOUGHT:
+            case _Stage.REASONING:
                 return rest, ""
             case _Stage.ANSWER:
                 return "", rest
@@ -81,13 +81,13 @@ class ChannelParser:
             return False
         if not mark:
             self._buffer = _MARK.sub("", header)
-            self._stage = _Stage.THOUGHT
+            self._stage = _Stage.REASONING
             return True
 
         channels = _CHANNEL.findall(header)
         channel = channels[-1] if channels else "final"
         is_said = channel == "final" or (channel == "commentary" and "to=" not in header)
-        self._stage = _Stage.ANSWER if is_said else _Stage.THOUGHT
+        self._stage = _Stage.ANSWER if is_said else _Stage.REASONING
         self._buffer = body
         return True
 

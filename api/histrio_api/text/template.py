@@ -11,7 +11,7 @@ import jinja2
 from jinja2 import meta, nodes
 
 from histrio.config.model_files import read_json_object, read_model_text
-from histrio.contracts.grammar import THOUGHT_CLOSE, THOUGHT_OPEN
+from histrio.contracts.grammar import REASONING_CLOSE, REASONING_OPEN
 from histrio.errors import RequestError, UnsupportedModel
 from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
 from histrio_api.text.sandbox import template_environment
@@ -76,15 +76,15 @@ class ChatTemplate:
         return writes_harmony(partial(self._render_probe, "default", False))
 
     @cached_property
-    def knows_thoughts(self) -> bool:
-        """Whether answers may begin with a thought between `<think>` and `</think>`."""
-        return any(THOUGHT_CLOSE in source for source in self._sources.values())
+    def knows_reasoning(self) -> bool:
+        """Whether answers may begin with reasoning between `<think>` and `</think>`."""
+        return any(REASONING_CLOSE in source for source in self._sources.values())
 
     @cached_property
-    def thinks_unasked(self) -> bool:
-        """Whether the model opens a thought itself: it knows thoughts, and no variable makes the prompt open one."""
-        return self.knows_thoughts and not any(
-            self._opens_thought(given) for given in ({}, *({name: True} for name in self.variables))
+    def reasons_unasked(self) -> bool:
+        """Whether the model opens it by itself: it knows reasoning, and no variable makes the prompt open it."""
+        return self.knows_reasoning and not any(
+            self._opens_reasoning(given) for given in ({}, *({name: True} for name in self.variables))
         )
 
     def render(
@@ -122,7 +122,7 @@ class ChatTemplate:
         """
         for has_tools in (False, True):
             self._form(self._name_for(has_tools=has_tools), has_tools)
-        _ = self.has_hermes_calls, self.has_channels, self.thinks_unasked, self.variables
+        _ = self.has_hermes_calls, self.has_channels, self.reasons_unasked, self.variables
 
     def _name_for(self, *, has_tools: bool) -> str:
         return "tool_use" if has_tools and "tool_use" in self._compiled else "default"
@@ -143,14 +143,14 @@ class ChatTemplate:
         except TemplateLimit as error:
             raise UnsupportedModel(f"chat template {name!r}: {error}") from None
 
-    def _opens_thought(self, variables: Mapping[str, Any]) -> bool:
+    def _opens_reasoning(self, variables: Mapping[str, Any]) -> bool:
         try:
             text = self.render([{"role": "user", "content": _PROBE}], **variables)
         except RequestError as error:
             if isinstance(error.__cause__, TemplateLimit):
                 raise UnsupportedModel(f"chat template: {error.__cause__}") from None
             return False  # it refuses what it is asked
-        return text.rstrip().endswith(THOUGHT_OPEN)
+        return text.rstrip().endswith(REASONING_OPEN)
 
 
 def load_chat_template(folder: str | Path) -> ChatTemplate | None:

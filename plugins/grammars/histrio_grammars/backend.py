@@ -21,7 +21,7 @@ class Llguidance:
 
     name = "llguidance"
     kinds: tuple[str, ...] = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "structural_tag")
-    capabilities: tuple[GrammarCapability, ...] = (GrammarCapability.THOUGHTS,)
+    capabilities: tuple[GrammarCapability, ...] = (GrammarCapability.REASONING,)
 
     def check(self, spec: GrammarSpec) -> None:
         """Bounds, keywords and syntax as far as reading tells. Raises `RequestError`."""

@@ -11,9 +11,9 @@ from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.expressions import portable
+from histrio_grammars.reasoning import after_reasoning
 from histrio_grammars.schema import decode_schema
 from histrio_grammars.tags import Grammar, decode_tags, tag_grammars
-from histrio_grammars.thoughts import after_thought
 from histrio_grammars.tokens import OwnTokens
 
 __all__ = ["to_llguidance"]
@@ -34,7 +34,7 @@ def to_llguidance(spec: GrammarSpec, tokens: OwnTokens = _NO_TOKENS) -> str:
         grammars = tag_grammars(decode_tags(spec.text), tokens, _JSON_OPTIONS)
     else:
         grammars = [_CONVERTERS[spec.kind](spec.text)]
-    return msgspec.json.encode({"grammars": after_thought(grammars, spec.thinking, tokens)}).decode()
+    return msgspec.json.encode({"grammars": after_reasoning(grammars, spec.reasoning, tokens)}).decode()
 
 
 def _from_schema(text: str) -> Grammar:

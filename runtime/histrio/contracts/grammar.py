@@ -20,9 +20,9 @@ from histrio.errors import PluginError, RequestError
 from histrio.messages import GrammarSpec
 
 __all__ = [
-    "THOUGHT_BREAK",
-    "THOUGHT_CLOSE",
-    "THOUGHT_OPEN",
+    "REASONING_BREAK",
+    "REASONING_CLOSE",
+    "REASONING_OPEN",
     "GrammarBackend",
     "GrammarCapability",
     "GrammarKinds",
@@ -40,10 +40,10 @@ Masks = npt.NDArray[np.int32]
 """[rows, words] one bit per token: token t is bit t % 32 of word t // 32; 1 lets it through."""
 
 
-THOUGHT_OPEN, THOUGHT_CLOSE = "<think>", "</think>"
+REASONING_OPEN, REASONING_CLOSE = "<think>", "</think>"
 """Around what a model thinks before it answers."""
-THOUGHT_BREAK = "\n\n"
-"""Between a thought and the answer that has a grammar; it belongs to neither."""
+REASONING_BREAK = "\n\n"
+"""Between reasoning and the answer that has a grammar; it belongs to neither."""
 
 
 class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -131,8 +131,8 @@ class Vocabulary(Protocol):
 class GrammarCapability(StrEnum):
     """What a grammar backend can do beyond enforcing a grammar from the first token on."""
 
-    THOUGHTS = "thoughts"
-    """A free thought may come first: `GrammarSpec.thinking` is honoured."""
+    REASONING = "reasoning"
+    """Free reasoning may come first: `GrammarSpec.reasoning` is honoured."""
 
 
 class GrammarBackend(Protocol):
@@ -188,10 +188,10 @@ class GrammarKinds:
             raise RequestError(f"grammars of this kind are not enforced here; known kinds: {known}")
 
         backend = self._backends[spec.kind]
-        if spec.thinking != "never" and GrammarCapability.THOUGHTS not in getattr(backend, "capabilities", ()):
+        if spec.reasoning != "never" and GrammarCapability.REASONING not in getattr(backend, "capabilities", ()):
             raise RequestError(
-                f"the grammar backend {backend.name!r} does not declare {GrammarCapability.THOUGHTS.value!r}: it "
-                "enforces no form behind a thought; ask for an answer that begins without one",
+                f"the grammar backend {backend.name!r} does not declare {GrammarCapability.REASONING.value!r}: it "
+                "enforces no form behind reasoning; ask for an answer that begins without one",
                 code="unsupported_parameter",
             )
         return backend

@@ -1,7 +1,7 @@
 """Log probabilities that clients ask for: of the chosen tokens, and of the most likely ones beside them.
 
 They are the model's own, the log-softmax of its raw logits before any penalty, temperature or truncation, so they tell
-what the model thought and not what the request made of it.
+the distribution of the model and not that of the request.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A thought is free, and the answer behind it has its form: whatever the form, however the marks are spelled."""
+"""Reasoning is free, and the answer behind it has its form: whatever the form, however the marks are spelled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tokenizers
 import histrio.demo
 from histrio.contracts.grammar import TagSpec, TagStructure, VocabularySpec
 from histrio.front.grammar_trial import try_grammar
-from histrio.messages import GrammarSpec, Thinking
+from histrio.messages import GrammarSpec, Reasoning
 from histrio_grammars.backend import Llguidance
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"], "additionalProperties": False}
@@ -27,7 +27,7 @@ FORMS: dict[str, tuple[str, str, str]] = {
     "gbnf": ('root ::= "<" ("yes" | "no") ">"', "<no>", "<maybe>"),
     "structural_tag": (msgspec.json.encode(TAGS).decode(), 'x<tool_call>{"a":2}</tool_call>', "x<tool_call>{}"),
 }
-THOUGHTS = ["", "\nhm", '\n{"a": 1} <tool_call> </thin>\n\nso <', "\n\n日本"]
+REASONING = ["", "\nhm", '\n{"a": 1} <tool_call> </thin>\n\nso <', "\n\n日本"]
 
 
 class Tokens:
@@ -65,18 +65,18 @@ def tokens(request: pytest.FixtureRequest, toy: Any, bpe: Tokens) -> Tokens:
     return bpe if request.param == "own tokens" else Tokens(Path(toy.spec.model), "<|im_end|>")
 
 
-def spec_of(form: str, thinking: Thinking) -> GrammarSpec:
-    return GrammarSpec(form, FORMS[form][0], thinking)
+def spec_of(form: str, reasoning: Reasoning) -> GrammarSpec:
+    return GrammarSpec(form, FORMS[form][0], reasoning)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_the_answer_behind_a_thought_has_its_form(tokens: Tokens, form: str) -> None:
+def test_the_answer_behind_reasoning_has_its_form(tokens: Tokens, form: str) -> None:
     _, good, bad = FORMS[form]
-    for thinking, opening in (("already", ""), ("maybe", "<think>"), ("maybe", "\n<think>")):
-        spec = spec_of(form, thinking)  # type: ignore[arg-type]
+    for reasoning, opening in (("already", ""), ("maybe", "<think>"), ("maybe", "\n<think>")):
+        spec = spec_of(form, reasoning)  # type: ignore[arg-type]
         try_grammar(tokens.vocabulary, spec, tokens.spec)
-        for thought in THOUGHTS:
-            begin = f"{opening}{thought}</think>\n\n"
+        for text in REASONING:
+            begin = f"{opening}{text}</think>\n\n"
             assert tokens.takes(spec, tokens.ids(begin), tokens.ids(good)), begin
             assert not tokens.takes(spec, tokens.ids(begin), tokens.ids(bad)), begin
             spelled = tokens.spelled(begin.removesuffix("\n\n"))
@@ -85,14 +85,14 @@ def test_the_answer_behind_a_thought_has_its_form(tokens: Tokens, form: str) -> 
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_thought_that_may_be_left_out_changes_nothing_without_one(tokens: Tokens, form: str) -> None:
+def test_reasoning_that_may_be_left_out_changes_nothing_without_one(tokens: Tokens, form: str) -> None:
     _, good, bad = FORMS[form]
-    for thinking in ("never", "maybe"):
-        assert tokens.takes(spec_of(form, thinking), tokens.ids(good))  # type: ignore[arg-type]
-        assert not tokens.takes(spec_of(form, thinking), tokens.ids(bad))  # type: ignore[arg-type]
+    for reasoning in ("never", "maybe"):
+        assert tokens.takes(spec_of(form, reasoning), tokens.ids(good))  # type: ignore[arg-type]
+        assert not tokens.takes(spec_of(form, reasoning), tokens.ids(bad))  # type: ignore[arg-type]
 
 
-def test_a_thought_is_neither_the_end_nor_the_answer(tokens: Tokens) -> None:
+def test_reasoning_is_neither_the_end_nor_the_answer(tokens: Tokens) -> None:
     for form, (_, good, _) in FORMS.items():
         for text in (good, f"hm</think>{good.lstrip()}", "hm", "", "hm</think>\n\n" * (form != "structural_tag")):
             assert not tokens.takes(spec_of(form, "already"), tokens.ids(text)), (form, text)
@@ -100,7 +100,7 @@ def test_a_thought_is_neither_the_end_nor_the_answer(tokens: Tokens) -> None:
         assert tokens.takes(spec_of(form, "never"), tokens.ids(f"<think></think>\n\n{good}")) is is_free
 
 
-def test_a_thought_may_name_what_else_is_a_token(bpe: Tokens) -> None:
+def test_reasoning_may_name_what_else_is_a_token(bpe: Tokens) -> None:
     spec = spec_of("json_schema", "already")
     matcher = bpe.vocabulary.matcher(spec)
     assert matcher.advance(bpe.ids("<tool_call> <think> </tool_response>"))

@@ -1,4 +1,4 @@
-"""Thoughts: what stands between `<think>` and `</think>` is told apart from the answer, and no grammar binds it."""
+"""Reasoning: what stands between `<think>` and `</think>` is told apart from the answer, and no grammar binds it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histrio.messages import Thinking
+from histrio.messages import Reasoning
 from histrio_api.service import service
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio_api.text.reasoning import ReasoningParser
 from histrio_api.text.template import ChatTemplate
-from histrio_api.text.thoughts import ThoughtParser
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_grammars.backend import Llguidance
 
@@ -30,13 +30,13 @@ SCHEMA: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"t
 CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
 
 
-def parse(thinking: Thinking, pieces: list[str]) -> tuple[str, str]:
-    parser = ThoughtParser(thinking)
+def parse(reasoning: Reasoning, pieces: list[str]) -> tuple[str, str]:
+    parser = ReasoningParser(reasoning)
     found = [*(parser.push(piece) for piece in pieces), parser.flush()]
-    return "".join(thought for thought, _ in found), "".join(answer for _, answer in found)
+    return "".join(reasoning for reasoning, _ in found), "".join(answer for _, answer in found)
 
 
-CASES: list[tuple[Thinking, str, tuple[str, str]]] = [
+CASES: list[tuple[Reasoning, str, tuple[str, str]]] = [
     ("maybe", "<think>\nLet me see.\n\nSo.\n</think>\n\nHello", ("Let me see.\n\nSo.", "Hello")),
     ("maybe", "\n<think>a</think>b", ("a", "b")),
     ("maybe", "<think>\n\n</think>\n\n\nb", ("", "\nb")),
@@ -50,16 +50,16 @@ CASES: list[tuple[Thinking, str, tuple[str, str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("thinking", "text", "expected"), CASES)
-def test_a_thought_is_told_from_the_answer(thinking: Thinking, text: str, expected: tuple[str, str]) -> None:
-    assert parse(thinking, [text]) == expected
+@pytest.mark.parametrize(("reasoning", "text", "expected"), CASES)
+def test_reasoning_is_told_from_the_answer(reasoning: Reasoning, text: str, expected: tuple[str, str]) -> None:
+    assert parse(reasoning, [text]) == expected
 
 
 @given(st.sampled_from(CASES), st.lists(st.integers(0, 60), max_size=12))
 def test_it_does_not_matter_how_the_answer_is_cut(case: Any, cuts: list[int]) -> None:
-    thinking, text, expected = case
+    reasoning, text, expected = case
     bounds = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    assert parse(thinking, [text[start:end] for start, end in pairwise(bounds)]) == expected
+    assert parse(reasoning, [text[start:end] for start, end in pairwise(bounds)]) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,9 +72,9 @@ def test_it_does_not_matter_how_the_answer_is_cut(case: Any, cuts: list[int]) ->
         ("{{ messages[0].content.split('</think>')[-1] }}<a>", True, True),
     ],
 )
-def test_a_template_tells_whether_the_model_thinks(source: str, knows: bool, unasked: bool) -> None:
+def test_a_template_tells_whether_the_model_reasons(source: str, knows: bool, unasked: bool) -> None:
     template = ChatTemplate({"default": source}, {})
-    assert (template.knows_thoughts, template.thinks_unasked) == (knows, unasked)
+    assert (template.knows_reasoning, template.reasons_unasked) == (knows, unasked)
 
 
 class Thinker:
@@ -101,17 +101,17 @@ class Thinker:
             names = [call["function"]["name"] for call in message.get("tool_calls", [])]
             return message.get("reasoning_content"), message["content"], names, choice["finish_reason"]
 
-        thought, content, names, reason = "", "", [], ""
+        reasoning, content, names, reason = "", "", [], ""
         with self.http.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as response:
             for line in response.iter_lines():
                 if not line.startswith("data: {"):
                     continue
                 (choice,) = json.loads(line.removeprefix("data: "))["choices"]
-                thought += choice["delta"].get("reasoning_content") or ""
+                reasoning += choice["delta"].get("reasoning_content") or ""
                 content += choice["delta"].get("content") or ""
                 names += [call["function"]["name"] for call in choice["delta"].get("tool_calls") or []]
                 reason = choice["finish_reason"] or reason
-        return thought or None, content or None, names, reason
+        return reasoning or None, content or None, names, reason
 
 
 def thinker(folder: Path, template: str) -> Iterator[Thinker]:
@@ -136,7 +136,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Thinker]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_chat_has_its_thought_beside_its_content(qwen: Thinker, stream: bool) -> None:
+def test_a_chat_has_its_reasoning_beside_its_content(qwen: Thinker, stream: bool) -> None:
     qwen.says("<think>\nHm, hm.\n</think>\n\nHello!")
     assert qwen.chat(stream) == ("Hm, hm.", "Hello!", [], "stop")
     off = {"chat_template_kwargs": {"enable_thinking": False}}
@@ -148,22 +148,22 @@ def test_a_chat_has_its_thought_beside_its_content(qwen: Thinker, stream: bool) 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_calls_are_looked_for_behind_the_thought_only(qwen: Thinker, stream: bool) -> None:
+def test_calls_are_looked_for_behind_the_reasoning_only(qwen: Thinker, stream: bool) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     qwen.says(f"<think>\n{CALL.replace('f', 'g')}\n</think>\n\n{CALL}")
-    thought, content, names, reason = qwen.chat(stream, tools=tools)
-    assert (thought, content, names, reason) == (CALL.replace("f", "g"), None, ["f"], "tool_calls")
+    reasoning, content, names, reason = qwen.chat(stream, tools=tools)
+    assert (reasoning, content, names, reason) == (CALL.replace("f", "g"), None, ["f"], "tool_calls")
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_thought_that_the_prompt_opened_is_one(asked: Thinker, stream: bool) -> None:
+def test_reasoning_that_the_prompt_opened_is_one(asked: Thinker, stream: bool) -> None:
     asked.says("Hm.\n</think>\n\nHello!")
     on = {"chat_template_kwargs": {"thinking": True}}
     assert asked.chat(stream, **on) == ("Hm.", "Hello!", [], "stop")
     assert asked.chat(stream) == (None, "Hm.\n</think>\n\nHello!", [], "stop")
 
 
-def test_log_probabilities_of_a_thought_come_with_the_rest(qwen: Thinker) -> None:
+def test_log_probabilities_of_reasoning_come_with_the_rest(qwen: Thinker) -> None:
     qwen.says("<think>\nHm.\n</think>\n\nHello!")
     answer = qwen.client.chat.completions.create(model="test/scripted", messages=HELLO, logprobs=True)
     logprobs = answer.choices[0].logprobs
@@ -172,11 +172,11 @@ def test_log_probabilities_of_a_thought_come_with_the_rest(qwen: Thinker) -> Non
 
 
 @pytest.mark.timeout(60)  # starts a process that checks grammars
-def test_the_grammar_knows_of_the_thought(qwen: Thinker, asked: Thinker) -> None:
+def test_the_grammar_knows_of_the_reasoning(qwen: Thinker, asked: Thinker) -> None:
     opened = [*HELLO, {"role": "assistant", "content": "<think>\nSo"}]
     closed = [*HELLO, {"role": "assistant", "content": "<think>\nSo</think>\n\n{"}]
     goes_on = {"continue_final_message": True, "add_generation_prompt": False}
-    cases: list[tuple[Thinker, dict[str, Any], Thinking]] = [
+    cases: list[tuple[Thinker, dict[str, Any], Reasoning]] = [
         (qwen, {}, "maybe"),
         (qwen, {"chat_template_kwargs": {"enable_thinking": False}}, "never"),
         (qwen, {"messages": opened} | goes_on, "already"),
@@ -186,19 +186,19 @@ def test_the_grammar_knows_of_the_thought(qwen: Thinker, asked: Thinker) -> None
         (asked, {"chat_template_kwargs": {"thinking": True}}, "already"),
         (qwen, {"tools": [{"type": "function", "function": {"name": "f", "strict": True}}]}, "maybe"),
     ]
-    for served, fields, thinking in cases:
+    for served, fields, reasoning in cases:
         form = {} if "tools" in fields else {"response_format": SCHEMA}
         body = {"model": "test/scripted", "messages": HELLO} | form | fields
         answer = served.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, answer.text
         grammar = served.gateway.submissions[-1].grammar
         assert grammar is not None
-        assert grammar.thinking == thinking, fields
+        assert grammar.reasoning == reasoning, fields
 
 
 @pytest.fixture
 def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Thinker]:
-    """Served with a grammar backend that knows of no thoughts."""
+    """Served with a grammar backend that knows of no reasoning."""
 
     class Installed:
         grammars = [Llguidance()]  # noqa: RUF012
@@ -209,34 +209,34 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Thinker]:
 
 
 @pytest.mark.timeout(60)  # starts a process that checks grammars
-def test_a_form_behind_a_thought_is_a_400_where_the_grammar_backend_cannot(plain: Thinker) -> None:
+def test_a_form_behind_reasoning_is_a_400_where_the_grammar_backend_cannot(plain: Thinker) -> None:
     body = {"model": "test/scripted", "messages": HELLO, "response_format": SCHEMA}
     answer = plain.http.post("/v1/chat/completions", json=body)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"]) == (400, "unsupported_parameter")
     assert error["param"] == "response_format.json_schema.schema"
-    assert "'llguidance' does not declare 'thoughts'" in error["message"]
+    assert "'llguidance' does not declare 'reasoning'" in error["message"]
     assert plain.gateway.submissions == []
     for control in ({"chat_template_kwargs": {"enable_thinking": False}}, {"response_format": {"type": "text"}}):
         assert plain.http.post("/v1/chat/completions", json=body | control).status_code == 200, control
 
 
 @pytest.mark.timeout(60)  # starts a process that checks grammars
-def test_a_plain_prompt_may_open_a_thought_itself(qwen: Thinker, endpoint: Any) -> None:
+def test_a_plain_prompt_may_open_reasoning_itself(qwen: Thinker, endpoint: Any) -> None:
     ids = qwen.tokenizer.encode("x<think>\n", add_special=False)
-    cases: list[tuple[Any, Thinking]] = [
+    cases: list[tuple[Any, Reasoning]] = [
         ("x", "never"),
         ("x<think>\n", "already"),
         (ids, "already"),
         (["a <think>", ids], "already"),
         ("<think>\n</think>", "never"),
     ]
-    for prompt, thinking in cases:
+    for prompt, reasoning in cases:
         body = {"model": "test/scripted", "prompt": prompt, "regex": "a+"}
         assert qwen.http.post("/v1/completions", json=body).status_code == 200
         grammar = qwen.gateway.submissions[-1].grammar
         assert grammar is not None
-        assert grammar.thinking == thinking, prompt
+        assert grammar.reasoning == reasoning, prompt
     mixed = {"model": "test/scripted", "prompt": ["a <think>", "b"]}
     refused = qwen.http.post("/v1/completions", json=mixed | {"regex": "a+"})
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "prompt")

@@ -1,53 +1,53 @@
-"""Thoughts: what a model writes between `<think>` and `</think>` before it answers."""
+"""Reasoning: the text that a model writes between `<think>` and `</think>` before it answers."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-from histrio.contracts.grammar import THOUGHT_BREAK, THOUGHT_CLOSE, THOUGHT_OPEN
-from histrio.messages import Thinking
+from histrio.contracts.grammar import REASONING_BREAK, REASONING_CLOSE, REASONING_OPEN
+from histrio.messages import Reasoning
 from histrio_api.text.stops import Wanted
 
-__all__ = ["ThoughtParser"]
+__all__ = ["ReasoningParser"]
 
-_OPENINGS = (THOUGHT_OPEN, f"\n{THOUGHT_OPEN}")
-_CLOSING = Wanted([THOUGHT_CLOSE])
+_OPENINGS = (REASONING_OPEN, f"\n{REASONING_OPEN}")
+_CLOSING = Wanted([REASONING_CLOSE])
 
 
 class _Stage(Enum):
     BEFORE = auto()
-    """Whether there is a thought is not known yet."""
+    """Whether there is reasoning is not known yet."""
     WITHIN = auto()
     BREAK = auto()
-    """Behind the thought's end; line breaks that only separate are left out."""
+    """Behind the reasoning's end; line breaks that only separate are left out."""
     AFTER = auto()
 
 
-_FIRST: dict[Thinking, _Stage] = {"never": _Stage.AFTER, "maybe": _Stage.BEFORE, "already": _Stage.WITHIN}
+_FIRST: dict[Reasoning, _Stage] = {"never": _Stage.AFTER, "maybe": _Stage.BEFORE, "already": _Stage.WITHIN}
 
 
-class ThoughtParser:
-    """Separates a thought from the answer that follows it. Line breaks around the thought belong to neither."""
+class ReasoningParser:
+    """Separates reasoning from the answer that follows it. Line breaks around the reasoning belong to neither."""
 
     __slots__ = ("_buffer", "_has_begun", "_num_breaks", "_num_held_breaks", "_stage")
 
-    def __init__(self, thinking: Thinking) -> None:
-        self._stage = _FIRST[thinking]
+    def __init__(self, reasoning: Reasoning) -> None:
+        self._stage = _FIRST[reasoning]
         self._buffer = ""
         self._has_begun = False
-        self._num_breaks = len(THOUGHT_BREAK)
+        self._num_breaks = len(REASONING_BREAK)
         self._num_held_breaks = 0
-        """Line breaks of the thought that are none of it if it ends behind them."""
+        """Line breaks that do not belong to the reasoning if it ends behind them."""
 
     def push(self, text: str) -> tuple[str, str]:
-        """Take more text; return what is sure to be thought, and what is answer."""
+        """Take more text; return what is sure to be reasoning, and what is answer."""
         self._buffer += text
         if self._stage is _Stage.BEFORE:
             self._look_for_opening()
-        thought = self._take_thought() if self._stage is _Stage.WITHIN else ""
+        reasoning = self._take_reasoning() if self._stage is _Stage.WITHIN else ""
         if self._stage is _Stage.BREAK:
             self._skip_break()
-        return thought, self._take_all() if self._stage is _Stage.AFTER else ""
+        return reasoning, self._take_all() if self._stage is _Stage.AFTER else ""
 
     def flush(self) -> tuple[str, str]:
         """The text ended: what was held back."""
@@ -64,20 +64,20 @@ class ThoughtParser:
         self._stage = _Stage.AFTER if found is None else _Stage.WITHIN
         self._buffer = self._buffer.removeprefix(found or "")
 
-    def _take_thought(self) -> str:
-        before, found, after = self._buffer.partition(THOUGHT_CLOSE)
+    def _take_reasoning(self) -> str:
+        before, found, after = self._buffer.partition(REASONING_CLOSE)
         if found:
             self._buffer, self._stage = after, _Stage.BREAK
             return self._without_breaks(self._held_breaks() + before)
 
         cut = _CLOSING.partial_start(before)
         self._buffer = before[cut:]
-        thought = before[:cut].rstrip("\n")
-        num_breaks = cut - len(thought)
-        if thought:
-            thought = self._held_breaks() + thought
+        reasoning = before[:cut].rstrip("\n")
+        num_breaks = cut - len(reasoning)
+        if reasoning:
+            reasoning = self._held_breaks() + reasoning
         self._num_held_breaks += num_breaks
-        return self._without_breaks(thought)
+        return self._without_breaks(reasoning)
 
     def _held_breaks(self) -> str:
         breaks, self._num_held_breaks = "\n" * self._num_held_breaks, 0
