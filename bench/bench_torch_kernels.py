@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from histrio_torch.omp import bound_spinning
+from histrio.kit.omp import bound_spinning
 
 bound_spinning()
 

@@ -28,9 +28,9 @@ from histrio.contracts.backend import (
 )
 from histrio.contracts.hooks import hookimpl
 from histrio.contracts.options import NoOptions
+from histrio.kit.memory import memory_bytes
 from histrio.messages import Tensor
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
-from histrio.system.machine import memory_bytes
 
 Floats = npt.NDArray[np.float32]
 

@@ -32,9 +32,9 @@ from histrio.contracts.backend import (
 )
 from histrio.contracts.hooks import hookimpl
 from histrio.errors import BackendError, DoesNotFit
+from histrio.kit.memory import memory_bytes
 from histrio.messages import Tensor
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
-from histrio.system.machine import memory_bytes
 from histrio.testing import toy
 from histrio.testing.models import MODELS
 

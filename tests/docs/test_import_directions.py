@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -39,6 +40,9 @@ LAYERS = {
 NEIGHBOURS = {("histrio.messages", "histrio.errors")}
 FREE = {"histrio.testing", "histrio_api.testing"}
 """Use everything, and nothing of the service uses them."""
+
+SHARED = {"histrio_torch.arrays", "histrio_torch.devices", "histrio_torch.wire"}
+"""Modules of a plugin that other plugins may import: they take or give torch tensors, so the kit cannot have them."""
 
 Imports = Mapping[str, set[str]]
 
@@ -102,6 +106,31 @@ def find_upward(imports: Imports) -> list[str]:
     return sorted(wrong)
 
 
+def find_foreign(imports: Imports) -> list[str]:
+    """`a -> b` for every import of another plugin's module that is not one of `SHARED`; tests' helpers may."""
+    return sorted(
+        f"{module} -> {other}"
+        for module, imported in imports.items()
+        for other in imported - SHARED
+        if _plugin(other) and _plugin(module) not in (None, _plugin(other)) and ".testing." not in f"{other}."
+    )
+
+
+def find_undeclared(imports: Imports, dependencies: Mapping[str, set[str]]) -> list[str]:
+    """`package -> package` for every plugin that imports another one which its pyproject.toml does not ask for."""
+    pairs = {(_plugin(module), _plugin(other)) for module, imported in imports.items() for other in imported}
+    return sorted(
+        f"{package} -> {other}"
+        for package, other in pairs
+        if package and other and other not in {package, *dependencies[package]}
+    )
+
+
+def _plugin(module: str) -> str | None:
+    package = module.split(".")[0]
+    return package if package.startswith("histrio_") and package != "histrio_api" else None
+
+
 def _room(module: str) -> str | None:
     package, _, rest = module.partition(".")
     return f"{package}.{rest.split('.')[0]}" if package in LAYERS and rest else None
@@ -147,6 +176,25 @@ def test_a_planted_import_from_the_request_half_into_the_answer_half_is_found() 
         "histrio_api.shared.edge -> histrio_api.request.received",
         "histrio_api.shared.edge -> histrio_api.testing",
     ]
+
+
+def test_plugins_import_of_each_other_only_what_is_shared(imports: Imports) -> None:
+    assert find_foreign(imports) == []
+    assert {other for imported in imports.values() for other in imported} >= SHARED
+    planted = {"histrio_vllm.engine": {"histrio_sglang.weights", "histrio_torch.wire", "histrio.errors"}}
+    assert find_foreign(planted) == ["histrio_vllm.engine -> histrio_sglang.weights"]
+
+
+def test_a_plugin_depends_on_the_plugins_that_it_imports(imports: Imports) -> None:
+    dependencies = {}
+    for folder in (ROOT / "plugins").iterdir():
+        for package in (path.name for path in folder.glob("histrio_*") if path.is_dir()):
+            project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+            dependencies[package] = {each.replace("-", "_") for each in project["dependencies"]}
+    without_tests = {module: imported for module, imported in imports.items() if ".testing." not in f"{module}."}
+    assert find_undeclared(without_tests, dependencies) == []
+    dependencies["histrio_vllm"].remove("histrio_torch")
+    assert find_undeclared(without_tests, dependencies) == ["histrio_vllm -> histrio_torch"]
 
 
 def test_a_planted_circle_and_a_planted_upward_import_are_found(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from histrio_torch.omp import bound_spinning
+from histrio.kit.omp import bound_spinning
 
 bound_spinning()
 

@@ -17,7 +17,6 @@ from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio.testing.chain import ChainRow
-from histrio_mlx import loader
 from histrio_mlx.backend import MlxStage
 from histrio_mlx.testing import NUM_LAYERS, MlxChain, as_torch
 from histrio_torch.testing import MOST_ERROR, logits_error
@@ -90,7 +89,7 @@ def test_the_dtype_is_the_checkpoints_or_what_a_cpu_can_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(loader, "SMALL_CHECKPOINT_BYTES", device_bytes)
+    monkeypatch.setattr("histrio.kit.checkpoint.SMALL_CHECKPOINT_BYTES", device_bytes)
     folder = shutil.copytree(mlx_model(family).folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))

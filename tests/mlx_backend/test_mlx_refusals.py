@@ -122,7 +122,7 @@ def test_dynamic_positions_within_the_trained_length_are_plain(tmp_path: Path) -
 def test_an_untested_family_runs_unsplit_row_by_row_and_says_so(
     mlx_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("histrio_mlx.factory.find_family", lambda model_type: None)
+    monkeypatch.setattr("histrio_mlx.traits.find_family", lambda model_type: None)
     tiny = mlx_model("llama")
     references = [tiny.refer(seed, length, 4) for seed, length in enumerate((9, 9, 3))]
     with caplog.at_level(logging.WARNING):
@@ -141,11 +141,11 @@ def test_a_family_that_was_found_not_to_split_is_refused_in_parts(
     mlx_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = Family(runs=True, reason="its layers talk")
-    monkeypatch.setattr("histrio_mlx.factory.find_family", lambda model_type: record)
+    monkeypatch.setattr("histrio_mlx.traits.find_family", lambda model_type: record)
     spec = StageSpec(str(mlx_model("llama").folder), 0, 2, NUM_LAYERS)
 
     assert "its layers talk" in MlxFactory().supports(spec).reason
-    monkeypatch.setattr("histrio_mlx.factory.find_family", lambda model_type: Family(reason="it is broken"))
+    monkeypatch.setattr("histrio_mlx.traits.find_family", lambda model_type: Family(reason="it is broken"))
     assert "it is broken" in MlxFactory().supports(spec).reason
 
 
@@ -213,7 +213,7 @@ def test_unknown_settings_are_refused(settings: dict[str, Any], words: str, mlx_
 
 
 def test_a_gpu_that_is_not_there_is_refused(mlx_model: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("histrio_mlx.memory.devices", lambda: ["cpu"])
+    monkeypatch.setattr("histrio_mlx.devices.devices", lambda: ["cpu"])
     with pytest.raises(BackendError, match="Apple Silicon"):
         open_stage(mlx_model("llama").folder, NUM_LAYERS, device="gpu")
 

@@ -13,12 +13,13 @@ import torch
 
 from histrio.contracts.backend import Capability, StageSpec
 from histrio.errors import BackendError, HistrioError
+from histrio.kit.checkpoint import stage_dtype
 from histrio_sglang import versions
 from histrio_sglang.factory import SglangFactory
 from histrio_sglang.options import StageOptions, read_options
 from histrio_sglang.versions import check_version
 from histrio_sglang.virtual_rank import VirtualGroup, VirtualRank, place
-from histrio_sglang.weights import choose_dtype, link_model, weight_bytes
+from histrio_sglang.weights import link_model, weight_bytes
 from histrio_torch.testing import NUM_LAYERS, make_model
 
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
@@ -126,10 +127,10 @@ def test_a_stage_links_the_weight_files_of_its_layers_alone(folder: Path, tmp_pa
 
 def test_weights_are_counted_as_they_are_loaded(folder: Path) -> None:
     spec = spec_of(folder, 0, NUM_LAYERS)
-    assert choose_dtype(spec, torch.device("cpu")) == "float32"
+    assert stage_dtype(spec, on_cpu=True) == "float32"
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    assert choose_dtype(spec, torch.device("cuda")) == config["dtype"] == "float32"
-    assert choose_dtype(spec_of(folder, 0, 1, dtype="bfloat16"), torch.device("cpu")) == "bfloat16"
+    assert stage_dtype(spec, on_cpu=False) == config["dtype"] == "float32"
+    assert stage_dtype(spec_of(folder, 0, 1, dtype="bfloat16"), on_cpu=True) == "bfloat16"
     assert weight_bytes(spec, "bfloat16") * 2 == weight_bytes(spec, "float32") == weight_bytes(spec, "auto")
     parts = [weight_bytes(spec_of(folder, layer, layer + 1), "float32") for layer in range(NUM_LAYERS)]
     assert sum(parts) == weight_bytes(spec, "float32")

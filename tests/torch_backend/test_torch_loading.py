@@ -112,7 +112,7 @@ def test_small_models_are_float32_unless_asked_otherwise(asked: str, given: str,
 
 def test_large_checkpoints_keep_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model("qwen3", tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
-    monkeypatch.setattr("histrio_torch.loader.SMALL_CHECKPOINT_BYTES", 1)
+    monkeypatch.setattr("histrio.kit.checkpoint.SMALL_CHECKPOINT_BYTES", 1)
     stage = TorchStage()
 
     assert stage.open(spec(str(tmp_path), (0, 3)), lambda *_: None).dtype == "bfloat16"

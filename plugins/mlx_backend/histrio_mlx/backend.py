@@ -14,12 +14,12 @@ from histrio.messages import StageCapacity
 from histrio_mlx.arrays import MlxArrays
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import modules_of
+from histrio_mlx.devices import choose_device, limit_cache, measure
 from histrio_mlx.groups import Group, make_groups
 from histrio_mlx.loader import StageModel, load_stage
-from histrio_mlx.memory import choose_device, limit_cache, measure
 from histrio_mlx.pages import CallContext
 from histrio_mlx.splice import Parts
-from histrio_mlx.traits import capabilities, check_placement
+from histrio_mlx.traits import PAGE_SIZES, capabilities, check_placement
 from histrio_mlx.trial import DTYPE_NAMES, try_stage
 from histrio_mlx.wire import from_wire, to_wire
 
@@ -107,7 +107,7 @@ class MlxStage:
         max_rows = budget.max_rows(self._caches.bytes_per_row, spec)
         state_bytes = max_rows * self._caches.bytes_per_row
         return StageCapacity(
-            max_pages=budget.max_pages(self._caches.bytes_per_token, state_bytes, spec),
+            max_pages=budget.max_pages(self._caches.bytes_per_token, spec, PAGE_SIZES, state_bytes),
             max_rows=max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype=DTYPE_NAMES[self._stage.dtype],

@@ -1,4 +1,4 @@
-"""The weight files of a model, and the settings of an adapter. Reads no tensor."""
+"""The files that mlx-lm reads: the weights of a model, and the settings of an adapter. Reads no tensor."""
 
 from __future__ import annotations
 
@@ -6,31 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from histrio.config.model_files import read_json_object
-from histrio.config.weights import weight_files
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
-__all__ = ["check_adapter", "checkpoint_bytes", "find_weight_files"]
+__all__ = ["WEIGHT_FILES", "check_adapter"]
 
-
-def find_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files. Raises `UnsupportedModel` for pickled ones, `ModelUnavailable` where one is missing."""
-    weight_files(folder)
-    files = sorted(folder.glob("model*.safetensors"))
-    if files:
-        return files
-
-    pickled = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in folder.glob(pattern))
-    if pickled:
-        raise UnsupportedModel(
-            f"{folder} has only pickled weights ({pickled[0]}), which can run code when read; convert to safetensors"
-        )
-
-    raise ModelUnavailable(f"{folder} has no model*.safetensors")
-
-
-def checkpoint_bytes(files: list[Path]) -> int:
-    """Size of all files together."""
-    return sum(path.stat().st_size for path in files)
+WEIGHT_FILES = "model*.safetensors"
+"""Names of the files that mlx-lm reads, with an index or without."""
 
 
 def check_adapter(folder: Path) -> dict[str, Any]:

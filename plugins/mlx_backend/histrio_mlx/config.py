@@ -12,17 +12,16 @@ from typing import Any
 
 from histrio.config.model_files import read_json_object
 from histrio.errors import UnsupportedModel
+from histrio.kit.checkpoint import num_layers
 
-__all__ = ["Config", "layer_windows", "normalise", "num_layers", "read_config", "stored_dtype"]
+__all__ = ["Config", "layer_windows", "normalise", "read_config"]
 
 Config = dict[str, Any]
 
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _OWN_KEYS = ("rope_theta", "partial_rotary_factor", "rope_type", "type")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 _OBJECTS = ("text_config", "vision_config", "audio_config", "quantization", "quantization_config")
 """Whether they are there says what kind of model it is."""
-_DTYPES = ("float32", "float16", "bfloat16")
 
 
 def read_config(folder: Path) -> Config:
@@ -33,26 +32,6 @@ def read_config(folder: Path) -> Config:
         raise UnsupportedModel(f"{path} names no model_type")
 
     return {key: value for key, value in config.items() if value is not None or key not in _OBJECTS}
-
-
-def num_layers(config: Config) -> int:
-    """How many layers the model has. Raises `UnsupportedModel` where config.json doesn't say."""
-    for source in (config, _text(config)):
-        for key in _LAYER_KEYS:
-            if isinstance(source.get(key), int):
-                return int(source[key])
-
-    raise UnsupportedModel(f"config.json of a {config.get('model_type')} has none of {', '.join(_LAYER_KEYS)}")
-
-
-def stored_dtype(config: Config) -> str | None:
-    """The dtype of the weights that config.json names: float32, float16 or bfloat16."""
-    for source in (config, _text(config)):
-        named = str(source.get("dtype") or source.get("torch_dtype")).removeprefix("torch.")
-        if named in _DTYPES:
-            return named
-
-    return None
 
 
 def normalise(config: Config, max_sequence_length: int) -> Config:

@@ -9,7 +9,8 @@ from pathlib import Path
 from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
-from histrio_mlx.checkpoint import check_adapter, find_weight_files
+from histrio.kit.checkpoint import find_weight_files
+from histrio_mlx.checkpoint import WEIGHT_FILES, check_adapter
 from histrio_mlx.traits import capabilities, check_placement
 
 __all__ = ["MlxFactory"]
@@ -41,7 +42,7 @@ class MlxFactory:
             return Probe(available=False, reason=reason, remedy="pip install histrio-mlx")
 
         try:
-            from histrio_mlx.memory import devices
+            from histrio_mlx.devices import devices
         except (ImportError, OSError) as error:
             remedy = "install mlx anew" if machine[0] == "Darwin" else "pip install 'mlx[cpu]'"
             return Probe(available=False, reason=f"mlx does not load: {error}", remedy=remedy)
@@ -57,7 +58,7 @@ class MlxFactory:
         try:
             family = check_placement(spec)
             if spec.has_weights:
-                find_weight_files(Path(spec.model))
+                find_weight_files(Path(spec.model), WEIGHT_FILES)
             if spec.adapter is not None:
                 check_adapter(Path(spec.adapter))
         except ModelError as error:

@@ -17,18 +17,17 @@ from mlx.nn.layers.base import Module
 
 from histrio.contracts.backend import Progress, StageSpec
 from histrio.errors import BackendError, UnsupportedModel
+from histrio.kit.checkpoint import checkpoint_bytes, choose_dtype, find_weight_files, named_dtype, num_layers
 from histrio_mlx.adapters import apply_adapter
-from histrio_mlx.checkpoint import checkpoint_bytes, find_weight_files
+from histrio_mlx.checkpoint import WEIGHT_FILES
 from histrio_mlx.compat import SwitchLinear, load_model, model_classes, modules_of, named_parameters
-from histrio_mlx.config import Config, normalise, num_layers, read_config, stored_dtype
+from histrio_mlx.config import Config, normalise, read_config
 from histrio_mlx.corrections import corrected_class
-from histrio_mlx.memory import measure
+from histrio_mlx.devices import measure
 from histrio_mlx.splice import Relay, splice
 
 __all__ = ["StageModel", "load_stage", "make_stage"]
 
-SMALL_CHECKPOINT_BYTES = 128_000_000
-"""Below it a CPU computes in float32 where the dtype is `auto`."""
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
 
 
@@ -56,7 +55,7 @@ def make_stage(spec: StageSpec, device: mx.Device, *, is_splittable: bool) -> St
     """The stage's model with weights that nothing has read yet. Raises `UnsupportedModel`, `ModelUnavailable`."""
     folder = Path(spec.model)
     config = normalise(read_config(folder), spec.max_sequence_length)
-    files = find_weight_files(folder)
+    files = find_weight_files(folder, WEIGHT_FILES)
     if num_layers(config) != spec.num_layers:
         raise BackendError(f"{folder} has {num_layers(config)} layers, the plan says {spec.num_layers}")
 
@@ -121,9 +120,7 @@ def _modules_with_parameters(model: Module) -> set[str]:
 
 def _choose_dtype(spec: StageSpec, config: Config, model: Module, cpu_bytes: int | None) -> mx.Dtype:
     """`cpu_bytes` is the checkpoint's size where a CPU computes."""
-    if spec.dtype not in ("auto", *_DTYPES):
-        raise BackendError(f"dtype {spec.dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
-
+    dtype = choose_dtype(spec.dtype, lambda: named_dtype(config) or _first_dtype(model), cpu_bytes)
     needs_float32 = cpu_bytes is not None and any(type(module) is SwitchLinear for module in modules_of(model))
     if needs_float32 and spec.dtype not in ("auto", "float32"):
         raise BackendError(
@@ -131,13 +128,7 @@ def _choose_dtype(spec: StageSpec, config: Config, model: Module, cpu_bytes: int
             "auto or float32"
         )
 
-    if spec.dtype != "auto":
-        return _DTYPES[spec.dtype]
-
-    if needs_float32 or (cpu_bytes is not None and cpu_bytes < SMALL_CHECKPOINT_BYTES):
-        return mx.float32
-
-    return _DTYPES[stored_dtype(config) or _first_dtype(model)]
+    return mx.float32 if needs_float32 else _DTYPES[dtype]
 
 
 def _first_dtype(model: Module) -> str:

@@ -6,14 +6,17 @@ from pathlib import Path
 
 from histrio.contracts.backend import Capability, StageSpec
 from histrio.errors import UnsupportedModel
-from histrio_mlx.config import normalise, num_layers, read_config
+from histrio.kit.checkpoint import check_range, num_layers
+from histrio_mlx.config import normalise, read_config
 from histrio_mlx.families import Family, family_name, load_record
 from histrio_mlx.families import family as find_family
 from histrio_mlx.refusals import check_config
 from histrio_mlx.sources import find_source
 
-__all__ = ["capabilities", "check_placement"]
+__all__ = ["PAGE_SIZES", "capabilities", "check_placement"]
 
+PAGE_SIZES = (4, 8, 16, 32, 64, 128)
+"""Tokens per page; any would do."""
 _OF_PAGES = (Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_PAGES)
 
 
@@ -30,12 +33,8 @@ def check_placement(spec: StageSpec) -> Family | None:
     """
     config = read_config(Path(spec.model))
     normal = normalise(config, spec.max_sequence_length)
-    model_type, count = str(config["model_type"]), num_layers(config)
-    if not 0 <= spec.first_layer < spec.last_layer <= count:
-        raise UnsupportedModel(
-            f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
-        )
-
+    model_type = str(config["model_type"])
+    check_range(spec, num_layers(config))
     module = family_name(config, load_record().aliases).partition("/")[0]
     family, source = find_family(config), find_source(module)
     if family is None and source is None:

@@ -13,9 +13,9 @@ import mlx.core as mx
 from histrio.contracts.backend import StageSpec
 from histrio_mlx.cache import StageCaches, has_windows
 from histrio_mlx.config import layer_windows
+from histrio_mlx.devices import choose_device
 from histrio_mlx.dry_run import DryRun
 from histrio_mlx.loader import StageModel, make_stage
-from histrio_mlx.memory import choose_device
 from histrio_mlx.refusals import overlooked_window
 from histrio_mlx.traits import check_placement
 

@@ -13,15 +13,14 @@ import torch
 
 from histrio.contracts.backend import Progress, ReplicaSize, StageCapacity, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError
+from histrio.kit.checkpoint import read_config, stage_dtype
 from histrio_sglang.families import check_model
 from histrio_sglang.options import DEFAULT_PAGE_SIZE, StageOptions, read_options
-from histrio_sglang.pages import most_pages
 from histrio_sglang.traits import CAPABILITIES
 from histrio_sglang.versions import check_version
-from histrio_sglang.weights import choose_dtype, link_model, weight_bytes
+from histrio_sglang.weights import link_model, weight_bytes
 from histrio_torch.arrays import TorchArrays
-from histrio_torch.families import read_config
-from histrio_torch.memory import choose_device, measure
+from histrio_torch.devices import choose_device, measure
 from histrio_torch.wire import from_wire, to_wire
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ class SglangStage:
         check_model(read_config(Path(spec.model)))
         self._spec, self._device = spec, choose_device(spec.device)
         self.xp = TorchArrays(self._device)
-        dtype = choose_dtype(spec, self._device)
+        dtype = stage_dtype(spec, on_cpu=self._device.type == "cpu")
         measure(self._device).check_weights(weight_bytes(spec, dtype), spec)
         progress(0.0, "importing SGLang")
         if self._device.type == "cpu":
@@ -122,9 +121,8 @@ class SglangStage:
         return self._capacity(self._runner, spec, options.page_size)
 
     def _capacity(self, runner: RangeRunner, spec: StageSpec, page_size: int) -> StageCapacity:
-        num_pages = most_pages(measure(self._device), runner.token_bytes, page_size, spec)
         return StageCapacity(
-            max_pages={page_size: num_pages},
+            max_pages=measure(self._device).max_pages(runner.token_bytes, spec, [page_size]),
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype=str(runner.dtype).removeprefix("torch."),

@@ -24,17 +24,16 @@ from histrio.contracts.backend import Capability, StageSpec
 from histrio.contracts.engine_backend import EngineEvents
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, RequestError
+from histrio.kit.checkpoint import read_config, stage_dtype
 from histrio.kit.hosted_engine import HostedEngine
 from histrio.kit.loop_thread import LoopThread
 from histrio.kit.streams import Piece
 from histrio.kit.whole_models import check_engine
 from histrio.messages import EngineCapacity, Generate
 from histrio_sglang.engine_options import EngineOptions, SglangFields
-from histrio_sglang.pages import most_pages
 from histrio_sglang.versions import check_version
-from histrio_sglang.weights import choose_dtype, weight_bytes
-from histrio_torch.families import read_config
-from histrio_torch.memory import choose_device, measure
+from histrio_sglang.weights import weight_bytes
+from histrio_torch.devices import choose_device, measure
 
 __all__ = ["SglangEngine", "engine_settings", "sampling_params"]
 
@@ -143,7 +142,7 @@ def engine_settings(
 ) -> dict[str, Any]:
     """`ServerArgs` of SGLang by name. Raises `DoesNotFit`."""
     is_cpu = device.type == "cpu"
-    dtype = choose_dtype(spec, device)
+    dtype = stage_dtype(spec, on_cpu=is_cpu)
     if options.tp_size == 1:
         measure(device).check_weights(weight_bytes(spec, dtype), spec)
     context_length = min(spec.max_sequence_length + _SPARE_POSITIONS, model.max_positions)
@@ -223,7 +222,6 @@ def _cache_tokens(spec: StageSpec, options: EngineOptions, device: torch.device,
     item_bytes = torch.float32.itemsize if dtype == "float32" else torch.bfloat16.itemsize
     wanted = None if spec.num_pages is None else math.ceil(spec.num_pages / options.page_size)
     pages_spec = msgspec.structs.replace(spec, num_pages=wanted)
-    num_pages = most_pages(
-        measure(device), 2 * spec.num_layers * heads * width * item_bytes, options.page_size, pages_spec
-    )
+    token_bytes = 2 * spec.num_layers * heads * width * item_bytes
+    num_pages = measure(device).max_pages(token_bytes, pages_spec, [options.page_size])[options.page_size]
     return num_pages * options.page_size

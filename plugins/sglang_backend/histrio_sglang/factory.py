@@ -7,7 +7,8 @@ from pathlib import Path
 
 from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.errors import HistrioError
-from histrio_sglang.families import check_model, num_layers, read_config
+from histrio.kit.checkpoint import check_range, num_layers, read_config
+from histrio_sglang.families import check_model
 from histrio_sglang.options import StageOptions, read_options
 from histrio_sglang.traits import CAPABILITIES
 from histrio_sglang.versions import check_version, installed_version
@@ -31,7 +32,7 @@ class SglangFactory:
             return Probe(False, "SGLang's kernels are not installed", "pip install sglang-kernel for your torch")
 
         try:
-            from histrio_torch.memory import devices
+            from histrio_torch.devices import devices
         except (ImportError, OSError) as error:
             return Probe(False, f"torch does not load: {error}", "install the torch that sglang names")
 
@@ -44,22 +45,18 @@ class SglangFactory:
             check_version(force=options.force_version)
             config = read_config(Path(spec.model))
             check_model(config)
-            count = num_layers(config)
+            check_range(spec, num_layers(config))
         except HistrioError as error:
             return Probe(False, str(error))
 
         if spec.adapter is not None:
             return Probe(False, "the sglang backend applies no adapters", "merge the adapter into the weights")
 
-        if not 0 <= spec.first_layer < spec.last_layer <= count:
-            reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
-            return Probe(False, reason, f"choose a range within 0:{count}")
-
         return Probe(True, capabilities=list(CAPABILITIES))
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch, and SGLang only once it opens."""
-        from histrio_torch.omp import bound_spinning
+        from histrio.kit.omp import bound_spinning
 
         bound_spinning()
         from histrio_sglang.backend import SglangStage

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from histrio.errors import UnsupportedModel
-from histrio_torch.families import num_layers, read_config
 
-__all__ = ["check_model", "num_layers", "read_config", "sources"]
+__all__ = ["check_model", "sources"]
 
 _ATTENTION_TYPE = "full_attention"
 _WINDOW_TYPE = "sliding_attention"

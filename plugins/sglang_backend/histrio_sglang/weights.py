@@ -1,4 +1,4 @@
-"""The weights of one stage: how big they are and in which dtype, and a model folder reduced to them.
+"""The weights of one stage: how big they are, and a model folder reduced to them.
 
 SGLang reads every weight file that the index names and drops what it has no place for. Links to the needed files beside
 an index that names no others make it read those alone.
@@ -10,59 +10,39 @@ import json
 import re
 from pathlib import Path
 
-import torch
-
-from histrio.config.weights import read_layer_bytes
+from histrio.config.weights import INDEX_FILE, read_layer_bytes
 from histrio.contracts.backend import StageSpec
-from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
-from histrio_torch.families import read_config
+from histrio.kit.checkpoint import stored_dtype
 
-__all__ = ["choose_dtype", "link_model", "weight_bytes"]
+__all__ = ["link_model", "weight_bytes"]
 
-_INDEX = "model.safetensors.index.json"
-_SMALL_CHECKPOINT_BYTES = 128_000_000
+_NUM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _LAYER = re.compile(r"\.(?:layers|h|blocks)\.(\d+)\.")
-
-
-def choose_dtype(spec: StageSpec, device: torch.device) -> str:
-    """The dtype to compute in. Auto is the checkpoint's; small models on a CPU run in float32, and of quantized ones
-    SGLang knows best."""
-    files = find_weight_files(Path(spec.model))
-    if spec.dtype != "auto":
-        return spec.dtype
-
-    if device.type == "cpu" and checkpoint_bytes(files) < _SMALL_CHECKPOINT_BYTES:
-        return "float32"
-
-    config = read_config(Path(spec.model))
-    return "auto" if "quantization_config" in config else checkpoint_dtype(config, files)
 
 
 def weight_bytes(spec: StageSpec, dtype: str) -> int:
     """Bytes of the stage's weights once they are loaded; quantized ones stay as they are stored."""
     folder = Path(spec.model)
     stored_bytes = read_layer_bytes(folder, spec.num_layers).of_range(spec.first_layer, spec.last_layer)
-    config = read_config(folder)
-    if dtype == "auto" or "quantization_config" in config:
+    stored = stored_dtype(folder)
+    if "auto" in (dtype, stored):
         return stored_bytes
 
-    stored: torch.dtype = getattr(torch, checkpoint_dtype(config, find_weight_files(folder)))
-    loaded: torch.dtype = getattr(torch, dtype)
-    return stored_bytes * loaded.itemsize // stored.itemsize
+    return stored_bytes * _NUM_BYTES[dtype] // _NUM_BYTES[stored]
 
 
 def link_model(spec: StageSpec, folder: Path) -> Path:
     """Fill the empty `folder` with links to the files of `spec.model` that the stage needs; returns the folder."""
     source = Path(spec.model).resolve()
-    index = source / _INDEX
+    index = source / INDEX_FILE
     files = {path for path in source.iterdir() if path.is_file()}
     if index.exists():
         content = json.loads(index.read_text(encoding="utf-8"))
         every = set(content["weight_map"].values())
         needed = {file for name, file in content["weight_map"].items() if _is_needed(name, spec)}
         content["weight_map"] = {name: file for name, file in content["weight_map"].items() if file in needed}
-        (folder / _INDEX).write_text(json.dumps(content), encoding="utf-8")
-        files = {path for path in files if path.name != _INDEX and path.name not in every - needed}
+        (folder / INDEX_FILE).write_text(json.dumps(content), encoding="utf-8")
+        files = {path for path in files if path.name != INDEX_FILE and path.name not in every - needed}
     for path in files:
         (folder / path.name).symlink_to(path)
     return folder

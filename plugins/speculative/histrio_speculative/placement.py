@@ -7,10 +7,12 @@ from typing import Annotated
 
 import msgspec
 
+from histrio.config.weights import weight_files
 from histrio.contracts.backend import Capability, Probe, StageSpec
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.contracts.options import with_options
 from histrio.errors import PluginError
+from histrio.kit.checkpoint import checkpoint_bytes
 from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
 from histrio_speculative.model_stage import PAGE_SIZE, ModelStage
@@ -68,7 +70,7 @@ def bring_up(
         max_step_tokens=max(_MOST_STEP_TOKENS, spec.max_rows),
         kvcache_mem_ratio=_CACHE_SHARE,
         num_pages=options.num_cache_tokens and -(-options.num_cache_tokens // PAGE_SIZE),
-        threads=options.threads or (1 if _num_weight_bytes(Path(model)) < _FEW_BYTES else spec.threads),
+        threads=options.threads or (1 if checkpoint_bytes(weight_files(Path(model))) < _FEW_BYTES else spec.threads),
         page_size=PAGE_SIZE,
     )
     factory = tools.stage_backend(options.backend)
@@ -77,7 +79,3 @@ def bring_up(
     max_rows = stage.size.max_rows
     guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
     return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))
-
-
-def _num_weight_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

@@ -1,1 +1,4 @@
-"""Stage backend on PyTorch: CPU, CUDA and MPS."""
+"""Stage backend on PyTorch: CPU, CUDA and MPS.
+
+Other plugins that compute with torch may import `arrays`, `devices` and `wire`; all else belongs to this backend alone.
+"""

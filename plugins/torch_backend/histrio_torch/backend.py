@@ -11,15 +11,16 @@ import torch
 
 from histrio.contracts.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError, UnsupportedModel
+from histrio.kit.checkpoint import read_config
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
+from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import attending_modules
-from histrio_torch.families import kv_cache_refusal, read_config
+from histrio_torch.families import kv_cache_refusal
 from histrio_torch.loader import StageModel, load_stage
-from histrio_torch.memory import choose_device, measure
 from histrio_torch.pages import PagedCache
-from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY
+from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY, PAGE_SIZES
 from histrio_torch.trial import trial_step
 from histrio_torch.wire import from_wire, to_wire
 
@@ -50,7 +51,7 @@ class TorchStage:
         self._stage = load_stage(spec, device, progress)
         self._cache = self._make_cache(self._stage)
         return StageCapacity(
-            max_pages=measure(device).max_pages(self._cache.bytes_per_token, spec),
+            max_pages=measure(device).max_pages(self._cache.reserved_bytes_per_token, spec, PAGE_SIZES),
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype=str(self._stage.dtype).removeprefix("torch."),

@@ -8,8 +8,9 @@ from pathlib import Path
 from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
-from histrio_torch.checkpoint import check_dtypes, find_weight_files
-from histrio_torch.families import check_config, kv_cache_refusal, num_layers, read_config
+from histrio.kit.checkpoint import check_range, find_weight_files, num_layers, read_config
+from histrio_torch.checkpoint import check_dtypes
+from histrio_torch.families import check_config, kv_cache_refusal
 from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY
 
 __all__ = ["TorchFactory"]
@@ -33,11 +34,11 @@ class TorchFactory:
         if missing:
             return Probe(available=False, reason=f"{' and '.join(missing)} not installed", remedy=_INSTALL)
 
-        from histrio_torch.omp import bound_spinning
+        from histrio.kit.omp import bound_spinning
 
         bound_spinning()
         try:
-            from histrio_torch.memory import devices
+            from histrio_torch.devices import devices
         except (ImportError, OSError) as error:
             return Probe(available=False, reason=f"torch does not load: {error}", remedy="install torch anew")
 
@@ -55,17 +56,13 @@ class TorchFactory:
             check_config(config)
             if spec.has_weights:
                 check_dtypes(find_weight_files(folder))
-            count = num_layers(config)
+            check_range(spec, num_layers(config))
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")
 
         refusal = kv_cache_refusal(config, spec.kv_cache_dtype)
         if refusal is not None:
             return Probe(available=False, reason=refusal, remedy=KV_CACHE_REMEDY)
-
-        if not 0 <= spec.first_layer < spec.last_layer <= count:
-            reason = f"layers {spec.first_layer}:{spec.last_layer} are not a range of the model's {count} layers"
-            return Probe(available=False, reason=reason, remedy=f"choose a range within 0:{count}")
 
         if not self._has_torch:
             return Probe(available=True, capabilities=list(CAPABILITIES))
@@ -81,7 +78,7 @@ class TorchFactory:
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch."""
-        from histrio_torch.omp import bound_spinning
+        from histrio.kit.omp import bound_spinning
 
         bound_spinning()
         from histrio_torch.backend import TorchStage

@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from histrio.config.model_files import read_json_object
 from histrio.errors import UnsupportedModel
+from histrio.kit.checkpoint import num_layers
 
-__all__ = ["check_config", "has_only_attention", "kv_cache_refusal", "num_layers", "read_config"]
+__all__ = ["check_config", "has_only_attention", "kv_cache_refusal"]
 
 _ATTENTION_TYPES = ("attention", "full_attention", "sliding_attention")
 """Granite 4 says `attention` for full attention."""
@@ -34,7 +34,6 @@ _STATE_KEYS = (
 """Keys by which configurations of recurrent and hybrid models give themselves away."""
 _STATE_TYPES = ("mamba", "rwkv", "jamba", "recurrent_gemma", "xlstm", "zamba", "falcon_h1", "bamba", "lfm2")
 _KV_CACHE_DTYPES = ("auto", "int8")
-_LAYER_KEYS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
 _LATENT_KEY = "kv_lora_rank"
 """Of models with multi-head latent attention. A latent has its rotary part, of another magnitude, under one scale."""
 _REFUSED_KEYS = {
@@ -45,12 +44,6 @@ _REFUSED_KEYS = {
 """Above zero in config.json (Gemma 3n and 4, DeepSeek-V3.2, GLM-5) → the reason."""
 _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 """What modelling code reads to call an attention that isn't its own."""
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The model's config.json without keys that are null. Raises `ModelError` with the file's name."""
-    config = read_json_object(folder / "config.json")
-    return {key: value for key, value in config.items() if value is not None}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -71,15 +64,6 @@ def kv_cache_refusal(config: Mapping[str, Any], kv_cache_dtype: str) -> str | No
         return f"{_name(config)} keeps latents ({_LATENT_KEY} in config.json), which are not stored as int8"
 
     return None
-
-
-def num_layers(config: Mapping[str, Any]) -> int:
-    """How many layers the model has, under whichever name config.json says so. Raises `UnsupportedModel`."""
-    for key in _LAYER_KEYS:
-        if isinstance(config.get(key), int):
-            return int(config[key])
-
-    raise UnsupportedModel(f"{_name(config)}: config.json has none of {', '.join(_LAYER_KEYS)}")
 
 
 def _name(config: Mapping[str, Any]) -> str:

@@ -23,23 +23,20 @@ from torch import nn
 
 from histrio.contracts.backend import Progress, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedModel
+from histrio.kit.checkpoint import read_config, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME, register_attention
-from histrio_torch.checkpoint import checkpoint_bytes, checkpoint_dtype, find_weight_files
-from histrio_torch.families import check_config, has_only_attention, read_config
+from histrio_torch.devices import measure
+from histrio_torch.families import check_config, has_only_attention
 from histrio_torch.fused import fuse_norms
 from histrio_torch.latent import LATENT_ATTENTION, absorb_latents, register_latent_attention
 from histrio_torch.linear import pack_linears
-from histrio_torch.memory import measure
 from histrio_torch.rope import fix_rope
 from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structure, splice
 
-__all__ = ["StageModel", "choose_dtype", "load_stage", "make_spliced", "prepare", "store_latents"]
+__all__ = ["StageModel", "load_stage", "make_spliced", "prepare", "store_latents"]
 
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _READ_SHARE = 0.5
 """Of the time to load; the rest is packing."""
-SMALL_CHECKPOINT_BYTES = 128_000_000
-"""Below it a CPU computes in float32 where the dtype is `auto`."""
 
 
 @dataclass
@@ -72,7 +69,7 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
     """Read config and weights of the stage's layers. Raises `UnsupportedModel`, `DoesNotFit`, `ModelUnavailable`."""
     folder = Path(spec.model)
     check_config(read_config(folder))
-    dtype = choose_dtype(spec, device)
+    dtype: torch.dtype = getattr(torch, stage_dtype(spec, on_cpu=device.type == "cpu"))
     register_attention()
     register_latent_attention()
     model_class, model_config = _model_class(folder)
@@ -115,22 +112,6 @@ def store_latents(model: Any) -> None:
     """Let latents reach the pages as they are, where the model has them."""
     if absorb_latents(model):
         model.config._attn_implementation = LATENT_ATTENTION
-
-
-def choose_dtype(spec: StageSpec, device: torch.device) -> torch.dtype:
-    """In which the stage computes, from its weights' headers. Raises `BackendError`, `ModelError`."""
-    folder = Path(spec.model)
-    files = find_weight_files(folder)
-    stored = checkpoint_dtype(read_config(folder), files)
-    if spec.dtype != "auto":
-        if spec.dtype not in _DTYPES:
-            raise BackendError(f"dtype {spec.dtype!r} is unknown; use auto, {', '.join(_DTYPES)}")
-        return _DTYPES[spec.dtype]
-
-    if device.type == "cpu" and checkpoint_bytes(files) < SMALL_CHECKPOINT_BYTES:
-        return torch.float32
-
-    return _DTYPES[stored]
 
 
 def _model_class(folder: Path) -> tuple[Any, Any]:

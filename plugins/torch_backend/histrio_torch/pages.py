@@ -10,6 +10,7 @@ use them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -162,6 +163,12 @@ class PagedCache:
             return num_values * self.dtype.itemsize
 
         return num_values + sum(shape.scales_per_token for shape in self.layers.values()) * self.dtype.itemsize
+
+    @property
+    def reserved_bytes_per_token(self) -> int:
+        """The same with the copies of running rows, which follow the pool on a CPU."""
+        has_copies = self.device.type == "cpu"
+        return math.ceil(self.bytes_per_token * (1 + RESIDENT_RATIO)) if has_copies else self.bytes_per_token
 
     def allocate(self, num_pages: int, page_size: int) -> None:
         """Make the pool, zeroed; same sizes as before keep it with what it holds."""

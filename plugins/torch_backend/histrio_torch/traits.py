@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from histrio.contracts.backend import Capability
 
-__all__ = ["CAPABILITIES", "KV_CACHE_REMEDY"]
+__all__ = ["CAPABILITIES", "KV_CACHE_REMEDY", "PAGE_SIZES"]
 
 CAPABILITIES = (
     Capability.BATCH,
@@ -14,4 +14,6 @@ CAPABILITIES = (
     Capability.ALL_POSITION_LOGITS,
 )
 """Of every torch stage, whatever the model."""
+PAGE_SIZES = (16, 32, 64, 128)
+"""Tokens per page that the attention can do."""
 KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'

@@ -14,12 +14,12 @@ from torch import nn
 from histrio.config.weights import read_header
 from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
+from histrio.kit.checkpoint import find_weight_files, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
-from histrio_torch.checkpoint import find_weight_files
+from histrio_torch.devices import choose_device
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
-from histrio_torch.loader import StageModel, choose_dtype, make_spliced, prepare, store_latents
-from histrio_torch.memory import choose_device
+from histrio_torch.loader import StageModel, make_spliced, prepare, store_latents
 from histrio_torch.pages import LayerShape
 
 __all__ = ["rehearse", "trial_step"]
@@ -45,7 +45,7 @@ def rehearse(spec: StageSpec) -> str:
     """
     device = choose_device(spec.device)
     _try_without_weights(spec)
-    return str(choose_dtype(spec, device)).removeprefix("torch.") if spec.has_weights else ""
+    return stage_dtype(spec, on_cpu=device.type == "cpu") if spec.has_weights else ""
 
 
 def _try_without_weights(spec: StageSpec) -> None:

@@ -14,13 +14,13 @@ from histrio.config.model_config import read_model_config
 from histrio.contracts.backend import Capability, StageSpec
 from histrio.contracts.engine_backend import EngineEvents
 from histrio.contracts.options import as_options
+from histrio.kit.checkpoint import stage_dtype
 from histrio.kit.hosted_engine import HostedEngine
 from histrio.kit.loop_thread import LoopThread
 from histrio.kit.streams import Piece
 from histrio.kit.whole_models import check_engine
 from histrio.messages import EngineCapacity, Generate
-from histrio_sglang.weights import choose_dtype
-from histrio_torch.memory import choose_device
+from histrio_torch.devices import choose_device
 from histrio_vllm.options import VllmFields, VllmOptions
 
 __all__ = ["VllmEngine"]
@@ -41,7 +41,7 @@ class VllmEngine(HostedEngine):
         check_engine(spec, "vllm")
         model = read_model_config(Path(spec.model))
         self._longest = longest = min(spec.max_sequence_length, model.max_positions)
-        dtype = choose_dtype(spec, choose_device(spec.device))
+        dtype = stage_dtype(spec, on_cpu=choose_device(spec.device).type == "cpu")
         if dtype == "auto":
             # vLLM's own auto makes float16 of float32
             dtype = model.dtype or dtype

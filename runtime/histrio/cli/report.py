@@ -7,10 +7,10 @@ from typing import Any
 
 from histrio.config.topology import EngineTable
 from histrio.contracts.backend import Capability
+from histrio.kit.memory import memory_bytes
 from histrio.plan.place import FRONT
 from histrio.plan.plans import EdgePlan, Plan, StagePlan
 from histrio.replica.sizing import lost_capabilities
-from histrio.system.machine import memory_bytes
 
 __all__ = ["describe_plan"]
 

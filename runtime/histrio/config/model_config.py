@@ -17,10 +17,11 @@ from histrio.config.bounds import check_bounds, rope_tables
 from histrio.config.model_files import read_json_object, read_model_text
 from histrio.errors import ModelError, UnsupportedModel
 
-__all__ = ["ModelConfig", "read_model_config"]
+__all__ = ["NUM_LAYERS_KEYS", "ModelConfig", "read_model_config"]
 
 _SAMPLING_KEYS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-_NUM_LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+NUM_LAYERS_KEYS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Names under which config.json says how many layers there are."""
 _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "n_ctx", "model_max_length")
 _DEFAULT_POSITIONS = {"falcon": 2048}
 """Model types whose published files leave the context to transformers' default."""
@@ -79,7 +80,7 @@ def read_model_config(folder: Path) -> ModelConfig:
     )
     return ModelConfig(
         architecture=_architecture(folder, config),
-        num_layers=_required(file, text, _NUM_LAYERS),
+        num_layers=_required(file, text, NUM_LAYERS_KEYS),
         vocab_size=vocab_size,
         max_positions=stretched,
         usual_positions=context if _changes_when_stretched(text) else stretched,

@@ -18,10 +18,19 @@ import msgspec
 from histrio.config.model_files import open_model_file, read_json_object
 from histrio.errors import ModelError, ModelUnavailable
 
-__all__ = ["LayerBytes", "StoredTensor", "read_header", "read_layer_bytes", "sum_layer_bytes", "weight_files"]
+__all__ = [
+    "INDEX_FILE",
+    "SINGLE_FILE",
+    "LayerBytes",
+    "StoredTensor",
+    "read_header",
+    "read_layer_bytes",
+    "sum_layer_bytes",
+    "weight_files",
+]
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
 _MAX_HEADER_BYTES = 100_000_000
 """The format's own limit."""
 _MOST_DIMENSIONS = 16
@@ -100,17 +109,17 @@ def weight_files(folder: Path) -> list[Path]:
     Raises `ModelError` for an index that is no map of weights to files beside it, `ModelUnavailable` where one of the
     files is not there. Beside a single file, which has everything, an index says nothing.
     """
-    if (folder / _SINGLE).exists():
-        return [folder / _SINGLE]
-    if not os.path.lexists(folder / _INDEX):
+    if (folder / SINGLE_FILE).exists():
+        return [folder / SINGLE_FILE]
+    if not os.path.lexists(folder / INDEX_FILE):
         return sorted(folder.glob("*.safetensors"))
 
-    names = _indexed_names(folder / _INDEX)
+    names = _indexed_names(folder / INDEX_FILE)
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise ModelUnavailable(
-            f"{folder} lacks {len(missing)} of the {len(names)} weight files that {_INDEX} names, first {missing[0]}: "
-            "fetch the model again"
+            f"{folder} lacks {len(missing)} of the {len(names)} weight files that {INDEX_FILE} names, first "
+            f"{missing[0]}: fetch the model again"
         )
     return [folder / name for name in names]
 

@@ -12,11 +12,11 @@ from histrio.config.topology import EngineTable, StageTable
 from histrio.contracts.backend import Capability, Probe, Traits
 from histrio.contracts.options import with_options
 from histrio.errors import BackendError, DoesNotFit, PluginError, TopologyError, UnsupportedModel
+from histrio.kit.memory import memory_bytes
 from histrio.plan.plans import StagePlan
 from histrio.plan.probe import probe_in, traits_in
 from histrio.plugins.asked import asked
 from histrio.plugins.registry import Plugins
-from histrio.system.machine import memory_bytes
 
 __all__ = [
     "backend_traits",

@@ -31,9 +31,9 @@ from histrio.contracts.backend import (
 )
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, TopologyError, UnsupportedModel
+from histrio.kit.memory import memory_bytes
 from histrio.messages import Tensor
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
-from histrio.system.machine import memory_bytes
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 
 __all__ = [

@@ -24,9 +24,9 @@ from histrio.contracts.backend import (
 )
 from histrio.contracts.hooks import hookimpl
 from histrio.errors import BackendError, DoesNotFit
+from histrio.kit.memory import memory_bytes
 from histrio.messages import Tensor
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
-from histrio.system.machine import memory_bytes
 
 Floats = npt.NDArray[np.float32]
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from histrio_torch.omp import bound_spinning
+from histrio.kit.omp import bound_spinning
 
 SETTINGS = ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"]
 

@@ -1,0 +1,121 @@
+"""Memory of a device: what there is, what weights and pages may take, and the refusal with the numbers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from histrio.contracts.backend import StageSpec
+from histrio.errors import DoesNotFit
+
+__all__ = ["Budget", "available_bytes", "main_memory", "memory_bytes"]
+
+_CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_MEMINFO = "/proc/meminfo"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Bytes of one device, and what a stage may take of them."""
+
+    device: str
+    total_bytes: int
+    free_bytes: int
+
+    def check_weights(self, weight_bytes: int, spec: StageSpec) -> None:
+        """Raise `DoesNotFit` if the stage's weights exceed their share, or what is free."""
+        allowed = int(self.total_bytes * spec.param_mem_ratio)
+        if weight_bytes <= min(allowed, self.free_bytes):
+            return
+
+        raise DoesNotFit(
+            f"layers {spec.first_layer}:{spec.last_layer} need {_gib(weight_bytes)} for weights; {self.device} has "
+            f"{_gib(self.total_bytes)}, {_gib(self.free_bytes)} of it free, and param-mem-ratio {spec.param_mem_ratio} "
+            f"allows {_gib(allowed)}: give the stage fewer layers, or raise param-mem-ratio"
+        )
+
+    def max_rows(self, bytes_per_row: int, spec: StageSpec) -> int:
+        """Most rows whose states take half of the share for pages. Raises `DoesNotFit` if that is not even one."""
+        if bytes_per_row == 0:
+            return spec.max_rows
+
+        rows = min(spec.max_rows, self._share(spec) // 2 // bytes_per_row)
+        if rows > 0:
+            return rows
+
+        raise DoesNotFit(
+            f"one row's state needs {_gib(bytes_per_row)}; {self.device} has {_gib(self.free_bytes)} free beside the "
+            f"weights, and kvcache-mem-ratio {spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows half of "
+            f"{_gib(self._share(spec))}: raise the ratio"
+        )
+
+    def max_pages(
+        self, bytes_per_token: int, spec: StageSpec, page_sizes: Sequence[int], state_bytes: int = 0
+    ) -> dict[int, int]:
+        """Page size → most pages, at most what `max_rows` sequences of full length take.
+
+        `state_bytes` of the share are taken by the rows' states. Only page sizes that give the pages that are asked
+        for are in the answer. Raises `DoesNotFit` where none does.
+        """
+        share = max(self._share(spec) - state_bytes, 0)
+        pages = {size: self._num_pages(size, share, bytes_per_token, spec) for size in page_sizes}
+        wanted = 1 if spec.num_pages is None else spec.num_pages
+        fitting = {size: count for size, count in pages.items() if count >= wanted}
+        if fitting:
+            return fitting
+
+        needed = page_sizes[0] * wanted * bytes_per_token
+        raise DoesNotFit(
+            f"{wanted} pages of {page_sizes[0]} tokens need {_gib(needed)} ({bytes_per_token} bytes a token); "
+            f"{self.device} has {_gib(self.free_bytes)} free beside the weights, and kvcache-mem-ratio "
+            f"{spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of pages or "
+            "raise the ratio"
+        )
+
+    def _share(self, spec: StageSpec) -> int:
+        return min(int(self.total_bytes * spec.kvcache_mem_ratio), self.free_bytes)
+
+    def _num_pages(self, page_size: int, share: int, bytes_per_token: int, spec: StageSpec) -> int:
+        page_bytes = page_size * max(bytes_per_token, 1)
+        if spec.num_pages is not None:
+            return min(spec.num_pages, self.free_bytes // page_bytes)
+
+        useful = spec.max_rows * -(-spec.max_sequence_length // page_size)
+        return min(useful, share // page_bytes)
+
+
+def main_memory() -> Budget:
+    """The memory that a CPU computes in, as it is now."""
+    return Budget("cpu", memory_bytes(), available_bytes())
+
+
+def memory_bytes() -> int:
+    """Main memory that this process may use: the machine's, or the container's if that is less."""
+    limits = [limit for file in _CGROUP_LIMITS if (limit := _read_limit(file)) is not None]
+    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *limits])
+
+
+def available_bytes() -> int:
+    """The part of `memory_bytes` that can be taken without swapping; only Linux says so, elsewhere all of it counts."""
+    total = memory_bytes()
+    try:
+        lines = Path(_MEMINFO).read_text(encoding="ascii").splitlines()
+    except OSError:
+        return total
+
+    available = next((line.split()[1] for line in lines if line.startswith("MemAvailable:")), None)
+    return total if available is None else min(int(available) * 1024, total)
+
+
+def _read_limit(file: str) -> int | None:
+    """Bytes; None where the file is not there, or says `max`."""
+    try:
+        return int(Path(file).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB"
