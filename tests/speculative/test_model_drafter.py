@@ -295,7 +295,7 @@ def test_a_very_small_model_computes_on_one_thread(tmp_path: Path) -> None:
     folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
     assert threads_of(folder) == 1
     assert threads_of(folder, threads=3) == 3
-    with (folder / "more.safetensors").open("wb") as file:
+    with (folder / "model.safetensors").open("r+b") as file:
         file.truncate(_FEW_BYTES)
     assert threads_of(folder) == NUM_THREADS, "a control: as many as the first stage"
     assert threads_of(folder, threads=3) == 3
