@@ -13,7 +13,7 @@ BENCHMARKS := .benchmarks
 ALONE = $(shell grep -rlE --include='test_*.py' '^@pytest\.mark\.alone' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-sglang check format bench install
+.PHONY: help run test test-sglang check format bench bench-once install
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ bench: $(INSTALLED) ## measure, store the run, and compare with the last one as 
 		--benchmark-storage=file://$(BENCHMARKS) --benchmark-autosave \
 		$(if $(wildcard $(BENCHMARKS)/*/*.json),--benchmark-compare) \
 		--benchmark-group-by=fullname --benchmark-sort=name --benchmark-columns=min,median,rounds $(ARGS)
+
+bench-once: $(INSTALLED) ## run each benchmark once, with little to do: does it still work?
+	$(BIN)/python -m pytest bench -o python_files='bench_*.py' --timeout 240 --benchmark-disable $(ARGS)
 
 install: $(INSTALLED) ## install everything into the virtual environment
 

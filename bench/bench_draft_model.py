@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from amounts import amount
 from demo_load import Load, at_once, conversations, launched, one_by_one, quotes, without_drafts
 
 from histrio.testing.launched import LaunchedServer
@@ -25,7 +26,7 @@ TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {
     "conversations": conversations,
     "quotes": lambda num_requests: quotes(num_requests, num_words=30),
 }
-NUM_REQUESTS = {1: 3, 8: 12, 32: 40}
+NUM_REQUESTS = {1: amount(3, once=1), 8: amount(12, once=9), 32: amount(40, once=33)}
 """Users → requests of one round."""
 ROUNDS = {"fixed": 3, "adaptive": 10}
 
@@ -67,4 +68,5 @@ def test_a_draft_model(
     generated, drafted, accepted = (counter(servers[way], name) - old for name, old in zip(names, before, strict=True))
     # Half of the tokens were generated without.
     note(f"{2 * drafted / generated:.2f} guesses per token, {accepted / max(drafted, 1):.2f} of them came true")
-    assert way == "fixed" or compared.ratio_of_pairs >= 0.97
+    if way == "adaptive":
+        compared.assert_least(ratio_of_pairs=0.97)

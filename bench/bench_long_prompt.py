@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from amounts import amount, is_once
 
 from histrio.testing.launched import LaunchedServer
 from histrio.testing.models import write_tokenizer
 from histrio_torch.testing import make_model
 
 NUM_STREAMS = 4
-NUM_PROMPT_TOKENS = 32_000
+NUM_PROMPT_TOKENS = amount(32_000, once=2_000)
 MAX_LENGTH = 32_768
 BUDGET_MS = 60
-WARM_UP_S = 3.0
+WARM_UP_S = amount(3, once=1)
 """For the streams to begin, and the engine to learn what steps cost."""
 LETTERS = list(range(64, 90))
 """Tokens that are a letter each, so that every one is seen at once."""
@@ -84,7 +85,7 @@ def test_gaps_beside_a_long_prompt(
     compared = in_turns(lambda: gaps(bounded), lambda: gaps(unbounded), 2)
 
     alone = min(stream_all(unbounded, [request_of(NUM_PROMPT_TOKENS, 1)])[0].first_token_s for _ in range(2))
-    first, second = (statistics.median(prompt_s[server][1:]) for server in (bounded, unbounded))
+    first, second = (statistics.median(prompt_s[server][-2:]) for server in (bounded, unbounded))
     note(f"prompt {first:.1f} s with the budget, {second:.1f} s without, {alone:.1f} s alone; budget {BUDGET_MS} ms")
-    assert compared.way.p95 <= 2 * BUDGET_MS / 1e3
-    assert compared.other.p95 > 2 * BUDGET_MS / 1e3, "a control: without the budget it is longer"
+    assert is_once() or compared.way.p95 <= 2 * BUDGET_MS / 1e3
+    assert is_once() or compared.other.p95 > 2 * BUDGET_MS / 1e3, "a control: without the budget it is longer"

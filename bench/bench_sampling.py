@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from amounts import amount
 from pytest_benchmark.fixture import BenchmarkFixture
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -25,7 +26,7 @@ from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 from histrio_torch.arrays import TorchArrays
 
-VOCAB = 151_936
+VOCAB = amount(151_936, once=2_048)
 NUM_ROWS = 64
 PROMPT = np.random.default_rng(5).integers(0, VOCAB, 1000).tolist()
 

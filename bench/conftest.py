@@ -28,6 +28,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Helpers of this folder are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
+from amounts import is_once, run_once
+
 Way = Callable[[], Sequence[float]]
 """Does something once; seconds of its parts, such as the time to the first token of each request."""
 
@@ -215,6 +217,11 @@ class Compared:
         """Of the processor time of the servers, which a busy machine disturbs less."""
         return statistics.median(self.other.cpu_s) / statistics.median(self.way.cpu_s)
 
+    def assert_least(self, **ratios: float) -> None:
+        """Raise AssertionError where a ratio, such as `cpu_ratio`, is less; never where nothing is measured."""
+        for name, least in ratios.items():
+            assert is_once() or getattr(self, name) >= least, f"{name} is {getattr(self, name):.3f}, not {least}"
+
     def info(self) -> dict[str, float]:
         """The ratios, and what they are made of."""
         found = {
@@ -241,10 +248,14 @@ def in_turns(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Cal
 
     def compare(way: Way, other: Way, rounds: int) -> Compared:
         compared = Compared(_Measured(), _Measured())
-        way(), other()  # what is compiled and allocated once
+        if not is_once():
+            way(), other()  # what is compiled and allocated once
         benchmark.pedantic(
             lambda: compared.way.measure(way), setup=lambda: compared.other.measure(other), rounds=rounds
         )
+        if is_once():
+            return compared
+
         info = compared.info()
         benchmark.extra_info |= info
         _note(request, ", ".join(f"{name} {value}" for name, value in info.items()))
@@ -257,6 +268,11 @@ def in_turns(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Cal
 def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """A line for the end of the output."""
     return lambda text: _note(request, text)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say how much the benchmarks do before they are imported."""
+    run_once(bool(config.getoption("benchmark_disable")))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

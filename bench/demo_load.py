@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from amounts import amount
+
 from histrio.testing.launched import LaunchedServer
 
 __all__ = ["Load", "at_once", "conversations", "launched", "one_by_one", "quotes", "stories", "without_drafts"]
@@ -29,7 +31,7 @@ def quotes(num_requests: int, num_tokens: int | None = None, num_words: int = 60
     from demo.texts import make_passage
 
     rng = random.Random(100_000)
-    length = {"max_tokens": 400} if num_tokens is None else {"max_tokens": num_tokens, "ignore_eos": True}
+    length = {"max_tokens": num_tokens, "ignore_eos": True} if num_tokens else {"max_tokens": amount(400, once=8)}
     passages = [make_passage(rng, rng.randint(num_words, 3 * num_words // 2)) for _ in range(num_requests)]
     return [_chat(f"Repeat the following passage word for word:\n\n{passage}") | length for passage in passages]
 
@@ -41,12 +43,13 @@ def conversations(num_requests: int) -> list[dict[str, Any]]:
 
     rng = random.Random(200_000)
     kinds = (story_exchange, counting_exchange, list_exchange, summary_exchange)
-    return [_chat(kinds[index % len(kinds)](rng)[0].content) | {"max_tokens": 90} for index in range(num_requests)]
+    questions = [kinds[index % len(kinds)](rng)[0].content for index in range(num_requests)]
+    return [_chat(question) | {"max_tokens": amount(90, once=8)} for question in questions]
 
 
 def stories(num_requests: int) -> list[dict[str, Any]]:
     """Text without repetition: drawn from a flattened distribution, other numbers for each request."""
-    fields = {"max_tokens": 96, "ignore_eos": True, "temperature": 1.5, "top_p": 1.0}
+    fields = {"max_tokens": amount(96, once=8), "ignore_eos": True, "temperature": 1.5, "top_p": 1.0}
     return [_chat(f"Tell me story number {index}.") | fields | {"seed": index} for index in range(num_requests)]
 
 
