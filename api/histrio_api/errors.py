@@ -84,7 +84,7 @@ class WrongMethod(RequestError):
 
 
 class ClientLeft(HistrioError):
-    """Nobody waits for the answer any more; the status is for the metrics."""
+    """No client waits for the answer any more; the status is for the metrics."""
 
     status = STATUS_CLIENT_LEFT
     code = "client_closed_request"

@@ -104,7 +104,7 @@ class RequestState(IntEnum):
 
 
 SamplerState: TypeAlias = dict[str, Any]
-"""Sampler → state that its tokens cannot rebuild; opaque to everybody else."""
+"""Sampler → state that its tokens cannot rebuild; opaque to everything else."""
 
 
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
@@ -115,7 +115,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     top: list[tuple[int, float]] = []
     """The most likely tokens in descending order, each with its own; as many as were asked for."""
     rank: int = 0
-    """How many tokens are at least as likely, the one that stands there among them; 0 where nobody counted."""
+    """How many tokens are at least as likely, the token itself among them; 0 where that was not counted."""
 
 
 class Tensor:
@@ -123,7 +123,7 @@ class Tensor:
 
     `data` is any object with the buffer protocol, `dtype` one of "float32", "float16", "bfloat16", "int32", "int64".
     `name` is empty for the residual stream, and says what else a stage hands on. The bytes are never copied on the way
-    out; whoever made them leaves them alone until the message is sent.
+    out; the sender leaves them alone until the message is sent.
     """
 
     __slots__ = ("data", "dtype", "name", "shape")
@@ -185,11 +185,11 @@ class Generate(_Message, frozen=True):
     is_seeded: bool = False
     """The client chose the seed: the tokens are its function."""
     leader: int = 0
-    """The request of the first choice, of those that continue the same prompt; 0 for requests with one choice."""
+    """The request of the first choice of the same prompt, whose last block may be copied; 0 with one choice."""
     num_prompt_logprobs: int | None = None
     """Log probabilities of the prompt's tokens and of that many of the most likely ones; None for none at all."""
     max_speculation: int | None = None
-    """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
+    """Most tokens drafted at a time, 0 for none; None for what the engine's settings allow."""
     trial_end: int = 0
     """Length at which the request is FINISHED_MAX_LENGTH for now, with the step that comes to it or passes it; 0 for
     none. What the last step gives beyond it belongs to the answer."""
@@ -215,15 +215,15 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     logprobs: list[float] = []
     """Of the ids, natural logarithms, where they were asked for."""
     num_cached_tokens: int = 0
-    """With the first tokens: how many of the prompt were taken from the prefix cache."""
+    """With the first tokens: how many tokens of the prompt came from the prefix cache."""
     top_logprobs: list[list[tuple[int, float]]] = []
     """Of each id: the most likely tokens and their own, where they were asked for."""
     sampler_state: SamplerState = {}
     """After these tokens, where samplers have one; a replay gives it back."""
     num_drafted: int = 0
-    """Tokens that were guessed for the step."""
+    """Tokens that were drafted for the step."""
     num_accepted: int = 0
-    """Of those, how many came true."""
+    """How many of them were accepted."""
     prompt_logprobs: list[TokenLogprobs] = []
     """With the first tokens, where they were asked for: of every token of the prompt but the first."""
 
@@ -264,7 +264,7 @@ class Sealed(_Message, frozen=True):
 
 
 class Release(_Message, frozen=True):
-    """Batching → kv: the request reads none of these blocks any more, and computes nothing that others may wait for."""
+    """Batching → kv: the request reads none of these blocks any more, and will not compute the blocks it announced."""
 
     request: int
     block_ids: list[int]
@@ -289,7 +289,7 @@ class Granted(_Message, frozen=True):
 
 
 class ReturnBlocks(_Message, frozen=True):
-    """Batching → kv: leased blocks that nobody used."""
+    """Batching → kv: leased blocks that were not used."""
 
     block_ids: list[int]
 
@@ -330,7 +330,7 @@ class Prepare(_Message, frozen=True):
 
 
 class Prepared(_Message, frozen=True):
-    """Last stage → batching: the request keeps nobody waiting for its grammar when it enters, whatever came of it."""
+    """Last stage → batching: the grammar of the request is compiled or has failed, so the request may enter."""
 
     request: int
     epoch: int
@@ -537,7 +537,7 @@ class ReplicaDown(_Message, frozen=True):
 
     replica: int
     reason: str
-    """In one sentence, safe to show to anybody."""
+    """One sentence, safe to show to a client."""
     final: bool = False
     """No restart will follow: fail what waits."""
     convicted: int = 0
@@ -549,7 +549,7 @@ class ReplicaDown(_Message, frozen=True):
 
 
 class OnTrial(_Message, frozen=True):
-    """Admission → root, before the order itself: from now on this request is alone in the replica; 0: nobody is."""
+    """Admission → root, before the order itself: from now on this request is alone in the replica; 0: no request is."""
 
     request: int
     has_got_on: bool = False

@@ -100,7 +100,7 @@ def test_an_endpoint_without_keys_on_other_addresses_warns(
 ) -> None:
     gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
     with running_endpoint(gateway, host="0.0.0.0", **{"allow-anonymous": True}):
-        assert "anybody who reaches 0.0.0.0 may use the endpoint" in caplog.text
+        assert "any client that reaches 0.0.0.0 may use the endpoint" in caplog.text
 
 
 def test_the_plugin_registers_the_service_api() -> None:

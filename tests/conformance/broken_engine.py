@@ -13,7 +13,7 @@ from histrio.testing.toy import ToyFactory
 from histrio.testing.toy_engine import Running, ToyEngine, ToyEngineFactory
 
 ENGINE_DEFECTS = {
-    "abort-ignored": "an_aborted_request_ends_and_harms_nobody",
+    "abort-ignored": "an_aborted_request_ends_and_harms_no_other",
     "accepts-a-part": "a_part_of_the_model_is_refused",
     "accepts-unknown-options": "the_engine_refuses_an_unknown_option_by_name",
     "all-at-once": "tokens_come_as_they_are_made",

@@ -25,50 +25,14 @@ BANNED = {
     r"in vain": "say what happens: it is rejected, its result is thrown away",
     r"gives? way|giving way|gave way": "preempt",
     r"thoughts?": "reasoning",
+    r"chances": "draft probabilities",
     r"drawers?": "sampler, or the last stage",
     r"(?:run|runs|running|plan|plans|planned) ahead": "async scheduling",
 }
 """What is banned, and what to write in its place."""
 
 ALLOWED: dict[str, int] = {
-    "api/histrio_api/errors.py": 1,
-    "api/histrio_api/http/parser.py": 2,
-    "api/histrio_api/http/server.py": 1,
-    "api/histrio_api/request/attended.py": 1,
-    "api/histrio_api/request/fields.py": 2,
-    "api/histrio_api/schemas/usage.py": 1,
-    "api/histrio_api/service/gate.py": 1,
-    "api/histrio_api/service/listener.py": 2,
-    "api/histrio_api/shared/edge.py": 2,
-    "api/histrio_api/shared/settings.py": 3,
     "api/histrio_api/testing.py": 1,
-    "api/histrio_api/text/messages.py": 1,
-    "api/histrio_api/text/template.py": 1,
-    "runtime/histrio/batching/actor.py": 7,
-    "runtime/histrio/batching/roster.py": 4,
-    "runtime/histrio/batching/rows.py": 6,
-    "runtime/histrio/batching/scheduler.py": 16,
-    "runtime/histrio/batching/sequence.py": 2,
-    "runtime/histrio/batching/speculation/cost.py": 1,
-    "runtime/histrio/batching/speculation/speculation.py": 6,
-    "runtime/histrio/batching/step_plan.py": 4,
-    "runtime/histrio/contracts/drafter.py": 1,
-    "runtime/histrio/contracts/gateway.py": 1,
-    "runtime/histrio/contracts/grammar.py": 3,
-    "runtime/histrio/contracts/hooks.py": 2,
-    "runtime/histrio/contracts/policy.py": 5,
-    "runtime/histrio/contracts/request_fields.py": 3,
-    "runtime/histrio/front/admission.py": 1,
-    "runtime/histrio/front/grammar_trial.py": 1,
-    "runtime/histrio/front/requests.py": 3,
-    "runtime/histrio/front/trials.py": 1,
-    "runtime/histrio/front/watchers.py": 3,
-    "runtime/histrio/messages.py": 7,
-    "runtime/histrio/stage/sampling/grammar_compiler.py": 2,
-    "runtime/histrio/stage/sampling/grammar_table.py": 3,
-    "runtime/histrio/stage/sampling/sampler_chain.py": 3,
-    "runtime/histrio/stage/slots.py": 2,
-    "runtime/histrio/testing/conformance/test_engine_requests.py": 1,
 }
 """File → how many banned words it still has."""
 
@@ -78,7 +42,7 @@ def find_banned(text: str) -> list[str]:
     return [
         f"line {text.count(chr(10), 0, match.start()) + 1}: {match[0]!r}; {remedy}"
         for words, remedy in BANNED.items()
-        for match in re.finditer(rf"(?<![A-Za-z])(?i:{words})(?![a-z]|(?<=[A-Z])[A-Z])".replace(" ", r"[\s#]+"), text)
+        for match in re.finditer(rf"(?<![A-Za-z])(?i:{words})(?![a-z]|(?<=[A-Z])[A-Z])".replace(" ", r"[\s#_]+"), text)
     ]
 
 
@@ -131,6 +95,7 @@ def test_pages_are_narrow() -> None:
         "has_thoughts = True",
         "A sequence in flight cannot give\nway.",
         "Nobody runs ahead of those who cannot.",
+        "def _run_ahead(): ...",
     ],
 )
 def test_a_planted_sentence_is_found(sentence: str) -> None:

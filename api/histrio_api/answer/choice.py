@@ -58,7 +58,7 @@ class Choice:
         self.prompt = prompt
         self.stream = stream
         self.counts_prompt = counts_prompt
-        """Whether it is the first choice of its prompt, which stands for what the prompt cost."""
+        """True for the first choice of each prompt: prompt usage and prompt logprobs are counted on it only."""
         self.echoes = False
         """The text begins with the prompt, and every token has its entry, also the one that ends the text."""
         self.has_answer = True

@@ -1,4 +1,4 @@
-"""From bytes to requests, one after the other: the C parser, fed so that it never runs ahead of a request's end.
+"""From bytes to requests, one after the other: the C parser, fed so that it never reads beyond a request's end.
 
 The parser calls back for all that its bytes contain. So that a thousand requests sent at once are not a thousand
 objects, it is only given bytes up to the end of what is being read: heads and the frames of chunks end in an empty
@@ -46,7 +46,7 @@ class Head:
 
 
 class Sink(Protocol):
-    """Who takes what the parser finds."""
+    """The receiver of what the parser finds."""
 
     def on_begin(self) -> None:
         """The first byte of a request."""

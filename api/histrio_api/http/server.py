@@ -99,7 +99,7 @@ class HttpServer:
         self._waiting.pop(connection, None)
 
     def is_waiting(self, connection: Connection, *, waits: bool) -> None:
-        """A connection's: whether it has no request, and gives way where there are too many."""
+        """Note whether a connection has no request: such a connection is closed where there are too many."""
         self._waiting.pop(connection, None)
         if waits:
             self._waiting[connection] = None

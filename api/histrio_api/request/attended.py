@@ -1,4 +1,4 @@
-"""Work that is done only as long as somebody waits for it."""
+"""Work that is done only as long as its client waits for it."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def split_fields(
 ) -> tuple[R, dict[str, Any]]:
     """The checked request and its sampling fields. A null means that the field is not given.
 
-    `honoured_by` are the words for who honours these fields and no others. Raises `RequestError`.
+    `honoured_by` names what honours these fields and no others, for messages. Raises `RequestError`.
     """
     own: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
@@ -115,7 +115,7 @@ def split_fields(
 def within_vocabulary(sampling: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """The same sampling fields without what names tokens that do not exist: as many as there are, or one beyond them.
 
-    What has not the form of its field is left to those who check it.
+    A value without the form of its field is left to the checks of that field.
     """
     top_k, biases = sampling.get("top_k"), sampling.get("logit_bias")
     if isinstance(top_k, int) and top_k >= vocab_size:

@@ -20,7 +20,7 @@ class CompletionTokensDetails(msgspec.Struct):
     accepted_prediction_tokens: int
     """Guessed ahead, and right."""
     rejected_prediction_tokens: int
-    """Guessed ahead in vain; they are in no answer, and in no other count."""
+    """Drafted and rejected; they are in no answer, and in no other count."""
 
 
 class Usage(msgspec.Struct):

@@ -98,7 +98,7 @@ class Gate:
             return True
         scheme, _, place = origin.partition("://")
         if scheme not in _WEB_SCHEMES:
-            return bool(place)  # an application's or an extension's own page; "null" is anybody's
+            return bool(place)  # an application's or an extension's own page; "null" may be any page
         host = _host_of(place)
         return place.lower() in (each.lower() for each in hosts) or host == "localhost" or _is_local(host)
 

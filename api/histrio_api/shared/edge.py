@@ -36,7 +36,7 @@ class Edge:
     template: ChatTemplate | None
     metrics: EndpointMetrics
     grammars: GrammarChecker | None = None
-    """None: whoever enforces the served model's grammars checks them too."""
+    """None: the engine that enforces the served model's grammars checks them too."""
     _num_encoding: int = 0
 
     @cached_property
@@ -52,7 +52,7 @@ class Edge:
 
     @cached_property
     def honoured_by(self) -> str:
-        """Who does not know the other fields, in words."""
+        """Name of the component that decides which fields are supported, for error messages."""
         engine = self.gateway.model.engine
         return f"the backend {engine!r}" if engine else "this server"
 

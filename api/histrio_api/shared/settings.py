@@ -30,7 +30,7 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Request line and headers of a request; longer ones get 431."""
     max_connections: _Count = 1024
     """Open at the same time; less where the system allows fewer open files. Beyond it the connection that has been
-    without a request for longest gives way, or the new one gets 503."""
+    without a request for longest is closed, or the new one gets 503."""
     cors_origins: list[str] = []
     """Web origins that may call the endpoint from a browser; `*` allows all."""
     allowed_hosts: list[str] = []
@@ -90,10 +90,10 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     def __post_init__(self) -> None:
         """Raise `ValueError` for what would let in more than it seems to."""
         if self.api_keys == []:
-            raise ValueError("api-keys is an empty list, which would let everybody in; leave it out, or give a key")
+            raise ValueError("api-keys is an empty list, which would let every client in; leave it out, or give a key")
         if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
             raise ValueError(
-                "host is reached from other machines, and without api-keys by anybody there; give api-keys, or set "
+                "host is reached from other machines, and without api-keys by any client there; give api-keys, or set "
                 "allow-anonymous = true"
             )
 

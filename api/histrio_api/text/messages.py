@@ -59,6 +59,6 @@ def _part_text(part: ContentPart, path: str) -> str:
 
 
 def _tool_call(call: ToolCall) -> dict[str, Any]:
-    """The arguments are as the client gave them, who may pass on what a model wrote."""
+    """The arguments as the client gave them; they may be what a model wrote."""
     function = {"name": call.function.name, "arguments": call.function.arguments}
     return {"id": call.id or "", "type": "function", "function": function}

@@ -47,7 +47,7 @@ class ChatTemplate:
 
     @cached_property
     def variables(self) -> frozenset[str]:
-        """Names a request may set (`enable_thinking` …): those the template reads and nobody else gives."""
+        """Names a request may set (`enable_thinking` …): read by the template, not set by the endpoint."""
         trees = [template_environment().parse(source) for source in self._sources.values()]
         names = frozenset().union(*map(_open_names, trees))
         return names - _OURS - self._special_tokens.keys() - template_environment().globals.keys()

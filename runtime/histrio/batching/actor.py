@@ -54,7 +54,7 @@ _TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
 
 
 class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the topology says of batching; travels to the process that does it."""
+    """Settings of batching from the topology; they travel to the process that hosts it."""
 
     prefill_chunk: int = 512
     """Most tokens of one prompt in one step."""
@@ -63,21 +63,22 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
     num_micro_batches: int = 1
     """Steps in flight along the stages."""
     num_ahead: int = 0
-    """Steps planned beyond these before the tokens they go on from are known: for a single stage on another thread."""
+    """Steps scheduled beyond these before the tokens they continue from are known (async scheduling), for a single
+    stage on another thread."""
     has_prefix_cache: bool = True
     prompts_first: bool = False
-    """Prompts come before the next tokens of those who decode."""
+    """Prompts come before the next tokens of decoding sequences."""
     wait_s: float = 0.0
     """Seconds that the first request waits for others, when nothing runs."""
     can_preempt: bool = True
     watermark: float = 0.0
-    """Share of the blocks that newcomers leave to those who run."""
+    """Share of the blocks that new sequences leave to running ones."""
     policy: str = ""
-    """Who decides in which order requests enter; empty: by priority."""
+    """Name of the policy that decides in which order requests enter; empty: by priority."""
     policy_options: dict[str, Any] = {}
     """`[engine.batching-policy-options]`, checked when the plan was made."""
     drafter: str = ""
-    """Who guesses tokens ahead; empty for nobody."""
+    """Name of the drafter; empty for none."""
     drafter_spec: DrafterSpec | None = None
     speculation: SpeculationLimits = SpeculationLimits()
 
@@ -108,7 +109,7 @@ class BatchingActor(Actor[ToBatching]):
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
         self._gathering_since: float | None = None
-        """Clock when the first request came while nothing ran; None when something runs, or nobody is there."""
+        """Clock when the first request came while nothing ran; None when something runs, or no request waits."""
         self.scheduler: Scheduler | None = None
 
     def start(self) -> None:
@@ -176,7 +177,7 @@ class BatchingActor(Actor[ToBatching]):
         return left if left > 0 else None
 
     def idle(self) -> None:
-        """Check the books; without work the lease goes back as a whole."""
+        """Check the integrity of slots and blocks; without work the whole lease goes back to kv."""
         if self.scheduler is None:
             return
 
@@ -187,7 +188,7 @@ class BatchingActor(Actor[ToBatching]):
                 self._tell(KV, ReturnBlocks(given))
 
     def _is_gathering(self, scheduler: Scheduler) -> bool:
-        """Whether those who arrived wait a little for others, because nothing runs and there is room for more."""
+        """Whether waiting requests wait a little for others, because nothing runs and there is room for more."""
         if not self._settings.wait_s:
             return False
 
@@ -251,7 +252,7 @@ class BatchingActor(Actor[ToBatching]):
         self._tell(ROOT, Allocated(BATCHING, start.epoch))
 
     def _make_scheduler(self, limits: SchedulerLimits) -> Scheduler:
-        """One that knows of nothing; what the drafter kept of an epoch before is forgotten."""
+        """A scheduler without sequences; the drafter forgets what it kept of earlier epochs."""
         cost = CostModel()
         speculation = None
         if self.scheduler is not None and self.scheduler.speculation is not None:
@@ -275,7 +276,7 @@ class BatchingActor(Actor[ToBatching]):
             self._tell(ADMISSION, Tokens(self._epoch, rows))
 
     def _settle_blocks(self, scheduler: Scheduler, plan: Plan | None) -> None:
-        """Tell kv what sequences left behind and what they fill; ask for what one more step can need."""
+        """Tell kv the released and the filled blocks; ask for the blocks that one more step can need."""
         lease = scheduler.lease
         for release in lease.take_releases():
             self._tell(KV, release)

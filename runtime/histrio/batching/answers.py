@@ -1,4 +1,4 @@
-"""From a step's result to what the front hears of one row."""
+"""From a step's result to the message about one row for the front."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ class BlockLease:
         self.is_exhausted = False
         """Kv granted less than was asked: only releases or preemption help."""
         self._has_released = False
-        """Something was released since kv was asked: its answer knows nothing of that."""
+        """Blocks were released after kv was asked, so its answer does not count them."""
 
     @property
     def num_blocks_in_hand(self) -> int:
@@ -34,11 +34,11 @@ class BlockLease:
         return len(self._used)
 
     def ask(self, num_blocks: int) -> None:
-        """Kv is asked for so many more."""
+        """kv was asked for `num_blocks` more blocks."""
         self.num_asked_blocks, self._has_released = num_blocks, False
 
     def add(self, block_ids: list[int], num_left: int = 0) -> None:
-        """Kv granted these, and could have granted so many more."""
+        """kv granted these blocks, and could have granted `num_left` more."""
         self._in_hand[:0] = reversed(block_ids)
         self.num_blocks_left = num_left
         self.is_exhausted = len(block_ids) < self.num_asked_blocks and not self._has_released
@@ -69,7 +69,7 @@ class BlockLease:
         return releases
 
     def give_up(self) -> list[int]:
-        """Everything in hand, to be returned: nothing is running that could need it."""
+        """All blocks in hand, to be returned to kv: no running sequence could need them."""
         given, self._in_hand = self._in_hand, []
         self.num_blocks_left += len(given)
         return given

@@ -1,4 +1,4 @@
-"""Who is here: the sequences of one replica, those who wait by rank, and those who run in slots.
+"""The sequences of one replica: the waiting ones by rank, and the running ones in slots.
 
 A sequence that takes a slot, or leaves it, causes orders to the stages; they are kept until a plan carries them.
 """
@@ -47,7 +47,7 @@ class Roster:
         self._wait(sequence)
 
     def enter(self, sequence: Sequence) -> None:
-        """One that waits takes a slot; it begins behind the tokens that are computed already."""
+        """A waiting sequence takes a slot; it begins behind the tokens that are computed already."""
         self.waiting.remove(sequence)
         sequence.slot = self._free_slots.pop()
         sequence.state = RequestState.PREFILLING
@@ -56,7 +56,7 @@ class Roster:
         self._orders.append(_open(sequence))
 
     def preempt(self, sequence: Sequence) -> None:
-        """One that runs gives slot and blocks back, and waits to be computed again."""
+        """A running sequence gives slot and blocks back, and waits to be computed again."""
         self._vacate(sequence)
         sequence.state = RequestState.WAITING
         self._wait(sequence)
@@ -72,7 +72,7 @@ class Roster:
             self._lease.release(sequence.request, sequence.forget_blocks())
 
     def order(self, order: StageOrder) -> None:
-        """The stages are to be told this, behind what they are to be told already."""
+        """Queue an order to the stages, behind the orders that are queued already."""
         self._orders.append(order)
 
     def take_orders(self) -> list[StageOrder]:
@@ -85,7 +85,7 @@ class Roster:
         slots = [sequence.slot for sequence in self.running]
         assert sorted(slots + self._free_slots) == list(range(self._limits.max_rows)), "slots were lost or doubled"
         assert len(self.waiting) + len(self.running) == len(self.by_request), "a sequence is in no queue, or in two"
-        assert self.waiting == sorted(self.waiting, key=_rank), "those who wait are out of order"
+        assert self.waiting == sorted(self.waiting, key=_rank), "waiting sequences are out of order"
         self._lease.check_integrity([sequence.block_ids for sequence in self.by_request.values()])
         for sequence in self.running:
             room = len(sequence.block_ids) * self._limits.block_size
@@ -97,7 +97,7 @@ class Roster:
         insort(self.waiting, sequence, key=_rank)
 
     def _vacate(self, sequence: Sequence) -> None:
-        """Steps already issued stay valid, because links are first in, first out."""
+        """Free the slot. Steps already issued stay valid, because links are first in, first out."""
         self.running.remove(sequence)
         self._orders.append(Close(sequence.slot))
         self._free_slots.append(sequence.slot)

@@ -1,4 +1,4 @@
-"""One sequence's part of a step: which tokens, in which blocks; and who gives way where blocks are short."""
+"""One sequence's part of a step: which tokens, in which blocks; and which one is preempted when blocks are short."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RowMaker:
         self.num_missing_blocks = 0
         """Blocks the rows of this step would have needed beyond those in hand."""
         self.has_preempted = False
-        """Somebody has given way in this step."""
+        """A sequence was preempted in this step."""
         self.num_forks = 0
         """Sequences that began with a copy of the block that their prompt ends in."""
         self._limits = limits
@@ -63,7 +63,7 @@ class RowMaker:
         return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored)
 
     def row_ahead(self, sequence: Sequence) -> Row | None:
-        """The row for the token that is being drawn just now; None if blocks are short."""
+        """The row for the token that is being drawn now (async scheduling); None if blocks are short."""
         start = sequence.num_planned_tokens
         new_ids = self._allocate(sequence, start + 1)
         if new_ids is None:
@@ -94,7 +94,7 @@ class RowMaker:
         return leader.block_ids[num_known // size]
 
     def _allocate(self, sequence: Sequence, end: int) -> list[int] | None:
-        """Blocks for the tokens up to `end`; None if kv has to be asked, or others have to give way first."""
+        """Blocks for the tokens up to `end`; None if kv has to grant some first, or a sequence to be preempted."""
         if not self._limits.can_preempt:
             end = sequence.order.max_total_tokens
         num_blocks = -(-end // self._limits.block_size) - len(sequence.block_ids)
@@ -109,10 +109,10 @@ class RowMaker:
         return None
 
     def _make_room(self, sequence: Sequence, num_blocks: int) -> None:
-        """Take the blocks of others who wait, then, for one who runs, those of idle sequences of a later rank, the last
-        first.
+        """Release the blocks of other waiting sequences; then, for a running one, preempt idle sequences of a later
+        rank, the last first.
 
-        Kv gets them, because it knows what else is in them; it grants what is free with the next plan.
+        The blocks go to kv, because it knows which of them are shared; it grants free ones with the next plan.
         """
         num_released = 0
         for waiting in self._roster.waiting:

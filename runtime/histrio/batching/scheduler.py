@@ -7,8 +7,8 @@ A long prompt is thereby cut into chunks and never stalls the others. Sequences 
 A sequence that is about to enter is matched first: kv says which blocks hold the beginning of its tokens already. When
 kv has no block left, the running sequence of the last rank gives up its blocks and is computed again later.
 
-    plan = candidates, each with its budget → rows        who takes part: here; what a row is: `rows.py`
-    apply: results → tokens, and who leaves               who is here: `roster.py`
+    plan = candidates, each with its budget → rows        which sequences: here; what a row is: `rows.py`
+    apply: results → tokens, and which sequences leave    which sequences there are: `roster.py`
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_SCORED = 128
 class Scheduler:
     """Waiting and running sequences of one replica.
 
-    `handicap` tells how many later requests may enter before an order: it is finite, so nobody waits for ever.
+    `handicap` tells how many later requests may enter before an order: it is finite, so no sequence waits for ever.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Scheduler:
         max_rows = -(-min(len(self._roster.by_request), self.limits.max_rows) // num_micro_batches)
         self._draft(max_rows)
         if is_ahead:
-            self._run_ahead(batch)
+            self._schedule_ahead(batch)
         for sequence in self._candidates():
             budget = self._budget(sequence, batch)
             if len(batch.rows) >= max_rows or batch.num_tokens >= self.limits.max_step_tokens:
@@ -206,17 +206,17 @@ class Scheduler:
         """Raise AssertionError if slots, blocks or queues disagree."""
         self._roster.check_integrity()
 
-    # --- who takes part ----------------------------------------------------------------------------------------------
+    # --- which sequences take part -----------------------------------------------------------------------------------
 
     @property
     def _is_decoding(self) -> bool:
-        """Whether anybody waits for the next token, in this step or in another micro-batch."""
+        """Whether any sequence waits for its next token, in this step or in another micro-batch."""
         return any(sequence.state is RequestState.DECODING for sequence in self._roster.running)
 
     def _candidates(self) -> Iterator[Sequence]:
         """Decoding, then prefilling, then waiting sequences, by age within each; or prefilling ones first.
 
-        Those who wait are last in any case: they must not take the blocks for which others have just given way.
+        Waiting sequences are last in any case: they must not take the blocks for which others have just been preempted.
         """
         decoding: list[Sequence] = []
         prefilling: list[Sequence] = []
@@ -230,11 +230,11 @@ class Scheduler:
         yield from self._newcomers()
 
     def _newcomers(self) -> Iterator[Sequence]:
-        """Those who could enter, by rank; kv is asked about the ones it has not been asked about, and the last stage
-        about their grammars.
+        """Waiting sequences that could enter, by rank. For those that are new, kv is asked for a match and the last
+        stage to compile the grammar.
 
-        A sequence that waits for an answer takes no other's place: kv's may depend on one that is behind it, and a
-        grammar may take long to compile.
+        A sequence whose prefix lookup is pending does not block those behind it: the lookup may be waiting for a block
+        that one of them computes. Nor does one whose grammar is compiled, which may take long.
         """
         num_places, num_preparing = self._roster.num_free_slots, 0
         for sequence in list(self._roster.waiting):
@@ -252,10 +252,10 @@ class Scheduler:
                 return
             yield sequence
             if sequence.slot < 0:
-                return  # it could not be let in, so nobody behind it is
+                return  # it could not enter, so none behind it may
 
     def _is_above_watermark(self, sequence: Sequence) -> bool:
-        """Whether enough blocks are left to those who run, if there are any, when this one has its prompt's."""
+        """Whether enough blocks are left for running sequences, if any, when this one has those of its prompt."""
         reserve = int(self.limits.watermark * self.limits.num_blocks)
         if not self._roster.running or reserve == 0:
             return True
@@ -264,7 +264,7 @@ class Scheduler:
         return self.lease.num_blocks_in_hand + self.lease.num_blocks_left - needed >= reserve
 
     def _budget(self, sequence: Sequence, batch: Batch) -> int:
-        """Most tokens that this sequence may have of the step. Those who decode wait for it: so prompts are cut to fit
+        """Most tokens of this sequence in the step. Decoding sequences wait for the step, so prompts are cut to fit
         into its time, but the first of them gains a block at least."""
         num_left = self.limits.max_step_tokens - batch.num_tokens
         if sequence.wants_scores:
@@ -288,12 +288,12 @@ class Scheduler:
             return
 
         sequence.is_matching = True
-        # A prompt whose tokens are to be scored has to be computed, whatever is known of it.
+        # A prompt whose tokens are to be scored has to be computed, even where kv knows its blocks.
         ids = [] if sequence.wants_scores else list(sequence.ids)
         self._matches.append(Match(sequence.request, ids, sequence.order.cache_salt))
 
     def _draft(self, max_rows: int) -> None:
-        """Have tokens guessed for the sequences that decode in this step."""
+        """Have tokens drafted for the sequences that decode in this step."""
         if self.speculation is None or not self.cost.is_trusted:
             return
 
@@ -303,11 +303,12 @@ class Scheduler:
             ready = [sequence for sequence in decoding if sequence.num_pending_tokens == 1]
             self.speculation.propose(ready[:max_rows])
 
-    def _run_ahead(self, batch: Batch) -> None:
-        """Rows for the tokens that are being drawn just now, where there is no doubt that each will be one token.
+    def _schedule_ahead(self, batch: Batch) -> None:
+        """Async scheduling: rows for the tokens that are being drawn now, where each is certain to be one token.
 
-        A text that ends with it has its row for nothing. Nobody runs ahead of those who cannot, since steps would
-        alternate then; nor where blocks are short: who is always in flight cannot give way.
+        If the pending token ends the text, the extra row is wasted. Schedule ahead only if every running sequence can
+        be, else two half batches would alternate; and never when blocks are short, because sequences in flight cannot
+        be preempted.
         """
         if self.lease.is_exhausted or any(self._may_gain_several(sequence) for sequence in self._roster.running):
             return

@@ -29,42 +29,43 @@ class Sequence:
     num_in_flight: int = 0
     """Steps with a row of it that have been issued and not yet answered."""
     rank: tuple[int, int] = (0, 0)
-    """Its place among those who wait: lower ranks enter first. No two are equal: one of any two must be able to give
-    way to the other."""
+    """Its place among waiting sequences: lower ranks enter first. No two ranks are equal, so that of any two sequences
+    one can be preempted for the other."""
     is_matched: bool = False
-    """Kv has said what it knows of the beginning; the blocks are in `block_ids`."""
+    """kv has answered the match; the shared blocks are in `block_ids`."""
     is_matching: bool = False
-    """Kv was asked and has not answered."""
+    """kv was asked for a match and has not answered."""
     is_prepared: bool = True
-    """The last stage need not wait for its grammar."""
+    """Its grammar is compiled on the last stage, or it has none."""
     is_preparing: bool = False
-    """The last stage was told of it and has not answered."""
+    """The last stage was told of its grammar and has not answered."""
     num_cached_tokens: int = 0
     """How many tokens the last match gave."""
     num_sealed_blocks: int = 0
     """Full blocks whose contents kv knows."""
     sampler_state: SamplerState = field(default_factory=dict)
-    """Of the samplers whose state its tokens cannot rebuild."""
+    """State of the samplers that its tokens cannot rebuild."""
     has_reported: bool = False
-    """Its first tokens, and with them the size of its first match, were told."""
+    """The front was told its first tokens, and with them the size of its first match."""
     acceptance: AcceptanceRate = field(default_factory=AcceptanceRate)
     num_judged_tokens: int = 0
-    """Known tokens when `acceptance` was last right; it forgets with those that came since."""
+    """Sequence length when `acceptance.rate` was last updated. The decay for later tokens is applied on the next
+    read."""
     next_look: int = 0
-    """Known tokens from which on it is worth a look whether drafts pay."""
+    """Do not consider drafting for this sequence before it has this many tokens."""
     drafts: list[int] = field(default_factory=list)
     """Drafted tokens of the row that is planned or in flight."""
     draft_probs: list[DraftProbs] = field(default_factory=list)
     """Where the drafter gave them: the distributions that `drafts` were drawn from."""
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """Of the prompt's tokens so far, where they were asked for."""
+    """Log probabilities of the prompt's tokens so far, where they were asked for."""
     num_planned_tokens: int = 0
     """Tokens that are computed or in flight, drafts aside; the next row begins here."""
     num_issued_tokens: int = 0
-    """Where the stages stand: beyond `num_planned_tokens` if drafts were wrong."""
+    """Length of the slot on the stages: beyond `num_planned_tokens` if drafts were rejected."""
     eos_ids: frozenset[int] = frozenset()
     end_ids: frozenset[int] = frozenset()
-    """Those that end the text, `eos_ids` included."""
+    """Ids that end the text, `eos_ids` included."""
 
     @classmethod
     def from_order(cls, order: Generate) -> Sequence:
@@ -90,19 +91,19 @@ class Sequence:
 
     @property
     def may_have_drafts(self) -> bool:
-        """Whether its request allows any."""
+        """Whether its request allows drafts."""
         return self.order.max_speculation != 0
 
     @property
     def num_useful_drafts(self) -> int:
-        """More drafts would be cut off by the end of the answer, or are not wanted."""
+        """Most useful drafts: more would be cut off by the end of the answer, or exceed the request's bound."""
         num_left = self.order.max_total_tokens - len(self.ids) - 1
         most = self.order.max_speculation
         return num_left if most is None else min(num_left, most)
 
     @property
     def end(self) -> int:
-        """Known tokens at which it ends in any case."""
+        """Length at which the sequence ends in any case."""
         return self.order.trial_end or self.order.max_total_tokens
 
     @property
@@ -119,7 +120,7 @@ class Sequence:
         self.num_issued_tokens = self.num_planned_tokens = self.num_computed_tokens
 
     def forget_blocks(self) -> list[int]:
-        """Begin anew, without any block; those it had."""
+        """Begin anew without any block; returns the blocks it had."""
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
         self.num_computed_tokens = self.num_planned_tokens = self.num_issued_tokens = self.num_sealed_blocks = 0
@@ -132,7 +133,7 @@ class Sequence:
         return self.state.is_finished
 
     def take(self, ids: list[int]) -> list[int]:
-        """Add drawn tokens, up to the one that ends the text; those that were added."""
+        """Add drawn tokens, up to the one that ends the text; returns the added tokens."""
         num_left = self.order.max_total_tokens - len(self.ids)
         if len(ids) >= num_left or not self.end_ids.isdisjoint(ids):
             ids = self._up_to_end(ids[:num_left])

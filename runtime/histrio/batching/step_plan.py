@@ -1,4 +1,4 @@
-"""What bounds a step, and the step that comes of planning."""
+"""The bounds of a step, and the planned step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from histrio.messages import Close, Copy, Open, Prepare, Row, Sealed
 __all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]
 
 StageOrder = Open | Close | Copy | Prepare
-"""What a stage is told besides steps."""
+"""An order to the stages besides steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +28,25 @@ class SchedulerLimits:
     """Most tokens of one sequence in one step."""
     max_sequence_length: int
     num_blocks: int = 0
-    """Of the whole replica, for `watermark`."""
+    """Blocks of the whole replica, for `watermark`."""
     has_prefix_cache: bool = True
     can_copy: bool = False
     """The stages can copy blocks."""
     step_budget_s: float = math.inf
-    """Seconds that chunks of prompts may make a step take which others wait for to decode."""
+    """Seconds of a step to which chunks of prompts are cut while other sequences decode."""
     prompts_first: bool = False
-    """Prompts come before the next tokens of those who decode, whatever the budget."""
+    """Prompts come before the next tokens of decoding sequences, whatever the budget."""
     can_preempt: bool = True
-    """False: nobody enters before all blocks that it can ever need are its own."""
+    """False: a sequence enters only when all blocks that it can ever need are its own."""
     watermark: float = 0.0
-    """Share of all blocks that newcomers leave to those who run."""
+    """Share of all blocks that new sequences leave to running ones."""
     speculation: SpeculationLimits | None = None
-    """None where the stages cannot verify drafts, or nobody drafts."""
+    """None where the stages cannot verify drafts, or there is no drafter."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """One step to run: what to tell the stages, in this order, and whose rows they are."""
+    """One step to run: the orders and rows for the stages, in this order, and the sequences of the rows."""
 
     step: int
     orders: list[StageOrder]
@@ -58,9 +58,9 @@ class Plan:
     num_pairs: float
     """Tokens attended to by all its tokens, for the cost model."""
     drafts: list[int]
-    """Of all rows that verify some, concatenated."""
+    """Drafted tokens of all rows that verify some, concatenated."""
     draft_probs: dict[int, list[DraftProbs]]
-    """Slot → what its drafts were drawn from, where the drafter said so."""
+    """Slot → the distributions of its drafts, where the drafter gave them."""
     num_decoding_drafts: int | None
     """How many drafts it verifies, if it does nothing but decode; otherwise None."""
 

@@ -1,9 +1,9 @@
-"""The drafter contract: who guesses the tokens that sequences will say next.
+"""The drafter contract: a drafter guesses the next tokens of sequences.
 
-A guess costs nothing but a place in the step: the model computes guessed tokens side by side with the one it has to
-compute anyway, and what it would have said itself decides. So a drafter changes how fast tokens come and never which.
-(Where it says with which probabilities it guessed, requests without a seed may be given other tokens of the same
-distribution: see `Draft.draft_probs`.)
+A draft costs a few more tokens in the step: the model computes drafted tokens side by side with the token that it has
+to compute anyway, and accepts those that equal its own. So a drafter changes how fast tokens come, never which ones.
+(If it gives the probabilities of its drafts, requests without a seed may get other tokens of the same distribution:
+see `Draft.draft_probs`.)
 
 All calls come from one thread, the engine's, between steps.
 """
@@ -25,12 +25,12 @@ __all__ = ["Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", 
 
 @dataclass(slots=True)
 class Draft:
-    """What may come next in one sequence."""
+    """Tokens that may come next in one sequence."""
 
     ids: list[int]
     draft_probs: list[DraftProbs] = field(default_factory=list)
     """For each of `ids` the distribution it was drawn from, by numbers that have nothing to do with the request's seed.
-    Empty where the ids are simply the best guess."""
+    Empty where the ids are the drafter's best guess and were not drawn."""
 
 
 class Drafter(Protocol):
@@ -40,12 +40,13 @@ class Drafter(Protocol):
         """A sequence starts to decode, with these tokens so far: prompt and what was generated."""
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
-        """These tokens came, whatever had been proposed."""
+        """The sequence gained these tokens, whatever was proposed."""
 
     def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        """For each request up to that many tokens that may come next; it is left out where there is no idea.
+        """For each request at most so many tokens that may come next; a request without a draft is left out.
 
-        One call for all sequences of a step. Nothing proposed counts as said: only `extend` does.
+        One call for all sequences of a step. Proposed tokens do not count as tokens of a sequence; only those of
+        `extend` do.
         """
 
     def close(self, request: int) -> None:
@@ -66,12 +67,12 @@ class SpeculationLimits(msgspec.Struct, frozen=True):
 
     @property
     def is_obliging(self) -> bool:
-        """Whether tokens are drafted whatever it costs."""
+        """Whether tokens are drafted whatever they cost."""
         return not self.is_adaptive or self.least > 0
 
 
 class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """For what a drafter works, and how it shall. Plain data: it travels to the engine's process."""
+    """The model that a drafter drafts for, and its settings. Plain data: it travels to the engine's process."""
 
     model: str
     """Folder of the model that is served."""

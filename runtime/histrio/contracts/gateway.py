@@ -1,6 +1,6 @@
 """What an edge of the runtime (the HTTP endpoint, a benchmark, a test) sees: submit ids, iterate deltas.
 
-The gateway lives in the front process. Text never crosses it: who submits owns tokenizer and detokenizer.
+The gateway lives in the front process. Text never crosses it: the edge that submits owns tokenizer and detokenizer.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The grammar contract: what a request may demand of the form of its answer, and who enforces it.
+"""The grammar contract: what a request may demand of the form of its answer, and the backends that enforce it.
 
 A `GrammarSpec` is plain data that travels with the request. The front checks it, so that what cannot be enforced is a
 400; the last stage compiles it again, over the model's own vocabulary, into a `Matcher` per sequence. A matcher says
@@ -182,7 +182,7 @@ class GrammarKinds:
         return sorted(self._backends)
 
     def backend(self, spec: GrammarSpec) -> GrammarBackend:
-        """Who enforces this grammar. Raises `RequestError` if nobody does, or if it needs what they do not declare."""
+        """The backend that enforces this grammar. Raises `RequestError` if none does, or if it lacks a capability."""
         if spec.kind not in self._backends:
             known = ", ".join(self.known) or "none"
             raise RequestError(f"grammars of this kind are not enforced here; known kinds: {known}")

@@ -99,12 +99,12 @@ def register_drafters(register: Callable[[DrafterFactory], None]) -> None:
 
 @hookspec
 def register_batching_policies(register: Callable[[type[BatchingPolicy]], None]) -> None:
-    """Offer who decides in which order requests enter: call `register(PolicyClass)` for each."""
+    """Offer policies that decide in which order requests enter: call `register(PolicyClass)` for each."""
 
 
 @hookspec
 def register_admission_policies(register: Callable[[type[AdmissionPolicy]], None]) -> None:
-    """Offer who decides which requests are accepted: call `register(PolicyClass)` for each."""
+    """Offer policies that decide which requests are accepted: call `register(PolicyClass)` for each."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""The contracts of policies: who enters before whom, and who is accepted at all."""
+"""The contracts of policies: in which order requests enter, and which are accepted at all."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 PLACES_PER_PRIORITY = 32
-"""How many later requests may overtake one for each step of its priority, where nobody says otherwise."""
+"""How many later requests may overtake one for each step of its priority, unless an option says otherwise."""
 
 
 def by_priority(order: Generate, places_per_priority: int = PLACES_PER_PRIORITY) -> int:
@@ -31,7 +31,7 @@ def by_priority(order: Generate, places_per_priority: int = PLACES_PER_PRIORITY)
 
 
 class BatchingPolicy(Protocol):
-    """Decides in which order requests enter the batch; when blocks run out, the last in this order give way first.
+    """Decides in which order requests enter the batch; when blocks run out, the last in this order are preempted.
 
     Registered as a class; one instance per replica.
     """
@@ -47,7 +47,7 @@ class BatchingPolicy(Protocol):
     def handicap(self, order: Generate) -> int:
         """How many later requests without handicap may enter before this one: 0 for none. Asked once per request.
 
-        It is a number and no order, so that nobody waits for ever, whatever comes.
+        A bounded count, not a comparison: at most this many later requests can overtake, so none starves.
         """
 
 

@@ -1,6 +1,6 @@
 """Which request fields are honoured, and within which bounds: nothing is ignored in silence.
 
-The bounds stand once, as `msgspec.Meta` on the struct of whoever owns the field, a sampler or an engine backend; the
+The bounds stand once, as `msgspec.Meta` on the struct of the sampler or engine backend that owns the field; the
 texts a client sees are made from them, and never repeat what the client sent.
 """
 
@@ -36,14 +36,14 @@ _MAX_INT = 2**63 - 1
 
 
 class _Owner(NamedTuple):
-    """Who honours a field: a sampler or an engine backend."""
+    """The owner of a field: a sampler or an engine backend."""
 
     name: str
     params: type[msgspec.Struct]
 
 
 class FieldTable:
-    """The fields of a set of samplers: who owns each, and what it may be.
+    """The fields of a set of samplers: the owner of each, and its bounds.
 
     Raises `PluginError` if two samplers have one name or own one field, or if a field has no default.
     """

@@ -183,7 +183,7 @@ class AdmissionActor(Actor[ToAdmission]):
             self._table.unsent(order.request)
 
     def _tell_trial(self) -> None:
-        """Root knows who is alone in the engine before the order is there."""
+        """Tell root which request is alone in the engine, before the order arrives there."""
         trial = OnTrial(self._table.on_trial, self._table.on_trial != 0 and self._table.has_got_on)
         if trial == self._told_trial:
             return

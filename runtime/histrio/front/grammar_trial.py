@@ -38,7 +38,7 @@ MAX_WALK_TOKENS = 32
 """Tokens that a trial follows its grammar: what the matcher's limits end, they mostly end at once."""
 _MAX_FORCED_TOKENS = 16
 _NICENESS = 5
-"""Trials give way to the model's steps."""
+"""Trials have a lower priority than the model's steps."""
 _PR_SET_PDEATHSIG = 1
 _FRAME_HEAD_BYTES = 4
 

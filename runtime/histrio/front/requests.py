@@ -32,7 +32,7 @@ _BROKE_ENGINE = (
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One accepted request: its order, what was delivered, and who listens."""
+    """One accepted request: its order, the delivered tokens, and its listener."""
 
     order: Generate
     deadline: float
@@ -40,7 +40,7 @@ class Ticket:
     listener: Callable[[TokenRow], None]
     delivered: list[int] = field(default_factory=list)
     sampler_state: SamplerState = field(default_factory=dict)
-    """After the last token delivered."""
+    """State of the samplers after the last delivered token."""
     accepted_s: float = 0.0
     """On the clock of `deadline`, as `first_token_s`."""
     first_token_s: float | None = None
@@ -55,11 +55,11 @@ class Ticket:
 
     @property
     def end(self) -> int:
-        """Known tokens at which it has all that it asked for."""
+        """Length at which the request has all tokens that it asked for."""
         return self.order.max_total_tokens
 
     def record(self, submission: Submission, state: RequestState, code: str, now: float) -> FinishedRequest:
-        """What is told of it at its end."""
+        """The record of the request for hooks, at its end."""
         return FinishedRequest(
             request=self.order.request,
             choice=self.order.choice,
@@ -97,30 +97,30 @@ class RequestTable:
     ) -> None:
         self.max_unfinished = max_unfinished
         self.num_tokens = 0
-        """Most tokens that the unfinished requests can come to, prompt and output."""
+        """Most tokens that the unfinished requests can have, prompt and output."""
         self.num_cache_tokens = 0
         """Tokens that the KV blocks of the replica hold; 0 before there is one."""
         self._draw_seed = draw_seed or (lambda: random.getrandbits(63))
         self._policy = AdmissionGuard(policy)
         self._tickets: dict[int, Ticket] = {}
         self._accepted: dict[int, _Accepted] = {}
-        """By the request of the first choice."""
+        """Submissions by the request of their first choice."""
         self._next_request = 1
         self._trials = Trials()
         self._is_trial_bounded = True
         self.can_continue: Callable[[dict[str, Any]], bool] = lambda _fields: True
         """Whether another engine can go on with a begun answer that has these sampling fields."""
         self.clock: Callable[[], float] = lambda: 0.0
-        """That of the tickets' deadlines."""
+        """The clock of the tickets' deadlines."""
         self.on_finished: Callable[[FinishedRequest], None] = lambda _record: None
-        """Told of every request at its end."""
+        """Called with the record of every request at its end."""
 
     def __len__(self) -> int:
         return len(self._tickets)
 
     @property
     def load(self) -> Load:
-        """What policies go by."""
+        """The load that policies see."""
         return Load(len(self._tickets), self.max_unfinished, self.num_tokens, self.num_cache_tokens)
 
     def accept(self, submission: Submission) -> list[Generate]:
@@ -169,7 +169,7 @@ class RequestTable:
         ticket.listener(row)
 
     def remove(self, request: int, state: RequestState = RequestState.CANCELLED) -> bool:
-        """The client does not want it any more, and takes it as ended in `state`; False if it had ended."""
+        """The client has left or has all it wants: the request ends in `state`. False if it had ended."""
         ticket = self._tickets.get(request)
         if ticket is None:
             return False
@@ -193,8 +193,8 @@ class RequestTable:
         return self._trials.num_suspects
 
     def next_orders(self) -> list[Generate]:
-        """What the engine is to be sent now; ask again after whatever may have ended a trial. Suspects come alone and
-        are bounded to a few tokens, at which the engine itself ends them."""
+        """Requests to send to the engine now; ask again after every event that may have ended a trial. Suspects come
+        alone and are bounded to a few tokens, at which the engine itself ends them."""
         orders = [_resumed(self._tickets[request]) for request in self._trials.take()]
         if not orders or not self._trials.current:
             return orders
@@ -207,8 +207,8 @@ class RequestTable:
         return [msgspec.structs.replace(order, trial_end=end)]
 
     def needs_cancel(self, request: int) -> bool:
-        """Whether the engine is to be told that a request has ended for its client. One on a trial that has an end is
-        left to it: nobody else may be alone in the engine before it has gone."""
+        """Whether the engine must be told that a request has ended for its client. A request on a trial that has an
+        end stays in the engine: no other may be tried before it has left."""
         if request != self._trials.current:
             return True
         if self._is_trial_bounded:
@@ -279,13 +279,13 @@ class RequestTable:
         return row
 
     def _reference(self, request: int) -> str:
-        """What client and log call a request."""
+        """The id by which client and log name a request."""
         order = self._tickets[request].order
         accepted = self._accepted.get(order.leader or request)
         return (accepted.submission.id if accepted is not None else "") or f"request {request}"
 
     def _end(self, ticket: Ticket, state: RequestState, code: str) -> None:
-        """The credit returns, and who counts hears of it."""
+        """Return the credit, and tell the policies and hooks that count."""
         order = ticket.order
         del self._tickets[order.request]
         self._trials.forget(order.request)
@@ -325,7 +325,7 @@ class RequestTable:
 
 
 def _resumed(ticket: Ticket) -> Generate:
-    """The order of a request, to be opened on a chain that knows nothing of it."""
+    """The order of a request for a new engine: its prompt and its delivered tokens."""
     order, delivered = ticket.order, ticket.delivered
     if not delivered:
         return order

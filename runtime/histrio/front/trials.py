@@ -1,4 +1,4 @@
-"""Who is sent to the engine next, so that a request that brings it down is found and ends alone.
+"""Which request is sent to the engine next, so that one that brings it down is found and ends alone.
 
 Every request that was in the engine when it went down is a suspect. Suspects go back one at a time, each alone in the
 engine, for a few tokens; what brings the engine down again while it is alone there is at fault. When all suspects have

@@ -28,7 +28,7 @@ _MAX_METRICS = 1000
 
 
 class Watchers:
-    """Everybody who watches. Made and told by one thread; without implementations it does nothing."""
+    """All hooks that watch. Made and told by one thread; without implementations it does nothing."""
 
     def __init__(self, implementations: Sequence[Implementation] = (), max_waiting: int = MAX_WAITING) -> None:
         self._implementations = {hook: [each for each in implementations if each.hook == hook] for hook in _HOOKS}
@@ -40,7 +40,7 @@ class Watchers:
         self.num_dropped = 0
 
     def wants(self, hook: str) -> bool:
-        """Whether anybody listens."""
+        """Whether any plugin implements the hook."""
         return bool(self._implementations[hook])
 
     def tell(self, hook: str, **facts: Any) -> None:

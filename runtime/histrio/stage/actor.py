@@ -176,7 +176,7 @@ class StageActor(Actor[ToStage]):
         self._forward(order)
 
     def _prepare(self, order: Prepare) -> None:
-        """Batching hears of it from the thread that compiles."""
+        """Compile the grammar on another thread, which tells batching when it is done."""
         if self._last_stage is None:
             self._forward(order)
             return
@@ -185,7 +185,7 @@ class StageActor(Actor[ToStage]):
         self._last_stage.prepare(order, lambda: self._tell(BATCHING, answer))
 
     def _forward(self, order: Open | Close | Copy | Prepare) -> None:
-        """Orders go along the line, so that they cannot overtake steps."""
+        """Pass an order on to the next stage, so that it cannot overtake a step."""
         if self._last_stage is None:
             self._tell(self._next, order)
 
@@ -211,7 +211,7 @@ class StageActor(Actor[ToStage]):
         self._tell(BATCHING, msgspec.structs.replace(result, busy_s=busy_s))
 
     def _computed(self, step: Step, batch: StepBatch) -> tuple[list[Tensor], StepResult | None]:
-        """What the next stage takes, or on the last stage what comes of each sequence."""
+        """The hidden states for the next stage, or on the last stage the result for each sequence."""
         if self._last_stage is None:
             return self._backend.step(batch).hidden, None
 

@@ -1,4 +1,4 @@
-"""A stage's memory of who sits in which slot: lengths and block tables, and the ragged batch made from them."""
+"""The slots of a stage: their lengths and block tables, and the ragged batch made from them."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ class SlotTable:
 
 
 class DrawnTokens:
-    """The token drawn last for each slot, on a stage that is the first and the last one: steps that were planned ahead
-    go on from it."""
+    """The token drawn last for each slot, on a stage that is the first and the last one: steps of async scheduling
+    continue from it."""
 
     def __init__(self, max_rows: int) -> None:
         self._ids = np.zeros(max_rows, np.int64)

@@ -23,7 +23,8 @@ _FOLLOW = 0.3
 """Weight of the newest step in the average of its size."""
 _FOLLOW_DECODING = 0.1
 _FORGET_DRAFTED = 0.001
-"""How far what drafts cost goes back to nothing with every step without them: so they are tried again."""
+"""Per step without drafts, the learned extra cost of drafting decays by this share towards 0, so that drafting is
+retried."""
 _MOST_SURPRISE = 4.0
 """A step that takes more than this multiple of its average is taken for a stall, and counts as that much."""
 _NUM_TRUSTED = 8
@@ -53,8 +54,8 @@ class CostModel:
         self.num_seen = 0
         self._sizes: dict[tuple[int, int], _Size] = {}
         self.lag = 1.0
-        """How many times as long as predicted the last steps with prompts took; at least 1. Averages are behind while a
-        prompt gets longer, and those who wait for its steps should not wait for that."""
+        """How many times as long as predicted the last steps with prompts took; at least 1. Averages lag while a
+        prompt gets longer, and the decoding sequences beside it should not wait for that."""
         self._rates = (0.0, 0.0, 0.0)
         self._decoding: dict[int, tuple[float, float]] = {}
         """Bit length of the number of decoding rows → how many times as long as predicted their steps take, without and
@@ -66,22 +67,22 @@ class CostModel:
         return self.num_seen >= _NUM_TRUSTED
 
     def predict(self, num_tokens: int, num_pairs: float) -> float:
-        """Seconds, never negative."""
+        """Predicted seconds of a step, never negative."""
         c, b, a = self._rates
         return c + b * num_tokens + a * num_pairs
 
     def plain_seconds(self, num_rows: int, num_pairs: float) -> float:
-        """Seconds of a step of so many decoding rows without drafts, by how such steps differed from predictions."""
+        """Seconds of a step of `num_rows` decoding rows without drafts, corrected by how such steps took."""
         plain, _ = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))
         return self.predict(num_rows, num_pairs) * plain
 
     def surcharge(self, num_rows: int) -> float:
-        """The share by which drafts make a step of so many decoding rows longer than tokens and pairs say."""
+        """The share by which drafts make a step of `num_rows` decoding rows longer than its tokens and pairs do."""
         plain, drafted = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))
         return min(max(drafted / plain - 1, 0.0), 1.0)
 
     def observe(self, num_tokens: int, num_pairs: float, seconds: float, num_drafts: int | None = None) -> None:
-        """A step of this size took so long. `num_drafts`: of one that only decodes, how many it verified."""
+        """Learn that a step of this size took `seconds`. `num_drafts`: the drafts it verified, if it only decodes."""
         if self.is_trusted:
             factor = seconds / max(self.predict(num_tokens, num_pairs), 1e-9)
             if num_drafts is None:
@@ -102,7 +103,7 @@ class CostModel:
             self._fit()
 
     def seconds_of_token(self, start: int) -> float:
-        """What one more token at `start` adds to a step."""
+        """Seconds that one more token at `start` adds to a step."""
         _, b, a = self._rates
         return b + a * (start + 1)
 
@@ -117,7 +118,7 @@ class CostModel:
         return int(min((math.sqrt(linear * linear + 2 * a * seconds) - linear) / a, 2**31))
 
     def _compare(self, num_rows: int, factor: float, num_drafts: int) -> None:
-        """A step of so many decoding rows took `factor` times what was predicted."""
+        """Learn that a step of `num_rows` decoding rows took `factor` times the prediction."""
         plain, drafted = self._decoding.get(num_rows.bit_length(), (factor, factor))
         factor = min(factor, _MOST_SURPRISE * plain)
         if num_drafts:

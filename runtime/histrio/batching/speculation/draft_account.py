@@ -1,10 +1,10 @@
-"""What drafts have earned and what they have cost: a bound for what may be lost by them, whatever it comes from.
+"""The account of what drafts gain and cost, which bounds their losses, whatever causes them.
 
 Prices and rates are estimates, and some costs have no estimate at all, such as what a draft model spends on a prompt
-that then ends at once. So everything is entered here as it comes, counted in steps without drafts: a token that came
-true saves a part of one, guesses take time, and a step with drafts takes longer than one without. While the balance is
-above zero, drafts are made where they are expected to pay. Below it none are, until the allowance has made up for it:
-a small share of all steps, which is all that can be lost for long.
+whose answer ends at once. So every gain and cost is entered here, counted in steps without drafts: an accepted token
+saves a part of a step, drafting takes time, and a step with drafts takes longer than one without. While the balance is
+above zero, tokens are drafted where drafts are expected to pay. Below zero none are, until the allowance has made up
+for it: a small share of all steps, which bounds the loss in the long run.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ __all__ = ["ALLOWANCE", "DraftAccount"]
 ALLOWANCE = 0.0025
 """Share of the time that may be spent on drafts that don't pay."""
 MOST_SAVED = 32.0
-"""Steps that can be in the account: so much is lost at most when drafts cease to pay. Less would close it by chance:
-eight wrong guesses of a draft model may take three steps."""
+"""Largest balance, in steps: the most that is lost when drafts cease to pay. A smaller one would reach zero by chance:
+eight rejected drafts of a draft model may take three steps."""
 _FIRST = 8.0
-"""Steps that are in it before anything is known."""
+"""The first balance, in steps."""
 _MOST_AT_ONCE = 4.0
-"""What took longer still was held up by something else, or is done once, like the first step of a draft model."""
+"""Most steps of one entry: a longer time has another cause, or comes once, like the first step of a draft model."""
 
 
 class DraftAccount:
@@ -30,19 +30,19 @@ class DraftAccount:
 
     @property
     def is_open(self) -> bool:
-        """Whether drafts may be made."""
+        """Whether tokens may be drafted."""
         return self.balance > 0
 
     def pay(self, num_steps: float) -> None:
-        """The time of so many steps was spent on guesses."""
+        """Enter the time of drafting, in steps."""
         self.balance -= min(num_steps, _MOST_AT_ONCE)
 
     def enter_plain(self) -> None:
-        """A step without drafts."""
+        """Enter a step without drafts."""
         self._earn(ALLOWANCE)
 
     def enter_drafted(self, saved: float, longer: float) -> None:
-        """A step whose drafts have `saved` so many steps; it took `longer` by that share of a step."""
+        """Enter a step with drafts: they saved `saved` steps, and the step took `longer` by that share of a step."""
         self._earn(saved - min(max(longer, -_MOST_AT_ONCE), _MOST_AT_ONCE))
 
     def _earn(self, num_steps: float) -> None:

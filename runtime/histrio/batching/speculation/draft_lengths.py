@@ -1,13 +1,14 @@
 """How many drafted tokens are worth their place in a step.
 
-A step of T seconds gives N tokens, so a second is worth N / T tokens. The n-th drafted token of a sequence comes true
-with probability a^n, where a is how often its drafts came true lately. To verify it costs b seconds more. To guess one
-token further costs d seconds, for one sequence about as much as for all that go so far. So the n-th one pays where
+A step of T seconds gives N tokens, so a second is worth N / T tokens. The n-th drafted token of a sequence is accepted
+with probability a^n, where a is the recent share of accepted drafts. To verify it costs b seconds more. To draft one
+token further costs d seconds, for one sequence about as much as for all that go so far. So the n-th token pays where
 
     a^n > b N / T        for each sequence that goes so far, and
     sum of a^n > (number of these sequences * b + d) N / T
 
-which is long in a step of one sequence, short in a busy one, and not at all where every token costs its full price.
+which gives long drafts in a step of one sequence, short ones in a busy step, and none where every token costs its
+full price.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ _HIGHEST_RATE = 0.98
 def worthwhile_lengths(
     rates: Sequence[float], limits: SpeculationLimits, verifying: float, guessing: float
 ) -> list[int]:
-    """Tokens to draft for each of these sequences, whose drafts come true at `rates`.
+    """Tokens to draft for each of these sequences, whose drafts are accepted at `rates`.
 
-    `verifying` is how many tokens the time to verify one would give, `guessing` the same of the time to guess one
-    further: b N / T and d N / T.
+    `verifying` is the cost of verifying one token, `guessing` that of drafting one token further, both in tokens:
+    b N / T and d N / T.
     """
     if not limits.is_adaptive:
         return [limits.length] * len(rates)
@@ -46,7 +47,7 @@ def worthwhile_lengths(
 
 
 def tokens_gained(drafts: Iterable[tuple[float, int]]) -> float:
-    """How many of these drafts are expected to come true, each with its rate and its length."""
+    """How many drafted tokens are expected to be accepted; each draft is given by its rate and its length."""
     gained = 0.0
     for rate, length in drafts:
         rate = min(rate, _HIGHEST_RATE)

@@ -1,6 +1,6 @@
-"""A drafter from outside, contained: what it raises or makes up ends no request.
+"""A drafter of a plugin, contained: none of its faults ends a request.
 
-At its first fault it is switched off, which is said once, and nothing is guessed any more before the next epoch.
+At its first fault the drafter is switched off, which is logged once, and nothing is drafted before the next epoch.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ __all__ = ["DrafterGuard"]
 _log = logging.getLogger(__name__)
 _MOST_IDS = 2**31
 _MOST_ERROR = 0.01
-"""Of the sum of a distribution."""
+"""Largest error of the sum of a distribution."""
 _FAULTS = (Exception, SystemExit)
 
 
 class DrafterGuard:
-    """Calls a drafter for as long as it does what its contract says. `vocab_size` 0: not known."""
+    """Calls a drafter until its first fault. `vocab_size` bounds its ids; 0: not known."""
 
     def __init__(self, drafter: Drafter, name: str = "", vocab_size: int = 0) -> None:
         self.is_on = True
-        """Whether it may still be asked."""
+        """Whether the drafter is still called."""
         self._drafter = drafter
         self._name = name or type(drafter).__name__
         self._num_ids = vocab_size or _MOST_IDS
@@ -62,7 +62,7 @@ class DrafterGuard:
             _log.error("nothing is guessed ahead any more: drafter %r (%s) failed", self._name, where, exc_info=error)
 
     def _checked(self, found: Any, wanted: Mapping[int, int]) -> Mapping[int, Draft]:
-        """The same with plain ints. Raises what the mistake raises, `TypeError` or `ValueError`.
+        """The drafts with plain ints. Raises `TypeError` or `ValueError` for a draft that breaks the contract.
 
         All ids of a step are looked at together, and drafts that are plain already are passed on as they are.
         """

@@ -1,10 +1,10 @@
-"""Speculation as batching sees it: whose tokens are guessed in this step, and what is learned from it.
+"""Speculation as batching sees it: for which sequences this step has drafts, and what is learned from them.
 
-How often drafts come true is known of each sequence (`acceptance_rate.py`), what a step and a guess take is measured;
-from these follows how long drafts should be (`draft_lengths.py`). A step with drafts also costs a share f more, however
+Each sequence has a rate of accepted drafts (`acceptance_rate.py`); the time of a step and of drafting is measured. The
+best length of the drafts follows from these (`draft_lengths.py`). A step with drafts also costs a share f more, however
 few there are, because its rows are no longer alike. So all drafts of a step together have to give more than f N tokens
-beyond what they cost; otherwise it goes without. What comes of it is entered in an account (`draft_account.py`), which
-stops drafts that cost more than they gave.
+beyond what they cost; otherwise the step has none. Their gains and costs are entered in an account
+(`draft_account.py`), which stops drafts that cost more than they gave.
 """
 
 from __future__ import annotations
@@ -28,53 +28,53 @@ __all__ = ["Speculation"]
 _FOLLOW = 0.15
 """Weight of the newest verified draft in the rate."""
 _FORGET_PER_TOKEN = 0.003
-"""How far the rate goes back to the first guess with every token that came without drafts: so it is tried again."""
+"""Per token without drafts, a sequence's rate moves towards the first rate by this share, to retry drafting."""
 _FORGET_TIME = 0.003
-"""The same for what a guess costs, with every step without one: what was measured once may not hold for ever."""
+"""The same for the time of drafting, per step: a measured time need not hold for ever."""
 _FOLLOW_ALL = 0.03
 _FORGET_ALL_PER_TOKEN = 0.0001
-"""The same two for all sequences together: where one begins that nothing is known of."""
+"""The same two for the rate of all sequences together, at which a new sequence begins."""
 _LEAST_FIRST_RATE = 0.15
-"""It is never taken for lower, so that what has become easy to guess is noticed."""
+"""Least rate at which a new sequence begins, so that text that has become easy to draft is noticed."""
 _LOOK_EVERY = 8
-"""Tokens of a sequence that doesn't pay, or steps of all where they don't pay together, until the next look: a busy
-batch should not notice that there is one."""
+"""Tokens of a sequence for which drafts don't pay, or steps in which all drafts together don't pay, until drafting is
+considered again: it should cost a busy batch nothing."""
 
 
 class Speculation:
-    """Asks the drafter for the sequences that are about to decode, and learns from what became of it."""
+    """Asks the drafter for drafts of the sequences that are about to decode, and learns from their acceptance."""
 
     def __init__(
         self, limits: SpeculationLimits, drafter: Drafter | DrafterGuard, cost: CostModel, clock: Callable[[], float]
     ) -> None:
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
-        """Of those drafted, how many came true."""
+        """How many of the drafted tokens were accepted."""
         self._limits = limits
         self._drafter = drafter if isinstance(drafter, DrafterGuard) else DrafterGuard(drafter)
         self._cost = cost
         self._clock = clock
         self._guess_s: dict[int, float] = {}
-        """Bit length of a number of sequences → seconds to guess one token ahead for all of them."""
+        """Bit length of a number of sequences → seconds to draft one token for each of them."""
         self._num_decoding = 1
         self._plain_s = 0.0
-        """Seconds of a step of these without drafts."""
+        """Seconds of a step of the decoding sequences without drafts."""
         self._verifying = 0.0
-        """Tokens that the time to verify one draft would give otherwise."""
+        """Cost of verifying one drafted token, in tokens: verification time x tokens per second without drafts."""
         self._threshold = 0.0
-        """Tokens that the time would give which drafts cost besides, whatever their number."""
+        """Fixed cost of a step that has any drafts at all, in tokens."""
         self._num_quiet_steps = 0
-        """Steps that nobody is looked at, because all together did not pay."""
+        """Steps for which drafting is still skipped, because all drafts together did not pay."""
         self._account = DraftAccount()
         self._num_entered = 0
-        """Of the tokens that came true, how many are in the account."""
+        """How many of the accepted tokens are in the account."""
         self._all = AcceptanceRate()
-        """Of all sequences so far."""
+        """Rate of accepted drafts of all sequences so far."""
         self._num_told: dict[int, int] = {}
         """Request → tokens of it that the drafter knows."""
 
     def set_price(self, num_decoding: int, context: int) -> None:
-        """So many sequences decode now, with `context` tokens together: they share what a step costs."""
+        """`num_decoding` sequences decode now, with `context` tokens together: they share the cost of a step."""
         self._num_decoding = num_decoding
         self._plain_s = max(self._cost.plain_seconds(num_decoding, context), 1e-9)
         longer = self._cost.surcharge(num_decoding)
@@ -100,7 +100,7 @@ class Speculation:
         ended = self._clock()
         num_paid = (ended - began) / self._plain_s
         self._account.pay(num_paid)
-        if len(found) == len(wanted):  # whoever was left out may have been prepared for the next time
+        if len(found) == len(wanted):  # a sequence without a draft may have cost time for its next one
             self._time(len(wanted), (ended - asked) / max(length for _, length in wanted.values()))
 
         drafts = [(wanted[request][0], draft) for request, draft in found.items()]
@@ -109,7 +109,7 @@ class Speculation:
             for sequence, draft in drafts:
                 sequence.drafts, sequence.draft_probs = draft.ids, draft.draft_probs
         else:
-            # Asking in vain takes no more than the allowance, or there is nothing left of it for drafts.
+            # Skip drafting for a few steps, so that drafter calls whose result is thrown away stay within ALLOWANCE.
             self._num_quiet_steps = min(int(num_paid / ALLOWANCE), _LOOK_EVERY)
 
     def may_draft(self, sequence: Sequence) -> bool:
@@ -138,7 +138,7 @@ class Speculation:
         if not num_drafts:
             if any(sequence.may_have_drafts for sequence in plan.sequences):
                 self._account.enter_plain()
-        elif plan.num_decoding_drafts is None:  # beside a prompt nobody can tell what took how long
+        elif plan.num_decoding_drafts is None:  # beside a prompt the time of drafts cannot be told apart
             self._account.enter_drafted(saved, num_drafts * self._verifying / self._num_decoding)
         else:
             plain_s = self._cost.plain_seconds(num_rows, plan.num_pairs * num_rows / len(plan.ids))
@@ -159,13 +159,13 @@ class Speculation:
 
     @property
     def _is_active(self) -> bool:
-        """Whether anything is guessed at all, as things stand."""
+        """Whether any sequence may have drafts in this step."""
         if not self._drafter.is_on:
             return False
         return self._limits.is_obliging or (self._account.is_open and not self._num_quiet_steps)
 
     def _wanted(self, sequences: Iterable[Sequence]) -> dict[int, tuple[Sequence, int]]:
-        """For whom how many tokens are to be guessed: nobody where it doesn't pay together."""
+        """Request → its sequence and how many tokens to draft; empty where all drafts together don't pay."""
         is_active = self._is_active
         looked_at = []
         for sequence in sequences:
@@ -192,7 +192,7 @@ class Speculation:
         return wanted
 
     def _is_hopeful(self, sequence: Sequence) -> bool:
-        """Whether it could pay for this sequence; if not, it is left alone for a while."""
+        """Whether drafts could pay for this sequence; if not, it is not considered for a while."""
         if self._limits.is_obliging or self._rate(sequence) > self._verifying:
             return True
 
@@ -200,7 +200,7 @@ class Speculation:
         return False
 
     def _price_of(self, num_drafts: int) -> float:
-        """Tokens that a step would give in the time that it takes longer with so many drafts."""
+        """Cost of `num_drafts` drafts in a step, in tokens: extra time x tokens per second without drafts."""
         return self._threshold + self._verifying * num_drafts
 
     def _rate(self, sequence: Sequence) -> float:
@@ -217,8 +217,8 @@ class Speculation:
         return max(self._all.rate, _LEAST_FIRST_RATE)
 
     def _tell(self, sequence: Sequence) -> None:
-        """Let the drafter know the sequence, or what came since it was told last: not with every token, since in a
-        batch where nothing is guessed nobody needs it."""
+        """Tell the drafter the sequence, or its tokens since the last time: not with every token, because a batch
+        without drafts does not need it."""
         request = sequence.request
         num_told = self._num_told.get(request)
         if num_told is None:
@@ -228,8 +228,8 @@ class Speculation:
         self._num_told[request] = len(sequence.ids)
 
     def _guess_time(self, num_sequences: int) -> float:
-        """Seconds to guess one token ahead for so many, at least: from what was measured for the number nearest to
-        it. More of them take no less, and fewer no less than their share."""
+        """Least seconds to draft one token for each of `num_sequences`, from the time measured for the nearest
+        number. More sequences take no less, and fewer take no less than their share."""
         size = num_sequences.bit_length()
         nearest = min(self._guess_s, key=lambda known: abs(known - size), default=size)
         return self._guess_s.get(nearest, 0.0) * 2.0 ** min(size - nearest, 0)

@@ -61,7 +61,7 @@ class Proposals:
         columns = np.minimum(np.arange(proposals.ids.shape[1]), lengths[:, None] - 1)
         of_rows = pairs[(lengths.cumsum() - lengths)[:, None] + columns]
         is_drafted = of_rows[:, :, 0] == np.array(drafted)[:, None]
-        # A draft that could not have been drawn counts as a mere guess: its row is drawn without it.
+        # A draft with probability 0 cannot be verified by the ratio: its row is drawn without it.
         can_be = np.where(is_drafted, of_rows[:, :, 1], 0).max(axis=1)
         at = np.array(rows)[can_be > 0]
         proposals.drafted[at] = np.array(drafted)[can_be > 0]
@@ -84,7 +84,8 @@ class Proposals:
         return Proposals(self.drafted[rows], self.drafted_probs[rows], self.ids[rows], self.draft_probs[rows])
 
     def within(self, vocab_size: int) -> tuple[Ints, npt.NDArray[np.float32]]:
-        """`ids` and `draft_probs` where the target's vocabulary is smaller: the draft stands for what is beyond it."""
+        """Replace candidate ids outside the target's vocabulary by the drafted id, so that indexing stays in range
+        without adding a new candidate. Returns ids and their probabilities, both [rows, width]."""
         is_known = self.ids < vocab_size
         drafts = self.drafted[:, None], self.drafted_probs[:, None].astype(np.float32)
         return np.where(is_known, self.ids, drafts[0]), np.where(is_known, self.draft_probs, drafts[1])

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 MAX_PREPARED = 512
 """Matchers that wait for their requests. A request that was cancelled never takes its own."""
 _NICENESS = 5
-"""Compiling gives way to the model, where the system lets threads differ."""
+"""Compiling has a lower priority than the model, where the system lets threads differ."""
 
 
 class Compiled(NamedTuple):
@@ -45,7 +45,7 @@ class GrammarCompiler:
         self._tokens = tokens
         self._vocabularies: dict[str, Vocabulary] = {}
         self._prepared: OrderedDict[int, Future[Compiled]] = OrderedDict()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler", initializer=_lower_priority)
 
     def open_all(self) -> None:
         """Read every backend's vocabulary. One that cannot be read fails the requests that need it only."""
@@ -71,7 +71,7 @@ class GrammarCompiler:
         return prepared or self._thread.submit(self._compile, grammar, list(output_ids))
 
     def forget(self) -> None:
-        """Nobody of those that were prepared will come."""
+        """No request that was prepared will come."""
         self._prepared.clear()
 
     def shutdown(self) -> None:
@@ -88,6 +88,6 @@ class GrammarCompiler:
         return Compiled(vocabulary, matcher)
 
 
-def _give_way() -> None:
+def _lower_priority() -> None:
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

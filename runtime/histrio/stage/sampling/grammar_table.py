@@ -88,7 +88,7 @@ class GrammarTable:
         self._ready: dict[int, tuple[str, Matcher | None]] = {}
         """Slot → why its grammar cannot be enforced, or its matcher: of those whose future was asked."""
         self._broken: set[int] = set()
-        """Slots whose masks could not be computed; written by the table's thread while nobody reads it."""
+        """Slots whose masks could not be computed; the table's thread writes it while no other reads it."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-masks")
 
     def start(self) -> None:
@@ -119,7 +119,7 @@ class GrammarTable:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody has a grammar."""
+        """Whether no sequence has a grammar."""
         return not self._opened
 
     def has_grammar(self, slot: int) -> bool:
@@ -127,7 +127,7 @@ class GrammarTable:
         return slot in self._opened
 
     def begin(self, sampled: Sequence[tuple[int, Sequence[int]]]) -> StepMasks | None:
-        """Start on the masks of a step; None where nobody has a grammar.
+        """Start to compute the masks of a step; None where no sequence has a grammar.
 
         `sampled` lists slot and draft ids of every row that samples, in row order; it takes 1 + drafts rows of logits.
         """

@@ -41,7 +41,7 @@ class LastStage:
         self._masks: StepMasks | None = None
         self._scorer = PromptScorer()
         self._unopened: set[int] = set()
-        """Slots of sequences that no sampler or grammar could be opened for; they end with their first token."""
+        """Slots of sequences whose samplers or grammar could not be opened; they end with their first token."""
 
     def start(self) -> None:
         """Read the vocabularies of grammars, which may take seconds."""
@@ -54,12 +54,12 @@ class LastStage:
         self._grammars.prepare(order.request, order.grammar, order.output_ids, done)
 
     def forget_prepared(self) -> None:
-        """None of those that were prepared will come."""
+        """No request that was prepared will come."""
         if self._grammars is not None:
             self._grammars.forget_prepared()
 
     def open(self, order: Open) -> None:
-        """A sequence takes a slot. One that a plugin fails at ends alone, as no other's state is touched by it."""
+        """A sequence takes a slot. If a plugin fails at it, it ends alone, because no other's state is touched."""
         self._unopened.discard(order.slot)
         self._scorer.open(order)
         try:
@@ -87,7 +87,8 @@ class LastStage:
             is_seeded=order.is_seeded,
         )
         if self._grammars is not None:
-            # Whose process ended has closed nothing, and this stage may have outlived it.
+            # If batching's process died, it never sent `Close`; the slot may still hold a grammar of the old epoch.
+            # Drop it.
             self._grammars.close(order.slot)
         if order.grammar is not None:
             assert self._grammars is not None, "the front takes no grammars where nothing enforces them"

@@ -6,8 +6,8 @@ greedy: constraints and penalties, then argmax and nothing else.
 
 Drafts are verified by drawing. Each row of a sequence draws the model's own token with its own number, as if the
 drafted tokens before it were accepted; they are, up to the first that differs from what was drawn there. So a stream
-with drafts is the very stream without them, greedy or sampled. Where nobody chose the seed, and it is known from which
-distributions the drafts were drawn, more of them are kept: see `acceptance`.
+with drafts is the very stream without them, greedy or sampled. Where the client chose no seed, and the
+distributions of the drafts are known, more drafts are accepted: see `acceptance`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class SamplerChain:
         self._is_open = np.zeros(max_rows, np.bool_)
         self._is_greedy = np.zeros(max_rows, np.bool_)
         self._is_plain = np.zeros(max_rows, np.bool_)
-        """Open, greedy, and nobody wants more than an argmax."""
+        """Open, greedy, and no sampler wants more than an argmax."""
         self._is_observed = np.zeros(max_rows, np.bool_)
         """Some sampler that wants the slot follows its tokens."""
         self._num_top = np.full(max_rows, -1, np.int64)
@@ -87,7 +87,7 @@ class SamplerChain:
         self._seeds = np.zeros(max_rows, np.uint64)
         self._choices = np.zeros(max_rows, np.uint32)
         self._can_refuse = np.zeros(max_rows, np.bool_)
-        """Sampled by a seed that nobody chose: which tokens come may depend on what was drafted."""
+        """Sampled, and the client chose no seed: which tokens come may depend on what was drafted."""
         self._can_skip_draws = [True] * max_rows
         self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
         self._changed_slots: set[int] = set()
@@ -138,7 +138,7 @@ class SamplerChain:
         self._changed_slots.discard(slot)
 
     def open_bare(self, slot: int) -> None:
-        """A sequence takes the slot that cannot be opened and is about to end: no sampler hears of it."""
+        """A sequence that cannot be opened takes the slot and is about to end: no sampler hears of it."""
         self._wants[slot] = self._is_observed[slot] = self._can_refuse[slot] = False
         self._is_open[slot] = self._is_greedy[slot] = self._is_plain[slot] = self._can_skip_draws[slot] = True
         self._num_top[slot] = -1

@@ -99,7 +99,7 @@ def test_the_models_own_eos_ends_nothing_by_itself(engine: EngineSubject) -> Non
         pytest.skip(f"the model did not say {json.dumps(sorted(own))}")
 
 
-def test_an_aborted_request_ends_and_harms_nobody(engine: EngineSubject) -> None:
+def test_an_aborted_request_ends_and_harms_no_other(engine: EngineSubject) -> None:
     one, two, three = prompts(engine, 3)
     wanted = engine.run(two, _NUM_TOKENS).ids
     long = engine.driver.submit(one, 200, sampling=engine.greedy)
