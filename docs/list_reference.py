@@ -111,7 +111,7 @@ def _text(docstring: str) -> list[str]:
 
 
 def _wrapped(paragraph: str) -> list[str]:
-    whole = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), paragraph)
+    whole = re.sub(r"(^- )?`[^`]+`", lambda code: code[0].replace(" ", "\0"), paragraph)
     lines = wrap(whole, 98, break_long_words=False, break_on_hyphens=False)
     return [line.replace("\0", " ") for line in lines]
 

@@ -53,7 +53,7 @@ Progress: TypeAlias = Callable[[float, str], None]
 
 
 class Capability(StrEnum):
-    """What a backend can do beyond the least, or needs. A replica can do what all of its stages can."""
+    """Abilities of a backend beyond the least, and its needs. A replica has what all of its stages have."""
 
     BATCH = "batch"
     """Several rows in one step; without it a replica runs one sequence at a time. Of an opened stage."""
@@ -79,7 +79,7 @@ class Capability(StrEnum):
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for a backend wherever it runs, known before anything is loaded."""
+    """The properties that a backend has wherever it runs, known before anything is loaded."""
 
     contract: int
     """The `CONTRACT` it was written for, as a number."""
@@ -95,28 +95,28 @@ class Probe(msgspec.Struct, frozen=True):
     reason: str = ""
     remedy: str = ""
     devices: list[str] = []
-    """What `StageSpec.device` may name here."""
+    """Devices that `StageSpec.device` may name here."""
     capabilities: list[Capability] = []
-    """Of a placement: what the opened stage will be capable of, as far as its configuration tells."""
+    """For a placement: the capabilities of the opened stage, as far as its configuration tells."""
     dtype: str = ""
-    """Of a placement: the number format that the opened stage will compute in; empty where that is not known yet."""
+    """For a placement: the number format in which the opened stage will compute; empty where that is not known yet."""
 
     @property
     def sentence(self) -> str:
-        """Why not, and what to do."""
+        """The reason and the remedy, as one text."""
         return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
 
 
 class StageSpec(msgspec.Struct, frozen=True):
-    """What a stage shall hold and within which limits. Decoded from the topology, so plain data."""
+    """The layers that a stage holds, and its limits. Decoded from the topology, so plain data."""
 
     model: str
     """Folder with config.json and weights."""
     first_layer: int
     last_layer: int
-    """Exclusive."""
+    """The layer after the last one of the stage."""
     num_layers: int
-    """Of the whole model: stage 0 has `first_layer == 0`, the last stage `last_layer == num_layers`."""
+    """Layers of the whole model: stage 0 has `first_layer == 0`, the last stage `last_layer == num_layers`."""
     device: str = "auto"
     dtype: str = "auto"
     """One of auto, float32, bfloat16, float16. Auto is the checkpoint's; on a CPU, float32 for weights below 128 MB."""
@@ -136,7 +136,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     adapter: str | None = None
     """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
     page_size: int | None = None
-    """Tokens per page that are wanted, for backends that settle it when they open."""
+    """Tokens per page that the topology asks for, for backends that settle it when they open."""
     kv_cache_dtype: str = "auto"
     """Number format of keys and values in the pages: `auto` is that of the activations; `int8`, which halves them or
     better, only with `Capability.INT8_KV`."""
@@ -208,7 +208,7 @@ class StepBatch:
 
 @dataclass(slots=True)
 class StageOutput:
-    """What a step gives: `hidden` for the next stage, or on the last one `logits`.
+    """The result of a step: `hidden` for the next stage, or on the last one `logits`.
 
     `hidden` is the residual stream, summed up and unnamed, so that stages of different backends can follow each other;
     models whose layers hand on more add named parts. Its buffers are left alone from then on: the next step may begin
@@ -221,14 +221,14 @@ class StageOutput:
 
 
 class ArrayNamespace(Protocol):
-    """The array functions samplers may use; same meaning on numpy, torch and mlx.
+    """The array functions that samplers may use; they mean the same on numpy, torch and mlx.
 
     Arrays are [rows, vocab] float32 unless said otherwise; `axis` is always the last one.
     """
 
     name: str
     chunk_values: int
-    """How many values are best worked on at once: on a CPU as many as the cache holds, elsewhere plenty."""
+    """Best number of values to work on at once: on a CPU as many as the cache holds, elsewhere many."""
 
     def asarray(self, values: npt.NDArray[Any]) -> Array:
         """Host array → device array of the same dtype."""

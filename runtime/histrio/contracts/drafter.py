@@ -57,7 +57,7 @@ class Drafter(Protocol):
 
 
 class SpeculationLimits(msgspec.Struct, frozen=True):
-    """Bounds of drafts; travels to the process that makes them."""
+    """Bounds of drafts; they travel to the process that drafts."""
 
     length: int = 4
     """Tokens drafted where the length is not adaptive."""
@@ -84,13 +84,13 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
     max_draft: int
     """Most tokens asked for at a time."""
     device: str = "auto"
-    """Of the first stage, which is in the same process."""
+    """Device of the first stage, which is in the same process."""
     dtype: str = "auto"
     threads: int | None = None
     options: Any = {}
     """`[engine.drafter-options]`, an instance of `DrafterFactory.options` wherever the factory gets a spec."""
     offline: bool = False
-    """`[model] offline`: whatever else is loaded is on this machine, and the hub is never asked."""
+    """`[model] offline`: use files on this machine only, and never ask the hub."""
 
     @classmethod
     def of_stage(
@@ -102,7 +102,7 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
         options: Any,
         offline: bool = False,
     ) -> DrafterSpec:
-        """For the model of `stage`, which is the first one, in its process."""
+        """The spec for the model of `stage`, which is the first stage, in its process."""
         return cls(
             model=stage.model,
             num_layers=stage.num_layers,
@@ -120,7 +120,7 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class DrafterTools:
-    """What a drafter that computes may use."""
+    """The backends and samplers that a drafter which computes may use."""
 
     stage_backend: Callable[[str], BackendFactory]
     """A stage backend by its name. Raises `PluginError`."""
@@ -129,14 +129,14 @@ class DrafterTools:
 
 
 class DrafterFactory(Protocol):
-    """What a plugin registers under a name; cheap to import and to make."""
+    """A plugin registers it under a name; it is cheap to import and to make."""
 
     name: str
     options: type[Any]
     """The keys of `[engine.drafter-options]`, a struct with `rename="kebab"`; `NoOptions` for none."""
 
     def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
-        """Whether it can draft for this model with these backends; reads configuration files only."""
+        """Whether the drafter can draft for this model with these backends; reads configuration files only."""
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> Drafter:
-        """A drafter, ready to be asked: this may load weights. Raises `ModelError`, `BackendError`."""
+        """Make a drafter that is ready to draft; this may load weights. Raises `ModelError`, `BackendError`."""

@@ -19,10 +19,10 @@ __all__ = ["EngineBackend", "EngineCapacity", "EngineEvents", "EngineFactory"]
 
 
 class EngineEvents(Protocol):
-    """What an engine tells, from any thread."""
+    """The calls by which an engine tells its news, from any thread."""
 
     def progress(self, fraction: float, text: str) -> None:
-        """How far loading is."""
+        """Report the progress of loading, 0 to 1."""
 
     def tokens(self, rows: list[TokenRow]) -> None:
         """New tokens, and how requests ended; one call per step rather than per request. Rows of requests that have

@@ -56,11 +56,11 @@ class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TagSpec(msgspec.Struct, frozen=True):
-    """Text in which a trigger begins a structure, as often as it comes, and nothing else does."""
+    """Text in which every trigger begins a structure, and nothing else does."""
 
     structures: list[TagStructure]
     triggers: list[str]
-    """What free text cannot contain; empty where there is none."""
+    """Texts that free text cannot contain; empty where there is no free text."""
     separator: str | None = None
     """Given: there is no free text, but one structure or several with this between them."""
     is_single: bool = False
@@ -79,7 +79,7 @@ class VocabularySpec(msgspec.Struct, frozen=True):
 
 
 class Matcher(Protocol):
-    """Where one sequence stands in its grammar. Used by one thread at a time."""
+    """The position of one sequence in its grammar. Used by one thread at a time."""
 
     @property
     def is_finished(self) -> bool:
@@ -90,10 +90,10 @@ class Matcher(Protocol):
         """Why the matcher can say no more, safe to show; empty as long as it can."""
 
     def advance(self, ids: Sequence[int]) -> bool:
-        """These tokens came. False if the grammar forbids one of them, which is an `error` from then on."""
+        """The sequence gained these tokens. False if the grammar forbids one of them, an `error` from then on."""
 
     def rollback(self, num_tokens: int) -> None:
-        """The last tokens did not come after all. At most as many as came since the matcher was made."""
+        """Take back the last `num_tokens` tokens, at most as many as came since the matcher was made."""
 
     def forced(self, max_tokens: int) -> list[int]:
         """The tokens that must come next, each the only one allowed; the state does not change."""
@@ -129,22 +129,22 @@ class Vocabulary(Protocol):
 
 
 class GrammarCapability(StrEnum):
-    """What a grammar backend can do beyond enforcing a grammar from the first token on."""
+    """Abilities of a grammar backend beyond enforcing a grammar from the first token on."""
 
     REASONING = "reasoning"
     """Free reasoning may come first: `GrammarSpec.reasoning` is honoured."""
 
 
 class GrammarBackend(Protocol):
-    """What a plugin registers: it enforces some kinds of grammars. Cheap to import; picklable."""
+    """A plugin registers it: it enforces some kinds of grammars. It is cheap to import and picklable."""
 
     name: str
     kinds: tuple[str, ...]
     capabilities: tuple[GrammarCapability, ...]
-    """What it does not declare is never asked of it; one that has no such attribute declares nothing."""
+    """The core asks for no ability that is not declared; a backend without this attribute has none."""
 
     def check(self, spec: GrammarSpec) -> None:
-        """Refuse what is too large, malformed or not enforceable as far as reading tells, before it is tried.
+        """Refuse a grammar that is too large, malformed or, as far as reading tells, not enforceable, before its trial.
 
         Raises `RequestError` with the place in the grammar as `param`, such as `properties.tags.uniqueItems`, and a
         text that names the keyword and repeats no value.

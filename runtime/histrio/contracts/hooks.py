@@ -47,7 +47,7 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @dataclass(slots=True)
 class EdgeContext:
-    """What an edge service gets to work with."""
+    """The gateway and the settings for an edge service."""
 
     gateway: Gateway
     settings: Any
@@ -69,7 +69,7 @@ class EdgeService(Protocol):
     """A msgspec struct with `rename="kebab"` and defaults: the keys its table may have."""
 
     def run(self, context: EdgeContext) -> Coroutine[Any, Any, None]:
-        """Serve until cancelled; clean up in `finally`. Raise `HistrioError` for what a user can mend."""
+        """Serve until cancelled; clean up in `finally`. Raise `HistrioError` for a mistake that a user can mend."""
 
 
 @hookspec

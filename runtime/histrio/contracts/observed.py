@@ -21,7 +21,7 @@ class FinishedRequest(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
     """A label of the API key it came with, never the key itself; empty without one."""
     user: str = ""
-    """Whom the request said that it is for."""
+    """The user that the request names."""
     state: RequestState
     """How it ended: FINISHED_EOS, FINISHED_STOP, FINISHED_MAX_LENGTH, ERROR or CANCELLED. An answer that a stop string
     ended, or whose client has left, is CANCELLED or FINISHED_STOP, as its edge said."""
@@ -33,9 +33,9 @@ class FinishedRequest(msgspec.Struct, frozen=True, kw_only=True):
     num_cached_tokens: int = 0
     """Tokens of the prompt that came from the prefix cache."""
     num_drafted: int = 0
-    """Tokens that were guessed ahead."""
+    """Tokens that were drafted."""
     num_accepted: int = 0
-    """Of those, how many came true."""
+    """How many of them were accepted."""
     first_token_s: float | None = None
     """Seconds from when it was accepted to its first token; None if there was none."""
     elapsed_s: float
@@ -43,7 +43,7 @@ class FinishedRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IntervalStats(msgspec.Struct, frozen=True, kw_only=True):
-    """What the front knows of the service at the end of an interval."""
+    """The state of the service at the end of an interval, as the front knows it."""
 
     state: str
     """`loading`, `ready`, `recovering`, `draining` or `failed`."""

@@ -53,14 +53,14 @@ class BatchingPolicy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a replica has been given to do."""
+    """The work that a replica has."""
 
     num_requests: int
     """Accepted and unfinished, each choice counted."""
     max_requests: int
     """`max-unfinished-requests`."""
     num_tokens: int
-    """Most tokens that these can come to, prompt and output."""
+    """Most tokens that these requests can have, prompt and output."""
     num_cache_tokens: int
     """Tokens that the KV blocks hold; 0 while nothing has been loaded."""
 
@@ -68,7 +68,7 @@ class Load:
 class AdmissionPolicy(Protocol):
     """Decides which submissions are accepted. Lives on the front's loop, so it answers at once.
 
-    Registered as a class; one instance per replica. One that counts what it let in is `HearsOfEnds` too.
+    Registered as a class; one instance per replica. A policy that counts what it accepted is `HearsOfEnds` too.
     """
 
     name: ClassVar[str]
@@ -82,13 +82,13 @@ class AdmissionPolicy(Protocol):
         """Raise `Overloaded` for a submission that has to wait; the client hears when to try again.
 
         Asked for every submission, after `max-unfinished-requests` was checked. `submission.key` and `submission.user`
-        say whose it is.
+        name its client.
         """
 
 
 @runtime_checkable
 class HearsOfEnds(Protocol):
-    """An admission policy that is told when what it let in has ended."""
+    """An admission policy that is told when an accepted submission has ended."""
 
     def finished(self, submission: Submission) -> None:
         """All choices of an accepted submission have ended, in whatever way. Called once for each that was accepted."""

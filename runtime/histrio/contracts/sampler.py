@@ -59,7 +59,7 @@ class Opening:
     end_ids: Sequence[int] = ()
     """Tokens that end the text: the model's, unless the request ignores them, and those the client named."""
     state: Any = None
-    """What `Stateful.state` said after the last of `ids`; None in the beginning."""
+    """The result of `Stateful.state` after the last of `ids`; None in the beginning."""
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Rows:
     positions: Ints
     """[rows] index in its sequence of the token that is to be chosen, so also the number of tokens before it."""
     seeds: npt.NDArray[np.uint64]
-    """[rows] of the sequence's random numbers, as `choices`."""
+    """[rows] key of the sequence's random numbers; `choices` are a part of their counter."""
     choices: npt.NDArray[np.uint32]
     drafts: Sequence[Sequence[int]] = ()
     """[rows] drafted tokens that stand between the slot's known tokens and this row's position, taken as if accepted;
@@ -98,7 +98,7 @@ class Sampler(Protocol):
     """Samplers run in ascending order; 0-39 constraints, which may remove any token, 40-99 biases and penalties, which
     leave one at least; greedy rows have both; 100-199 temperature, 200-299 truncations."""
     params: ClassVar[type[msgspec.Struct]]
-    """Request fields it honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
+    """Request fields that the sampler honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
 
     def __init__(self, max_rows: int) -> None:
         """Make the per-slot state."""
@@ -123,7 +123,8 @@ class Observer(Protocol):
     def observe(self, slots: Slots, ids: Ints, probabilities: npt.NDArray[np.float32]) -> None:
         """`ids[i]` has become the next token of the sequence in `slots[i]`, in this order where a slot repeats.
 
-        `probabilities[i]` is what the token had in the distribution it was drawn from; 1 for a greedy row.
+        `probabilities[i]` is the probability of the token in the distribution from which it was drawn; 1 for a greedy
+        row.
         """
 
 
