@@ -294,12 +294,15 @@ def test_check_names_an_engine(write_model: WriteModel, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("change", [("2:6", "3:6"), ("2:6", "2:7"), ("[engine]", "[engin]")])
-def test_check_says_why_not_and_is_exit_code_1(
+def test_check_says_why_not_and_has_the_exit_code_of_a_start(
     change: tuple[str, str], two_stages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two_stages.write_text(two_stages.read_text().replace(*change))
-    assert main([str(two_stages), "--check"]) == 1
-    assert str(two_stages) in complaint(capsys)
+    assert main([str(two_stages), "--check"]) == 2
+    said = complaint(capsys)
+    assert str(two_stages) in said
+    assert main([str(two_stages)]) == 2
+    assert complaint(capsys) == said
 
 
 def test_plugins_lists_hooks_backends_and_what_cannot_load(

@@ -105,8 +105,8 @@ def test_a_slow_import_is_said_with_its_time() -> None:
     assert list(plugin_sentences(plugins)) == []
     plugins.loaded[0].took_s = 4.23
     (sentence,) = plugin_sentences(plugins)
-    assert "the plugin slow takes 4.2 s to import" in sentence
-    assert "  - takes 4.2 s to import" in describe_plugins(plugins)
+    assert "the plugin slow computes for 4.2 s when it is imported" in sentence
+    assert "  - computes for 4.2 s when it is imported" in describe_plugins(plugins)
 
 
 def test_a_name_claimed_twice_is_neithers_and_both_plugins_are_named() -> None:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(options)
     except HistrioError as error:
         print(f"{PROGRAM}: {_sentence(options, error)}", file=sys.stderr)
-        return 2 if isinstance(error, TopologyError | PluginError) and not options.is_check else 1
+        return 2 if isinstance(error, TopologyError | PluginError) else 1
     except MemoryError:
         print(f"{PROGRAM}: there is not enough memory; raise its limit (ulimit -v, the container's)", file=sys.stderr)
         return 1

@@ -55,7 +55,8 @@ def _plugins(plugins: Plugins) -> list[str]:
 
 def _notes(loaded: LoadedPlugin) -> Iterator[str]:
     if loaded.took_s > SLOW_IMPORT_S:
-        yield f"takes {loaded.took_s:.1f} s to import, in every process: move heavy imports into its functions"
+        took = f"computes for {loaded.took_s:.1f} s when it is imported"
+        yield f"{took}, in every process: move heavy imports into its functions"
     if loaded.has_printed:
         yield "prints when it is imported (shown on standard error): remove that, or use logging"
 

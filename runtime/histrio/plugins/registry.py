@@ -57,7 +57,7 @@ class LoadedPlugin(msgspec.Struct):
 
     name: str
     took_s: float = 0.0
-    """Seconds that importing it took."""
+    """Seconds of computing that its import took."""
     has_printed: bool = False
     """It wrote to standard output when it was imported."""
     offers: list[str] = []
