@@ -347,10 +347,33 @@ def test_a_signal_convicts_when_it_comes_twice_to_the_same_request() -> None:
         world.root.process_exited(f"stage1.{incarnation}", "was killed by signal 9")
         world.start("stage1", incarnation + 1)
     assert [down.convicted for down in downs(world)] == [0, 0, 8]
-    world.come_up()
-    world.root.receive(OnTrial(9))
-    world.root.process_exited("stage1.4", "ended with exit code 3", is_own_doing=True)
-    assert [down.convicted for down in downs(world)] == [9], "a control: what nobody else can have done"
+
+
+def test_an_end_from_inside_convicts_if_the_failure_before_came_from_inside_too() -> None:
+    world = World()
+    incarnation = 1
+    for request, is_own_doing in ((0, False), (7, True), (0, True), (8, True), (9, False)):
+        world.come_up()
+        world.root.receive(OnTrial(request))
+        world.root.process_exited(f"stage1.{incarnation}", "killed by signal 6", is_own_doing=is_own_doing)
+        incarnation += 1
+        world.start("stage1", incarnation)
+    assert [down.convicted for down in downs(world)] == [0, 0, 0, 8, 0]
+
+
+def test_suspicion_ends_when_all_suspects_have_been_tried() -> None:
+    for has_settled, convicted in ((True, 0), (False, 7)):
+        world = World()
+        fail_stage1(world)
+        world.come_up()
+        if has_settled:
+            world.root.receive(OnTrial(0))
+        world.root.process_exited("stage1.1", "killed by signal 9")
+        world.start("stage1", 2)
+        world.come_up()
+        world.root.receive(OnTrial(7))
+        world.root.process_exited("stage1.2", "killed by signal 6", is_own_doing=True)
+        assert downs(world)[-1].convicted == convicted
 
 
 def test_a_device_that_fails_convicts_when_it_does_so_in_two_trials_of_a_request() -> None:
@@ -397,13 +420,14 @@ def test_only_those_in_the_failed_step_are_suspected() -> None:
 
 def test_a_failure_where_the_request_has_got_on_may_be_chance_but_not_twice() -> None:
     world = World()
+    fail_stage1(world)
     for request in (8, 8, 9):
         world.come_up()
         world.root.receive(OnTrial(request))
         world.root.receive(OnTrial(request, has_got_on=request == 8))
         world.root.receive(ChildFailed("stage1", "RuntimeError: a bit fell over", is_request_code=True))
         world.open(1)
-    assert [down.convicted for down in downs(world)] == [0, 8, 9], "the last, a control, failed where it had failed"
+    assert [down.convicted for down in downs(world)] == [0, 0, 8, 9], "the last, a control, failed where it had failed"
 
 
 def test_admission_hears_no_exception_text() -> None:

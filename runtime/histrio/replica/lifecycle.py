@@ -116,6 +116,8 @@ class RootActor(Actor[ToRoot]):
         self._has_been_up = False
         self._trial = OnTrial(0)
         """The request that is alone in the replica, because it may have brought the last one down."""
+        self._is_suspicion_own = False
+        """Whether a failure that made the present suspects came from inside, and not by a signal, say."""
         self._doubted = 0
         """The request during whose trial the replica went down once already, maybe by chance."""
         self._size: ReplicaSize | None = None
@@ -210,6 +212,7 @@ class RootActor(Actor[ToRoot]):
             case OnTrial():
                 self._trial = message
                 if not message.request:
+                    self._is_suspicion_own = False
                     self.restarts.settled()
             case _:
                 refuse("root", message)
@@ -303,14 +306,19 @@ class RootActor(Actor[ToRoot]):
             self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
 
     def _convicted(self, step: FailedStep | None, *, is_own_doing: bool) -> int:
-        """The request that was alone in the replica when it went down, if that can be no chance: the code that failed
-        works for the request, its step raises each time, or the process ended itself or inside such code, and where
-        it had happened before; or it happened in two trials of the same request. A device may fail at any time, and a
-        process may be killed from outside."""
+        """The request that was alone in the replica when it went down, if that can be no chance: its step raises each
+        time; or the code that failed works for the request, or the process ended itself or inside such code, and so
+        did the failure that made it a suspect. Both only where it had happened before. Any other failure convicts in
+        the second trial: a device may fail at any time, and a process may be killed from outside, also while it is in
+        a sampler."""
         trial, self._trial = self._trial, OnTrial(0)
-        is_own_doing = is_own_doing or (step is not None and step.raises_again)
-        if (is_own_doing and not trial.has_got_on) or trial.request == self._doubted:
+        raises_again = step is not None and step.raises_again
+        is_repeated = raises_again or (is_own_doing and self._is_suspicion_own)
+        if not trial.request:
+            self._is_suspicion_own |= is_own_doing or raises_again
+        elif (is_repeated and not trial.has_got_on) or trial.request == self._doubted:
             return trial.request
+
         self._doubted = trial.request
         return 0
 
