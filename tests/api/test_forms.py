@@ -22,6 +22,7 @@ from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import text_prompt
 from histrio_api.request.received import Received
 from histrio_api.request.scores import Scores
+from histrio_api.request.structured import requested_grammar
 from histrio_api.routes import ROUTES
 from histrio_api.routes.common import HttpRequest
 from histrio_api.routes.respond import respond
@@ -50,6 +51,7 @@ def prepare_lines(edge: Edge, received: Received[LinesRequest]) -> Prepared:
         prompt_param="text",
         num_wanted_tokens=request.max_tokens,
         scores=Scores(),
+        grammar=requested_grammar(edge, received),
     )
 
 
@@ -128,6 +130,8 @@ def test_what_a_form_does_not_know_is_checked_for_it(client: httpx.Client) -> No
         ({"text": "a", "n": 10_000}, "n"),
         ({"text": "a", "messages": []}, "messages"),
         ({"text": "a", "max_tokens": 10_000}, "max_tokens"),
+        ({"text": "a", "prompt_logprobs": 1}, "prompt_logprobs"),
+        ({"text": "a", "regex": "a"}, "regex"),
     ):
         answer = client.post("/lines", json={"model": MODEL} | fields)
         assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -174,7 +174,7 @@ def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submissi
     ending = frozenset(submission.eos_ids).union(submission.stop_ids)
     scores = None
     if prepared.scores.num_of_prompt is not None:
-        scores = PromptScores(edge.tokenizer, prompt, prepared.received.request.prompt_logprobs)
+        scores = PromptScores(edge.tokenizer, prompt, prepared.scores.num_reported)
     for nth, stream in enumerate(edge.gateway.submit(submission)):
         choice = Choice(len(generation.choices), prompt, stream, ending, counts_prompt=nth == 0)
         choice.scores = scores

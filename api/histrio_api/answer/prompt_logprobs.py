@@ -29,7 +29,7 @@ class PromptScores:
     """The log probabilities of one prompt's tokens, once they are known."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: Prompt, num_reported: int | None) -> None:
-        """`num_reported` is the request's `prompt_logprobs`."""
+        """`num_reported` of the likeliest tokens are told beside each; None for no field `prompt_logprobs`."""
         self._num_reported = num_reported
         self._tokenizer = tokenizer
         self._ids = prompt.ids

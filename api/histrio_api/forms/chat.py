@@ -19,7 +19,7 @@ from histrio_api.request.reasoning import chat_reasoning
 from histrio_api.request.received import Received
 from histrio_api.request.rendering import chat_prompt
 from histrio_api.request.scores import Scores, wanted_scores
-from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.structured import requested_grammar
 from histrio_api.schemas.chat import AnswerMessage, CalledTool, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.shared.edge import Edge
 from histrio_api.text.answers import AnswerParser, AnswerParts
@@ -37,13 +37,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
         has_tools=bool(chat.tools) and chat.tool_choice != "none",
         has_channels=edge.template is not None and edge.template.has_channels,
     )
-    grammar = wanted_grammar(
-        chat,
-        received.sampling,
-        edge.gateway.model.grammar_kinds,
-        honoured_by=edge.honoured_by,
-        or_calls=partial(form_or_calls, chat, edge.tokenizer.special_texts),
-    )
+    grammar = requested_grammar(edge, received, partial(form_or_calls, chat, edge.tokenizer.special_texts))
     return Prepared(
         received=received,
         prompts=[prompt],
@@ -61,7 +55,8 @@ def _wanted_scores(edge: Edge, chat: ChatRequest) -> Scores:
         raise RequestError("top_logprobs: only allowed when logprobs is true", param="top_logprobs")
 
     param = "top_logprobs" if chat.top_logprobs else "logprobs"
-    return wanted_scores(edge, chat, chat.top_logprobs if chat.logprobs else None, param=param)
+    asked = Scores(chat.top_logprobs if chat.logprobs else None, num_reported=chat.prompt_logprobs)
+    return wanted_scores(edge, asked, is_stream=chat.stream, param=param)
 
 
 def _num_wanted_tokens(chat: ChatRequest) -> int | None:

@@ -15,8 +15,8 @@ from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt, ids_prompt, require_at_most, text_prompt
 from histrio_api.request.reasoning import prompts_reasoning
 from histrio_api.request.received import Received
-from histrio_api.request.scores import wanted_scores
-from histrio_api.request.structured import wanted_grammar
+from histrio_api.request.scores import Scores, wanted_scores
+from histrio_api.request.structured import requested_grammar
 from histrio_api.schemas.completions import Completion, CompletionChoice, CompletionRequest
 from histrio_api.shared.edge import Edge
 
@@ -26,13 +26,14 @@ __all__ = ["COMPLETION", "CompletionAnswer", "prepare_completion"]
 def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Prepared:
     """One prompt for a string or a list of ids, several for a list of strings or of lists. Raises `RequestError`."""
     request = received.request
-    scores = wanted_scores(edge, request, request.logprobs, echoes=request.echo)
+    asked = Scores(request.logprobs, num_reported=request.prompt_logprobs)
+    scores = wanted_scores(edge, asked, is_stream=request.stream, echoes=request.echo)
     if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
         raise RequestError("max_tokens: 0 is only allowed with echo or prompt_logprobs", param="max_tokens")
 
     given = _given_prompts(edge, request)
     prompts = [_prompt(edge, request, each, param) for param, each in given]
-    grammar = wanted_grammar(request, received.sampling, edge.gateway.model.grammar_kinds, honoured_by=edge.honoured_by)
+    grammar = requested_grammar(edge, received)
     if grammar is not None:
         grammar = grammar.after(prompts_reasoning(edge, [each for _, each in given]))
     return Prepared(

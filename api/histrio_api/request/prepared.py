@@ -25,7 +25,7 @@ class Prepared:
     num_wanted_tokens: int | None
     """New tokens of each choice; None for as many as fit, 0 for nothing but log probabilities of the prompts."""
     scores: Scores
-    grammar: WantedGrammar | None = None
+    grammar: WantedGrammar | None
     """With whether its answer begins with reasoning."""
     parts: AnswerParts = TEXT_ALONE
     """What an answer consists of beside text."""

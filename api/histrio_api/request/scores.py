@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from histrio.errors import RequestError
-from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
 
 __all__ = ["Scores", "require_few_scores", "wanted_scores"]
@@ -17,43 +16,41 @@ class Scores(NamedTuple):
     num_top: int | None = None
     """Of the answers' tokens."""
     num_of_prompt: int | None = None
-    """Of the prompts' tokens."""
+    """Of the prompts' tokens, wherever the answer shows them."""
+    num_reported: int | None = None
+    """Of the prompts' tokens, in a field of their own."""
 
 
 def wanted_scores(
-    edge: Edge, request: GenerationRequest, num_top: int | None, *, param: str = "logprobs", echoes: bool = False
+    edge: Edge, scores: Scores, *, is_stream: bool, param: str = "logprobs", echoes: bool = False
 ) -> Scores:
-    """What a request asks for with `num_top` of the answers' tokens, in its field `param`, and `prompt_logprobs`.
+    """What `scores` come to: `num_top`, which the field `param` asks for, and `num_reported`.
 
     `echoes`: the prompts are part of the answers. Raises `RequestError` for what cannot be answered.
     """
-    if num_top is not None and edge.gateway.model.engine:
-        _check_engine(edge, num_top, param)
-    return Scores(num_top, _num_of_prompt(edge, request, num_top if echoes else None))
-
-
-def _num_of_prompt(edge: Edge, request: GenerationRequest, num_echoed: int | None) -> int | None:
-    if request.prompt_logprobs is not None and request.stream:
+    if scores.num_top is not None and edge.gateway.model.engine:
+        _check_engine(edge, scores.num_top, param)
+    if scores.num_reported is not None and is_stream:
         text = "prompt_logprobs: only allowed when stream is false; streams of completions have echo with logprobs"
         raise RequestError(text, param="prompt_logprobs")
 
-    wanted = {"prompt_logprobs": request.prompt_logprobs, "echo": num_echoed}
+    wanted = {"prompt_logprobs": scores.num_reported, "echo": scores.num_top if echoes else None}
     asked = {name: num_top for name, num_top in wanted.items() if num_top is not None}
     for name in asked if not edge.gateway.model.can_score_prompts else ():
         instead = "give it without logprobs" if name == "echo" else "leave it out"
         text = f"{name}: {edge.honoured_by} has no log probabilities of prompts for this model; {instead}"
         raise RequestError(text, param=name, code="unsupported_parameter")
-    return max(asked.values(), default=None)
+    return scores._replace(num_of_prompt=max(asked.values(), default=None))
 
 
-def require_few_scores(limit: int, request: GenerationRequest, num_likeliest: int | None, num_tokens: int) -> None:
+def require_few_scores(limit: int, scores: Scores, num_choices: int, num_tokens: int) -> None:
     """Raise `RequestError` where the log probabilities of `num_tokens` tokens of prompts are more than `limit`.
 
-    `num_likeliest` are wanted beside each, in every choice.
+    They are given in each of `num_choices` choices.
     """
-    if num_likeliest is None or num_tokens * request.n * (1 + num_likeliest) <= limit:
+    if scores.num_of_prompt is None or num_tokens * num_choices * (1 + scores.num_of_prompt) <= limit:
         return
-    param = "echo" if request.prompt_logprobs is None else "prompt_logprobs"
+    param = "echo" if scores.num_reported is None else "prompt_logprobs"
     text = f"{param}: at most {limit} log probabilities of prompts' tokens are given in one answer; send fewer prompts"
     raise RequestError(f"{text}, or ask for fewer of the likeliest tokens", param=param)
 

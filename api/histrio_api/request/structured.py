@@ -14,16 +14,30 @@ from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec, SamplingFields
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
+from histrio_api.request.received import Received
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.formats import ResponseFormat, StructuralTag
 from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.shared.edge import Edge
 
-__all__ = ["NOT_BESIDE", "wanted_grammar"]
+__all__ = ["NOT_BESIDE", "requested_grammar", "wanted_grammar"]
 
 _FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 """Types of `response_format` that have fields of their own; any other is a kind of grammar."""
 NOT_BESIDE = ("min_tokens", "allowed_token_ids", "bad_words", "bad_words_ids")
 """Sampling fields that forbid tokens, or the end, where a grammar may leave nothing else."""
+
+
+OrCalls = Callable[[WantedGrammar | None], WantedGrammar | None]
+
+
+def requested_grammar(
+    edge: Edge, received: Received[GenerationRequest], or_calls: OrCalls | None = None
+) -> WantedGrammar | None:
+    """`wanted_grammar` of a request, with the kinds that are enforced for the served model."""
+    kinds = edge.gateway.model.grammar_kinds
+    request, sampling = received.request, received.sampling
+    return wanted_grammar(request, sampling, kinds, honoured_by=edge.honoured_by, or_calls=or_calls)
 
 
 def wanted_grammar(
@@ -32,7 +46,7 @@ def wanted_grammar(
     kinds: list[str],
     *,
     honoured_by: str = "this server",
-    or_calls: Callable[[WantedGrammar | None], WantedGrammar | None] | None = None,
+    or_calls: OrCalls | None = None,
 ) -> WantedGrammar | None:
     """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`.
 

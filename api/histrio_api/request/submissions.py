@@ -30,7 +30,7 @@ def submissions(edge: Edge, prepared: Prepared, request_id: str) -> list[Submiss
     edge.gateway.check_sampling(received.sampling)
     _require_a_token(edge, prepared)
     num_prompt_tokens = sum(len(prompt.ids) for prompt in prepared.prompts)
-    require_few_scores(edge.settings.max_prompt_scores, request, prepared.scores.num_of_prompt, num_prompt_tokens)
+    require_few_scores(edge.settings.max_prompt_scores, prepared.scores, request.n, num_prompt_tokens)
     # A prompt is scored by a request for one token, which is then left out.
     num_wanted = 1 if prepared.num_wanted_tokens == 0 else prepared.num_wanted_tokens
     model, param = edge.gateway.model, prepared.prompt_param

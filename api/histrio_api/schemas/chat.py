@@ -24,6 +24,8 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: NumTopLogprobs = 0
     """Needs `logprobs`."""
+    prompt_logprobs: NumTopLogprobs | None = None
+    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     tools: list[ToolDefinition] = msgspec.field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     """`required`: the answer is one call or several; a name: one call of that tool."""

@@ -24,6 +24,8 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """The text begins with the prompt, and `logprobs` with its tokens."""
     logprobs: NumTopLogprobs | None = None
     """Of each token and of that many of the likeliest."""
+    prompt_logprobs: NumTopLogprobs | None = None
+    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     add_special_tokens: bool = True
 
 

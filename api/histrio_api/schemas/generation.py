@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.formats import StructuredOutputs
-from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict, TokenId
+from histrio_api.schemas.strict import PositiveInt, Strict, TokenId
 
 __all__ = ["GenerationRequest", "StreamOptions", "UsageStats"]
 
@@ -53,8 +53,6 @@ class GenerationRequest(Strict, frozen=True):
     stream_options: StreamOptions = StreamOptions()
     max_tokens: PositiveInt | None = None
     n: PositiveInt = 1
-    prompt_logprobs: NumTopLogprobs | None = None
-    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     seed: _Seed | None = None
     stop: str | list[str] = msgspec.field(default_factory=list)
     stop_token_ids: list[TokenId] = msgspec.field(default_factory=list)
