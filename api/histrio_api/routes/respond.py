@@ -123,11 +123,11 @@ class _Events:
         edge, answer = self._edge, self._answer
 
         async def show(choice: Choice, text: str) -> None:
-            if choice.has_logprobs:
+            if choice.logprobs is None:
+                events = answer.piece(choice, text)
+            else:
                 # The first chunk behind an echoed prompt has the entries of all of it.
                 events = await edge.run_answer(partial(answer.piece, choice, text), choice.num_shown_logprobs)
-            else:
-                events = answer.piece(choice, text)
             if events:
                 await write(events)
 
