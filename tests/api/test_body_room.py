@@ -101,7 +101,7 @@ def test_requests_that_end_with_the_endpoint_get_an_error_object(model_folder: P
             if gateway.streams or httpx.get(f"{url}/health").status_code != 200:
                 break
     with client:
-        client.settimeout(10)
+        client.settimeout(45)
         answer = client.recv(10_000)
     assert answer.startswith(b"HTTP/1.1 503")
     assert b'{"error":{"message":"the server is shutting down"' in answer

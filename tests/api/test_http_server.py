@@ -116,12 +116,12 @@ class Client:
 
     async def rest(self) -> bytes:
         """All that comes until the server closes."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             return await self.reader.read()
 
     async def answer(self) -> tuple[int, dict[bytes, bytes], bytes]:
         """One answer whose length is known."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             head = await self.reader.readuntil(b"\r\n\r\n")
             first, *lines = head[:-4].split(b"\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(b": ") for line in lines)}
@@ -177,7 +177,7 @@ def error_of(answer: bytes) -> tuple[int, str]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(45):
         while not condition():  # noqa: ASYNC110 - conditions of the server's own state have no event
             await asyncio.sleep(0.005)
 
@@ -300,7 +300,7 @@ async def test_a_client_that_still_sends_gets_its_early_answer() -> None:
     ],
 )
 async def test_nothing_and_half_a_request_are_not_waited_for(data: bytes, is_told: bool) -> None:
-    async with running(idle_s=0.1) as at:
+    async with running(idle_s=0.5) as at:
         client = await at.client()
         await client.send(data)
         answer = await client.rest()
@@ -313,7 +313,7 @@ async def test_nothing_and_half_a_request_are_not_waited_for(data: bytes, is_tol
 
 
 async def test_a_connection_is_closed_after_its_last_answer() -> None:
-    async with running(idle_s=0.1) as at:
+    async with running(idle_s=0.5) as at:
         client = await at.client()
         await client.send(GET)
         assert (await client.answer())[0] == 200
@@ -333,20 +333,20 @@ async def test_a_body_that_drips_is_not_waited_for() -> None:
 
 
 async def test_a_body_that_makes_progress_is_waited_for() -> None:
-    async with running(idle_s=0.1) as at:
+    async with running(idle_s=0.6) as at:
         client = await at.client()
         await client.send(b"POST /p HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n")
         for _ in range(20):
             await client.send(b"x" * 2000)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
         assert (await client.answer())[2] == b"POST /p 40000"
 
 
 async def test_an_answer_that_takes_long_is_no_idle_connection() -> None:
-    async with running(idle_s=0.1) as at:
+    async with running(idle_s=0.4) as at:
         client = await at.client()
         await client.send(GET.replace(b"/a", b"/wait"))
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.7)
         at.app.gate.set()
         assert (await client.answer())[0] == 200
 
@@ -367,7 +367,7 @@ async def test_a_client_that_leaves_during_its_upload_is_lost_quietly(caplog: py
         await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
         await until(lambda: at.app.num_begun == 1)
         client.reset()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             await at.app.lost.wait()
     assert not caplog.records
 
@@ -382,7 +382,7 @@ async def test_a_client_that_leaves_while_it_waits_is_noticed(leaves: str) -> No
             client.reset()
         else:
             client.writer.close()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(45):
             await at.app.lost.wait()
 
 

@@ -51,7 +51,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 def test_it_says_the_plain_continuation_one_token_a_step(folder: Path) -> None:
     engine, events = opened(folder)
     engine.submit(Generate(7, [1, 2, 3], 3, 8, sampling={**GREEDY, "logprobs": True}))
-    rows = [events.rows.get(timeout=10) for _ in range(5)]
+    rows = [events.rows.get(timeout=45) for _ in range(5)]
     engine.close()
 
     assert [token for row in rows for token in row.ids] == toy_continuation([1, 2, 3], 5, num_layers=4, vocab_size=258)
@@ -63,11 +63,11 @@ def test_it_ends_at_stop_ids_and_breaks_when_told_to(folder: Path) -> None:
     engine, events = opened(folder, **{"fail-at-step": 3})
     (first, second) = toy_continuation([5], 2, num_layers=4, vocab_size=VOCAB_SIZE)
     engine.submit(Generate(1, [5], 1, 9, stop_ids=[second], sampling=GREEDY))
-    assert events.rows.get(timeout=10).ids == [first]
-    assert events.rows.get(timeout=10) == TokenRow(1, [second], RequestState.FINISHED_STOP)
+    assert events.rows.get(timeout=45).ids == [first]
+    assert events.rows.get(timeout=45) == TokenRow(1, [second], RequestState.FINISHED_STOP)
 
     engine.submit(Generate(2, [5], 1, 9, sampling=GREEDY))
-    assert "told to" in events.failures.get(timeout=10)
+    assert "told to" in events.failures.get(timeout=45)
     engine.close()
 
 

@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(180)]
 QUESTIONS = ["What is histrio?", "Count from 1 to 20.", "Tell me a short story.", "Name five fruits."]
 NUM_STREAMS = 16
 NUM_USERS = 256
+NUM_TOKENS = 12
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +98,12 @@ def settled_bytes(server: LaunchedServer) -> int:
 
 
 def test_256_users_at_once_are_all_served_and_leave_nothing_behind(server: LaunchedServer) -> None:
-    anyio.run(ask_all, server, NUM_USERS, 24, nothing)
+    anyio.run(ask_all, server, NUM_USERS, NUM_TOKENS, nothing)
     growth = []
     # The libraries compile a kernel for each number of rows they meet; a round that brings no new ones must come.
     for _round in range(8):
         before = settled_bytes(server)
-        texts = anyio.run(ask_all, server, NUM_USERS, 24, nothing)
+        texts = anyio.run(ask_all, server, NUM_USERS, NUM_TOKENS, nothing)
         assert len(texts) == NUM_USERS
         assert all(texts)
         assert texts[0] == texts[4 * len(QUESTIONS)], "greedy answers to one question are equal, whoever else asks"
@@ -114,14 +115,14 @@ def test_256_users_at_once_are_all_served_and_leave_nothing_behind(server: Launc
 
 
 def test_streams_survive_the_killed_engine_with_the_same_tokens(server: LaunchedServer) -> None:
-    undisturbed = anyio.run(ask_all, server, NUM_STREAMS, 200, nothing)
+    undisturbed = anyio.run(ask_all, server, NUM_STREAMS, 100, nothing)
     victim = engine(server)
 
     async def kill(begun: anyio.Event) -> None:
         await begun.wait()
         victim.send_signal(signal.SIGKILL)
 
-    disturbed = anyio.run(ask_all, server, NUM_STREAMS, 200, kill)
+    disturbed = anyio.run(ask_all, server, NUM_STREAMS, 100, kill)
     assert server.process.poll() is None, "the front lives"
     assert engine(server).pid != victim.pid
     assert disturbed == undisturbed

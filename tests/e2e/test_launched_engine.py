@@ -21,7 +21,7 @@ from histrio.testing.wait import eventually, eventually_async
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]  # rt-launch starts and restarts processes
 
-NUM_LAYERS, VOCAB, NUM_TOKENS = 4, 258, 60
+NUM_LAYERS, VOCAB, NUM_TOKENS = 4, 258, 90
 PROMPTS = [[1 + i, 50, 3] for i in range(4)]
 SLOW = ["--backend-option", "step-s=0.02"]
 
@@ -49,7 +49,7 @@ def reference(model: Path, prompt: list[int]) -> str:
 
 
 def gauge(server: LaunchedServer, name: str) -> float:
-    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=5.0) as reply:
+    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=30.0) as reply:
         lines = reply.read().decode().splitlines()
     return next((float(line.split()[-1]) for line in lines if line.startswith(f"histrio_{name} ")), -1.0)
 

@@ -27,7 +27,7 @@ NUM_TRIES = 3
 
 def busy_s(server: LaunchedServer) -> list[float]:
     """Seconds each stage has spent in its steps."""
-    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=5.0) as reply:
+    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=30.0) as reply:
         lines = reply.read().decode().splitlines()
     found = [line.split() for line in lines if "_busy_seconds_total" in line and not line.startswith("#")]
     return [float(value) for _name, value in sorted(found)]

@@ -104,8 +104,8 @@ def test_only_poisoned_requests_end_and_the_service_stands(tmp_path: Path) -> No
         "engine.drafter": "poisoned-drafts",
         "engine.adaptive": "false",
         "stage.options": "{step-s = 0.002}",
-        "runtime.hang-timeout-s": 1,
-        "runtime.first-step-timeout-s": 2,
+        "runtime.hang-timeout-s": 2,
+        "runtime.first-step-timeout-s": 4,
     }
     arguments = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     arguments += ["--plugin", str(Path(__file__).parent / "foreign" / "poison.py"), "--backend", "poisoned-toy"]

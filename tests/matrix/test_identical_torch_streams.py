@@ -89,7 +89,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def alone(models: Models) -> Alone:
     @cache
     def get(family: str, seed: int, has_forms: bool = False, kv_cache_dtype: str = "auto") -> tuple[Crowd, Run]:
-        crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=16, num_tokens=16)
+        crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=12, num_tokens=12)
         crowd = with_forms(crowd) if has_forms else crowd
         return crowd, anyio.run(play_alone, models(family)[0], factory(kv_cache_dtype), crowd, ALONE)
 
@@ -156,7 +156,7 @@ def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: M
     rows += [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)]
     rows += enumerate(random_combinations(TORCH_FACTORS, names().index(drafter), NUM_RANDOM), 1)
     # Whose prompt is computed when others come is a matter of time: those two again where nobody was forked.
-    further = [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)] * 3
+    further = [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)] * 8
     reached = ["cached", "forked_sequences_total", "replays", "scores"]
     reached += ["preemptions_total"] if drafter == "nobody" else []  # else answers may have ended before
     for number, (seed, row) in enumerate([*rows, *further]):

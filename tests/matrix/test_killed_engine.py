@@ -69,7 +69,7 @@ def engine(server: LaunchedServer) -> psutil.Process:
 
 def total(server: LaunchedServer, name: str) -> float:
     """A counter of /metrics."""
-    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=5.0) as reply:
+    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=30.0) as reply:
         lines = reply.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if name in line and not line.startswith("#"))
 

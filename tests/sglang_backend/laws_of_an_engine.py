@@ -163,7 +163,7 @@ def test_a_failure_that_sglang_reports_is_told_once(driver: EngineDriver) -> Non
     """The last law: it breaks the engine."""
     os.kill(os.getpid(), signal.SIGQUIT)
     os.kill(os.getpid(), signal.SIGQUIT)
-    told = driver._events.told.get(timeout=10)
+    told = driver._events.told.get(timeout=45)
     assert told == "a process of SGLang failed; what it wrote before says why"
     driver.close()
     assert driver._events.told.empty()

@@ -50,7 +50,7 @@ class Server:
         return text
 
     def gauge(self, name: str) -> float:
-        with urllib.request.urlopen(f"{self.launched.base_url}/metrics", timeout=5.0) as reply:
+        with urllib.request.urlopen(f"{self.launched.base_url}/metrics", timeout=30.0) as reply:
             lines = reply.read().decode().splitlines()
         return next((float(line.split()[-1]) for line in lines if line.startswith(f"histrio_{name} ")), -1.0)
 

@@ -50,7 +50,7 @@ def answer(server: LaunchedServer) -> str:
 
 
 def counted(server: LaunchedServer, name: str) -> float:
-    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=10) as response:
+    with urllib.request.urlopen(f"{server.base_url}/metrics", timeout=30) as response:
         lines = response.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"histrio_{name}"))
 

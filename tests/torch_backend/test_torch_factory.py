@@ -41,4 +41,4 @@ def test_the_probe_names_the_cpu() -> None:
 
 def test_support_is_told_without_importing_torch(tiny_model: Callable[[str], Any]) -> None:
     folder = tiny_model("llama").folder
-    subprocess.run([sys.executable, "-c", CHILD, folder], check=True, timeout=15)
+    subprocess.run([sys.executable, "-c", CHILD, folder], check=True, timeout=60)
