@@ -24,6 +24,8 @@ from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 
 NUM_LAYERS, VOCAB, NUM_TOKENS = 3, 258, 40
+MOST_ROUNDS = 5
+"""Of measuring, where other programs have disturbed the first ones."""
 SAMPLERS: list[type[Sampler]] = [Temperature, TopK, RepetitionPenalty, Mirostat]
 FIELDS: list[dict[str, Any]] = [
     {"temperature": 0.0},
@@ -97,8 +99,8 @@ async def test_streams_stay_the_same(model: Path, options: dict[str, Any]) -> No
 
 
 def on_devices(**options: Any) -> HarnessOptions:
-    """Devices that need 4 ms per step."""
-    stage_options = {"step-s": 0.004}
+    """Devices that need 10 ms per step."""
+    stage_options = {"step-s": 0.01}
     return HarnessOptions(
         max_rows=32,
         num_blocks=1024,
@@ -145,6 +147,10 @@ async def seconds_of_a_prompt(model: Path, num_micro_batches: int) -> float:
 @pytest.mark.alone
 @pytest.mark.anyio
 async def test_chunks_of_one_prompt_follow_each_other_along_the_stages(model: Path) -> None:
-    rounds = [[await seconds_of_a_prompt(model, count) for count in (1, 2)] for _ in range(2)]
-    one, two = (min(took) for took in zip(*rounds, strict=True))
-    assert two < 0.75 * one
+    rounds: list[list[float]] = []
+    while len(rounds) < MOST_ROUNDS:
+        rounds.append([await seconds_of_a_prompt(model, count) for count in (1, 2)])
+        one, two = (min(took) for took in zip(*rounds, strict=True))
+        if two < 0.75 * one:
+            break
+    assert two < 0.75 * one, rounds

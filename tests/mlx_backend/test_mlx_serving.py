@@ -21,6 +21,8 @@ from histrio_torch.testing import Excuses
 
 pytestmark = pytest.mark.anyio
 
+NUM_TRIES = 5
+
 LENGTHS = [5, 33, 17, 2, 40, 11, 26, 1, 9, 21]
 OPTIONS = HarnessOptions(num_blocks=48, max_rows=8, max_step_tokens=40, prefill_chunk=16, max_sequence_length=64)
 """Fewer blocks than eight full sequences need, so some are preempted."""
@@ -55,12 +57,14 @@ async def test_company_and_preemption_change_no_token(family: str, mlx_model: Ca
 async def test_the_loop_stays_free_while_mlx_computes(mlx_model: Callable[..., Any]) -> None:
     tiny = mlx_model("llama", num_hidden_layers=8, hidden_size=256, intermediate_size=512, num_attention_heads=16)
     loop = asyncio.get_running_loop()
+    tries: list[tuple[float, float]] = []
     with ThreadPoolExecutor(1) as thread:
-        chain = await loop.run_in_executor(thread, _open, tiny.folder)
-        threaded = asyncio.ensure_future(loop.run_in_executor(thread, _step_s, chain))
-        gap_s = await _worst_gap_s(threaded)
-        step_s = await threaded
-        await loop.run_in_executor(thread, chain.close)
+        # The system, too, may stop a loop; a step that holds the lock does so each time.
+        while len(tries) < NUM_TRIES and not any(gap_s < 0.3 * step_s for gap_s, step_s in tries):
+            chain = await loop.run_in_executor(thread, _open, tiny.folder)
+            threaded = asyncio.ensure_future(loop.run_in_executor(thread, _step_s, chain))
+            tries.append((await _worst_gap_s(threaded), await threaded))
+            await loop.run_in_executor(thread, chain.close)
 
     chain = _open(tiny.folder)
     watched = asyncio.ensure_future(anyio.sleep(0.2))
@@ -69,7 +73,7 @@ async def test_the_loop_stays_free_while_mlx_computes(mlx_model: Callable[..., A
     blocked_s = _step_s(chain)
     assert await watch > 0.9 * blocked_s, "a control: a step on the loop itself stops it"
     chain.close()
-    assert gap_s < 0.3 * step_s, f"worst gap {gap_s * 1e3:.0f} ms in a step of {step_s * 1e3:.0f} ms"
+    assert any(gap_s < 0.3 * step_s for gap_s, step_s in tries), f"worst gaps and steps, in seconds: {tries}"
 
 
 def _open(folder: Path) -> MlxChain:
