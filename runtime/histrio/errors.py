@@ -48,6 +48,7 @@ __all__ = [
     "is_out_of_memory",
     "is_request_code",
     "note_request_code",
+    "request_code_of",
 ]
 
 _REQUEST_CODE = "in the code of requests: "
@@ -199,7 +200,13 @@ def note_request_code(error: BaseException, whose: str) -> None:
 
 def is_request_code(error: BaseException) -> bool:
     """Whether that was noted."""
-    return any(note.startswith(_REQUEST_CODE) for note in getattr(error, "__notes__", ()))
+    return bool(request_code_of(error))
+
+
+def request_code_of(error: BaseException) -> str:
+    """What was noted; empty for nothing."""
+    notes = (note for note in getattr(error, "__notes__", ()) if note.startswith(_REQUEST_CODE))
+    return next(notes, "").removeprefix(_REQUEST_CODE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -546,6 +546,8 @@ class ReplicaDown(_Message, frozen=True):
     """Requests that may be why it went down: those of the step that failed; None where that is not known."""
     culprits: list[int] = []
     """Requests that are why: their rows raise alone, and others of the same step do not."""
+    code: str = ""
+    """The code that failed, such as `sampler 'mirostat' (module)`; safe to show, empty where it is not known."""
 
 
 class OnTrial(_Message, frozen=True):
@@ -556,16 +558,33 @@ class OnTrial(_Message, frozen=True):
     """It has come further than where it can have been when the replica before went down."""
 
 
+class FailedRow(msgspec.Struct, frozen=True, array_like=True):
+    """A row of a step that failed: the tokens `start:end` of a request."""
+
+    request: int
+    start: int
+    end: int
+
+
 class FailedStep(msgspec.Struct, frozen=True, array_like=True):
     """The step that a stage was in when it failed, and what came of computing its rows again, each alone."""
 
     step: int
-    requests: list[int]
-    """Whose rows it had."""
+    rows: list[FailedRow]
+    """Empty where they are not known."""
+    code: str = ""
+    """Whose code it was in, such as `sampler 'mirostat' (module)`; empty where that is not known."""
+    is_request_code: bool = False
+    """That code works for single requests."""
     culprits: list[int] = []
     """Those whose rows raise again alone, while others of the same step do not."""
     raises_again: bool = False
     """It has one row, and raises again with it."""
+
+    @property
+    def requests(self) -> list[int]:
+        """Whose rows it had."""
+        return [row.request for row in self.rows]
 
 
 class ChildFailed(_Message, frozen=True):

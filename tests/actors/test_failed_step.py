@@ -13,13 +13,17 @@ from histrio.actors.failed_step import blamed, failed_step_of, note_failed_step
 from histrio.contracts.backend import BackendFactory, StageBackend, StageOutput, StepBatch
 from histrio.contracts.gateway import Submission
 from histrio.errors import RequestBrokeEngine
-from histrio.messages import FailedStep, Tensor
+from histrio.messages import FailedRow, FailedStep, Tensor
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 
 NUM_LAYERS, VOCAB = 3, 258
 POISON = 251
 REQUESTS = [11, 12, 13, 14]
+
+
+def rows(*requests: int) -> list[FailedRow]:
+    return [FailedRow(request, 7, 8) for request in requests]
 
 
 def broken() -> None:
@@ -38,7 +42,7 @@ def raised(compute: Callable[[], None] = broken) -> BaseException:
 
 def look(compute: Callable[[int], object], requests: list[int] | None = None, **others: Any) -> FailedStep:
     now = iter(range(1000))
-    step = FailedStep(3, REQUESTS if requests is None else requests)
+    step = FailedStep(3, rows(*(REQUESTS if requests is None else requests)))
     return blamed(others.get("error") or raised(), step, compute, others.get("clock") or (lambda: 0.01 * next(now)))
 
 
@@ -48,7 +52,7 @@ def test_the_rows_that_raise_alone_are_to_blame() -> None:
 
 
 def test_a_broken_device_lets_no_row_pass_and_blames_none() -> None:
-    assert look(lambda index: broken()) == FailedStep(3, REQUESTS)
+    assert look(lambda index: broken()) == FailedStep(3, rows(*REQUESTS))
 
 
 @pytest.mark.parametrize("num_failing", [1, 2, 3])
@@ -79,8 +83,8 @@ def test_a_lack_of_memory_is_shared() -> None:
 
 
 def test_a_row_that_was_alone_can_only_raise_again() -> None:
-    assert look(lambda index: broken(), [11]) == FailedStep(3, [11], raises_again=True)
-    assert look(lambda index: None, [11]) == FailedStep(3, [11])
+    assert look(lambda index: broken(), [11]) == FailedStep(3, rows(11), raises_again=True)
+    assert look(lambda index: None, [11]) == FailedStep(3, rows(11))
 
 
 def test_looking_takes_no_longer_than_its_limit() -> None:
@@ -100,8 +104,8 @@ def test_looking_takes_no_longer_than_its_limit() -> None:
 def test_an_error_carries_its_step() -> None:
     error = ValueError()
     assert failed_step_of(error) is None
-    note_failed_step(error, FailedStep(3, [11]))
-    assert failed_step_of(error) == FailedStep(3, [11])
+    note_failed_step(error, FailedStep(3, rows(11)))
+    assert failed_step_of(error) == FailedStep(3, rows(11))
 
 
 def test_a_row_of_a_batch_is_that_row_alone() -> None:

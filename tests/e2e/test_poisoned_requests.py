@@ -1,6 +1,6 @@
 """Requests that break what works on them end alone: the others read the same tokens, and the service stands.
 
-`HISTRIO_POISON=10` sends ten requests of each of ten kinds, those included that take a process seconds to be replaced.
+`HISTRIO_POISON=10` sends ten requests of each of twelve kinds, those included that take a process seconds to replace.
 """
 
 from __future__ import annotations
@@ -19,10 +19,18 @@ from histrio.testing.toy import write_toy_model
 
 NUM_ROUNDS = int(os.environ.get("HISTRIO_POISON", "0"))
 SHORT = ["open", "apply", "observe", "step", "exit", "grammar", "drafter"]
-ALL = [*SHORT, "kill", "hang", "memory"]
+ALL = [*SHORT, "kill", "hang", "memory", "step-exit", "step-kill"]
 CODES = {"open": "500 plugin_failed", "grammar": "500 plugin_failed", "drafter": ""}
-MOST_FAILURES = {"open": 0, "grammar": 0, "drafter": 0}
-"""Failures of the replica that one request may cost, if not two: none where it ends by itself."""
+MOST_FAILURES = {"open": 0, "grammar": 0, "drafter": 0, "step-kill": 3}
+"""Failures of the replica that one request may cost, if not two: none where it ends by itself, three where a signal
+from outside may have done it."""
+STEPS = {
+    "step": [7, 251, 251, 251],
+    "step-exit": [7, 253, 253, 253],
+    "step-kill": [7, 254, 254, 254],
+    "drafter": [7, 252],
+}
+"""Prompts that break what takes no fields of requests."""
 NUM_LANES, NUM_TOKENS = 16, 40
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120 + 120 * NUM_ROUNDS)]
@@ -30,11 +38,11 @@ pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120 + 120 * NUM_ROUNDS
 
 def fields(kind: str, number: int) -> dict[str, Any]:
     """A poisoned request: some break at once, others in the middle of their answer."""
-    prompt = {"step": [7, 251, 251, 251], "drafter": [7, 252]}.get(kind, [7, number % 200])
+    prompt = STEPS.get(kind, [7, number % 200])
     extra: dict[str, Any] = {"ignore_eos": True}
     if kind == "grammar":
         extra = {"response_format": {"type": "poisoned", "poisoned": "x"}}
-    elif kind not in ("step", "drafter"):
+    elif kind not in STEPS:
         extra |= {"poison": kind, "poison_at": 0 if number % 2 else 11}
     return {"prompt": prompt, "max_tokens": NUM_TOKENS, "temperature": 0, "extra_body": extra}
 
@@ -119,6 +127,8 @@ def test_only_poisoned_requests_end_and_the_service_stands(tmp_path: Path) -> No
         {(kind, CODES.get(kind, "500 request_broke_engine")): num_rounds for kind in kinds}
     )
     assert [message for _, _, message in run.ends if "poisoned:" in message] == [], "no exception text"
+    ended_inside = [message for kind, _, message in run.ends if kind in ("exit", "kill", "hang")]
+    assert all("in sampler 'poison' (" in message for message in ended_inside), ended_inside
     num_failures = log.count("replica 0 is down")
     print(f"{len(run.ends)} poisoned, {len(alone)} innocent requests, {num_failures} failures")
     assert 0 < num_failures <= num_rounds * sum(MOST_FAILURES.get(kind, 2) for kind in kinds)

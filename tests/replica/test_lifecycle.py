@@ -15,6 +15,7 @@ from histrio.messages import (
     ChildFailed,
     EngineCapacity,
     EngineOpened,
+    FailedRow,
     FailedStep,
     Hello,
     Message,
@@ -56,13 +57,17 @@ class Links:
 
 
 class Killer:
-    """A launcher that only notes whom it should kill."""
+    """A launcher that only notes which processes it should kill, and knows what they hang in."""
 
     def __init__(self) -> None:
         self.killed: list[str] = []
+        self.steps: dict[str, FailedStep] = {}
 
     def kill(self, process: str, reason: str) -> None:
         self.killed.append(process)
+
+    def failed_step(self, process: str) -> FailedStep | None:
+        return self.steps.get(process)
 
     def look(self, process: str) -> None:
         """A system that tells nothing."""
@@ -391,7 +396,7 @@ def test_a_step_that_raises_again_convicts_the_request_that_is_alone_in_it() -> 
     for request, raises_again in ((7, True), (8, False)):
         world.come_up()
         world.root.receive(OnTrial(request))
-        step = FailedStep(9, [request], raises_again=raises_again)
+        step = FailedStep(9, [FailedRow(request, 4, 5)], raises_again=raises_again)
         world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=step))
         world.open(1)
     assert [down.convicted for down in downs(world)] == [7, 0], "a control: the device failed for a moment"
@@ -401,7 +406,7 @@ def test_those_whose_rows_raise_alone_end_at_once_and_count_neither_time() -> No
     world = World()
     for request in range(1, 20):
         world.come_up()
-        step = FailedStep(9, [request, 77], culprits=[request])
+        step = FailedStep(9, [FailedRow(request, 4, 5), FailedRow(77, 2, 3)], culprits=[request])
         world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=step))
         world.open(1)
     assert [(down.culprits, down.suspects) for down in downs(world)] == [([each], []) for each in range(1, 20)]
@@ -411,11 +416,25 @@ def test_those_whose_rows_raise_alone_end_at_once_and_count_neither_time() -> No
 def test_only_those_in_the_failed_step_are_suspected() -> None:
     world = World()
     world.come_up()
-    world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=FailedStep(9, [3, 4])))
+    step = FailedStep(9, [FailedRow(3, 4, 5), FailedRow(4, 0, 3)])
+    world.root.receive(ChildFailed("stage1", "RuntimeError", failed_step=step))
     world.open(1)
     world.come_up()
     world.root.receive(ChildFailed("stage1", "RuntimeError"))
     assert [down.suspects for down in downs(world)] == [[3, 4], None]
+
+
+def test_a_process_that_ends_or_hangs_in_a_step_names_the_code_and_the_rows_of_it() -> None:
+    world = World()
+    step = FailedStep(9, [FailedRow(3, 4, 5)], "sampler 'dice' (games)", is_request_code=True)
+    world.come_up()
+    world.root.process_exited("stage1.1", "killed by signal 9 (SIGKILL)", step=step)
+    world.start("stage1", 2)
+    world.come_up()
+    world.root.process_exited("stage1.2", "killed by signal 9 (SIGKILL)", step=FailedStep(0, [], "drafter 'x' (y)"))
+    told = downs(world)
+    assert [(down.suspects, down.code) for down in told] == [([3], step.code), (None, "drafter 'x' (y)")]
+    assert told[0].reason == "process stage1.1 killed by signal 9 (SIGKILL), in sampler 'dice' (games)"
 
 
 def test_a_failure_where_the_request_has_got_on_may_be_chance_but_not_twice() -> None:

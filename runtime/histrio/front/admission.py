@@ -244,7 +244,7 @@ class AdmissionActor(Actor[ToAdmission]):
             self._table.fail_all(message.reason)
             return
 
-        errors = self._table.down(message.convicted, message.suspects, message.culprits)
+        errors = self._table.down(message.convicted, message.suspects, message.culprits, message.code)
         for request, error in errors.items():
             log.error("request %d ended: %s; %s", request, message.reason, error)
         self._count()

@@ -25,8 +25,8 @@ __all__ = ["RequestTable", "Ticket"]
 
 
 _BROKE_ENGINE = (
-    "the engine failed while it worked on this request, and again when it worked on nothing else, so the request is "
-    "not tried again; the server's log tells more under "
+    "the engine failed{where} while it worked on this request, and again when it worked on nothing else, so the "
+    "request is not tried again; the server's log tells more under "
 )
 
 
@@ -217,15 +217,20 @@ class RequestTable:
         return True
 
     def down(
-        self, convicted: int = 0, suspects: Collection[int] | None = None, culprits: Collection[int] = ()
+        self,
+        convicted: int = 0,
+        suspects: Collection[int] | None = None,
+        culprits: Collection[int] = (),
+        code: str = "",
     ) -> dict[int, RequestBrokeEngine]:
         """The engine is gone. The one convicted, if it was alone there, and the culprits end with the errors returned;
         so do begun answers with which another engine could not go on. Of the others `suspects` may be at fault, or
-        any if that is None."""
+        any if that is None. `code` is what failed, for the text of the errors."""
         errors = {}
         for request in [*culprits, *([convicted] if convicted and convicted == self._trials.current else ())]:
             if request in self._tickets:
-                errors[request] = RequestBrokeEngine(_BROKE_ENGINE + self._reference(request))
+                text = _BROKE_ENGINE.format(where=f" in {code}" if code else "")
+                errors[request] = RequestBrokeEngine(text + self._reference(request))
                 self.fail(request, errors[request])
         self._trials.down(suspects, is_current_alive=self._trials.current in self._tickets)
         for request, ticket in list(self._tickets.items()):

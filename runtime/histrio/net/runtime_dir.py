@@ -26,6 +26,8 @@ _PREFIX = "histrio-"
 _LOCK, _TRIAL = "lock", "trial"
 _NAME_BYTES = 24
 """What the name of a process may take of a socket's path."""
+_FILE_BYTES = 32768
+"""What the longest file takes that a process makes there: the record of its steps."""
 
 
 @contextmanager
@@ -51,14 +53,14 @@ def runtime_dir(base: Path | None = None) -> Iterator[Path]:
 
 
 def check_room(folder: Path) -> None:
-    """Makes the folder if it was removed. Raises `WireError` if a process could not make its socket and a short file
+    """Makes the folder if it was removed. Raises `WireError` if a process could not make its socket and its record
     there."""
     file, socket_file = folder / f"{_TRIAL}.mark", folder / _TRIAL
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         with socket.socket(socket.AF_UNIX) as trial:
             trial.bind(str(socket_file))
-            file.write_bytes(b"\0")
+            file.write_bytes(bytes(_FILE_BYTES))
     except OSError as error:
         raise _no_room(folder.parent, error) from error
     finally:

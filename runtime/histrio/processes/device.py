@@ -38,9 +38,9 @@ from histrio.processes.compose import (
 from histrio.processes.device_watch import DeviceWatch
 from histrio.processes.logs import LogFormat, set_up_logs
 from histrio.replica.lifecycle import LINK
-from histrio.system.request_code import mark_in
+from histrio.system.flight_record import record_in
 
-__all__ = ["DeviceProcess", "mark_file", "run_device_process"]
+__all__ = ["DeviceProcess", "record_file", "run_device_process"]
 
 log = logging.getLogger(__name__)
 
@@ -109,15 +109,15 @@ def run_device_process(payload: Any) -> None:
         links.close()
 
 
-def mark_file(endpoint: str) -> Path:
-    """Where a process that listens there keeps the mark of `histrio.system.request_code`."""
-    return Path(endpoint.removeprefix("ipc://") + ".mark")
+def record_file(endpoint: str) -> Path:
+    """Where a process that listens there keeps the record of `histrio.system.flight_record`."""
+    return Path(endpoint.removeprefix("ipc://") + ".flight")
 
 
 def _open_files(spec: DeviceProcess, links: IoThread) -> None:
     """Without links nothing can be told; the front learns of it by the exit code."""
     try:
-        mark_in(mark_file(spec.endpoint))
+        record_in(record_file(spec.endpoint))
         links.start()
     except (OSError, WireError) as error:
         log.error("%s", error)

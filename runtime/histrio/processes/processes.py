@@ -14,15 +14,16 @@ from histrio.actors.refs import BATCHING, stage_ref
 from histrio.children.child import ChildSpec
 from histrio.children.spawn import ChildProcess, spawn
 from histrio.errors import BackendError, EngineError, WireError
+from histrio.messages import FailedRow, FailedStep
 from histrio.net.io_thread import IoThread
 from histrio.net.runtime_dir import check_room
 from histrio.plan.place import ENGINE, FRONT
 from histrio.plan.plans import Plan
-from histrio.processes.device import DeviceProcess, mark_file
+from histrio.processes.device import DeviceProcess, record_file
 from histrio.processes.process_view import look
 from histrio.replica.lifecycle import HostedActors, RootActor
 from histrio.replica.liveness import ProcessView
-from histrio.system.request_code import ended_inside
+from histrio.system.flight_record import read_flight
 
 __all__ = ["ReplicaProcesses", "device_processes"]
 
@@ -97,6 +98,14 @@ class ReplicaProcesses:
         child = self._running.get(process)
         return None if child is None else look(child.pid)
 
+    def failed_step(self, process: str) -> FailedStep | None:
+        """The step that it is in, or that it ended in."""
+        flight = read_flight(record_file(self._endpoint(process)))
+        if flight is None or not (flight.rows or flight.code):
+            return None
+        rows = [FailedRow(*row) for row in flight.rows]
+        return FailedStep(flight.step, rows, flight.code, is_request_code=flight.is_request_code)
+
     def kill_all(self) -> None:
         """At once, without any grace."""
         self._is_stopping = True
@@ -132,8 +141,9 @@ class ReplicaProcesses:
         del self._running[spec.process]
         if not self._is_stopping:
             log.warning("process %s %s", spec.process, reason)
-        is_own_doing = ended_inside(mark_file(spec.endpoint)) or child.died_of_itself
-        self._root.process_exited(spec.process, reason, is_own_doing=is_own_doing)
+        step = self.failed_step(spec.process)
+        record_file(spec.endpoint).unlink(missing_ok=True)
+        self._root.process_exited(spec.process, reason, is_own_doing=child.died_of_itself, step=step)
 
     async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | str:
         """The process; why not, if the system could start none for a while: it may lack descriptors or space, say."""
@@ -155,7 +165,10 @@ class ReplicaProcesses:
 
     def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
         name = f"{role.process}.{count}"
-        return msgspec.structs.replace(role, process=name, endpoint=f"ipc://{self._folder / name}")
+        return msgspec.structs.replace(role, process=name, endpoint=self._endpoint(name))
+
+    def _endpoint(self, process: str) -> str:
+        return f"ipc://{self._folder / process}"
 
     def _make_room(self, newcomer: str) -> None:
         """Raises `WireError` if the folder cannot take the newcomer's files. A program that clears temporary files may

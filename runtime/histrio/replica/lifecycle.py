@@ -36,6 +36,7 @@ from histrio.messages import (
     StageCapacity,
     Start,
 )
+from histrio.replica.blame import Blame
 from histrio.replica.liveness import IS_STOPPED, LifeLimits, Liveness, ProcessView
 from histrio.replica.restarts import RestartAccount
 from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
@@ -59,6 +60,9 @@ class Launcher(Protocol):
 
     def look(self, process: str) -> ProcessView | None:
         """What the operating system says of it; None where nothing is known."""
+
+    def failed_step(self, process: str) -> FailedStep | None:
+        """The step that it hangs in; None where nothing is known."""
 
 
 @dataclass(slots=True)
@@ -114,12 +118,7 @@ class RootActor(Actor[ToRoot]):
         self._awaited: set[str] = set()
         self._is_up = False
         self._has_been_up = False
-        self._trial = OnTrial(0)
-        """The request that is alone in the replica, because it may have brought the last one down."""
-        self._is_suspicion_own = False
-        """Whether a failure that made the present suspects came from inside, and not by a signal, say."""
-        self._doubted = 0
-        """The request during whose trial the replica went down once already, maybe by chance."""
+        self._blame = Blame()
         self._size: ReplicaSize | None = None
         self.restarts = restarts or RestartAccount(3, 60.0)
         """How often the replica may fail, and how long a new process is put off."""
@@ -144,13 +143,15 @@ class RootActor(Actor[ToRoot]):
         self._liveness.gone(process)
         self._directory.forget(process)
 
-    def process_exited(self, process: str, reason: str, *, is_own_doing: bool = False) -> None:
-        """A process ended: what it hosted is gone until a new one has opened. `is_own_doing`: no signal from
-        outside can have ended it."""
+    def process_exited(
+        self, process: str, reason: str, *, is_own_doing: bool = False, step: FailedStep | None = None
+    ) -> None:
+        """A process ended, in this step if that is known: what it hosted is gone until a new one has opened.
+        `is_own_doing`: nothing outside can have ended it."""
         is_known = process in self._hosts and self.failure is None
         if is_known and is_own_doing and not (self._has_been_up or self._liveness.has_begun(process)):
             self.fail(EngineError(f"process {process} {reason} before it could begin; what it wrote stands above"))
-        self._process_gone(process, reason, is_own_doing=is_own_doing)
+        self._process_gone(process, reason, is_own_doing=is_own_doing, step=step)
 
     def _process_gone(self, process: str, reason: str, *, is_own_doing: bool, step: FailedStep | None = None) -> None:
         host = self._hosts.pop(process, None)
@@ -162,7 +163,8 @@ class RootActor(Actor[ToRoot]):
         self.on_failed(host.role, reason)
         for name in host.actors:
             self._lose(name)
-        self._went_down(f"process {process} {reason}", is_own_doing=is_own_doing, step=step)
+        where = f", in {step.code}" if step is not None and step.code else ""
+        self._went_down(f"process {process} {reason}{where}", is_own_doing=is_own_doing, step=step)
 
     def fail(self, error: Exception) -> None:
         """Give up: nothing will be started again."""
@@ -210,9 +212,8 @@ class RootActor(Actor[ToRoot]):
             case ChildFailed():
                 self._child_failed(message)
             case OnTrial():
-                self._trial = message
+                self._blame.on_trial(message)
                 if not message.request:
-                    self._is_suspicion_own = False
                     self.restarts.settled()
             case _:
                 refuse("root", message)
@@ -238,8 +239,9 @@ class RootActor(Actor[ToRoot]):
     def _replace(self, process: str, reason: str, *, is_own_doing: bool) -> None:
         """End it, and count what it hosts as lost from now on: its end itself may never come."""
         if process in self._hosts and self.launcher is not None:
+            step = self.launcher.failed_step(process)
             self.launcher.kill(process, reason)
-            self._process_gone(process, reason, is_own_doing=is_own_doing)
+            self._process_gone(process, reason, is_own_doing=is_own_doing, step=step)
 
     def _child_failed(self, failed: ChildFailed) -> None:
         if failed.is_final:
@@ -294,33 +296,16 @@ class RootActor(Actor[ToRoot]):
         was_up, self._is_up = self._is_up, False
         convicted, culprits = 0, step.culprits if step is not None and was_up else []
         if was_up:
-            convicted = 0 if culprits else self._convicted(step, is_own_doing=is_own_doing)
-            suspects = None if step is None else [] if culprits else step.requests
+            convicted = 0 if culprits else self._blame.convicted(step, is_own_doing=is_own_doing)
+            suspects = None if step is None or not step.rows else [] if culprits else step.requests
+            code = "" if step is None else step.code
             log.warning("replica 0 is down: %s", reason)
-            self._directory.tell(
-                ADMISSION, ReplicaDown(0, reason, convicted=convicted, suspects=suspects, culprits=culprits)
-            )
+            down = ReplicaDown(0, reason, convicted=convicted, suspects=suspects, culprits=culprits, code=code)
+            self._directory.tell(ADMISSION, down)
         if convicted or culprits:
             self.restarts.forgive(self._clock())
         elif not self.restarts.failed(self._clock()):
             self.fail(RestartLimitReached(f"the replica failed more often than {self.restarts}: {reason}"))
-
-    def _convicted(self, step: FailedStep | None, *, is_own_doing: bool) -> int:
-        """The request that was alone in the replica when it went down, if that can be no chance: its step raises each
-        time; or the code that failed works for the request, or the process ended itself or inside such code, and so
-        did the failure that made it a suspect. Both only where it had happened before. Any other failure convicts in
-        the second trial: a device may fail at any time, and a process may be killed from outside, also while it is in
-        a sampler."""
-        trial, self._trial = self._trial, OnTrial(0)
-        raises_again = step is not None and step.raises_again
-        is_repeated = raises_again or (is_own_doing and self._is_suspicion_own)
-        if not trial.request:
-            self._is_suspicion_own |= is_own_doing or raises_again
-        elif (is_repeated and not trial.has_got_on) or trial.request == self._doubted:
-            return trial.request
-
-        self._doubted = trial.request
-        return 0
 
     def _start_if_complete(self) -> None:
         """Begin an epoch when every actor is there. All of them forget what they knew."""

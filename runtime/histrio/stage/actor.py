@@ -11,6 +11,7 @@ from histrio.actors.failed_step import blamed, note_failed_step
 from histrio.actors.mailbox import FAILURES, Actor
 from histrio.actors.refs import BATCHING, METRICS, ROOT, Tell, ToStage, refuse, stage_ref
 from histrio.contracts.backend import StageBackend, StageSpec, StepBatch
+from histrio.errors import request_code_of
 from histrio.messages import (
     Allocated,
     Close,
@@ -31,6 +32,7 @@ from histrio.messages import (
 )
 from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.slots import DrawnTokens, SlotTable
+from histrio.system.flight_record import Code, begin_step, end_step, seat
 from histrio.system.heap import release_free_memory
 
 __all__ = ["Activity", "StageActor"]
@@ -103,6 +105,7 @@ class StageActor(Actor[ToStage]):
         self._capacity: StageCapacity | None = None
         self._table = SlotTable(0, 0)
         self._drawn = DrawnTokens(0)
+        self._code = Code(f"backend ({type(backend).__module__})", is_request_code=False)
         self.activity = Activity()
 
     def start(self) -> None:
@@ -171,6 +174,8 @@ class StageActor(Actor[ToStage]):
 
     def _open(self, order: Open) -> None:
         self._table.open(order.slot, order.num_cached_tokens, order.request)
+        assert self._capacity is not None, "a stage opens before it is told anything"
+        seat(order.slot + self._capacity.first_row, order.request)
         if self._last_stage is not None:
             self._last_stage.open(order)
         self._forward(order)
@@ -201,7 +206,9 @@ class StageActor(Actor[ToStage]):
             hidden, result = self._computed(step, batch)
         except FAILURES as error:
             note_failed_step(error, self._failed_step(error, step, batch))
+            end_step()
             raise
+        end_step()
         busy_s = step.busy_s + self.activity.end()
         if result is None:
             self._tell(self._next, msgspec.structs.replace(step, ids=[], hidden=hidden, busy_s=busy_s))
@@ -212,11 +219,14 @@ class StageActor(Actor[ToStage]):
 
     def _computed(self, step: Step, batch: StepBatch) -> tuple[list[Tensor], StepResult | None]:
         """The hidden states for the next stage, or on the last stage the result for each sequence."""
+        begin_step(step.step, batch.slots, batch.starts, batch.num_tokens)
+        if self._last_stage is not None:
+            self._last_stage.begin(step)
+        with self._code:
+            output = self._backend.step(batch)
         if self._last_stage is None:
-            return self._backend.step(batch).hidden, None
+            return output.hidden, None
 
-        self._last_stage.begin(step)
-        output = self._backend.step(batch)
         return output.hidden, self._last_stage.draw(self._backend.xp, output.logits, step)
 
     def _failed_step(self, error: BaseException, step: Step, batch: StepBatch) -> FailedStep:
@@ -227,5 +237,6 @@ class StageActor(Actor[ToStage]):
             self.activity.go_on()
             self._computed(step.row(index), batch.row(index))
 
-        requests = self._table.requests(step)
-        return blamed(error, FailedStep(step.step, requests), compute_alone, self.activity.now)
+        code = request_code_of(error)
+        failed = FailedStep(step.step, self._table.failed_rows(step), code, is_request_code=bool(code))
+        return blamed(error, failed, compute_alone, self.activity.now)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import StepBatch
-from histrio.messages import Step, StepResult
+from histrio.messages import FailedRow, Step, StepResult
 
 __all__ = ["DrawnTokens", "SlotTable"]
 
@@ -35,9 +35,9 @@ class SlotTable:
         self._tables[slot] = self._first_page_id
         self._num_blocks[slot] = 0
 
-    def requests(self, step: Step) -> list[int]:
-        """Whose rows the step has, in their order."""
-        return [self._requests[row.slot] for row in step.rows]
+    def failed_rows(self, step: Step) -> list[FailedRow]:
+        """Whose rows the step has, in their order, and at which tokens."""
+        return [FailedRow(self._requests[row.slot], row.start, row.start + row.num_tokens) for row in step.rows]
 
     def batch(self, step: Step) -> StepBatch:
         """The step's rows as flat arrays; lengths and tables move on. Raises AssertionError if a stage has drifted."""

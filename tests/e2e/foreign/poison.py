@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import msgspec
@@ -22,6 +23,8 @@ from histrio.testing.toy import ToyFactory, ToyStage
 
 BAD_STEP, BAD_DRAFT = [251] * 3, 252
 """In a prompt: the stage raises, the drafter proposes what cannot be."""
+EXIT_STEP, KILL_STEP = [253] * 3, [254] * 3
+"""In a prompt: the stage ends its process, or kills it."""
 
 
 class PoisonParams(msgspec.Struct, frozen=True):
@@ -96,9 +99,18 @@ class PoisonedToy(ToyFactory):
 class _PoisonedStage(ToyStage):
     def step(self, batch: StepBatch) -> StageOutput:
         ids = [] if batch.token_ids is None else batch.token_ids.tolist()
-        if any(ids[at : at + 3] == BAD_STEP for at in range(len(ids))):
-            raise ValueError("poisoned: step")
+        for first, last in pairwise(batch.offsets.tolist()):
+            for at in range(first, last - 2):
+                self._fail_at(ids[at : at + 3])
         return super().step(batch)
+
+    def _fail_at(self, found: list[int]) -> None:
+        if found == BAD_STEP:
+            raise ValueError("poisoned: step")
+        if found == EXIT_STEP:
+            os._exit(3)
+        if found == KILL_STEP:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class PoisonedDrafts:

@@ -13,6 +13,7 @@ from typing import Any
 from histrio.contracts.drafter import Draft, Drafter
 from histrio.contracts.sampler import DraftProbs
 from histrio.messages import Generate
+from histrio.system.flight_record import Code
 
 __all__ = ["DrafterGuard"]
 
@@ -31,6 +32,7 @@ class DrafterGuard:
         """Whether the drafter is still called."""
         self._drafter = drafter
         self._name = name or type(drafter).__name__
+        self._code = Code(f"drafter {self._name!r} ({type(drafter).__module__})", is_request_code=False)
         self._num_ids = vocab_size or _MOST_IDS
 
     def open(self, order: Generate, ids: Sequence[int]) -> None:
@@ -55,11 +57,11 @@ class DrafterGuard:
         if not self.is_on:
             return
         try:
-            call()
+            with self._code:
+                call()
         except _FAULTS as error:
             self.is_on = False
-            where = type(self._drafter).__module__
-            _log.error("nothing is guessed ahead any more: drafter %r (%s) failed", self._name, where, exc_info=error)
+            _log.error("nothing is guessed ahead any more: %s failed", self._code.name, exc_info=error)
 
     def _checked(self, found: Any, wanted: Mapping[int, int]) -> Mapping[int, Draft]:
         """The drafts with plain ints. Raises `TypeError` or `ValueError` for a draft that breaks the contract.

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -33,6 +34,7 @@ from histrio.contracts.grammar import (
 from histrio.errors import HistrioError
 from histrio.messages import GrammarSpec
 from histrio.stage.sampling.grammar_compiler import Compiled, GrammarCompiler
+from histrio.system.flight_record import Code
 
 __all__ = ["BROKEN_GRAMMAR", "GrammarTable", "StepMasks", "apply_masks"]
 
@@ -158,13 +160,14 @@ class GrammarTable:
 
         if len(ids) > 1 and not self._eos_ids.isdisjoint(ids):
             ids = ids[: next(at for at, token in enumerate(ids, 1) if token in self._eos_ids)]
-        if not matcher.advance(ids) or most_forced < 1:
-            return []
+        with _code(type(matcher), is_beside=False):
+            if not matcher.advance(ids) or most_forced < 1:
+                return []
 
-        forced = matcher.forced(most_forced)
-        if forced:
-            matcher.advance(forced)
-        return forced
+            forced = matcher.forced(most_forced)
+            if forced:
+                matcher.advance(forced)
+            return forced
 
     def failure(self, slot: int) -> str:
         """Why this slot's grammar can no longer be enforced, safe to show; empty as long as it can.
@@ -231,8 +234,10 @@ class GrammarTable:
 
     def _fill_group(self, vocabulary: Vocabulary, group: list[tuple[int, MaskRequest]], masks: Masks) -> None:
         """All side by side; where that fails, one after the other, to find out at which."""
+        code = _code(type(vocabulary), is_beside=True)
         try:
-            vocabulary.fill([request for _slot, request in group], masks)
+            with code:
+                vocabulary.fill([request for _slot, request in group], masks)
             return
         except MemoryError:
             raise
@@ -240,7 +245,8 @@ class GrammarTable:
             log.exception("a grammar failed while masks were computed")
         for slot, request in group:
             try:
-                vocabulary.fill([request], masks)
+                with code:
+                    vocabulary.fill([request], masks)
             except _FAULTS:
                 self._broken.add(slot)
 
@@ -248,6 +254,12 @@ class GrammarTable:
         allowed = np.zeros(num_mask_words(self._spec.vocab_size) * 32, np.uint8)
         allowed[[each for each in self._spec.eos_ids if each < self._spec.vocab_size]] = 1
         return np.packbits(allowed, bitorder="little").view(np.int32)
+
+
+@cache
+def _code(kind: type, *, is_beside: bool) -> Code:
+    """Of a grammar backend, by one of its classes."""
+    return Code(f"grammar ({kind.__module__})", is_beside=is_beside)
 
 
 def apply_masks(xp: ArrayNamespace, logits: Array, rows: npt.NDArray[np.intp], masks: Masks) -> Array:

@@ -28,7 +28,7 @@ from histrio.errors import note_request_code
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.stage.sampling.inverse_cdf import draw
 from histrio.stage.sampling.logprobs import TokenLogprobs, token_logprobs
-from histrio.system.request_code import RequestCode
+from histrio.system.flight_record import Code
 
 if TYPE_CHECKING:
     from histrio.contracts.sampler import DraftProbs
@@ -73,6 +73,7 @@ class SamplerChain:
     def __init__(self, samplers: Sequence[type[Sampler]], max_rows: int) -> None:
         self.fields = FieldTable(samplers)
         self._samplers = [kind(max_rows) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
+        self._codes = [_SamplerCode(sampler) for sampler in self._samplers]
         self._num_constraining = sum(sampler.order < _FIRST_PENALTY_ORDER for sampler in self._samplers)
         self._num_changing = sum(sampler.order < _FIRST_SHAPING_ORDER for sampler in self._samplers)
         self._wants = np.zeros((max_rows, len(self._samplers)), np.bool_)
@@ -121,7 +122,7 @@ class SamplerChain:
         states = state or {}
         for index, sampler in enumerate(self._samplers):
             opening = Opening(ids, num_prompt_tokens, end_ids, states.get(sampler.name))
-            with _named(sampler):
+            with self._codes[index]:
                 is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
             self._wants[slot, index] = is_wanted and not (is_greedy and index >= self._num_changing)
 
@@ -230,13 +231,13 @@ class SamplerChain:
         """The token of each of these rows, and what probability it had."""
         ids, probabilities = np.zeros(len(rows), np.int64), np.ones(len(rows), np.float32)
         wanted = np.flatnonzero(self._wants[rows.slots].any(axis=0)).tolist()
-        changing = [self._samplers[index] for index in wanted if index < self._num_changing]
-        shaping = [self._samplers[index] for index in wanted if index >= self._num_changing]
+        changing = [index for index in wanted if index < self._num_changing]
+        shaping = [index for index in wanted if index >= self._num_changing]
         # Samplers may work in place, so they get a copy.
         changed = xp.float32(xp.take_rows(logits, np.arange(len(rows)))) if wanted else logits
-        for sampler in changing:
-            with _named(sampler):
-                changed = sampler.apply(xp, changed, rows)
+        for index in changing:
+            with self._codes[index]:
+                changed = self._samplers[index].apply(xp, changed, rows)
 
         is_greedy = self._is_greedy[rows.slots]
         if is_greedy.any():
@@ -248,9 +249,9 @@ class SamplerChain:
         if len(drawn) < len(rows):
             changed, rows = xp.take_rows(changed, drawn), rows.take(drawn)
             proposals = proposals and proposals.take(drawn)
-        for sampler in shaping:
-            with _named(sampler):
-                changed = sampler.apply(xp, changed, rows)
+        for index in shaping:
+            with self._codes[index]:
+                changed = self._samplers[index].apply(xp, changed, rows)
         ids[drawn], probabilities[drawn] = _draw(xp, xp.float32(changed), rows, proposals)
         return ids, probabilities
 
@@ -263,7 +264,7 @@ class SamplerChain:
 
             sampler = self._samplers[index]
             assert isinstance(sampler, Observer)
-            with _named(sampler):
+            with self._codes[index]:
                 sampler.observe(slots[rows], ids[rows], probabilities[rows])
             if isinstance(sampler, Stateful):
                 self._changed_slots.update(slots[rows].tolist())
@@ -343,15 +344,15 @@ def _tell_apart(xp: ArrayNamespace, logits: Array, ids: Ints) -> None:
     ids[rows] = np.where(np.isfinite(largest), NOTHING_LEFT, NOT_NUMBERS)
 
 
-class _named(RequestCode):
-    """Whatever is raised inside says whose code it was; so does the process if it ends there."""
+class _SamplerCode(Code):
+    """Whatever is raised inside says whose code it was."""
 
-    __slots__ = ("_sampler",)
+    __slots__ = ()
 
     def __init__(self, sampler: Sampler) -> None:
-        self._sampler = sampler
+        super().__init__(f"sampler {sampler.name!r} ({type(sampler).__module__})")
 
     def __exit__(self, *error: object) -> None:
         super().__exit__()
         if isinstance(error[1], BaseException):
-            note_request_code(error[1], f"sampler {self._sampler.name!r} ({type(self._sampler).__module__})")
+            note_request_code(error[1], self.name)
