@@ -88,6 +88,8 @@ def test_the_folder_that_is_spoilt_below_is_read(folder: Path) -> None:
         ("rope_scaling", {"rope_type": "spiral"}, "is no known kind of rotary positions"),
         ("rope_scaling", {"rope_type": ["linear"]}, "is no known kind of rotary positions"),
         ("rope_scaling", {"rope_type": "linear", "factor": float("inf")}, "factor must be a number above 0"),
+        ("rope_scaling", {"rope_type": "yarn"}, "rope_scaling.factor is missing; rotary positions of the kind 'yarn'"),
+        ("rope_scaling", {"type": "llama3", "factor": 8.0}, "rope_scaling.low_freq_factor is missing"),
         ("rope_parameters", {"full_attention": {"rope_theta": -1}}, ".full_attention.rope_theta must be a number"),
         ("rope_parameters", {"rope_type": "longrope", "long_factor": [float("nan")]}, ".long_factor must be finite"),
         ("torch_dtype", "banana", "must be a number format such as bfloat16"),

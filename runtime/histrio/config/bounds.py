@@ -115,6 +115,10 @@ _ROPE_TYPES = {
     *("su", "mrope", "xdrope", "ntk_alpha", "deepseek_yarn", "deepseek_llama_scaling"),
 }
 """What transformers knows, and what published models besides are known to write."""
+_ROPE_NEEDS = {
+    **dict.fromkeys(("linear", "dynamic", "yarn"), ("factor",)),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 _NUMBER_FORMATS = ("float", "bfloat", "half", "double", "int", "uint", "auto")
 
 
@@ -195,6 +199,10 @@ def _rope(place: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         kind = table.get(key)
         if kind is not None and not (isinstance(kind, str) and kind in _ROPE_TYPES):
             yield f"{place}.{key}", f"is no known kind of rotary positions ({', '.join(sorted(_ROPE_TYPES))})"
+    kind = str(table.get("rope_type") or table.get("type"))
+    for key in _ROPE_NEEDS.get(kind, ()):
+        if table.get(key) is None:
+            yield f"{place}.{key}", f"is missing; rotary positions of the kind {kind!r} need it"
     for key, value in table.items():
         numbers = value if isinstance(value, list) else [value]
         if not all(math.isfinite(each) for each in numbers if isinstance(each, float)):
