@@ -14,7 +14,7 @@ MODELS = ["llama", "qwen3_tied"]
 """The second differs from the first in all that the third one does, and ties its head."""
 ELSEWHERE = "stage_actors_in_two_processes_equal_the_whole"
 """`tests/torch_backend` and `tests/e2e` do the same with workers of their own, which need not import torch again."""
-pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]  # a process imports torch, transformers and mlx
+pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(300)]  # a process imports torch, transformers and mlx
 
 
 @pytest.fixture(scope="module")

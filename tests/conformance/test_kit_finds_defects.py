@@ -13,7 +13,7 @@ from kit_runs import KitRuns, failures, names
 
 from histrio.testing.conformance.report import Report
 
-pytestmark = pytest.mark.timeout(120)  # the first test waits for all runs, some sixty of a third of a second each
+pytestmark = pytest.mark.timeout(240)  # the first test waits for all runs, some sixty of a third of a second each
 
 STAGE, ENGINE = "broken_backend:BrokenFactory", "broken_engine:BrokenEngineFactory"
 SEPARATE = "broken_backend:SeparateFactory"
