@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import torch
 
 from histrio.contracts.backend import ArrayNamespace
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
@@ -61,7 +62,7 @@ def _inference_mode() -> Iterator[None]:
 def _chain(rows: int, fields: dict[str, Any]) -> SamplerChain:
     chain = SamplerChain(SAMPLERS, max_rows=rows)
     for slot in range(rows):
-        chain.open(slot, fields, PROMPT, len(PROMPT), seed=slot, choice=0, end_ids=[0])
+        chain.open(Open(slot, PROMPT, len(PROMPT), Ask(fields, stop_ids=[0], seed=slot), slot))
     return chain
 
 
@@ -125,7 +126,7 @@ def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture, vocab:
     slots, positions = np.repeat(np.arange(16), 5), np.tile(np.arange(5), 16) + len(PROMPT)
     chain = SamplerChain(SAMPLERS, max_rows=16)
     for slot in range(16):
-        chain.open(slot, {}, PROMPT, len(PROMPT), seed=slot, choice=0, is_seeded=False)
+        chain.open(Open(slot, PROMPT, len(PROMPT), seed=slot))
 
     sampled = benchmark(chain.sample, NumpyArrays(), logits, slots, positions, DRAFTS, draft_probs)
 

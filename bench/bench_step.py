@@ -37,7 +37,7 @@ from histrio.contracts.backend import (
 from histrio.contracts.drafter import SpeculationLimits
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.kv.actor import KvActor
-from histrio.messages import Generate, GrammarSpec, Message, ReplicaSize, Start, Step, StepResult, Tokens
+from histrio.messages import Ask, Generate, GrammarSpec, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
 from histrio.stage.actor import StageActor
 from histrio.stage.sampling.grammar_table import GrammarTable
@@ -201,7 +201,7 @@ class _Line:
         for request in range(num_rows):
             ids = [(request + token) % VOCAB for token in range(PROMPT_TOKENS)]
             order = Generate(
-                request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, seed=request, sampling=sampling, grammar=grammar
+                request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, Ask(sampling, grammar=grammar), seed=request
             )
             self._directory.tell(BATCHING, order)
         eventually(self._has_begun)  # a grammar is compiled on another thread first

@@ -21,12 +21,13 @@ CONTRACTS = {
     },
     "Engine backends": {
         "histrio.contracts.engine_backend": "EngineFactory EngineBackend EngineEvents",
-        "histrio.messages": "EngineCapacity Generate TokenRow RequestState",
+        "histrio.messages": "EngineCapacity Generate Ask TokenRow Extras RequestState",
     },
     "Samplers": {"histrio.contracts.sampler": "Sampler Observer Stateful Opening Rows"},
     "Drafters": {
         "histrio.contracts.drafter": "DrafterFactory Drafter Draft DrafterSpec DrafterTools SpeculationLimits",
         "histrio.contracts.sampler": "DraftSampler",
+        "histrio.messages": "Open",
     },
     "Grammars": {
         "histrio.contracts.grammar": (

@@ -17,7 +17,7 @@ import anyio
 from histrio.contracts.gateway import Delta, Gateway, GatewayStatus, ServedModel, Submission, TokenStream
 from histrio.contracts.hooks import EdgeContext
 from histrio.errors import HistrioError, RequestError
-from histrio.messages import RequestState
+from histrio.messages import Extras, RequestState, TokenLogprobs
 
 __all__ = [
     "CHATML",
@@ -196,11 +196,12 @@ def served_model(folder: Path, max_sequence_length: int = 512) -> ServedModel:
 
 def saying(ids: Sequence[int], end: int = 2, num_logprobs: int | None = None) -> Script:
     """One delta for each id, then the id that ends the text; with log probabilities where some are asked for."""
-    deltas = [*(Delta([token_id], RequestState.DECODING) for token_id in ids), Delta([end], RequestState.FINISHED_EOS)]
-    for delta in deltas if num_logprobs is not None else ():
-        delta.logprobs = [-0.5]
-        delta.top_logprobs = [[(token_id, -0.5 - token_id) for token_id in range(num_logprobs or 0)]]
-    return deltas
+    extras = Extras()
+    if num_logprobs is not None:
+        top = [(token_id, -0.5 - token_id) for token_id in range(num_logprobs)]
+        extras = Extras(logprobs=[TokenLogprobs(-0.5, top)])
+    deltas = [Delta([token_id], RequestState.DECODING, extras) for token_id in ids]
+    return [*deltas, Delta([end], RequestState.FINISHED_EOS, extras)]
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import msgspec
 from histrio.contracts.gateway import Gateway, Submission
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.errors import HistrioError
+from histrio.messages import Ask
 
 
 class LinesSettings(msgspec.Struct, frozen=True, rename="kebab"):
@@ -27,7 +28,7 @@ async def answer(gateway: Gateway, line: str, max_new_tokens: int) -> str:
     """The greedy continuation of the ids in a line."""
     try:
         ids = [int(word) for word in line.split()]
-        submission = Submission(ids, max_new_tokens, sampling={"temperature": 0.0}, eos_ids=gateway.model.eos_ids)
+        submission = Submission(ids, max_new_tokens, Ask({"temperature": 0.0}, gateway.model.eos_ids))
         (stream,) = gateway.submit(submission)
         return " ".join([str(token_id) async for delta in stream for token_id in delta.ids])
     except (ValueError, HistrioError) as error:

@@ -31,7 +31,7 @@ class PaidFirst:
 
     def handicap(self, order: Generate) -> int:
         """How many later ones may overtake it."""
-        return 0 if order.cache_salt.startswith("paid:") else self._free_behind
+        return 0 if order.ask.cache_salt.startswith("paid:") else self._free_behind
 
 
 @hookimpl

@@ -7,14 +7,17 @@ are plain lists of ints; tensors are `Tensor` objects, which cross a link as raw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 __all__ = [
     "PROTOCOL_VERSION",
     "Allocated",
+    "Ask",
     "Beat",
     "Cancel",
     "ChildFailed",
@@ -22,6 +25,7 @@ __all__ = [
     "Copy",
     "EngineCapacity",
     "EngineOpened",
+    "Extras",
     "Generate",
     "GrammarSpec",
     "Granted",
@@ -59,7 +63,7 @@ __all__ = [
     "Tokens",
 ]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Peers compare it in `Hello`; it changes when the meaning of a message does."""
 
 SamplingFields: TypeAlias = dict[str, Any]
@@ -83,6 +87,41 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     reasoning: Reasoning = "never"
     """Reasoning is free; the text after `REASONING_CLOSE` and `REASONING_BREAK` has the grammar. Any value but `never`
     needs `GrammarCapability.REASONING`."""
+
+
+class Ask(msgspec.Struct, frozen=True, array_like=True):
+    """What a client asked for, checked once in the front. Whatever works on the request holds it as it is."""
+
+    sampling: SamplingFields = {}
+    """The defaults of the model are merged."""
+    eos_ids: list[int] = []
+    """Ids that end the text (FINISHED_EOS); empty with `ignore_eos`."""
+    stop_ids: list[int] = []
+    """Ids the client asked to stop at (FINISHED_STOP)."""
+    seed: int | None = None
+    """64 bits, of which the tokens are then a function; None where the client chose none."""
+    priority: int = 0
+    """0 is served first."""
+    cache_salt: str = ""
+    """Prefixes are shared only among requests of the same salt."""
+    grammar: GrammarSpec | None = None
+    """What the answer must look like."""
+    num_logprobs: int | None = None
+    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
+    num_prompt_logprobs: int | None = None
+    """The same of the prompt's tokens, told once, with the first tokens of the first choice."""
+    max_speculation: int | None = None
+    """Most tokens drafted at a time, 0 for none; None for what the engine's settings allow."""
+
+    @property
+    def is_seeded(self) -> bool:
+        """Whether the client chose the seed."""
+        return self.seed is not None
+
+    @property
+    def end_ids(self) -> list[int]:
+        """All ids that end the text."""
+        return [*self.eos_ids, *self.stop_ids]
 
 
 class RequestState(IntEnum):
@@ -116,6 +155,51 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """The most likely tokens in descending order, each with its own; as many as were asked for."""
     rank: int = 0
     """How many tokens are at least as likely, the token itself among them; 0 where that was not counted."""
+
+
+class Extras(msgspec.Struct, frozen=True, array_like=True):
+    """What a row brings beside its tokens. It stays as it is on its way from where it is known to the client's delta.
+
+    Lists of one entry per id are cut and joined with the ids, counts are added, and of the rest the last one holds.
+    """
+
+    reason: str = ""
+    """With ERROR: what went wrong, safe to show to the client."""
+    code: str = ""
+    """With ERROR: the `code` of the error class it belongs to, such as `request_timeout`."""
+    logprobs: list[TokenLogprobs] = []
+    """Of each id, where they were asked for."""
+    prompt_logprobs: list[TokenLogprobs] = []
+    """With the first tokens, where they were asked for: of every token of the prompt but the first."""
+    sampler_state: SamplerState = {}
+    """After these tokens, where it has changed; a replay gives it back."""
+    num_cached_tokens: int = 0
+    """With the first tokens: how many of the prompt were taken from the prefix cache."""
+    num_drafted: int = 0
+    """Tokens that were drafted."""
+    num_accepted: int = 0
+    """How many of them were accepted."""
+
+    def cut(self, num_ids: int) -> Extras:
+        """Of the first ids only."""
+        return self if len(self.logprobs) <= num_ids else replace(self, logprobs=self.logprobs[:num_ids])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Extras]) -> Extras:
+        """Of rows that follow each other, in one."""
+        if len(parts) == 1:
+            return parts[0]
+
+        return cls(
+            reason=next((part.reason for part in reversed(parts) if part.reason), ""),
+            code=next((part.code for part in reversed(parts) if part.code), ""),
+            logprobs=[each for part in parts for each in part.logprobs],
+            prompt_logprobs=[each for part in parts for each in part.prompt_logprobs],
+            sampler_state=next((part.sampler_state for part in reversed(parts) if part.sampler_state), {}),
+            num_cached_tokens=sum(part.num_cached_tokens for part in parts),
+            num_drafted=sum(part.num_drafted for part in parts),
+            num_accepted=sum(part.num_accepted for part in parts),
+        )
 
 
 class Tensor:
@@ -163,36 +247,23 @@ class Generate(_Message, frozen=True):
     """How many of `ids` are the prompt; never changes on replay."""
     max_total_tokens: int
     """Length of prompt + output at which the request is FINISHED_MAX_LENGTH."""
-    eos_ids: list[int] = []
-    """Ids that end the text (FINISHED_EOS); empty with `ignore_eos`."""
-    stop_ids: list[int] = []
-    """Ids the client asked to stop at (FINISHED_STOP)."""
+    ask: Ask = Ask()
     seed: int = 0
     """64-bit seed of the draws; admission picks one if the client did not."""
     choice: int = 0
     """Index among the `n` answers to one prompt; part of the draw's counter."""
-    sampling: SamplingFields = {}
-    priority: int = 0
-    """0 is served first."""
-    cache_salt: str = ""
-    """Prefixes are shared only among requests of the same salt."""
-    grammar: GrammarSpec | None = None
-    """What the answer must look like."""
-    num_logprobs: int | None = None
-    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
     sampler_state: SamplerState = {}
     """What came with the last of the delivered tokens, on replay."""
-    is_seeded: bool = False
-    """The client chose the seed: the tokens are its function."""
     leader: int = 0
     """The request of the first choice of the same prompt, whose last block may be copied; 0 with one choice."""
-    num_prompt_logprobs: int | None = None
-    """Log probabilities of the prompt's tokens and of that many of the most likely ones; None for none at all."""
-    max_speculation: int | None = None
-    """Most tokens drafted at a time, 0 for none; None for what the engine's settings allow."""
     trial_end: int = 0
     """Length at which the request is FINISHED_MAX_LENGTH for now, with the step that comes to it or passes it; 0 for
     none. What the last step gives beyond it belongs to the answer."""
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Those of `ask` that are still to be told by this order."""
+        return _untold_prompt_logprobs(self)
 
 
 class Cancel(_Message, frozen=True):
@@ -208,24 +279,13 @@ class TokenRow(msgspec.Struct, frozen=True, array_like=True):
     request: int
     ids: list[int]
     state: RequestState
-    reason: str = ""
-    """With ERROR: what went wrong, safe to show to the client."""
-    code: str = ""
-    """With ERROR: the `code` of the error class it belongs to, such as `request_timeout`."""
-    logprobs: list[float] = []
-    """Of the ids, natural logarithms, where they were asked for."""
-    num_cached_tokens: int = 0
-    """With the first tokens: how many tokens of the prompt came from the prefix cache."""
-    top_logprobs: list[list[tuple[int, float]]] = []
-    """Of each id: the most likely tokens and their own, where they were asked for."""
-    sampler_state: SamplerState = {}
-    """After these tokens, where samplers have one; a replay gives it back."""
-    num_drafted: int = 0
-    """Tokens that were drafted for the step."""
-    num_accepted: int = 0
-    """How many of them were accepted."""
-    prompt_logprobs: list[TokenLogprobs] = []
-    """With the first tokens, where they were asked for: of every token of the prompt but the first."""
+    extras: Extras | None = None
+    """None for a row of plain tokens, as most are."""
+
+    @classmethod
+    def failed(cls, request: int, reason: str, code: str) -> TokenRow:
+        """The request ends with an error: a text that is safe to show, and the `code` of the error's class."""
+        return cls(request, [], RequestState.ERROR, Extras(reason, code))
 
 
 class Tokens(_Message, frozen=True):
@@ -304,20 +364,19 @@ class Open(_Message, frozen=True):
     ids: list[int]
     """All known tokens, for penalties; empty for stages that do not sample."""
     num_prompt_tokens: int
-    seed: int
-    choice: int
-    sampling: SamplingFields
+    ask: Ask = Ask()
+    seed: int = 0
+    choice: int = 0
     num_cached_tokens: int = 0
     """Tokens whose keys and values are in the blocks that come with the first row: it starts there."""
-    end_ids: list[int] = []
-    """Tokens that end the text, for samplers that put the end off."""
-    grammar: GrammarSpec | None = None
-    num_logprobs: int | None = None
     sampler_state: SamplerState = {}
-    is_seeded: bool = False
-    num_prompt_logprobs: int | None = None
     request: int = 0
-    """Whose `grammar` was prepared."""
+    """Whose grammar was prepared."""
+
+    @property
+    def num_prompt_logprobs(self) -> int | None:
+        """Those of `ask` that are still to be computed."""
+        return _untold_prompt_logprobs(self)
 
 
 class Prepare(_Message, frozen=True):
@@ -409,16 +468,14 @@ class StepResult(_Message, frozen=True):
     """Seconds that all stages together spent computing."""
     num_ids: list[int] = []
     """How many ids each sampled row gained; empty if each gained one."""
-    logprobs: dict[int, TokenLogprobs] = {}
-    """By index into `ids`, of the rows that asked for them."""
-    states: dict[int, SamplerState] = {}
-    """By slot, where they changed."""
-    failures: dict[int, str] = {}
-    """By slot: why its sequence cannot go on, safe to show."""
-    prompt_logprobs: dict[int, list[TokenLogprobs]] = {}
-    """By slot, of the tokens that follow the scored positions."""
-    faults: dict[int, str] = {}
-    """By slot: what failed at its sequence, which cannot go on though its request is in order; safe to show."""
+    extras: dict[int, Extras] = {}
+    """By slot, where there are any. A row with a `code` could not go on, and its id is none."""
+
+
+def _untold_prompt_logprobs(order: Generate | Open) -> int | None:
+    """They are told once for all choices, with the first token that follows the prompt."""
+    is_untold = order.choice == 0 and len(order.ids) == order.num_prompt_tokens
+    return order.ask.num_prompt_logprobs if is_untold else None
 
 
 # --- life of a replica -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from histrio.actors.failed_step import blamed, failed_step_of, note_failed_step
 from histrio.contracts.backend import BackendFactory, StageBackend, StageOutput, StepBatch
 from histrio.contracts.gateway import Submission
 from histrio.errors import RequestBrokeEngine
-from histrio.messages import FailedRow, FailedStep, Tensor
+from histrio.messages import Ask, FailedRow, FailedStep, Tensor
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 
@@ -151,12 +151,12 @@ async def ask(harness: Harness, prompts: list[list[int]]) -> Answers:
     answers: Answers = {}
 
     async def one(index: int) -> None:
-        (stream,) = harness.gateway.submit(Submission(prompts[index], 12, sampling={"temperature": 0.0}))
+        (stream,) = harness.gateway.submit(Submission(prompts[index], 12, Ask({"temperature": 0.0})))
         ids: list[int] = []
         code = ""
         async for delta in stream:
             ids += delta.ids
-            code = delta.code
+            code = delta.extras.code
         answers[index] = ids, code
 
     async with anyio.create_task_group() as tasks:

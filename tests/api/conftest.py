@@ -47,7 +47,7 @@ class Endpoint:
     def says(self, text: str) -> None:
         """Every choice answers `text`, a token at a time."""
         ids = self.tokenizer.encode(text, add_special=False)
-        self.gateway.script = lambda submission, choice: saying(ids, num_logprobs=submission.num_logprobs)
+        self.gateway.script = lambda submission, choice: saying(ids, num_logprobs=submission.ask.num_logprobs)
 
     def plays(self, script: Script) -> None:
         """Every choice plays this script."""

@@ -101,17 +101,17 @@ def test_fields_reach_the_engine(endpoint: Endpoint) -> None:
     endpoint.chat(max_tokens=7, seed=-1, top_k=5, n=2, stop_token_ids=[9], temperature=0.1)
     (submission,) = endpoint.gateway.submissions
     assert submission.max_new_tokens == 7
-    assert submission.seed == 2**64 - 1
-    assert submission.sampling == {"temperature": 0.1, "top_k": 5}
-    assert (submission.num_choices, submission.stop_ids, submission.eos_ids) == (2, [9], [2])
+    assert submission.ask.seed == 2**64 - 1
+    assert submission.ask.sampling == {"temperature": 0.1, "top_k": 5}
+    assert (submission.num_choices, submission.ask.stop_ids, submission.ask.eos_ids) == (2, [9], [2])
 
 
 def test_the_models_defaults_hold_where_the_request_is_silent(endpoint: Endpoint) -> None:
     endpoint.chat(ignore_eos=True, top_p=0.9)
     (submission,) = endpoint.gateway.submissions
-    assert submission.sampling == {"temperature": 0.7, "top_p": 0.9}
+    assert submission.ask.sampling == {"temperature": 0.7, "top_p": 0.9}
     assert submission.max_new_tokens == 512 - len(submission.ids), "by default all that fits"
-    assert (submission.eos_ids, submission.seed) == ([], None)
+    assert (submission.ask.eos_ids, submission.ask.seed) == ([], None)
 
 
 @pytest.mark.parametrize("stream", [False, True])

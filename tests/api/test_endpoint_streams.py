@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from histrio.contracts.gateway import Delta
-from histrio.messages import RequestState
+from histrio.messages import Extras, RequestState
 from histrio_api.testing import Gate
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def test_a_lively_stream_gets_no_comments(endpoint: Endpoint) -> None:
 @pytest.mark.parametrize(
     ("script", "status", "code"),
     [
-        ([Delta([], RequestState.ERROR, "stage 1 failed")], 500, "generation_failed"),
-        ([Delta([], RequestState.ERROR, "too slow", "request_timeout")], 504, "request_timeout"),
-        ([Delta([], RequestState.ERROR, "send it again", "engine_restarted")], 503, "engine_restarted"),
+        ([Delta([], RequestState.ERROR, Extras("stage 1 failed"))], 500, "generation_failed"),
+        ([Delta([], RequestState.ERROR, Extras("too slow", "request_timeout"))], 504, "request_timeout"),
+        ([Delta([], RequestState.ERROR, Extras("send it again", "engine_restarted"))], 503, "engine_restarted"),
         ([Delta([], RequestState.CANCELLED)], 503, "engine_unavailable"),
         ([], 500, "generation_failed"),
         ([RuntimeError("secret detail")], 500, "internal_error"),
@@ -98,7 +98,7 @@ def test_an_error_of_one_choice_ends_the_others(endpoint: Endpoint) -> None:
     gate = Gate()
 
     def script(submission: object, choice: int) -> list[Any]:
-        return [Delta([], RequestState.ERROR, "failed")] if choice else [gate]
+        return [Delta([], RequestState.ERROR, Extras("failed"))] if choice else [gate]
 
     endpoint.gateway.script = script
     assert b"failed" in events(endpoint, n=3)[-1]

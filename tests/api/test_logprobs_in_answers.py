@@ -10,7 +10,7 @@ import openai
 import pytest
 
 from histrio.contracts.gateway import Delta
-from histrio.messages import RequestState
+from histrio.messages import Extras, RequestState, TokenLogprobs
 from histrio_api.answer.logprobs import completion_logprobs
 from histrio_api.schemas.logprobs import TokenLogprob, TopLogprob
 from histrio_api.testing import Script, ScriptedGateway, running_endpoint, served_model, write_tokenizer
@@ -34,8 +34,8 @@ def top_of(token_id: int, num_top: int) -> list[tuple[int, float]]:
 
 
 def delta_of(ids: Sequence[int], state: RequestState = DECODING, num_top: int = 2) -> Delta:
-    tops = [top_of(token_id, num_top) for token_id in ids]
-    return Delta(list(ids), state, logprobs=[logprob_of(token_id) for token_id in ids], top_logprobs=tops)
+    found = [TokenLogprobs(logprob_of(token_id), top_of(token_id, num_top)) for token_id in ids]
+    return Delta(list(ids), state, Extras(logprobs=found))
 
 
 def script_of(ids: Sequence[int], group: int = 1, num_top: int = 2) -> Script:
@@ -80,7 +80,7 @@ def test_every_token_of_a_chat_has_its_entry(endpoint: Endpoint, stream: bool, g
         spelled = [(endpoint.tokenizer.spell(top), logprob) for top, logprob in top_of(token_id, 2)]
         assert tops == [(shown, logprob, bytes(values)) for (shown, values), logprob in spelled]
     assert usage.completion_tokens == len(ids) + 1, "the id that ends the text counts, but has no entry"
-    assert endpoint.gateway.submissions[-1].num_logprobs == 2
+    assert endpoint.gateway.submissions[-1].ask.num_logprobs == 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -112,7 +112,9 @@ def test_every_token_of_a_completion_has_its_columns(endpoint: Endpoint, stream:
 
 def test_the_chosen_token_is_always_among_the_top_of_a_completion(endpoint: Endpoint) -> None:
     (chosen,), (other,) = endpoint.ids("a"), endpoint.ids("b")
-    endpoint.plays([Delta([chosen], RequestState.FINISHED_MAX_LENGTH, logprobs=[-3.0], top_logprobs=[[(other, -0.5)]])])
+    endpoint.plays(
+        [Delta([chosen], RequestState.FINISHED_MAX_LENGTH, Extras(logprobs=[TokenLogprobs(-3.0, [(other, -0.5)])]))]
+    )
     answer = endpoint.client.completions.create(model=MODEL, prompt="x", logprobs=1)
     assert answer.choices[0].logprobs is not None
     assert answer.choices[0].logprobs.top_logprobs == [{"b": -0.5, "a": -3.0}]
@@ -199,31 +201,30 @@ def test_choices_and_prompts_keep_their_own_entries(endpoint: Endpoint, stream: 
         for choice in chunk.choices:
             texts[choice.index] += "".join(choice.logprobs.tokens) if choice.logprobs else ""
     assert texts == ["1.0", "1.1", "2.0", "2.1"]
-    assert [submission.num_logprobs for submission in endpoint.gateway.submissions] == [0, 0]
+    assert [submission.ask.num_logprobs for submission in endpoint.gateway.submissions] == [0, 0]
 
 
 def test_without_logprobs_none_are_asked_for_or_shown(endpoint: Endpoint) -> None:
     endpoint.chat(logprobs=False, top_logprobs=0)
     endpoint.chat(logprobs=None)
     endpoint.complete(prompt="a", logprobs=None)
-    assert [submission.num_logprobs for submission in endpoint.gateway.submissions] == [None] * 3
+    assert [submission.ask.num_logprobs for submission in endpoint.gateway.submissions] == [None] * 3
     assert endpoint.chat().json()["choices"][0]["logprobs"] is None
     assert endpoint.complete(prompt="a").json()["choices"][0]["logprobs"] is None
 
 
 def test_what_json_cannot_say_is_a_very_small_number(endpoint: Endpoint) -> None:
     minus = float("-inf")
-    endpoint.plays([Delta([40], RequestState.FINISHED_MAX_LENGTH, logprobs=[minus], top_logprobs=[[(41, minus)]])])
+    endpoint.plays(
+        [Delta([40], RequestState.FINISHED_MAX_LENGTH, Extras(logprobs=[TokenLogprobs(minus, [(41, minus)])]))]
+    )
     _, (entry,), _ = chat_entries(endpoint, stream=False, top_logprobs=1)
     assert (entry.logprob, entry.top_logprobs[0].logprob) == (-9999.0, -9999.0)
 
 
-@pytest.mark.parametrize("lack", [{"logprobs": [-1.0]}, {"top_logprobs": [[]]}])
-def test_entries_that_the_backend_leaves_out_are_an_error(endpoint: Endpoint, lack: dict[str, Any]) -> None:
-    delta = delta_of([40, 41], RequestState.FINISHED_MAX_LENGTH)
-    for name, value in lack.items():
-        setattr(delta, name, value)
-    endpoint.plays([delta])
+@pytest.mark.parametrize("found", [[TokenLogprobs(-1.0, [(40, -1.0)])], [TokenLogprobs(-1.0)] * 2])
+def test_entries_that_the_backend_leaves_out_are_an_error(endpoint: Endpoint, found: list[TokenLogprobs]) -> None:
+    endpoint.plays([Delta([40, 41], RequestState.FINISHED_MAX_LENGTH, Extras(logprobs=found))])
     with pytest.raises(openai.InternalServerError, match="left out log probabilities"):
         chat_entries(endpoint, stream=False, top_logprobs=1)
     with pytest.raises(openai.APIError, match="left out log probabilities"):

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from histrio.contracts.gateway import Delta
-from histrio.messages import RequestState, TokenLogprobs
+from histrio.messages import Extras, RequestState, TokenLogprobs
 from histrio_api.testing import Gate, Script
 
 if TYPE_CHECKING:
@@ -31,9 +31,8 @@ def scores_of(ids: Sequence[int]) -> list[TokenLogprobs]:
 
 def delta_of(token_id: int, state: RequestState = DECODING, prompt: Sequence[int] = ()) -> Delta:
     score = score_of(token_id)
-    return Delta(
-        [token_id], state, logprobs=[score.logprob], top_logprobs=[score.top[:2]], prompt_logprobs=scores_of(prompt)
-    )
+    said = TokenLogprobs(score.logprob, score.top[:2])
+    return Delta([token_id], state, Extras(logprobs=[said], prompt_logprobs=scores_of(prompt)))
 
 
 def script_of(prompt: Sequence[int], ids: Sequence[int]) -> Script:
@@ -69,7 +68,7 @@ def test_every_token_has_its_entry_and_its_place(endpoint: Endpoint, stream: boo
     endpoint.plays(script_of([*added, *ids], answer_ids))
     text, columns, reason = columns_of(endpoint, stream, prompt=ids if as_ids else prompt)
     (submission,) = endpoint.gateway.submissions
-    assert (submission.ids, submission.num_prompt_logprobs, submission.num_logprobs) == ([*added, *ids], 2, 2)
+    assert (submission.ids, submission.ask.num_prompt_logprobs, submission.ask.num_logprobs) == ([*added, *ids], 2, 2)
 
     all_ids = [*added, *ids, *answer_ids, EOS]
     assert (text, reason) == (prompt + answer, "stop")
@@ -107,7 +106,7 @@ def test_the_end_has_an_entry_beside_an_echo_only(endpoint: Endpoint) -> None:
     _, plain, _ = columns_of(endpoint, False, prompt="Hello", echo=False)
     assert echoed["tokens"][-1] == "<|im_end|>"
     assert plain["tokens"] == echoed["tokens"][1 + len(ids) : -1]
-    assert endpoint.gateway.submissions[-1].num_prompt_logprobs is None
+    assert endpoint.gateway.submissions[-1].ask.num_prompt_logprobs is None
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -149,8 +148,8 @@ def test_usage_counts_guesses_over_all_choices(endpoint: Endpoint, stream: bool,
     ids = endpoint.ids("Hi!")
     deltas = [
         Delta(ids[:1], DECODING),
-        Delta(ids[1:], DECODING, num_drafted=5, num_accepted=2),
-        Delta([EOS], RequestState.FINISHED_EOS, num_drafted=3),
+        Delta(ids[1:], DECODING, Extras(num_drafted=5, num_accepted=2)),
+        Delta([EOS], RequestState.FINISHED_EOS, Extras(num_drafted=3)),
     ]
     endpoint.plays(deltas)
     asked: dict[str, Any] = {"model": MODEL, "n": 2, "stream": stream}

@@ -88,7 +88,7 @@ class Thinker:
 
     def says(self, text: str) -> None:
         ids = self.tokenizer.encode(text, add_special=False)
-        self.gateway.script = lambda submission, choice: saying(ids, num_logprobs=submission.num_logprobs)
+        self.gateway.script = lambda submission, choice: saying(ids, num_logprobs=submission.ask.num_logprobs)
 
     def chat(self, stream: bool, **fields: Any) -> tuple[Any, Any, list[str], str]:
         """reasoning_content, content, names of called tools, finish_reason."""
@@ -191,7 +191,7 @@ def test_the_grammar_knows_of_the_reasoning(qwen: Thinker, asked: Thinker) -> No
         body = {"model": "test/scripted", "messages": HELLO} | form | fields
         answer = served.http.post("/v1/chat/completions", json=body)
         assert answer.status_code == 200, answer.text
-        grammar = served.gateway.submissions[-1].grammar
+        grammar = served.gateway.submissions[-1].ask.grammar
         assert grammar is not None
         assert grammar.reasoning == reasoning, fields
 
@@ -234,7 +234,7 @@ def test_a_plain_prompt_may_open_reasoning_itself(qwen: Thinker, endpoint: Any) 
     for prompt, reasoning in cases:
         body = {"model": "test/scripted", "prompt": prompt, "regex": "a+"}
         assert qwen.http.post("/v1/completions", json=body).status_code == 200
-        grammar = qwen.gateway.submissions[-1].grammar
+        grammar = qwen.gateway.submissions[-1].ask.grammar
         assert grammar is not None
         assert grammar.reasoning == reasoning, prompt
     mixed = {"model": "test/scripted", "prompt": ["a <think>", "b"]}

@@ -11,7 +11,7 @@ import pytest
 
 from histrio.contracts.gateway import Delta
 from histrio.errors import Overloaded
-from histrio.messages import RequestState
+from histrio.messages import Extras, RequestState
 from histrio.testing.wait import eventually
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 
@@ -35,7 +35,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> Iterator[Any]:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_finished_request_has_one_line(endpoint: Endpoint, lines: Any, stream: bool) -> None:
-    endpoint.plays([Delta([5, 6], RequestState.DECODING, num_cached_tokens=1), *saying([7])])
+    endpoint.plays([Delta([5, 6], RequestState.DECODING, Extras(num_cached_tokens=1)), *saying([7])])
     answer = endpoint.complete(prompt=f"{SECRET} abc", stream=stream)
     eventually(lambda: len(lines()) == 1)
     (line,) = lines()
@@ -48,7 +48,7 @@ def test_a_finished_request_has_one_line(endpoint: Endpoint, lines: Any, stream:
 
 
 def test_a_request_that_failed_or_was_left_says_so(endpoint: Endpoint, lines: Any) -> None:
-    endpoint.plays([Delta([5], RequestState.ERROR, reason="broken", code="generation_failed")])
+    endpoint.plays([Delta([5], RequestState.ERROR, Extras("broken", "generation_failed"))])
     assert endpoint.complete(prompt="a").status_code == 500
     endpoint.plays([Delta([5], RequestState.DECODING), Gate()])
     with endpoint.http.stream(

@@ -151,12 +151,12 @@ def test_the_grammar_travels_with_the_submission(enforcing: tuple[ScriptedGatewa
     gateway, http = enforcing
     for fields, kind, text, _ in FORMS:
         assert http.post("/v1/chat/completions", json=CHAT | fields).status_code == 200
-        assert gateway.submissions[-1].grammar == GrammarSpec(kind, text)
+        assert gateway.submissions[-1].ask.grammar == GrammarSpec(kind, text)
     completion = {"model": "test/scripted", "prompt": "x", "guided_choice": ["yes", "no"], "stream": True}
     assert http.post("/v1/completions", json=completion).status_code == 200
-    assert gateway.submissions[-1].grammar == GrammarSpec("choice", '["yes","no"]')
+    assert gateway.submissions[-1].ask.grammar == GrammarSpec("choice", '["yes","no"]')
     assert http.post("/v1/chat/completions", json=CHAT).status_code == 200
-    assert gateway.submissions[-1].grammar is None
+    assert gateway.submissions[-1].ask.grammar is None
 
 
 @pytest.mark.timeout(60)  # starts a process that checks grammars

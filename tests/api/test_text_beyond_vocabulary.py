@@ -71,7 +71,7 @@ def test_words_of_such_tokens_are_none_that_could_be_said(known: tuple[ScriptedG
     gateway, http = known
     response = ask(http, prompt="a", bad_words=[ADDED, "fox"], dry_multiplier=1)
     assert response.status_code == 200, response.text
-    sampling = gateway.submissions[-1].sampling
+    sampling = gateway.submissions[-1].ask.sampling
     ids = [*sampling["dry_sequence_breaker_ids"], *(each for word in sampling["bad_words_ids"] for each in word)]
     assert len(sampling["bad_words_ids"]) == 2, "with and without a space before it"
     assert sampling["dry_sequence_breaker_ids"]

@@ -18,9 +18,11 @@ from histrio.contracts.policy import BatchingPolicy
 from histrio.kv.actor import KvActor
 from histrio.kv.manager import KvManager
 from histrio.messages import (
+    Ask,
     Cancel,
     Close,
     Copy,
+    Extras,
     Generate,
     GrammarSpec,
     Message,
@@ -134,12 +136,14 @@ class Replica:
             if request not in self.ended:
                 self._send(request, order)
 
-    def add(self, request: int, prompt: list[int], num_new_tokens: int, **fields: Any) -> None:
+    def add(self, request: int, prompt: list[int], num_new_tokens: int, leader: int = 0, **fields: Any) -> None:
         """A client asks."""
         self.tokens[request] = list(prompt)
         self.scores[request] = []
         # The seed tells the device whose slot it is.
-        order = Generate(request, list(prompt), len(prompt), len(prompt) + num_new_tokens, seed=request, **fields)
+        order = Generate(
+            request, list(prompt), len(prompt), len(prompt) + num_new_tokens, Ask(**fields), request, leader=leader
+        )
         self.orders[request] = order
         self._send(request, order)
 
@@ -182,9 +186,7 @@ class Replica:
         self.kv.check_integrity()
 
     def _send(self, request: int, order: Generate) -> None:
-        has_begun = len(self.tokens[request]) > order.num_prompt_tokens
-        scores = None if has_begun else order.num_prompt_logprobs
-        self._tell("batching", replace(order, ids=list(self.tokens[request]), num_prompt_logprobs=scores))
+        self._tell("batching", replace(order, ids=list(self.tokens[request])))
 
     def _tell(self, name: str, message: Message) -> None:
         if name in ("batching", "kv"):
@@ -206,7 +208,8 @@ class Replica:
             if row.request in self.ended:
                 continue
             self.tokens[row.request] += row.ids
-            self.scores[row.request] += [each.logprob for each in row.prompt_logprobs]
+            extras = row.extras or Extras()
+            self.scores[row.request] += [each.logprob for each in extras.prompt_logprobs]
             if row.state.is_finished:
                 self.ended[row.request] = row.state
 
@@ -239,7 +242,7 @@ class _Device:
                 self._prepared.add(request)
                 self._replica.hear_of(Prepared(request, epoch))
             case Open():
-                if message.grammar is not None:
+                if message.ask.grammar is not None:
                     assert message.request in self._prepared, "steps wait for a grammar"
                     self._prepared.discard(message.request)
                 self._tables[message.slot] = ([], message.num_cached_tokens)
@@ -260,11 +263,11 @@ class _Device:
             self._write(row, list(islice(ids, row.num_tokens)))
         sampled: list[int] = []
         num_ids: list[int] = []
-        scores: dict[int, list[TokenLogprobs]] = {}
+        extras: dict[int, Extras] = {}
         drafted = iter(step.drafts)
         for row in step.rows:
             drafts = list(islice(drafted, max(row.num_sampled - 1, 0)))
-            most = self._replica.orders[self._opened[row.slot].seed].max_speculation
+            most = self._replica.orders[self._opened[row.slot].seed].ask.max_speculation
             assert most is None or len(drafts) <= most, "more is guessed than the request allows"
             known = self._known(row.slot, len(drafts))
             if row.num_sampled:
@@ -272,10 +275,11 @@ class _Device:
                 sampled += gained
                 num_ids.append(len(gained))
             if row.num_scored:
-                scores[row.slot] = [TokenLogprobs(float(row.start + index + 1)) for index in range(row.num_scored)]
+                scores = [TokenLogprobs(float(row.start + index + 1)) for index in range(row.num_scored)]
+                extras[row.slot] = Extras(prompt_logprobs=scores)
         self.steps.append([row.num_tokens for row in step.rows])
         seconds = 0.01 + 0.0001 * len(step.ids)
-        return StepResult(step.step, epoch, sampled, seconds, num_ids=num_ids, prompt_logprobs=scores)
+        return StepResult(step.step, epoch, sampled, seconds, num_ids=num_ids, extras=extras)
 
     def _write(self, row: Row, ids: list[int]) -> None:
         table, length = self._tables[row.slot]
@@ -302,7 +306,7 @@ class _Device:
         gained = [next_token(known)]
         while len(gained) <= len(drafts) and drafts[len(gained) - 1] == gained[-1]:
             gained.append(next_token(known + gained))
-        if self._opened[slot].grammar is not None and len(gained) > len(drafts):
+        if self._opened[slot].ask.grammar is not None and len(gained) > len(drafts):
             for _ in range(sum(known) % 3):
                 gained.append(next_token(known + gained))
         self._drawn[slot] = gained[-1]

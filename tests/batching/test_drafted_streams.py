@@ -12,6 +12,7 @@ import pytest
 from histrio.contracts.drafter import SpeculationLimits
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
+from histrio.messages import Ask
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
@@ -69,7 +70,7 @@ async def streams(
 
 
 async def run(harness: Harness, index: int) -> list[int]:
-    submission = Submission([index + 1, 5, 6], NUM_TOKENS, sampling=FIELDS[index % 4], seed=index)
+    submission = Submission([index + 1, 5, 6], NUM_TOKENS, Ask(FIELDS[index % 4], seed=index))
     (stream,) = harness.gateway.submit(submission)
     return [token async for delta in stream for token in delta.ids]
 
@@ -101,12 +102,12 @@ async def test_a_request_may_bound_its_drafts(model: Path) -> None:
     async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
 
         async def one(first: int, bound: int | None) -> None:
-            submission = Submission([first, 5, 6], NUM_TOKENS, sampling={"temperature": 0.0}, max_speculation=bound)
+            submission = Submission([first, 5, 6], NUM_TOKENS, Ask({"temperature": 0.0}, max_speculation=bound))
             (stream,) = harness.gateway.submit(submission)
             deltas = [delta async for delta in stream]
             # A delta may hold several steps' tokens. Each step's are those accepted, and one.
-            num_steps = NUM_TOKENS - sum(delta.num_accepted for delta in deltas)
-            num_drafted = sum(delta.num_drafted for delta in deltas)
+            num_steps = NUM_TOKENS - sum(delta.extras.num_accepted for delta in deltas)
+            num_drafted = sum(delta.extras.num_drafted for delta in deltas)
             assert num_drafted <= min(4, 64 if bound is None else bound) * num_steps
             assert (num_drafted > 0) == (bound != 0)
 

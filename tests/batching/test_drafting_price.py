@@ -10,7 +10,7 @@ from histrio.batching.speculation.cost import CostModel
 from histrio.batching.speculation.speculation import Speculation
 from histrio.batching.step_plan import Plan
 from histrio.contracts.drafter import Draft, SpeculationLimits
-from histrio.messages import Generate, Row
+from histrio.messages import Ask, Generate, Row
 
 
 class SlowDrafter:
@@ -49,7 +49,7 @@ def make(drafter: SlowDrafter) -> Speculation:
 
 def play(speculation: Speculation, count: int, max_speculation: int | None = None) -> int:
     """A step of so many sequences, in which nothing comes true; how many tokens were guessed for the first."""
-    orders = [Generate(index + 1, [1, 2, 3], 3, 900, max_speculation=max_speculation) for index in range(count)]
+    orders = [Generate(index + 1, [1, 2, 3], 3, 900, Ask(max_speculation=max_speculation)) for index in range(count)]
     sequences = [Sequence.from_order(order) for order in orders]
     speculation.set_price(count, 3 * count)
     speculation.propose(sequences)

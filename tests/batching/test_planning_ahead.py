@@ -13,7 +13,7 @@ from histrio.batching.actor import BatchingActor
 from histrio.batching.scheduler import Scheduler
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
-from histrio.messages import RequestState, StepResult
+from histrio.messages import Ask, RequestState, StepResult
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
@@ -49,7 +49,7 @@ def submission(index: int) -> Submission:
     """A third of them stop at a token that may come at any time."""
     stop_ids = [40, 41, 42, 43] if index % 3 == 0 else []
     prompt = [index % 5 + 1, 5, 6, *range(index)]
-    return Submission(prompt, NUM_TOKENS, sampling=FIELDS[index % 4], seed=index, stop_ids=stop_ids)
+    return Submission(prompt, NUM_TOKENS, Ask(FIELDS[index % 4], stop_ids=stop_ids, seed=index))
 
 
 async def answers(harness: Harness, count: int) -> list[tuple[list[int], RequestState]]:

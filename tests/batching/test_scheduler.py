@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from histrio.batching.lease import BlockLease
 from histrio.batching.scheduler import Scheduler
 from histrio.batching.step_plan import Plan, SchedulerLimits
-from histrio.messages import Close, Generate, Open, RequestState, StepResult
+from histrio.messages import Ask, Close, Generate, Open, RequestState, StepResult
 
 LIMITS = SchedulerLimits(
     max_rows=4, max_step_tokens=16, block_size=4, prefill_chunk=8, max_sequence_length=64, has_prefix_cache=False
@@ -19,9 +21,9 @@ def make(num_blocks: int = 64, limits: SchedulerLimits = LIMITS) -> Scheduler:
     return Scheduler(limits, lease)
 
 
-def order(request: int, num_prompt_tokens: int, num_new_tokens: int = 4, **fields: object) -> Generate:
+def order(request: int, num_prompt_tokens: int, num_new_tokens: int = 4, **fields: Any) -> Generate:
     ids = [1] * num_prompt_tokens
-    return Generate(request, ids, num_prompt_tokens, num_prompt_tokens + num_new_tokens, **fields)  # type: ignore[arg-type]
+    return Generate(request, ids, num_prompt_tokens, num_prompt_tokens + num_new_tokens, Ask(**fields))
 
 
 def answer(plan: Plan, token: int = 7) -> StepResult:

@@ -187,8 +187,8 @@ def test_every_request_gets_the_tokens_of_a_naive_run() -> None:
 
 
 def _keeps_scores(self: Sequence) -> list[int]:
-    scores, block_ids = self.prompt_logprobs, _FORGET(self)
-    self.prompt_logprobs = scores
+    scores, block_ids = self.extras, _FORGET(self)
+    self.extras = scores
     return block_ids
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineBackend, EngineEvents
-from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.messages import EngineCapacity, Extras, Generate, RequestState, TokenLogprobs, TokenRow
 from histrio.testing.toy import ToyFactory
 from histrio.testing.toy_engine import Running, ToyEngine, ToyEngineFactory
 
@@ -65,6 +65,10 @@ class BoastfulEngineFactory(BrokenEngineFactory):
         return True
 
 
+def _asking(order: Generate, **changes: Any) -> Generate:
+    return msgspec.structs.replace(order, ask=msgspec.structs.replace(order.ask, **changes))
+
+
 class BrokenEngine(ToyEngine):
     """The toy engine with the chosen defect."""
 
@@ -86,9 +90,9 @@ class BrokenEngine(ToyEngine):
         if self.defect == "forgets-what-was-delivered":
             order = msgspec.structs.replace(order, ids=order.ids[: order.num_prompt_tokens])
         if self.defect == "obeys-its-own-eos":
-            order = msgspec.structs.replace(order, eos_ids=[*order.eos_ids, 257])
+            order = _asking(order, eos_ids=[*order.ask.eos_ids, 257])
         if self.defect == "logprobs-unasked":
-            order = msgspec.structs.replace(order, sampling={**order.sampling, "logprobs": True})
+            order = _asking(order, sampling={**order.ask.sampling, "logprobs": True})
         if self.defect == "runs-beyond-its-length":
             self._longest = 10**6
         super().submit(order)
@@ -126,8 +130,9 @@ class BrokenEngine(ToyEngine):
         ended = row.state in (RequestState.FINISHED_EOS, RequestState.FINISHED_STOP)
         if self.defect == "drops-the-last-id" and ended:
             return msgspec.structs.replace(row, ids=[])
-        if self.defect == "logprobs-a-little-off":
-            return msgspec.structs.replace(row, logprobs=[value - 0.01 for value in row.logprobs])
+        if self.defect == "logprobs-a-little-off" and row.extras is not None:
+            off = [TokenLogprobs(each.logprob - 0.01) for each in row.extras.logprobs]
+            return msgspec.structs.replace(row, extras=Extras(logprobs=off))
         return row
 
     def _hold(self, rows: list[TokenRow]) -> list[TokenRow]:

@@ -11,7 +11,7 @@ import pytest
 
 from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError
-from histrio.messages import Generate, RequestState, TokenRow
+from histrio.messages import Ask, Generate, RequestState, TokenRow
 from histrio.testing.toy import toy_continuation, write_toy_model
 from histrio.testing.toy_engine import ToyEngine, ToyEngineFactory
 
@@ -50,23 +50,25 @@ def folder(tmp_path: Path) -> Iterator[Path]:
 
 def test_it_says_the_plain_continuation_one_token_a_step(folder: Path) -> None:
     engine, events = opened(folder)
-    engine.submit(Generate(7, [1, 2, 3], 3, 8, sampling={**GREEDY, "logprobs": True}))
+    engine.submit(Generate(7, [1, 2, 3], 3, 8, Ask({**GREEDY, "logprobs": True})))
     rows = [events.rows.get(timeout=45) for _ in range(5)]
     engine.close()
 
     assert [token for row in rows for token in row.ids] == toy_continuation([1, 2, 3], 5, num_layers=4, vocab_size=258)
     assert [row.state.is_finished for row in rows] == [False] * 4 + [True]
-    assert all(len(row.logprobs) == 1 and row.logprobs[0] < 0 for row in rows)
+    logprobs = [[each.logprob for each in row.extras.logprobs] for row in rows if row.extras is not None]
+    assert [len(each) for each in logprobs] == [1] * 5
+    assert all(value < 0 for (value,) in logprobs)
 
 
 def test_it_ends_at_stop_ids_and_breaks_when_told_to(folder: Path) -> None:
     engine, events = opened(folder, **{"fail-at-step": 3})
     (first, second) = toy_continuation([5], 2, num_layers=4, vocab_size=VOCAB_SIZE)
-    engine.submit(Generate(1, [5], 1, 9, stop_ids=[second], sampling=GREEDY))
+    engine.submit(Generate(1, [5], 1, 9, Ask(GREEDY, stop_ids=[second])))
     assert events.rows.get(timeout=45).ids == [first]
     assert events.rows.get(timeout=45) == TokenRow(1, [second], RequestState.FINISHED_STOP)
 
-    engine.submit(Generate(2, [5], 1, 9, sampling=GREEDY))
+    engine.submit(Generate(2, [5], 1, 9, Ask(GREEDY)))
     assert "told to" in events.failures.get(timeout=45)
     engine.close()
 

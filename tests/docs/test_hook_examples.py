@@ -17,7 +17,7 @@ from histrio.contracts.grammar import GrammarKinds
 from histrio.contracts.hooks import EdgeContext
 from histrio.contracts.policy import Load
 from histrio.errors import Overloaded, RequestError
-from histrio.messages import Generate, GrammarSpec, RequestState
+from histrio.messages import Ask, Generate, GrammarSpec, RequestState
 from histrio.plugins.hook_calls import hook_names
 from histrio.plugins.registry import Plugins
 from histrio.testing.harness import HarnessOptions, serving
@@ -97,7 +97,9 @@ async def test_the_grammar_gives_so_many_digits(model: Path) -> None:
     digits = {vocabulary[digit] for digit in "0123456789"}
     async with serving(model, ToyFactory(), samplers=[Temperature], grammars=list(plugins.grammars)) as harness:
         eos_ids = harness.gateway.model.eos_ids
-        submission = Submission([5, 6], 20, {"temperature": 0.0}, eos_ids, grammar=GrammarSpec("digits", "4"))
+        submission = Submission(
+            [5, 6], 20, Ask({"temperature": 0.0}, eos_ids=eos_ids, grammar=GrammarSpec("digits", "4"))
+        )
         tokens, state = await harness.run(submission)
         free = await harness.generate([5, 6], 5)
     assert state is RequestState.FINISHED_EOS
@@ -113,7 +115,7 @@ async def test_the_grammar_gives_so_many_digits(model: Path) -> None:
 def test_the_batching_policy_lets_who_pays_overtake() -> None:
     module, _ = example("register_batching_policies")
     policy = module.PaidFirst(module.PaidFirstOptions(free_behind=3))
-    assert policy.handicap(Generate(1, [1], 1, 2, cache_salt="paid:ada")) == 0
+    assert policy.handicap(Generate(1, [1], 1, 2, Ask(cache_salt="paid:ada"))) == 0
     assert policy.handicap(Generate(2, [1], 1, 2)) == 3
 
 
@@ -125,13 +127,13 @@ async def test_the_admission_policy_bounds_each_key(model: Path) -> None:
         model, ToyFactory(), samplers=[Temperature], options=HarnessOptions(admission=policy)
     ) as harness:
         submit = harness.gateway.submit
-        (first,) = submit(Submission([1], 300, {"temperature": 0.0}, key="a"))
-        (second,) = submit(Submission([2], 300, {"temperature": 0.0}, key="a"))
+        (first,) = submit(Submission([1], 300, Ask({"temperature": 0.0}), key="a"))
+        (second,) = submit(Submission([2], 300, Ask({"temperature": 0.0}), key="a"))
         with pytest.raises(Overloaded, match="this key may have 2 requests running"):
             submit(Submission([3], 5, key="a"))
-        (other,) = submit(Submission([3], 5, {"temperature": 0.0}, key="b"))
+        (other,) = submit(Submission([3], 5, Ask({"temperature": 0.0}), key="b"))
         first.cancel()
-        (third,) = submit(Submission([3], 5, {"temperature": 0.0}, key="a"))
+        (third,) = submit(Submission([3], 5, Ask({"temperature": 0.0}), key="a"))
         for stream in (second, other, third):
             stream.cancel()
     policy.admit(Submission([1], 1, num_choices=2, key="a"), Load(0, 9, 0, 0))
@@ -160,6 +162,6 @@ async def test_the_hooks_that_watch_count_tokens_by_key(model: Path) -> None:
     _, plugins = example("on_interval")
     options = HarnessOptions(watching=plugins.watching, metrics_interval_s=0.5)
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        await harness.run(Submission([1, 2, 3], 7, {"temperature": 0.0}, key="k1"))
+        await harness.run(Submission([1, 2, 3], 7, Ask({"temperature": 0.0}), key="k1"))
         shown = {'plugin_tokens_total{plugin="usage_hooks.py",key="k1"}': 10}
         await eventually_async(lambda: harness.gateway.status.plugin_metrics == shown)

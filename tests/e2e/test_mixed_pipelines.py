@@ -17,6 +17,7 @@ import torch
 
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
+from histrio.messages import Ask
 from histrio.testing.harness import HarnessOptions, serving_with
 from histrio.testing.workers import StageWorkers
 from histrio_samplers.temperature import Temperature
@@ -83,7 +84,7 @@ async def continuations(
     ) as harness:
 
         async def one(row: int) -> None:
-            submission = Submission(prompts[row], NUM_TOKENS - 2 * row, sampling={"temperature": 0.0})
+            submission = Submission(prompts[row], NUM_TOKENS - 2 * row, Ask({"temperature": 0.0}))
             got[row], _state = await harness.run(submission)
 
         async with anyio.create_task_group() as tasks:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from histrio.contracts.gateway import Delta, Submission, TokenStream
-from histrio.messages import RequestState
+from histrio.messages import Ask, RequestState
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
@@ -47,16 +47,16 @@ async def test_those_that_run_and_those_that_wait_end_and_free_their_blocks(mode
     options = HarnessOptions(max_rows=2, stage_options={"step-s": 0.002})
     async with serving(model, ToyFactory(), samplers=[Temperature], cuts=cuts, options=options) as harness:
         gauges = harness.gateway.status.gauges
-        late = Submission([1, 2, 3], 400, sampling=GREEDY, timeout_s=NO_TIME_S)
+        late = Submission([1, 2, 3], 400, Ask(GREEDY), timeout_s=NO_TIME_S)
         (running,) = harness.gateway.submit(late)
-        (kept,) = harness.gateway.submit(Submission([7, 7], 40, sampling=GREEDY))
+        (kept,) = harness.gateway.submit(Submission([7, 7], 40, Ask(GREEDY)))
         (waiting,) = harness.gateway.submit(late)
         ids, last = await read(kept, harness.front.gateway.expire)
         assert last.state is RequestState.FINISHED_MAX_LENGTH, "a control: who has time left goes on"
         assert ids == toy_continuation([7, 7], 40, num_layers=NUM_LAYERS, vocab_size=258)
         assert harness.front.gateway.num_unfinished == 0
         ended = [(await read(stream))[1] for stream in (running, waiting)]
-        assert [(delta.state, delta.code) for delta in ended] == [(RequestState.ERROR, "request_timeout")] * 2
+        assert [(delta.state, delta.extras.code) for delta in ended] == [(RequestState.ERROR, "request_timeout")] * 2
         await eventually_async(
             lambda: [gauges.get(name) for name in ("running_sequences", "waiting_sequences", "used_blocks")] == [0] * 3
         )
@@ -65,13 +65,13 @@ async def test_those_that_run_and_those_that_wait_end_and_free_their_blocks(mode
 async def test_a_request_without_a_limit_of_its_own_has_the_topologys(model: Path) -> None:
     options = HarnessOptions(stage_options={"step-s": 0.002})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 20, sampling=GREEDY))
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 20, Ask(GREEDY)))
         assert (await read(stream, harness.front.gateway.expire))[1].state is RequestState.FINISHED_MAX_LENGTH
 
 
 async def test_the_fronts_timer_looks_for_them_by_itself(model: Path) -> None:
     options = HarnessOptions(stage_options={"step-s": 0.005})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 480, sampling=GREEDY, timeout_s=NO_TIME_S))
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 480, Ask(GREEDY), timeout_s=NO_TIME_S))
         _ids, last = await read(stream)
-    assert (last.state, last.code) == (RequestState.ERROR, "request_timeout")
+    assert (last.state, last.extras.code) == (RequestState.ERROR, "request_timeout")

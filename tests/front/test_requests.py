@@ -13,7 +13,7 @@ from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import Load
 from histrio.errors import Overloaded
 from histrio.front.requests import RequestTable, Ticket
-from histrio.messages import RequestState, TokenRow
+from histrio.messages import Ask, Extras, RequestState, TokenRow
 
 
 def accept(table: RequestTable, submission: Submission, heard: list[TokenRow]) -> int:
@@ -50,7 +50,7 @@ def test_all_choices_get_credits_or_none() -> None:
     with pytest.raises(Overloaded) as refused:
         table.accept(Submission([1], 10, num_choices=3))
     assert refused.value.retry_after_s >= 1
-    orders = table.accept(Submission([1], 10, num_choices=2, seed=5))
+    orders = table.accept(Submission([1], 10, Ask(seed=5), num_choices=2))
     assert [(order.seed, order.choice) for order in orders] == [(5, 0), (5, 1)]
 
 
@@ -67,14 +67,15 @@ def test_time_outs_end_with_an_error_once() -> None:
     assert table.expire(99.0) == []
     assert table.expire(100.0) == [request]
     table.deliver(TokenRow(request, [5], RequestState.DECODING))
-    assert [(row.ids, row.state, row.code) for row in heard] == [([], RequestState.ERROR, "request_timeout")]
+    text = "the request did not finish within its time limit"
+    assert heard == [TokenRow.failed(request, text, "request_timeout")]
 
 
 def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
     heard: list[TokenRow] = []
     table = RequestTable(4)
     greedy, drawn, waiting = (
-        accept(table, Submission([1], 10, sampling={"temperature": heat}), heard) for heat in (0.0, 0.7, 0.8)
+        accept(table, Submission([1], 10, Ask({"temperature": heat})), heard) for heat in (0.0, 0.7, 0.8)
     )
     table.deliver(TokenRow(greedy, [5], RequestState.DECODING))
     table.deliver(TokenRow(drawn, [6], RequestState.DECODING))
@@ -82,8 +83,10 @@ def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
     table.next_orders()
     table.can_continue = lambda fields: bool(fields["temperature"] == 0)
     table.down()
-    assert [(row.request, row.state, row.code) for row in heard] == [(drawn, RequestState.ERROR, "engine_restarted")]
-    assert "send the request again" in heard[0].reason
+    (ended,) = heard
+    assert ended.extras is not None
+    assert (ended.request, ended.state, ended.extras.code) == (drawn, RequestState.ERROR, "engine_restarted")
+    assert "send the request again" in ended.extras.reason
     assert [order.request for order in table.next_orders()] == [greedy]
     assert (len(table), table.num_suspects) == (2, 1), "what has not begun can begin anew"
     table.deliver(TokenRow(greedy, [5], RequestState.FINISHED_EOS))
@@ -141,8 +144,8 @@ def test_a_record_of_each_request_is_told_at_its_end() -> None:
     submission = Submission([1, 2, 3], 10, id="cmpl-1", key="label", user="ada")
     (order,) = table.accept(submission)
     table.add(Ticket(order, 100.0, lambda _row: None, accepted_s=1.0))
-    table.deliver(TokenRow(order.request, [], RequestState.PREFILLING, num_cached_tokens=2))
-    table.deliver(TokenRow(order.request, [5, 6], RequestState.DECODING, num_drafted=3, num_accepted=1))
+    table.deliver(TokenRow(order.request, [], RequestState.PREFILLING, Extras(num_cached_tokens=2)))
+    table.deliver(TokenRow(order.request, [5, 6], RequestState.DECODING, Extras(num_drafted=3, num_accepted=1)))
     assert records == []
     table.deliver(TokenRow(order.request, [7], RequestState.FINISHED_EOS))
     wanted = FinishedRequest(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.strategies as st
 import msgspec
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from histrio.contracts.gateway import Submission
 from histrio.errors import EngineError, RequestTimeout
 from histrio.front.requests import RequestTable, Ticket
 from histrio.front.trials import TRIAL_TOKENS
-from histrio.messages import Generate, RequestState, TokenLogprobs, TokenRow
+from histrio.messages import Ask, Extras, Generate, RequestState, TokenLogprobs, TokenRow
 
 
 class Front:
@@ -25,8 +27,8 @@ class Front:
         """Request → the number of known tokens at which it kills the engine."""
         self.num_failures = 0
 
-    def submit(self, num_tokens: int = 30, *, poison: int | None = None, **fields: object) -> int:
-        (order,) = self.table.accept(Submission([1, 2], num_tokens, **fields))  # type: ignore[arg-type]
+    def submit(self, num_tokens: int = 30, *, poison: int | None = None, **fields: Any) -> int:
+        (order,) = self.table.accept(Submission([1, 2], num_tokens, Ask(**fields)))
         heard = self.heard[order.request] = []
         if poison is not None:
             self.poison[order.request] = poison
@@ -73,7 +75,7 @@ class Front:
         return [token for row in self.heard[request] for token in row.ids]
 
     def codes(self) -> dict[int, str]:
-        return {request: rows[-1].code for request, rows in self.heard.items() if rows and rows[-1].code}
+        return {request: rows[-1].extras.code for request, rows in self.heard.items() if rows and rows[-1].extras}
 
 
 def test_only_the_poisoned_end_each_by_two_failures_at_most() -> None:
@@ -268,11 +270,13 @@ def test_the_prompt_is_accounted_for_once() -> None:
     front = Front()
     request = front.submit(num_prompt_logprobs=0)
     scores = [TokenLogprobs(-1.0)]
-    front.table.deliver(TokenRow(request, [2], RequestState.DECODING, num_cached_tokens=1, prompt_logprobs=scores))
+    front.table.deliver(
+        TokenRow(request, [2], RequestState.DECODING, Extras(prompt_logprobs=scores, num_cached_tokens=1))
+    )
     front.fail()
     assert front.engine[request].num_prompt_logprobs is None
-    front.table.deliver(TokenRow(request, [3], RequestState.DECODING, num_cached_tokens=3))
-    assert [row.num_cached_tokens for row in front.heard[request]] == [1, 0]
+    front.table.deliver(TokenRow(request, [3], RequestState.DECODING, Extras(num_cached_tokens=3)))
+    assert [row.extras and row.extras.num_cached_tokens for row in front.heard[request]] == [1, 0]
 
 
 ACTIONS = ["submit", "poison", "step", "step", "step", "kill", "remove", "expire"]

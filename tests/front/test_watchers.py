@@ -15,7 +15,7 @@ from histrio.contracts.gateway import Submission
 from histrio.contracts.observed import FinishedRequest, IntervalStats
 from histrio.errors import Overloaded
 from histrio.front.watchers import Watchers
-from histrio.messages import RequestState
+from histrio.messages import Ask, RequestState
 from histrio.plugins.hook_calls import Implementation
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
@@ -183,13 +183,13 @@ async def test_a_served_replica_tells_of_requests_intervals_and_failures(tmp_pat
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     async with serving(model, FailsOnce(), samplers=[Temperature], options=options) as harness:
         greedy = {"temperature": 0.0}
-        submission = Submission([1, 2, 3], 9, sampling=greedy, num_choices=2, id="cmpl-7", key="k", user="u")
+        submission = Submission([1, 2, 3], 9, Ask(greedy), num_choices=2, id="cmpl-7", key="k", user="u")
         first, second = harness.gateway.submit(submission)
         async for _delta in first:
             pass
         async for _delta in second:
             pass
-        (stream,) = harness.gateway.submit(Submission([5], 400, sampling=greedy))
+        (stream,) = harness.gateway.submit(Submission([5], 400, Ask(greedy)))
         stream.cancel()
         await eventually_async(lambda: len(records) == 3 and bool(stats) and bool(failed))
         await eventually_async(lambda: harness.gateway.status.plugin_metrics == {'plugin_seen{plugin="mine"}': 3})

@@ -12,10 +12,11 @@ import anyio
 import jsonschema
 import pytest
 import tokenizers
+from msgspec.structs import replace
 
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.gateway import Delta, Submission
-from histrio.messages import GrammarSpec, RequestState
+from histrio.messages import Ask, GrammarSpec, RequestState
 from histrio.testing.guesses import Guess, GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID
@@ -73,13 +74,13 @@ def submissions(form: str) -> list[Submission]:
     """One for each way of sampling."""
     spec = FORMS[form][0]
     return [
-        Submission([7, seed, 3], NUM_TOKENS, sampling, [EOS_ID], seed=seed, grammar=spec)
+        Submission([7, seed, 3], NUM_TOKENS, Ask(sampling, eos_ids=[EOS_ID], seed=seed, grammar=spec))
         for seed, sampling in enumerate(SAMPLINGS)
     ]
 
 
 FREE = [
-    Submission([9, seed, 1, 2], 40, sampling | {"temperature": 0.8 * (seed % 2)}, seed=seed)
+    Submission([9, seed, 1, 2], 40, Ask(sampling | {"temperature": 0.8 * (seed % 2)}, seed=seed))
     for seed, sampling in enumerate(SAMPLINGS)
 ]
 
@@ -131,7 +132,7 @@ async def test_every_answer_that_ended_has_its_form(served: tuple[Path, BackendF
             assert {state for _, state in found} <= {RequestState.FINISHED_EOS, RequestState.FINISHED_MAX_LENGTH}
             assert len(ended) >= (1 if form == "json_object" else len(found)), "without a bound some never end"
 
-            free = [Submission(each.ids, 40, each.sampling, each.eos_ids, seed=each.seed) for each in asked[form]]
+            free = [Submission(each.ids, 40, replace(each.ask, grammar=None)) for each in asked[form]]
             texts = [text_of(served[0], ids) for ids, _ in await answers(harness, free)]
             assert not any(is_valid(form, text) for text in texts), "a control: the model itself knows no such form"
 
@@ -208,7 +209,7 @@ async def test_drafts_change_no_constrained_stream(toy_model: Path) -> None:
 
 async def test_choices_of_one_prompt_follow_the_grammar_each_by_itself(toy_model: Path) -> None:
     one = submissions("json_schema")[1]
-    two = Submission(one.ids, NUM_TOKENS, one.sampling, one.eos_ids, seed=one.seed, num_choices=2, grammar=one.grammar)
+    two = Submission(one.ids, NUM_TOKENS, one.ask, num_choices=2)
     async with serve((toy_model, ToyFactory())) as harness:
         (alone,) = await answers(harness, [one])
         found = [[token async for delta in stream for token in delta.ids] for stream in harness.gateway.submit(two)]
@@ -234,7 +235,9 @@ async def test_a_grammar_that_cannot_be_followed_ends_its_request_with_an_error_
         expected = await harness.run(good)
         for reason, (spec, sampling) in stuck.items():
             for temperature in (0.0, 1.0):
-                submission = Submission([5], 20, sampling | {"temperature": temperature}, [EOS_ID], grammar=spec)
+                submission = Submission(
+                    [5], 20, Ask(sampling | {"temperature": temperature}, eos_ids=[EOS_ID], grammar=spec)
+                )
                 async with anyio.create_task_group() as tasks:
                     deltas: list[Delta] = []
                     beside: list[Answer] = []
@@ -248,7 +251,7 @@ async def test_a_grammar_that_cannot_be_followed_ends_its_request_with_an_error_
                     tasks.start_soon(ask)
                     tasks.start_soon(ask_beside)
                 (delta,) = deltas
-                assert (delta.ids, delta.state, delta.code) == ([], RequestState.ERROR, "generation_stuck")
-                assert reason in delta.reason
+                assert (delta.ids, delta.state, delta.extras.code) == ([], RequestState.ERROR, "generation_stuck")
+                assert reason in delta.extras.reason
                 assert beside == [expected]
         assert harness.gateway.status.num_replays == 0

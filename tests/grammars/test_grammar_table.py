@@ -11,7 +11,7 @@ import pytest
 
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
-from histrio.messages import GrammarSpec, Open, Reasoning, Row, Step
+from histrio.messages import Ask, GrammarSpec, Open, Reasoning, Row, Step
 from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable
 from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -226,7 +226,7 @@ def test_a_slot_that_was_never_closed_has_nothing_left_of_its_grammar(toy: Any, 
     logits = np.linspace(0, 1, PADDED, dtype=np.float32)[None]
     drawn = []
     for grammar in (NUMBER, None, NUMBER):
-        last_stage.open(Open(2, [5], 1, seed=0, choice=0, sampling={"temperature": 0.0}, grammar=grammar))
+        last_stage.open(Open(2, [5], 1, Ask({"temperature": 0.0}, grammar=grammar)))
         step = Step(1, 1, [Row(2, 0, 1, 1)], [5])
         last_stage.begin(step)
         drawn.append(last_stage.draw(NumpyArrays(), logits.copy(), step).ids)

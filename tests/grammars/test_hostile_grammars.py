@@ -15,7 +15,7 @@ from histrio.contracts.gateway import Delta, Submission
 from histrio.contracts.grammar import MaskRequest, num_mask_words
 from histrio.errors import RequestError
 from histrio.front.grammar_trial import MAX_WALK_TOKENS, try_grammar
-from histrio.messages import GrammarSpec, RequestState
+from histrio.messages import Ask, GrammarSpec, RequestState
 from histrio.testing.harness import serving
 from histrio.testing.models import EOS_ID
 from histrio.testing.toy import ToyFactory, write_toy_model
@@ -112,9 +112,11 @@ async def test_in_the_middle_of_an_answer_it_ends_that_request_alone(tmp_path: P
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     sampling = {"temperature": 1.0}
     endless = sampling | {"min_tokens": 150}
-    hostile = Submission([5], 200, endless, [EOS_ID], seed=1, grammar=GrammarSpec("lark", AMBIGUOUS))
-    free = Submission([6], 100, sampling, seed=2)
-    constrained = Submission([7], 200, sampling, [EOS_ID], seed=3, grammar=GrammarSpec("regex", "[a-f]{60,90}"))
+    hostile = Submission([5], 200, Ask(endless, eos_ids=[EOS_ID], seed=1, grammar=GrammarSpec("lark", AMBIGUOUS)))
+    free = Submission([6], 100, Ask(sampling, seed=2))
+    constrained = Submission(
+        [7], 200, Ask(sampling, eos_ids=[EOS_ID], seed=3, grammar=GrammarSpec("regex", "[a-f]{60,90}"))
+    )
     async with serving(model, ToyFactory(), samplers=list(SAMPLERS), grammars=[Llguidance()]) as harness:
         expected = [await harness.run(each) for each in (free, constrained)]
         deltas: list[Delta] = []
@@ -134,8 +136,8 @@ async def test_in_the_middle_of_an_answer_it_ends_that_request_alone(tmp_path: P
         assert harness.gateway.status.num_replays == 0
 
     last = deltas[-1]
-    assert (last.state, last.code) == (RequestState.ERROR, "generation_stuck")
-    assert "too complex" in last.reason
+    assert (last.state, last.extras.code) == (RequestState.ERROR, "generation_stuck")
+    assert "too complex" in last.extras.reason
     assert sum(len(delta.ids) for delta in deltas) > 2, "it was in the middle of the answer"
     assert [beside[0], beside[1]] == expected
     assert [state for _, state in expected] == [RequestState.FINISHED_MAX_LENGTH, RequestState.FINISHED_EOS]

@@ -14,7 +14,7 @@ import pytest
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.gateway import Submission
 from histrio.contracts.grammar import GrammarKinds, Matcher, VocabularySpec
-from histrio.messages import GrammarSpec, Open, RequestState, Row, Step
+from histrio.messages import Ask, GrammarSpec, Open, RequestState, Row, Step
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import MAX_FORCED_TOKENS, LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -82,7 +82,7 @@ async def counted(harness: Harness, answers: Sequence[Answer]) -> None:
 
 
 def ask(grammar: GrammarSpec, num_tokens: int = 200, **fields: Any) -> Submission:
-    return Submission([7, 1, 3], num_tokens, **{"eos_ids": [EOS_ID], "seed": 3, "grammar": grammar} | fields)
+    return Submission([7, 1, 3], num_tokens, Ask(**{"eos_ids": [EOS_ID], "seed": 3, "grammar": grammar} | fields))
 
 
 async def test_the_same_tokens_come_in_fewer_steps(served: tuple[Path, BackendFactory]) -> None:
@@ -157,7 +157,7 @@ async def test_every_token_has_its_log_probability_where_they_are_asked_for(toy_
                 deltas = [delta async for delta in stream]
                 each[num_logprobs] = (
                     [token for delta in deltas for token in delta.ids],
-                    [number for delta in deltas for number in delta.logprobs],
+                    [each.logprob for delta in deltas for each in delta.extras.logprobs],
                 )
 
             async with anyio.create_task_group() as tasks:
@@ -190,12 +190,12 @@ def test_only_rows_whose_drafts_were_all_right_jump(last_stage: LastStage, toy: 
     a, b, x, y, z, p = toy.ids("abxyzp")
     for slot in (0, 1):
         grammar = GrammarSpec("regex", "[ab]xyz[cd]xyz") if slot == 0 else None
-        last_stage.open(Open(slot, [5], 1, 0, 0, {"temperature": 0}, grammar=grammar))
+        last_stage.open(Open(slot, [5], 1, Ask({"temperature": 0}, grammar=grammar)))
     free = Row(1, 0, 1, 1)
     result = draw(last_stage, [Row(0, 0, 3, 3), free], [a, x], favoured=a)
     assert (result.ids, result.num_ids) == ([a, x, y, z, a], [4, 1])
 
-    last_stage.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "[ab]xyz[cd]xyz")))
+    last_stage.open(Open(0, [5], 1, Ask({"temperature": 0}, grammar=GrammarSpec("regex", "[ab]xyz[cd]xyz"))))
     result = draw(last_stage, [free, Row(0, 0, 3, 3)], [b, x], favoured=a)
     assert (result.ids, result.num_ids) == ([a, a], [1, 1]), "the slot stands behind a draft that did not come"
     result = draw(last_stage, [Row(0, 1, 1, 1)], [], favoured=p)
@@ -205,12 +205,12 @@ def test_only_rows_whose_drafts_were_all_right_jump(last_stage: LastStage, toy: 
 def test_a_draft_of_the_end_ends_the_text_and_tokens_behind_it_do_no_harm(last_stage: LastStage, toy: Any) -> None:
     a, b = toy.ids("ab")
     for drafts in ([a, EOS_ID], [a, EOS_ID, b], [EOS_ID, a]):
-        last_stage.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "ab?")))
+        last_stage.open(Open(0, [5], 1, Ask({"temperature": 0}, grammar=GrammarSpec("regex", "ab?"))))
         result = draw(last_stage, [Row(0, 0, 1 + len(drafts), 1 + len(drafts))], drafts, favoured=EOS_ID)
         assert result.ids[:2] == ([a, EOS_ID] if drafts[0] == a else [a])
-        assert result.failures == {}
+        assert result.extras == {}
 
     result = draw(last_stage, [Row(0, 1, 1, 1)], [], favoured=b)
     assert result.ids == [b, EOS_ID], "a draft of the end that was wrong left nothing behind"
-    last_stage.open(Open(0, [5], 1, 0, 0, {"temperature": 0}, grammar=GrammarSpec("regex", "(broken")))
-    assert draw(last_stage, [Row(0, 0, 1, 1)], [], favoured=a).failures.keys() == {0}, "a control: there are failures"
+    last_stage.open(Open(0, [5], 1, Ask({"temperature": 0}, grammar=GrammarSpec("regex", "(broken"))))
+    assert draw(last_stage, [Row(0, 0, 1, 1)], [], favoured=a).extras.keys() == {0}, "a control: there are failures"

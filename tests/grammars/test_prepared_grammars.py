@@ -12,7 +12,7 @@ import pytest
 from histrio.contracts.gateway import Submission
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import UnsupportedModel
-from histrio.messages import GrammarSpec, RequestState
+from histrio.messages import Ask, GrammarSpec, RequestState
 from histrio.stage.sampling.grammar_compiler import MAX_PREPARED, GrammarCompiler
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.testing.harness import HarnessOptions, serving
@@ -108,8 +108,8 @@ def test_a_vocabulary_that_cannot_be_read_stops_no_stage(toy: Any, tmp_path: Pat
 async def test_others_go_on_while_a_grammar_is_compiled(tmp_path: Path, has_prefix_cache: bool) -> None:
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     gated = Gated()
-    free = Submission([6], 60, {"temperature": 1.0}, seed=2)
-    slow = Submission([7], 60, {"temperature": 1.0}, [257], seed=3, grammar=SLOW)
+    free = Submission([6], 60, Ask({"temperature": 1.0}, seed=2))
+    slow = Submission([7], 60, Ask({"temperature": 1.0}, eos_ids=[257], seed=3, grammar=SLOW))
     options = HarnessOptions(has_prefix_cache=has_prefix_cache)
     async with serving(
         model, ToyFactory(), samplers=list(SAMPLERS), grammars=[gated], cuts=(1,), options=options

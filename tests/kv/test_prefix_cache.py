@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from histrio.contracts.gateway import Submission
+from histrio.messages import Ask
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
@@ -31,13 +32,13 @@ def model(tmp_path: Path) -> Path:
 
 async def run(harness: Harness, ids: list[int], num_tokens: int = 8, **fields: Any) -> tuple[list[int], int]:
     """Greedy tokens, and how many of the prompt came from the cache."""
-    submission = Submission(ids, num_tokens, sampling={"temperature": 0.0}, **fields)
+    submission = Submission(ids, num_tokens, Ask({"temperature": 0.0}, **fields))
     (stream,) = harness.gateway.submit(submission)
     tokens: list[int] = []
     num_cached = 0
     async for delta in stream:
         tokens += delta.ids
-        num_cached += delta.num_cached_tokens
+        num_cached += delta.extras.num_cached_tokens
     return tokens, num_cached
 
 

@@ -15,7 +15,7 @@ from msgspec import structs
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.gateway import Delta, Submission, TokenStream
 from histrio.contracts.sampler import Sampler
-from histrio.messages import GrammarSpec, RequestState, TokenLogprobs
+from histrio.messages import Ask, GrammarSpec, RequestState, TokenLogprobs
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID
 from histrio.testing.wait import eventually_async
@@ -123,16 +123,18 @@ def make_crowd(seed: int, num_ids: int, *, num_requests: int = 16, num_tokens: i
         submission = Submission(
             prompts[-1],
             rng.randint(1, num_tokens),
-            sampling=KINDS[index % len(KINDS)],
-            eos_ids=[1],
-            stop_ids=_ids(rng, num_ids, num_ids // 20) if rng.random() < 0.3 else [],
-            seed=rng.getrandbits(40),
+            Ask(
+                KINDS[index % len(KINDS)],
+                eos_ids=[1],
+                stop_ids=_ids(rng, num_ids, num_ids // 20) if rng.random() < 0.3 else [],
+                seed=rng.getrandbits(40),
+                priority=rng.choice([0, 0, 1, 2]),
+                cache_salt=rng.choice(["", "", "", "mine"]),
+                num_logprobs=rng.choice([None, None, None, 0, 2]),
+                num_prompt_logprobs=rng.choice([None, None, 0, 2]),
+                max_speculation=rng.choice([None, None, None, 0, 1, 2]),
+            ),
             num_choices=rng.choice([1, 1, 1, 2, 4]),
-            priority=rng.choice([0, 0, 1, 2]),
-            cache_salt=rng.choice(["", "", "", "mine"]),
-            num_logprobs=rng.choice([None, None, None, 0, 2]),
-            num_prompt_logprobs=rng.choice([None, None, 0, 2]),
-            max_speculation=rng.choice([None, None, None, 0, 1, 2]),
         )
         after = rng.randrange(index) if index and rng.random() < 0.5 else None
         num_kept = rng.randint(1, 8) if rng.random() < 0.2 else None
@@ -141,12 +143,15 @@ def make_crowd(seed: int, num_ids: int, *, num_requests: int = 16, num_tokens: i
     return crowd
 
 
+def _with_form(submission: Submission) -> Submission:
+    ask = structs.replace(submission.ask, grammar=FORM, eos_ids=[EOS_ID], stop_ids=[])
+    return structs.replace(submission, ask=ask)
+
+
 def with_forms(crowd: Crowd) -> Crowd:
     """The same with a grammar for every fourth answer."""
     return [
-        replace(request, submission=structs.replace(request.submission, grammar=FORM, eos_ids=[EOS_ID], stop_ids=[]))
-        if index % 4 == 1
-        else request
+        replace(request, submission=_with_form(request.submission)) if index % 4 == 1 else request
         for index, request in enumerate(crowd)
     ]
 
@@ -248,9 +253,9 @@ async def _hear(
 def _take(answer: Answer, delta: Delta) -> None:
     answer.tokens += delta.ids
     answer.state = delta.state
-    answer.logprobs += map(TokenLogprobs, delta.logprobs, delta.top_logprobs)
-    answer.prompt_logprobs += delta.prompt_logprobs
-    answer.num_cached_tokens += delta.num_cached_tokens
+    answer.logprobs += delta.extras.logprobs
+    answer.prompt_logprobs += delta.extras.prompt_logprobs
+    answer.num_cached_tokens += delta.extras.num_cached_tokens
 
 
 async def _ended(harness: Harness, answers: dict[tuple[int, int], Answer]) -> Run:

@@ -139,7 +139,7 @@ def test_an_answer_alone_is_what_transformers_says(family: str, models: Models, 
     excuses = Excuses()
     for (index, choice), answer in wanted.answers.items():
         submission = crowd[index].submission
-        if submission.sampling == {"temperature": 0.0} and choice == 0:
+        if submission.ask.sampling == {"temperature": 0.0} and choice == 0:
             reference = refer(models(family)[1], submission.ids, submission.max_new_tokens)
             excuses.compare(answer.tokens, reference.first(len(answer.tokens)))
             other = refer(models(family)[1], submission.ids[:-1], len(answer.tokens))

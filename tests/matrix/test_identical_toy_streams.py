@@ -156,9 +156,9 @@ def _opens_afresh(self: LastStage, order: Open) -> None:
 
 
 def _keeps_scores(self: Sequence) -> list[int]:
-    scores = self.prompt_logprobs
+    scores = self.extras
     block_ids = _FORGET(self)
-    self.prompt_logprobs = scores
+    self.extras = scores
     return block_ids
 
 
@@ -213,8 +213,12 @@ def test_each_defect_changes_a_stream(defect: str, model: Path, alone: Alone, mo
 
 def test_another_seed_changes_its_own_stream_only(model: Path, alone: Alone) -> None:
     crowd, wanted = alone(0)
-    index = next(i for i, each in enumerate(crowd) if each.submission.sampling.get("top_k") and not each.is_leaving(0))
-    other = replace(crowd[index], submission=msgspec.structs.replace(crowd[index].submission, seed=12))
+    index = next(
+        i for i, each in enumerate(crowd) if each.submission.ask.sampling.get("top_k") and not each.is_leaving(0)
+    )
+    asked = crowd[index].submission
+    other_ask = msgspec.structs.replace(asked.ask, seed=12)
+    other = replace(crowd[index], submission=msgspec.structs.replace(asked, ask=other_ask))
     changed = [*crowd[:index], other, *crowd[index + 1 :]]
     found = differences(crowd, played(model, changed, HARD, "nobody", 0), wanted)
     assert found

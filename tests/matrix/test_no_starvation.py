@@ -11,7 +11,7 @@ from crowds import ALL_SAMPLERS
 
 from histrio.contracts.gateway import Submission
 from histrio.contracts.policy import BatchingPolicy
-from histrio.messages import Generate
+from histrio.messages import Ask, Generate
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
@@ -30,7 +30,7 @@ class Endless:
 
     def handicap(self, order: Generate) -> int:
         """More than will ever come."""
-        return 10**9 * order.priority
+        return 10**9 * order.ask.priority
 
 
 async def num_overtaking(model: Path, options: HarnessOptions, priority: int, most: int) -> tuple[int, list[int]]:
@@ -60,7 +60,7 @@ async def num_overtaking(model: Path, options: HarnessOptions, priority: int, mo
 
 
 async def _low(harness: Harness, priority: int) -> list[int]:
-    submission = Submission(LOW, 20, sampling={"temperature": 0.0}, priority=priority)
+    submission = Submission(LOW, 20, Ask({"temperature": 0.0}, priority=priority))
     tokens, _state = await harness.run(submission)
     return tokens
 

@@ -137,7 +137,7 @@ def test_queue_over_its_limit_raises_and_loses_the_peer_once(node, until):
 
 def test_queue_limit_counts_bytes(node):
     root = node("root.1", limits=LinkLimits(max_queued_bytes=1000))
-    large = Open(0, [70_000] * 1000, 0, 0, 0, {})
+    large = Open(0, [70_000] * 1000, 0)
     # A single message may be larger, or it could never be sent.
     root.io.send("engine.1", "stage0", large)
     with pytest.raises(WireError, match="bytes wait"):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from histrio import messages
 from histrio.errors import WireError
-from histrio.messages import Close, Granted, Message, Open, Step, StepResult, Stop, Tensor
+from histrio.messages import Ask, Close, Granted, Message, Open, Step, StepResult, Stop, Tensor
 from histrio.net.wire import COPY_BELOW_BYTES, decode, encode, frames_bytes
 
 KINDS = typing.get_args(Message)
@@ -225,11 +225,11 @@ def test_tensor_that_is_not_what_it_says_is_not_sent(tensor, reason):
 @pytest.mark.parametrize("value", [object(), 2**64, np.float32(1), {1: object()}])
 def test_foreign_values_are_not_sent(value):
     with pytest.raises(WireError, match="Open for 'stage1' cannot be sent"):
-        encode("stage1", Open(0, [], 0, 0, 0, {"temperature": value}))
+        encode("stage1", Open(0, [], 0, Ask({"temperature": value})))
 
 
 def test_seeds_use_all_64_bits():
-    assert decode(encode("stage1", Open(0, [], 0, 2**64 - 1, 0, {})))[1].seed == 2**64 - 1
+    assert decode(encode("stage1", Open(0, [], 0, seed=2**64 - 1)))[1].seed == 2**64 - 1
 
 
 def test_large_tensors_are_referenced_and_small_ones_copied():

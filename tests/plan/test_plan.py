@@ -15,7 +15,7 @@ from histrio.contracts.backend import Probe
 from histrio.contracts.gateway import Submission
 from histrio.contracts.policy import Load
 from histrio.errors import BackendError, DoesNotFit, ModelUnavailable, Overloaded, TopologyError, UnsupportedModel
-from histrio.messages import Generate
+from histrio.messages import Ask, Generate
 from histrio.plan.plans import Plan, StagePlan
 from histrio.plan.policies import admission_policy
 from histrio.plan.resolve import resolve, split_layers
@@ -278,7 +278,7 @@ def test_names_and_settings_that_nobody_knows_are_refused_with_their_place(
 
 
 def test_policies_are_made_with_their_options(write_model: WriteModel, plugins: Plugins) -> None:
-    folder, order = write_model(), Generate(1, [1], 1, 5, priority=2)
+    folder, order = write_model(), Generate(1, [1], 1, 5, Ask(priority=2))
     options = {"batching-policy-options": {"places-per-priority": 3}}
     for engine, handicap in ((options, 6), ({}, 64)):
         plan = plan_for(folder, plugins, engine=engine)

@@ -19,7 +19,7 @@ from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import Load
 from histrio.contracts.sampler import Opening, Rows
 from histrio.errors import Overloaded, PluginFailed
-from histrio.messages import Generate, RequestState
+from histrio.messages import Ask, Generate, RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 
@@ -48,7 +48,7 @@ async def run_all(harness: Harness, prompts: list[list[int]], **sampling: Any) -
 
     async def one(index: int) -> None:
         fields = {"temperature": 0.0} | sampling
-        found[index] = await harness.run(Submission(prompts[index], NUM_TOKENS, sampling=fields))
+        found[index] = await harness.run(Submission(prompts[index], NUM_TOKENS, Ask(fields)))
 
     async with anyio.create_task_group() as tasks:
         for index in range(len(prompts)):
@@ -247,7 +247,7 @@ async def ends(harness: Harness, submission: Submission) -> tuple[list[int], str
     ids: list[int] = []
     async for delta in stream:
         ids += delta.ids
-    return ids, delta.code, delta.reason
+    return ids, delta.extras.code, delta.extras.reason
 
 
 async def test_a_sampler_that_opens_no_slot_costs_its_request_alone(
@@ -257,7 +257,7 @@ async def test_a_sampler_that_opens_no_slot_costs_its_request_alone(
     async with serving(model, ToyFactory(), samplers=[Picky]) as harness, anyio.create_task_group() as tasks:
 
         async def poison() -> None:
-            poisoned = Submission([9], 5, sampling={"temperature": 0, "picky": "open"})
+            poisoned = Submission([9], 5, Ask({"temperature": 0, "picky": "open"}))
             found.extend([await ends(harness, poisoned) for _ in range(20)])
 
         tasks.start_soon(poison)
@@ -278,7 +278,7 @@ async def test_a_sampler_that_fails_at_a_step_costs_its_request_alone(
         async with anyio.create_task_group() as tasks:
 
             async def poison() -> None:
-                poisoned = Submission([9], 5, sampling={"temperature": 0, "picky": "apply"})
+                poisoned = Submission([9], 5, Ask({"temperature": 0, "picky": "apply"}))
                 found.extend([await ends(harness, poisoned) for _ in range(6)])
 
             tasks.start_soon(poison)
@@ -313,7 +313,7 @@ async def test_numbers_that_overflow_end_their_request_alone(model: Path) -> Non
     async with serving(model, OverflowingFactory(), samplers=[Picky]) as harness:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(run_all, harness, [[1, 2], [3, 4]])
-            ids, code, reason = await ends(harness, Submission([7], 5, sampling={"temperature": 0}))
+            ids, code, reason = await ends(harness, Submission([7], 5, Ask({"temperature": 0})))
         assert (ids, code) == ([], PluginFailed.code)
         assert "overflowed" in reason
         assert harness.front.gateway.status.epoch == 1

@@ -23,7 +23,7 @@ from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import BatchingPolicy, Load
 from histrio.errors import Overloaded
 from histrio.front.requests import RequestTable, Ticket
-from histrio.messages import Generate, RequestState, TokenRow
+from histrio.messages import Ask, Generate, RequestState, TokenRow
 from histrio.plan.policies import admission_policy, batching_policy
 from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.policies.builtin import (
@@ -82,7 +82,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def order(number: int, num_tokens: int = 4, priority: int = 0) -> Generate:
-    return Generate(number, [1] * num_tokens, num_tokens, num_tokens + 4, priority=priority)
+    return Generate(number, [1] * num_tokens, num_tokens, num_tokens + 4, Ask(priority=priority))
 
 
 # --- who enters first ------------------------------------------------------------------------------------------------
@@ -271,9 +271,9 @@ def load_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[st
 async def finished(harness: Harness, salts: list[str]) -> list[str]:
     """The salts of requests in the order in which these end, when all have come while another one runs."""
     ended: list[str] = []
-    (running,) = harness.gateway.submit(Submission([9], 480, sampling=GREEDY))
+    (running,) = harness.gateway.submit(Submission([9], 480, Ask(GREEDY)))
     await running.__anext__()
-    streams = [harness.gateway.submit(Submission([1, 2], 2, sampling=GREEDY, cache_salt=salt))[0] for salt in salts]
+    streams = [harness.gateway.submit(Submission([1, 2], 2, Ask(GREEDY, cache_salt=salt)))[0] for salt in salts]
 
     async def read(salt: str, stream: TokenStream) -> None:
         async for _delta in stream:
@@ -309,9 +309,9 @@ async def test_an_admission_policy_of_one_file_is_asked_about_every_submission(m
         stage_options={"step-s": 0.001},
     )
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        (stream,) = harness.gateway.submit(Submission([1, 2], 200, sampling=GREEDY))
+        (stream,) = harness.gateway.submit(Submission([1, 2], 200, Ask(GREEDY)))
         with pytest.raises(Overloaded, match="odd prompts come later") as refused:
-            harness.gateway.submit(Submission([1, 2, 3], 4, sampling=GREEDY))
+            harness.gateway.submit(Submission([1, 2, 3], 4, Ask(GREEDY)))
         assert (refused.value.status, refused.value.retry_after_s) == (429, 7)
         assert module.EvenOnly.loads == [Load(0, 5, 0, 256 * 4), Load(1, 5, 202, 256 * 4)]
         stream.cancel()
@@ -323,9 +323,9 @@ async def test_an_admission_policy_of_one_file_is_asked_about_every_submission(m
 async def test_the_queue_is_as_long_as_there_are_credits(model: Path) -> None:
     options = HarnessOptions(max_rows=1, max_unfinished=3, stage_options={"step-s": 0.001})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        streams = [harness.gateway.submit(Submission([number], 40, sampling=GREEDY))[0] for number in range(3)]
+        streams = [harness.gateway.submit(Submission([number], 40, Ask(GREEDY)))[0] for number in range(3)]
         with pytest.raises(Overloaded, match="all 3 request slots are taken"):
-            harness.gateway.submit(Submission([9], 4, sampling=GREEDY))
+            harness.gateway.submit(Submission([9], 4, Ask(GREEDY)))
         await streams[0].__anext__()
         gauges = harness.gateway.status.gauges
         streams[1].cancel()
@@ -342,11 +342,11 @@ async def test_as_many_tokens_are_accepted_as_the_blocks_hold_a_few_times(model:
         num_blocks=20, admission=BoundedTokens(BoundedTokensOptions(times=2.0)), stage_options={"step-s": 0.001}
     )
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        submission = Submission([1, 2], 58, sampling=GREEDY)
+        submission = Submission([1, 2], 58, Ask(GREEDY))
         streams = [harness.gateway.submit(submission)[0] for _ in range(2)]
         with pytest.raises(Overloaded, match="160"):
             harness.gateway.submit(submission)
-        streams += harness.gateway.submit(Submission([1, 2], 38, sampling=GREEDY))
+        streams += harness.gateway.submit(Submission([1, 2], 38, Ask(GREEDY)))
         for stream in streams:
             async for _delta in stream:
                 pass

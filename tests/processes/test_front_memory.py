@@ -10,7 +10,7 @@ import pytest
 
 from histrio.contracts.gateway import Submission
 from histrio.errors import EngineError
-from histrio.messages import RequestState
+from histrio.messages import Ask, RequestState
 from histrio.processes import root as root_module
 from histrio.processes.front import NO_MEMORY
 from histrio.testing.harness import HarnessOptions, serving
@@ -28,7 +28,7 @@ def anyio_backend() -> str:
 async def test_an_actor_without_memory_ends_the_front(tmp_path: Path, error: Exception, is_the_end: bool) -> None:
     options = HarnessOptions(stage_options={"step-s": 0.01})
     async with serving(write_toy_model(tmp_path / "toy"), ToyFactory(), samplers=[], options=options) as harness:
-        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 50, eos_ids=[]))
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 50, Ask(eos_ids=[])))
         harness.front.dispatcher._on_failure("metrics", error, None)
         with anyio.fail_after(15.0):
             states = [delta.state async for delta in stream]

@@ -12,7 +12,7 @@ import pytest
 
 from histrio.contracts.gateway import Delta, Gateway, Submission
 from histrio.errors import RequestError
-from histrio.messages import Generate, RequestState
+from histrio.messages import Ask, Generate, RequestState
 from histrio.testing.harness import HarnessOptions, serving_engine
 from histrio.testing.toy import toy_continuation, write_toy_model
 from histrio.testing.toy_engine import ToyEngine, ToyEngineFactory
@@ -89,29 +89,29 @@ async def test_many_requests_give_what_the_plain_computation_gives(model: Path) 
 
 async def test_logprobs_come_with_their_tokens_where_they_are_asked_for(model: Path) -> None:
     async with serving_engine(model, ToyEngineFactory()) as harness:
-        asked = await deltas_of(harness.gateway, Submission([1, 2], 9, sampling={**GREEDY, "logprobs": True}))
-        plain = await deltas_of(harness.gateway, Submission([1, 2], 9, sampling=GREEDY))
-    assert [len(delta.logprobs) for delta in asked] == [len(delta.ids) for delta in asked]
+        asked = await deltas_of(harness.gateway, Submission([1, 2], 9, Ask({**GREEDY, "logprobs": True})))
+        plain = await deltas_of(harness.gateway, Submission([1, 2], 9, Ask(GREEDY)))
+    assert [len(delta.extras.logprobs) for delta in asked] == [len(delta.ids) for delta in asked]
     assert sum(len(delta.ids) for delta in asked) == 9
-    assert all(logprob < 0 for delta in asked for logprob in delta.logprobs)
-    assert all(delta.logprobs == [] for delta in plain)
+    assert all(each.logprob < 0 for delta in asked for each in delta.extras.logprobs)
+    assert all(delta.extras.logprobs == [] for delta in plain)
 
 
 async def test_logprobs_that_pile_up_between_reads_stay_in_order(model: Path) -> None:
     async with serving_engine(model, ToyEngineFactory()) as harness:
-        submission = Submission([1, 2], 9, sampling={**GREEDY, "logprobs": True})
-        one_by_one = [each for delta in await deltas_of(harness.gateway, submission) for each in delta.logprobs]
+        submission = Submission([1, 2], 9, Ask({**GREEDY, "logprobs": True}))
+        one_by_one = [each for delta in await deltas_of(harness.gateway, submission) for each in delta.extras.logprobs]
         (stream,) = harness.gateway.submit(submission)
         await eventually_async(lambda: harness.front.gateway.num_unfinished == 0)
         piled = await anext(stream)
-    assert piled.logprobs == one_by_one
-    assert len(set(piled.logprobs)) > 1, "a control: their order shows"
+    assert piled.extras.logprobs == one_by_one
+    assert len({each.logprob for each in piled.extras.logprobs}) > 1, "a control: their order shows"
 
 
 async def test_a_cancelled_stream_leaves_the_engine(model: Path) -> None:
     slow = HarnessOptions(stage_options={"step-s": 0.005})
     async with serving_engine(model, ToyEngineFactory(), options=slow) as harness:
-        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 400, sampling=GREEDY))
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 400, Ask(GREEDY)))
         await anext(aiter(stream))
         stream.cancel()
         assert harness.front.gateway.num_unfinished == 0
@@ -122,7 +122,7 @@ async def test_a_cancelled_stream_leaves_the_engine(model: Path) -> None:
 async def test_an_engine_that_breaks_is_made_anew_and_greedy_streams_go_on(model: Path) -> None:
     breaking = HarnessOptions(stage_options={"fail-at-step": 12, "step-s": 0.01})
     async with serving_engine(model, ToyEngineFactory(), options=breaking) as harness:
-        asked = [Submission([4, 5], 20, sampling={"temperature": temperature}) for temperature in (0.0, 1.0)]
+        asked = [Submission([4, 5], 20, Ask({"temperature": temperature})) for temperature in (0.0, 1.0)]
         streams = [harness.gateway.submit(submission)[0] for submission in asked]
         greedy, drawn = [[delta async for delta in stream] for stream in streams]
         assert harness.front.gateway.status.epoch == 2
@@ -144,14 +144,14 @@ async def test_fields_it_does_not_honour_are_refused(model: Path, fields: dict[s
 async def test_a_seed_is_refused_where_it_would_be_ignored_and_passed_on_where_not(model: Path) -> None:
     async with serving_engine(model, ToyEngineFactory()) as harness:
         with pytest.raises(RequestError, match="the backend 'toy-engine' does not honour this field") as caught:
-            harness.gateway.submit(Submission([1], 2, seed=7))
+            harness.gateway.submit(Submission([1], 2, Ask(seed=7)))
         assert caught.value.param == "seed"
         assert harness.front.gateway.num_unfinished == 0
 
     factory = SeededFactory()
     async with serving_engine(model, factory) as harness:
-        for stream in harness.gateway.submit(Submission([1], 2, seed=7, num_choices=2)):
+        for stream in harness.gateway.submit(Submission([1], 2, Ask(seed=7), num_choices=2)):
             assert [delta.ids async for delta in stream]
         with pytest.raises(RequestError, match="seed must be an integer at least 0 and below"):
-            harness.gateway.submit(Submission([1], 2, seed=2**40))
+            harness.gateway.submit(Submission([1], 2, Ask(seed=2**40)))
     assert [(order.seed, order.choice) for order in factory.orders] == [(7, 0), (7, 1)]

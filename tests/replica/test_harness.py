@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from histrio.contracts.gateway import Submission
-from histrio.messages import Close, RequestState
+from histrio.messages import Ask, Close, RequestState
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
@@ -78,7 +78,7 @@ async def test_too_few_blocks_preempt_and_still_give_the_same_tokens(model: Path
 async def test_a_failing_device_is_restarted_and_streams_go_on(model: Path) -> None:
     options = HarnessOptions(stage_options={"fail-at-step": 10})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        tokens, state = await harness.run(Submission([4, 5, 6], 9, sampling={"temperature": 0.0}))
+        tokens, state = await harness.run(Submission([4, 5, 6], 9, Ask({"temperature": 0.0})))
         assert harness.front.gateway.status.epoch == 1
         more = await harness.generate([7, 8, 9], 8)
         assert harness.front.gateway.status.epoch == 2
@@ -93,7 +93,7 @@ async def test_a_failing_device_is_restarted_and_streams_go_on(model: Path) -> N
 
 async def test_a_cancelled_stream_frees_its_blocks(model: Path) -> None:
     async with serving(model, ToyFactory(), samplers=[Temperature]) as harness:
-        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 400, sampling={"temperature": 0.0}))
+        (stream,) = harness.gateway.submit(Submission([1, 2, 3], 400, Ask({"temperature": 0.0})))
         await stream.__anext__()
         stream.cancel()
         assert harness.front.gateway.num_unfinished == 0
@@ -104,7 +104,7 @@ async def test_a_cancelled_stream_frees_its_blocks(model: Path) -> None:
 async def test_a_failing_actor_is_replaced_and_streams_go_on(model: Path) -> None:
     slow = HarnessOptions(stage_options={"step-s": 0.005})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=slow) as harness:
-        (stream,) = harness.gateway.submit(Submission([9, 8, 7], 30, sampling={"temperature": 0.0}))
+        (stream,) = harness.gateway.submit(Submission([9, 8, 7], 30, Ask({"temperature": 0.0})))
         tokens = (await stream.__anext__()).ids
         harness.front.directory.tell("kv", Close(0))  # kv does not understand this
         async for delta in stream:
@@ -118,14 +118,14 @@ async def test_no_request_is_longer_than_all_blocks_together(model: Path) -> Non
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         assert harness.gateway.model.max_sequence_length == 20
         assert await harness.generate([1, 2], 18) == reference([1, 2], 18)
-        _tokens, state = await harness.run(Submission([1, 2], 19, sampling={"temperature": 0.0}))
+        _tokens, state = await harness.run(Submission([1, 2], 19, Ask({"temperature": 0.0})))
     assert state is RequestState.ERROR, "a control: one token more does not fit"
 
 
 async def test_a_request_past_its_time_limit_ends_with_an_error(model: Path) -> None:
     slow = HarnessOptions(stage_options={"step-s": 0.02})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=slow) as harness:
-        tokens, state = await harness.run(Submission([1], 400, sampling={"temperature": 0.0}, timeout_s=0.2))
+        tokens, state = await harness.run(Submission([1], 400, Ask({"temperature": 0.0}), timeout_s=0.2))
         assert state is RequestState.ERROR
         assert len(tokens) < 400
         await eventually_async(lambda: harness.front.gateway.status.gauges.get("running_sequences") == 0)

@@ -12,9 +12,11 @@ from histrio.contracts.engine_backend import EngineEvents
 from histrio.errors import EngineError, RequestError
 from histrio.messages import (
     Allocated,
+    Ask,
     Cancel,
     EngineCapacity,
     EngineOpened,
+    Extras,
     Generate,
     Loading,
     Message,
@@ -23,6 +25,7 @@ from histrio.messages import (
     Start,
     Stats,
     Stop,
+    TokenLogprobs,
     TokenRow,
     Tokens,
 )
@@ -67,7 +70,7 @@ class PaperEngine:
         return EngineCapacity(2, 100, 800, "float32")
 
     def submit(self, order: Generate) -> None:
-        if order.sampling.get("temperature") == 13:
+        if order.ask.sampling.get("temperature") == 13:
             raise RequestError("13 is unlucky")
         self.submitted.append(order)
 
@@ -97,7 +100,7 @@ class World:
     def run(self, request: int, **sampling: Any) -> int:
         """Submit a request; the number by which the engine knows it, or -1 if it never came there."""
         known = len(self.engine.submitted)
-        self.actor.receive(Generate(request, [1, 2], 2, 50, sampling=sampling))
+        self.actor.receive(Generate(request, [1, 2], 2, 50, Ask(sampling)))
         return self.engine.submitted[-1].request if len(self.engine.submitted) > known else -1
 
     def say(self, *rows: TokenRow) -> None:
@@ -136,10 +139,14 @@ def test_opening_tells_root_what_the_engine_holds(world: World) -> None:
 
 def test_all_tokens_of_a_turn_are_one_message(world: World) -> None:
     first, second = world.run(5), world.run(6)
-    world.say(TokenRow(first, [10], DECODING, logprobs=[-0.5]), TokenRow(second, [20], DECODING))
+    world.say(TokenRow(first, [10], DECODING, Extras(logprobs=[TokenLogprobs(-0.5)])), TokenRow(second, [20], DECODING))
     world.say(TokenRow(first, [11], DONE))
     assert world.turn() == [
-        [TokenRow(5, [10], DECODING, logprobs=[-0.5]), TokenRow(6, [20], DECODING), TokenRow(5, [11], DONE)]
+        [
+            TokenRow(5, [10], DECODING, Extras(logprobs=[TokenLogprobs(-0.5)])),
+            TokenRow(6, [20], DECODING),
+            TokenRow(5, [11], DONE),
+        ]
     ]
     assert world.turn() == [], "a control: nothing new, no message"
 
@@ -174,7 +181,7 @@ def test_an_order_that_the_engine_refuses_ends_alone(world: World) -> None:
     run = world.run(6)
     world.say(TokenRow(run, [1], DECODING))
     ((refused, other),) = world.turn()
-    assert (refused.request, refused.state, refused.reason) == (5, RequestState.ERROR, "13 is unlucky")
+    assert refused == TokenRow.failed(5, "13 is unlucky", "invalid_value")
     assert (other.request, other.ids) == (6, [1])
 
 
@@ -183,7 +190,7 @@ def test_a_request_longer_than_the_engine_that_came_back_is_refused(world: World
     world.actor.receive(Generate(6, [1], 1, 100))
     ((row,),) = world.turn()
     assert (row.request, row.state) == (5, RequestState.ERROR)
-    assert "room for 100 tokens" in row.reason
+    assert "room for 100 tokens" in row.extras.reason
     assert [order.max_total_tokens for order in world.engine.submitted] == [100]
 
 

@@ -97,7 +97,7 @@ def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp
         lambda _name, _message: None,
         LastStage(SamplerChain([], 2)),
     )
-    order = Open(slot=1, ids=[1, 2], num_prompt_tokens=2, seed=1, choice=0, sampling={})
+    order = Open(slot=1, ids=[1, 2], num_prompt_tokens=2, seed=1)
     stage.start()
     for late in (order, Copy([3], [4]), Close(1)):
         stage.receive(late)
@@ -106,5 +106,5 @@ def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp
     assert stage._table.lengths.tolist() == [0, 0]
     with pytest.raises(IndexError):
         stage.receive(
-            Open(slot=2, ids=[1], num_prompt_tokens=1, seed=1, choice=0, sampling={})
+            Open(slot=2, ids=[1], num_prompt_tokens=1, seed=1)
         )  # a control: orders of this chain are followed

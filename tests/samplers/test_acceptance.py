@@ -11,6 +11,7 @@ import pytest
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.philox import uniform
 from histrio.contracts.sampler import DraftProbs, Rows
+from histrio.messages import Ask, Open
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.stage.sampling.inverse_cdf import draw
@@ -60,7 +61,9 @@ def _verified(
 ) -> tuple[Sampled, SamplerChain]:
     """One step of a sequence with three drafts."""
     chain = SamplerChain(SAMPLERS, max_rows=1)
-    chain.open(0, fields, PROMPT, len(PROMPT), seed=4, choice=0, end_ids=[9, 5], is_seeded=is_seeded, num_logprobs=2)
+    chain.open(
+        Open(0, PROMPT, len(PROMPT), Ask(fields, stop_ids=[9, 5], num_logprobs=2, seed=4 if is_seeded else None), 4)
+    )
     draft_probs = {0: [_draft_probs(token) for token in DRAFTS]} if draft_probs is None else draft_probs
     slots, positions = np.zeros(4, np.intp), len(PROMPT) + np.arange(4)
     return chain.sample(xp, xp.asarray(_logits(4)), slots, positions, {0: DRAFTS}, draft_probs), chain
@@ -197,7 +200,7 @@ def test_a_row_without_a_distribution_is_told_and_so_are_broken_logits(xp: Array
 
     assert (sampled.ids, sampled.num_ids) == ([-1], [1])
     chain = SamplerChain(SAMPLERS, max_rows=1)
-    chain.open(0, {}, PROMPT, len(PROMPT), seed=4, choice=0, is_seeded=False)
+    chain.open(Open(0, PROMPT, len(PROMPT), seed=4))
     broken = xp.asarray(np.full((2, VOCAB), np.nan, np.float32))
     with np.errstate(invalid="ignore"):
         sampled = chain.sample(xp, broken, np.zeros(2, np.intp), np.array([7, 8]), {0: [9]}, {0: [_draft_probs(9)]})

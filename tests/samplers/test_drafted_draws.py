@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.contracts.backend import ArrayNamespace
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 
@@ -42,7 +43,7 @@ def _row(ids: Sequence[int]) -> npt.NDArray[np.float32]:
 def _chain() -> SamplerChain:
     chain = SamplerChain(SAMPLERS, max_rows=len(FIELDS))
     for slot, fields in enumerate(FIELDS):
-        chain.open(slot, fields, [slot, 1, 2], 3, seed=slot, choice=0, end_ids=[7])
+        chain.open(Open(slot, [slot, 1, 2], 3, Ask(fields, stop_ids=[7], seed=slot), slot))
     return chain
 
 

@@ -11,6 +11,7 @@ import pytest
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.request_fields import FieldTable
 from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, SamplerChain
 from histrio_samplers.plugin import SAMPLERS
 
@@ -46,7 +47,9 @@ def _chain(fields: list[dict[str, Any]], known: list[list[int]] | None = None, s
     for slot, own in enumerate(fields):
         ids = [*PROMPT, *(known[slot] if known else [])]
         state = (states or {}).get(slot)
-        chain.open(slot, own, ids, len(PROMPT) - 20, seed=slot, choice=0, end_ids=[5, 6], state=state)
+        chain.open(
+            Open(slot, ids, len(PROMPT) - 20, Ask(own, stop_ids=[5, 6], seed=slot), slot, sampler_state=state or {})
+        )
     return chain
 
 
@@ -107,7 +110,7 @@ def test_a_slot_forgets_the_sequence_before(xp: ArrayNamespace, name: str) -> No
     chain = _chain([FIELDS[name]])
     _streams(xp, chain, [0], last=5)
     chain.close(0)
-    chain.open(0, {}, PROMPT, len(PROMPT), seed=0, choice=0)
+    chain.open(Open(0, PROMPT, len(PROMPT), Ask(seed=0), 0))
 
     assert _streams(xp, chain, [0]) == _streams(xp, _chain([{}]), [0])
 

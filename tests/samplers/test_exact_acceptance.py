@@ -16,6 +16,7 @@ import pytest
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.philox import uniform
 from histrio.contracts.sampler import DraftProbs, Rows
+from histrio.messages import Ask, Open
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals
 from histrio.stage.sampling.inverse_cdf import draw
@@ -81,7 +82,7 @@ def _streams(
     """[streams, num_tokens] after token 0, and how many tokens a step gave on average."""
     chain, slots = SamplerChain(SAMPLERS, max_rows=NUM_STREAMS), np.arange(NUM_STREAMS)
     for slot in range(NUM_STREAMS):
-        chain.open(slot, fields, [0], 1, seed=slot, choice=0, is_seeded=is_seeded)
+        chain.open(Open(slot, [0], 1, Ask(fields, seed=slot if is_seeded else None), slot))
     known = [[0] for _ in range(NUM_STREAMS)]
     logits, num_steps = xp.asarray(TARGET), 0
     while min(map(len, known)) <= num_tokens:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from histrio.contracts.backend import ArrayNamespace
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.logprobs import token_logprobs
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, NOTHING_LEFT, SamplerChain
 from histrio_samplers.plugin import SAMPLERS
@@ -24,7 +25,7 @@ def _sample(
 ) -> Any:
     chain = SamplerChain(SAMPLERS, max_rows=len(asked))
     for slot, count in enumerate(asked):
-        chain.open(slot, fields, [1, 2], 2, seed=slot, choice=0, num_logprobs=count)
+        chain.open(Open(slot, [1, 2], 2, Ask(fields, num_logprobs=count, seed=slot), slot))
     return chain.sample(xp, xp.asarray(logits), np.arange(len(asked)), np.full(len(asked), 2), raw=raw)
 
 
@@ -75,7 +76,7 @@ def test_a_mask_that_leaves_nothing_is_not_the_model_s_fault(xp: ArrayNamespace)
 def test_with_drafts_they_belong_to_the_accepted_tokens(xp: ArrayNamespace) -> None:
     chain = SamplerChain(SAMPLERS, max_rows=2)
     for slot in (0, 1):
-        chain.open(slot, {"temperature": 0}, [1], 1, seed=0, choice=0, num_logprobs=1)
+        chain.open(Open(slot, [1], 1, Ask({"temperature": 0}, num_logprobs=1, seed=0), 0))
     best = LOGITS.argmax(axis=1).tolist()
     drafts = {0: [best[0], best[1] + 1]}
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.contracts.backend import ArrayNamespace
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.mirostat import Mirostat
 from histrio_samplers.temperature import Temperature
@@ -51,7 +52,7 @@ def _chain(states: dict[int, dict[str, Any]] | None = None, known: list[list[int
     chain = SamplerChain([Temperature, TopP, Mirostat], max_rows=len(FIELDS))
     for slot, fields in enumerate(FIELDS):
         ids = [1, *(known[slot] if known else [])]
-        chain.open(slot, fields, ids, 1, seed=slot, choice=0, state=(states or {}).get(slot))
+        chain.open(Open(slot, ids, 1, Ask(fields, seed=slot), slot, sampler_state=(states or {}).get(slot, {})))
     return chain
 
 
@@ -91,7 +92,7 @@ def test_mu_and_the_tokens_it_allows_follow_the_paper(xp: ArrayNamespace) -> Non
 
 def test_the_surprise_comes_to_the_target(xp: ArrayNamespace) -> None:
     chain = SamplerChain([Mirostat], max_rows=1)
-    chain.open(0, {"mirostat": 2, "mirostat_tau": 2.5, "mirostat_eta": 0.2}, [1], 1, seed=5, choice=0)
+    chain.open(Open(0, [1], 1, Ask({"mirostat": 2, "mirostat_tau": 2.5, "mirostat_eta": 0.2}, seed=5), 5))
     surprises, mu = [], 5.0
     row = np.random.default_rng(8).standard_normal((1, VOCAB)).astype(np.float32)
     for step in range(600):

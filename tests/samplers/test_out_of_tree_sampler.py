@@ -15,6 +15,7 @@ from transformers import EtaLogitsWarper
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.errors import RequestError
+from histrio.messages import Ask, Open
 from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.stage.sampling.sampler_chain import SamplerChain
 
@@ -81,8 +82,8 @@ def test_it_keeps_what_transformers_keeps(
 def test_rows_that_ask_draw_from_what_stays_and_others_from_all(plugins: Plugins, xp: ArrayNamespace) -> None:
     kept = _kept(0, 0.02)
     chain = SamplerChain(list(plugins.samplers), max_rows=2)
-    chain.open(0, {"eta_cutoff": 0.02}, [], 0, seed=1, choice=0)
-    chain.open(1, {}, [], 0, seed=1, choice=0)
+    chain.open(Open(0, [], 0, Ask({"eta_cutoff": 0.02}, seed=1), 1))
+    chain.open(Open(1, [], 0, Ask(seed=1), 1))
     logits, positions = xp.asarray(np.repeat(LOGITS[:1], 600, axis=0)), np.arange(600) // 2
 
     ids = np.array(chain.sample(xp, logits, np.arange(600) % 2, positions).ids)

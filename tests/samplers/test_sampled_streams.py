@@ -18,7 +18,7 @@ from histrio.contracts.options import NoOptions
 from histrio.contracts.request_fields import FieldTable
 from histrio.contracts.sampler import Sampler
 from histrio.errors import RequestError
-from histrio.messages import RequestState
+from histrio.messages import Ask, RequestState
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.testing.guesses import GuessDrafter
@@ -51,7 +51,7 @@ def model(tmp_path: Path) -> Path:
 
 
 async def _stream(harness: Harness, seed: int, prompt: list[int] = PROMPT) -> list[int]:
-    tokens, state = await harness.run(Submission(prompt, NUM_TOKENS, sampling=SAMPLING, seed=seed))
+    tokens, state = await harness.run(Submission(prompt, NUM_TOKENS, Ask(SAMPLING, seed=seed)))
     assert state is RequestState.FINISHED_MAX_LENGTH
     return tokens
 
@@ -95,7 +95,7 @@ async def test_a_restart_in_the_middle_changes_no_draw(model: Path) -> None:
 
 async def test_choices_of_one_seed_differ(model: Path) -> None:
     async with serving(model, ToyFactory(), samplers=SAMPLERS) as harness:
-        submission = Submission(PROMPT, NUM_TOKENS, sampling=SAMPLING, seed=7, num_choices=2)
+        submission = Submission(PROMPT, NUM_TOKENS, Ask(SAMPLING, seed=7), num_choices=2)
         first, second = [
             [token async for delta in stream for token in delta.ids] for stream in harness.gateway.submit(submission)
         ]
@@ -151,7 +151,7 @@ async def _every_stream(harness: Harness) -> dict[str, list[int]]:
     async def run(name: str, seed: int) -> None:
         stops = STOPS if name == "min_tokens" else []
         prompt = [seed, 1, 2, 3, 1, 2, 3, 1]
-        submission = Submission(prompt, NUM_TOKENS, sampling=EVERY[name], stop_ids=stops, seed=seed)
+        submission = Submission(prompt, NUM_TOKENS, Ask(EVERY[name], stop_ids=stops, seed=seed))
         streams[name], _ = await harness.run(submission)
 
     async with anyio.create_task_group() as tasks:
@@ -265,7 +265,7 @@ async def _has_counted(counters: dict[str, float], streams: Mapping[Any, list[in
 async def _keeps_to_constraints(model: Path) -> bool:
     """Whether streams without a seed do, whose drafts are thrown by a die."""
     sampling = {"allowed_token_ids": [1, 2, 3], "bad_words_ids": [[1, 1], [2, 2]]}
-    submission = Submission([5, 9], 3 * NUM_TOKENS, sampling=sampling, num_choices=12)
+    submission = Submission([5, 9], 3 * NUM_TOKENS, Ask(sampling), num_choices=12)
     options = HarnessOptions(drafter=_Die(), batching_options=DRAFTS)
     async with serving(model, ToyFactory(), samplers=ALL_SAMPLERS, options=options) as harness:
         streams = [
@@ -295,7 +295,7 @@ async def test_drawn_drafts_are_accepted_within_the_constraints_only(
 async def test_a_text_with_min_tokens_ends_at_the_first_stop_after_them(model: Path) -> None:
     async with serving(model, ToyFactory(), samplers=ALL_SAMPLERS) as harness:
         tokens = (await _every_stream(harness))["min_tokens"]
-        submission = Submission([2, 1, 2, 3, 1, 2, 3, 1], NUM_TOKENS, stop_ids=STOPS, seed=2)
+        submission = Submission([2, 1, 2, 3, 1, 2, 3, 1], NUM_TOKENS, Ask(stop_ids=STOPS, seed=2))
         unlimited, _ = await harness.run(submission)
 
     assert not set(tokens[:15]) & set(STOPS)
@@ -307,7 +307,7 @@ async def test_a_request_whose_constraints_contradict_each_other_ends_with_an_er
     nothing = {"allowed_token_ids": [4, 8], "min_tokens": 5}
     async with serving(model, ToyFactory(), samplers=ALL_SAMPLERS) as harness:
         for temperature in (0, 1.0):
-            submission = Submission(PROMPT, NUM_TOKENS, sampling=nothing | {"temperature": temperature}, stop_ids=STOPS)
+            submission = Submission(PROMPT, NUM_TOKENS, Ask(nothing | {"temperature": temperature}, stop_ids=STOPS))
             assert await harness.run(submission) == ([], RequestState.ERROR)
         assert len(await _stream(harness, seed=1)) == NUM_TOKENS
         assert harness.front.gateway.status.num_replays == 0

@@ -13,6 +13,7 @@ import pytest
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.sampler import Opening, Rows
 from histrio.errors import RequestError
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, SamplerChain
 from histrio_samplers.temperature import Temperature
@@ -36,7 +37,9 @@ KINDS: list[dict[str, Any]] = [
 def _chain(fields: list[dict[str, Any]], seeds: list[int] | None = None) -> SamplerChain:
     chain = SamplerChain(SAMPLERS, max_rows=len(fields))
     for slot, row in enumerate(fields):
-        chain.open(slot, row, [], 0, seed=seeds[slot] if seeds else slot, choice=slot % 2)
+        chain.open(
+            Open(slot, [], 0, Ask(row, seed=seeds[slot] if seeds else slot), seeds[slot] if seeds else slot, slot % 2)
+        )
     return chain
 
 
@@ -106,7 +109,7 @@ def test_seed_and_choice_decide_the_stream(xp: ArrayNamespace) -> None:
     streams = []
     for seed, choice in [(5, 0), (5, 0), (6, 0), (5, 1), (5 + 2**64, 0), (-1, 0), (2**64 - 1, 0)]:
         chain = SamplerChain(SAMPLERS, max_rows=1)
-        chain.open(0, {}, [], 0, seed=seed, choice=choice)
+        chain.open(Open(0, [], 0, Ask(seed=seed), seed, choice))
         streams.append(chain.sample(xp, logits, slots, np.arange(30)).ids)
 
     assert streams[0] == streams[1] == streams[4]
@@ -185,7 +188,7 @@ def test_a_slot_forgets_the_fields_of_the_sequence_before(xp: ArrayNamespace) ->
     chain, logits, slot = _chain([{"top_k": 1}]), xp.asarray(_logits(1)), np.zeros(1, np.intp)
     limited = {chain.sample(xp, logits, slot, np.array([position])).ids[0] for position in range(20)}
     chain.close(0)
-    chain.open(0, {}, [], 0, seed=0, choice=0)
+    chain.open(Open(0, [], 0, Ask(seed=0), 0))
 
     free = {chain.sample(xp, logits, slot, np.array([position])).ids[0] for position in range(20)}
 
@@ -197,8 +200,8 @@ def test_an_unknown_field_is_not_ignored_when_a_slot_opens() -> None:
     chain = SamplerChain([TopK], max_rows=1)
 
     with pytest.raises(RequestError):
-        chain.open(0, {"top_p": 0.5}, [], 0, seed=0, choice=0)
-    chain.open(0, {"temperature": 0, "top_k": 3}, [], 0, seed=0, choice=0)
+        chain.open(Open(0, [], 0, Ask({"top_p": 0.5}, seed=0), 0))
+    chain.open(Open(0, [], 0, Ask({"temperature": 0, "top_k": 3}, seed=0), 0))
     assert chain.fields.known_fields == ["top_k"]
 
 
@@ -230,8 +233,8 @@ def test_biases_act_on_greedy_rows_too(xp: ArrayNamespace) -> None:
     logits = _logits(2)
     best, second = np.argsort(-logits[0])[:2].tolist()
     chain = SamplerChain([*SAMPLERS, _Forbid], max_rows=2)
-    chain.open(0, {"temperature": 0, "forbid": best}, [], 0, seed=0, choice=0)
-    chain.open(1, {"temperature": 0}, [], 0, seed=0, choice=0)
+    chain.open(Open(0, [], 0, Ask({"temperature": 0, "forbid": best}, seed=0), 0))
+    chain.open(Open(1, [], 0, Ask({"temperature": 0}, seed=0), 0))
 
     ids = chain.sample(xp, xp.asarray(logits), np.arange(2), np.arange(2)).ids
 

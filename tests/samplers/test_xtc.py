@@ -11,6 +11,7 @@ import pytest
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.sampler import Rows
+from histrio.messages import Ask, Open
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.xtc import Xtc
 
@@ -61,7 +62,7 @@ def test_it_happens_as_often_as_asked_and_always_at_the_same_positions(xp: Array
     streams = []
     for seed in (9, 9, 10):
         chain = SamplerChain([Xtc], max_rows=1)
-        chain.open(0, fields, [], 0, seed=seed, choice=0)
+        chain.open(Open(0, [], 0, Ask(fields, seed=seed), seed))
         streams.append(np.array(chain.sample(xp, xp.asarray(logits), slots, positions).ids))
 
     is_turn = rows.uniform("xtc") < 0.25

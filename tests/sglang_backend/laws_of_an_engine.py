@@ -129,7 +129,7 @@ def test_prefixes_are_shared_within_a_salt_only(driver: EngineDriver) -> None:
 def num_cached_tokens(driver: EngineDriver, ids: list[int], salt: str) -> int:
     seen: list[int] = []
     take = driver._take
-    driver._take = lambda row: (seen.append(row.num_cached_tokens), take(row))[1]  # type: ignore[method-assign]
+    driver._take = lambda row: (seen.append(row.extras.num_cached_tokens if row.extras else 0), take(row))[1]  # type: ignore[method-assign]
     driver.wait(driver.submit(ids, 2, sampling=GREEDY, cache_salt=salt))
     driver._take = take  # type: ignore[method-assign]
     return seen[0]

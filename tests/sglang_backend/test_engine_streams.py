@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 import pytest
 
 from histrio.kit.streams import Piece, Streams, make_row
-from histrio.messages import Generate, RequestState, TokenRow
+from histrio.messages import Ask, Extras, Generate, RequestState, TokenLogprobs, TokenRow
 from histrio_sglang.engine import sampling_params
 from histrio_sglang.engine_options import SglangFields
 
-ORDER = Generate(7, [1, 2, 3], 3, 10, eos_ids=[90, 91], stop_ids=[50, 91])
+ORDER = Generate(7, [1, 2, 3], 3, 10, Ask(eos_ids=[90, 91], stop_ids=[50, 91]))
 
 
 def row(order: Generate, num_known: int, piece: Piece) -> tuple[list[int], RequestState]:
@@ -39,13 +39,16 @@ def test_an_answer_ends_with_the_first_id_that_ends_it(ids: list[int], kept: lis
 
 
 def test_logprobs_are_cut_with_the_ids() -> None:
-    assert make_row(ORDER, 3, Piece([4, 90, 6], [-0.1, -0.2, -0.3])).logprobs == [-0.1, -0.2]
+    made = make_row(ORDER, 3, Piece([4, 90, 6], [-0.1, -0.2, -0.3]))
+    assert made.extras == Extras(logprobs=[TokenLogprobs(-0.1), TokenLogprobs(-0.2)])
+    assert make_row(ORDER, 3, Piece([4, 90, 6])).extras is None, "a control: nothing to tell"
 
 
 def test_an_end_that_nobody_asked_for_is_an_error_with_its_reason() -> None:
     made = make_row(ORDER, 3, Piece([4], ended="NaN happened"))
-    assert (made.ids, made.state, made.code) == ([4], RequestState.ERROR, "engine_unavailable")
-    assert "NaN happened" in made.reason
+    assert made.extras is not None
+    assert (made.ids, made.state, made.extras.code) == ([4], RequestState.ERROR, "engine_unavailable")
+    assert "NaN happened" in made.extras.reason
     assert make_row(ORDER, 3, Piece([90], ended="stop")).state is RequestState.FINISHED_EOS, "a control: the right end"
 
 
@@ -101,7 +104,7 @@ class ListEngine:
 
 
 def order(request: int, **changes: object) -> Generate:
-    return Generate(request, [1], 1, 100, **changes)  # type: ignore[arg-type]
+    return Generate(request, [1], 1, 100, Ask(**changes))
 
 
 def test_rows_of_one_step_are_told_together() -> None:
@@ -181,7 +184,7 @@ def test_what_an_engine_raises_ends_the_request_or_the_engine() -> None:
 
     refused = asyncio.run(run(ValueError("top_p is odd")))
     (row,) = refused.told[0]
-    assert (row.state, row.reason, row.code) == (RequestState.ERROR, "top_p is odd", "invalid_value")
+    assert row == TokenRow.failed(1, "top_p is odd", "invalid_value")
     assert refused.failures == []
     broken = asyncio.run(run(RuntimeError("the core is dead")))
     assert broken.failures == ["RuntimeError: the core is dead"]

@@ -16,6 +16,7 @@ import torch
 
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
+from histrio.messages import Ask
 from histrio.testing.harness import Harness, HarnessOptions, serving_with
 from histrio.testing.workers import StageWorkers
 from histrio_samplers.temperature import Temperature
@@ -90,7 +91,7 @@ async def continuations(workers: StageWorkers, folder: Path, cuts: tuple[int, ..
 
 
 async def generate(harness: Harness, ids: list[int], num_tokens: int) -> list[int]:
-    tokens, _state = await harness.run(Submission(ids, num_tokens, sampling={"temperature": 0.0}))
+    tokens, _state = await harness.run(Submission(ids, num_tokens, Ask({"temperature": 0.0})))
     return tokens
 
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import anyio
 import pytest
+from msgspec.structs import replace
 
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.drafter import DrafterFactory, SpeculationLimits
 from histrio.contracts.gateway import Submission
 from histrio.demo import draft_path, target_path
-from histrio.messages import RequestState
+from histrio.messages import Ask, RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import write_model
 from histrio.testing.toy import ToyFactory, write_toy_model
@@ -112,13 +113,13 @@ async def hear(harness: Harness, index: int, got: dict[int, list[int]], totals: 
     got[index] = []
     async for delta in stream:
         got[index] += delta.ids
-        totals.num_drafted += delta.num_drafted
-        totals.num_accepted += delta.num_accepted
+        totals.num_drafted += delta.extras.num_drafted
+        totals.num_accepted += delta.extras.num_accepted
 
 
 def submission(index: int, **others: Any) -> Submission:
     ids = [index + 1, *range(5, 5 + 7 * index)]
-    return Submission(ids, NUM_TOKENS, sampling=FIELDS[index % 4], seed=index, **others)
+    return Submission(ids, NUM_TOKENS, Ask(FIELDS[index % 4], seed=index, **others))
 
 
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
@@ -215,12 +216,12 @@ def test_each_choice_is_drafted_for_by_itself(pairs: dict[str, Pair]) -> None:
         streams: dict[int, list[int]] = {}
         num_accepted = 0
         async with serving(pair.target, pair.factory, samplers=list(SAMPLERS), options=options) as harness:
-            for choice, stream in enumerate(harness.gateway.submit(submission(1, num_choices=3))):
+            for choice, stream in enumerate(harness.gateway.submit(replace(submission(1), num_choices=3))):
                 streams[choice] = []
                 async for delta in stream:
                     assert delta.state is not RequestState.ERROR
                     streams[choice] += delta.ids
-                    num_accepted += delta.num_accepted
+                    num_accepted += delta.extras.num_accepted
         return [streams[choice] for choice in range(3)], num_accepted
 
     undrafted, _ = anyio.run(choices, None)
@@ -241,11 +242,11 @@ def test_requests_without_a_seed_accept_by_the_ratio_of_both_models(
         )
         totals = Totals()
         async with serving(pair.target, pair.factory, samplers=list(SAMPLERS), cuts=cuts, options=options) as harness:
-            sampled = [Submission([index, 3], 64, sampling={"top_k": 12}, seed=seed) for index in range(4)]
+            sampled = [Submission([index, 3], 64, Ask({"top_k": 12}, seed=seed)) for index in range(4)]
             for (stream,) in map(harness.gateway.submit, sampled):
                 async for delta in stream:
-                    totals.num_drafted += delta.num_drafted
-                    totals.num_accepted += delta.num_accepted
+                    totals.num_drafted += delta.extras.num_drafted
+                    totals.num_accepted += delta.extras.num_accepted
         return totals.num_accepted / totals.num_drafted
 
     assert anyio.run(share_accepted, 1) > 0.95, "the model drafts for itself, with the same numbers"

@@ -12,7 +12,7 @@ import pytest
 from histrio.contracts.backend import Progress, StageCapacity, StageSpec, StepBatch
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.demo import target_path
-from histrio.messages import Generate, ReplicaSize
+from histrio.messages import Ask, Generate, ReplicaSize
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.models import write_model
 from histrio_samplers.plugin import SAMPLERS
@@ -109,7 +109,7 @@ def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest
     tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
     drafter = EarlyExitFactory().create(spec, tools)
     assert (opened[0].first_layer, opened[0].last_layer, opened[0].num_layers) == (0, 1, 1)
-    drafter.open(Generate(1, PROMPT, len(PROMPT), 100, sampling={"temperature": 0.0}), PROMPT)
+    drafter.open(Generate(1, PROMPT, len(PROMPT), 100, Ask({"temperature": 0.0})), PROMPT)
     (draft,) = drafter.propose({1: 1}).values()
     assert draft.ids == [int(logits_of_exit(target_path(), 1)[-1].argmax())]
     drafter.shutdown()

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from histrio.messages import Generate
+from histrio.messages import Ask, Generate, Open
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
@@ -27,7 +27,8 @@ def make_guesser(sampling: dict[str, Any], *, is_seeded: bool) -> Guesser:
 
 
 def order(slot: int, sampling: dict[str, Any], *, is_seeded: bool) -> Generate:
-    return Generate(slot + 1, [1, 2, 3], 3, 100, sampling=sampling, seed=slot * 7 + 1, is_seeded=is_seeded)
+    seed = slot * 7 + 1
+    return Generate(slot + 1, [1, 2, 3], 3, 100, Ask(sampling, seed=seed if is_seeded else None), seed)
 
 
 def make_logits(seed: int) -> npt.NDArray[np.float32]:
@@ -37,7 +38,7 @@ def make_logits(seed: int) -> npt.NDArray[np.float32]:
 def drawn_by_target(sampling: dict[str, Any], logits: npt.NDArray[np.float32], shift: int = 0) -> list[int]:
     chain = SamplerChain(list(SAMPLERS), ROWS)
     for slot in SLOTS:
-        chain.open(slot, sampling, [1, 2, 3], 3, slot * 7 + 1, 0)
+        chain.open(Open(slot, [1, 2, 3], 3, Ask(sampling, seed=slot * 7 + 1), slot * 7 + 1))
     positions = np.array(POSITIONS) + shift
     return chain.sample(NumpyArrays(), logits, np.array(SLOTS, np.intp), positions).ids
 

@@ -12,7 +12,7 @@ import pytest
 from histrio.contracts.backend import Capability, Progress, StageBackend, StageOutput, StageSpec, StepBatch
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.errors import BackendError, DoesNotFit
-from histrio.messages import Generate, StageCapacity
+from histrio.messages import Ask, Generate, StageCapacity
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 from histrio_samplers.plugin import SAMPLERS
@@ -97,7 +97,7 @@ def make_drafter(
 
 
 def open_sequence(drafter: ModelDrafter, request: int, ids: list[int], end_ids: list[int] | None = None) -> None:
-    drafter.open(Generate(request, ids, len(ids), 1000, eos_ids=end_ids or [], sampling=GREEDY), ids)
+    drafter.open(Generate(request, ids, len(ids), 1000, Ask(GREEDY, eos_ids=end_ids or [])), ids)
 
 
 def said_by_toy(ids: list[int], num_tokens: int) -> list[int]:

@@ -19,7 +19,7 @@ from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
 from histrio.demo import target_path
 from histrio.errors import TopologyError
-from histrio.messages import Generate
+from histrio.messages import Ask, Generate
 from histrio.plugins.registry import installed_plugins
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
@@ -56,7 +56,7 @@ def drafter(global_tokens: int = 1000) -> Suffix:
 
 def opened(suffix: Suffix, request: int, prompt: list[int], answer: list[int], salt: str = "") -> None:
     ids = [*prompt, *answer]
-    suffix.open(Generate(request, ids, len(prompt), 1000, cache_salt=salt), ids)
+    suffix.open(Generate(request, ids, len(prompt), 1000, Ask(cache_salt=salt)), ids)
 
 
 def proposed(suffix: Suffix, request: int, num_tokens: int) -> list[int]:
@@ -202,9 +202,7 @@ async def rounds(
 
 async def run(harness: Harness, index: int, salt: str, got: dict[int, list[int]]) -> None:
     prompt = [index + 1, 5, 6]
-    (stream,) = harness.gateway.submit(
-        Submission(prompt, NUM_TOKENS, sampling=FIELDS[index], seed=index, cache_salt=salt)
-    )
+    (stream,) = harness.gateway.submit(Submission(prompt, NUM_TOKENS, Ask(FIELDS[index], seed=index, cache_salt=salt)))
     got[index] = [token async for delta in stream for token in delta.ids]
 
 

@@ -16,7 +16,7 @@ import torch
 from histrio.contracts.backend import Capability, StageBackend, StageCapacity, StageOutput, StepBatch
 from histrio.contracts.gateway import Submission
 from histrio.errors import BackendError, RequestError
-from histrio.messages import Open, RequestState, Row, TokenLogprobs
+from histrio.messages import Ask, Open, RequestState, Row, TokenLogprobs
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.prompt_scores import PromptScorer
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -69,18 +69,18 @@ def check(found: list[TokenLogprobs], ids: list[int], num_top: int = 0) -> None:
         assert len(set(ranks.tolist())) > 1, "a control: ranks differ"
 
 
-async def run(harness: Harness, ids: list[int], num_tokens: int = 3, **fields: Any) -> list[Any]:
+async def run(harness: Harness, ids: list[int], num_tokens: int = 3, num_choices: int = 1, **fields: Any) -> list[Any]:
     """Tokens and scores of every choice."""
     asked: dict[str, Any] = {"num_prompt_logprobs": 0, "sampling": {"temperature": 0.0}} | fields
     found: list[Any] = []
-    for stream in harness.gateway.submit(Submission(ids, num_tokens, **asked)):
+    for stream in harness.gateway.submit(Submission(ids, num_tokens, Ask(**asked), num_choices)):
         tokens: list[int] = []
         scores: list[TokenLogprobs] = []
         async for delta in stream:
-            assert not (tokens and delta.prompt_logprobs), "they come with the first tokens"
-            assert delta.state is not RequestState.ERROR, delta.reason
+            assert not (tokens and delta.extras.prompt_logprobs), "they come with the first tokens"
+            assert delta.state is not RequestState.ERROR, delta.extras.reason
             tokens += delta.ids
-            scores += delta.prompt_logprobs
+            scores += delta.extras.prompt_logprobs
         found.append((tokens, scores))
     return found
 
@@ -211,11 +211,11 @@ class _WaningFactory(_FragileFactory):
 async def test_a_replica_that_comes_back_without_them_ends_what_it_cannot_score(model: Path) -> None:
     factory = _WaningFactory(fails_at_step=2)
     async with serving(model, factory, samplers=[Temperature]) as harness:
-        asked = [Submission(LONG, 3, sampling={"temperature": 0.0}, num_prompt_logprobs=each) for each in (0, None)]
+        asked = [Submission(LONG, 3, Ask({"temperature": 0.0}, num_prompt_logprobs=each)) for each in (0, None)]
         scored, plain = (harness.gateway.submit(submission)[0] for submission in asked)
         deltas = [delta async for delta in scored]
-        assert [(delta.state, delta.code) for delta in deltas] == [(RequestState.ERROR, "engine_restarted")]
-        assert "cannot score prompts" in deltas[0].reason
+        assert [(delta.state, delta.extras.code) for delta in deltas] == [(RequestState.ERROR, "engine_restarted")]
+        assert "cannot score prompts" in deltas[0].extras.reason
         assert sum([len(delta.ids) async for delta in plain]) == 3
         assert harness.gateway.status.epoch == 2
 
@@ -224,7 +224,7 @@ async def test_a_replica_that_comes_back_without_them_ends_what_it_cannot_score(
 
 
 def order(slot: int, ids: list[int], num_prompt_logprobs: int | None) -> Open:
-    return Open(slot, ids, len(ids), 0, 0, {}, num_prompt_logprobs=num_prompt_logprobs)
+    return Open(slot, ids, len(ids), Ask(num_prompt_logprobs=num_prompt_logprobs))
 
 
 def test_scored_positions_are_split_from_sampled_ones() -> None:
@@ -240,15 +240,15 @@ def test_scored_positions_are_split_from_sampled_ones() -> None:
 
     assert sampled is not None
     assert sampled.tolist() == logits[[3, 4, 7]].tolist()
-    assert [each.logprob for each in scores[0]] == pytest.approx(wanted[[0, 1, 2], [6, 7, 8]], abs=1e-5)
-    assert [each.logprob for each in scores[2]] == pytest.approx(wanted[[5, 6], [4, 5]], abs=1e-5)
-    assert [each.top[0][0] for each in scores[2]] == wanted[[5, 6]].argmax(-1).tolist()
-    assert [each.logprob for each in scores[2]] != pytest.approx(wanted[[4, 5], [4, 5]], abs=1e-5)
+    assert [each.logprob for each in scores[0].prompt_logprobs] == pytest.approx(wanted[[0, 1, 2], [6, 7, 8]], abs=1e-5)
+    assert [each.logprob for each in scores[2].prompt_logprobs] == pytest.approx(wanted[[5, 6], [4, 5]], abs=1e-5)
+    assert [each.top[0][0] for each in scores[2].prompt_logprobs] == wanted[[5, 6]].argmax(-1).tolist()
+    assert [each.logprob for each in scores[2].prompt_logprobs] != pytest.approx(wanted[[4, 5], [4, 5]], abs=1e-5)
     assert set(scores) == {0, 2}
 
     sampled, scores = scorer.split(NumpyArrays(), logits[:1], [Row(0, 3, 1, 0, num_scored=1)])
     assert sampled is None
-    assert [each.logprob for each in scores[0]] == pytest.approx([wanted[0, 9]], abs=1e-5)
+    assert [each.logprob for each in scores[0].prompt_logprobs] == pytest.approx([wanted[0, 9]], abs=1e-5)
 
 
 def test_without_scored_rows_the_same_array_passes() -> None:

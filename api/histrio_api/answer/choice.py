@@ -173,5 +173,5 @@ def _finish_reason(state: RequestState) -> str:
 
 
 def _error_of(delta: Delta) -> HistrioError:
-    reason = delta.reason or "generation failed"
-    return _ERRORS.get(delta.code, GenerationFailed)(reason)
+    reason = delta.extras.reason or "generation failed"
+    return _ERRORS.get(delta.extras.code, GenerationFailed)(reason)

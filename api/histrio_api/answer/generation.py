@@ -85,9 +85,9 @@ class Generation:
                     self._first_token_s = self._first_token_s or now - self._arrived_s
                 last = now
             if choice.counts_prompt:
-                self.num_cached_tokens += delta.num_cached_tokens
-            self.num_drafted_tokens += delta.num_drafted
-            self.num_accepted_tokens += delta.num_accepted
+                self.num_cached_tokens += delta.extras.num_cached_tokens
+            self.num_drafted_tokens += delta.extras.num_drafted
+            self.num_accepted_tokens += delta.extras.num_accepted
             text = choice.take(delta)
             if not has_begun:
                 text, has_begun = await choice.begin(delta) + text, True
@@ -171,7 +171,7 @@ async def _run_choices(generation: Generation, show: Callable[[Choice, str], Awa
 
 def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submission: Submission) -> None:
     edge = generation.edge
-    ending = frozenset(submission.eos_ids).union(submission.stop_ids)
+    ending = frozenset(submission.ask.end_ids)
     scores = None
     if prepared.scores.num_of_prompt is not None:
         scores = PromptScores(edge.tokenizer, prompt, prepared.scores.num_reported)

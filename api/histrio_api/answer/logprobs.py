@@ -60,13 +60,13 @@ class ChoiceLogprobs:
 
         `is_whole`: the answer has ended with all of its text. Raises `GenerationFailed` if the delta lacks entries.
         """
-        num_ids = len(delta.ids)
-        if len(delta.logprobs) != num_ids or (self._num_top and len(delta.top_logprobs) != num_ids):
+        found = delta.extras.logprobs
+        if len(found) != len(delta.ids) or (self._num_top and not all(each.top for each in found)):
             raise GenerationFailed("the backend left out log probabilities that the request asks for")
 
         for at, (num_late_chars, num_chars) in enumerate(places):
-            top = delta.top_logprobs[at] if self._num_top else []
-            entry = self._entry(delta.ids[at], delta.logprobs[at], top)
+            top = found[at].top if self._num_top else []
+            entry = self._entry(delta.ids[at], found[at].logprob, top)
             self._held.append((self._num_chars + num_late_chars, entry))
             self._num_chars += num_chars
         self._num_shown_chars += num_shown_chars
@@ -75,8 +75,9 @@ class ChoiceLogprobs:
 
     def push_end(self, delta: Delta) -> None:
         """The id that ended the text has its entry behind all of it."""
-        top = delta.top_logprobs[-1] if self._num_top else []
-        self._shown.append((self._num_shown_chars, self._entry(delta.ids[-1], delta.logprobs[-1], top)))
+        last = delta.extras.logprobs[-1]
+        entry = self._entry(delta.ids[-1], last.logprob, last.top if self._num_top else [])
+        self._shown.append((self._num_shown_chars, entry))
 
     def put_first(self, prompt: Prompt, found: Sequence[TokenLogprobs]) -> None:
         """The prompt's tokens go out before the first of the answer; `found` is of all of them but the first."""

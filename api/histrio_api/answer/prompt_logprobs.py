@@ -38,10 +38,10 @@ class PromptScores:
 
     def tell(self, delta: Delta) -> None:
         """The first delta of the prompt's first choice. Raises `GenerationFailed` if they are not in it."""
-        if len(delta.prompt_logprobs) != len(self._ids) - 1:
+        if len(delta.extras.prompt_logprobs) != len(self._ids) - 1:
             raise GenerationFailed("the backend left out log probabilities of the prompt")
 
-        self._found = delta.prompt_logprobs
+        self._found = delta.extras.prompt_logprobs
         self._are_known.set()
 
     async def wait(self) -> Sequence[TokenLogprobs]:

@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 from histrio.contracts.gateway import Submission
 from histrio.errors import RequestError
+from histrio.messages import Ask
 from histrio_api.request.contradictions import require_a_token
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt, num_new_tokens
@@ -47,17 +48,19 @@ def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: 
     return Submission(
         ids=prompt.ids,
         max_new_tokens=max_new_tokens,
-        sampling=sampling,
-        eos_ids=[] if request.ignore_eos else model.eos_ids,
-        stop_ids=request.stop_token_ids,
-        seed=None if request.seed is None else request.seed & _UINT64,
+        ask=Ask(
+            sampling=sampling,
+            eos_ids=[] if request.ignore_eos else model.eos_ids,
+            stop_ids=request.stop_token_ids,
+            seed=None if request.seed is None else request.seed & _UINT64,
+            priority=request.priority,
+            cache_salt=request.cache_salt,
+            grammar=None if prepared.grammar is None else prepared.grammar.spec,
+            num_logprobs=num_logprobs,
+            num_prompt_logprobs=prepared.scores.num_of_prompt,
+            max_speculation=request.max_speculation,
+        ),
         num_choices=request.n,
-        grammar=None if prepared.grammar is None else prepared.grammar.spec,
-        priority=request.priority,
-        cache_salt=request.cache_salt,
-        num_logprobs=num_logprobs,
-        num_prompt_logprobs=prepared.scores.num_of_prompt,
-        max_speculation=request.max_speculation,
         id=request_id,
         key=received.key,
         user=received.user,

@@ -75,7 +75,7 @@ class SglangEngine(HostedEngine):
 
     def submit(self, order: Generate) -> None:
         """Start a stream. Raises `RequestError` for biases of tokens that the model does not have."""
-        beyond = [token for token in order.sampling.get("logit_bias", {}) if int(token) >= self._vocab_size]
+        beyond = [token for token in order.ask.sampling.get("logit_bias", {}) if int(token) >= self._vocab_size]
         if beyond:
             raise RequestError(f"the model has no token {beyond[0]}", param="logit_bias")
 
@@ -90,14 +90,14 @@ class SglangEngine(HostedEngine):
     async def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
-        fields = msgspec.convert(order.sampling, SglangFields)
+        fields = msgspec.convert(order.ask.sampling, SglangFields)
         asked = GenerateReqInput(
             input_ids=order.ids,
             sampling_params=sampling_params(order, fields, self._own_eos),
             return_logprob=fields.logprobs,
             rid=name,
             stream=True,
-            extra_key=order.cache_salt or None,
+            extra_key=order.ask.cache_salt or None,
         )
         async for said in self._engine.tokenizer_manager.generate_request(asked, None):
             yield _piece(said)
@@ -175,7 +175,7 @@ def engine_settings(
 
 def sampling_params(order: Generate, fields: SglangFields, own_eos: set[int]) -> dict[str, Any]:
     """What SGLang is asked for. It ends at `own_eos` and at what it is told, or, ignoring the former, at neither."""
-    ends = {*order.eos_ids, *order.stop_ids}
+    ends = set(order.ask.end_ids)
     is_told = own_eos <= ends
     return {
         "max_new_tokens": order.max_total_tokens - len(order.ids),

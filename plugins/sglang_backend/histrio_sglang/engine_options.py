@@ -37,7 +37,7 @@ class SglangFields(msgspec.Struct, frozen=True):
         ),
     ] = {}
     logprobs: bool = False
-    """Answer `TokenRow.logprobs`: of the model's distribution with penalties and biases, before temperature."""
+    """Answer `Extras.logprobs`: of the model's distribution with penalties and biases, before temperature."""
 
 
 class EngineOptions(StageOptions, frozen=True, forbid_unknown_fields=True, rename="kebab"):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.sampler import DraftProbs, DraftSampler
-from histrio.messages import Generate
+from histrio.messages import Ask, Generate, Open
 
 __all__ = ["MOST_DRAFT_PROBS", "Guess", "Guesser"]
 
@@ -64,10 +64,11 @@ class Guesser:
 
     def open(self, slot: int, order: Generate) -> None:
         """A sequence takes the slot."""
-        sampling = {name: value for name, value in order.sampling.items() if name in _SHAPING}
-        is_free = not order.is_seeded and 0 < sampling.get("temperature", 1.0) <= _WARMEST
+        sampling = {name: value for name, value in order.ask.sampling.items() if name in _SHAPING}
+        is_free = not order.ask.is_seeded and 0 < sampling.get("temperature", 1.0) <= _WARMEST
         self._shapes[slot] = _shape(sampling) if is_free else None
-        self._chain.open(slot, sampling, order.ids, order.num_prompt_tokens, order.seed, order.choice)
+        ask = Ask(sampling, seed=order.ask.seed)
+        self._chain.open(Open(slot, order.ids, order.num_prompt_tokens, ask, order.seed, order.choice))
 
     def guess(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[Guess]:
         """One for each row of `logits` [rows, vocab]; `positions` are those of the tokens to be guessed."""

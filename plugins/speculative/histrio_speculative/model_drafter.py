@@ -67,7 +67,7 @@ class ModelDrafter:
 
     def open(self, order: Generate, ids: Sequence[int]) -> None:
         """Remember the tokens; nothing is computed before `propose`."""
-        sequence = _Sequence(order, list(ids), frozenset([*order.eos_ids, *order.stop_ids]))
+        sequence = _Sequence(order, list(ids), frozenset(order.ask.end_ids))
         sequence.is_foreign = self._has_foreign(ids)
         self._sequences[order.request] = sequence
 

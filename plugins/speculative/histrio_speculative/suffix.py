@@ -93,7 +93,7 @@ class Suffix:
 
 class _Sequence:
     def __init__(self, order: Generate, ids: list[int]) -> None:
-        self.salt = order.cache_salt
+        self.salt = order.ask.cache_salt
         self.num_prompt_tokens = order.num_prompt_tokens
         self.ids = ids
         self._own = Automaton()

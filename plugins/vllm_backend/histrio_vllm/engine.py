@@ -54,8 +54,8 @@ class VllmEngine(HostedEngine):
 
     async def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
         prompt: dict[str, Any] = {"prompt_token_ids": order.ids}
-        if order.cache_salt:
-            prompt["cache_salt"] = order.cache_salt
+        if order.ask.cache_salt:
+            prompt["cache_salt"] = order.ask.cache_salt
         async for said in self._engine.generate(prompt, _sampling_params(order), name):
             yield _piece(said)
 
@@ -98,7 +98,7 @@ def _sampling_params(order: Generate) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    fields = msgspec.convert(order.sampling, VllmFields)
+    fields = msgspec.convert(order.ask.sampling, VllmFields)
     given = {name: getattr(fields, name) for name in VllmFields.__struct_fields__}
     given["logit_bias"] = {int(token): bias for token, bias in fields.logit_bias.items()} or None
     given["logprobs"] = 0 if fields.logprobs else None
@@ -106,7 +106,7 @@ def _sampling_params(order: Generate) -> Any:
         **given,
         max_tokens=order.max_total_tokens - len(order.ids),
         ignore_eos=True,
-        stop_token_ids=[*order.eos_ids, *order.stop_ids],
+        stop_token_ids=order.ask.end_ids,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )

@@ -31,7 +31,7 @@ class VllmFields(msgspec.Struct, frozen=True):
         ),
     ] = {}
     logprobs: bool = False
-    """Answer `TokenRow.logprobs`: of the model's distribution with penalties and biases, before temperature."""
+    """Answer `Extras.logprobs`: of the model's distribution with penalties and biases, before temperature."""
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0, le=2)] = 1.0
 
 

@@ -31,7 +31,6 @@ from histrio.messages import (
     Matched,
     Prepared,
     Ready,
-    RequestState,
     ReturnBlocks,
     Start,
     Stats,
@@ -224,7 +223,7 @@ class BatchingActor(Actor[ToBatching]):
             return
 
         error = EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
-        row = TokenRow(order.request, [], RequestState.ERROR, str(error), error.code)
+        row = TokenRow.failed(order.request, str(error), error.code)
         self._tell(ADMISSION, Tokens(self._epoch, [row]))
 
     def _start(self, start: Start) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from msgspec.structs import replace
-
 from histrio.batching.sequence import Sequence
 from histrio.batching.speculation.speculation import Speculation
-from histrio.errors import GenerationStuck, PluginFailed
-from histrio.messages import RequestState, Row, StepResult, TokenRow
+from histrio.errors import PluginFailed
+from histrio.messages import Extras, RequestState, Row, StepResult, TokenRow
 
 __all__ = ["token_row"]
 
@@ -20,32 +18,25 @@ def token_row(
 
     The first ones of a request come with what is known of its prompt.
     """
-    if row.slot in result.failures:
-        sequence.state = RequestState.ERROR
-        return TokenRow(sequence.request, [], sequence.state, result.failures[row.slot], GenerationStuck.code)
-    if row.slot in result.faults:
-        sequence.state = RequestState.ERROR
-        text = f"{result.faults[row.slot]}; the server's log tells more under request {sequence.request}"
-        return TokenRow(sequence.request, [], sequence.state, text, PluginFailed.code)
-
     drawn = result.ids[gained]
+    extras = result.extras.get(row.slot)
+    if extras is not None and extras.code:
+        sequence.state = RequestState.ERROR
+        reason = extras.reason
+        if extras.code == PluginFailed.code:
+            reason += f"; the server's log tells more under request {sequence.request}"
+        return TokenRow.failed(sequence.request, reason, extras.code)
+
     ids = sequence.take(drawn)
-    num_drafted, num_accepted = speculation.judge(sequence, len(drawn)) if sequence.drafts and speculation else (0, 0)
-    sequence.sampler_state = result.states.get(row.slot, sequence.sampler_state)
-    answer = TokenRow(
-        sequence.request,
-        ids,
-        sequence.state,
-        sampler_state=sequence.sampler_state,
-        num_drafted=num_drafted,
-        num_accepted=num_accepted,
-    )
-    if result.logprobs:
-        places = range(gained.start, gained.start + len(ids))
-        found = [result.logprobs[at] for at in places if at in result.logprobs]
-        answer = replace(answer, logprobs=[each.logprob for each in found], top_logprobs=[each.top for each in found])
+    parts: list[Extras] = []
     if not sequence.has_reported:
         sequence.has_reported = True
         num_cached = min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
-        answer = replace(answer, num_cached_tokens=num_cached, prompt_logprobs=sequence.prompt_logprobs)
-    return answer
+        parts += [Extras(num_cached_tokens=num_cached), *sequence.extras] if num_cached else sequence.extras
+    if extras is not None:
+        parts.append(extras.cut(len(ids)))
+        sequence.sampler_state = extras.sampler_state or sequence.sampler_state
+    if sequence.drafts and speculation:
+        num_drafted, num_accepted = speculation.judge(sequence, len(drawn))
+        parts.append(Extras(num_drafted=num_drafted, num_accepted=num_accepted))
+    return TokenRow(sequence.request, ids, sequence.state, Extras.joined(parts) if parts else None)

@@ -93,7 +93,7 @@ class Roster:
 
     def _wait(self, sequence: Sequence) -> None:
         sequence.is_matched = not self._limits.has_prefix_cache
-        sequence.is_prepared = sequence.order.grammar is None
+        sequence.is_prepared = sequence.order.ask.grammar is None
         insort(self.waiting, sequence, key=_rank)
 
     def _vacate(self, sequence: Sequence) -> None:
@@ -112,16 +112,11 @@ def _open(sequence: Sequence) -> Open:
         slot=sequence.slot,
         ids=list(sequence.ids),
         num_prompt_tokens=order.num_prompt_tokens,
+        ask=order.ask,
         seed=order.seed,
         choice=order.choice,
-        sampling=order.sampling,
         num_cached_tokens=sequence.num_cached_tokens,
-        grammar=order.grammar,
-        num_logprobs=order.num_logprobs,
         sampler_state=sequence.sampler_state,
-        end_ids=[*order.eos_ids, *order.stop_ids],
-        is_seeded=order.is_seeded,
-        num_prompt_logprobs=order.num_prompt_logprobs,
         request=order.request,
     )
 

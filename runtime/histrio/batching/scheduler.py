@@ -178,12 +178,12 @@ class Scheduler:
             sequence.num_computed_tokens = row.start + row.num_tokens - max(row.num_sampled - count, 0)
             if row.num_sampled > 1:
                 sequence.num_planned_tokens = sequence.num_computed_tokens
-            if row.num_scored:
-                sequence.prompt_logprobs += result.prompt_logprobs[row.slot]
             if row.num_sampled:
                 gained.append(token_row(sequence, row, result, slice(first, at), self.speculation))
                 if sequence.is_finished:
                     self._roster.leave(sequence)
+            elif row.slot in result.extras:
+                sequence.extras.append(result.extras[row.slot])
         assert at == len(result.ids), "a stage sampled other rows than were planned"
         return gained
 
@@ -281,16 +281,16 @@ class Scheduler:
 
     def _ask(self, sequence: Sequence) -> None:
         order = sequence.order
-        if order.grammar is not None and not sequence.is_prepared:
+        if order.ask.grammar is not None and not sequence.is_prepared:
             sequence.is_preparing = True
-            self._roster.order(Prepare(order.request, order.grammar, sequence.ids[order.num_prompt_tokens :]))
+            self._roster.order(Prepare(order.request, order.ask.grammar, sequence.ids[order.num_prompt_tokens :]))
         if sequence.is_matched:
             return
 
         sequence.is_matching = True
         # A prompt whose tokens are to be scored has to be computed, even where kv knows its blocks.
         ids = [] if sequence.wants_scores else list(sequence.ids)
-        self._matches.append(Match(sequence.request, ids, sequence.order.cache_salt))
+        self._matches.append(Match(sequence.request, ids, order.ask.cache_salt))
 
     def _draft(self, max_rows: int) -> None:
         """Have tokens drafted for the sequences that decode in this step."""
@@ -324,7 +324,7 @@ class Scheduler:
 
     def _may_gain_several(self, sequence: Sequence) -> bool:
         """Whether a step may give the sequence more than one token."""
-        if sequence.order.grammar is not None or sequence.drafts:
+        if sequence.order.ask.grammar is not None or sequence.drafts:
             return True
         return self.speculation is not None and self.speculation.may_draft(sequence)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from histrio.batching.speculation.acceptance_rate import AcceptanceRate
 from histrio.contracts.sampler import DraftProbs
-from histrio.messages import Generate, RequestState, SamplerState, TokenLogprobs
+from histrio.messages import Extras, Generate, RequestState, SamplerState
 
 __all__ = ["Sequence"]
 
@@ -57,8 +57,8 @@ class Sequence:
     """Drafted tokens of the row that is planned or in flight."""
     draft_probs: list[DraftProbs] = field(default_factory=list)
     """Where the drafter gave them: the distributions that `drafts` were drawn from."""
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """Log probabilities of the prompt's tokens so far, where they were asked for."""
+    extras: list[Extras] = field(default_factory=list)
+    """What came with steps that gained it no token; the first tokens bring it to the front."""
     num_planned_tokens: int = 0
     """Tokens that are computed or in flight, drafts aside; the next row begins here."""
     num_issued_tokens: int = 0
@@ -74,9 +74,9 @@ class Sequence:
             order,
             list(order.ids),
             sampler_state=order.sampler_state,
-            next_look=order.max_total_tokens if order.max_speculation == 0 else 0,
-            eos_ids=frozenset(order.eos_ids),
-            end_ids=frozenset((*order.eos_ids, *order.stop_ids)),
+            next_look=order.max_total_tokens if order.ask.max_speculation == 0 else 0,
+            eos_ids=frozenset(order.ask.eos_ids),
+            end_ids=frozenset(order.ask.end_ids),
         )
 
     @property
@@ -92,13 +92,13 @@ class Sequence:
     @property
     def may_have_drafts(self) -> bool:
         """Whether its request allows drafts."""
-        return self.order.max_speculation != 0
+        return self.order.ask.max_speculation != 0
 
     @property
     def num_useful_drafts(self) -> int:
         """Most useful drafts: more would be cut off by the end of the answer, or exceed the request's bound."""
         num_left = self.order.max_total_tokens - len(self.ids) - 1
-        most = self.order.max_speculation
+        most = self.order.ask.max_speculation
         return num_left if most is None else min(num_left, most)
 
     @property
@@ -124,7 +124,7 @@ class Sequence:
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
         self.num_computed_tokens = self.num_planned_tokens = self.num_issued_tokens = self.num_sealed_blocks = 0
-        self.drafts, self.draft_probs, self.prompt_logprobs = [], [], []
+        self.drafts, self.draft_probs, self.extras = [], [], []
         return block_ids
 
     @property

@@ -67,7 +67,7 @@ class Capability(StrEnum):
     """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of them. Of an opened
     stage."""
     LOGPROBS = "logprobs"
-    """Requests whose sampling has `logprobs: true` get `TokenRow.logprobs`. Of an opened engine."""
+    """Requests whose sampling has `logprobs: true` get `Extras.logprobs`. Of an opened engine."""
     ADAPTERS = "adapters"
     """`StageSpec.adapter` is honoured; without it, a topology that names one is refused. In `Traits`."""
     INT8_KV = "int8_kv"

@@ -42,9 +42,10 @@ class EngineBackend(Protocol):
         """
 
     def submit(self, order: Generate) -> None:
-        """Run a request until it ends: FINISHED_EOS after an id of `eos_ids`, FINISHED_STOP after one of `stop_ids`,
-        FINISHED_MAX_LENGTH at `max_total_tokens`. The id that ended it is part of its tokens. Fields were checked
-        against `EngineFactory.fields`. `order.request` is a number of this one run, of up to 63 bits.
+        """Run a request until it ends: FINISHED_EOS after an id of `order.ask.eos_ids`, FINISHED_STOP after one of
+        `order.ask.stop_ids`, FINISHED_MAX_LENGTH at `max_total_tokens`. The id that ended it is part of its tokens.
+        Fields were checked against `EngineFactory.fields`. `order.request` is a number of this one run, of up to 63
+        bits.
 
         With more `ids` than `num_prompt_tokens` it goes on with an answer: what follows `ids` is told, and nothing of
         them again. Raises `RequestError` for an order it cannot run, which ends that request alone.
@@ -66,7 +67,7 @@ class EngineFactory(Protocol):
     """The sampling fields the engine enforces, with their bounds as `msgspec.Meta` and defaults that do nothing. A
     request that needs another is refused with 400.
 
-    Two names have a meaning. `logprobs: bool` asks for `TokenRow.logprobs`, of the distribution before temperature.
+    Two names have a meaning. `logprobs: bool` asks for `Extras.logprobs`, of the distribution before temperature.
     `seed`, with the bounds of a client's seed, says that draws depend on `Generate.seed` and `choice` alone, where the
     seed then comes; without it a request with a seed is refused. `top_logprobs: int` is reserved."""
 

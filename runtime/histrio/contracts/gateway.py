@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from histrio.messages import GrammarSpec, RequestState, SamplingFields, TokenLogprobs
+from histrio.messages import Ask, Extras, RequestState, SamplingFields
 
 __all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
 
@@ -42,7 +42,10 @@ class ServedModel(msgspec.Struct, frozen=True):
     grammar_kinds: list[str] = []
     """Kinds of `GrammarSpec` that are enforced; requests for others get 400."""
     can_score_prompts: bool = True
-    """`Submission.num_prompt_logprobs` is honoured. Known once a replica is up."""
+    """`Ask.num_prompt_logprobs` is honoured. Known once a replica is up."""
+
+
+_NO_EXTRAS = Extras()
 
 
 class Submission(msgspec.Struct, frozen=True):
@@ -51,26 +54,12 @@ class Submission(msgspec.Struct, frozen=True):
     ids: list[int]
     max_new_tokens: int
     """At least 1; ids + max_new_tokens <= max_sequence_length."""
-    sampling: SamplingFields = {}
-    """Checked with `Gateway.check_sampling`; defaults of the model already merged."""
-    eos_ids: list[int] = []
-    stop_ids: list[int] = []
-    seed: int | None = None
+    ask: Ask = Ask()
+    """What is wanted of each continuation, checked: `sampling` with `Gateway.check_sampling`, a grammar for one of
+    `ServedModel.grammar_kinds`."""
     num_choices: int = 1
     timeout_s: float | None = None
     """None: the topology's `request-timeout-s`."""
-    priority: int = 0
-    """0 is served first."""
-    cache_salt: str = ""
-    """Prefixes are shared only among submissions of the same salt."""
-    grammar: GrammarSpec | None = None
-    """What the answer must look like; checked, and of one of `ServedModel.grammar_kinds`."""
-    num_logprobs: int | None = None
-    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
-    num_prompt_logprobs: int | None = None
-    """The same of the prompt's tokens, told with the first delta."""
-    max_speculation: int | None = None
-    """Most tokens guessed ahead at a time, 0 for none; None for what the engine's settings allow."""
     id: str = ""
     """What the edge calls the request that this belongs to, such as `chatcmpl-…`; for hooks and logs."""
     key: str = ""
@@ -86,22 +75,8 @@ class Delta:
 
     ids: list[int]
     state: RequestState
-    reason: str = ""
-    """With ERROR: a text that is safe to show."""
-    code: str = ""
-    """With ERROR: the `code` of the error's class: `request_timeout`, `engine_restarted`, `engine_unavailable`."""
-    logprobs: list[float] = field(default_factory=list)
-    """Of each id, natural logarithms, where the backend was asked for them; empty elsewhere."""
-    num_cached_tokens: int = 0
-    """With the first delta: tokens of the prompt that came from the prefix cache."""
-    top_logprobs: list[list[tuple[int, float]]] = field(default_factory=list)
-    """Of each id: the most likely tokens and their own, where they were asked for."""
-    num_drafted: int = 0
-    """Tokens that were guessed ahead."""
-    num_accepted: int = 0
-    """Of those, how many came true."""
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
-    """With the first delta: of every token of the prompt but the first, where they were asked for."""
+    extras: Extras = _NO_EXTRAS
+    """What came beside the tokens."""
 
 
 class TokenStream(Protocol):

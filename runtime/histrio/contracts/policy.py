@@ -27,7 +27,7 @@ PLACES_PER_PRIORITY = 32
 
 def by_priority(order: Generate, places_per_priority: int = PLACES_PER_PRIORITY) -> int:
     """The handicap of a request's priority: each step down lets at most so many later ones overtake."""
-    return places_per_priority * order.priority
+    return places_per_priority * order.ask.priority
 
 
 class BatchingPolicy(Protocol):

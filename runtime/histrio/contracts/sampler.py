@@ -11,7 +11,7 @@ tokens cannot rebuild, which therefore has to survive a restart, is `Stateful`. 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.philox import uniform
+from histrio.messages import Open
 
 __all__ = [
     "DraftProbs",
@@ -146,16 +147,8 @@ class SampledIds(Protocol):
 class DraftSampler(Protocol):
     """The last stage's samplers, in the hands of a drafter that computes logits of its own."""
 
-    def open(
-        self,
-        slot: int,
-        sampling: Mapping[str, Any],
-        ids: Sequence[int],
-        num_prompt_tokens: int,
-        seed: int,
-        choice: int,
-    ) -> None:
-        """A sequence takes the slot. Raises `RequestError` for a field that no sampler honours."""
+    def open(self, order: Open) -> None:
+        """A sequence takes a slot. Raises `RequestError` for a field that no sampler honours."""
 
     def close(self, slot: int) -> None:
         """The slot is free. Closing a free slot does nothing."""

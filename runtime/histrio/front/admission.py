@@ -77,12 +77,13 @@ class AdmissionActor(Actor[ToAdmission]):
         if self.status.state not in ("ready", "recovering"):
             raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
 
-        if self.model.engine and submission.seed is not None:
-            self.check_sampling({"seed": submission.seed})
-        if submission.num_prompt_logprobs is not None and not self.model.can_score_prompts:
+        ask = submission.ask
+        if self.model.engine and ask.seed is not None:
+            self.check_sampling({"seed": ask.seed})
+        if ask.num_prompt_logprobs is not None and not self.model.can_score_prompts:
             text = "prompt_logprobs: a stage of this model gives no logits of whole prompts"
             raise RequestError(text, param="prompt_logprobs", code="unsupported_parameter")
-        if submission.max_speculation is not None and self.model.engine:
+        if ask.max_speculation is not None and self.model.engine:
             text = f"max_speculation: the backend {self.model.engine!r} guesses ahead by its own options; leave it out"
             raise RequestError(text, param="max_speculation", code="unsupported_parameter")
 
@@ -157,8 +158,8 @@ class AdmissionActor(Actor[ToAdmission]):
 
     def _deliver(self, row: TokenRow) -> None:
         """To its stream. One that fails costs no other stream its tokens."""
-        if row.code == PluginFailed.code:
-            log.error("request %d ended: %s", row.request, row.reason)
+        if row.extras is not None and row.extras.code == PluginFailed.code:
+            log.error("request %d ended: %s", row.request, row.extras.reason)
         try:
             self._table.deliver(row)
         except Exception:

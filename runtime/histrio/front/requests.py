@@ -11,14 +11,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
 from histrio.contracts.gateway import Submission
 from histrio.contracts.observed import FinishedRequest
 from histrio.contracts.policy import AdmissionPolicy, Load
 from histrio.errors import EngineError, EngineRestarted, HistrioError, Overloaded, RequestBrokeEngine, RequestTimeout
 from histrio.front.trials import LAG_TOKENS, TRIAL_TOKENS, Trials
-from histrio.messages import Generate, RequestState, SamplerState, TokenRow
+from histrio.messages import Extras, Generate, RequestState, SamplerState, TokenRow
 from histrio.policies.guard import AdmissionGuard
 
 __all__ = ["RequestTable", "Ticket"]
@@ -57,6 +57,13 @@ class Ticket:
     def end(self) -> int:
         """Length at which the request has all tokens that it asked for."""
         return self.order.max_total_tokens
+
+    def note(self, extras: Extras) -> None:
+        """Keep what its end is told with, and what a replay needs."""
+        self.sampler_state = extras.sampler_state or self.sampler_state
+        self.num_cached_tokens += extras.num_cached_tokens
+        self.num_drafted += extras.num_drafted
+        self.num_accepted += extras.num_accepted
 
     def record(self, submission: Submission, state: RequestState, code: str, now: float) -> FinishedRequest:
         """The record of the request for hooks, at its end."""
@@ -129,13 +136,13 @@ class RequestTable:
             raise Overloaded(f"all {self.max_unfinished} request slots are taken; try again shortly")
         self._policy.admit(submission, self.load)
 
-        seed = submission.seed if submission.seed is not None else self._draw_seed()
+        seed = submission.ask.seed if submission.ask.seed is not None else self._draw_seed()
         first = self._next_request
         self._next_request += submission.num_choices
         orders = [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
         self._accepted[first] = _Accepted(submission, submission.num_choices)
         leader = first if len(orders) > 1 else 0
-        return [msgspec.structs.replace(order, leader=leader) for order in orders] if leader else orders
+        return [replace(order, leader=leader) for order in orders] if leader else orders
 
     def add(self, ticket: Ticket) -> None:
         """An accepted order gets its listener."""
@@ -155,17 +162,16 @@ class RequestTable:
 
     def _pass_on(self, row: TokenRow) -> None:
         ticket = self._tickets[row.request]
-        if ticket.delivered and row.num_cached_tokens:
-            row = msgspec.structs.replace(row, num_cached_tokens=0)  # of a replay: its blocks hold the answer, too
+        if ticket.delivered and row.extras is not None and row.extras.num_cached_tokens:
+            # Of a replay: its blocks hold the answer, too.
+            row = replace(row, extras=replace(row.extras, num_cached_tokens=0))
         if ticket.first_token_s is None and row.ids:
             ticket.first_token_s = self.clock()
         ticket.delivered.extend(row.ids)
-        ticket.sampler_state = row.sampler_state
-        ticket.num_cached_tokens += row.num_cached_tokens
-        ticket.num_drafted += row.num_drafted
-        ticket.num_accepted += row.num_accepted
+        if row.extras is not None:
+            ticket.note(row.extras)
         if row.state.is_finished:
-            self._end(ticket, row.state, row.code)
+            self._end(ticket, row.state, "" if row.extras is None else row.extras.code)
         ticket.listener(row)
 
     def remove(self, request: int, state: RequestState = RequestState.CANCELLED) -> bool:
@@ -200,11 +206,11 @@ class RequestTable:
             return orders
 
         (order,) = orders
-        self._is_trial_bounded = self.can_continue(order.sampling)
+        self._is_trial_bounded = self.can_continue(order.ask.sampling)
         end = len(order.ids) + TRIAL_TOKENS
         if not self._is_trial_bounded or end >= order.max_total_tokens:
             return orders
-        return [msgspec.structs.replace(order, trial_end=end)]
+        return [replace(order, trial_end=end)]
 
     def needs_cancel(self, request: int) -> bool:
         """Whether the engine must be told that a request has ended for its client. A request on a trial that has an
@@ -234,7 +240,7 @@ class RequestTable:
                 self.fail(request, errors[request])
         self._trials.down(suspects, is_current_alive=self._trials.current in self._tickets)
         for request, ticket in list(self._tickets.items()):
-            if ticket.delivered and not self.can_continue(ticket.order.sampling):
+            if ticket.delivered and not self.can_continue(ticket.order.ask.sampling):
                 text = "the engine was lost, and another cannot continue this answer; send the request again"
                 self.fail(request, EngineRestarted(text))
         return errors
@@ -260,7 +266,7 @@ class RequestTable:
 
     def fail(self, request: int, error: HistrioError) -> None:
         """End one request with an error whose text is safe to show."""
-        self._pass_on(TokenRow(request, [], RequestState.ERROR, str(error), error.code))
+        self._pass_on(TokenRow.failed(request, str(error), error.code))
 
     def unsent(self, request: int) -> None:
         """An order could not be handed on: whatever becomes of its request, the engine does not have it."""
@@ -276,7 +282,7 @@ class RequestTable:
             return row
         if row.state is RequestState.FINISHED_MAX_LENGTH and ticket.num_known_tokens + len(row.ids) < ticket.end:
             self._trials.proven(is_sent=False)
-            return msgspec.structs.replace(row, state=RequestState.DECODING)
+            return replace(row, state=RequestState.DECODING)
         if row.state.is_finished:
             self._trials.over()
         elif row.ids and not self._is_trial_bounded:
@@ -313,19 +319,9 @@ class RequestTable:
             ids=submission.ids,
             num_prompt_tokens=len(submission.ids),
             max_total_tokens=len(submission.ids) + submission.max_new_tokens,
-            eos_ids=submission.eos_ids,
-            stop_ids=submission.stop_ids,
+            ask=submission.ask,
             seed=seed,
             choice=choice,
-            sampling=submission.sampling,
-            priority=submission.priority,
-            cache_salt=submission.cache_salt,
-            grammar=submission.grammar,
-            num_logprobs=submission.num_logprobs,
-            is_seeded=submission.seed is not None,
-            # Told once, whatever the number of choices.
-            num_prompt_logprobs=submission.num_prompt_logprobs if choice == 0 else None,
-            max_speculation=submission.max_speculation,
         )
 
 
@@ -334,9 +330,8 @@ def _resumed(ticket: Ticket) -> Generate:
     order, delivered = ticket.order, ticket.delivered
     if not delivered:
         return order
-    return msgspec.structs.replace(
+    return replace(
         order,
         ids=order.ids + delivered,
         sampler_state=ticket.sampler_state,
-        num_prompt_logprobs=None,  # they were told with the first tokens
     )

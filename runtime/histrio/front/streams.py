@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from histrio.contracts.gateway import Delta
-from histrio.messages import RequestState, TokenRow
+from histrio.messages import Extras, RequestState, TokenRow
 
 __all__ = ["RequestStream"]
 
@@ -22,6 +22,8 @@ class RequestStream:
         self._is_recovering = is_recovering
         self._delta = Delta([], RequestState.WAITING)
         """What has piled up since the last read."""
+        self._extras: list[Extras] = []
+        """Of the rows in it."""
         self._is_read_out = False
         self._waiter: asyncio.Future[None] | None = None
 
@@ -45,6 +47,8 @@ class RequestStream:
             finally:
                 self._waiter = None
         delta, self._delta = self._delta, Delta([], self._delta.state)
+        if self._extras:
+            delta.extras, self._extras = Extras.joined(self._extras), []
         self._is_read_out = delta.state.is_finished
         return delta
 
@@ -52,13 +56,9 @@ class RequestStream:
         """New tokens, on the loop's thread."""
         delta = self._delta
         delta.ids += row.ids
-        delta.logprobs += row.logprobs
-        delta.top_logprobs += row.top_logprobs
-        delta.prompt_logprobs += row.prompt_logprobs
-        delta.num_cached_tokens += row.num_cached_tokens
-        delta.num_drafted += row.num_drafted
-        delta.num_accepted += row.num_accepted
-        delta.state, delta.reason, delta.code = row.state, row.reason, row.code
+        delta.state = row.state
+        if row.extras is not None:
+            self._extras.append(row.extras)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

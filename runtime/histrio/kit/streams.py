@@ -11,9 +11,11 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from histrio.contracts.engine_backend import EngineEvents
 from histrio.errors import EngineError, RequestError
-from histrio.messages import Generate, RequestState, TokenRow
+from histrio.messages import Extras, Generate, RequestState, TokenLogprobs, TokenRow
 
 __all__ = ["Piece", "Streams", "make_row"]
 
@@ -100,8 +102,8 @@ class Streams:
 
 def make_row(order: Generate, num_known: int, piece: Piece) -> TokenRow:
     """What is told of `piece`, which follows `num_known` tokens: up to the id that ends the answer, and no further."""
-    ends = dict.fromkeys(order.stop_ids, RequestState.FINISHED_STOP)
-    ends |= dict.fromkeys(order.eos_ids, RequestState.FINISHED_EOS)
+    ends = dict.fromkeys(order.ask.stop_ids, RequestState.FINISHED_STOP)
+    ends |= dict.fromkeys(order.ask.eos_ids, RequestState.FINISHED_EOS)
     ids = piece.ids[: max(order.max_total_tokens - num_known, 0)]
     end = next((index for index, token in enumerate(ids) if token in ends), None)
     state = RequestState.DECODING
@@ -110,14 +112,21 @@ def make_row(order: Generate, num_known: int, piece: Piece) -> TokenRow:
     elif num_known + len(ids) >= order.max_total_tokens:
         state = RequestState.FINISHED_MAX_LENGTH
     elif piece.ended:
-        return _failure(order, f"the engine ended the request: {piece.ended}", EngineError.code, ids)
+        failed = _failure(order, f"the engine ended the request: {piece.ended}", EngineError.code)
+        return replace(failed, ids=ids)
 
-    logprobs = piece.logprobs[: len(ids)]
-    return TokenRow(order.request, ids, state, logprobs=logprobs, num_cached_tokens=piece.num_cached_tokens)
+    return TokenRow(order.request, ids, state, _extras(piece, len(ids)))
 
 
-def _failure(order: Generate, reason: str, code: str, ids: list[int] | None = None) -> TokenRow:
-    return TokenRow(order.request, ids or [], RequestState.ERROR, reason[:_MOST_REASON_CHARS], code)
+def _extras(piece: Piece, num_ids: int) -> Extras | None:
+    if not piece.logprobs and not piece.num_cached_tokens:
+        return None
+    logprobs = [TokenLogprobs(each) for each in piece.logprobs[:num_ids]]
+    return Extras(logprobs=logprobs, num_cached_tokens=piece.num_cached_tokens)
+
+
+def _failure(order: Generate, reason: str, code: str) -> TokenRow:
+    return TokenRow.failed(order.request, reason[:_MOST_REASON_CHARS], code)
 
 
 def _name(request: int) -> str:

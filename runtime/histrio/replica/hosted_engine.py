@@ -23,7 +23,6 @@ from histrio.messages import (
     EngineOpened,
     Generate,
     Loading,
-    RequestState,
     Start,
     Stats,
     Stop,
@@ -118,7 +117,7 @@ class EngineActor(Actor[ToEngine]):
             run = self._run_of(order.request)
             self._backend.submit(msgspec.structs.replace(order, request=run, max_total_tokens=end, trial_end=0))
         except (RequestError, EngineError) as error:
-            self._rows.append(TokenRow(order.request, [], RequestState.ERROR, str(error), error.code))
+            self._rows.append(TokenRow.failed(order.request, str(error), error.code))
             return
 
         self._unfinished.add(order.request)

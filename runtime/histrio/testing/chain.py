@@ -184,7 +184,7 @@ class StageChain:
 
     def _open(self, slot: int, num_cached_tokens: int = 0) -> None:
         for host in self.hosts:
-            host.tell(Open(slot, [], 0, 0, 0, {}, num_cached_tokens))
+            host.tell(Open(slot, [], 0, num_cached_tokens=num_cached_tokens))
         self.tables[slot], self.lengths[slot], self._num_told[slot] = [], num_cached_tokens, 0
 
     def _row(self, row: ChainRow) -> Row:

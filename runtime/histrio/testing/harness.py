@@ -29,7 +29,7 @@ from histrio.contracts.options import as_options
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
 from histrio.contracts.request_fields import FieldTable
 from histrio.contracts.sampler import Sampler
-from histrio.messages import RequestState
+from histrio.messages import Ask, RequestState
 from histrio.plugins.hook_calls import Implementation
 from histrio.processes.compose import BatchingParts, Choosers
 from histrio.processes.front import Front, FrontSettings
@@ -93,7 +93,7 @@ class Harness:
 
     async def generate(self, ids: list[int], num_tokens: int, **sampling: Any) -> list[int]:
         """The continuation of one prompt, greedy unless told otherwise; ends early only by failure."""
-        tokens, state = await self.run(Submission(ids, num_tokens, sampling={"temperature": 0.0} | sampling))
+        tokens, state = await self.run(Submission(ids, num_tokens, Ask({"temperature": 0.0} | sampling)))
         assert state is RequestState.FINISHED_MAX_LENGTH, state
         return tokens
 

@@ -21,7 +21,7 @@ from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineBackend, EngineEvents
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, RequestError, TopologyError, UnsupportedModel
-from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.messages import EngineCapacity, Extras, Generate, RequestState, TokenLogprobs, TokenRow
 from histrio.testing.toy import ToyFactory, read_toy_config, toy_logits
 
 __all__ = ["Running", "ToyEngine", "ToyEngineFactory", "ToyEngineFields", "ToyEngineOptions"]
@@ -34,7 +34,7 @@ class ToyEngineFields(msgspec.Struct, frozen=True):
 
     temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] = 1.0
     logprobs: bool = False
-    """Answer `TokenRow.logprobs`."""
+    """Answer `Extras.logprobs`."""
 
 
 class ToyEngineOptions(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -87,13 +87,13 @@ class Running:
     fields: ToyEngineFields = field(init=False)
 
     def __post_init__(self) -> None:
-        self.fields = msgspec.convert(self.order.sampling, ToyEngineFields)
+        self.fields = msgspec.convert(self.order.ask.sampling, ToyEngineFields)
 
     def state_after(self, token: int) -> RequestState:
         """Where the request stands once `token` is its last."""
-        if token in self.order.eos_ids:
+        if token in self.order.ask.eos_ids:
             return RequestState.FINISHED_EOS
-        if token in self.order.stop_ids:
+        if token in self.order.ask.stop_ids:
             return RequestState.FINISHED_STOP
         if len(self.ids) >= self.order.max_total_tokens:
             return RequestState.FINISHED_MAX_LENGTH
@@ -195,8 +195,8 @@ class ToyEngine:
             token = int(self._random.choice(len(weights), p=weights / weights.sum()))
 
         running.ids.append(token)
-        shown = [float(logprobs[token])] if running.fields.logprobs else []
-        return TokenRow(running.order.request, [token], running.state_after(token), logprobs=shown)
+        shown = Extras(logprobs=[TokenLogprobs(float(logprobs[token]))]) if running.fields.logprobs else None
+        return TokenRow(running.order.request, [token], running.state_after(token), shown)
 
 
 def _log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.messages import Open, Prepare, Row, Step, StepResult
+from histrio.errors import GenerationStuck, PluginFailed
+from histrio.messages import Extras, Open, Prepare, Row, Step, StepResult, TokenLogprobs
 from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable, StepMasks
-from histrio.stage.sampling.prompt_scores import PromptScorer, Scores
+from histrio.stage.sampling.prompt_scores import PromptScorer
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, Sampled, SamplerChain
 
 __all__ = ["MAX_FORCED_TOKENS", "NOTHING_LEFT", "LastStage"]
@@ -74,26 +75,15 @@ class LastStage:
                 self._grammars.close(order.slot)
 
     def _open(self, order: Open) -> None:
-        self._chain.open(
-            order.slot,
-            order.sampling,
-            order.ids,
-            order.num_prompt_tokens,
-            order.seed,
-            order.choice,
-            end_ids=order.end_ids,
-            state=order.sampler_state,
-            num_logprobs=order.num_logprobs,
-            is_seeded=order.is_seeded,
-        )
+        self._chain.open(order)
         if self._grammars is not None:
             # If batching's process died, it never sent `Close`; the slot may still hold a grammar of the old epoch.
             # Drop it.
             self._grammars.close(order.slot)
-        if order.grammar is not None:
+        if order.ask.grammar is not None:
             assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
             output_ids = order.ids[order.num_prompt_tokens :]
-            self._grammars.open(order.slot, order.grammar, output_ids, request=order.request)
+            self._grammars.open(order.slot, order.ask.grammar, output_ids, request=order.request)
 
     def close(self, slot: int) -> None:
         """The slot is free."""
@@ -120,7 +110,7 @@ class LastStage:
         rows = [row for row in step.rows if row.num_sampled]
         logits, scores = self._scorer.split(xp, logits, step.rows)
         if logits is None or not rows:
-            return StepResult(step.step, step.epoch, [], prompt_logprobs=scores)
+            return StepResult(step.step, step.epoch, [], extras=scores)
 
         counts = np.array([row.num_sampled for row in rows], np.intp)
         slots = np.repeat(np.array([row.slot for row in rows], np.intp), counts)
@@ -132,40 +122,36 @@ class LastStage:
         sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.draft_probs, raw=logits)
         return self._result(step, rows, sampled, scores)
 
-    def _result(self, step: Step, rows: list[Row], sampled: Sampled, scores: Scores) -> StepResult:
-        failures: dict[int, str] = {}
-        faults: dict[int, str] = {}
+    def _result(self, step: Step, rows: list[Row], sampled: Sampled, extras: dict[int, Extras]) -> StepResult:
+        """`extras` are those of the prompts; what comes with the drawn tokens is added to them."""
         forced: dict[int, list[int]] = {}
         grammars = self._grammars if self._grammars is not None and not self._grammars.is_empty else None
+        states = self._chain.take_states()
         # Rows without a grammar have nothing to be looked at, and most steps have no others.
-        is_odd = grammars or self._unopened or min(sampled.ids) < 0
-        for index, (row, ids) in enumerate(_gained(rows, sampled) if is_odd else ()):
-            if row.slot in self._unopened:
-                faults[row.slot] = _BROKEN_SAMPLER
-            elif ids[-1] == NOT_NUMBERS:
-                faults[row.slot] = _NOT_NUMBERS
-            elif ids[-1] < 0:
-                failures[row.slot] = NOTHING_LEFT
-            elif grammars is not None and grammars.has_grammar(row.slot):
+        is_odd = grammars or self._unopened or sampled.logprobs or states or min(sampled.ids) < 0
+        for index, (row, ids, logprobs) in enumerate(_gained(rows, sampled) if is_odd else ()):
+            reason, code = self._fault(row.slot, ids[-1])
+            if not reason and grammars is not None and grammars.has_grammar(row.slot):
                 # Behind a draft that was wrong the slot first has to be rewound.
                 can_jump = len(ids) == row.num_sampled and self._chain.can_skip_draws(row.slot)
                 if more := grammars.follow(row.slot, ids, MAX_FORCED_TOKENS if can_jump else 0):
                     self._chain.observe_forced(row.slot, more)
                     forced[index] = more
                 if reason := grammars.failure(row.slot):
-                    (faults if reason == BROKEN_GRAMMAR else failures)[row.slot] = reason
-        gained = _with_forced(sampled, len(rows), forced) if forced else sampled
-        return StepResult(
-            step.step,
-            step.epoch,
-            gained.ids,
-            num_ids=gained.num_ids,
-            logprobs=gained.logprobs,
-            states=self._chain.take_states(),
-            failures=failures,
-            faults=faults,
-            prompt_logprobs=scores,
-        )
+                    code = PluginFailed.code if reason == BROKEN_GRAMMAR else GenerationStuck.code
+            if reason or logprobs or row.slot in states:
+                found = Extras(reason, code, logprobs, sampler_state=states.get(row.slot, {}))
+                extras[row.slot] = Extras.joined([extras[row.slot], found]) if row.slot in extras else found
+        ids, num_ids = _with_forced(sampled, len(rows), forced) if forced else (sampled.ids, sampled.num_ids)
+        return StepResult(step.step, step.epoch, ids, num_ids=num_ids, extras=extras)
+
+    def _fault(self, slot: int, last_id: int) -> tuple[str, str]:
+        """Why a sequence cannot go on, and the code of the error; empty if it can."""
+        if slot in self._unopened:
+            return _BROKEN_SAMPLER, PluginFailed.code
+        if last_id == NOT_NUMBERS:
+            return _NOT_NUMBERS, PluginFailed.code
+        return (NOTHING_LEFT, GenerationStuck.code) if last_id < 0 else ("", "")
 
 
 def _with_drafts(step: Step) -> Iterator[tuple[Row, Sequence[int]]]:
@@ -177,24 +163,24 @@ def _with_drafts(step: Step) -> Iterator[tuple[Row, Sequence[int]]]:
         at += num_drafts
 
 
-def _gained(rows: list[Row], sampled: Sampled) -> Iterator[tuple[Row, list[int]]]:
+def _gained(rows: list[Row], sampled: Sampled) -> Iterator[tuple[Row, list[int], list[TokenLogprobs]]]:
+    """Every row with its tokens and their log probabilities, as far as these were asked for."""
     at = 0
     for index, row in enumerate(rows):
-        count = sampled.num_ids[index] if sampled.num_ids else 1
-        yield row, sampled.ids[at : at + count]
-        at += count
+        end = at + (sampled.num_ids[index] if sampled.num_ids else 1)
+        logprobs = [sampled.logprobs[each] for each in range(at, end) if each in sampled.logprobs]
+        yield row, sampled.ids[at:end], logprobs
+        at = end
 
 
-def _with_forced(sampled: Sampled, num_rows: int, forced: Mapping[int, Sequence[int]]) -> Sampled:
-    """The same with the forced tokens of some rows behind those drawn there."""
-    num_drawn = sampled.num_ids or [1] * num_rows
-    result = Sampled([])
+def _with_forced(sampled: Sampled, num_rows: int, forced: Mapping[int, Sequence[int]]) -> tuple[list[int], list[int]]:
+    """`ids` and `num_ids` with the forced tokens of some rows behind those drawn there."""
+    ids: list[int] = []
+    num_ids: list[int] = []
     at = 0
-    for index, count in enumerate(num_drawn):
-        drawn, more = range(at, at + count), forced.get(index, ())
-        shift = len(result.ids) - at
-        result.logprobs |= {key + shift: sampled.logprobs[key] for key in drawn if key in sampled.logprobs}
-        result.ids += [*sampled.ids[at : at + count], *more]
-        result.num_ids.append(count + len(more))
+    for index, count in enumerate(sampled.num_ids or [1] * num_rows):
+        more = forced.get(index, ())
+        ids += [*sampled.ids[at : at + count], *more]
+        num_ids.append(count + len(more))
         at += count
-    return result
+    return ids, num_ids

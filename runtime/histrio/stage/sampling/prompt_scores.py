@@ -13,13 +13,13 @@ import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.errors import BackendError
-from histrio.messages import Open, Row, TokenLogprobs
+from histrio.messages import Extras, Open, Row, TokenLogprobs
 from histrio.stage.sampling.logprobs import token_logprobs
 
 __all__ = ["PromptScorer", "Scores"]
 
-Scores = dict[int, list[TokenLogprobs]]
-"""Slot → one entry for each scored position of a step, of the token that follows it."""
+Scores = dict[int, Extras]
+"""Slot → `prompt_logprobs`: one for each scored position of a step, of the token that follows it."""
 
 
 class PromptScorer:
@@ -51,7 +51,7 @@ class PromptScorer:
             first, at = at, at + row.num_scored + row.num_sampled
             sampled.extend(range(first + row.num_scored, at))
             if row.num_scored:
-                scores[row.slot] = self._score(xp, logits[first : first + row.num_scored], row)
+                scores[row.slot] = Extras(prompt_logprobs=self._score(xp, logits[first : first + row.num_scored], row))
             if row.num_sampled:
                 self.close(row.slot)  # the prompt is through
         if not scores:

@@ -25,6 +25,7 @@ from histrio.contracts.philox import uniform
 from histrio.contracts.request_fields import FieldTable
 from histrio.contracts.sampler import Observer, Opening, Rows, Sampler, Slots, Stateful
 from histrio.errors import note_request_code
+from histrio.messages import Open
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.stage.sampling.inverse_cdf import draw
 from histrio.stage.sampling.logprobs import TokenLogprobs, token_logprobs
@@ -93,35 +94,23 @@ class SamplerChain:
         self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
         self._changed_slots: set[int] = set()
 
-    def open(
-        self,
-        slot: int,
-        sampling: Mapping[str, Any],
-        ids: Sequence[int],
-        num_prompt_tokens: int,
-        seed: int,
-        choice: int,
-        *,
-        end_ids: Sequence[int] = (),
-        state: Mapping[str, Any] | None = None,
-        num_logprobs: int | None = None,
-        is_seeded: bool = True,
-    ) -> None:
-        """A sequence takes the slot; `RequestError` for a field that no sampler here knows, or out of its bounds.
+    def open(self, order: Open) -> None:
+        """A sequence takes a slot; `RequestError` for a field that no sampler here knows, or out of its bounds.
 
         A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64; if the client did not choose it,
-        drafts may change which tokens come, though not how likely they are. `end_ids` are the tokens that end its text,
-        `state` is what `take_states` gave last for it. With `num_logprobs`, log probabilities are computed of each
-        chosen token and of that many of the most likely ones.
+        drafts may change which tokens come, though not how likely they are. `sampler_state` is what `take_states` gave
+        last for the sequence. With `num_logprobs`, log probabilities are computed of each chosen token and of that many
+        of the most likely ones.
         """
+        slot, ask, sampling = order.slot, order.ask, order.ask.sampling
         is_greedy = sampling.get("temperature") == 0
         if is_greedy:
             sampling = {name: value for name, value in sampling.items() if name != "temperature"}
 
         self.fields.check(sampling)
-        states = state or {}
+        end_ids, num_logprobs = ask.end_ids, ask.num_logprobs
         for index, sampler in enumerate(self._samplers):
-            opening = Opening(ids, num_prompt_tokens, end_ids, states.get(sampler.name))
+            opening = Opening(order.ids, order.num_prompt_tokens, end_ids, order.sampler_state.get(sampler.name))
             with self._codes[index]:
                 is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
             self._wants[slot, index] = is_wanted and not (is_greedy and index >= self._num_changing)
@@ -133,9 +122,9 @@ class SamplerChain:
         self._is_plain[slot] = is_greedy and num_logprobs is None and not self._wants[slot].any()
         is_constrained = bool(self._wants[slot, : self._num_constraining].any())
         self._can_skip_draws[slot] = num_logprobs is None and not is_constrained
-        self._seeds[slot] = seed % 2**64
-        self._choices[slot] = choice
-        self._can_refuse[slot] = not is_greedy and not is_seeded
+        self._seeds[slot] = order.seed % 2**64
+        self._choices[slot] = order.choice
+        self._can_refuse[slot] = not is_greedy and not ask.is_seeded
         self._changed_slots.discard(slot)
 
     def open_bare(self, slot: int) -> None:

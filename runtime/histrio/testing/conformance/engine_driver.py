@@ -11,7 +11,7 @@ import msgspec
 
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.engine_backend import EngineBackend, EngineFactory
-from histrio.messages import EngineCapacity, Generate, RequestState, TokenRow
+from histrio.messages import Ask, EngineCapacity, Generate, RequestState, TokenRow
 from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.kit import Kit, KitModel
 
@@ -72,9 +72,9 @@ class EngineDriver:
         return self._events.fractions
 
     def submit(self, ids: Sequence[int], num_tokens: int, **fields: Any) -> Run:
-        """Ask for the continuation of `ids`; `fields` are those of `Generate`."""
-        order = Generate(0, list(ids), len(ids), len(ids) + num_tokens)
-        return self.submit_order(msgspec.structs.replace(order, **fields))
+        """Ask for the continuation of `ids`; `fields` are those of `Ask`."""
+        ask = Ask(**fields)
+        return self.submit_order(Generate(0, list(ids), len(ids), len(ids) + num_tokens, ask, ask.seed or 0))
 
     def submit_order(self, order: Generate) -> Run:
         """The same with everything said; the request gets a number of its own. Raises what submitting raises."""
@@ -112,8 +112,10 @@ class EngineDriver:
             return
 
         run.ids += row.ids
-        run.logprobs += row.logprobs
-        run.state, run.reason = row.state, row.reason
+        run.state = row.state
+        if row.extras is not None:
+            run.logprobs += [each.logprob for each in row.extras.logprobs]
+            run.reason = row.extras.reason
 
 
 class EngineSubject:

@@ -177,7 +177,7 @@ def test_what_can_be_continued_goes_on_with_the_same_tokens(engine: EngineSubjec
         order = whole.order
         delivered = ids + whole.ids[:num_delivered]
         rest = engine.driver.submit_order(
-            Generate(0, delivered, len(ids), order.max_total_tokens, seed=order.seed, sampling=sampling)
+            Generate(0, delivered, len(ids), order.max_total_tokens, order.ask, order.seed)
         )
         engine.driver.wait(rest)
         assert rest.ids == whole.ids[num_delivered:]

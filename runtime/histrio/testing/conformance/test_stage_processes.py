@@ -10,6 +10,7 @@ import pytest
 
 from histrio.contracts.backend import Capability
 from histrio.contracts.gateway import Submission
+from histrio.messages import Ask
 from histrio.plugins.registry import installed_plugins
 from histrio.testing.conformance.kit import needs
 from histrio.testing.conformance.replay import Trace
@@ -53,7 +54,7 @@ async def served(subject: StageSubject, workers: StageWorkers, traces: list[Trac
 
         async def one(row: int) -> None:
             trace = traces[row]
-            submission = Submission(trace.prompt, len(trace.tokens), sampling={"temperature": 0.0})
+            submission = Submission(trace.prompt, len(trace.tokens), Ask({"temperature": 0.0}))
             got[row], _ = await harness.run(submission)
 
         async with anyio.create_task_group() as tasks:
