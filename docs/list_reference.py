@@ -14,10 +14,9 @@ PAGE = Path(__file__).parent / "reference.md"
 CONTRACTS = {
     "Stage backends": {
         "histrio.contracts.backend": (
-            "BackendFactory TakesOptions Traits Probe Capability StageSpec StageBackend StepBatch StageOutput "
-            "ArrayNamespace"
+            "BackendFactory TakesOptions Traits Capability StageSpec StageBackend StepBatch StageOutput ArrayNamespace"
         ),
-        "histrio.messages": "StageCapacity ReplicaSize Tensor",
+        "histrio.messages": "Probe StageCapacity ReplicaSize Tensor",
     },
     "Engine backends": {
         "histrio.contracts.engine_backend": "EngineFactory EngineBackend EngineEvents",

@@ -31,6 +31,7 @@ __all__ = [
     "Granted",
     "Hello",
     "LeaseBlocks",
+    "LoadStages",
     "Loading",
     "Match",
     "Matched",
@@ -38,8 +39,11 @@ __all__ = [
     "OnTrial",
     "Open",
     "Opened",
+    "Placement",
     "Prepare",
     "Prepared",
+    "Probe",
+    "Probed",
     "Ready",
     "Reasoning",
     "Release",
@@ -51,6 +55,7 @@ __all__ = [
     "ReturnBlocks",
     "Row",
     "Sealed",
+    "StageAnswer",
     "StageCapacity",
     "Start",
     "Stats",
@@ -528,12 +533,78 @@ class ReplicaSize(msgspec.Struct, frozen=True, array_like=True):
     """What all stages are capable of."""
 
 
+class Probe(msgspec.Struct, frozen=True):
+    """Whether a backend (or a placement on it) can be used here; if not, why and what to do."""
+
+    available: bool
+    reason: str = ""
+    remedy: str = ""
+    devices: list[str] = []
+    """What `StageSpec.device` may name here, the best first: that is what `auto` means."""
+    capabilities: Sequence[str] = []
+    """Of a placement: what the opened stage will be capable of, as far as its configuration tells; values of
+    `histrio.contracts.backend.Capability`."""
+    dtype: str = ""
+    """Of a placement: the number format that the opened stage will compute in; empty where that is not known yet."""
+    weight_bytes: int | None = None
+    """Of a placement: bytes that the stage's weights take once they are loaded; None where the backend leaves it to be
+    estimated from the files."""
+    device_bytes: int | None = None
+    """Of a placement: all memory of its device; None where the backend does not say, or the device is the CPU."""
+
+    @property
+    def sentence(self) -> str:
+        """Why not, and what to do."""
+        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
+
+
+class StageAnswer(msgspec.Struct, frozen=True, array_like=True):
+    """What a stage's backend says, in the process or at least the interpreter that would run the stage."""
+
+    stage: int
+    machine: Probe | None = None
+    model: Probe | None = None
+    """Of the placement; None where the machine cannot run the backend, or lacks the device."""
+    device: str = ""
+    """Which of the machine's devices the topology means; as it says where the backend lists none."""
+    error: str = ""
+    """Why it could not be asked."""
+
+
+class Placement(msgspec.Struct, frozen=True, array_like=True):
+    """Where and how a stage runs: what a check prints and what a start does."""
+
+    stage: int
+    device: str
+    """As its backend names it; never `auto` where the backend lists its devices."""
+    kvcache_mem_ratio: float
+    """Share of the device's memory for this stage's pages: stages on one device divide it by their layers."""
+    dtype: str = ""
+    """Number format that it computes in; empty where the backend does not say."""
+    weight_bytes: int | None = None
+    """Of its weights in that format; None where that is not known."""
+    capabilities: list[str] = []
+
+
 class Hello(_Message, frozen=True):
     """Child process → root, first thing."""
 
     process: str
     pid: int
     protocol: int
+
+
+class Probed(_Message, frozen=True):
+    """Device process → root, before it loads anything: what the backends of its stages say."""
+
+    process: str
+    answers: list[StageAnswer]
+
+
+class LoadStages(_Message, frozen=True):
+    """Root → device process, once the placements of all stages are settled: load yours."""
+
+    placements: list[Placement]
 
 
 class Loading(_Message, frozen=True):
@@ -705,6 +776,8 @@ Message: TypeAlias = (
     | Close
     | StepResult
     | Hello
+    | Probed
+    | LoadStages
     | Loading
     | Opened
     | EngineOpened

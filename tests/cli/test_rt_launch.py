@@ -252,8 +252,8 @@ def test_check_prints_the_plan_and_starts_nothing(
     assert main([str(two_stages), "--check"]) == 0
     out, err = capsys.readouterr()
     rows = [line.split() for line in out.splitlines()]
-    assert ["0", "0:2", "torch", "stage", "auto:", "paper:0", "auto", "engine", "3.0", "MiB", "batch"] in rows
-    assert ["1", "2:6", "torch", "stage", "auto:", "paper:0", "auto", "stage1", "5.0", "MiB", "batch"] in rows
+    assert ["0", "0:2", "torch", "stage", "paper:0", "auto", "engine", "3.0", "MiB", "batch"] in rows
+    assert ["1", "2:6", "torch", "stage", "paper:0", "auto", "stage1", "5.0", "MiB", "batch"] in rows
     assert "PaperForCausalLM, 6 layers" in out
     assert "http://127.0.0.1:99" in out
     assert "32768 tokens" in out
@@ -288,7 +288,7 @@ def test_check_names_an_engine(write_model: WriteModel, capsys: pytest.CaptureFi
     assert main(["--model", str(write_model()), "--backend", "paper-engine", "--check"]) == 0
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
-    assert ["0", "0:6", "paper-engine", "engine", "auto:", "paper:0", "auto", "engine", "7.0", "MiB", "-"] in rows
+    assert ["0", "0:6", "paper-engine", "engine", "paper:0", "auto", "engine", "7.0", "MiB", "-"] in rows
     assert "cannot" not in out
     assert "fields: seed, temperature" in out
 
@@ -303,6 +303,11 @@ def test_check_says_why_not_and_has_the_exit_code_of_a_start(
     assert str(two_stages) in said
     assert main([str(two_stages)]) == 2
     assert complaint(capsys) == said
+
+
+def test_a_device_that_is_not_here_has_exit_code_1(two_stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(two_stages), "--check", "--device", "cpu"]) == 1
+    assert "--device: the backend 'torch' cannot use 'cpu' here; it sees paper:0" in complaint(capsys)
 
 
 def test_plugins_lists_hooks_backends_and_what_cannot_load(

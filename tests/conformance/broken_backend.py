@@ -55,6 +55,7 @@ DEFECTS = {
     "epoch-keeps-tables": "a_start_on_a_living_stage_forgets_everything",
     "forgets-rewind": "rewound_tokens_leave_no_trace",
     "foretells-too-much": "supports_foretells_no_more_than_the_opened_stage_has",
+    "foretells-other-weights": "supports_foretells_no_more_than_the_opened_stage_has",
     "ignores-starts": "chunked_prefill_equals_one_step",
     "ignores-its-share": "weights_beyond_their_share_of_memory_are_refused",
     "keeps-old-page-size": "every_page_size_on_offer_works",
@@ -123,6 +124,8 @@ class BrokenFactory:
                 return Probe(available=True)
             case "foretells-too-much":
                 return msgspec.structs.replace(probe, capabilities=[Capability.ADAPTERS])
+            case "foretells-other-weights":
+                return msgspec.structs.replace(probe, weight_bytes=_PARAM_BYTES + 1)
             case _:
                 return probe
 

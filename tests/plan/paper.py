@@ -46,6 +46,8 @@ class PaperFactory:
     def __init__(self) -> None:
         self.machine = Probe(available=True, devices=["paper:0"])
         self.model = Probe(available=True)
+        self.probed_model: Probe | None = None
+        """What it says of a model once it was probed, where that is something else."""
         self.capabilities_from: dict[int, list[Capability]] = {}
         """First layer of a stage → what it is capable of."""
         self.num_probes = 0
@@ -57,8 +59,9 @@ class PaperFactory:
 
     def supports(self, spec: StageSpec) -> Probe:
         self.asked.append((spec.model, spec.first_layer, spec.last_layer))
-        capabilities = self.capabilities_from.get(spec.first_layer, self.model.capabilities)
-        return msgspec.structs.replace(self.model, capabilities=capabilities)
+        model = self.probed_model if self.probed_model and self.num_probes else self.model
+        capabilities = self.capabilities_from.get(spec.first_layer, model.capabilities)
+        return msgspec.structs.replace(model, capabilities=capabilities)
 
     def create(self) -> StageBackend:
         raise AssertionError("planning started a backend")

@@ -6,6 +6,8 @@ import platform
 from importlib.util import find_spec
 from pathlib import Path
 
+import msgspec
+
 from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
@@ -72,11 +74,11 @@ class MlxFactory:
         from histrio_mlx.trial import rehearse
 
         try:
-            dtype = rehearse(spec)
+            told = rehearse(spec)
         except (BackendError, ModelError) as error:
             return Probe(available=False, reason=str(error), remedy="choose another model, split or backend")
 
-        return Probe(available=True, capabilities=can, dtype=dtype)
+        return msgspec.structs.replace(told, capabilities=can)
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports mlx."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from histrio.contracts.backend import StageSpec
+from histrio.contracts.backend import Probe, StageSpec
 from histrio_mlx.cache import StageCaches, has_windows
 from histrio_mlx.config import layer_windows
-from histrio_mlx.devices import choose_device
+from histrio_mlx.devices import choose_device, measure
 from histrio_mlx.dry_run import DryRun
 from histrio_mlx.loader import StageModel, make_stage
 from histrio_mlx.refusals import overlooked_window
@@ -31,8 +31,8 @@ def try_stage(stage: StageModel, spec: StageSpec) -> tuple[DryRun, StageCaches]:
     return dry_run, StageCaches(used, _common_window(stage, used, spec))
 
 
-def rehearse(spec: StageSpec) -> str:
-    """The dtype that the stage would compute in.
+def rehearse(spec: StageSpec) -> Probe:
+    """What the stage would be: its dtype and the bytes of its weights.
 
     Raises `ModelError` and `BackendError` for what loading would refuse, but for what does not fit.
     """
@@ -40,7 +40,8 @@ def rehearse(spec: StageSpec) -> str:
     family = check_placement(spec)
     stage = make_stage(spec, device, is_splittable=family is not None and family.splittable)
     try_stage(stage, spec)
-    return DTYPE_NAMES[stage.dtype]
+    dtype, total = DTYPE_NAMES[stage.dtype], measure(device).total_bytes
+    return Probe(available=True, dtype=dtype, weight_bytes=stage.param_bytes, device_bytes=total)
 
 
 def _common_window(stage: StageModel, used: list[Any], spec: StageSpec) -> int | None:

@@ -23,6 +23,10 @@ class SglangFactory:
     traits = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
     options = StageOptions
 
+    def __init__(self) -> None:
+        self._has_torch = False
+        """This process has imported it."""
+
     def probe(self) -> Probe:
         """Whether SGLang and its kernels are installed, and the devices that torch sees."""
         if installed_version() is None:
@@ -36,10 +40,14 @@ class SglangFactory:
         except (ImportError, OSError) as error:
             return Probe(False, f"torch does not load: {error}", "install the torch that sglang names")
 
+        self._has_torch = True
         return Probe(True, devices=[device for device in devices() if device != "mps"])
 
     def supports(self, spec: StageSpec) -> Probe:
-        """Whether the stage's layers can run; reads config.json and the text of SGLang's models."""
+        """Whether the stage's layers can run; reads config.json and the text of SGLang's models.
+
+        Behind a `probe()`, which has imported torch, also its dtype and the bytes of its weights, from their headers.
+        """
         try:
             options = read_options(spec.options)
             check_version(force=options.force_version)
@@ -52,7 +60,15 @@ class SglangFactory:
         if spec.adapter is not None:
             return Probe(False, "the sglang backend applies no adapters", "merge the adapter into the weights")
 
-        return Probe(True, capabilities=list(CAPABILITIES))
+        if not self._has_torch or not spec.has_weights:
+            return Probe(True, capabilities=CAPABILITIES)
+
+        from histrio_sglang.placement import rehearse
+
+        try:
+            return rehearse(spec)
+        except HistrioError as error:
+            return Probe(False, str(error))
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch, and SGLang only once it opens."""

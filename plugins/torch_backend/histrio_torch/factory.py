@@ -70,11 +70,9 @@ class TorchFactory:
         from histrio_torch.trial import rehearse
 
         try:
-            dtype = rehearse(spec)
+            return rehearse(spec)
         except (BackendError, ModelError) as error:
             return Probe(available=False, reason=str(error), remedy="choose another model, split or backend")
-
-        return Probe(available=True, capabilities=list(CAPABILITIES), dtype=dtype)
 
     def create(self) -> StageBackend:
         """A stage that is not yet open; imports torch."""

@@ -33,7 +33,7 @@ from histrio_torch.linear import pack_linears
 from histrio_torch.rope import fix_rope
 from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structure, splice
 
-__all__ = ["StageModel", "load_stage", "make_spliced", "prepare", "store_latents"]
+__all__ = ["StageModel", "count_weights", "load_stage", "make_spliced", "prepare", "store_latents"]
 
 _READ_SHARE = 0.5
 """Of the time to load; the rest is packing."""
@@ -114,6 +114,11 @@ def store_latents(model: Any) -> None:
         model.config._attn_implementation = LATENT_ATTENTION
 
 
+def count_weights(model: nn.Module) -> int:
+    """How many numbers the model's weights are, shared ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _model_class(folder: Path) -> tuple[Any, Any]:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
@@ -142,7 +147,7 @@ def _stage_class(model_class: Any, order: _Order, progress: Progress) -> Any:
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
             self.histrio_relay = splice(self, order.spec)
-            measure(order.device).check_weights(_param_bytes(self, order.dtype), order.spec)
+            measure(order.device).check_weights(count_weights(self) * order.dtype.itemsize, order.spec)
 
         @staticmethod
         def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], settings: Any, **kwargs: Any) -> Any:
@@ -184,7 +189,7 @@ def _finish(model: Any, order: _Order) -> StageModel:
     relay: Relay = vars(model).pop("histrio_relay")
     structure = prepare(model, order.spec)
     model.to(order.device)
-    param_bytes = _param_bytes(model, order.dtype)
+    param_bytes = count_weights(model) * order.dtype.itemsize
     store_latents(model)
     return StageModel(model, structure, relay, order.dtype, order.device, param_bytes)
 
@@ -199,10 +204,6 @@ def _settle(stage: StageModel, progress: Progress) -> None:
     if stage.device.type == "cpu":
         pack_linears(stage.model)
     progress(1.0, "ready")
-
-
-def _param_bytes(model: nn.Module, dtype: torch.dtype) -> int:
-    return sum(parameter.numel() for parameter in model.parameters()) * dtype.itemsize
 
 
 def _other_layers(model: Any, spec: StageSpec) -> re.Pattern[str]:

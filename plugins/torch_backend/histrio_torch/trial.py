@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import nn
 
 from histrio.config.weights import read_header
-from histrio.contracts.backend import StageSpec
+from histrio.contracts.backend import Probe, StageSpec
 from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import find_weight_files, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
-from histrio_torch.devices import choose_device
+from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
-from histrio_torch.loader import StageModel, make_spliced, prepare, store_latents
+from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, store_latents
 from histrio_torch.pages import LayerShape
+from histrio_torch.traits import CAPABILITIES
 
 __all__ = ["rehearse", "trial_step"]
 
@@ -38,21 +40,27 @@ def trial_step(stage: StageModel, spec: StageSpec) -> dict[int, LayerShape]:
             guard.remove()
 
 
-def rehearse(spec: StageSpec) -> str:
-    """The dtype that the stage would compute in, empty where its weights, which say so, are not here.
+def rehearse(spec: StageSpec) -> Probe:
+    """What the stage would be: its dtype and the bytes of its weights, where its weights, which say so, are here.
 
     Raises `ModelError` and `BackendError` for what loading would refuse, but for the weights themselves.
     """
     device = choose_device(spec.device)
-    _try_without_weights(spec)
-    return stage_dtype(spec, on_cpu=device.type == "cpu") if spec.has_weights else ""
+    num_weights = _try_without_weights(spec)
+    told = Probe(available=True, capabilities=CAPABILITIES, device_bytes=measure(device).total_bytes)
+    if not spec.has_weights:
+        return told
+    dtype = stage_dtype(spec, on_cpu=device.type == "cpu")
+    return msgspec.structs.replace(told, dtype=dtype, weight_bytes=num_weights * getattr(torch, dtype).itemsize)
 
 
-def _try_without_weights(spec: StageSpec) -> None:
+def _try_without_weights(spec: StageSpec) -> int:
+    """How many numbers the stage's weights are."""
     model, relay = make_spliced(Path(spec.model), spec)
     if spec.has_weights:
         _check_shapes(model, Path(spec.model))
     structure = prepare(model, spec)
+    num_weights = count_weights(model)
     model.config._attn_implementation = ATTENTION_NAME
     store_latents(model)
     # Some products of experts exist in this dtype only.
@@ -62,7 +70,8 @@ def _try_without_weights(spec: StageSpec) -> None:
         trial_step(stage, spec)
     except RuntimeError:
         # Not every operator knows the meta device, and experts are looked up by numbers that aren't there.
-        return
+        return num_weights
+    return num_weights
 
 
 def _check_shapes(model: nn.Module, folder: Path) -> None:

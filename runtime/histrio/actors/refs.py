@@ -22,6 +22,7 @@ from histrio.messages import (
     Hello,
     LeaseBlocks,
     Loading,
+    LoadStages,
     Match,
     Matched,
     Message,
@@ -30,6 +31,7 @@ from histrio.messages import (
     Opened,
     Prepare,
     Prepared,
+    Probed,
     Ready,
     Release,
     ReplicaDown,
@@ -59,8 +61,10 @@ __all__ = [
     "ToEngine",
     "ToKv",
     "ToMetrics",
+    "ToProcess",
     "ToRoot",
     "ToStage",
+    "process_ref",
     "refuse",
     "stage_ref",
 ]
@@ -68,7 +72,7 @@ __all__ = [
 M = TypeVar("M", bound=Message)
 M_contra = TypeVar("M_contra", contravariant=True)
 
-ToRoot: TypeAlias = Allocated | Beat | ChildFailed | EngineOpened | Hello | Loading | OnTrial | Opened | Ready
+ToRoot: TypeAlias = Allocated | Beat | ChildFailed | EngineOpened | Hello | Loading | OnTrial | Opened | Probed | Ready
 ToAdmission: TypeAlias = ReplicaDown | ReplicaUp | Tokens
 ToMetrics: TypeAlias = Stats
 ToBatching: TypeAlias = Cancel | Generate | Granted | Matched | Prepared | Start | StepResult | Stop
@@ -76,6 +80,9 @@ ToKv: TypeAlias = LeaseBlocks | Match | Release | ResetCache | ReturnBlocks | Se
 ToStage: TypeAlias = Close | Copy | Open | Prepare | Start | Step | Stop
 ToEngine: TypeAlias = Cancel | ChildFailed | Generate | Start | Stop | Tokens
 """Of a whole engine, which takes batching's place; `Tokens` and `ChildFailed` come from its own threads."""
+
+ToProcess: TypeAlias = LoadStages
+"""Of a device process before it has made its actors."""
 
 
 class Ref(str, Generic[M_contra]):
@@ -105,6 +112,11 @@ ENGINE: Final[Ref[ToEngine]] = Ref("batching")
 def stage_ref(index: int) -> Ref[ToStage]:
     """The stage with this index, counted from 0 along the model's layers."""
     return Ref(f"stage{index}")
+
+
+def process_ref(process: str) -> Ref[ToProcess]:
+    """A device process, which has its own name as an actor until its stages load."""
+    return Ref(process)
 
 
 def refuse(actor: str, message: Never) -> NoReturn:

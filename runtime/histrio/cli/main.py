@@ -21,6 +21,7 @@ from histrio.processes.logs import set_up_logs
 
 if TYPE_CHECKING:
     from histrio.plan.plans import Plan
+    from histrio.plugins.registry import Plugins
 
 __all__ = ["main"]
 
@@ -65,24 +66,28 @@ def _run(options: Options) -> int:
     from histrio.plan.resolve import resolve
 
     plan = resolve(topology, plugins, is_check=options.is_check)
+    try:
+        return _carry_out(plan, plugins, options)
+    except TopologyError as error:
+        print(f"{PROGRAM}: {_sentence(options, error)}", file=sys.stderr)
+        return 1
+
+
+def _carry_out(plan: Plan, plugins: Plugins, options: Options) -> int:
+    """From here on it is the world that refuses: a device that is not here, a port that another program has."""
+    from histrio.plan.placement import ask_backends, settle
+
+    if options.is_check or plan.runtime.processes == "one":  # otherwise each stage's process is asked
+        plan = plan.placed(settle(plan, ask_backends(plan, plugins)))
     if options.is_check:
         from histrio.cli.report import describe_plan
 
         print(describe_plan(plan))
         return 0
 
-    return _serve(plan, options)
-
-
-def _serve(plan: Plan, options: Options) -> int:
-    """From here on it is the world that refuses: a port that another program has, say."""
     from histrio.processes.root import run
 
-    try:
-        return run(plan)
-    except TopologyError as error:
-        print(f"{PROGRAM}: {_sentence(options, error)}", file=sys.stderr)
-        return 1
+    return run(plan)
 
 
 def _topology(options: Options) -> Topology:

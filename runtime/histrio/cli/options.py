@@ -317,7 +317,9 @@ def _add_service(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_questions(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--check", action="store_true", help="print the resolved plan; exit code 1 if there is none")
+    group.add_argument(
+        "--check", action="store_true", help="print the plan that would be started, or what is in the way"
+    )
     group.add_argument("--plugins", action="store_true", help="list hooks, backends, samplers and their plugins")
     group.add_argument("--version", action="version", version=f"histrio {__version__}")
     group.add_argument("-h", "--help", action="help", help="show this page")

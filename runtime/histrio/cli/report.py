@@ -7,15 +7,12 @@ from typing import Any
 
 from histrio.config.topology import EngineTable
 from histrio.contracts.backend import Capability
-from histrio.kit.memory import memory_bytes
+from histrio.kit.memory import describe_bytes, memory_bytes
 from histrio.plan.place import FRONT
 from histrio.plan.plans import EdgePlan, Plan, StagePlan
 from histrio.replica.sizing import lost_capabilities
 
 __all__ = ["describe_plan"]
-
-_GIB = 2**30
-_MIB = 2**20
 
 
 def describe_plan(plan: Plan) -> str:
@@ -44,7 +41,7 @@ def describe_plan(plan: Plan) -> str:
         (
             "memory",
             f"weights up to {engine.param_mem_ratio:.0%}, kv up to {engine.kv_share:.0%} of each device; "
-            f"this machine has {_bytes(memory_bytes())}",
+            f"this machine has {describe_bytes(memory_bytes())}",
         ),
         ("restarts", f"{runtime.max_restarts} in {runtime.restart_window_s:g} s"),
         ("processes", ", ".join(plan.processes)),
@@ -55,20 +52,18 @@ def describe_plan(plan: Plan) -> str:
 
 
 def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
-    spec = stage.spec
-    device = f"auto: {', '.join(stage.devices)}" if spec.device == "auto" and stage.devices else spec.device
-    auto = stage.dtype or checkpoint_dtype
-    dtype = f"auto: {auto}" if spec.dtype == "auto" and auto else spec.dtype
+    spec, placement = stage.spec, stage.placement
+    assert placement is not None, "a plan is placed before it is described"
     return [
         str(stage.index),
         f"{spec.first_layer}:{spec.last_layer}",
         stage.backend,
         stage.level,
-        device,
-        dtype,
+        placement.device,
+        placement.dtype or (f"auto: {checkpoint_dtype}" if spec.dtype == "auto" and checkpoint_dtype else spec.dtype),
         stage.process + (f" ({stage.python})" if stage.python else ""),
-        "unknown" if stage.weight_bytes is None else _bytes(stage.weight_bytes),
-        ", ".join(stage.capabilities) or "-",
+        describe_bytes(placement.weight_bytes),
+        ", ".join(placement.capabilities) or "-",
     ]
 
 
@@ -87,7 +82,8 @@ def _with_options(name: str, options: Mapping[str, Any]) -> str:
 
 def _losses(plan: Plan) -> list[str]:
     """What the replica cannot do although some of its stages can; an engine loses nothing to others."""
-    capabilities = {stage.actor: stage.capabilities for stage in plan.stages if not stage.is_engine}
+    placed = [(stage.actor, stage.placement) for stage in plan.stages if not stage.is_engine]
+    capabilities = {actor: [] if placement is None else placement.capabilities for actor, placement in placed}
     lost = [*lost_capabilities(capabilities), *_idle(plan, capabilities)]
     return ["", *lost] if lost else []
 
@@ -120,10 +116,6 @@ def _address(edge: EdgePlan) -> str:
     if host is None or port is None:
         return f"in the process {FRONT}"
     return f"http://{f'[{host}]' if ':' in str(host) else host}:{port}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count / _GIB:.1f} GiB" if count >= _GIB else f"{count / _MIB:.1f} MiB"
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.options import NoOptions
-from histrio.messages import ReplicaSize, StageCapacity, Tensor
+from histrio.messages import Probe, ReplicaSize, StageCapacity, Tensor
 
 __all__ = [
     "CONTRACT",
@@ -86,25 +86,6 @@ class Traits(msgspec.Struct, frozen=True, kw_only=True):
     level: Literal["stage", "engine"] = "stage"
     """`engine`: it implements `histrio.contracts.engine_backend`."""
     capabilities: list[Capability] = []
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """Whether a backend (or a placement on it) can be used here; if not, why and what to do."""
-
-    available: bool
-    reason: str = ""
-    remedy: str = ""
-    devices: list[str] = []
-    """Devices that `StageSpec.device` may name here."""
-    capabilities: list[Capability] = []
-    """For a placement: the capabilities of the opened stage, as far as its configuration tells."""
-    dtype: str = ""
-    """For a placement: the number format in which the opened stage will compute; empty where that is not known yet."""
-
-    @property
-    def sentence(self) -> str:
-        """The reason and the remedy, as one text."""
-        return f"{self.reason}; {self.remedy}" if self.remedy else self.reason
 
 
 class StageSpec(msgspec.Struct, frozen=True):
@@ -346,7 +327,11 @@ class BackendFactory(Protocol):
         `supports`."""
 
     def supports(self, spec: StageSpec) -> Probe:
-        """Whether it can hold this placement of the model; reads configuration files only."""
+        """Whether it can hold this placement of the model, and what comes of it: dtype, bytes, capabilities. Reads
+        configuration and headers only.
+
+        Asked twice: in a process that imports no array library, and behind `probe()`, where the stage would run, with
+        `spec.device` as one of the probe's devices. A check and a start go by the second answer alike."""
 
     def create(self) -> StageBackend:
         """A backend that is not yet open."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from histrio.contracts.backend import StageSpec
 from histrio.errors import DoesNotFit
 
-__all__ = ["Budget", "available_bytes", "main_memory", "memory_bytes"]
+__all__ = ["Budget", "available_bytes", "describe_bytes", "main_memory", "memory_bytes"]
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _MEMINFO = "/proc/meminfo"
@@ -89,6 +89,13 @@ class Budget:
 def main_memory() -> Budget:
     """The memory that a CPU computes in, as it is now."""
     return Budget("cpu", memory_bytes(), available_bytes())
+
+
+def describe_bytes(num_bytes: int | None) -> str:
+    """In GiB or MiB, for people; `unknown` for None."""
+    if num_bytes is None:
+        return "unknown"
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"
 
 
 def memory_bytes() -> int:

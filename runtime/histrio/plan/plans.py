@@ -3,6 +3,7 @@ process that runs the stage."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -14,6 +15,7 @@ from histrio.config.topology import EngineTable, RuntimeTable
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.drafter import DrafterSpec
 from histrio.contracts.gateway import ServedModel
+from histrio.messages import Placement
 from histrio.plan.draft import speculation_limits
 from histrio.plan.place import ENGINE, FRONT
 
@@ -38,12 +40,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     weight_bytes: int | None = None
     """Of its layers as stored; None where that is not known without fetching the weights."""
-    devices: list[str] = []
-    """What the backend can use on its machine; only a check asks."""
-    capabilities: list[str] = []
-    """What the backend expects the opened stage to be capable of; of another interpreter only a check asks."""
-    dtype: str = ""
-    """The number format that the backend will compute in, where it says so; only a check asks."""
+    placement: Placement | None = None
+    """None until the backends of all stages have been asked."""
 
     @property
     def is_engine(self) -> bool:
@@ -54,6 +52,12 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     def actor(self) -> str:
         """Name of the actor that hosts it."""
         return ENGINE_ACTOR if self.is_engine else stage_ref(self.index)
+
+    def placed(self, placement: Placement) -> StagePlan:
+        """The stage as it is to be opened: on this device, with this share of its memory."""
+        device, ratio = placement.device, placement.kvcache_mem_ratio
+        spec = msgspec.structs.replace(self.spec, device=device, kvcache_mem_ratio=ratio)
+        return msgspec.structs.replace(self, spec=spec, placement=placement)
 
 
 class EdgePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +81,20 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The drafter's settings, and the model that it drafts for; None without a drafter."""
     checkpoint_dtype: str | None = None
     """Number format of the weights as stored, by the model's own account."""
+    own_code: list[str] = []
+    """Files of code that come with the model and are never run."""
+
+    @property
+    def about_own_code(self) -> str:
+        """What a refusal of the model adds; empty for most."""
+        if not self.own_code:
+            return ""
+        return f" (the model comes with code of its own, {', '.join(self.own_code)}, which histrio never runs)"
+
+    def placed(self, placements: Sequence[Placement]) -> Plan:
+        """The plan with its stages placed, all in order."""
+        stages = [stage.placed(placement) for stage, placement in zip(self.stages, placements, strict=True)]
+        return msgspec.structs.replace(self, stages=stages)
 
     @property
     def num_stages(self) -> int:

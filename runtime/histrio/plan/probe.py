@@ -1,4 +1,4 @@
-"""Ask another interpreter about its backends: `PYTHON -m histrio.plan.probe BACKEND [SPEC]`.
+"""Ask a stage's backend, here or in another interpreter: `PYTHON -m histrio.plan.probe BACKEND [SPEC]`.
 
 A stage may run in a virtual environment of its own, whose plugins this process cannot import. The answer is one line of
 JSON on stdout: the backend's traits, and with a placement also two probes, of the machine and of the placement.
@@ -14,10 +14,11 @@ import msgspec
 from histrio.contracts.backend import Probe, StageSpec, Traits
 from histrio.contracts.options import with_options
 from histrio.errors import BackendError, HistrioError
+from histrio.messages import StageAnswer
 from histrio.plugins.asked import asked
-from histrio.plugins.registry import installed_plugins
+from histrio.plugins.registry import Plugins, installed_plugins
 
-__all__ = ["main", "probe_in", "traits_in"]
+__all__ = ["ask_here", "ask_in", "main", "traits_in"]
 
 _TIMEOUT_S = 180.0
 """Importing a large engine from a cold disk takes a minute."""
@@ -29,6 +30,7 @@ class _Answer(msgspec.Struct, frozen=True):
     traits: Traits | None = None
     machine: Probe | None = None
     model: Probe | None = None
+    device: str = ""
     error: str = ""
 
 
@@ -40,29 +42,49 @@ def traits_in(python: str, backend: str) -> Traits:
     return answer.traits
 
 
-def probe_in(python: str, backend: str, spec: StageSpec) -> tuple[Probe, Probe]:
-    """What `backend` says of the machine and of the placement in the environment of `python`. Raises `BackendError`."""
+def ask_here(stage: int, backend: str, spec: StageSpec, plugins: Plugins) -> StageAnswer:
+    """What `backend` says of the machine and of the placement, in this process; may import array libraries."""
+    try:
+        factory = plugins.backends.get(backend)
+        spec = with_options(spec, factory, "options")
+        machine = asked("probe", factory.probe)
+        device = _find_device(spec.device, machine.devices)
+        if not machine.available or not device:
+            return StageAnswer(stage, machine)
+        spec = msgspec.structs.replace(spec, device=device)
+        return StageAnswer(stage, machine, asked("supports", lambda: factory.supports(spec)), device)
+    except HistrioError as error:
+        return StageAnswer(stage, error=str(error))
+
+
+def ask_in(python: str, stage: int, backend: str, spec: StageSpec) -> StageAnswer:
+    """The same in the environment of `python`, in a process of its own. Raises `BackendError` where it cannot be
+    asked."""
     answer = _ask(python, backend, msgspec.json.encode(spec).decode())
-    if answer.machine is None or answer.model is None:
-        raise BackendError(f"{python}: {answer.error}")
-    return answer.machine, answer.model
+    return StageAnswer(stage, answer.machine, answer.model, answer.device, answer.error)
 
 
 def main(argv: list[str]) -> None:
     """Print the answer of this interpreter."""
     backend, *placement = argv
     try:
-        factory = installed_plugins().backends.get(backend)
-        if not placement:
-            answer = _Answer(factory.traits)
-        else:
-            spec = with_options(msgspec.json.decode(placement[0], type=StageSpec), factory, "options")
-            machine = asked("probe", factory.probe)
-            model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
-            answer = _Answer(factory.traits, machine, model)
+        plugins = installed_plugins()
+        answer = _Answer(plugins.backends.get(backend).traits)
+        if placement:
+            said = ask_here(0, backend, msgspec.json.decode(placement[0], type=StageSpec), plugins)
+            answer = _Answer(answer.traits, said.machine, said.model, said.device, said.error)
     except HistrioError as error:
         answer = _Answer(error=str(error))
     print(msgspec.json.encode(answer).decode())
+
+
+def _find_device(name: str, devices: list[str]) -> str:
+    """What a topology's `device` means among those that a backend sees, the best first; empty for none of them."""
+    if not devices or name in devices:
+        return name
+    if name == "auto":
+        return devices[0]
+    return next((device for device in devices if device.partition(":")[0] == name), "")
 
 
 def _ask(python: str, *arguments: str) -> _Answer:

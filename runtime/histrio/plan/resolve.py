@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,6 @@ from histrio.plan.support import (
     check_adapter,
     check_engine_keys,
     check_kv_cache_dtype,
-    check_memory,
     check_support,
     interpreter,
 )
@@ -59,8 +57,8 @@ DEFAULT_MAX_SEQUENCE_LENGTH = 32_768
 def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> Plan:
     """Look everything up. Raises the `HistrioError` of the first thing that cannot be.
 
-    A check fetches only the configuration of a hub's model, and asks backends whether this machine can run them. A
-    start leaves that to the processes that own the devices: it imports array libraries, which the front never needs.
+    A check fetches only the configuration of a hub's model. Device, number format and share of memory of the stages are
+    settled later (`histrio.plan.placement`): asking for them imports array libraries, which the front never needs.
     """
     edges = _edges(topology, plugins)
     traits, processes = _place(topology, plugins)
@@ -89,19 +87,26 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
             host=topology.stages[index].host,
             weight_bytes=None if sizes is None else sizes.of_range(*layers),
         )
-        stages.append(check_support(stage, plugins, config, is_check=is_check))
-    _check_context(table, config)
-    _check_edges(edges, plugins, model)
-    check_memory(stages, config.dtype)
-    return Plan(
+        stages.append(stage)
+    plan = Plan(
         model=model,
-        stages=_share_memory(stages),
+        stages=stages,
         engine=topology.engine,
         runtime=topology.runtime,
         edges=edges,
-        drafter="" if engine else drafter_name(topology.engine, plugins),
-        drafter_spec=None if engine else drafter_spec(topology, stages[0].spec, config, plugins),
         checkpoint_dtype=config.dtype,
+        own_code=config.own_code,
+    )
+    for stage in stages:
+        check_support(stage, plugins, plan.about_own_code)
+    _check_context(table, config)
+    _check_edges(edges, plugins, model)
+    if engine:
+        return plan
+    return msgspec.structs.replace(
+        plan,
+        drafter=drafter_name(topology.engine, plugins),
+        drafter_spec=drafter_spec(topology, stages[0].spec, config, plugins),
     )
 
 
@@ -236,21 +241,6 @@ def _layer_bytes(folder: Path, table: ModelTable, config: ModelConfig, *, is_who
 
     tensors = remote_tensors(table.path, revision=table.revision, offline=table.offline)
     return None if tensors is None else sum_layer_bytes(tensors, config.num_layers)
-
-
-def _share_memory(stages: list[StagePlan]) -> list[StagePlan]:
-    """Stages on one device divide its memory for pages by their layers, since each of them measures all of it."""
-    layers: Counter[str] = Counter()
-    for stage in stages:
-        layers[stage.spec.device] += stage.spec.last_layer - stage.spec.first_layer
-
-    def shared(stage: StagePlan) -> StagePlan:
-        spec = stage.spec
-        part = (spec.last_layer - spec.first_layer) / layers[spec.device]
-        ratio = spec.kvcache_mem_ratio * part
-        return msgspec.structs.replace(stage, spec=msgspec.structs.replace(spec, kvcache_mem_ratio=ratio))
-
-    return [shared(stage) for stage in stages]
 
 
 def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int, int]) -> StageSpec:

@@ -1,4 +1,4 @@
-"""Whether the stages of a plan can be: the backend exists, runs here and knows the model, and the weights fit."""
+"""What can be said of a plan's stages without loading any library: the backend exists and knows keys and model."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from pathlib import Path
 
 import msgspec
 
-from histrio.config.model_config import ModelConfig
 from histrio.config.topology import EngineTable, StageTable
-from histrio.contracts.backend import Capability, Probe, Traits
+from histrio.contracts.backend import Capability, Traits
 from histrio.contracts.options import with_options
-from histrio.errors import BackendError, DoesNotFit, PluginError, TopologyError, UnsupportedModel
-from histrio.kit.memory import memory_bytes
+from histrio.errors import PluginError, TopologyError, UnsupportedModel
 from histrio.plan.plans import StagePlan
-from histrio.plan.probe import probe_in, traits_in
+from histrio.plan.probe import traits_in
 from histrio.plugins.asked import asked
 from histrio.plugins.registry import Plugins
 
@@ -23,12 +21,10 @@ __all__ = [
     "check_adapter",
     "check_engine_keys",
     "check_kv_cache_dtype",
-    "check_memory",
     "check_support",
     "interpreter",
 ]
 
-_GIB = 2**30
 _ENGINES_OWN = {
     "cuts prompts": ["chunked_prefill_size", "step_budget_ms"],
     "plans its steps": [
@@ -51,7 +47,6 @@ _ENGINES_OWN = {
     ],
 }
 """What a whole engine does in its own way → the fields of `EngineTable` that would say how."""
-_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 def backend_traits(stages: list[StageTable], plugins: Plugins) -> list[Traits]:
@@ -129,62 +124,16 @@ def check_engine_keys(table: EngineTable, backend: str) -> None:
         raise TopologyError(f"engine.{field.encode_name}", text)
 
 
-def check_support(stage: StagePlan, plugins: Plugins, config: ModelConfig, *, is_check: bool) -> StagePlan:
-    """The stage with what its backend, which supports these layers of the model, can do with them.
+def check_support(stage: StagePlan, plugins: Plugins, about_own_code: str) -> None:
+    """The backend's options are in order, and as far as it knows without its libraries it supports the placement.
 
-    A check also asks whether it works on this machine, and for its devices. Raises `BackendError`, `UnsupportedModel`.
+    Raises `TopologyError`, `UnsupportedModel`. A backend of another interpreter is not asked yet: that takes time.
     """
-    spec, place = stage.spec, f"stage[{stage.index}]"
-    if stage.python is not None and not is_check:
-        return stage
-
     if stage.python is not None:
-        machine, model = probe_in(stage.python, stage.backend, spec)
-    else:
-        factory = plugins.backends.get(stage.backend)
-        machine = asked("probe", factory.probe) if is_check else Probe(available=True)
-        spec = with_options(spec, factory, f"{place}.options")
-        model = asked("supports", lambda: factory.supports(spec)) if machine.available else machine
-    if not machine.available:
-        raise BackendError(f"{place}: the backend {stage.backend!r} cannot be used here: {machine.sentence}")
-    if not model.available:
-        raise UnsupportedModel(f"{place}: {model.sentence}{_about_own_code(config)}")
-    _check_device(stage, machine.devices)
-    capabilities = [str(each) for each in model.capabilities]
-    return msgspec.structs.replace(stage, devices=machine.devices, capabilities=capabilities, dtype=model.dtype)
-
-
-def _check_device(stage: StagePlan, devices: list[str]) -> None:
-    """The device that the file names is one of those that the backend sees. Raises `TopologyError`."""
-    name = stage.spec.device
-    kinds = {device.partition(":")[0] for device in devices}
-    if name == "auto" or not devices or name in devices or name in kinds:
         return
-    text = f"the backend {stage.backend!r} cannot use {name[:40]!r} here; it sees {', '.join(devices)}"
-    raise TopologyError(f"stage[{stage.index}].device", text)
 
-
-def check_memory(stages: list[StagePlan], checkpoint_dtype: str | None) -> None:
-    """All stages that share this machine's main memory fit into it together. Raises `DoesNotFit` with the numbers.
-
-    A backend checks its own stage when it loads; it knows nothing of the others.
-    """
-    on_cpu = [stage for stage in stages if stage.spec.device == "cpu" or stage.devices == ["cpu"]]
-    stored = _ELEMENT_BYTES.get(checkpoint_dtype or "", 0)
-    needed = 0
-    for stage in on_cpu:
-        factor = _ELEMENT_BYTES[stage.spec.dtype] / stored if stored and stage.spec.dtype in _ELEMENT_BYTES else 1
-        needed += int((stage.weight_bytes or 0) * factor)
-    total = memory_bytes()
-    ratio = max((stage.spec.param_mem_ratio for stage in on_cpu), default=1.0)
-    if needed > total * ratio:
-        raise DoesNotFit(
-            f"the weights need {needed / _GIB:.1f} GiB; this machine has {total / _GIB:.1f} GiB, of which "
-            f"param-mem-ratio {ratio:g} allows {total * ratio / _GIB:.1f} GiB: raise it, or use a smaller model"
-        )
-
-
-def _about_own_code(config: ModelConfig) -> str:
-    if not config.own_code:
-        return ""
-    return f" (the model comes with code of its own, {', '.join(config.own_code)}, which histrio never runs)"
+    path, factory = f"stage[{stage.index}]", plugins.backends.get(stage.backend)
+    spec = with_options(stage.spec, factory, f"{path}.options")
+    model = asked("supports", lambda: factory.supports(spec))
+    if not model.available:
+        raise UnsupportedModel(f"{path}: {model.sentence}{about_own_code}")

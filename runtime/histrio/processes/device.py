@@ -35,6 +35,7 @@ from histrio.processes.compose import (
     engine_child,
     stage_child,
 )
+from histrio.processes.device_placement import placed_stages
 from histrio.processes.device_watch import DeviceWatch
 from histrio.processes.logs import LogFormat, set_up_logs
 from histrio.replica.lifecycle import LINK
@@ -80,9 +81,8 @@ def run_device_process(payload: Any) -> None:
     directory = Directory(spec.process)
     directory.route({ROOT: FRONT, ADMISSION: FRONT, METRICS: FRONT})
     watch = DeviceWatch(spec.process)
-    children = _children(spec, installed_plugins(), directory, watch)
-    device = DeviceThread(directory, children, end_process=end_process, can_mend=spec.can_mend)
-    watch.dispatcher = device.dispatcher
+    plugins = installed_plugins()
+    device: DeviceThread | None = None
 
     def on_lost(peer: str) -> None:
         if peer == FRONT:
@@ -95,6 +95,8 @@ def run_device_process(payload: Any) -> None:
 
     def stop(_signum: int, _frame: FrameType | None) -> None:
         links.leave()
+        if device is None:
+            os._exit(0)  # a backend that is asked something would keep an exception from ending the process
         device.stop()
         if not device.has_loaded:
             sys.exit(0)
@@ -104,6 +106,10 @@ def run_device_process(payload: Any) -> None:
         links.connect(FRONT, spec.front_endpoint, is_parent=True)
         directory.tell(ROOT, Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
         links.beat(FRONT, watch.beat)
+        spec = msgspec.structs.replace(spec, stages=placed_stages(spec.process, spec.stages, plugins, directory))
+        children = _children(spec, plugins, directory, watch)
+        device = DeviceThread(directory, children, end_process=end_process, can_mend=spec.can_mend)
+        watch.dispatcher = device.dispatcher
         device.run()
     finally:
         links.close()

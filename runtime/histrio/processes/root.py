@@ -28,6 +28,7 @@ from histrio.errors import EngineError
 from histrio.net.io_thread import IoThread, LinkLimits
 from histrio.net.runtime_dir import runtime_dir
 from histrio.plan.place import FRONT
+from histrio.plan.placement import settle
 from histrio.plan.plans import DEFAULT_BLOCK_SIZE, EdgePlan, Plan
 from histrio.plan.policies import admission_policy
 from histrio.plan.resolve import field_table
@@ -163,6 +164,7 @@ class _Root:
             try:
                 processes = ReplicaProcesses(front.root, plan, folder, links, secret)
                 front.root.launcher = processes
+                front.root.settle = partial(settle, plan)
                 self._kill_all = processes.kill_all
                 async with processes.run():
                     yield

@@ -9,14 +9,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor
-from histrio.actors.refs import ADMISSION, BATCHING, ENGINE, KV, METRICS, ROOT, Ref, ToRoot, refuse, stage_ref
-from histrio.errors import EngineError, ModelError, RestartLimitReached, WireError
+from histrio.actors.refs import (
+    ADMISSION,
+    BATCHING,
+    ENGINE,
+    KV,
+    METRICS,
+    ROOT,
+    Ref,
+    ToRoot,
+    process_ref,
+    refuse,
+    stage_ref,
+)
+from histrio.errors import EngineError, HistrioError, ModelError, RestartLimitReached, WireError
+from histrio.kit.memory import describe_bytes
 from histrio.messages import (
     PROTOCOL_VERSION,
     Allocated,
@@ -27,12 +40,16 @@ from histrio.messages import (
     FailedStep,
     Hello,
     Loading,
+    LoadStages,
     OnTrial,
     Opened,
+    Placement,
+    Probed,
     Ready,
     ReplicaDown,
     ReplicaSize,
     ReplicaUp,
+    StageAnswer,
     StageCapacity,
     Start,
 )
@@ -107,6 +124,10 @@ class RootActor(Actor[ToRoot]):
         """Those that make the replica complete."""
         self._capacities: dict[str, StageCapacity | EngineCapacity] = {}
         """Of the actors that compute and are present."""
+        self._answers: dict[int, StageAnswer] = {}
+        """What the backend of each stage said last."""
+        self._unplaced: dict[str, list[int]] = {}
+        """Processes that wait for the placements of their stages."""
         self._on_loading = on_loading
         self._clock = clock
         self._liveness = Liveness(life_limits, clock)
@@ -123,6 +144,8 @@ class RootActor(Actor[ToRoot]):
         self.restarts = restarts or RestartAccount(3, 60.0)
         """How often the replica may fail, and how long a new process is put off."""
         self.launcher: Launcher | None = None
+        self.settle: Callable[[Sequence[StageAnswer]], list[Placement]] = _nothing_to_settle
+        """The placements of all stages from the answers for all stages. Raises `HistrioError` for what cannot be."""
         self.on_failed: Callable[[str, str], None] = lambda _actor, _error: None
         """Told of every actor and process that failed, by its name and why."""
         self.epoch = 0
@@ -135,11 +158,12 @@ class RootActor(Actor[ToRoot]):
         """A process was started; messages from it are accepted from now on."""
         self._hosts[host.process] = host
         self._liveness.started(host.process)
-        self._directory.route(dict.fromkeys(host.actors, host.process))
+        self._directory.route(dict.fromkeys([host.process, *host.actors], host.process))
 
     def process_leaving(self, process: str) -> None:
         """A process is about to be stopped: its silence is no news."""
         self._hosts.pop(process, None)
+        self._unplaced.pop(process, None)
         self._liveness.gone(process)
         self._directory.forget(process)
 
@@ -155,6 +179,7 @@ class RootActor(Actor[ToRoot]):
 
     def _process_gone(self, process: str, reason: str, *, is_own_doing: bool, step: FailedStep | None = None) -> None:
         host = self._hosts.pop(process, None)
+        self._unplaced.pop(process, None)
         self._liveness.gone(process)
         self._lost.pop(process, None)
         if host is None:
@@ -197,6 +222,8 @@ class RootActor(Actor[ToRoot]):
         match message:
             case Beat():
                 self._liveness.beat(message)
+            case Probed():
+                self._probed(message)
             case Loading(stage, fraction, text):
                 self._loading(stage, fraction, text)
             case Opened(stage, capacity):
@@ -225,6 +252,26 @@ class RootActor(Actor[ToRoot]):
         self._liveness.begun(hello.process)
         log.info("process %s is up, pid %d", hello.process, hello.pid)
 
+    def _probed(self, probed: Probed) -> None:
+        """Once the backends of all stages have answered, the processes that wait learn where their stages run."""
+        self._unplaced[probed.process] = [answer.stage for answer in probed.answers]
+        self._answers |= {answer.stage: answer for answer in probed.answers}
+        if len(self._answers) < max(len(self._actors - {BATCHING, KV}), 1):  # an engine has batching's place
+            return
+
+        try:
+            placements = self.settle([self._answers[stage] for stage in sorted(self._answers)])
+        except HistrioError as error:
+            self._cannot_start(probed.process, "its stages", error)
+            return
+        for process, stages in self._unplaced.items():
+            mine = [placement for placement in placements if placement.stage in stages]
+            for each in mine:
+                weights = describe_bytes(each.weight_bytes)
+                log.info("stage %d: device %s, dtype %s, weights %s", each.stage, each.device, each.dtype, weights)
+            self._directory.tell(process_ref(process), LoadStages(mine))
+        self._unplaced.clear()
+
     def _loading(self, stage: int, fraction: float, text: str) -> None:
         for host in self._hosts.values():
             if stage_ref(stage) in host.actors or ENGINE in host.actors:
@@ -232,9 +279,11 @@ class RootActor(Actor[ToRoot]):
         self._on_loading(stage, fraction, text)
 
     def _is_loading(self, process: str) -> bool:
-        """Whether an actor of it opens or allocates, which takes as long as it takes."""
+        """Whether an actor of it opens or allocates, which takes as long as it takes; waiting for others is neither."""
         host = self._hosts.get(process)
-        return host is not None and any(name not in self._present or name in self._awaited for name in host.actors)
+        if host is None or process in self._unplaced:
+            return False
+        return any(name not in self._present or name in self._awaited for name in host.actors)
 
     def _replace(self, process: str, reason: str, *, is_own_doing: bool) -> None:
         """End it, and count what it hosts as lost from now on: its end itself may never come."""
@@ -245,7 +294,9 @@ class RootActor(Actor[ToRoot]):
 
     def _child_failed(self, failed: ChildFailed) -> None:
         if failed.is_final:
-            self._cannot_start(failed)
+            process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
+            self.on_failed(failed.child, failed.error)
+            self._cannot_start(process, failed.child, ModelError(failed.error))
             return
         if failed.child.startswith(LINK):
             self.lost(failed.child.removeprefix(LINK), failed.error)
@@ -266,14 +317,12 @@ class RootActor(Actor[ToRoot]):
         is_own_doing = failed.is_request_code
         self._process_gone(process, f"ends, because {reason}", is_own_doing=is_own_doing, step=failed.failed_step)
 
-    def _cannot_start(self, failed: ChildFailed) -> None:
+    def _cannot_start(self, process: str, what: str, error: HistrioError) -> None:
         """For good, unless it could before: then something passing is in the way, such as memory not yet given back."""
-        process = next((host.process for host in self._hosts.values() if failed.child in host.actors), "")
-        self.on_failed(failed.child, failed.error)
         if self._has_been_up and self.launcher is not None:
-            self._replace(process, f"cannot start {failed.child} again: {failed.error}", is_own_doing=True)
+            self._replace(process, f"cannot start {what} again: {error}", is_own_doing=True)
         else:
-            self.fail(ModelError(failed.error))
+            self.fail(error)
 
     def _open(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:
         self._capacities[actor] = capacity
@@ -354,3 +403,8 @@ class RootActor(Actor[ToRoot]):
         for sentence in lost_capabilities({name: each.capabilities for name, each in self._stages.items()}):
             log.info("%s", sentence)
         self._directory.tell(ADMISSION, ReplicaUp(0, self.epoch, size))
+
+
+def _nothing_to_settle(_answers: Sequence[StageAnswer]) -> list[Placement]:
+    """Stages in the front's own process are placed before they are made."""
+    return []

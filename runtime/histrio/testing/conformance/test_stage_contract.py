@@ -42,10 +42,12 @@ def test_probe_and_traits_are_well_formed(subject: StageSubject) -> None:
 
 
 def test_supports_foretells_no_more_than_the_opened_stage_has(subject: StageSubject) -> None:
-    foretold = subject.kit.supports(subject.spec()).capabilities
+    foretold, capacity = subject.kit.supports(subject.spec()), subject.reference.capacities[0]
 
-    assert set(foretold) <= _OF_STAGES
-    assert set(foretold) <= set(subject.capabilities)
+    assert set(foretold.capabilities) <= _OF_STAGES
+    assert set(foretold.capabilities) <= set(subject.capabilities)
+    assert foretold.dtype in ("", capacity.dtype)
+    assert foretold.weight_bytes in (None, capacity.param_bytes)
 
 
 def test_wrong_layer_ranges_are_refused(subject: StageSubject) -> None:

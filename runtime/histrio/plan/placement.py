@@ -1,0 +1,117 @@
+"""Where and how each stage runs: settled once, from what the backends say, for a check and for a start alike.
+
+A backend is asked where its stage would run, because only there its libraries may be loaded: by a start in the stage's
+own process, before anything is loaded; by a check in this process, or in the stage's own interpreter. One function
+makes placements of the answers, so that a start refuses what a check refuses, in the same words.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import msgspec
+
+from histrio.errors import BackendError, DoesNotFit, TopologyError, UnsupportedModel
+from histrio.kit.memory import describe_bytes, memory_bytes
+from histrio.messages import Placement, StageAnswer
+from histrio.plan.plans import Plan, StagePlan
+from histrio.plan.probe import ask_here, ask_in
+from histrio.plugins.registry import Plugins
+
+__all__ = ["ask_backends", "settle"]
+
+_ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+def ask_backends(plan: Plan, plugins: Plugins) -> list[StageAnswer]:
+    """The answers for all stages of a plan that is not started, in order; may import array libraries."""
+    return [
+        ask_here(stage.index, stage.backend, stage.spec, plugins)
+        if stage.python is None
+        else ask_in(stage.python, stage.index, stage.backend, stage.spec)
+        for stage in plan.stages
+    ]
+
+
+def settle(plan: Plan, answers: Sequence[StageAnswer]) -> list[Placement]:
+    """The placement of every stage, in order, from the answers in the same order.
+
+    Raises `BackendError`, `TopologyError`, `UnsupportedModel` or `DoesNotFit` for the first thing that cannot be.
+    """
+    placements = [_place(plan, stage, answer) for stage, answer in zip(plan.stages, answers, strict=True)]
+    _check_memory(plan, placements, answers)
+    return _share_memory(plan, placements)
+
+
+def _place(plan: Plan, stage: StagePlan, answer: StageAnswer) -> Placement:
+    """With the whole share of the device's memory."""
+    machine, model, path = answer.machine, answer.model, f"stage[{stage.index}]"
+    if machine is None:
+        raise BackendError(f"{stage.python or path}: {answer.error}")
+    if not machine.available:
+        raise BackendError(f"{path}: the backend {stage.backend!r} cannot be used here: {machine.sentence}")
+    if model is None:
+        seen, name = ", ".join(machine.devices), stage.spec.device[:40]
+        raise TopologyError(f"{path}.device", f"the backend {stage.backend!r} cannot use {name!r} here; it sees {seen}")
+    if not model.available:
+        raise UnsupportedModel(f"{path}: {model.sentence}{plan.about_own_code}")
+
+    weight_bytes = _estimated_bytes(plan, stage, model.dtype) if model.weight_bytes is None else model.weight_bytes
+    return Placement(
+        stage=stage.index,
+        device=answer.device,
+        kvcache_mem_ratio=stage.spec.kvcache_mem_ratio,
+        dtype=model.dtype,
+        weight_bytes=weight_bytes,
+        capabilities=[str(each) for each in model.capabilities],
+    )
+
+
+def _estimated_bytes(plan: Plan, stage: StagePlan, dtype: str) -> int | None:
+    """Bytes of the weights as stored, in another number format where one is known."""
+    if stage.weight_bytes is None:
+        return None
+
+    stored = _ELEMENT_BYTES.get(plan.checkpoint_dtype or "")
+    wanted = _ELEMENT_BYTES.get(dtype or stage.spec.dtype)
+    return stage.weight_bytes if stored is None or wanted is None else stage.weight_bytes * wanted // stored
+
+
+def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence[StageAnswer]) -> None:
+    """The stages of each device fit into its memory together: a backend that loads knows nothing of the others.
+
+    Raises `DoesNotFit` with the numbers.
+    """
+    needed: Counter[str] = Counter()
+    for placement in placements:
+        needed[placement.device] += placement.weight_bytes or 0
+    totals = {placement.device: _device_bytes(answer) for placement, answer in zip(placements, answers, strict=True)}
+    ratio = plan.engine.param_mem_ratio
+    for device, total in totals.items():
+        if total is not None and needed[device] > total * ratio:
+            owner = "this machine" if device == "cpu" else device
+            needs, has, allowed = (describe_bytes(each) for each in (needed[device], total, int(total * ratio)))
+            raise DoesNotFit(
+                f"the weights need {needs}; {owner} has {has}, of which param-mem-ratio {ratio:g} allows {allowed}: "
+                "raise it, or use a smaller model"
+            )
+
+
+def _device_bytes(answer: StageAnswer) -> int | None:
+    if answer.model is not None and answer.model.device_bytes is not None:
+        return answer.model.device_bytes
+    return memory_bytes() if answer.device == "cpu" else None
+
+
+def _share_memory(plan: Plan, placements: Sequence[Placement]) -> list[Placement]:
+    """Stages on one device divide its memory for pages by their layers, since each of them measures all of it."""
+    num_layers = {stage.index: stage.spec.last_layer - stage.spec.first_layer for stage in plan.stages}
+    on_device: Counter[str] = Counter()
+    for placement in placements:
+        on_device[placement.device] += num_layers[placement.stage]
+
+    def share(placement: Placement) -> float:
+        return placement.kvcache_mem_ratio * num_layers[placement.stage] / on_device[placement.device]
+
+    return [msgspec.structs.replace(each, kvcache_mem_ratio=share(each)) for each in placements]
