@@ -28,7 +28,6 @@ from histrio.contracts.backend import (
     ArrayNamespace,
     Capability,
     Progress,
-    StageBackend,
     StageCapacity,
     StageOutput,
     StageSpec,
@@ -39,7 +38,7 @@ from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.kv.actor import KvActor
 from histrio.messages import Ask, Generate, GrammarSpec, Message, ReplicaSize, Start, Step, StepResult, Tokens
 from histrio.net.wire import decode, encode
-from histrio.stage.actor import StageActor
+from histrio.stage.actor import OpenStage, StageActor
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -96,17 +95,15 @@ SAMPLING: dict[str, dict[str, Any]] = {
 class NullStage:
     """A device that takes no time: the same logits for every row."""
 
-    def __init__(self) -> None:
+    def __init__(self, spec: StageSpec, progress: Progress) -> None:
         self.xp: ArrayNamespace = NumpyArrays()
+        self.capacity = StageCapacity({BLOCK_SIZE: 2**20}, spec.max_rows, spec.max_step_tokens, "float32", 0, 0)
         self._row = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32)
         self._row[LETTER] = 10.0  # a byte that grammars allow, and that drafts guess
 
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        """Room for everything."""
-        return StageCapacity({BLOCK_SIZE: 2**20}, spec.max_rows, spec.max_step_tokens, "float32", 0, 0)
-
-    def allocate(self, size: ReplicaSize) -> None:
+    def allocate(self, size: ReplicaSize) -> NullStage:
         """No pages."""
+        return self
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Logits of the right shape."""
@@ -152,7 +149,7 @@ class _Line:
 
     def __init__(
         self,
-        backend: StageBackend,
+        open_stage: OpenStage,
         model: str,
         num_rows: int,
         *,
@@ -184,7 +181,7 @@ class _Line:
         actors: dict[str, Actor[Any]] = {
             BATCHING: BatchingActor(self._tell, settings, make_drafter=make_drafter),
             KV: KvActor(self._tell),
-            FIRST_STAGE: StageActor(0, spec, backend, self._tell, last_stage),
+            FIRST_STAGE: StageActor(0, spec, open_stage, self._tell, last_stage),
             **dict.fromkeys((ROOT, ADMISSION, METRICS), self.sink),
         }
         for name, actor in actors.items():
@@ -244,7 +241,7 @@ class _Line:
 def test_runtime_cost_of_a_decode_step(
     benchmark: BenchmarkFixture, num_rows: int, sampling: str, is_wired: bool
 ) -> None:
-    line = _Line(NullStage(), "", num_rows, is_wired=is_wired)
+    line = _Line(NullStage, "", num_rows, is_wired=is_wired)
     line.begin(num_rows, SAMPLING[sampling])
     before = line.sink.num_tokens
 
@@ -260,7 +257,7 @@ def test_runtime_cost_of_64_rows(
 ) -> None:
     write_tokenizer(tmp_path)
     table = GrammarTable(GrammarKinds([Llguidance()]), VocabularySpec(str(tmp_path), VOCAB, (EOS_ID,)))
-    line = _Line(NullStage(), "", 64, grammars=table, has_drafts=has_drafts)
+    line = _Line(NullStage, "", 64, grammars=table, has_drafts=has_drafts)
     line.begin(64, SAMPLING["greedy"], GrammarSpec("regex", "[a-z]*") if has_grammars else None)
     for _ in range(20):
         line.step()
@@ -273,7 +270,7 @@ def test_runtime_cost_of_64_rows(
 
 
 def test_whole_decode_step_of_16_rows_on_the_toy_backend(benchmark: BenchmarkFixture, tmp_path: Path) -> None:
-    line = _Line(ToyStage(), str(write_toy_model(tmp_path / "toy", num_layers=2)), 16)
+    line = _Line(ToyStage, str(write_toy_model(tmp_path / "toy", num_layers=2)), 16)
     line.begin(16, SAMPLING["greedy"])
     before = line.sink.num_tokens
 
@@ -289,14 +286,19 @@ def test_runtime_cost_of_a_decode_step_of_16_rows_on_torch(
     benchmark: BenchmarkFixture, tmp_path: Path, sampling: str, has_indices: bool
 ) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from histrio_torch.backend import TorchStage
+    from histrio_torch.backend import TorchStage, open_stage
     from histrio_torch.testing import NUM_LAYERS, make_model
 
     make_model("qwen3", tmp_path, vocab_size=VOCAB, max_position_embeddings=MAX_SEQUENCE_LENGTH)
-    backend = TorchStage()
-    line = _Line(backend, str(tmp_path), 16, num_layers=NUM_LAYERS)
+    opened: list[TorchStage] = []
+
+    def noted(spec: StageSpec, progress: Progress) -> TorchStage:
+        opened.append(open_stage(spec, progress))
+        return opened[0]
+
+    line = _Line(noted, str(tmp_path), 16, num_layers=NUM_LAYERS)
     line.begin(16, SAMPLING[sampling])
-    _stop_clock_in_kernels(backend, has_indices)
+    _stop_clock_in_kernels(opened[0]._running, has_indices)
     before = line.sink.num_tokens
 
     benchmark.pedantic(line.step, rounds=300, warmup_rounds=20)
@@ -304,9 +306,9 @@ def test_runtime_cost_of_a_decode_step_of_16_rows_on_torch(
     assert line.sink.num_tokens == before + line.num_steps * 16
 
 
-def _stop_clock_in_kernels(backend: Any, has_indices: bool) -> None:
+def _stop_clock_in_kernels(running: Any, has_indices: bool) -> None:
     """The device works from the embedding to the logits, perhaps except where the backend prepares indices."""
-    model, groups = backend._stage.model, backend._cache.groups
+    model, groups = running.stage.model, running.cache.groups
     model.get_input_embeddings().register_forward_pre_hook(CLOCK.device_starts)
     model.register_forward_hook(CLOCK.device_stops)
 
@@ -318,4 +320,4 @@ def _stop_clock_in_kernels(backend: Any, has_indices: bool) -> None:
             CLOCK.device_starts()
 
     if has_indices:
-        backend._cache.groups = prepare
+        running.cache.groups = prepare

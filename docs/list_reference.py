@@ -14,7 +14,8 @@ PAGE = Path(__file__).parent / "reference.md"
 CONTRACTS = {
     "Stage backends": {
         "histrio.contracts.backend": (
-            "BackendFactory TakesOptions Traits Capability StageSpec StageBackend StepBatch StageOutput ArrayNamespace"
+            "BackendFactory TakesOptions Traits Capability StageSpec OpenedStage RunningStage StepBatch StageOutput "
+            "ArrayNamespace"
         ),
         "histrio.messages": "Probe StageCapacity ReplicaSize Tensor",
     },

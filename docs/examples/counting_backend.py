@@ -16,10 +16,11 @@ from histrio.contracts.backend import (
     ArrayNamespace,
     BackendFactory,
     Capability,
+    OpenedStage,
     Probe,
     Progress,
     ReplicaSize,
-    StageBackend,
+    RunningStage,
     StageCapacity,
     StageOutput,
     StageSpec,
@@ -46,21 +47,18 @@ CAPABILITIES = [
 
 
 class CountingStage:
-    """One contiguous range of counting layers."""
+    """One contiguous range of counting layers, opened."""
 
-    def __init__(self) -> None:
-        self.xp: ArrayNamespace = NumpyArrays()
-        self._pages: Floats = np.zeros((0, 0), np.float32)
-        self._page_size = 1
-
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+    def __init__(self, spec: StageSpec, progress: Progress) -> None:
         """Read what the range needs (here, the size of the vocabulary), and say how much fits beside it."""
+        self.xp: ArrayNamespace = NumpyArrays()
         self._spec = spec
         self._vocab_size = int(_read_config(spec.model)["vocab_size"])
         self._num_layers = spec.last_layer - spec.first_layer
         num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.kvcache_mem_ratio) // (4 * self._num_layers))
+        self._running: RunningCountingStage | None = None
         progress(1.0, "nothing to load")
-        return StageCapacity(
+        self.capacity = StageCapacity(
             max_pages={page_size: num_tokens // page_size for page_size in PAGE_SIZES},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
@@ -70,10 +68,24 @@ class CountingStage:
             capabilities=list(CAPABILITIES),
         )
 
-    def allocate(self, size: ReplicaSize) -> None:
+    def allocate(self, size: ReplicaSize) -> RunningStage:
+        """Make the pool of pages, and the stage that steps on it."""
+        self._running = RunningCountingStage(self._spec, self._vocab_size, size)
+        return self._running
+
+    def close(self) -> None:
+        """Free the pages."""
+        self._running = None
+
+
+class RunningCountingStage:
+    """The range with its pages."""
+
+    def __init__(self, spec: StageSpec, vocab_size: int, size: ReplicaSize) -> None:
         """One float per layer and token; NaN, so that reading what was never written would show."""
-        self._page_size = size.page_size
-        self._pages = np.full((self._num_layers, size.num_pages * size.page_size), np.nan, np.float32)
+        self._spec, self._vocab_size, self._page_size = spec, vocab_size, size.page_size
+        num_layers = spec.last_layer - spec.first_layer
+        self._pages: Floats = np.full((num_layers, size.num_pages * size.page_size), np.nan, np.float32)
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the range."""
@@ -92,15 +104,11 @@ class CountingStage:
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy pages in all layers."""
-        pages = self._pages.reshape(self._num_layers, -1, self._page_size)
+        pages = self._pages.reshape(len(self._pages), -1, self._page_size)
         pages[:, dst] = pages[:, src]
 
     def close_slot(self, slot: int) -> None:
         """Nothing is kept per slot: the next plan says which row owns a page."""
-
-    def close(self) -> None:
-        """Free the pages."""
-        self._pages = np.zeros((0, 0), np.float32)
 
     def _run_row(self, pages: Floats, state: Floats, batch: StepBatch, row: int) -> None:
         """One layer, one row: write the new tokens into the row's pages, then let each look back; changes `state`."""
@@ -124,7 +132,7 @@ class CountingFactory:
     """What histrio asks before it makes a backend; importing this file must stay cheap."""
 
     name = "counting"
-    traits = Traits(contract=1)
+    traits = Traits(contract=2)
     options = NoOptions
 
     def probe(self) -> Probe:
@@ -141,9 +149,9 @@ class CountingFactory:
 
         return Probe(available=True, capabilities=CAPABILITIES)
 
-    def create(self) -> StageBackend:
-        """A stage that is not open yet; import heavy libraries here."""
-        return CountingStage()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """Load the stage; import heavy libraries here."""
+        return CountingStage(spec, progress)
 
 
 def _first_state(batch: StepBatch) -> Floats:

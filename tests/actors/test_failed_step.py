@@ -10,12 +10,12 @@ import anyio
 import pytest
 
 from histrio.actors.failed_step import blamed, failed_step_of, note_failed_step
-from histrio.contracts.backend import BackendFactory, StageBackend, StageOutput, StepBatch
+from histrio.contracts.backend import BackendFactory, OpenedStage, Progress, StageOutput, StageSpec, StepBatch
 from histrio.contracts.gateway import Submission
 from histrio.errors import RequestBrokeEngine
 from histrio.messages import Ask, FailedRow, FailedStep, Tensor
 from histrio.testing.harness import Harness, HarnessOptions, serving
-from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
+from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 
 NUM_LAYERS, VOCAB = 3, 258
 POISON = 251
@@ -127,9 +127,10 @@ class Faulty:
         self.cuts = cuts
         self.num_steps = 0
 
-    def create(self) -> StageBackend:
-        backend = self._factory.create()
-        step = backend.step
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        stage = self._factory.open(spec, progress)
+        assert isinstance(stage, ToyStage)
+        step = stage.step
 
         def failing(batch: StepBatch) -> StageOutput:
             self.num_steps += 1
@@ -139,8 +140,8 @@ class Faulty:
                 raise RuntimeError("poisoned")
             return step(batch)
 
-        backend.step = failing  # type: ignore[method-assign]
-        return backend
+        stage.step = failing  # type: ignore[method-assign]
+        return stage
 
 
 Answers = dict[int, tuple[list[int], str]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import msgspec
 import numpy as np
@@ -20,10 +20,10 @@ import numpy.typing as npt
 from histrio.contracts.backend import (
     BackendFactory,
     Capability,
+    OpenedStage,
     Probe,
     Progress,
     ReplicaSize,
-    StageBackend,
     StageCapacity,
     StageOutput,
     StageSpec,
@@ -109,7 +109,7 @@ class BrokenFactory:
     """Not registered: `--backend broken_backend:BrokenFactory`."""
 
     name = "broken"
-    traits = Traits(contract=1)
+    traits = Traits(contract=2)
 
     def probe(self) -> Probe:
         return toy.ToyFactory().probe()
@@ -129,14 +129,14 @@ class BrokenFactory:
             case _:
                 return probe
 
-    def create(self) -> StageBackend:
-        return BrokenStage()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return BrokenStage(spec, progress)
 
 
 class BoastfulFactory(BrokenFactory):
     """Claims in its traits what only an opened stage can know."""
 
-    traits = Traits(contract=1, capabilities=[Capability.REWIND])
+    traits = Traits(contract=2, capabilities=[Capability.REWIND])
 
 
 class RegisteredFactory(BrokenFactory):
@@ -148,7 +148,7 @@ class RegisteredFactory(BrokenFactory):
 class SeparateFactory(BrokenFactory):
     """Healthy, and every stage needs a process of its own."""
 
-    traits = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
+    traits = Traits(contract=2, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
 
 
 class FromTheEnd(NumpyArrays):
@@ -164,7 +164,7 @@ class BrokenStage(toy.ToyStage):
     latest_slots: ClassVar[list[int]] = []
     """Of the step that a first stage computed last."""
 
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+    def __init__(self, spec: StageSpec, progress: Progress) -> None:
         options = dict(spec.options)
         self.defect = options.pop("defect", None)
         self.variant = options.pop("variant", None)
@@ -175,8 +175,6 @@ class BrokenStage(toy.ToyStage):
             progress(0.1, "or not")
         if spec.param_mem_ratio * memory_bytes() < _PARAM_BYTES and self.defect != "ignores-its-share":
             raise DoesNotFit("the weights of the broken backend")
-        if self.defect == "argmax-from-the-end":
-            self.xp = FromTheEnd()
         self.num_closed = 0
         self.buffer = np.zeros(4096, np.int64)
         self.sums: dict[int, int] = {}
@@ -185,12 +183,14 @@ class BrokenStage(toy.ToyStage):
         self.copies: list[tuple[list[int], list[int]]] = []
         self.owners: dict[int, int] = {}
         self.first = 3 if self.variant == "own-ids" else 0
-        capacity = super().open(msgspec.structs.replace(spec, options=options), progress)
-        return msgspec.structs.replace(capacity, **self._changed_capacity(spec, capacity))
+        super().__init__(msgspec.structs.replace(spec, options=options), progress)
+        if self.defect == "argmax-from-the-end":
+            self.xp = FromTheEnd()
+        self.capacity = msgspec.structs.replace(self.capacity, **self._changed_capacity(spec, self.capacity))
 
-    def allocate(self, size: ReplicaSize) -> None:
+    def allocate(self, size: ReplicaSize) -> Self:
         if self.defect == "keeps-old-page-size" and self._pages.size:
-            return
+            return self
 
         super().allocate(msgspec.structs.replace(size, num_pages=size.num_pages + self.first))
         self.longest, self.owners = {}, {}
@@ -202,6 +202,7 @@ class BrokenStage(toy.ToyStage):
             self.sums = {}
         if self.defect == "stale-pages-visible":
             self._pages[:] = 0
+        return self
 
     def step(self, batch: StepBatch) -> StageOutput:
         self._refuse(batch)
@@ -236,8 +237,8 @@ class BrokenStage(toy.ToyStage):
         self.tables.pop(slot, None)
 
     def close(self) -> None:
-        self.num_closed = getattr(self, "num_closed", 0) + 1
-        if getattr(self, "defect", None) == "closes-once" and self.num_closed > 1:
+        self.num_closed += 1
+        if self.defect == "closes-once" and self.num_closed > 1:
             raise RuntimeError("closed already")
         super().close()
 

@@ -17,13 +17,13 @@ from histrio.contracts.backend import (
     Probe,
     Progress,
     ReplicaSize,
-    StageBackend,
     StageCapacity,
     StageOutput,
     StageSpec,
     StepBatch,
     Traits,
 )
+from histrio.contracts.first_contract import StageBackend
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError
 from histrio.messages import Tensor

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from histrio.config.topology import parse_tables
-from histrio.contracts.backend import Probe, Progress, StageBackend, StageSpec
+from histrio.contracts.backend import OpenedStage, Probe, Progress, StageSpec
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.contracts.options import NoOptions, as_options, with_options
 from histrio.errors import TopologyError
@@ -30,9 +30,9 @@ class SomeOptions(msgspec.Struct, frozen=True, rename="kebab"):
 class Stage(ToyStage):
     """A toy that notes its options."""
 
-    def open(self, spec: StageSpec, progress: Progress) -> Any:
+    def __init__(self, spec: StageSpec, progress: Progress) -> None:
         TOLD.append(spec.options)
-        return super().open(msgspec.structs.replace(spec, options={}), progress)
+        super().__init__(msgspec.structs.replace(spec, options={}), progress)
 
 
 class Factory(ToyFactory):
@@ -45,8 +45,8 @@ class Factory(ToyFactory):
         TOLD.append(spec.options)
         return super().supports(spec)
 
-    def create(self) -> StageBackend:
-        return Stage()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return Stage(spec, progress)
 
 
 class Parrot(GuessFactory):

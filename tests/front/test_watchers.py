@@ -155,8 +155,8 @@ async def test_a_served_replica_tells_of_requests_intervals_and_failures(tmp_pat
     class FailsOnce(ToyFactory):
         has_failed = False
 
-        def create(self) -> Any:
-            stage = super().create()
+        def open(self, spec: Any, progress: Any) -> Any:
+            stage: Any = super().open(spec, progress)
             step = stage.step
 
             def stepping(batch: Any) -> Any:

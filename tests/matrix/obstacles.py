@@ -10,9 +10,10 @@ from msgspec import structs
 
 from histrio.contracts.backend import (
     BackendFactory,
+    OpenedStage,
     Progress,
-    StageBackend,
-    StageCapacity,
+    ReplicaSize,
+    RunningStage,
     StageOutput,
     StageSpec,
     StepBatch,
@@ -72,22 +73,26 @@ class FailingFactory:
         self._factory = factory
         self._kv_cache_dtype = kv_cache_dtype
 
-    def create(self) -> StageBackend:
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
         """One more stage that counts along."""
-        backend = self._factory.create()
-        step, open_stage = backend.step, backend.open
+        stage = self._factory.open(structs.replace(spec, kv_cache_dtype=self._kv_cache_dtype), progress)
+        allocate = stage.allocate
 
-        def counted(batch: StepBatch) -> StageOutput:
-            self.num_steps += 1
-            if self.num_steps in self.fails_at:
-                raise RuntimeError("the device failed, as it was told to")
-            return step(batch)
+        def allocated(size: ReplicaSize) -> RunningStage:
+            running = allocate(size)
+            step = type(running).step
 
-        def opened(spec: StageSpec, progress: Progress) -> StageCapacity:
-            return open_stage(structs.replace(spec, kv_cache_dtype=self._kv_cache_dtype), progress)
+            def counted(batch: StepBatch) -> StageOutput:
+                self.num_steps += 1
+                if self.num_steps in self.fails_at:
+                    raise RuntimeError("the device failed, as it was told to")
+                return step(running, batch)
 
-        backend.step, backend.open = counted, opened  # type: ignore[method-assign]
-        return backend
+            running.step = counted  # type: ignore[method-assign]
+            return running
+
+        stage.allocate = allocated  # type: ignore[method-assign]
+        return stage
 
 
 def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:

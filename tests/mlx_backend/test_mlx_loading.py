@@ -17,6 +17,7 @@ from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio.testing.chain import ChainRow
+from histrio_mlx import backend
 from histrio_mlx.backend import MlxStage
 from histrio_mlx.testing import NUM_LAYERS, MlxChain, as_torch
 from histrio_torch.testing import MOST_ERROR, logits_error
@@ -32,9 +33,9 @@ UNGUARDED = FILE_LIMIT.replace("import histrio_mlx.compat", "import mlx_lm.utils
 
 
 def open_stage(folder: Path, first: int, last: int, num_layers: int, **settings: Any) -> tuple[MlxStage, StageCapacity]:
-    stage = MlxStage()
     spec = StageSpec(str(folder), first, last, num_layers, **{"device": "cpu", "max_sequence_length": 64, **settings})
-    return stage, stage.open(spec, lambda fraction, text: None)
+    stage = backend.open_stage(spec, lambda fraction, text: None)
+    return stage, stage.capacity
 
 
 def test_half_of_the_layers_take_half_of_the_memory(mlx_model: Callable[..., Any]) -> None:

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from histrio.contracts.backend import BackendFactory, Capability, StageSpec
+from histrio.contracts.backend import CONTRACT, BackendFactory, Capability, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
 from histrio.testing.chain import ChainRow
 from histrio_mlx import plugin
-from histrio_mlx.backend import MlxStage
 from histrio_mlx.factory import MlxFactory
 from histrio_mlx.families import Family
 from histrio_mlx.testing import NUM_LAYERS, MlxChain
@@ -48,7 +47,7 @@ def test_the_hook_registers_a_factory_named_mlx() -> None:
     plugin.register_backends(found.append)
 
     assert [factory.name for factory in found] == ["mlx"]
-    assert isinstance(found[0].create(), MlxStage)
+    assert found[0].traits.contract == CONTRACT
     assert Capability.ADAPTERS in found[0].traits.capabilities
 
 
@@ -91,7 +90,7 @@ def test_configurations_that_cannot_run_are_refused(name: str, tmp_path: Path) -
     assert words in probe.reason
     assert probe.remedy
     with pytest.raises(ModelError, match=words):
-        MlxStage().open(spec, lambda fraction, text: None)
+        MlxFactory().open(spec, lambda fraction, text: None)
 
 
 def test_behind_a_probe_the_model_is_tried_without_reading_its_weights(
@@ -182,9 +181,8 @@ def test_missing_weights_are_named_by_the_stage_that_needs_them(mlx_model: Calla
 
     with pytest.raises(UnsupportedModel, match=r"layers\.1\.mlp\.up_proj"):
         open_stage(folder, NUM_LAYERS)
-    stage = MlxStage()
-    stage.open(StageSpec(str(folder), 2, 4, NUM_LAYERS, device="cpu"), lambda fraction, text: None)
-    stage.close()
+    later = StageSpec(str(folder), 2, 4, NUM_LAYERS, device="cpu")
+    MlxFactory().open(later, lambda fraction, text: None).close()
 
 
 @pytest.mark.parametrize(
@@ -224,8 +222,5 @@ def write_model(folder: Path, config: dict[str, Any]) -> None:
 
 
 def open_stage(folder: Path, num_layers: int = 2, **settings: Any) -> None:
-    stage = MlxStage()
-    try:
-        stage.open(StageSpec(str(folder), 0, num_layers, num_layers, **{"device": "cpu", **settings}), lambda *_: None)
-    finally:
-        stage.close()
+    spec = StageSpec(str(folder), 0, num_layers, num_layers, **{"device": "cpu", **settings})
+    MlxFactory().open(spec, lambda *_: None).close()

@@ -18,11 +18,11 @@ from histrio.contracts.backend import (
     BackendFactory,
     Capability,
     Probe,
-    StageBackend,
     StageSpec,
     Traits,
 )
 from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.first_contract import StageBackend
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.contracts.sampler import Opening, Rows, Sampler
 from histrio.plugins.registry import Plugins

@@ -294,8 +294,8 @@ async def test_a_sampler_that_fails_at_a_step_costs_its_request_alone(
 class OverflowingFactory(ToyFactory):
     """A toy whose numbers overflow for a sequence that begins with 7."""
 
-    def create(self) -> Any:
-        return Overflowing()
+    def open(self, spec: Any, progress: Any) -> Any:
+        return Overflowing(spec, progress)
 
 
 class Overflowing(ToyStage):

@@ -14,8 +14,9 @@ import msgspec
 import pytest
 
 from histrio.contracts import hooks
-from histrio.contracts.backend import Array, ArrayNamespace, BackendFactory, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Array, ArrayNamespace, BackendFactory, Probe, StageSpec, Traits
 from histrio.contracts.drafter import DrafterFactory
+from histrio.contracts.first_contract import StageBackend
 from histrio.contracts.gateway import Submission
 from histrio.contracts.grammar import GrammarBackend, GrammarKinds, Vocabulary, VocabularySpec
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl

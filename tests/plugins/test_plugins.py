@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from histrio.cli.plugin_report import describe_plugins, plugin_sentences
-from histrio.contracts.backend import Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Probe, StageSpec, Traits
+from histrio.contracts.first_contract import StageBackend
 from histrio.contracts.hooks import hookimpl
 from histrio.errors import PluginError
 from histrio.plugins.registry import Plugins, load_plugins

@@ -93,7 +93,7 @@ def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp
     stage = StageActor(
         0,
         spec,
-        ToyFactory().create(),
+        ToyFactory().open,
         lambda _name, _message: None,
         LastStage(SamplerChain([], 2)),
     )

@@ -16,7 +16,7 @@ import torch
 from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import Tensor
-from histrio_sglang.backend import SglangStage
+from histrio_sglang.backend import RunningSglangStage, SglangStage, open_stage
 from histrio_sglang.factory import SglangFactory
 from histrio_sglang.traits import CAPABILITIES
 from histrio_torch.testing import MOST_ERROR, NUM_LAYERS, VOCAB_SIZE, logits_error, make_model
@@ -93,13 +93,16 @@ def no_progress(_fraction: float, _text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def stage(reference: Reference) -> Iterator[SglangStage]:
-    opened = SglangStage()
-    opened.open(spec_of(reference.folder), no_progress)
-    opened.allocate(SIZE)
-    yield opened
-    opened.close()
-    opened.close()
+def opened(reference: Reference) -> Iterator[SglangStage]:
+    stage = open_stage(spec_of(reference.folder), no_progress)
+    yield stage
+    stage.close()
+    stage.close()
+
+
+@pytest.fixture
+def stage(opened: SglangStage) -> RunningSglangStage:
+    return opened.allocate(SIZE)
 
 
 def assert_same(logits: Any, wanted: torch.Tensor) -> None:
@@ -110,7 +113,7 @@ def assert_same(logits: Any, wanted: torch.Tensor) -> None:
 
 
 def test_scattered_pages_and_ragged_rows_give_the_logits_of_transformers(
-    stage: SglangStage, reference: Reference
+    stage: RunningSglangStage, reference: Reference
 ) -> None:
     one, two, three = prompt(1, 5), prompt(2, 37), prompt(3, 16)
     rows = [NewTokens(1, 0, one, [9]), NewTokens(8, 0, two, [3, 32, 1]), NewTokens(4, 0, three, [20])]
@@ -118,7 +121,7 @@ def test_scattered_pages_and_ragged_rows_give_the_logits_of_transformers(
     assert_same(stage.step(make_step(*rows)).logits, wanted)
 
 
-def test_a_decode_beside_a_prompt_and_a_chunk_is_undisturbed(stage: SglangStage, reference: Reference) -> None:
+def test_a_decode_beside_a_prompt_and_a_chunk_is_undisturbed(stage: RunningSglangStage, reference: Reference) -> None:
     one, two, three = prompt(4, 18), prompt(5, 30), prompt(6, 7)
     stage.step(make_step(NewTokens(1, 0, one[:17], [5, 6]), NewTokens(2, 0, two[:13], [7, 8], 0)))
     rows = [
@@ -130,7 +133,9 @@ def test_a_decode_beside_a_prompt_and_a_chunk_is_undisturbed(stage: SglangStage,
     assert_same(stage.step(make_step(*rows)).logits, wanted)
 
 
-def test_steps_of_single_tokens_give_the_logits_of_transformers(stage: SglangStage, reference: Reference) -> None:
+def test_steps_of_single_tokens_give_the_logits_of_transformers(
+    stage: RunningSglangStage, reference: Reference
+) -> None:
     one, two = prompt(7, 34), prompt(8, 20)
     stage.step(make_step(NewTokens(1, 0, one[:31], [2, 4, 6]), NewTokens(2, 0, two[:17], [10, 12], 0)))
     for index in range(3):
@@ -143,7 +148,7 @@ def test_steps_of_single_tokens_give_the_logits_of_transformers(stage: SglangSta
         assert_same(got, torch.stack(wanted))
 
 
-def test_pages_shared_by_two_rows_serve_both(stage: SglangStage, reference: Reference) -> None:
+def test_pages_shared_by_two_rows_serve_both(stage: RunningSglangStage, reference: Reference) -> None:
     prefix, one, two = prompt(9, 2 * PAGE), prompt(10, 3), prompt(11, 9)
     stage.step(make_step(NewTokens(1, 0, prefix, [14, 15], 0)))
     rows = [NewTokens(2, 32, one, [14, 15, 16]), NewTokens(3, 32, two, [14, 15, 17])]
@@ -155,20 +160,20 @@ def test_pages_shared_by_two_rows_serve_both(stage: SglangStage, reference: Refe
     assert logits_error(overwritten, wanted) > 100 * MOST_ERROR, "a control: the shared pages are what is read"
 
 
-def test_a_slot_and_its_pages_serve_another_sequence(stage: SglangStage, reference: Reference) -> None:
+def test_a_slot_and_its_pages_serve_another_sequence(stage: RunningSglangStage, reference: Reference) -> None:
     one, two = prompt(12, 40), prompt(13, 11)
     stage.step(make_step(NewTokens(1, 0, one, [21, 22, 23])))
     stage.close_slot(1)
     assert_same(stage.step(make_step(NewTokens(1, 0, two, [23]))).logits, reference.logits(two)[-1:])
 
 
-def test_a_rewound_row_forgets_what_lay_beyond(stage: SglangStage, reference: Reference) -> None:
+def test_a_rewound_row_forgets_what_lay_beyond(stage: RunningSglangStage, reference: Reference) -> None:
     ids = prompt(14, 25)
     stage.step(make_step(NewTokens(2, 0, [*ids[:20], 7, 8, 9, 10, 11], [24, 25], 0)))
     assert_same(stage.step(make_step(NewTokens(2, 20, ids[20:], [24, 25]))).logits, reference.logits(ids)[-1:])
 
 
-def test_drafts_are_verified_at_all_their_positions(stage: SglangStage, reference: Reference) -> None:
+def test_drafts_are_verified_at_all_their_positions(stage: RunningSglangStage, reference: Reference) -> None:
     one, two, three = prompt(15, 22), prompt(16, 9), prompt(17, 4)
     stage.step(make_step(NewTokens(1, 0, one[:18], [26, 27])))
     rows = [
@@ -180,11 +185,11 @@ def test_drafts_are_verified_at_all_their_positions(stage: SglangStage, referenc
     assert_same(stage.step(make_step(*rows)).logits, wanted)
 
 
-def test_a_step_that_samples_nothing_has_no_logits(stage: SglangStage) -> None:
+def test_a_step_that_samples_nothing_has_no_logits(stage: RunningSglangStage) -> None:
     assert stage.step(make_step(NewTokens(5, 0, prompt(18, 6), [30], 0))).logits is None
 
 
-def test_copied_pages_hold_what_the_originals_did(stage: SglangStage, reference: Reference) -> None:
+def test_copied_pages_hold_what_the_originals_did(stage: RunningSglangStage, reference: Reference) -> None:
     ids = prompt(19, 20)
     row = NewTokens(6, 19, ids[19:], [12, 13])
     stage.step(make_step(NewTokens(4, 0, ids[:19], [18, 19], 0)))
@@ -194,78 +199,75 @@ def test_copied_pages_hold_what_the_originals_did(stage: SglangStage, reference:
     assert logits_error(before, reference.logits(ids)[-1:]) > 100 * MOST_ERROR, "a control: without the copy"
 
 
-def test_the_first_and_the_last_page_and_row_are_usable(stage: SglangStage, reference: Reference) -> None:
+def test_the_first_and_the_last_page_and_row_are_usable(stage: RunningSglangStage, reference: Reference) -> None:
     one, two = prompt(20, 12), prompt(21, 14)
     rows = [NewTokens(1, 0, one, [1]), NewTokens(SIZE.max_rows, 0, two, [SIZE.num_pages])]
     wanted = torch.stack([reference.logits(one)[-1], reference.logits(two)[-1]])
     assert_same(stage.step(make_step(*rows)).logits, wanted)
 
 
-def test_a_new_epoch_of_another_size_works(stage: SglangStage, reference: Reference) -> None:
-    stage.allocate(ReplicaSize(num_pages=8, page_size=PAGE, max_rows=2, max_step_tokens=64, max_sequence_length=64))
+def test_a_new_epoch_of_another_size_works(opened: SglangStage, reference: Reference) -> None:
+    stage = opened.allocate(
+        ReplicaSize(num_pages=8, page_size=PAGE, max_rows=2, max_step_tokens=64, max_sequence_length=64)
+    )
     ids = prompt(22, 33)
     assert_same(stage.step(make_step(NewTokens(2, 0, ids, [8, 2, 5]))).logits, reference.logits(ids)[-1:])
-    stage.allocate(SIZE)
+    stage = opened.allocate(SIZE)
     assert_same(stage.step(make_step(NewTokens(8, 0, ids, [32, 2, 5]))).logits, reference.logits(ids)[-1:])
 
 
-def test_a_second_stage_in_the_process_is_refused(stage: SglangStage, reference: Reference) -> None:
+def test_a_second_stage_in_the_process_is_refused(stage: RunningSglangStage, reference: Reference) -> None:
     with pytest.raises(BackendError, match="has a stage of the sglang backend already"):
-        SglangStage().open(spec_of(reference.folder), no_progress)
+        open_stage(spec_of(reference.folder), no_progress)
     ids = prompt(23, 5)
     assert_same(stage.step(make_step(NewTokens(1, 0, ids, [1]))).logits, reference.logits(ids)[-1:])
 
 
-def test_a_closed_stage_makes_room_for_the_ranges_of_a_split(stage: SglangStage, reference: Reference) -> None:
-    assert stage._runner is not None
-    weights = weakref.ref(stage._runner._runner.model)
+def test_a_closed_stage_makes_room_for_the_ranges_of_a_split(opened: SglangStage, reference: Reference) -> None:
+    weights = weakref.ref(opened._runner._runner.model)
     assert weights() is not None
-    stage.close()
+    opened.close()
     assert weights() is None, "closing frees the weights"
     batch = make_step(NewTokens(1, 0, prompt(24, 21), [2, 7]), NewTokens(2, 0, prompt(25, 4), [5]))
     wanted = torch.stack([reference.logits(prompt(24, 21))[-1], reference.logits(prompt(25, 4))[-1]])
     batch.hidden = run_range(reference, batch, 0, 1)
     batch.token_ids = None
     batch.hidden = run_range(reference, batch, 1, 2)
-    last = SglangStage()
-    last.open(spec_of(reference.folder, first_layer=2), no_progress)
-    last.allocate(SIZE)
+    end = open_stage(spec_of(reference.folder, first_layer=2), no_progress)
+    last = end.allocate(SIZE)
     assert_same(last.step(batch).logits, wanted)
 
     swapped = batch.hidden[0]
     rows = np.frombuffer(swapped.data, np.float32).reshape(swapped.shape)[::-1].copy()
     batch.hidden = [Tensor(swapped.dtype, swapped.shape, rows)]
     assert logits_error(last.step(batch).logits, wanted) > 100 * MOST_ERROR, "a control: swapped hidden states"
-    last.close()
+    end.close()
 
 
 def run_range(reference: Reference, batch: StepBatch, first: int, last: int) -> list[Tensor]:
     """The hidden states behind the range."""
-    stage = SglangStage()
-    stage.open(spec_of(reference.folder, first_layer=first, last_layer=last), no_progress)
-    stage.allocate(SIZE)
-    hidden = stage.step(batch).hidden
+    stage = open_stage(spec_of(reference.folder, first_layer=first, last_layer=last), no_progress)
+    hidden = stage.allocate(SIZE).step(batch).hidden
     stage.close()
     assert [(tensor.name, tensor.dtype, tensor.shape[0]) for tensor in hidden] == [("", "float32", batch.total_tokens)]
     return hidden
 
 
 def test_pages_that_do_not_fit_are_refused_with_the_numbers(reference: Reference) -> None:
-    stage = SglangStage()
     with pytest.raises(DoesNotFit, match=r"1000000000 pages of 16 tokens need \d+\.\d\d GiB"):
-        stage.open(spec_of(reference.folder, num_pages=10**9), no_progress)
-    capacity = stage.open(spec_of(reference.folder, num_pages=None), no_progress)
+        open_stage(spec_of(reference.folder, num_pages=10**9), no_progress)
+    stage = open_stage(spec_of(reference.folder, num_pages=None), no_progress)
     stage.close()
     useful = SIZE.max_rows * 64 // PAGE
-    assert capacity.max_pages == {PAGE: useful}, "no more than all rows at full length can use"
+    assert stage.capacity.max_pages == {PAGE: useful}, "no more than all rows at full length can use"
 
 
 def test_what_the_factory_says_of_a_placement_is_what_opens(reference: Reference) -> None:
     factory = SglangFactory()
     assert factory.probe().available
     assert factory.supports(spec_of(reference.folder)).capabilities == list(CAPABILITIES)
-    stage = factory.create()
-    capacity = stage.open(spec_of(reference.folder), no_progress)
+    stage = factory.open(spec_of(reference.folder), no_progress)
+    capacity = stage.capacity
     stage.close()
     assert capacity.capabilities == list(CAPABILITIES)
     assert (capacity.first_page_id, capacity.first_row) == (1, 1)

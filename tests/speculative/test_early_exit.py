@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histrio.contracts.backend import Progress, StageCapacity, StageSpec, StepBatch
+from histrio.contracts.backend import OpenedStage, Progress, StageSpec, StepBatch
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.demo import target_path
 from histrio.messages import Ask, Generate, ReplicaSize
@@ -37,9 +37,9 @@ def logits_of_exit(folder: Path, num_layers: int) -> np.ndarray[Any, np.dtype[np
 
 
 def logits_of_backend(folder: Path, num_layers: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    backend = TorchFactory().create()
-    backend.open(StageSpec(str(folder), 0, num_layers, num_layers, dtype="float32"), lambda _share, _text: None)
-    backend.allocate(ReplicaSize(1, 16, 1, 64, 16))
+    spec = StageSpec(str(folder), 0, num_layers, num_layers, dtype="float32")
+    stage = TorchFactory().open(spec, lambda _share, _text: None)
+    backend = stage.allocate(ReplicaSize(1, 16, 1, 64, 16))
     num = len(PROMPT)
     one = np.zeros(1, np.int32)
     batch = StepBatch(
@@ -53,8 +53,8 @@ def logits_of_backend(folder: Path, num_layers: int) -> np.ndarray[Any, np.dtype
         token_ids=np.array(PROMPT, np.int64),
         hidden=[],
     )
-    logits = backend.xp.to_host(backend.step(batch).logits)
-    backend.close()
+    logits = stage.xp.to_host(backend.step(batch).logits)
+    stage.close()
     return np.asarray(logits, np.float32)
 
 
@@ -88,15 +88,13 @@ def test_lists_with_an_entry_for_each_layer_are_cut_wherever_they_stand(tmp_path
 def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[StageSpec] = []
     factory = TorchFactory()
-    backend = factory.create()
-    plain_open = backend.open
+    plain_open = factory.open
 
-    def watch(spec: StageSpec, progress: Progress) -> StageCapacity:
+    def watch(spec: StageSpec, progress: Progress) -> OpenedStage:
         opened.append(spec)
         return plain_open(spec, progress)
 
-    monkeypatch.setattr(backend, "open", watch)
-    monkeypatch.setattr(factory, "create", lambda: backend)
+    monkeypatch.setattr(factory, "open", watch)
     spec = DrafterSpec(
         model=str(target_path()),
         num_layers=6,

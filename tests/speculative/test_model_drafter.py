@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from histrio.contracts.backend import Capability, Progress, StageBackend, StageOutput, StageSpec, StepBatch
+from histrio.contracts.backend import Capability, OpenedStage, Progress, StageOutput, StageSpec, StepBatch
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.errors import BackendError, DoesNotFit
-from histrio.messages import Ask, Generate, StageCapacity
+from histrio.messages import Ask, Generate
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
 from histrio_samplers.plugin import SAMPLERS
@@ -29,8 +29,9 @@ GREEDY = {"temperature": 0.0}
 class CountingToy(ToyStage):
     """Remembers the tokens of its steps."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, spec: StageSpec, progress: Progress) -> None:
+        super().__init__(spec, progress)
+        self.spec = spec
         self.steps: list[list[int]] = []
 
     def step(self, batch: StepBatch) -> StageOutput:
@@ -38,24 +39,16 @@ class CountingToy(ToyStage):
         return super().step(batch)
 
 
-class WatchedToy(ToyStage):
-    """Remembers what it was opened for."""
+class Noted(ToyFactory):
+    """Keeps the stage that it opened last."""
 
-    spec: StageSpec
+    def __init__(self, kind: type[ToyStage] = CountingToy) -> None:
+        super().__init__()
+        self._kind = kind
 
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        self.spec = spec
-        return super().open(spec, progress)
-
-
-class Prepared(ToyFactory):
-    """Has one backend."""
-
-    def __init__(self, backend: StageBackend) -> None:
-        self._backend = backend
-
-    def create(self) -> StageBackend:
-        return self._backend
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        self.stage: Any = self._kind(spec, progress)
+        return self.stage  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")
@@ -64,18 +57,23 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def backend() -> CountingToy:
-    return CountingToy()
+def factory() -> Noted:
+    return Noted()
 
 
 @pytest.fixture
-def drafter(model: Path, backend: CountingToy) -> ModelDrafter:
-    return make_drafter(model, backend)
+def drafter(model: Path, factory: Noted) -> ModelDrafter:
+    return make_drafter(model, factory)
+
+
+@pytest.fixture
+def backend(factory: Noted, drafter: ModelDrafter) -> CountingToy:
+    return factory.stage  # type: ignore[no-any-return]
 
 
 def make_drafter(
     model: Path,
-    backend: StageBackend,
+    factory: Noted,
     *,
     num_cache_tokens: int | None = None,
     target_vocab: int = VOCAB,
@@ -91,7 +89,7 @@ def make_drafter(
         max_draft=8,
         threads=NUM_THREADS,
     )
-    tools = DrafterTools(lambda _name: Prepared(backend), lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
+    tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
     options = PlacementOptions(num_cache_tokens=num_cache_tokens, threads=threads)
     return bring_up(str(model), NUM_LAYERS, draft_vocab, options, spec, tools)
 
@@ -185,8 +183,8 @@ def test_who_fell_behind_a_little_is_drafted_for_at_once(drafter: ModelDrafter) 
     assert proposed(drafter, {2: 1}) == {}, "a control"
 
 
-def test_where_pages_are_short_some_are_drafted_for(model: Path, backend: CountingToy) -> None:
-    drafter = make_drafter(model, backend, num_cache_tokens=64)
+def test_where_pages_are_short_some_are_drafted_for(model: Path, factory: Noted) -> None:
+    drafter = make_drafter(model, factory, num_cache_tokens=64)
     for request in range(1, 5):
         open_sequence(drafter, request, [request] * 20)
     wanted = dict.fromkeys(range(1, 5), 3)
@@ -200,16 +198,16 @@ def test_where_pages_are_short_some_are_drafted_for(model: Path, backend: Counti
     assert proposed(drafter, {2: 3}) == {2: said_by_toy([2] * 20, 3)}, "it begins anew"
 
 
-def test_a_sequence_longer_than_the_pool_is_left_out(model: Path, backend: CountingToy) -> None:
-    drafter = make_drafter(model, backend, num_cache_tokens=32)
+def test_a_sequence_longer_than_the_pool_is_left_out(model: Path, factory: Noted) -> None:
+    drafter = make_drafter(model, factory, num_cache_tokens=32)
     open_sequence(drafter, 1, [1] * 30)
     assert proposed(drafter, {1: 3}) == {1: said_by_toy([1] * 30, 3)}
     assert proposed(drafter, {1: 4}) == {}
-    assert not [tokens for tokens in backend.steps if sum(tokens) > 30]
+    assert not [tokens for tokens in factory.stage.steps if sum(tokens) > 30]
 
 
-def test_tokens_that_only_one_model_knows_are_never_exchanged(model: Path, backend: CountingToy) -> None:
-    drafter = make_drafter(model, backend, draft_vocab=200)
+def test_tokens_that_only_one_model_knows_are_never_exchanged(model: Path, factory: Noted) -> None:
+    drafter = make_drafter(model, factory, draft_vocab=200)
     open_sequence(drafter, 1, [1, 201])
     open_sequence(drafter, 2, [1, 2])
     assert list(proposed(drafter, {1: 2, 2: 2})) == [2]
@@ -244,14 +242,13 @@ def test_the_memory_is_freed_once(drafter: ModelDrafter, backend: CountingToy) -
     assert backend._pages.size == 0
 
 
-def lacking(capability: Capability) -> Callable[[], StageBackend]:
+def lacking(capability: Capability) -> Noted:
     class Poorer(ToyStage):
-        def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-            capacity = super().open(spec, progress)
-            capacity.capabilities.remove(capability)
-            return capacity
+        def __init__(self, spec: StageSpec, progress: Progress) -> None:
+            super().__init__(spec, progress)
+            self.capacity.capabilities.remove(capability)
 
-    return Poorer
+    return Noted(Poorer)
 
 
 @pytest.mark.parametrize(
@@ -259,14 +256,14 @@ def lacking(capability: Capability) -> Callable[[], StageBackend]:
 )
 def test_a_backend_that_cannot_draft_is_refused(model: Path, capability: Capability, reason: str) -> None:
     with pytest.raises(BackendError, match=reason):
-        make_drafter(model, lacking(capability)())
+        make_drafter(model, lacking(capability))
 
 
 def test_a_pool_that_does_not_fit_is_refused_with_the_numbers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histrio.testing.toy.memory_bytes", lambda: 16_000 * 10)
-    assert make_drafter(model, ToyStage(), num_cache_tokens=900)
+    assert make_drafter(model, Noted(), num_cache_tokens=900)
     with pytest.raises(DoesNotFit, match=r"num-cache-tokens asks for 2000 tokens, and 992 fit"):
-        make_drafter(model, ToyStage(), num_cache_tokens=2000)
+        make_drafter(model, Noted(), num_cache_tokens=2000)
 
 
 def test_the_positions_of_its_rows_follow_its_tokens(drafter: ModelDrafter, backend: CountingToy) -> None:
@@ -288,9 +285,10 @@ def test_the_positions_of_its_rows_follow_its_tokens(drafter: ModelDrafter, back
 
 def test_a_very_small_model_computes_on_one_thread(tmp_path: Path) -> None:
     def threads_of(folder: Path, threads: int | None = None) -> int | None:
-        backend = WatchedToy()
-        make_drafter(folder, backend, threads=threads)
-        return backend.spec.threads
+        factory = Noted()
+        make_drafter(folder, factory, threads=threads)
+        spec: StageSpec = factory.stage.spec
+        return spec.threads
 
     folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
     assert threads_of(folder) == 1

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from histrio.contracts.backend import Capability, StageBackend, StageCapacity, StageOutput, StepBatch
+from histrio.contracts.backend import Capability, OpenedStage, Progress, StageOutput, StageSpec, StepBatch
 from histrio.contracts.gateway import Submission
 from histrio.errors import BackendError, RequestError
 from histrio.messages import Ask, Open, RequestState, Row, TokenLogprobs
@@ -133,8 +133,8 @@ async def crowd(harness: Harness) -> dict[int, Any]:
 
 
 class _FragileStage(ToyStage):
-    def __init__(self, factory: _FragileFactory) -> None:
-        super().__init__()
+    def __init__(self, factory: _FragileFactory, spec: StageSpec, progress: Progress) -> None:
+        super().__init__(spec, progress)
         self._factory = factory
 
     def step(self, batch: StepBatch) -> StageOutput:
@@ -151,8 +151,8 @@ class _FragileFactory(ToyFactory):
         self.fails_at_step = fails_at_step
         self.num_steps = 0
 
-    def create(self) -> StageBackend:
-        return _FragileStage(self)
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return _FragileStage(self, spec, progress)
 
 
 @pytest.mark.anyio
@@ -177,15 +177,14 @@ async def test_trouble_changes_no_score(model: Path, trouble: str) -> None:
 
 
 class _LastPositionStage(ToyStage):
-    def open(self, *args: Any) -> StageCapacity:
-        capacity = super().open(*args)
-        capacity.capabilities.remove(Capability.ALL_POSITION_LOGITS)
-        return capacity
+    def __init__(self, spec: StageSpec, progress: Progress) -> None:
+        super().__init__(spec, progress)
+        self.capacity.capabilities.remove(Capability.ALL_POSITION_LOGITS)
 
 
 class _LastPositionFactory(ToyFactory):
-    def create(self) -> StageBackend:
-        return _LastPositionStage()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return _LastPositionStage(spec, progress)
 
 
 @pytest.mark.anyio
@@ -203,8 +202,8 @@ async def test_a_replica_without_logits_of_all_positions_refuses(model: Path) ->
 class _WaningFactory(_FragileFactory):
     """Fails once; the stages made after that give logits of last positions only."""
 
-    def create(self) -> StageBackend:
-        return _LastPositionStage() if self.num_steps else super().create()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return _LastPositionStage(spec, progress) if self.num_steps else super().open(spec, progress)
 
 
 @pytest.mark.anyio

@@ -17,7 +17,7 @@ from histrio.errors import BackendError
 from histrio.messages import StageCapacity
 from histrio_torch import stores
 from histrio_torch.attention import attend
-from histrio_torch.backend import TorchStage
+from histrio_torch.backend import open_stage
 from histrio_torch.factory import TorchFactory
 from histrio_torch.pages import RESIDENT_RATIO, LayerShape, PagedCache
 from histrio_torch.testing import NUM_LAYERS
@@ -224,11 +224,9 @@ def test_as_many_more_pages_fit_as_tokens_are_smaller(dtype: str, share: float) 
 def opened(folder: Path | str, **changes: Any) -> StageCapacity:
     """Capacity for so many rows that memory is what limits pages."""
     spec = StageSpec(str(folder), 0, 6, 6, device="cpu", kvcache_mem_ratio=0.01, max_rows=100_000)
-    stage = TorchStage()
-    try:
-        return stage.open(msgspec.structs.replace(spec, **changes), lambda fraction, text: None)
-    finally:
-        stage.close()
+    stage = open_stage(msgspec.structs.replace(spec, **changes), lambda fraction, text: None)
+    stage.close()
+    return stage.capacity
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -248,7 +246,7 @@ def test_what_is_not_stored_that_way_is_refused_by_name(
     assert reason in probe.reason
     assert probe.remedy == 'set kv-cache-dtype = "auto"'
     with pytest.raises(BackendError, match=f'{reason}.*; set kv-cache-dtype = "auto"'):
-        TorchStage().open(spec, lambda fraction, text: None)
+        open_stage(spec, lambda fraction, text: None)
     assert TorchFactory().supports(msgspec.structs.replace(spec, kv_cache_dtype="auto")).available
 
 

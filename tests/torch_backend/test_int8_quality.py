@@ -20,28 +20,19 @@ from torch import Tensor
 from demo.messages import Message, assistant, user
 from demo.texts import make_passage, notes_exchange
 from demo.tokenizer import load_tokenizer
-from histrio.contracts.backend import Progress, StageSpec
+from histrio.contracts.backend import OpenedStage, Progress, StageSpec
 from histrio.demo import target_path
-from histrio.messages import StageCapacity
 from histrio.testing.chain import ChainRow, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_torch import stores
-from histrio_torch.backend import TorchStage
 from histrio_torch.factory import TorchFactory
 
 
-class Int8Stage(TorchStage):
-    """A torch stage whose pages are int8."""
-
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        return super().open(msgspec.structs.replace(spec, kv_cache_dtype="int8"), progress)
-
-
 class Int8Factory(TorchFactory):
-    """Makes those."""
+    """Opens torch stages whose pages are int8."""
 
-    def create(self) -> TorchStage:
-        return Int8Stage()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return super().open(msgspec.structs.replace(spec, kv_cache_dtype="int8"), progress)
 
 
 def open_chain(

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from histrio.contracts.backend import BackendFactory
+from histrio.contracts.backend import CONTRACT, BackendFactory
 from histrio_torch import plugin
-from histrio_torch.backend import TorchStage
 from histrio_torch.factory import TorchFactory
 
 CHILD = """
 import sys
-from histrio.contracts.backend import StageSpec
+from histrio.contracts.backend import CONTRACT, StageSpec
 from histrio_torch import plugin
 found = []
 plugin.register_backends(found.append)
@@ -29,7 +28,7 @@ def test_the_hook_registers_a_factory_named_torch() -> None:
     plugin.register_backends(found.append)
 
     assert [factory.name for factory in found] == ["torch"]
-    assert isinstance(found[0].create(), TorchStage)
+    assert found[0].traits.contract == CONTRACT
 
 
 def test_the_probe_names_the_cpu() -> None:

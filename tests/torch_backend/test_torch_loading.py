@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from histrio.contracts.backend import StageSpec
 from histrio.testing.chain import ChainRow, StageChain
 from histrio.testing.harness import HarnessOptions
-from histrio_torch.backend import TorchStage
+from histrio_torch.backend import open_stage
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, record_shapes
 from histrio_torch.factory import TorchFactory
 from histrio_torch.linear import PackedLinear
@@ -29,14 +29,13 @@ CPU = torch.device("cpu")
 CHILD = """
 import resource, sys
 from histrio.contracts.backend import StageSpec
-from histrio_torch.backend import TorchStage
+from histrio_torch.backend import open_stage
 
 def open_peak(folder, first, last, layers):
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
     before = status("VmRSS")
-    stage = TorchStage()
-    stage.open(StageSpec(folder, first, last, layers, device="cpu"), lambda fraction, text: None)
+    stage = open_stage(StageSpec(folder, first, last, layers, device="cpu"), lambda fraction, text: None)
     peak = status("VmHWM") - before
     stage.close()
     return peak
@@ -113,16 +112,15 @@ def test_small_models_are_float32_unless_asked_otherwise(asked: str, given: str,
 def test_large_checkpoints_keep_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_model("qwen3", tmp_path).to(torch.bfloat16).save_pretrained(tmp_path)
     monkeypatch.setattr("histrio.kit.checkpoint.SMALL_CHECKPOINT_BYTES", 1)
-    stage = TorchStage()
+    stage = open_stage(spec(str(tmp_path), (0, 3)), lambda *_: None)
 
-    assert stage.open(spec(str(tmp_path), (0, 3)), lambda *_: None).dtype == "bfloat16"
+    assert stage.capacity.dtype == "bfloat16"
     stage.close()
 
 
 def test_progress_reaches_one(tiny_model: Callable[[str], Any]) -> None:
     told: list[float] = []
-    stage = TorchStage()
-    stage.open(spec(tiny_model("llama").folder, (0, 2)), lambda fraction, text: told.append(fraction))
+    stage = open_stage(spec(tiny_model("llama").folder, (0, 2)), lambda fraction, text: told.append(fraction))
 
     assert told == sorted(told)
     assert told[-1] == 1.0
@@ -130,14 +128,13 @@ def test_progress_reaches_one(tiny_model: Callable[[str], Any]) -> None:
     stage.close()
 
 
-def test_closing_twice_is_harmless_and_a_stage_opens_again(tiny_model: Callable[[str], Any]) -> None:
-    stage = TorchStage()
+def test_closing_twice_is_harmless_and_another_stage_opens(tiny_model: Callable[[str], Any]) -> None:
     for _ in range(2):
-        capacity = stage.open(spec(tiny_model("llama").folder, (0, 3)), lambda *_: None)
+        stage = open_stage(spec(tiny_model("llama").folder, (0, 3)), lambda *_: None)
         stage.close()
         stage.close()
 
-    assert capacity.max_pages[16] >= capacity.max_pages[32] >= 1
+    assert stage.capacity.max_pages[16] >= stage.capacity.max_pages[32] >= 1
 
 
 def test_accelerate_is_not_needed(tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +162,7 @@ def test_stages_that_load_side_by_side_leave_transformers_as_it_was(tiny_model: 
     folder = tiny_model("qwen3").folder
 
     def load(index: int) -> None:
-        stage = TorchStage()
-        stage.open(StageSpec(folder, index, index + 1, NUM_LAYERS, device="cpu"), lambda _fraction, _text: None)
+        stage = open_stage(StageSpec(folder, index, index + 1, NUM_LAYERS, device="cpu"), lambda _fraction, _text: None)
         stage.close()
 
     with ThreadPoolExecutor(NUM_LAYERS) as threads:

@@ -11,7 +11,6 @@ import pytest
 
 from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
-from histrio_torch.backend import TorchStage
 from histrio_torch.factory import TorchFactory
 from histrio_torch.testing import NUM_LAYERS
 
@@ -133,9 +132,8 @@ def test_missing_weights_are_named(tiny_model: Callable[[str], Any], tmp_path: P
 
     with pytest.raises(ModelError, match=r"layers\.1\.mlp\.up_proj"):
         open_stage(tmp_path, NUM_LAYERS)
-    stage = TorchStage()
-    stage.open(StageSpec(str(tmp_path), 2, 3, NUM_LAYERS, device="cpu"), lambda fraction, text: None)
-    stage.close()
+    later = StageSpec(str(tmp_path), 2, 3, NUM_LAYERS, device="cpu")
+    TorchFactory().open(later, lambda fraction, text: None).close()
 
 
 def test_a_mask_of_the_models_own_is_refused(tmp_path: Path) -> None:
@@ -178,8 +176,5 @@ def write_model(folder: Path, config: dict[str, Any], files: dict[str, bytes]) -
 
 
 def open_stage(folder: Path, num_layers: int = 2, **settings: Any) -> None:
-    stage = TorchStage()
-    try:
-        stage.open(StageSpec(str(folder), 0, num_layers, num_layers, **{"device": "cpu", **settings}), lambda *_: None)
-    finally:
-        stage.close()
+    spec = StageSpec(str(folder), 0, num_layers, num_layers, **{"device": "cpu", **settings})
+    TorchFactory().open(spec, lambda *_: None).close()

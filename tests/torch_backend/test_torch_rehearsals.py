@@ -13,7 +13,7 @@ import pytest
 
 from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
-from histrio_torch.backend import TorchStage
+from histrio_torch.backend import open_stage
 from histrio_torch.factory import TorchFactory
 from histrio_torch.testing import FAMILIES, MAX_LENGTH, NUM_LAYERS, OTHERS
 from histrio_torch.testing.families import make_model_of
@@ -47,7 +47,7 @@ def test_a_check_says_what_loading_would_say(case: str, checked: TorchFactory, t
     answer = checked.supports(spec)
     assert not answer.available
     with pytest.raises(UnsupportedModel, match=words) as loading:
-        TorchStage().open(spec, lambda fraction, text: None)
+        open_stage(spec, lambda fraction, text: None)
     assert answer.reason == str(loading.value)
     assert TorchFactory().supports(spec).available, "without torch nothing of it is known"
 

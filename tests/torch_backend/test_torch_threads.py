@@ -12,7 +12,7 @@ import torch
 from histrio.config.model_config import read_model_config
 from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.testing.models import write_model
-from histrio_torch.backend import TorchStage, _usual_threads
+from histrio_torch.backend import RunningTorchStage, _usual_threads
 from histrio_torch.factory import TorchFactory
 
 pytestmark = pytest.mark.timeout(90)  # the first of them imports transformers
@@ -34,24 +34,21 @@ def one_token() -> StepBatch:
 
 
 def opened(folder: Path, threads: int | None) -> Any:
-    backend, layers = TorchFactory().create(), read_model_config(folder).num_layers
-    backend.open(
-        StageSpec(str(folder), 0, layers, layers, dtype="float32", threads=threads), lambda _share, _text: None
-    )
-    backend.allocate(ReplicaSize(1, 16, 1, 64, 16))
-    return backend
+    layers = read_model_config(folder).num_layers
+    spec = StageSpec(str(folder), 0, layers, layers, dtype="float32", threads=threads)
+    return TorchFactory().open(spec, lambda _share, _text: None).allocate(ReplicaSize(1, 16, 1, 64, 16))
 
 
 def test_each_stage_of_a_thread_computes_with_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model("llama", tmp_path / "llama")
     seen: list[int] = []
-    plain = TorchStage._run_model
+    plain = RunningTorchStage._run_model
 
-    def watch(stage: TorchStage, *arguments: Any) -> torch.Tensor:
+    def watch(stage: RunningTorchStage, *arguments: Any) -> torch.Tensor:
         seen.append(torch.get_num_threads())
         return plain(stage, *arguments)
 
-    monkeypatch.setattr(TorchStage, "_run_model", watch)
+    monkeypatch.setattr(RunningTorchStage, "_run_model", watch)
     before, usual = torch.get_num_threads(), _usual_threads()
     wide, narrow = opened(folder, None), opened(folder, usual + 1)
     try:

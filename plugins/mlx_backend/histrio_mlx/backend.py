@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -23,54 +24,50 @@ from histrio_mlx.traits import PAGE_SIZES, capabilities, check_placement
 from histrio_mlx.trial import DTYPE_NAMES, try_stage
 from histrio_mlx.wire import from_wire, to_wire
 
-__all__ = ["MlxStage"]
+__all__ = ["MlxStage", "RunningMlxStage", "open_stage"]
 
 log = logging.getLogger(__name__)
 
 
 class MlxStage:
-    """Implements `histrio.contracts.backend.StageBackend`; all calls from one thread, since MLX ties arrays to it."""
+    """Implements `histrio.contracts.backend.OpenedStage`; all calls from one thread, since MLX ties arrays to it."""
 
-    def __init__(self) -> None:
-        self.xp: ArrayNamespace = MlxArrays()
-        self._spec: StageSpec | None = None
-        self._stage: StageModel | None = None
-        self._caches: StageCaches | None = None
-        self._page_size = 1
-        self._most_rows: int | None = None
+    def __init__(self, spec: StageSpec, loaded: Loaded, device: mx.Device) -> None:
+        """Raises `DoesNotFit` where no rows or no pages fit beside the weights."""
+        self.xp: ArrayNamespace = MlxArrays(device)
+        self.capacity = _capacity(spec, loaded, device)
+        self._is_last = spec.is_last
+        self._loaded = loaded
+        self._is_open = True
 
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
-        if spec.threads is not None:
-            log.warning("threads = %d has no effect: MLX chooses its threads itself", spec.threads)
-        device = choose_device(spec.device)
-        mx.set_default_device(device)
-        family = check_placement(spec)
-        if family is None:
-            log.warning("%s: this family was never tested with mlx; it runs unsplit, one row at a time", spec.model)
-        limit_cache(measure(device))
-        self._spec, self.xp = spec, MlxArrays(device)
-        is_splittable = family is not None and family.splittable
-        self._stage = load_stage(spec, device, is_splittable=is_splittable, progress=progress)
-        dry_run, self._caches = try_stage(self._stage, spec)
-        is_batchable = family is not None and family.batchable and dry_run.can_batch(self._caches)
-        self._most_rows = None if is_batchable else 1
-        return self._capacity(spec, device)
-
-    def allocate(self, size: ReplicaSize) -> None:
+    def allocate(self, size: ReplicaSize) -> RunningMlxStage:
         """Make the pools of pages and the rows of states; the same sizes again keep them."""
-        assert self._caches is not None, "open() comes before allocate()"
-        self._page_size = size.page_size
-        self._caches.allocate(size)
+        self._loaded.caches.allocate(size)
+        return RunningMlxStage(self._loaded, size.page_size, is_last=self._is_last)
+
+    def close(self) -> None:
+        """Drop weights and pages. Safe to call twice."""
+        if self._is_open:
+            self._is_open = False
+            self._loaded.free()
+
+
+class RunningMlxStage:
+    """Implements `histrio.contracts.backend.RunningStage`: the layers over the pools of pages."""
+
+    def __init__(self, loaded: Loaded, page_size: int, *, is_last: bool) -> None:
+        self._stage, self._caches = loaded.stage, loaded.caches
+        self._most_rows = loaded.most_rows
+        self._page_size = page_size
+        self._is_last = is_last
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run the rows, in as few dense calls of the model as their lengths allow; nothing is left to be evaluated."""
-        assert self._caches is not None, "open() comes before step()"
         self._caches.reserve(int(batch.block_tables.max()))
         received = self._receive(batch)
         groups = make_groups(batch, self._page_size, self._most_rows)
         results = [self._run(group, received, batch) for group in groups]
-        if not self._last:
+        if not self._is_last:
             parts = _in_token_order(groups, results)
             mx.eval(parts, self._caches.arrays)
             return StageOutput([to_wire(part, name) for name, part in parts.items()])
@@ -81,65 +78,89 @@ class MlxStage:
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy pages in all layers."""
-        assert self._caches is not None, "open() comes before copy()"
         self._caches.copy(src, dst)
 
     def close_slot(self, slot: int) -> None:
         """A state row needs no clearing: a row that starts at 0 never reads it."""
-
-    def close(self) -> None:
-        """Drop weights and pages. Safe to call twice."""
-        if self._stage is not None:
-            for module in modules_of(self._stage.model):
-                module.clear()
-        self._stage = self._caches = None
-        mx.clear_cache()
-
-    @property
-    def _last(self) -> bool:
-        assert self._spec is not None
-        return self._spec.is_last
-
-    def _capacity(self, spec: StageSpec, device: mx.Device) -> StageCapacity:
-        assert self._stage is not None
-        assert self._caches is not None
-        budget = measure(device)
-        max_rows = budget.max_rows(self._caches.bytes_per_row, spec)
-        state_bytes = max_rows * self._caches.bytes_per_row
-        return StageCapacity(
-            max_pages=budget.max_pages(self._caches.bytes_per_token, spec, PAGE_SIZES, state_bytes),
-            max_rows=max_rows,
-            max_step_tokens=spec.max_step_tokens,
-            dtype=DTYPE_NAMES[self._stage.dtype],
-            param_bytes=self._stage.param_bytes,
-            page_bytes_per_token=self._caches.bytes_per_token,
-            capabilities=list(capabilities(rewindable=not self._caches.bytes_per_row)),
-        )
 
     def _receive(self, batch: StepBatch) -> Parts | None:
         """What the stage before sent, [tokens, …] each; None on the first stage."""
         if batch.token_ids is not None:
             return None
 
-        assert self._stage is not None
         return {tensor.name: from_wire(tensor, self._stage.dtype) for tensor in batch.hidden}
 
     def _run(self, group: Group, received: Parts | None, batch: StepBatch) -> Parts | mx.array | None:
-        """One call of the model. Lazy. None where no row wants its result and only the stored keys and values count."""
-        assert self._stage is not None
-        assert self._caches is not None
+        """One call of the model. Lazy; None where its result is not read, but for what it stores."""
         relay = self._stage.relay
         context = CallContext(group, self._page_size)
         views = self._caches.views(context)
         inputs = _inputs(group, received, batch)
         result: Parts | mx.array | None
-        if self._last and group.num_sampled.any():
+        if self._is_last and group.num_sampled.any():
             result = relay.run_model(inputs, views, mx.array(group.sampled.astype(np.int32)))
         else:
             parts = relay.run_layers(inputs, views)
-            result = None if self._last else parts
+            result = None if self._is_last else parts
         self._caches.commit(context, views)
         return result
+
+
+@dataclass
+class Loaded:
+    """A range of layers with its weights, and what it stores."""
+
+    stage: StageModel
+    caches: StageCaches
+    most_rows: int | None
+    """Of one call of the model; None for any number."""
+
+    def free(self) -> None:
+        """Drop weights and pages."""
+        _take_apart(self.stage)
+        self.caches.free()
+
+
+def open_stage(spec: StageSpec, progress: Progress) -> MlxStage:
+    """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model, with nothing kept."""
+    if spec.threads is not None:
+        log.warning("threads = %d has no effect: MLX chooses its threads itself", spec.threads)
+    device = choose_device(spec.device)
+    mx.set_default_device(device)
+    family = check_placement(spec)
+    if family is None:
+        log.warning("%s: this family was never tested with mlx; it runs unsplit, one row at a time", spec.model)
+    limit_cache(measure(device))
+    is_splittable = family is not None and family.splittable
+    stage = load_stage(spec, device, is_splittable=is_splittable, progress=progress)
+    try:
+        dry_run, caches = try_stage(stage, spec)
+        is_batchable = family is not None and family.batchable and dry_run.can_batch(caches)
+        return MlxStage(spec, Loaded(stage, caches, None if is_batchable else 1), device)
+    except BaseException:
+        _take_apart(stage)
+        mx.clear_cache()
+        raise
+
+
+def _capacity(spec: StageSpec, loaded: Loaded, device: mx.Device) -> StageCapacity:
+    budget, caches = measure(device), loaded.caches
+    max_rows = budget.max_rows(caches.bytes_per_row, spec)
+    state_bytes = max_rows * caches.bytes_per_row
+    return StageCapacity(
+        max_pages=budget.max_pages(caches.bytes_per_token, spec, PAGE_SIZES, state_bytes),
+        max_rows=max_rows,
+        max_step_tokens=spec.max_step_tokens,
+        dtype=DTYPE_NAMES[loaded.stage.dtype],
+        param_bytes=loaded.stage.param_bytes,
+        page_bytes_per_token=caches.bytes_per_token,
+        capabilities=list(capabilities(rewindable=not caches.bytes_per_row)),
+    )
+
+
+def _take_apart(stage: StageModel) -> None:
+    for module in modules_of(stage.model):
+        module.clear()
 
 
 def _inputs(group: Group, received: Parts | None, batch: StepBatch) -> mx.array | Parts:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Capability, OpenedStage, Probe, Progress, StageSpec, Traits
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
 from histrio.kit.checkpoint import find_weight_files
@@ -24,7 +24,7 @@ class MlxFactory:
     """Makes MLX stages; importing it imports neither mlx nor mlx-lm."""
 
     name = "mlx"
-    traits = Traits(contract=1, capabilities=[Capability.ADAPTERS])
+    traits = Traits(contract=2, capabilities=[Capability.ADAPTERS])
     options = NoOptions
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class MlxFactory:
 
         return msgspec.structs.replace(told, capabilities=can)
 
-    def create(self) -> StageBackend:
-        """A stage that is not yet open; imports mlx."""
-        from histrio_mlx.backend import MlxStage
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """Load a stage; imports mlx."""
+        from histrio_mlx.backend import open_stage
 
-        return MlxStage()
+        return open_stage(spec, progress)

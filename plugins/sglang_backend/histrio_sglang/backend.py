@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -24,105 +24,26 @@ from histrio_torch.devices import choose_device, measure
 from histrio_torch.wire import from_wire, to_wire
 
 if TYPE_CHECKING:
+    from histrio_sglang.batch import RowTable
     from histrio_sglang.runner import RangeRunner
 
-__all__ = ["SglangStage"]
+__all__ = ["RunningSglangStage", "SglangStage", "open_stage"]
 
 _FIRST_ID = 1
 """SGLang keeps page 0 and row 0 for padding."""
 
 
 class SglangStage:
-    """Implements `histrio.contracts.backend.StageBackend`; all calls from one thread, one stage per process."""
+    """Implements `histrio.contracts.backend.OpenedStage`; all calls from one thread, one stage per process."""
 
-    _open: SglangStage | None = None
-    """The stage of this process: SGLang keeps its configuration and its groups per process."""
+    of_process: ClassVar[SglangStage | None] = None
+    """SGLang keeps its configuration and its groups per process."""
 
-    def __init__(self) -> None:
-        self.xp = TorchArrays("cpu")
-        self._spec: StageSpec | None = None
-        self._device = torch.device("cpu")
-        self._runner: RangeRunner | None = None
-
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model."""
-        options = read_options(spec.options)
-        if options.page_size == 0:
-            options = msgspec.structs.replace(options, page_size=spec.page_size or DEFAULT_PAGE_SIZE)
-        check_version(force=options.force_version)
-        if spec.adapter is not None:
-            raise BackendError("the sglang backend applies no adapters; merge the adapter into the weights")
-
-        if SglangStage._open is not None:
-            raise BackendError("this process has a stage of the sglang backend already; SGLang has room for one")
-
-        SglangStage._open = self
-        try:
-            return self._load(spec, options, progress)
-        except BaseException:
-            self.close()
-            raise
-
-    def allocate(self, size: ReplicaSize) -> None:
-        """Make the pool of pages; the same sizes again keep it."""
-        self._running.allocate(size)
-
-    def step(self, batch: StepBatch) -> StageOutput:
-        """Run all rows through the layers."""
-        assert self._spec is not None
-        with torch.no_grad():
-            hidden = None
-            if not self._spec.is_first:
-                hidden = from_wire(batch.hidden[0], self._running.dtype, self._device)
-            output = self._running.run(batch, hidden)
-            if not self._spec.is_last:
-                return StageOutput([to_wire(_summed(output))])
-
-            return StageOutput([], self._logits(batch, output))
-
-    def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
-        self._running.copy(src, dst)
-
-    def close_slot(self, slot: int) -> None:
-        """Nothing is kept per slot that the next step does not correct."""
-
-    def close(self) -> None:
-        """Free weights and pages. Safe to call twice."""
-        runner, self._runner = self._runner, None
-        if SglangStage._open is self:
-            SglangStage._open = None
-        if runner is not None:
-            runner.close()
-
-    @property
-    def _running(self) -> RangeRunner:
-        assert self._runner is not None, "open() comes first"
-        return self._runner
-
-    def _load(self, spec: StageSpec, options: StageOptions, progress: Progress) -> StageCapacity:
-        check_model(read_config(Path(spec.model)))
-        self._spec, self._device = spec, choose_device(spec.device)
-        self.xp = TorchArrays(self._device)
-        dtype = stage_dtype(spec, on_cpu=self._device.type == "cpu")
-        measure(self._device).check_weights(weight_bytes(spec, dtype), spec)
-        progress(0.0, "importing SGLang")
-        if self._device.type == "cpu":
-            # read while SGLang is imported
-            os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-        from histrio_sglang.runner import RangeRunner
-
-        progress(0.1, "loading weights")
-        with TemporaryDirectory(prefix="histrio-sglang-") as folder:
-            self._runner = RangeRunner(spec, options, link_model(spec, Path(folder)), self._device, dtype)
-        if spec.threads is not None:
-            torch.set_num_threads(spec.threads)
-        progress(1.0, "weights loaded")
-        return self._capacity(self._runner, spec, options.page_size)
-
-    def _capacity(self, runner: RangeRunner, spec: StageSpec, page_size: int) -> StageCapacity:
-        return StageCapacity(
-            max_pages=measure(self._device).max_pages(runner.token_bytes, spec, [page_size]),
+    def __init__(self, spec: StageSpec, runner: RangeRunner, device: torch.device, page_size: int) -> None:
+        """Raises `DoesNotFit` where no pages fit beside the weights."""
+        self.xp = TorchArrays(device)
+        self.capacity = StageCapacity(
+            max_pages=measure(device).max_pages(runner.token_bytes, spec, [page_size]),
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype=str(runner.dtype).removeprefix("torch."),
@@ -132,6 +53,43 @@ class SglangStage:
             first_row=_FIRST_ID,
             capabilities=list(CAPABILITIES),
         )
+        self._spec, self._runner, self._device = spec, runner, device
+
+    def allocate(self, size: ReplicaSize) -> RunningSglangStage:
+        """Make the pool of pages; the same sizes again keep it."""
+        return RunningSglangStage(self._spec, self._runner, self._runner.allocate(size), self._device)
+
+    def close(self) -> None:
+        """Free weights and pages. Safe to call twice."""
+        if SglangStage.of_process is self:
+            SglangStage.of_process = None
+            self._runner.close()
+
+
+class RunningSglangStage:
+    """Implements `histrio.contracts.backend.RunningStage`: the layers over SGLang's pool of pages."""
+
+    def __init__(self, spec: StageSpec, runner: RangeRunner, rows: RowTable, device: torch.device) -> None:
+        self._spec, self._runner, self._rows, self._device = spec, runner, rows, device
+
+    def step(self, batch: StepBatch) -> StageOutput:
+        """Run all rows through the layers."""
+        with torch.no_grad():
+            hidden = None
+            if not self._spec.is_first:
+                hidden = from_wire(batch.hidden[0], self._runner.dtype, self._device)
+            output = self._runner.run(self._rows, batch, hidden)
+            if not self._spec.is_last:
+                return StageOutput([to_wire(_summed(output))])
+
+            return StageOutput([], self._logits(batch, output))
+
+    def copy(self, src: list[int], dst: list[int]) -> None:
+        """Copy pages in all layers."""
+        self._runner.copy(src, dst)
+
+    def close_slot(self, slot: int) -> None:
+        """Nothing is kept per slot that the next step does not correct."""
 
     def _logits(self, batch: StepBatch, output: Any) -> torch.Tensor | None:
         """[sum(num_sampled), vocab]. SGLang gives the last position of every row; others go through its head again."""
@@ -145,7 +103,48 @@ class SglangStage:
 
         spans = zip(batch.offsets[1:], batch.num_sampled, strict=True)
         wanted = np.concatenate([np.arange(end - count, end) for end, count in spans])
-        return self._running.head(output.hidden_states[torch.from_numpy(wanted).to(self._device)])
+        return self._runner.head(output.hidden_states[torch.from_numpy(wanted).to(self._device)])
+
+
+def open_stage(spec: StageSpec, progress: Progress) -> SglangStage:
+    """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model, with nothing kept."""
+    options = read_options(spec.options)
+    if options.page_size == 0:
+        options = msgspec.structs.replace(options, page_size=spec.page_size or DEFAULT_PAGE_SIZE)
+    check_version(force=options.force_version)
+    if spec.adapter is not None:
+        raise BackendError("the sglang backend applies no adapters; merge the adapter into the weights")
+
+    if SglangStage.of_process is not None:
+        raise BackendError("this process has a stage of the sglang backend already; SGLang has room for one")
+
+    device = choose_device(spec.device)
+    runner = _load(spec, options, device, progress)
+    try:
+        SglangStage.of_process = SglangStage(spec, runner, device, options.page_size)
+    except BaseException:
+        runner.close()
+        raise
+    return SglangStage.of_process
+
+
+def _load(spec: StageSpec, options: StageOptions, device: torch.device, progress: Progress) -> RangeRunner:
+    check_model(read_config(Path(spec.model)))
+    dtype = stage_dtype(spec, on_cpu=device.type == "cpu")
+    measure(device).check_weights(weight_bytes(spec, dtype), spec)
+    progress(0.0, "importing SGLang")
+    if device.type == "cpu":
+        # read while SGLang is imported
+        os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    from histrio_sglang.runner import RangeRunner
+
+    progress(0.1, "loading weights")
+    with TemporaryDirectory(prefix="histrio-sglang-") as folder:
+        runner = RangeRunner(spec, options, link_model(spec, Path(folder)), device, dtype)
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    progress(1.0, "weights loaded")
+    return runner
 
 
 def _summed(proxies: Any) -> torch.Tensor:

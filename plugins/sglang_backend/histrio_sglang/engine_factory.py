@@ -25,7 +25,7 @@ class SglangEngineFactory:
     """Makes SGLang's whole engine; importing it imports neither SGLang nor torch."""
 
     name = "sglang-engine"
-    traits = Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
+    traits = Traits(contract=2, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = SglangFields
     options = EngineOptions
 

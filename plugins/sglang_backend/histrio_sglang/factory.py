@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Capability, OpenedStage, Probe, Progress, StageSpec, Traits
 from histrio.errors import HistrioError
 from histrio.kit.checkpoint import check_range, num_layers, read_config
 from histrio_sglang.families import check_model
@@ -20,7 +20,7 @@ class SglangFactory:
     """Makes stages that run on SGLang's model runner; importing it imports neither SGLang nor torch."""
 
     name = "sglang"
-    traits = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
+    traits = Traits(contract=2, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
     options = StageOptions
 
     def __init__(self) -> None:
@@ -70,11 +70,11 @@ class SglangFactory:
         except HistrioError as error:
             return Probe(False, str(error))
 
-    def create(self) -> StageBackend:
-        """A stage that is not yet open; imports torch, and SGLang only once it opens."""
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """Load a stage; imports torch, and SGLang where nothing else refuses the stage."""
         from histrio.kit.omp import bound_spinning
 
         bound_spinning()
-        from histrio_sglang.backend import SglangStage
+        from histrio_sglang.backend import open_stage
 
-        return SglangStage()
+        return open_stage(spec, progress)

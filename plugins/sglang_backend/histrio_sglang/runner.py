@@ -63,11 +63,12 @@ class RangeRunner:
         layers = self._runner.model.end_layer - self._runner.model.start_layer
         return bytes_per_token(self._config, layers, self._runner.dtype)
 
-    def allocate(self, size: ReplicaSize) -> None:
-        """Make the pool and what attention needs; the same sizes again keep it."""
-        if size == self._size:
-            return
+    def allocate(self, size: ReplicaSize) -> RowTable:
+        """Make the pool and what attention needs, and tell which row has which pages; the same sizes keep all of it."""
+        if self._rows is not None and size == self._size:
+            return self._rows
 
+        self._size = self._rows = None
         self._runner.req_to_token_pool = self._runner.token_to_kv_pool_allocator = None
         num_tokens = size.num_pages * size.page_size
         with get_schedule().override(max_total_tokens=num_tokens, max_running_requests=size.max_rows):
@@ -83,11 +84,11 @@ class RangeRunner:
         self._runner.init_cuda_graphs()
         self._rows = RowTable(self._runner.req_to_token_pool.req_to_token, size.page_size)
         self._size = size
+        return self._rows
 
-    def run(self, batch: StepBatch, hidden: torch.Tensor | None) -> Any:
+    def run(self, rows: RowTable, batch: StepBatch, hidden: torch.Tensor | None) -> Any:
         """SGLang's output of the step: proxies of hidden state and residual, or logits."""
-        assert self._rows is not None, "allocate() comes before step()"
-        self._rows.write(batch.slots.astype("int64"), batch.block_tables.astype("int64"))
+        rows.write(batch.slots.astype("int64"), batch.block_tables.astype("int64"))
         forward = make_forward_batch(self._runner, batch, self._options.page_size)
         proxies = None
         if hidden is not None:

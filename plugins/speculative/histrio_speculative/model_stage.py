@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from histrio.contracts.backend import Array, ArrayNamespace, Capability, StageBackend, StageSpec
+from histrio.contracts.backend import Array, ArrayNamespace, BackendFactory, Capability, StageSpec
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import ReplicaSize, Row, StageCapacity, Step
 from histrio.replica.sizing import SizeLimits, fit
@@ -29,14 +29,14 @@ class ModelStage:
     the backend raises. The backend is closed then.
     """
 
-    def __init__(self, backend: StageBackend, spec: StageSpec, num_cache_tokens: int | None) -> None:
-        self._backend = backend
+    def __init__(self, factory: BackendFactory, spec: StageSpec, num_cache_tokens: int | None) -> None:
+        self._stage = factory.open(spec, lambda _share, _text: None)
+        capacity = self._stage.capacity
         try:
-            capacity = backend.open(spec, lambda _share, _text: None)
             self.size = _size(spec, capacity, num_cache_tokens)
-            backend.allocate(self.size)
+            self._running = self._stage.allocate(self.size)
         except BaseException:
-            backend.close()
+            self._stage.close()
             raise
         self._first_row = capacity.first_row
         max_blocks = -(-spec.max_sequence_length // self.size.page_size)
@@ -46,7 +46,7 @@ class ModelStage:
     @property
     def xp(self) -> ArrayNamespace:
         """The array functions for its logits."""
-        return self._backend.xp
+        return self._stage.xp
 
     def open_slot(self, slot: int) -> None:
         """A sequence takes the slot."""
@@ -54,16 +54,16 @@ class ModelStage:
 
     def close_slot(self, slot: int) -> None:
         """The slot is free."""
-        self._backend.close_slot(slot + self._first_row)
+        self._running.close_slot(slot + self._first_row)
 
     def run(self, rows: list[Row], ids: list[int]) -> Array | None:
         """Compute the rows, whose tokens are `ids`; logits [rows that sample, vocab], None where none does."""
         self._num_steps += 1
-        return self._backend.step(self._table.batch(Step(self._num_steps, 0, rows, ids))).logits
+        return self._running.step(self._table.batch(Step(self._num_steps, 0, rows, ids))).logits
 
     def close(self) -> None:
         """Free everything. Safe to call twice."""
-        self._backend.close()
+        self._stage.close()
 
 
 def _size(spec: StageSpec, capacity: StageCapacity, num_cache_tokens: int | None) -> ReplicaSize:

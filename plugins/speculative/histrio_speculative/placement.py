@@ -10,6 +10,7 @@ import msgspec
 from histrio.config.weights import weight_files
 from histrio.contracts.backend import Capability, Probe, StageSpec
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
+from histrio.contracts.first_contract import current
 from histrio.contracts.options import with_options
 from histrio.errors import PluginError
 from histrio.kit.checkpoint import checkpoint_bytes
@@ -75,7 +76,7 @@ def bring_up(
     )
     factory = tools.stage_backend(options.backend)
     stage_spec = with_options(stage_spec, factory, "options")
-    stage = ModelStage(factory.create(), stage_spec, options.num_cache_tokens)
+    stage = ModelStage(current(factory), stage_spec, options.num_cache_tokens)
     max_rows = stage.size.max_rows
     guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
     return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from histrio.contracts.backend import Capability, Probe, StageBackend, StageSpec, Traits
+from histrio.contracts.backend import Capability, OpenedStage, Probe, Progress, StageSpec, Traits
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
 from histrio.kit.checkpoint import check_range, find_weight_files, num_layers, read_config
@@ -22,7 +22,7 @@ class TorchFactory:
     """Makes torch stages; importing it imports neither torch nor transformers."""
 
     name = "torch"
-    traits = Traits(contract=1, capabilities=[Capability.INT8_KV])
+    traits = Traits(contract=2, capabilities=[Capability.INT8_KV])
     options = NoOptions
 
     def __init__(self) -> None:
@@ -74,11 +74,11 @@ class TorchFactory:
         except (BackendError, ModelError) as error:
             return Probe(available=False, reason=str(error), remedy="choose another model, split or backend")
 
-    def create(self) -> StageBackend:
-        """A stage that is not yet open; imports torch."""
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """Load a stage; imports torch."""
         from histrio.kit.omp import bound_spinning
 
         bound_spinning()
-        from histrio_torch.backend import TorchStage
+        from histrio_torch.backend import open_stage
 
-        return TorchStage()
+        return open_stage(spec, progress)

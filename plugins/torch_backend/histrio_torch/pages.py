@@ -189,6 +189,13 @@ class PagedCache:
             self._keys.update(self._make_stores(indices, shape.num_kv_heads, shape.key_dim))
             self._values.update(self._make_stores(indices, shape.num_kv_heads, shape.value_dim))
 
+    def free(self) -> None:
+        """Give the memory back."""
+        self._pools, self._keys, self._values = [], {}, {}
+        self._codes, self._scratch, self._residents = Scratch(), None, None
+        self._batch, self._groups, self._slot_rows = None, {}, {}
+        self.num_pages = 0
+
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy pages `src[i]` to `dst[i]` in all layers; all are read before any is written."""
         sources = torch.tensor(src, dtype=torch.int64, device=self.device)

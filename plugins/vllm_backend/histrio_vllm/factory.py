@@ -21,7 +21,7 @@ class VllmEngineFactory:
     """Makes vLLM's whole engine; importing it imports neither vLLM nor torch."""
 
     name = "vllm"
-    traits = Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
+    traits = Traits(contract=2, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = VllmFields
     options = VllmOptions
 

@@ -23,15 +23,17 @@ from histrio.messages import Probe, ReplicaSize, StageCapacity, Tensor
 
 __all__ = [
     "CONTRACT",
+    "OLDEST_CONTRACT",
     "Array",
     "ArrayNamespace",
     "BackendFactory",
     "Capability",
     "NoOptions",
+    "OpenedStage",
     "Probe",
     "Progress",
     "ReplicaSize",
-    "StageBackend",
+    "RunningStage",
     "StageCapacity",
     "StageOutput",
     "StageSpec",
@@ -40,9 +42,12 @@ __all__ = [
     "Traits",
 ]
 
-CONTRACT = 1
+CONTRACT = 2
 """The version of this contract. Within one version, capabilities and fields with defaults may be added; no meaning
-changes. A plugin names the version it was written for, and is refused by name where that is another."""
+changes. A plugin names the version it was written for, and is refused by name where that is newer, or older than
+`OLDEST_CONTRACT`."""
+OLDEST_CONTRACT = 1
+"""Backends of this version still run: `histrio.contracts.first_contract`."""
 
 Array: TypeAlias = Any
 """An array of the backend's own library, on its device."""
@@ -269,21 +274,31 @@ class ArrayNamespace(Protocol):
         """Indices 0 … length-1 as integers."""
 
 
-class StageBackend(Protocol):
-    """A layer range on one device. All calls come from one thread."""
+class OpenedStage(Protocol):
+    """A layer range with its weights on one device. All calls, and those of its running stage, come from one thread."""
+
+    @property
+    def capacity(self) -> StageCapacity:
+        """What fits beside the weights."""
 
     @property
     def xp(self) -> ArrayNamespace:
         """The array functions for its logits."""
 
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        """Load the weights of the range; answer what fits beside them. Raises `ModelError`, `BackendError`."""
-
-    def allocate(self, size: ReplicaSize) -> None:
+    def allocate(self, size: ReplicaSize) -> RunningStage:
         """Make room for `size.num_pages` pages and `size.max_rows` rows, besides those the backend keeps for itself.
 
-        Called again with a new epoch: same sizes may keep the memory, its contents are garbage then.
+        Called again with a new epoch, when nothing uses the running stage before it any more: same sizes may keep the
+        memory, its contents are garbage then.
         """
+
+    def close(self) -> None:
+        """Free everything, the running stage too, down to the device's memory: after a failure the same process opens
+        another stage. Safe to call twice."""
+
+
+class RunningStage(Protocol):
+    """An opened stage with its pages: it may step."""
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the layers, writing their keys and values into their pages.
@@ -298,10 +313,6 @@ class StageBackend(Protocol):
 
     def close_slot(self, slot: int) -> None:
         """The sequence in this slot is gone (for backends that keep rows)."""
-
-    def close(self) -> None:
-        """Free everything, down to the device's memory: after a failure the same process opens again. Safe to call
-        twice, and before `open`."""
 
 
 @runtime_checkable
@@ -333,5 +344,6 @@ class BackendFactory(Protocol):
         Asked twice: in a process that imports no array library, and behind `probe()`, where the stage would run, with
         `spec.device` as one of the probe's devices. A check and a start go by the second answer alike."""
 
-    def create(self) -> StageBackend:
-        """A backend that is not yet open."""
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """Load the weights of the range. Imports what is heavy. Raises `ModelError`, `BackendError`, with everything
+        freed."""

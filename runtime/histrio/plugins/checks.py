@@ -15,9 +15,10 @@ from typing import Any, TypeGuard
 import msgspec
 
 from histrio.config.topology import TABLES
-from histrio.contracts.backend import CONTRACT, BackendFactory, Capability, Traits
+from histrio.contracts.backend import CONTRACT, OLDEST_CONTRACT, BackendFactory, Capability, Traits
 from histrio.contracts.drafter import DrafterFactory
 from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.first_contract import FirstBackendFactory
 from histrio.contracts.grammar import GrammarBackend, GrammarCapability
 from histrio.contracts.hooks import EdgeService
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy, HearsOfEnds
@@ -96,7 +97,7 @@ def _faults(item: Any, contract: Contract) -> Iterator[str]:
         if not isinstance(traits, Traits):
             yield f"has no traits: set traits = Traits(contract={CONTRACT})"
             return
-        if traits.contract != CONTRACT:
+        if not OLDEST_CONTRACT <= traits.contract <= CONTRACT:
             yield _other_version(traits.contract)
             return
     protocol = _protocol_of(item, contract)
@@ -113,8 +114,11 @@ def _other_version(version: int) -> str:
 
 
 def _protocol_of(item: Any, contract: Contract) -> type:
-    is_engine = contract.kind == "backend" and item.traits.level == "engine"
-    return EngineFactory if is_engine else contract.protocol
+    if contract.kind != "backend":
+        return contract.protocol
+    if item.traits.level == "engine":
+        return EngineFactory
+    return FirstBackendFactory if item.traits.contract == 1 else BackendFactory
 
 
 def _name_faults(item: Any, contract: Contract) -> Iterator[str]:

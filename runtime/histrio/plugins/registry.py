@@ -20,6 +20,7 @@ from histrio.contracts import hooks
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.drafter import DrafterFactory
 from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.first_contract import FirstBackendFactory, current
 from histrio.contracts.grammar import GrammarBackend
 from histrio.contracts.hooks import EdgeService
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
@@ -187,7 +188,7 @@ class Plugins:
         if factory.traits.level != "stage":
             raise PluginError(f"the backend {name!r} is a whole engine, which cannot run a range of layers")
 
-        return cast(BackendFactory, factory)
+        return current(cast(BackendFactory | FirstBackendFactory, factory))
 
     def engine_backend(self, name: str) -> EngineFactory:
         """The engine backend of this name. Raises `PluginError`."""

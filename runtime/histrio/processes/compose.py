@@ -16,6 +16,7 @@ from histrio.config.model_config import read_model_config
 from histrio.contracts.backend import BackendFactory, StageSpec
 from histrio.contracts.drafter import Drafter
 from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.first_contract import FirstBackendFactory, current
 from histrio.contracts.grammar import GrammarBackend, GrammarKinds, VocabularySpec
 from histrio.contracts.options import with_options
 from histrio.contracts.policy import BatchingPolicy
@@ -86,7 +87,7 @@ class BatchingParts:
 def stage_child(
     index: int,
     spec: StageSpec,
-    factory: BackendFactory,
+    factory: BackendFactory | FirstBackendFactory,
     choosers: Choosers,
     tell: Tell,
     watch: Callable[[Activity], None] = lambda _activity: None,
@@ -96,7 +97,8 @@ def stage_child(
     def make() -> Actor[Any]:
         _check_machine(factory)
         checked = with_options(spec, factory, f"{stage_ref(index)}.options")
-        actor = StageActor(index, checked, factory.create(), tell, choosers.last_stage(spec) if spec.is_last else None)
+        last_stage = choosers.last_stage(spec) if spec.is_last else None
+        actor = StageActor(index, checked, current(factory).open, tell, last_stage)
         watch(actor.activity)
         return actor
 
@@ -130,7 +132,7 @@ def engine_child(spec: StageSpec, factory: EngineFactory, tell: Tell) -> Child:
     return Child(ENGINE, make)
 
 
-def _check_machine(factory: BackendFactory | EngineFactory) -> None:
+def _check_machine(factory: BackendFactory | FirstBackendFactory | EngineFactory) -> None:
     """A backend whose packages are missing says how to get them; its import would only say which."""
     machine = asked("probe", factory.probe)
     if not machine.available:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
 from histrio.actors.failed_step import blamed, note_failed_step
 from histrio.actors.mailbox import FAILURES, Actor
 from histrio.actors.refs import BATCHING, METRICS, ROOT, Tell, ToStage, refuse, stage_ref
-from histrio.contracts.backend import StageBackend, StageSpec, StepBatch
+from histrio.contracts.backend import ArrayNamespace, OpenedStage, Progress, RunningStage, StageSpec, StepBatch
 from histrio.errors import request_code_of
 from histrio.messages import (
     Allocated,
@@ -22,7 +24,6 @@ from histrio.messages import (
     Opened,
     Prepare,
     Prepared,
-    StageCapacity,
     Start,
     Stats,
     Step,
@@ -36,6 +37,10 @@ from histrio.system.flight_record import Code, begin_step, end_step, seat
 from histrio.system.heap import release_free_memory
 
 __all__ = ["Activity", "StageActor"]
+
+
+OpenStage: TypeAlias = Callable[[StageSpec, Progress], OpenedStage]
+"""`BackendFactory.open`."""
 
 
 class Activity:
@@ -84,11 +89,23 @@ class Activity:
         return took
 
 
+@dataclass(frozen=True, slots=True)
+class _Allocated:
+    """The stage since its last `Start`."""
+
+    running: RunningStage
+    xp: ArrayNamespace
+    first_row: int
+    first_page_id: int
+    code: Code
+    """What the flight record says while the backend computes."""
+
+
 class StageActor(Actor[ToStage]):
     """Turns steps into batches for the backend, samples on the last stage, passes everything else on in order."""
 
     def __init__(
-        self, index: int, spec: StageSpec, backend: StageBackend, tell: Tell, last_stage: LastStage | None
+        self, index: int, spec: StageSpec, open_stage: OpenStage, tell: Tell, last_stage: LastStage | None
     ) -> None:
         """`index` counts from 0 along the model's layers; the last stage has the `last_stage`."""
         assert (last_stage is not None) == spec.is_last, "the last stage samples, no other"
@@ -97,55 +114,59 @@ class StageActor(Actor[ToStage]):
         self._next = stage_ref(index + 1)
         """Takes what this stage hands on, unless this is the last one: then batching does."""
         self._spec = spec
-        self._backend = backend
+        self._open_stage = open_stage
         self._tell = tell
         self._last_stage = last_stage
         self._epoch = 0
         self._is_closed = False
-        self._capacity: StageCapacity | None = None
+        self._opened: OpenedStage | None = None
+        self._allocated: _Allocated | None = None
         self._table = SlotTable(0, 0)
         self._drawn = DrawnTokens(0)
-        self._code = Code(f"backend ({type(backend).__module__})", is_request_code=False)
         self.activity = Activity()
 
     def start(self) -> None:
-        """Open the backend, which may take minutes; raises what it raises."""
-        self._capacity = self._backend.open(self._spec, self._progress)
+        """Open the stage, which may take minutes; raises what the backend raises."""
+        self._opened = self._open_stage(self._spec, self._progress)
         if self._last_stage is not None:
             self._progress(1.0, "reading the vocabulary")
             self._last_stage.start()
-        self._tell(ROOT, Opened(self._index, self._capacity))
+        self._tell(ROOT, Opened(self._index, self._opened.capacity))
 
     def receive(self, message: ToStage) -> None:
         """One order of the line."""
-        if self._is_closed or (self._epoch == 0 and isinstance(message, Open | Close | Copy | Prepare)):
-            return  # of a chain that no longer exists: this stage has ended, or has taken the place of one that failed
+        if self._is_closed:
+            return
 
         match message:
-            case Step():
-                self._step(message)
-            case Open():
-                self._open(message)
-            case Close(slot):
-                assert self._capacity is not None, "a stage opens before it is told anything"
-                self._backend.close_slot(slot + self._capacity.first_row)
-                if self._last_stage is not None:
-                    self._last_stage.close(slot)
-                self._forward(message)
-            case Copy():
-                self._copy(message)
-                self._forward(message)
-            case Prepare():
-                self._prepare(message)
             case Start():
                 self._start(message)
             case Stop():
-                self._is_closed = True
-                if self._last_stage is not None:
-                    self._last_stage.shutdown()
-                self._backend.close()
+                self._stop()
+            case Step() | Open() | Close() | Copy() | Prepare():
+                if self._allocated is not None:
+                    self._follow(message, self._allocated)
+                # else: of a chain that no longer exists, for this stage has taken the place of one that failed
             case _:
                 refuse("a stage", message)
+
+    def _follow(self, message: Step | Open | Close | Copy | Prepare, stage: _Allocated) -> None:
+        match message:
+            case Step():
+                self._step(message, stage)
+            case Open():
+                self._open(message, stage)
+            case Close(slot):
+                stage.running.close_slot(slot + stage.first_row)
+                if self._last_stage is not None:
+                    self._last_stage.close(slot)
+                self._forward(message)
+            case Copy(src, dst):
+                first = stage.first_page_id
+                stage.running.copy([page + first for page in src], [page + first for page in dst])
+                self._forward(message)
+            case Prepare():
+                self._prepare(message)
 
     def idle(self) -> None:
         """Steps of many shapes leave a scattered heap behind; give it back while no step waits."""
@@ -156,26 +177,29 @@ class StageActor(Actor[ToStage]):
         self._tell(ROOT, Loading(self._index, fraction, text))
 
     def _start(self, start: Start) -> None:
-        assert self._capacity is not None, "a stage opens before it starts"
+        assert self._opened is not None, "a stage opens before it starts"
         self._epoch = start.epoch
-        size = start.size
-        self._backend.allocate(size)
+        size, capacity = start.size, self._opened.capacity
+        running = self._opened.allocate(size)
+        code = Code(f"backend ({type(running).__module__})", is_request_code=False)
+        self._allocated = _Allocated(running, self._opened.xp, capacity.first_row, capacity.first_page_id, code)
         max_blocks = -(-size.max_sequence_length // size.page_size)
-        self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
+        self._table = SlotTable(size.max_rows, max_blocks, capacity.first_row, capacity.first_page_id)
         self._drawn = DrawnTokens(size.max_rows)
         if self._last_stage is not None:
             self._last_stage.forget_prepared()
         self._tell(ROOT, Allocated(self._name, start.epoch))
 
-    def _copy(self, order: Copy) -> None:
-        assert self._capacity is not None, "a stage opens before it is told anything"
-        first = self._capacity.first_page_id
-        self._backend.copy([page + first for page in order.src], [page + first for page in order.dst])
+    def _stop(self) -> None:
+        self._is_closed = True
+        if self._last_stage is not None:
+            self._last_stage.shutdown()
+        if self._opened is not None:
+            self._opened.close()
 
-    def _open(self, order: Open) -> None:
+    def _open(self, order: Open, stage: _Allocated) -> None:
         self._table.open(order.slot, order.num_cached_tokens, order.request)
-        assert self._capacity is not None, "a stage opens before it is told anything"
-        seat(order.slot + self._capacity.first_row, order.request)
+        seat(order.slot + stage.first_row, order.request)
         if self._last_stage is not None:
             self._last_stage.open(order)
         self._forward(order)
@@ -194,7 +218,7 @@ class StageActor(Actor[ToStage]):
         if self._last_stage is None:
             self._tell(self._next, order)
 
-    def _step(self, step: Step) -> None:
+    def _step(self, step: Step, stage: _Allocated) -> None:
         if step.epoch != self._epoch:
             return  # from a chain that no longer exists
 
@@ -203,9 +227,9 @@ class StageActor(Actor[ToStage]):
         if self._last_stage is not None and batch.token_ids is not None:
             self._drawn.fill_in(batch.token_ids, step)
         try:
-            hidden, result = self._computed(step, batch)
+            hidden, result = self._computed(step, batch, stage)
         except FAILURES as error:
-            note_failed_step(error, self._failed_step(error, step, batch))
+            note_failed_step(error, self._failed_step(error, step, batch, stage))
             end_step()
             raise
         end_step()
@@ -217,25 +241,25 @@ class StageActor(Actor[ToStage]):
         self._drawn.note(step, result)
         self._tell(BATCHING, msgspec.structs.replace(result, busy_s=busy_s))
 
-    def _computed(self, step: Step, batch: StepBatch) -> tuple[list[Tensor], StepResult | None]:
+    def _computed(self, step: Step, batch: StepBatch, stage: _Allocated) -> tuple[list[Tensor], StepResult | None]:
         """The hidden states for the next stage, or on the last stage the result for each sequence."""
         begin_step(step.step, batch.slots, batch.starts, batch.num_tokens)
         if self._last_stage is not None:
             self._last_stage.begin(step)
-        with self._code:
-            output = self._backend.step(batch)
+        with stage.code:
+            output = stage.running.step(batch)
         if self._last_stage is None:
             return output.hidden, None
 
-        return output.hidden, self._last_stage.draw(self._backend.xp, output.logits, step)
+        return output.hidden, self._last_stage.draw(stage.xp, output.logits, step)
 
-    def _failed_step(self, error: BaseException, step: Step, batch: StepBatch) -> FailedStep:
+    def _failed_step(self, error: BaseException, step: Step, batch: StepBatch, stage: _Allocated) -> FailedStep:
         """Look for the rows that are to blame. What is computed once more for that changes nothing that is used again:
         this stage has failed, and another one begins anew."""
 
         def compute_alone(index: int) -> None:
             self.activity.go_on()
-            self._computed(step.row(index), batch.row(index))
+            self._computed(step.row(index), batch.row(index), stage)
 
         code = request_code_of(error)
         failed = FailedStep(step.step, self._table.failed_rows(step), code, is_request_code=bool(code))

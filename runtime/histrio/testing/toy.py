@@ -11,7 +11,7 @@ import json
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 import numpy as np
@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from histrio.contracts.backend import (
     Capability,
+    OpenedStage,
     Probe,
     Progress,
     ReplicaSize,
-    StageBackend,
     StageCapacity,
     StageOutput,
     StageSpec,
@@ -80,7 +80,7 @@ class ToyFactory:
     """Registers as `toy`."""
 
     name = "toy"
-    traits = Traits(contract=1)
+    traits = Traits(contract=2)
     options = ToyOptions
 
     def probe(self) -> Probe:
@@ -102,25 +102,21 @@ class ToyFactory:
     def __init__(self) -> None:
         self._num_made = 0
 
-    def create(self) -> StageBackend:
-        """A stage that is not open yet."""
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """Read the vocabulary's size; there are no weights."""
         self._num_made += 1
-        return ToyStage(self._num_made)
+        return ToyStage(spec, progress, self._num_made)
 
 
 class ToyStage:
-    """Stage backend on numpy integers."""
+    """A stage on numpy integers, opened and running in one: before `allocate` it has pages for no token."""
 
-    def __init__(self, number: int = 1) -> None:
+    def __init__(self, spec: StageSpec, progress: Progress, number: int = 1) -> None:
         """`number` counts those made."""
         self._number = number
         self.xp = NumpyArrays()
         self._pages = np.zeros((0, 0, 0), np.int64)
         self._num_steps = 0
-        self._options = ToyOptions()
-
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
-        """Read the vocabulary's size; there are no weights."""
         config = read_toy_config(spec.model)
         if config.get("model_type") != "toy":
             raise UnsupportedModel(f"the toy backend cannot run {config.get('model_type')!r}")
@@ -136,7 +132,7 @@ class ToyStage:
         bytes_per_token = 8 * (spec.last_layer - spec.first_layer)
         fitting = int(memory_bytes() * spec.kvcache_mem_ratio) // bytes_per_token
         num_tokens = min(fitting, (spec.num_pages or 4096) * 16)
-        return StageCapacity(
+        self.capacity = StageCapacity(
             max_pages={size: num_tokens // size for size in (4, 8, 16, 32)},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
@@ -146,10 +142,11 @@ class ToyStage:
             capabilities=list(_CAPABILITIES),
         )
 
-    def allocate(self, size: ReplicaSize) -> None:
+    def allocate(self, size: ReplicaSize) -> Self:
         """Pages [layers, pages, page_size]; filled with garbage that would show."""
         num_layers = self._spec.last_layer - self._spec.first_layer
         self._pages = np.full((num_layers, size.num_pages, size.page_size), 123_456_789, np.int64)
+        return self
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the range."""

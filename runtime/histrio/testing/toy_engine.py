@@ -52,7 +52,7 @@ class ToyEngineFactory:
     """Registers as `toy-engine`."""
 
     name = "toy-engine"
-    traits = Traits(contract=1, level="engine", capabilities=[Capability.OWN_PROCESS])
+    traits = Traits(contract=2, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = ToyEngineFields
     options = ToyEngineOptions
 

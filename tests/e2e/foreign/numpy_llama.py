@@ -15,13 +15,13 @@ from histrio.contracts.backend import (
     Probe,
     Progress,
     ReplicaSize,
-    StageBackend,
     StageCapacity,
     StageOutput,
     StageSpec,
     StepBatch,
     Traits,
 )
+from histrio.contracts.first_contract import StageBackend
 from histrio.contracts.hooks import hookimpl
 from histrio.errors import BackendError, DoesNotFit
 from histrio.kit.memory import memory_bytes

@@ -12,7 +12,16 @@ from typing import Any, ClassVar
 import msgspec
 import numpy as np
 
-from histrio.contracts.backend import Array, ArrayNamespace, StageBackend, StageOutput, StepBatch, Traits
+from histrio.contracts.backend import (
+    Array,
+    ArrayNamespace,
+    OpenedStage,
+    Progress,
+    StageOutput,
+    StageSpec,
+    StepBatch,
+    Traits,
+)
 from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.grammar import MaskRequest, Masks, VocabularySpec
 from histrio.contracts.hooks import hookimpl
@@ -89,11 +98,11 @@ class PoisonedToy(ToyFactory):
     """The toy backend, but for one prompt."""
 
     name = "poisoned-toy"
-    traits = Traits(contract=1)
+    traits = Traits(contract=2)
 
-    def create(self) -> StageBackend:
-        """A stage that is not open yet."""
-        return _PoisonedStage()
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        """A stage with that weakness."""
+        return _PoisonedStage(spec, progress)
 
 
 class _PoisonedStage(ToyStage):

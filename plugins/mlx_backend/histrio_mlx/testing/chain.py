@@ -9,10 +9,9 @@ from typing import Any
 import msgspec
 import torch
 
-from histrio.contracts.backend import Progress, StageBackend, StageCapacity, StageSpec
+from histrio.contracts.backend import OpenedStage, Progress, StageSpec
 from histrio.testing.chain import Logits, StageChain
 from histrio.testing.harness import HarnessOptions
-from histrio_mlx.backend import MlxStage
 from histrio_mlx.factory import MlxFactory
 from histrio_mlx.testing.models import MAX_LENGTH
 
@@ -38,15 +37,6 @@ class _Factory(MlxFactory):
         super().__init__()
         self._adapter = adapter
 
-    def create(self) -> StageBackend:
-        return _Stage(self._adapter)
-
-
-class _Stage(MlxStage):
-    def __init__(self, adapter: Path | None) -> None:
-        super().__init__()
-        self._adapter = adapter
-
-    def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
         adapter = None if self._adapter is None else str(self._adapter)
         return super().open(msgspec.structs.replace(spec, adapter=adapter), progress)

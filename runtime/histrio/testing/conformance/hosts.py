@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from histrio.contracts.backend import BackendFactory, StageOutput, StageSpec
+from histrio.contracts.backend import BackendFactory, OpenedStage, StageOutput, StageSpec
+from histrio.contracts.first_contract import FirstBackendFactory, current
 from histrio.contracts.options import with_options
 from histrio.errors import BackendError, TopologyError
 from histrio.messages import Close, Copy, Open, ReplicaSize, StageCapacity, Step, Tensor
@@ -73,22 +74,22 @@ def checked_spec(spec: StageSpec, factory: object) -> StageSpec:
 class LocalHost:
     """A stage on this thread."""
 
-    def __init__(self, factory: BackendFactory, spec: StageSpec) -> None:
-        self._backend = factory.create()
-        self._factory, self._spec = factory, spec
+    def __init__(self, factory: BackendFactory | FirstBackendFactory, spec: StageSpec) -> None:
+        self._factory, self._spec = current(factory), spec
+        self._opened: OpenedStage | None = None
         self._outputs: dict[int, StageOutput] = {}
         self._told: list[float] = []
 
     def open(self) -> StageCapacity:
         """See `Host`."""
         spec = checked_spec(self._spec, self._factory)
-        self._capacity = self._backend.open(spec, lambda fraction, text: self._told.append(fraction))
-        return self._capacity
+        self._opened = self._stage = self._factory.open(spec, lambda fraction, text: self._told.append(fraction))
+        return self._stage.capacity
 
     def start(self, size: ReplicaSize) -> None:
         """See `Host`."""
         self._outputs = {}
-        self._backend.allocate(size)
+        self._running, self._capacity = self._stage.allocate(size), self._stage.capacity
         max_blocks = -(-size.max_sequence_length // size.page_size)
         self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
 
@@ -98,16 +99,16 @@ class LocalHost:
             case Open():
                 self._table.open(order.slot, order.num_cached_tokens)
             case Close(slot):
-                self._backend.close_slot(slot + self._capacity.first_row)
+                self._running.close_slot(slot + self._capacity.first_row)
             case Copy(src, dst):
                 first = self._capacity.first_page_id
-                self._backend.copy([page + first for page in src], [page + first for page in dst])
+                self._running.copy([page + first for page in src], [page + first for page in dst])
 
     def step(self, step: Step) -> None:
         """See `Host`."""
         lengths = self._table.lengths.copy()
         try:
-            self._outputs[step.step] = self._backend.step(self._table.batch(step))
+            self._outputs[step.step] = self._running.step(self._table.batch(step))
         except BaseException:
             self._table.lengths[:] = lengths
             raise
@@ -118,7 +119,7 @@ class LocalHost:
         if output.logits is None:
             return Taken(output.hidden, None)
 
-        logits = self._backend.xp.to_host(self._backend.xp.float32(output.logits))
+        logits = self._stage.xp.to_host(self._stage.xp.float32(output.logits))
         return Taken(output.hidden, np.array(logits, np.float32))
 
     def progress(self) -> list[float]:
@@ -127,9 +128,10 @@ class LocalHost:
 
     def computed(self, name: str, values: Values) -> Values:
         """See `Host`."""
-        return computed(self._backend.xp, name, values)
+        return computed(self._stage.xp, name, values)
 
     def close(self) -> None:
         """See `Host`."""
         self._outputs = {}
-        self._backend.close()
+        if self._opened is not None:
+            self._opened.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from histrio.contracts.backend import CONTRACT, Capability
+from histrio.contracts.backend import CONTRACT, OLDEST_CONTRACT, Capability
 from histrio.errors import BackendError
 from histrio.testing.conformance.engine_driver import EngineDriver, EngineSubject
 
@@ -15,7 +15,7 @@ _NO_SUCH_OPTION = "no-such-option"
 def test_engine_probe_and_traits_are_well_formed(engine: EngineSubject) -> None:
     probe, traits = engine.factory.probe(), engine.factory.traits
 
-    assert traits.contract == CONTRACT
+    assert OLDEST_CONTRACT <= traits.contract <= CONTRACT
     assert traits.level == "engine"
     of_traits = {Capability.ADAPTERS, Capability.INT8_KV, Capability.OWN_PROCESS}
     assert set(traits.capabilities) <= of_traits, "the others are of an opened one"
