@@ -168,10 +168,10 @@ def num_drafting(num_found: int, limits: SpeculationLimits = LIMITS, num_right: 
     speculation = Speculation(limits, Guesses(num_found), Cost(), lambda: 0.0)
     sequences = [Sequence.from_order(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
     for sequence in sequences if num_right else ():
-        sequence.acceptance.observe(num_right, num_right, FOLLOW)
+        sequence.drafted.acceptance.observe(num_right, num_right, FOLLOW)
     speculation.set_price(NUM_SEQUENCES, 2 * NUM_SEQUENCES)
     speculation.propose(sequences)
-    return sum(bool(sequence.drafts) for sequence in sequences)
+    return sum(bool(sequence.drafted.ids) for sequence in sequences)
 
 
 def test_few_drafts_do_not_make_a_whole_batch_wait() -> None:

@@ -55,7 +55,7 @@ def play(speculation: Speculation, count: int, max_speculation: int | None = Non
     speculation.propose(sequences)
     rows = [Row(slot, 2, 1, 1, []) for slot in range(count)]
     speculation.settle(Plan(1, [], rows, [3] * count, sequences, [], 10.0 * count, [], {}, 0), 0.01)
-    return len(sequences[0].drafts)
+    return len(sequences[0].drafted.ids)
 
 
 def test_a_guess_that_costs_a_step_is_not_made_again() -> None:

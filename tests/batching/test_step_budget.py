@@ -52,7 +52,7 @@ def play(step_budget_s: float) -> tuple[list[float], float]:
         step()
     scheduler.add(Generate(9, [1] * NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS + 5))
     steps = []
-    while scheduler._roster.by_request[9].num_computed_tokens < NUM_PROMPT_TOKENS:
+    while scheduler._roster.by_request[9].progress.computed < NUM_PROMPT_TOKENS:
         steps.append(step())
     return steps, sum(steps)
 

@@ -36,7 +36,7 @@ def token_row(
     if extras is not None:
         parts.append(extras.cut(len(ids)))
         sequence.sampler_state = extras.sampler_state or sequence.sampler_state
-    if sequence.drafts and speculation:
+    if sequence.drafted.ids and speculation:
         num_drafted, num_accepted = speculation.judge(sequence, len(drawn))
         parts.append(Extras(num_drafted=num_drafted, num_accepted=num_accepted))
     return TokenRow(sequence.request, ids, sequence.state, Extras.joined(parts) if parts else None)

@@ -51,7 +51,7 @@ class Roster:
         self.waiting.remove(sequence)
         sequence.slot = self._free_slots.pop()
         sequence.state = RequestState.PREFILLING
-        sequence.num_cached_tokens = sequence.num_computed_tokens
+        sequence.num_cached_tokens = sequence.progress.computed
         self.running.append(sequence)
         self._orders.append(_open(sequence))
 
@@ -89,7 +89,7 @@ class Roster:
         self._lease.check_integrity([sequence.block_ids for sequence in self.by_request.values()])
         for sequence in self.running:
             room = len(sequence.block_ids) * self._limits.block_size
-            assert room >= sequence.num_computed_tokens, "blocks are missing"
+            assert room >= sequence.progress.computed, "blocks are missing"
 
     def _wait(self, sequence: Sequence) -> None:
         sequence.is_matched = not self._limits.has_prefix_cache

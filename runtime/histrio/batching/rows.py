@@ -34,18 +34,18 @@ class RowMaker:
         """The row of a sequence with at most `budget` tokens, for which it enters if it waits; None if blocks are
         short."""
         source = self._block_to_copy(sequence) if sequence.slot < 0 else None
-        start = sequence.num_planned_tokens if source is None else len(sequence.ids) - 1
+        start = sequence.progress.planned if source is None else len(sequence.ids) - 1
         pending = len(sequence.ids) - start
         num_tokens = min(pending, budget, self._limits.prefill_chunk)
-        if sequence.drafts:
+        if sequence.drafted.ids:
             self._cut_drafts(sequence, budget)
-            num_tokens += len(sequence.drafts)
+            num_tokens += len(sequence.drafted.ids)
         new_ids = self._allocate(sequence, start + num_tokens)
         if new_ids is None:
             return None
 
         if sequence.slot < 0:
-            sequence.num_computed_tokens = start
+            sequence.progress.begin_at(start)
             self._roster.enter(sequence)
             if source is not None:
                 self._roster.order(Copy([source], [new_ids[0]]))
@@ -54,31 +54,28 @@ class RowMaker:
             sequence.block_ids = list(new_ids)
         elif new_ids:
             sequence.block_ids.extend(new_ids)
-        num_drafts = len(sequence.drafts)
+        num_drafts = len(sequence.drafted.ids)
         num_sampled = 1 + num_drafts if num_tokens == pending + num_drafts else 0
         num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
-        is_rewind = start < sequence.num_issued_tokens
-        sequence.num_planned_tokens = start + num_tokens - num_drafts
-        sequence.num_issued_tokens = start + num_tokens
+        is_rewind = sequence.progress.plan(start + num_tokens, num_drafts)
         return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored)
 
     def row_ahead(self, sequence: Sequence) -> Row | None:
         """The row for the token that is being drawn now (async scheduling); None if blocks are short."""
-        start = sequence.num_planned_tokens
+        start = sequence.progress.planned
         new_ids = self._allocate(sequence, start + 1)
         if new_ids is None:
             return None
 
         sequence.block_ids.extend(new_ids)
-        sequence.num_planned_tokens = sequence.num_issued_tokens = start + 1
+        sequence.progress.plan(start + 1)
         return Row(sequence.slot, start, 1, 1, new_ids)
 
     def _cut_drafts(self, sequence: Sequence, budget: int) -> None:
         """Drafts take neither more than the budget nor blocks that would have to be asked for."""
         room = (len(sequence.block_ids) + self._lease.num_blocks_in_hand) * self._limits.block_size
         most = max(min(budget - 1, room - len(sequence.ids)), 0)
-        if len(sequence.drafts) > most:
-            del sequence.drafts[most:]
+        sequence.drafted.cut(most)
 
     def _block_to_copy(self, sequence: Sequence) -> int | None:
         """The block that the prompt ends in, if another choice of the same request has computed it."""
@@ -89,7 +86,7 @@ class RowMaker:
 
         num_known = len(sequence.ids) - 1
         is_fresh = len(sequence.ids) == order.num_prompt_tokens and len(sequence.block_ids) == num_known // size
-        if not is_fresh or leader.slot < 0 or leader.num_computed_tokens < num_known or num_known % size == 0:
+        if not is_fresh or leader.slot < 0 or leader.progress.computed < num_known or num_known % size == 0:
             return None
         return leader.block_ids[num_known // size]
 
@@ -125,7 +122,7 @@ class RowMaker:
         for victim in sorted(self._roster.running, key=lambda each: each.rank, reverse=True):
             if num_released >= num_blocks or victim.rank <= sequence.rank:
                 return
-            if not victim.num_in_flight:
+            if not victim.progress.num_in_flight:
                 num_released += len(victim.block_ids)
                 self._roster.preempt(victim)
                 self.has_preempted = True

@@ -1,6 +1,6 @@
 """The batching rule: there is no prefill phase and no decode phase.
 
-Every sequence has `num_computed_tokens` that catch up with its known tokens. Each step takes one pending token of every
+The computed tokens of every sequence catch up with its known tokens. Each step takes one pending token of every
 decoding sequence first, then chunks of those with more pending, then lets waiting ones in, all under one token budget.
 A long prompt is thereby cut into chunks and never stalls the others. Sequences join and leave at every step.
 
@@ -174,10 +174,8 @@ class Scheduler:
             first, at = at, at + count
             if sequence.is_finished:
                 continue
-            sequence.num_in_flight -= 1
-            sequence.num_computed_tokens = row.start + row.num_tokens - max(row.num_sampled - count, 0)
-            if row.num_sampled > 1:
-                sequence.num_planned_tokens = sequence.num_computed_tokens
+            end = row.start + row.num_tokens - max(row.num_sampled - count, 0)
+            sequence.progress.answer(end, is_verified=row.num_sampled > 1)
             if row.num_sampled:
                 gained.append(token_row(sequence, row, result, slice(first, at), self.speculation))
                 if sequence.is_finished:
@@ -275,7 +273,7 @@ class Scheduler:
 
         bound = self.limits.step_budget_s / self.cost.lag
         seconds = bound - self.cost.predict(batch.num_tokens, batch.num_pairs)
-        fitting = self.cost.tokens_within(seconds, sequence.num_planned_tokens)
+        fitting = self.cost.tokens_within(seconds, sequence.progress.planned)
         is_first = len(batch.rows) == batch.num_decoding
         return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
 
@@ -314,7 +312,7 @@ class Scheduler:
             return
 
         for sequence in self._roster.running:
-            is_certain = sequence.num_pending_tokens == 0 and sequence.num_in_flight == 1
+            is_certain = sequence.num_pending_tokens == 0 and sequence.progress.num_in_flight == 1
             if not is_certain or len(sequence.ids) + 1 >= sequence.end:
                 continue
             row = self._rows.row_ahead(sequence)
@@ -324,7 +322,7 @@ class Scheduler:
 
     def _may_gain_several(self, sequence: Sequence) -> bool:
         """Whether a step may give the sequence more than one token."""
-        if sequence.order.ask.grammar is not None or sequence.drafts:
+        if sequence.order.ask.grammar is not None or sequence.drafted.ids:
             return True
         return self.speculation is not None and self.speculation.may_draft(sequence)
 
@@ -340,11 +338,11 @@ class Scheduler:
         ids: list[int] = []
         drafts: list[int] = []
         for sequence, row in zip(batch.members, batch.rows, strict=True):
-            sequence.num_in_flight += 1
+            sequence.progress.send()
             ids.extend(sequence.ids[row.start : row.start + row.num_tokens] or (_DRAWN_LAST,))
-            if sequence.drafts:
-                ids.extend(sequence.drafts)
-                drafts.extend(sequence.drafts)
+            if sequence.drafted.ids:
+                ids.extend(sequence.drafted.ids)
+                drafts.extend(sequence.drafted.ids)
         return Plan(
             step=self._step,
             orders=self.take_orders(),
@@ -354,7 +352,11 @@ class Scheduler:
             sealed=self._seal(batch),
             num_pairs=batch.num_pairs,
             drafts=drafts,
-            draft_probs={each.slot: each.draft_probs[: len(each.drafts)] for each in batch.members if each.draft_probs},
+            draft_probs={
+                each.slot: each.drafted.draft_probs[: len(each.drafted.ids)]
+                for each in batch.members
+                if each.drafted.draft_probs
+            },
             num_decoding_drafts=len(drafts) if batch.num_decoding == len(batch.rows) else None,
         )
 
@@ -366,7 +368,7 @@ class Scheduler:
         block_size = self.limits.block_size
         sealed = []
         for sequence, row in zip(batch.members, batch.rows, strict=True):
-            num_known = min(row.start + row.num_tokens - len(sequence.drafts), len(sequence.ids))
+            num_known = min(row.start + row.num_tokens - len(sequence.drafted.ids), len(sequence.ids))
             first, end = sequence.num_sealed_blocks, num_known // block_size
             if end > first:
                 ids = sequence.ids[first * block_size : end * block_size]

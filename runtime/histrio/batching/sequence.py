@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from histrio.batching.speculation.acceptance_rate import AcceptanceRate
-from histrio.contracts.sampler import DraftProbs
+from histrio.batching.progress import Progress
+from histrio.batching.speculation.drafted import Drafted
 from histrio.messages import Extras, Generate, RequestState, SamplerState
 
 __all__ = ["Sequence"]
@@ -22,12 +22,11 @@ class Sequence:
     order: Generate
     ids: list[int]
     state: RequestState = RequestState.WAITING
-    num_computed_tokens: int = 0
     block_ids: list[int] = field(default_factory=list)
     slot: int = -1
     """Its place in the stages' tables while it runs, -1 while it waits."""
-    num_in_flight: int = 0
-    """Steps with a row of it that have been issued and not yet answered."""
+    progress: Progress = field(default_factory=Progress)
+    drafted: Drafted = field(default_factory=Drafted)
     rank: tuple[int, int] = (0, 0)
     """Its place among waiting sequences: lower ranks enter first. No two ranks are equal, so that of any two sequences
     one can be preempted for the other."""
@@ -47,22 +46,8 @@ class Sequence:
     """State of the samplers that its tokens cannot rebuild."""
     has_reported: bool = False
     """The front was told its first tokens, and with them the size of its first match."""
-    acceptance: AcceptanceRate = field(default_factory=AcceptanceRate)
-    num_judged_tokens: int = 0
-    """Sequence length when `acceptance.rate` was last updated. The decay for later tokens is applied on the next
-    read."""
-    next_look: int = 0
-    """Do not consider drafting for this sequence before it has this many tokens."""
-    drafts: list[int] = field(default_factory=list)
-    """Drafted tokens of the row that is planned or in flight."""
-    draft_probs: list[DraftProbs] = field(default_factory=list)
-    """Where the drafter gave them: the distributions that `drafts` were drawn from."""
     extras: list[Extras] = field(default_factory=list)
     """What came with steps that gained it no token; the first tokens bring it to the front."""
-    num_planned_tokens: int = 0
-    """Tokens that are computed or in flight, drafts aside; the next row begins here."""
-    num_issued_tokens: int = 0
-    """Length of the slot on the stages: beyond `num_planned_tokens` if drafts were rejected."""
     eos_ids: frozenset[int] = frozenset()
     end_ids: frozenset[int] = frozenset()
     """Ids that end the text, `eos_ids` included."""
@@ -74,7 +59,7 @@ class Sequence:
             order,
             list(order.ids),
             sampler_state=order.sampler_state,
-            next_look=order.max_total_tokens if order.ask.max_speculation == 0 else 0,
+            drafted=Drafted(next_look=order.max_total_tokens if order.ask.max_speculation == 0 else 0),
             eos_ids=frozenset(order.ask.eos_ids),
             end_ids=frozenset(order.ask.end_ids),
         )
@@ -87,7 +72,7 @@ class Sequence:
     @property
     def num_pending_tokens(self) -> int:
         """Known tokens that no step has been issued for; -1 if a step is to compute the token that comes next."""
-        return len(self.ids) - self.num_planned_tokens
+        return len(self.ids) - self.progress.planned
 
     @property
     def may_have_drafts(self) -> bool:
@@ -116,15 +101,17 @@ class Sequence:
         self.is_matched, self.is_matching = True, False
         self.block_ids = block_ids
         self.num_sealed_blocks = len(block_ids)
-        self.num_cached_tokens = self.num_computed_tokens = len(block_ids) * block_size
-        self.num_issued_tokens = self.num_planned_tokens = self.num_computed_tokens
+        self.num_cached_tokens = len(block_ids) * block_size
+        self.progress.begin_at(self.num_cached_tokens)
 
     def forget_blocks(self) -> list[int]:
         """Begin anew without any block; returns the blocks it had."""
         block_ids, self.block_ids = self.block_ids, []
         self.is_matched = self.is_matching = False
-        self.num_computed_tokens = self.num_planned_tokens = self.num_issued_tokens = self.num_sealed_blocks = 0
-        self.drafts, self.draft_probs, self.extras = [], [], []
+        self.num_sealed_blocks = 0
+        self.progress.begin_at(0)
+        self.drafted.drop()
+        self.extras = []
         return block_ids
 
     @property

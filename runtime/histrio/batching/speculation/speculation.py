@@ -107,27 +107,28 @@ class Speculation:
         lengths = [(self._rate(sequence), len(draft.ids)) for sequence, draft in drafts]
         if self._limits.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
             for sequence, draft in drafts:
-                sequence.drafts, sequence.draft_probs = draft.ids, draft.draft_probs
+                sequence.drafted.put(draft)
         else:
             # Skip drafting for a few steps, so that drafter calls whose result is thrown away stay within ALLOWANCE.
             self._num_quiet_steps = min(int(num_paid / ALLOWANCE), _LOOK_EVERY)
 
     def may_draft(self, sequence: Sequence) -> bool:
         """Whether the next step could have drafts of the sequence."""
-        return self._is_active and len(sequence.ids) >= sequence.next_look
+        return self._is_active and len(sequence.ids) >= sequence.drafted.next_look
 
     def judge(self, sequence: Sequence, num_gained: int) -> tuple[int, int]:
         """A row with drafts was answered: learn from them. How many there were, and how many came true."""
-        num_drafted = len(sequence.drafts)
+        num_drafted = len(sequence.drafted.ids)
         num_accepted = min(num_gained - 1, num_drafted)
-        if not sequence.acceptance.num_seen:
-            sequence.acceptance.rate = self._first_rate
-        sequence.acceptance.observe(num_drafted, num_accepted, _FOLLOW)
-        sequence.num_judged_tokens = len(sequence.ids)
+        drafted = sequence.drafted
+        if not drafted.acceptance.num_seen:
+            drafted.acceptance.rate = self._first_rate
+        drafted.acceptance.observe(num_drafted, num_accepted, _FOLLOW)
+        drafted.num_judged_tokens = len(sequence.ids)
         self._all.observe(num_drafted, num_accepted, _FOLLOW_ALL)
         self.num_drafted_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
-        sequence.drafts, sequence.draft_probs = [], []
+        drafted.drop()
         return num_drafted, num_accepted
 
     def settle(self, plan: Plan, busy_s: float) -> None:
@@ -169,9 +170,8 @@ class Speculation:
         is_active = self._is_active
         looked_at = []
         for sequence in sequences:
-            if sequence.drafts:
-                sequence.drafts, sequence.draft_probs = [], []
-            if is_active and len(sequence.ids) >= sequence.next_look and self._is_hopeful(sequence):
+            sequence.drafted.drop()
+            if is_active and len(sequence.ids) >= sequence.drafted.next_look and self._is_hopeful(sequence):
                 looked_at.append(sequence)
         if not looked_at:
             return {}
@@ -196,7 +196,7 @@ class Speculation:
         if self._limits.is_obliging or self._rate(sequence) > self._verifying:
             return True
 
-        sequence.next_look = len(sequence.ids) + _LOOK_EVERY
+        sequence.drafted.next_look = len(sequence.ids) + _LOOK_EVERY
         return False
 
     def _price_of(self, num_drafts: int) -> float:
@@ -204,12 +204,12 @@ class Speculation:
         return self._threshold + self._verifying * num_drafts
 
     def _rate(self, sequence: Sequence) -> float:
-        acceptance, num_known = sequence.acceptance, len(sequence.ids)
+        drafted, acceptance, num_known = sequence.drafted, sequence.drafted.acceptance, len(sequence.ids)
         if not acceptance.num_seen:
             return self._first_rate
-        if num_known > sequence.num_judged_tokens:
-            acceptance.forget(num_known - sequence.num_judged_tokens, self._first_rate, _FORGET_PER_TOKEN)
-            sequence.num_judged_tokens = num_known
+        if num_known > drafted.num_judged_tokens:
+            acceptance.forget(num_known - drafted.num_judged_tokens, self._first_rate, _FORGET_PER_TOKEN)
+            drafted.num_judged_tokens = num_known
         return acceptance.rate
 
     @property
