@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from histrio.contracts.honours import Honours
 from histrio.testing.harness import Harness, HarnessOptions, serving, serving_engine
 from histrio.testing.models import VOCAB_SIZE, write_model
 from histrio.testing.toy import ToyFactory, toy_logits, write_toy_model
@@ -152,6 +153,7 @@ class _SilentFactory(ToyEngineFactory):
     """An engine without log probabilities."""
 
     fields: type[msgspec.Struct] = _SilentFields
+    honours = Honours()
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -186,14 +188,29 @@ async def test_what_an_engine_has_not_is_refused_by_name(client_of: Any, tmp_pat
 
     async with client_of(serving_engine(folder, ToyEngineFactory())) as client:
         param, message = await refused(client, logprobs=True, top_logprobs=2)
-        assert param == "top_logprobs"
-        assert "'toy-engine'" in message
+        assert param == "logprobs"
+        assert "the backend 'toy-engine' has log probabilities of the chosen tokens only" in message
         with pytest.raises(openai.BadRequestError) as caught:
             await client.completions.create(model="toy", prompt="a", max_tokens=2, logprobs=1)
         assert caught.value.param == "logprobs"
     async with client_of(serving_engine(folder, _SilentFactory())) as client:
         param, message = await refused(client, logprobs=True)
         assert param == "logprobs"
-        assert "not supported by the backend 'toy-engine'" in message
+        assert "the backend 'toy-engine' does not honour this field" in message
         answer = await client.chat.completions.create(model="toy", messages=HI, max_tokens=2, logprobs=False)
         assert answer.choices[0].logprobs is None
+
+
+async def test_request_fields_that_an_engine_would_ignore_are_refused(client_of: Any, tmp_path: Path) -> None:
+    folder = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
+
+    async def ask(client: openai.AsyncOpenAI, **fields: Any) -> str:
+        prompt: dict[str, Any] = {"model": "toy", "prompt": "a", "max_tokens": 2, "temperature": 0}
+        return (await client.completions.create(**prompt, extra_body=fields)).choices[0].text
+
+    async with client_of(serving_engine(folder, ToyEngineFactory())) as client:
+        for name, value in {"priority": 1, "max_speculation": 2, "seed": 3}.items():
+            with pytest.raises(openai.BadRequestError) as caught:
+                await ask(client, **{name: value})
+            assert (caught.value.param, caught.value.code) == (name, "unsupported_parameter")
+        assert await ask(client, cache_salt="mine", priority=0) == await ask(client), "a control: what is honoured"

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histrio.contracts.honours import Honours
 from histrio.messages import Reasoning
 from histrio_api.service import service
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
@@ -117,7 +118,7 @@ class Thinker:
 def thinker(folder: Path, template: str) -> Iterator[Thinker]:
     write_tokenizer(folder, chat_template=template)
     kinds = ["json_schema", "regex", "structural_tag"]
-    model = msgspec.structs.replace(served_model(folder), grammar_kinds=kinds)
+    model = msgspec.structs.replace(served_model(folder), honours=Honours(grammar_kinds=kinds))
     gateway = ScriptedGateway(model, lambda submission, choice: saying([5]))
     with running_endpoint(gateway) as url:
         made = Thinker(folder, gateway, url)

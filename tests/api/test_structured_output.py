@@ -12,6 +12,7 @@ import httpx
 import msgspec
 import pytest
 
+from histrio.contracts.honours import Honours
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_api.request.fields import split_fields
@@ -140,7 +141,7 @@ def test_what_only_seems_to_contradict_is_accepted() -> None:
 @pytest.fixture(scope="module")
 def enforcing(model_folder: Path) -> Iterator[tuple[ScriptedGateway, httpx.Client]]:
     """An endpoint over a gateway that says it enforces all kinds."""
-    model = msgspec.structs.replace(served_model(model_folder), grammar_kinds=KINDS)
+    model = msgspec.structs.replace(served_model(model_folder), honours=Honours(grammar_kinds=KINDS))
     gateway = ScriptedGateway(model, lambda submission, choice: saying([5]))
     with running_endpoint(gateway) as url, httpx.Client(base_url=url, timeout=30) as http:
         yield gateway, http

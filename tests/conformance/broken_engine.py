@@ -58,7 +58,7 @@ class BrokenEngineFactory(ToyEngineFactory):
 class BoastfulEngineFactory(BrokenEngineFactory):
     """Claims too much in its traits and of what it can continue, and has a field without a default."""
 
-    traits = Traits(contract=1, level="engine", capabilities=[Capability.REWIND])
+    traits = Traits(contract=2, level="engine", capabilities=[Capability.REWIND])
     fields = NeedyFields
 
     def can_continue(self, sampling: dict[str, Any]) -> bool:

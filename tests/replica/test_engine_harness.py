@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from histrio.contracts.gateway import Delta, Gateway, Submission
+from histrio.contracts.honours import Honours
 from histrio.errors import RequestError
 from histrio.messages import Ask, Generate, RequestState
 from histrio.testing.harness import HarnessOptions, serving_engine
@@ -52,6 +53,7 @@ class SeededFactory(ToyEngineFactory):
     """An engine that says it draws from the request's seed; keeps what it is told to run."""
 
     fields: type[msgspec.Struct] = _SeededFields
+    honours = Honours(seed=True)
 
     def __init__(self) -> None:
         self.orders: list[Generate] = []

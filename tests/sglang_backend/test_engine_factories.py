@@ -12,7 +12,9 @@ import pytest
 
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.engine_backend import EngineFactory
+from histrio.testing.conformance.engine_fields import FIELDS, is_honoured
 from histrio.testing.models import write_model
+from histrio.testing.toy_engine import ToyEngineFactory
 from histrio_sglang.engine_factory import SglangEngineFactory
 from histrio_vllm.factory import VllmEngineFactory
 
@@ -90,3 +92,9 @@ def test_an_unknown_option_of_sglangs_engine_is_refused_by_name(tmp_path: Path) 
     reason = SglangEngineFactory().supports(spec(folder, options={"atention-backend": "fa3"})).reason
     assert "atention-backend" in reason
     assert "attention-backend" in reason, "the known ones are listed"
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("each", [*FACTORIES, ToyEngineFactory()], ids=lambda each: each.name)
+def test_a_request_field_is_honoured_or_refused_by_name(each: EngineFactory, field: str) -> None:
+    assert is_honoured(each, field) == (field in ("cache_salt", "logprobs"))

@@ -190,7 +190,7 @@ class _LastPositionFactory(ToyFactory):
 @pytest.mark.anyio
 async def test_a_replica_without_logits_of_all_positions_refuses(model: Path) -> None:
     async with serving(model, _LastPositionFactory(), samplers=[Temperature]) as harness:
-        assert not harness.gateway.model.can_score_prompts
+        assert not harness.gateway.model.honours.prompt_logprobs
         with pytest.raises(RequestError, match="prompt_logprobs") as caught:
             await run(harness, [1, 2, 3])
         assert (caught.value.param, caught.value.status) == ("prompt_logprobs", 400)

@@ -54,9 +54,8 @@ def _wanted_scores(edge: Edge, chat: ChatRequest) -> Scores:
     if chat.top_logprobs and not chat.logprobs:
         raise RequestError("top_logprobs: only allowed when logprobs is true", param="top_logprobs")
 
-    param = "top_logprobs" if chat.top_logprobs else "logprobs"
     asked = Scores(chat.top_logprobs if chat.logprobs else None, num_reported=chat.prompt_logprobs)
-    return wanted_scores(edge, asked, is_stream=chat.stream, param=param)
+    return wanted_scores(edge, asked, is_stream=chat.stream)
 
 
 def _num_wanted_tokens(chat: ChatRequest) -> int | None:

@@ -21,22 +21,18 @@ class Scores(NamedTuple):
     """Of the prompts' tokens, in a field of their own."""
 
 
-def wanted_scores(
-    edge: Edge, scores: Scores, *, is_stream: bool, param: str = "logprobs", echoes: bool = False
-) -> Scores:
-    """What `scores` come to: `num_top`, which the field `param` asks for, and `num_reported`.
+def wanted_scores(edge: Edge, scores: Scores, *, is_stream: bool, echoes: bool = False) -> Scores:
+    """What `scores` come to: `num_top` and `num_reported`.
 
     `echoes`: the prompts are part of the answers. Raises `RequestError` for what cannot be answered.
     """
-    if scores.num_top is not None and edge.gateway.model.engine:
-        _check_engine(edge, scores.num_top, param)
     if scores.num_reported is not None and is_stream:
         text = "prompt_logprobs: only allowed when stream is false; streams of completions have echo with logprobs"
         raise RequestError(text, param="prompt_logprobs")
 
     wanted = {"prompt_logprobs": scores.num_reported, "echo": scores.num_top if echoes else None}
     asked = {name: num_top for name, num_top in wanted.items() if num_top is not None}
-    for name in asked if not edge.gateway.model.can_score_prompts else ():
+    for name in asked if not edge.gateway.model.honours.prompt_logprobs else ():
         instead = "give it without logprobs" if name == "echo" else "leave it out"
         text = f"{name}: {edge.honoured_by} has no log probabilities of prompts for this model; {instead}"
         raise RequestError(text, param=name, code="unsupported_parameter")
@@ -53,13 +49,3 @@ def require_few_scores(limit: int, scores: Scores, num_choices: int, num_tokens:
     param = "echo" if scores.num_reported is None else "prompt_logprobs"
     text = f"{param}: at most {limit} log probabilities of prompts' tokens are given in one answer; send fewer prompts"
     raise RequestError(f"{text}, or ask for fewer of the likeliest tokens", param=param)
-
-
-def _check_engine(edge: Edge, num_top: int, param: str) -> None:
-    """An engine backend answers for the chosen tokens, where it says so."""
-    if "logprobs" not in edge.gateway.model.sampling_fields:
-        text = f"logprobs: not supported by {edge.honoured_by}; leave it out"
-        raise RequestError(text, param="logprobs", code="unsupported_parameter")
-    if num_top:
-        text = f"{param}: {edge.honoured_by} has log probabilities of the chosen tokens only; give 0"
-        raise RequestError(text, param=param, code="unsupported_parameter")

@@ -35,7 +35,7 @@ def requested_grammar(
     edge: Edge, received: Received[GenerationRequest], or_calls: OrCalls | None = None
 ) -> WantedGrammar | None:
     """`wanted_grammar` of a request, with the kinds that are enforced for the served model."""
-    kinds = edge.gateway.model.grammar_kinds
+    kinds = edge.gateway.model.honours.grammar_kinds
     request, sampling = received.request, received.sampling
     return wanted_grammar(request, sampling, kinds, honoured_by=edge.honoured_by, or_calls=or_calls)
 

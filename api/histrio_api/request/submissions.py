@@ -42,21 +42,18 @@ def submissions(edge: Edge, prepared: Prepared, request_id: str) -> list[Submiss
 def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: int, request_id: str) -> Submission:
     model, received = edge.gateway.model, prepared.received
     request = received.request
-    sampling, num_logprobs = model.default_sampling | received.sampling, prepared.scores.num_top
-    if num_logprobs is not None and model.engine:
-        sampling, num_logprobs = sampling | {"logprobs": True}, None
     return Submission(
         ids=prompt.ids,
         max_new_tokens=max_new_tokens,
         ask=Ask(
-            sampling=sampling,
+            sampling=model.default_sampling | received.sampling,
             eos_ids=[] if request.ignore_eos else model.eos_ids,
             stop_ids=request.stop_token_ids,
             seed=None if request.seed is None else request.seed & _UINT64,
             priority=request.priority,
             cache_salt=request.cache_salt,
             grammar=None if prepared.grammar is None else prepared.grammar.spec,
-            num_logprobs=num_logprobs,
+            num_logprobs=prepared.scores.num_top,
             num_prompt_logprobs=prepared.scores.num_of_prompt,
             max_speculation=request.max_speculation,
         ),
@@ -92,8 +89,6 @@ def _require_few_choices(edge: Edge, request: GenerationRequest, num_prompts: in
 
 
 def _require_a_token(edge: Edge, prepared: Prepared) -> None:
-    """An engine backend has rules of its own for what its fields mean together."""
     model, request = edge.gateway.model, prepared.received.request
-    if not model.engine:
-        end_ids = [*request.stop_token_ids, *(() if request.ignore_eos else model.eos_ids)]
-        require_a_token(model.default_sampling | prepared.received.sampling, end_ids, model.vocab_size)
+    end_ids = [*request.stop_token_ids, *(() if request.ignore_eos else model.eos_ids)]
+    require_a_token(model.default_sampling | prepared.received.sampling, end_ids, model.vocab_size)

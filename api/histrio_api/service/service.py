@@ -75,8 +75,8 @@ async def _warm_when_ready(gateway: Gateway, grammars: GrammarChecker) -> None:
 
 
 def _grammar_checker(model: ServedModel) -> GrammarChecker | None:
-    """An engine backend that enforces grammars has rules of its own."""
-    if model.engine or not model.grammar_kinds:
+    """None where none are enforced."""
+    if not model.honours.grammar_kinds:
         return None
 
     vocabulary = VocabularySpec(model.path, model.vocab_size, tuple(model.eos_ids))

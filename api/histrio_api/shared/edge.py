@@ -52,9 +52,8 @@ class Edge:
 
     @cached_property
     def honoured_by(self) -> str:
-        """Name of the component that decides which fields are supported, for error messages."""
-        engine = self.gateway.model.engine
-        return f"the backend {engine!r}" if engine else "this server"
+        """What serves the model, for messages about fields that it does not support."""
+        return self.gateway.model.honoured_by
 
     @cached_property
     def body_room(self) -> BodyRoom:

@@ -10,6 +10,7 @@ import msgspec
 from histrio.config.model_config import read_model_config
 from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineBackend
+from histrio.contracts.honours import Honours
 from histrio.contracts.options import as_options
 from histrio.errors import HistrioError, UnsupportedModel
 from histrio.kit.whole_models import check_engine
@@ -27,6 +28,7 @@ class SglangEngineFactory:
     name = "sglang-engine"
     traits = Traits(contract=2, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = SglangFields
+    honours = Honours(cache_salt=True, logprobs=True)
     options = EngineOptions
 
     def probe(self) -> Probe:

@@ -9,6 +9,7 @@ import msgspec
 
 from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineBackend
+from histrio.contracts.honours import Honours
 from histrio.contracts.options import as_options
 from histrio.errors import HistrioError
 from histrio.kit.whole_models import check_engine
@@ -23,6 +24,7 @@ class VllmEngineFactory:
     name = "vllm"
     traits = Traits(contract=2, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = VllmFields
+    honours = Honours(cache_salt=True, logprobs=True)
     options = VllmOptions
 
     def probe(self) -> Probe:

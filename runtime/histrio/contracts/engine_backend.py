@@ -13,9 +13,13 @@ from typing import Any, Protocol
 import msgspec
 
 from histrio.contracts.backend import Probe, StageSpec, Traits
+from histrio.contracts.honours import Honours
 from histrio.messages import EngineCapacity, Generate, TokenRow
 
-__all__ = ["EngineBackend", "EngineCapacity", "EngineEvents", "EngineFactory"]
+__all__ = ["ENGINE_CONTRACT", "EngineBackend", "EngineCapacity", "EngineEvents", "EngineFactory"]
+
+ENGINE_CONTRACT = 2
+"""The version of this contract. An engine of version 1 has no `honours`: what it does not say is not honoured."""
 
 
 class EngineEvents(Protocol):
@@ -70,6 +74,9 @@ class EngineFactory(Protocol):
     Two names have a meaning. `logprobs: bool` asks for `Extras.logprobs`, of the distribution before temperature.
     `seed`, with the bounds of a client's seed, says that draws depend on `Generate.seed` and `choice` alone, where the
     seed then comes; without it a request with a seed is refused. `top_logprobs: int` is reserved."""
+
+    honours: Honours
+    """The request fields besides those that the engine honours. A request that gives another is refused with 400."""
 
     def probe(self) -> Probe:
         """Whether this machine can run the engine, without loading a model."""

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from histrio.contracts.honours import OF_STAGES, Honours
 from histrio.messages import Ask, Extras, RequestState, SamplingFields
 
 __all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
@@ -39,10 +40,11 @@ class ServedModel(msgspec.Struct, frozen=True):
     """Every request field that some sampler, or the engine backend, honours."""
     engine: str = ""
     """Name of the engine backend that serves it; empty where stages and samplers do."""
-    grammar_kinds: list[str] = []
-    """Kinds of `GrammarSpec` that are enforced; requests for others get 400."""
-    can_score_prompts: bool = True
-    """`Ask.num_prompt_logprobs` is honoured. Known once a replica is up."""
+    honours: Honours = OF_STAGES
+    """Which other request fields are honoured; requests that give others get 400. `prompt_logprobs` is known once a
+    replica is up."""
+    honoured_by: str = "this server"
+    """What serves the model, in words."""
 
 
 _NO_EXTRAS = Extras()
@@ -56,7 +58,7 @@ class Submission(msgspec.Struct, frozen=True):
     """At least 1; ids + max_new_tokens <= max_sequence_length."""
     ask: Ask = Ask()
     """What is wanted of each continuation, checked: `sampling` with `Gateway.check_sampling`, a grammar for one of
-    `ServedModel.grammar_kinds`."""
+    `ServedModel.honours.grammar_kinds`."""
     num_choices: int = 1
     timeout_s: float | None = None
     """None: the topology's `request-timeout-s`."""

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import inspect
 
 from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.honours import OF_STAGES, Honours
 from histrio.contracts.sampler import Sampler
 from histrio.errors import PluginError, RequestError
 
@@ -51,6 +52,10 @@ class FieldTable:
     def __init__(self, samplers: Sequence[type[Sampler]]) -> None:
         self.unknown = "this field is not known here"
         """What is said of any other field."""
+        self.honours = OF_STAGES
+        """Which request fields besides these are honoured."""
+        self.honoured_by = "this server"
+        """What serves, in words."""
         self.can_continue: Callable[[dict[str, Any]], bool] = lambda _fields: True
         """Whether a begun answer with these fields goes on with the same tokens after a failure; with samplers any."""
         self._owners: dict[str, _Owner] = {}
@@ -67,7 +72,9 @@ class FieldTable:
     def of_engine(cls, factory: EngineFactory) -> FieldTable:
         """The fields that an engine backend enforces, in place of all samplers. Raises `PluginError`."""
         table = cls([])
-        table.unknown = f"the backend {factory.name!r} does not honour this field"
+        table.honoured_by = f"the backend {factory.name!r}"
+        table.unknown = f"{table.honoured_by} does not honour this field"
+        table.honours = _of_engine(factory)
         table.can_continue = factory.can_continue
         table._add(_Owner(factory.name, factory.fields))
         return table
@@ -118,6 +125,14 @@ class FieldTable:
             self._types[name] = field.type
             if _is_bounded(field.type):
                 self._bounded.add(name)
+
+
+def _of_engine(factory: EngineFactory) -> Honours:
+    """What it says; version 1 of the contract says it of two fields only, by their names among `fields`."""
+    if factory.traits.contract > 1:
+        return factory.honours
+    names = factory.fields.__struct_encode_fields__
+    return Honours(seed="seed" in names, logprobs="logprobs" in names)
 
 
 def _fits(owner: _Owner, field: str, value: Any) -> bool:

@@ -13,6 +13,7 @@ from histrio.actors.mailbox import Actor
 from histrio.actors.refs import BATCHING, KV, ROOT, Tell, ToAdmission, refuse
 from histrio.contracts.backend import Capability
 from histrio.contracts.gateway import GatewayStatus, ServedModel, Submission
+from histrio.contracts.honours import require_honoured
 from histrio.contracts.request_fields import FieldTable
 from histrio.errors import EngineError, PluginFailed, RequestError, WireError
 from histrio.front.requests import RequestTable, Ticket
@@ -78,14 +79,9 @@ class AdmissionActor(Actor[ToAdmission]):
             raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
 
         ask = submission.ask
-        if self.model.engine and ask.seed is not None:
-            self.check_sampling({"seed": ask.seed})
-        if ask.num_prompt_logprobs is not None and not self.model.can_score_prompts:
-            text = "prompt_logprobs: a stage of this model gives no logits of whole prompts"
-            raise RequestError(text, param="prompt_logprobs", code="unsupported_parameter")
-        if ask.max_speculation is not None and self.model.engine:
-            text = f"max_speculation: the backend {self.model.engine!r} guesses ahead by its own options; leave it out"
-            raise RequestError(text, param="max_speculation", code="unsupported_parameter")
+        require_honoured(ask, self.model.honours, self.model.honoured_by)
+        if ask.seed is not None and "seed" in self.model.sampling_fields:
+            self.check_sampling({"seed": ask.seed})  # an engine may have bounds of its own
 
         now = self._clock()
         deadline = now + (submission.timeout_s or self._request_timeout_s)
@@ -234,7 +230,8 @@ class AdmissionActor(Actor[ToAdmission]):
 
     def _limit_scoring(self, can_score: bool) -> None:
         """Prompts are scored from the logits of all their positions."""
-        self.model = msgspec.structs.replace(self.model, can_score_prompts=can_score)
+        honours = msgspec.structs.replace(self.model.honours, prompt_logprobs=can_score)
+        self.model = msgspec.structs.replace(self.model, honours=honours)
         if not can_score:
             self._table.end_scoring()
 

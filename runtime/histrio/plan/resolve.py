@@ -70,9 +70,12 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         _log.info("%s names code of its own (%s), which is never run", table.path, ", ".join(config.own_code))
     if config.unknown_eos_ids:
         _log.warning("ends of text that are not in the vocabulary are left out: %s", config.unknown_eos_ids)
-    model = _served_model(table, folder, config, field_table(plugins, engine))
-    kinds = [] if engine else GrammarKinds(plugins.grammars).known
-    model = msgspec.structs.replace(model, engine=engine, grammar_kinds=kinds)
+    fields = field_table(plugins, engine)
+    honours = fields.honours
+    if not engine:
+        honours = msgspec.structs.replace(honours, grammar_kinds=GrammarKinds(plugins.grammars).known)
+    model = _served_model(table, folder, config, fields)
+    model = msgspec.structs.replace(model, engine=engine, honours=honours, honoured_by=fields.honoured_by)
     is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_folder(table.path)
     sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
     stages = []

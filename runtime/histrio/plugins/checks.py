@@ -17,9 +17,10 @@ import msgspec
 from histrio.config.topology import TABLES
 from histrio.contracts.backend import CONTRACT, OLDEST_CONTRACT, BackendFactory, Capability, Traits
 from histrio.contracts.drafter import DrafterFactory
-from histrio.contracts.engine_backend import EngineFactory
+from histrio.contracts.engine_backend import ENGINE_CONTRACT, EngineFactory
 from histrio.contracts.first_contract import FirstBackendFactory
 from histrio.contracts.grammar import GrammarBackend, GrammarCapability
+from histrio.contracts.honours import Honours
 from histrio.contracts.hooks import EdgeService
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy, HearsOfEnds
 from histrio.contracts.request_fields import CORE_FIELDS
@@ -97,8 +98,9 @@ def _faults(item: Any, contract: Contract) -> Iterator[str]:
         if not isinstance(traits, Traits):
             yield f"has no traits: set traits = Traits(contract={CONTRACT})"
             return
-        if not OLDEST_CONTRACT <= traits.contract <= CONTRACT:
-            yield _other_version(traits.contract)
+        newest = ENGINE_CONTRACT if traits.level == "engine" else CONTRACT
+        if not OLDEST_CONTRACT <= traits.contract <= newest:
+            yield _other_version(traits.contract, newest)
             return
     protocol = _protocol_of(item, contract)
     yield from _method_faults(item, protocol, contract)
@@ -108,9 +110,9 @@ def _faults(item: Any, contract: Contract) -> Iterator[str]:
     yield from contract.check(item)
 
 
-def _other_version(version: int) -> str:
-    remedy = "update histrio" if version > CONTRACT else "update the plugin"
-    return f"is written for version {version} of the contract, and this histrio has {CONTRACT}: {remedy}"
+def _other_version(version: int, newest: int) -> str:
+    remedy = "update histrio" if version > newest else "update the plugin"
+    return f"is written for version {version} of the contract, and this histrio has {newest}: {remedy}"
 
 
 def _protocol_of(item: Any, contract: Contract) -> type:
@@ -187,6 +189,8 @@ def _check_backend(factory: Any) -> Iterator[str]:
         yield f"declares the capability {unknown[0]!r}, which is none: use histrio.contracts.backend.Capability"
     if factory.traits.level == "engine":
         yield from _check_fields(getattr(factory, "fields", None), "fields", _ENGINE_FIELDS)
+        if factory.traits.contract > 1 and not isinstance(getattr(factory, "honours", None), Honours):
+            yield "does not say which request fields it honours: set honours = histrio.contracts.honours.Honours(…)"
 
 
 def _check_sampler(sampler: Any) -> Iterator[str]:

@@ -18,6 +18,7 @@ from histrio.contracts.engine_backend import EngineFactory
 from histrio.errors import EngineError, RequestError
 from histrio.messages import (
     Allocated,
+    Ask,
     Cancel,
     ChildFailed,
     EngineOpened,
@@ -115,7 +116,10 @@ class EngineActor(Actor[ToEngine]):
                 raise EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
             end = order.trial_end or order.max_total_tokens
             run = self._run_of(order.request)
-            self._backend.submit(msgspec.structs.replace(order, request=run, max_total_tokens=end, trial_end=0))
+            ask = _with_logprobs(order.ask)
+            self._backend.submit(
+                msgspec.structs.replace(order, request=run, max_total_tokens=end, ask=ask, trial_end=0)
+            )
         except (RequestError, EngineError) as error:
             self._rows.append(TokenRow.failed(order.request, str(error), error.code))
             return
@@ -157,6 +161,13 @@ class EngineActor(Actor[ToEngine]):
             "generated_tokens_total": self._num_generated_tokens,
         }
         self._tell(METRICS, Stats(self._epoch, values))
+
+
+def _with_logprobs(ask: Ask) -> Ask:
+    """Engines are asked for log probabilities by a field of their own."""
+    if ask.num_logprobs is None:
+        return ask
+    return msgspec.structs.replace(ask, sampling=ask.sampling | {"logprobs": True})
 
 
 class _Events:

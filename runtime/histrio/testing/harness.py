@@ -149,7 +149,10 @@ async def serving_engine(
     """Serve the model in folder `model` with an engine on a thread of this process, until the block ends."""
     options = options or HarnessOptions()
     fields = FieldTable.of_engine(factory)
-    served = msgspec.structs.replace(_served(model, fields, options), engine=factory.name)
+    served = _served(model, fields, options)
+    served = msgspec.structs.replace(
+        served, engine=factory.name, honours=fields.honours, honoured_by=fields.honoured_by
+    )
     num_tokens = options.num_blocks and options.num_blocks * options.block_size
     spec = msgspec.structs.replace(_spec(model, served, 0, served.num_layers, options), num_pages=num_tokens)
     front = Front(_settings(served, 0, fields, options), "front")
@@ -171,7 +174,8 @@ async def serving_with(
 ) -> AsyncIterator[Harness]:
     """The same with the stages run by `run_stages`."""
     fields = FieldTable(samplers)
-    served = msgspec.structs.replace(_served(model, fields, options), grammar_kinds=list(grammar_kinds))
+    honours = msgspec.structs.replace(fields.honours, grammar_kinds=list(grammar_kinds))
+    served = msgspec.structs.replace(_served(model, fields, options), honours=honours)
     bounds = [0, *cuts, served.num_layers]
     specs = [_spec(model, served, first, last, options) for first, last in pairwise(bounds)]
     front = Front(_settings(served, len(specs), fields, options), process)

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineBackend, EngineEvents
+from histrio.contracts.honours import Honours
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, RequestError, TopologyError, UnsupportedModel
 from histrio.messages import EngineCapacity, Extras, Generate, RequestState, TokenLogprobs, TokenRow
@@ -54,6 +55,7 @@ class ToyEngineFactory:
     name = "toy-engine"
     traits = Traits(contract=2, level="engine", capabilities=[Capability.OWN_PROCESS])
     fields: type[msgspec.Struct] = ToyEngineFields
+    honours = Honours(cache_salt=True, logprobs=True)
     options = ToyEngineOptions
 
     def probe(self) -> Probe:

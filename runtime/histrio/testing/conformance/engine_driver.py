@@ -11,7 +11,7 @@ import msgspec
 
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.engine_backend import EngineBackend, EngineFactory
-from histrio.messages import Ask, EngineCapacity, Generate, RequestState, TokenRow
+from histrio.messages import Ask, EngineCapacity, Extras, Generate, RequestState, TokenRow
 from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.kit import Kit, KitModel
 
@@ -26,11 +26,21 @@ class Run:
 
     order: Generate
     ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
+    extras: Extras = field(default_factory=Extras)
+    """Of all its rows."""
     state: RequestState = RequestState.WAITING
-    reason: str = ""
     num_rows: int = 0
     """In how many parts it came, those after its end or abort included."""
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Of its tokens, as far as they were told."""
+        return [each.logprob for each in self.extras.logprobs]
+
+    @property
+    def reason(self) -> str:
+        """Why it ended with an error; empty if it did not."""
+        return self.extras.reason
 
 
 class _Events:
@@ -73,7 +83,10 @@ class EngineDriver:
 
     def submit(self, ids: Sequence[int], num_tokens: int, **fields: Any) -> Run:
         """Ask for the continuation of `ids`; `fields` are those of `Ask`."""
-        ask = Ask(**fields)
+        return self.submit_ask(ids, num_tokens, Ask(**fields))
+
+    def submit_ask(self, ids: Sequence[int], num_tokens: int, ask: Ask) -> Run:
+        """The same with the fields as one."""
         return self.submit_order(Generate(0, list(ids), len(ids), len(ids) + num_tokens, ask, ask.seed or 0))
 
     def submit_order(self, order: Generate) -> Run:
@@ -114,8 +127,7 @@ class EngineDriver:
         run.ids += row.ids
         run.state = row.state
         if row.extras is not None:
-            run.logprobs += [each.logprob for each in row.extras.logprobs]
-            run.reason = row.extras.reason
+            run.extras = Extras.joined([run.extras, row.extras])
 
 
 class EngineSubject:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from histrio.contracts.backend import CONTRACT, OLDEST_CONTRACT, Capability
+from histrio.contracts.backend import OLDEST_CONTRACT, Capability
+from histrio.contracts.engine_backend import ENGINE_CONTRACT
 from histrio.errors import BackendError
 from histrio.testing.conformance.engine_driver import EngineDriver, EngineSubject
+from histrio.testing.conformance.engine_fields import FIELDS, check_honoured, is_honoured
 
 _NO_SUCH_OPTION = "no-such-option"
 
@@ -15,7 +17,7 @@ _NO_SUCH_OPTION = "no-such-option"
 def test_engine_probe_and_traits_are_well_formed(engine: EngineSubject) -> None:
     probe, traits = engine.factory.probe(), engine.factory.traits
 
-    assert OLDEST_CONTRACT <= traits.contract <= CONTRACT
+    assert OLDEST_CONTRACT <= traits.contract <= ENGINE_CONTRACT
     assert traits.level == "engine"
     of_traits = {Capability.ADAPTERS, Capability.INT8_KV, Capability.OWN_PROCESS}
     assert set(traits.capabilities) <= of_traits, "the others are of an opened one"
@@ -69,3 +71,9 @@ def test_logprobs_are_declared_where_they_can_be_asked_for(engine: EngineSubject
 
     assert (Capability.LOGPROBS in engine.capabilities) == ("logprobs" in engine.fields)
     assert set(foretold) <= set(engine.capabilities)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_a_request_field_is_honoured_or_refused(engine: EngineSubject, field: str) -> None:
+    if is_honoured(engine.factory, field):
+        check_honoured(engine, field)

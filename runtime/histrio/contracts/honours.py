@@ -1,0 +1,71 @@
+"""What a kind of replica honours of a request, besides sampling fields. What is not said is not honoured.
+
+The front asks `require_honoured` of every request; nothing else asks what serves the model.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio.messages import Ask
+
+__all__ = ["OF_STAGES", "Honours", "require_honoured"]
+
+
+class Honours(msgspec.Struct, frozen=True, kw_only=True):
+    """One flag for each request field; a request that gives another field than these is refused with 400."""
+
+    priority: bool = False
+    """Of requests that wait, those with the lowest `Ask.priority` enter first."""
+    cache_salt: bool = False
+    """Prefixes are shared only among requests of the same `Ask.cache_salt`."""
+    max_speculation: bool = False
+    """Not more than `Ask.max_speculation` tokens are guessed ahead at a time."""
+    seed: bool = False
+    """With `Ask.seed`, tokens depend on `Generate.seed` and `choice`, and on no other request."""
+    logprobs: bool = False
+    """With `Ask.num_logprobs`, every token comes with its log probability."""
+    top_logprobs: bool = False
+    """And with those of the `Ask.num_logprobs` most likely tokens."""
+    prompt_logprobs: bool = False
+    """With `Ask.num_prompt_logprobs`, the tokens of the prompt have theirs."""
+    grammar_kinds: list[str] = []
+    """Kinds of `Ask.grammar` that are enforced."""
+
+
+OF_STAGES = Honours(
+    priority=True,
+    cache_salt=True,
+    max_speculation=True,
+    seed=True,
+    logprobs=True,
+    top_logprobs=True,
+    prompt_logprobs=True,
+)
+"""What batching, stages and samplers honour; grammar kinds are those of the grammar backends."""
+
+
+def require_honoured(ask: Ask, honours: Honours, by: str) -> None:
+    """Raise `RequestError` with the field as `param` for what would be ignored. `by` says in words what serves."""
+    asked = {
+        "priority": ask.priority != 0,
+        "cache_salt": ask.cache_salt != "",
+        "max_speculation": ask.max_speculation is not None,
+        "seed": ask.seed is not None,
+        "logprobs": ask.num_logprobs is not None,
+        "prompt_logprobs": ask.num_prompt_logprobs is not None,
+    }
+    for field, is_asked in asked.items():
+        if is_asked and not getattr(honours, field):
+            _refuse(field, f"{by} does not honour this field; leave it out")
+    if ask.num_logprobs and not honours.top_logprobs:
+        _refuse(
+            "logprobs", f"{by} has log probabilities of the chosen tokens only; ask for none of the most likely ones"
+        )
+    if ask.grammar is not None and ask.grammar.kind not in honours.grammar_kinds:
+        _refuse("grammar", f"{by} enforces no grammar of the kind {ask.grammar.kind!r}")
+
+
+def _refuse(field: str, why: str) -> None:
+    raise RequestError(f"{field}: {why}", param=field, code="unsupported_parameter")
