@@ -13,7 +13,7 @@ import pytest
 from histrio.cli.main import main
 from histrio.contracts.backend import StageSpec
 from histrio.errors import PluginError
-from histrio.plan.probe import probe_in, traits_in
+from histrio.plan.probe import ask_in, traits_in
 from histrio.plugins.registry import installed_plugins, load_plugins
 from histrio.plugins.sources import NAMED_PLUGINS, name_plugins
 
@@ -77,8 +77,10 @@ def test_a_file_is_a_plugin_here_and_in_every_process(tmp_path: Path) -> None:
     assert plugins.backends.owners["abacus_one"] == "abacus_one.py"
     assert "torch" in plugins.backends, "what is installed is there as well"
     assert traits_in(sys.executable, "abacus_one").level == "stage"
-    machine, model = probe_in(sys.executable, "abacus_one", StageSpec(str(tmp_path), 0, 1, 1))
-    assert (machine.devices, model.reason) == (["beads"], "no beads")
+    answer = ask_in(sys.executable, 0, "abacus_one", StageSpec(str(tmp_path), 0, 1, 1))
+    assert answer.machine is not None
+    assert answer.model is not None
+    assert (answer.machine.devices, answer.model.reason) == (["beads"], "no beads")
     name_plugins([])
     assert "abacus_one" not in installed_plugins().backends
 
@@ -153,7 +155,7 @@ def test_a_defect_that_is_not_used_stops_nothing_and_one_that_is_says_why(
     err = capsys.readouterr().err
     assert "the plugin abacus_five.py: the backend 'abacus_five' has the method supports()" in err
     assert err.splitlines()[-1].startswith("rt-launch: stage[0]:"), "a control: the toy refuses the model, nothing else"
-    assert main(["--model", "demo", "--plugin", str(file), "--backend", "abacus_five", "--check"]) == 1
+    assert main(["--model", "demo", "--plugin", str(file), "--backend", "abacus_five", "--check"]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(
         "rt-launch: --backend: the backend 'abacus_five' has the method supports(), which is called as"
