@@ -28,6 +28,7 @@ ENGINE_DEFECTS = {
     "mixes-requests": "requests_at_a_time_equal_single_ones",
     "obeys-its-own-eos": "the_models_own_eos_ends_nothing_by_itself",
     "runs-beyond-its-length": "an_order_beyond_the_longest_sequence_ends_alone",
+    "shares-across-salts": "a_request_field_is_honoured_or_refused",
     "second-best": "engine_tokens_equal_the_reference",
     "wanders": "a_greedy_request_says_the_same_every_time",
 }
@@ -130,6 +131,8 @@ class BrokenEngine(ToyEngine):
         ended = row.state in (RequestState.FINISHED_EOS, RequestState.FINISHED_STOP)
         if self.defect == "drops-the-last-id" and ended:
             return msgspec.structs.replace(row, ids=[])
+        if self.defect == "shares-across-salts":
+            return msgspec.structs.replace(row, extras=Extras(num_cached_tokens=16))
         if self.defect == "logprobs-a-little-off" and row.extras is not None:
             off = [TokenLogprobs(each.logprob - 0.01) for each in row.extras.logprobs]
             return msgspec.structs.replace(row, extras=Extras(logprobs=off))
