@@ -89,7 +89,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def alone(models: Models) -> Alone:
     @cache
     def get(family: str, seed: int, has_forms: bool = False, kv_cache_dtype: str = "auto") -> tuple[Crowd, Run]:
-        crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=12, num_tokens=12)
+        crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=16, num_tokens=16)
         crowd = with_forms(crowd) if has_forms else crowd
         return crowd, anyio.run(play_alone, models(family)[0], factory(kv_cache_dtype), crowd, ALONE)
 

@@ -2,6 +2,7 @@ import math
 import threading
 import types
 import typing
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -44,7 +45,7 @@ def values(kind):
         return st.from_type(kind)
     if origin is typing.Literal:
         return st.sampled_from(arguments)
-    if origin is list:
+    if origin in (list, Sequence):
         return st.lists(values(arguments[0]), max_size=4)
     if origin is tuple:
         return st.tuples(*map(values, arguments))

@@ -217,7 +217,7 @@ def test_tokens_that_only_one_model_knows_are_never_exchanged(model: Path, facto
     expected = said_by_toy([1, 2], 8)
     most = max(expected[1:])
     assert most > expected[0]
-    narrow = make_drafter(model, CountingToy(), target_vocab=most)
+    narrow = make_drafter(model, Noted(), target_vocab=most)
     open_sequence(narrow, 1, [1, 2])
     assert proposed(narrow, {1: 8}) == {1: expected[: expected.index(most)]}
 

@@ -135,6 +135,8 @@ def test_an_operator_that_is_wrong_where_values_are_small_is_not_used(
         result = right(inputs, packed, bias)
         return torch.where(result.abs() < 1e-3 * result.abs().max(), result * 1.02, result)
 
+    if dtype is not torch.float32 and not can_pack(dtype):
+        pytest.skip(f"this processor computes no packed products of {dtype}")
     assert can_pack(dtype)
     can_pack.cache_clear()
     monkeypatch.setattr(linear, "_apply", wrong)
