@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.gateway import Delta, Submission
+from histrio.errors import RequestError
 from histrio.messages import Ask, GrammarSpec, RequestState
 from histrio.testing.guesses import Guess, GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -227,7 +228,6 @@ async def last_delta(harness: Harness, submission: Submission) -> Delta:
 async def test_a_grammar_that_cannot_be_followed_ends_its_request_with_an_error_alone(toy_model: Path) -> None:
     stuck = {
         "malformed": (GrammarSpec("regex", "(broken"), {}),
-        "kind": (GrammarSpec("sonnet", "x"), {}),
         "leave no token": (FORMS["choice"][0], {"allowed_token_ids": [1, 2]}),
     }
     good = submissions("regex")[1]
@@ -254,4 +254,6 @@ async def test_a_grammar_that_cannot_be_followed_ends_its_request_with_an_error_
                 assert (delta.ids, delta.state, delta.extras.code) == ([], RequestState.ERROR, "generation_stuck")
                 assert reason in delta.extras.reason
                 assert beside == [expected]
+        with pytest.raises(RequestError, match="no grammar of the kind 'sonnet'"):
+            await last_delta(harness, Submission([5], 20, Ask(grammar=GrammarSpec("sonnet", "x"))))
         assert harness.gateway.status.num_replays == 0
