@@ -88,8 +88,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 @pytest.fixture(scope="module")
 def alone(models: Models) -> Alone:
     @cache
-    def get(family: str, seed: int, has_forms: bool = False, kv_cache_dtype: str = "auto") -> tuple[Crowd, Run]:
-        crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=16, num_tokens=16)
+    def get(
+        family: str, seed: int, has_forms: bool = False, kv_cache_dtype: str = "auto", size: int = 12
+    ) -> tuple[Crowd, Run]:
+        crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=size, num_tokens=size)
         crowd = with_forms(crowd) if has_forms else crowd
         return crowd, anyio.run(play_alone, models(family)[0], factory(kv_cache_dtype), crowd, ALONE)
 
@@ -163,7 +165,8 @@ def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: M
         if number >= len(rows) and min(seen[each] for each in reached) > 0:
             break
         family = row["family"]
-        crowd, wanted = alone(family, seed, row["has_forms"], row["kv_cache_dtype"])
+        size = 16 if drafter == "ngram" else 12  # nothing is repeated in short answers
+        crowd, wanted = alone(family, seed, row["has_forms"], row["kv_cache_dtype"], size)
         print(f"combination {number}: {row}")
         run = played(models(family)[0], crowd, row, drafter, number, knower(crowd, wanted))
         found = differences(crowd, run, wanted, MOST_ERROR[row["kv_cache_dtype"]])
