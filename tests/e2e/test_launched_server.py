@@ -143,7 +143,7 @@ def test_one_ctrl_c_stops_everything_in_order(model: Path, tmp_path: Path) -> No
     server = launch(model, tmp_path, "--stages=2")
     server.wait_ready()
     processes = children(server)
-    assert len(processes) == 2
+    assert len(processes) >= 2, "and the one of the grammars, once it runs"
     assert server.stop() == 0
     assert not any(process.is_running() for process in processes)
     text = server.log.read_text()
@@ -160,7 +160,7 @@ def test_children_die_with_their_parent(model: Path, tmp_path: Path) -> None:
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     eventually(lambda: not any(process.is_running() for process in processes))
-    assert len(processes) == 2
+    assert len(processes) >= 2, "and the one of the grammars, once it runs"
 
 
 def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
