@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 # Tests share their cores with each other's processes: waiting OpenMP threads sleep, here and in every child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # How long an example takes says something of the machine, and nothing of what is tested.
-settings.register_profile("histrio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("histrio")
+# The environment of SGLang has no hypothesis.
+if find_spec("hypothesis") is not None:
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("histrio", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("histrio")
 
 _IMPORTS_TRANSFORMERS = (
     "torch_backend",
