@@ -265,7 +265,7 @@ def test_pages_that_do_not_fit_are_refused_with_the_numbers(reference: Reference
 def test_what_the_factory_says_of_a_placement_is_what_opens(reference: Reference) -> None:
     factory = SglangFactory()
     assert factory.probe().available
-    assert factory.supports(spec_of(reference.folder)).capabilities == list(CAPABILITIES)
+    assert list(factory.supports(spec_of(reference.folder)).capabilities) == list(CAPABILITIES)
     stage = factory.open(spec_of(reference.folder), no_progress)
     capacity = stage.capacity
     stage.close()
