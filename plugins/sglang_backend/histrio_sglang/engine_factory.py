@@ -49,8 +49,7 @@ class SglangEngineFactory:
 
     def can_continue(self, sampling: dict[str, Any]) -> bool:
         """Greedy requests without penalties: draws cannot be repeated, and SGLang counts no tokens of a prompt."""
-        fields = msgspec.convert(sampling, SglangFields)
-        return fields.temperature == 0 and not (fields.presence_penalty or fields.frequency_penalty)
+        return msgspec.convert(sampling, SglangFields).can_continue
 
     def create(self) -> EngineBackend:
         """An engine that is not yet open; SGLang is imported once it opens."""

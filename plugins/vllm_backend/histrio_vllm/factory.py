@@ -48,8 +48,7 @@ class VllmEngineFactory:
 
     def can_continue(self, sampling: dict[str, Any]) -> bool:
         """Greedy requests without penalties of the answer alone, whose first part is a prompt to the next engine."""
-        fields = msgspec.convert(sampling, VllmFields)
-        return fields.temperature == 0 and not (fields.presence_penalty or fields.frequency_penalty)
+        return msgspec.convert(sampling, VllmFields).can_continue
 
     def create(self) -> EngineBackend:
         """An engine that is not yet open; vLLM is imported once it opens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from histrio.messages import Generate
 __all__ = ["HostedEngine"]
 
 
-class HostedEngine:
+class HostedEngine(ABC):
     """`histrio.contracts.engine_backend.EngineBackend` but for `open`, which ends with `_serve`."""
 
     title: ClassVar[str]
@@ -87,14 +88,14 @@ class HostedEngine:
             self._is_serving = False
             self._events.failed(text)
 
+    @abstractmethod
     def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
         """Run a request under this name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _abort(self, name: str) -> None:
         """Forget the request of this name, if it is known."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _shut_down(self, thread: LoopThread) -> None:
         """End the engine in its own way."""
-        raise NotImplementedError
