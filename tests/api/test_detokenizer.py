@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import tokenizers
 from hypothesis import given
-from hypothesis import strategies as st
+from plain_texts import plain_texts
 from tokenizers import decoders, models, pre_tokenizers
 
 from histrio_api.text.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ def pieces_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
     return [*(detokenizer.push([token_id]) for token_id in ids), detokenizer.flush()]
 
 
-@given(text=st.text(max_size=60))
+@given(text=plain_texts(max_size=60))
 def test_pieces_of_any_text_make_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert "".join(pieces_of(tokenizer, tokenizer.encode(text, add_special=False))) == text
 

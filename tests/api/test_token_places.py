@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
+from plain_texts import plain_texts
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -60,7 +60,7 @@ def test_places_are_where_the_tokens_bytes_begin(kind: str, text: str) -> None:
     assert places == places_by_bytes(tokenizer, ids, num_extra_chars=int(kind == "llama"))
 
 
-@given(text=st.text(max_size=40))
+@given(text=plain_texts(max_size=40))
 def test_places_in_any_text(tokenizer: Tokenizer, text: str) -> None:
     ids, places = tokenizer.encode_placed(text, add_special=False)
     assert places == places_by_bytes(tokenizer, ids, 0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from covering import Combination
+from crowds import Run
 from msgspec import structs
 
 from histrio.contracts.backend import (
@@ -24,7 +26,7 @@ from histrio.messages import Generate
 from histrio.plugins.registry import installed_plugins
 from histrio.testing.harness import HarnessOptions
 
-__all__ = ["FACTORS", "FailingFactory", "RandomOrder", "options_of"]
+__all__ = ["FACTORS", "FailingFactory", "RandomOrder", "met", "not_met", "options_of"]
 
 LONGEST = 80
 """No request of a crowd has more tokens, prompt and answer."""
@@ -119,6 +121,26 @@ def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
         max_sequence_length=LONGEST,
         **others,
     )
+
+
+def met(run: Run) -> dict[str, int]:
+    """How often the run met each obstacle: the engine's totals, and what its answers tell."""
+    return {name: int(total) for name, total in run.totals.items()} | {
+        "cached": run.num_cached_tokens,
+        "replays": run.num_replays,
+        "scores": run.num_scores,
+        "wrong": int(run.totals["drafted_tokens_total"] - run.totals["accepted_tokens_total"]),
+    }
+
+
+def not_met(seen: Mapping[str, int], drafter: str, may_end_before_preemption: bool = False) -> list[str]:
+    """What has to be met, and was not. Answers with drafts may be too short to be preempted."""
+    required = ["cached", "forked_sequences_total", "replays", "scores"]
+    if drafter == "nobody" or not may_end_before_preemption:
+        required.append("preemptions_total")
+    if drafter != "nobody":
+        required += ["accepted_tokens_total", "wrong"]
+    return [name for name in required if not seen[name] > 0]
 
 
 def _registered_policy(name: str) -> BatchingPolicy:
