@@ -102,7 +102,7 @@ class NullStage:
         self._row[LETTER] = 10.0  # a byte that grammars allow, and that drafts guess
 
     def allocate(self, size: ReplicaSize) -> NullStage:
-        """No pages."""
+        """No blocks."""
         return self
 
     def step(self, batch: StepBatch) -> StageOutput:
@@ -110,7 +110,7 @@ class NullStage:
         return StageOutput([], np.broadcast_to(self._row, (int(batch.num_sampled.sum()), VOCAB)))
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """No pages."""
+        """No blocks."""
 
     def close_slot(self, slot: int) -> None:
         """No slots."""
@@ -188,8 +188,8 @@ class _Line:
             self._directory.host(name, self._dispatcher, actor)
         actors[FIRST_STAGE].start()
         actors[BATCHING].start()
-        num_pages = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
-        start = Start(1, ReplicaSize(num_pages, BLOCK_SIZE, num_rows, 2048, MAX_SEQUENCE_LENGTH, VERIFYING))
+        num_blocks = num_rows * MAX_SEQUENCE_LENGTH // BLOCK_SIZE
+        start = Start(1, ReplicaSize(num_blocks, BLOCK_SIZE, num_rows, 2048, MAX_SEQUENCE_LENGTH, VERIFYING))
         for ref in (FIRST_STAGE, KV, BATCHING):
             self._directory.tell(Ref[Start](ref), start)
 

@@ -1,7 +1,7 @@
 """What each kernel of the torch backend gains over the plain way; the shapes are Qwen3-0.6B's, in bf16.
 
 Every test is one cause: its variants differ in nothing else, so compare them as ratios within one run. Weights
-and pages rotate through more memory than a cache holds, as they do in a step through all layers. CPU time of one
+and blocks rotate through more memory than a cache holds, as they do in a step through all layers. CPU time of one
 thread, so that a busy machine disturbs less.
 """
 
@@ -26,13 +26,13 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from histrio_torch.attention import attend  # noqa: E402
+from histrio_torch.blocks import LayerShape, PagedCache  # noqa: E402
 from histrio_torch.fused import FusedRMSNorm  # noqa: E402
 from histrio_torch.linear import PackedLinear, can_pack, pack_linears  # noqa: E402
-from histrio_torch.pages import LayerShape, PagedCache  # noqa: E402
 from histrio_torch.testing.batches import make_batch  # noqa: E402
 
 DTYPE = torch.bfloat16
-HEADS, KV_HEADS, DIM, PAGE_SIZE = 16, 8, 128, 16
+HEADS, KV_HEADS, DIM, BLOCK_SIZE = 16, 8, 128, 16
 NUM_LAYERS = amount(12, once=2)
 
 pytestmark = pytest.mark.benchmark(timer=time.thread_time)
@@ -87,16 +87,16 @@ def test_query_key_value_projections(benchmark: BenchmarkFixture, variant: str) 
 
 
 class Decode:
-    """Rows that decode on scattered pages, one token per step, through all layers."""
+    """Rows that decode on scattered blocks, one token per step, through all layers."""
 
     def __init__(self, num_rows: int, length: int, is_resident: bool) -> None:
-        num_pages = -(-(length + 128) // PAGE_SIZE)
+        num_blocks = -(-(length + 128) // BLOCK_SIZE)
         self.cache = PagedCache(dict.fromkeys(range(NUM_LAYERS), LayerShape(KV_HEADS, DIM, DIM)), DTYPE, "cpu")
-        self.cache.allocate(num_rows * num_pages * 6, PAGE_SIZE)
+        self.cache.allocate(num_rows * num_blocks * 6, BLOCK_SIZE)
         if not is_resident:
             self.cache._residents = None
-        pages = torch.randperm(num_rows * num_pages).tolist()
-        self.tables = [pages[row * num_pages : (row + 1) * num_pages] for row in range(num_rows)]
+        blocks = torch.randperm(num_rows * num_blocks).tolist()
+        self.tables = [blocks[row * num_blocks : (row + 1) * num_blocks] for row in range(num_rows)]
         self.position = length
         self.query = torch.randn(num_rows, HEADS, DIM).to(DTYPE)
         self.key = torch.randn(num_rows, KV_HEADS, DIM).to(DTYPE)
@@ -167,11 +167,11 @@ def test_grouped_heads_at_one_query(benchmark: BenchmarkFixture, variant: str) -
     assert result.shape == query.shape
 
 
-@pytest.mark.parametrize("variant", ["part_of_the_last_page", "whole_pages"])
+@pytest.mark.parametrize("variant", ["part_of_the_last_block", "whole_blocks"])
 def test_keys_of_a_product(benchmark: BenchmarkFixture, variant: str) -> None:
     keys = cycle(torch.randn(NUM_LAYERS, 8 * KV_HEADS, 176, DIM).to(DTYPE).unbind())
     query = torch.randn(8 * KV_HEADS, HEADS // KV_HEADS, DIM).to(DTYPE)
-    end = 176 if variant == "whole_pages" else 163
+    end = 176 if variant == "whole_blocks" else 163
     result = measure(benchmark, lambda: torch.bmm(query, next(keys)[:, :end].transpose(1, 2)))
     assert result.shape[-1] == end
 
@@ -181,7 +181,7 @@ def test_prefill_attention_of_512_tokens(benchmark: BenchmarkFixture, variant: s
     query = torch.randn(512, HEADS, DIM).to(DTYPE)
     key = torch.randn(512, KV_HEADS, DIM).to(DTYPE)
     cache = PagedCache({0: LayerShape(KV_HEADS, DIM, DIM)}, DTYPE, "cpu")
-    cache.allocate(64, PAGE_SIZE)
+    cache.allocate(64, BLOCK_SIZE)
     batch = make_batch([(0, 512, torch.randperm(64).tolist())])
 
     def sdpa() -> Tensor:

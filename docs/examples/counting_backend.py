@@ -1,7 +1,7 @@
 """A stage backend in one file: its "layers" count how often a token's state has come before in its sequence.
 
 It is no language model, but it does all that a backend has to do: it runs any range of layers on ragged batches, keeps
-what later tokens need in pages, and hands its state to the next stage. `docs/writing-a-backend.md` walks through it.
+what later tokens need in blocks, and hands its state to the next stage. `docs/writing-a-backend.md` walks through it.
 """
 
 import json
@@ -35,13 +35,13 @@ from histrio.stage.sampling.numpy_arrays import NumpyArrays
 
 Floats = npt.NDArray[np.float32]
 
-PAGE_SIZES = (4, 8, 16, 32)
+BLOCK_SIZES = (4, 8, 16, 32)
 CACHE_TOKENS = 65_536
 CAPABILITIES = [
     Capability.BATCH,
     Capability.REWIND,
     Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
+    Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
 ]
 
@@ -59,40 +59,40 @@ class CountingStage:
         self._running: RunningCountingStage | None = None
         progress(1.0, "nothing to load")
         self.capacity = StageCapacity(
-            max_pages={page_size: num_tokens // page_size for page_size in PAGE_SIZES},
+            max_blocks={block_size: num_tokens // block_size for block_size in BLOCK_SIZES},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="float32",
             param_bytes=0,
-            page_bytes_per_token=4 * self._num_layers,
+            block_bytes_per_token=4 * self._num_layers,
             capabilities=list(CAPABILITIES),
         )
 
     def allocate(self, size: ReplicaSize) -> RunningStage:
-        """Make the pool of pages, and the stage that steps on it."""
+        """Make the pool of blocks, and the stage that steps on it."""
         self._running = RunningCountingStage(self._spec, self._vocab_size, size)
         return self._running
 
     def close(self) -> None:
-        """Free the pages."""
+        """Free the blocks."""
         self._running = None
 
 
 class RunningCountingStage:
-    """The range with its pages."""
+    """The range with its blocks."""
 
     def __init__(self, spec: StageSpec, vocab_size: int, size: ReplicaSize) -> None:
         """One float per layer and token; NaN, so that reading what was never written would show."""
-        self._spec, self._vocab_size, self._page_size = spec, vocab_size, size.page_size
+        self._spec, self._vocab_size, self._block_size = spec, vocab_size, size.block_size
         num_layers = spec.last_layer - spec.first_layer
-        self._pages: Floats = np.full((num_layers, size.num_pages * size.page_size), np.nan, np.float32)
+        self._blocks: Floats = np.full((num_layers, size.num_blocks * size.block_size), np.nan, np.float32)
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run all rows through the range."""
         state = _first_state(batch)
-        for pages in self._pages:
+        for blocks in self._blocks:
             for row in range(batch.num_rows):
-                self._run_row(pages, state, batch, row)
+                self._run_row(blocks, state, batch, row)
 
         if not self._spec.is_last:
             return StageOutput([Tensor("float32", (len(state), 1), state)])
@@ -103,23 +103,25 @@ class RunningCountingStage:
         return StageOutput([], self._logits(state[wanted]) if len(wanted) > 0 else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
-        pages = self._pages.reshape(len(self._pages), -1, self._page_size)
-        pages[:, dst] = pages[:, src]
+        """Copy blocks in all layers."""
+        blocks = self._blocks.reshape(len(self._blocks), -1, self._block_size)
+        blocks[:, dst] = blocks[:, src]
 
     def close_slot(self, slot: int) -> None:
-        """Nothing is kept per slot: the next plan says which row owns a page."""
+        """Nothing is kept per slot: the next plan says which row owns a block."""
 
-    def _run_row(self, pages: Floats, state: Floats, batch: StepBatch, row: int) -> None:
-        """One layer, one row: write the new tokens into the row's pages, then let each look back; changes `state`."""
+    def _run_row(self, blocks: Floats, state: Floats, batch: StepBatch, row: int) -> None:
+        """One layer, one row: write the new tokens into the row's blocks, then let each look back; changes `state`."""
         new = slice(batch.offsets[row], batch.offsets[row + 1])
         start, length = batch.starts[row], batch.starts[row] + batch.num_tokens[row]
         positions = np.arange(length)
-        places = batch.block_tables[row, positions // self._page_size] * self._page_size + positions % self._page_size
+        places = (
+            batch.block_tables[row, positions // self._block_size] * self._block_size + positions % self._block_size
+        )
 
-        pages[places[start:]] = state[new]
+        blocks[places[start:]] = state[new]
         is_earlier = positions[None, :] < positions[start:, None]
-        is_equal = pages[places][None, :] == state[new, None]
+        is_equal = blocks[places][None, :] == state[new, None]
         state[new] += (is_earlier & is_equal).sum(axis=1)
 
     def _logits(self, state: Floats) -> Floats:

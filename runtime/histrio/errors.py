@@ -135,7 +135,7 @@ class UnsupportedModel(ModelError):
 
 
 class DoesNotFit(ModelError):
-    """Weights or pages need more memory than there is; the text has the numbers."""
+    """Weights or blocks need more memory than there is; the text has the numbers."""
 
 
 class BackendError(HistrioError):

@@ -451,7 +451,7 @@ class Step(_Message, frozen=True):
 
 
 class Copy(_Message, frozen=True):
-    """Batching → every stage: copy pages, `src[i]` to `dst[i]`."""
+    """Batching → every stage: copy blocks, `src[i]` to `dst[i]`."""
 
     src: list[int]
     dst: list[int]
@@ -487,21 +487,21 @@ def _untold_prompt_logprobs(order: Generate | Open) -> int | None:
 
 
 class StageCapacity(msgspec.Struct, frozen=True):
-    """What a stage backend can hold, answered by `open` before pages are allocated."""
+    """What a stage backend can hold, answered by `open` before blocks are allocated."""
 
-    max_pages: dict[int, int]
-    """Page size in tokens → most pages of that size that fit into memory, besides those it keeps for itself."""
+    max_blocks: dict[int, int]
+    """Block size in tokens → most blocks of that size that fit into memory, besides those it keeps for itself."""
     max_rows: int
     """Most slots, and so most rows of a step, besides those it keeps for itself."""
     max_step_tokens: int
     """Most tokens of all rows of a step together."""
     dtype: str
     param_bytes: int
-    page_bytes_per_token: int
-    """Bytes one token takes in this stage's pages, all its layers together; 0 for a model that keeps a state of
-    constant size per row, whose `max_pages` are as many as its rows can be long."""
-    first_page_id: int = 0
-    """Lowest page id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
+    block_bytes_per_token: int
+    """Bytes one token takes in this stage's blocks, all its layers together; 0 for a model that keeps a state of
+    constant size per row, whose `max_blocks` are as many as its rows can be long."""
+    first_block_id: int = 0
+    """Lowest block id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
     capabilities: list[str] = []
     """Of `histrio.contracts.backend.Capability`; names that the core does not know are passed over."""
     first_row: int = 0
@@ -523,9 +523,9 @@ class EngineCapacity(msgspec.Struct, frozen=True):
 class ReplicaSize(msgspec.Struct, frozen=True, array_like=True):
     """What all stages of a replica allocate alike: the minimum of what each can hold."""
 
-    num_pages: int
-    page_size: int
-    """Tokens per page, and so per block."""
+    num_blocks: int
+    block_size: int
+    """Tokens per block, and so per block."""
     max_rows: int
     max_step_tokens: int
     max_sequence_length: int
@@ -578,7 +578,7 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
     device: str
     """As its backend names it; never `auto` where the backend lists its devices."""
     kvcache_mem_ratio: float
-    """Share of the device's memory for this stage's pages: stages on one device divide it by their layers."""
+    """Share of the device's memory for this stage's blocks: stages on one device divide it by their layers."""
     dtype: str = ""
     """Number format that it computes in; empty where the backend does not say."""
     weight_bytes: int | None = None

@@ -14,7 +14,7 @@ from histrio.errors import BackendError, DoesNotFit, note_request_code
 from histrio.messages import ChildFailed, Message, ReplicaSize, Start, Stop
 from histrio.testing.wait import eventually
 
-SIZE = ReplicaSize(num_pages=8, page_size=4, max_rows=2, max_step_tokens=64, max_sequence_length=32)
+SIZE = ReplicaSize(num_blocks=8, block_size=4, max_rows=2, max_step_tokens=64, max_sequence_length=32)
 
 
 class Part(Actor):
@@ -69,7 +69,7 @@ def end() -> NoReturn:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (ValueError("no pages"), Start(2, SIZE)),  # it failed again before the replica was up
+        (ValueError("no blocks"), Start(2, SIZE)),  # it failed again before the replica was up
         (MemoryError("no memory"), Stop()),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), Stop()),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), Stop()),

@@ -1,4 +1,4 @@
-"""Any text without special tokens: hypothesis also tries strings that it finds in our sources, such as `<|im_start|>`."""
+"""Any text without special tokens: hypothesis also tries strings of our sources, such as `<|im_start|>`."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _CAPABILITIES = [
     Capability.BATCH,
     Capability.REWIND,
     Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
+    Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
 ]
 

@@ -26,7 +26,7 @@ from histrio.messages import (
 )
 from histrio.testing.wait import eventually
 
-SIZE = ReplicaSize(num_pages=64, page_size=4, max_rows=3, max_step_tokens=64, max_sequence_length=64)
+SIZE = ReplicaSize(num_blocks=64, block_size=4, max_rows=3, max_step_tokens=64, max_sequence_length=64)
 WAIT_S = 0.5
 
 

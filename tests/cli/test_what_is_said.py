@@ -131,7 +131,7 @@ def test_of_what_cannot_act(write_model: WriteModel, factory: Any, capsys: pytes
     folder = str(write_model())
     factory.model = Probe(available=True, capabilities=[Capability.BATCH])
     assert main(["--model", folder, "--check"]) == 0
-    assert "the prefix cache cannot act: stage0 cannot share pages" in capsys.readouterr().out
+    assert "the prefix cache cannot act: stage0 cannot share blocks" in capsys.readouterr().out
     assert main(["--model", folder, "--check", "--disable-prefix-cache"]) == 0
     assert "the prefix cache" not in capsys.readouterr().out
     factory.model = Probe(available=True, capabilities=[Capability.BATCH, Capability.PREFIX_SHARE])

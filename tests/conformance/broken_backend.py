@@ -1,7 +1,7 @@
 """Backends with one known defect each, chosen by `--backend-option defect=NAME`; without one they are healthy.
 
 The stage is the toy with its step written anew, so that a defect can sit anywhere in it. `variant` gives healthy ones
-of other kinds: `own-ids` has pages and rows that do not begin at 0, `limited` declares less and refuses the
+of other kinds: `own-ids` has blocks and rows that do not begin at 0, `limited` declares less and refuses the
 rest, `single` runs one sequence at a time.
 `DEFECTS` says which test of the kit has to find which defect.
 """
@@ -44,10 +44,10 @@ DEFECTS = {
     "accepts-bad-ranges": "wrong_layer_ranges_are_refused",
     "accepts-unknown-options": "an_unknown_option_is_refused_by_name",
     "capacity-of-nothing": "capacity_is_sane",
-    "clears-shared-pages": "full_pages_of_a_sequence_that_left_serve_another",
+    "clears-shared-blocks": "full_blocks_of_a_sequence_that_left_serve_another",
     "close-wipes-another": "closing_a_slot_leaves_the_others_alone",
     "closes-once": "closing_twice_is_safe",
-    "copy-does-nothing": "a_copied_page_goes_its_own_way",
+    "copy-does-nothing": "a_copied_block_goes_its_own_way",
     "counts-layers-from-0": "every_split_equals_the_whole",
     "depends-on-batch-size": "ragged_rows_equal_single_rows",
     "epoch-keeps-copies": "a_start_on_a_living_stage_forgets_everything",
@@ -58,15 +58,15 @@ DEFECTS = {
     "foretells-other-weights": "supports_foretells_no_more_than_the_opened_stage_has",
     "ignores-starts": "chunked_prefill_equals_one_step",
     "ignores-its-share": "weights_beyond_their_share_of_memory_are_refused",
-    "keeps-old-page-size": "every_page_size_on_offer_works",
-    "lies-about-pages": "more_pages_than_memory_holds_are_refused",
+    "keeps-old-block-size": "every_block_size_on_offer_works",
+    "lies-about-blocks": "more_blocks_than_memory_holds_are_refused",
     "logits-for-nobody": "what_is_not_sampled_gives_no_logits",
     "logits-in-wrong-order": "logits_come_for_sampled_rows_alone_and_in_order",
     "looks-at-decoding-first": "prefill_and_decode_share_a_step",
     "mixes-rows": "rows_join_and_leave_at_any_step",
     "one-position-only": "several_positions_of_a_row_give_logits",
-    "one-row-per-page": "running_rows_share_their_first_pages",
-    "page-offset-off-by-one": "greedy_tokens_equal_the_reference",
+    "one-row-per-block": "running_rows_share_their_first_blocks",
+    "block-offset-off-by-one": "greedy_tokens_equal_the_reference",
     "positions-start-anew": "greedy_tokens_equal_the_reference",
     "progress-goes-back": "progress_goes_from_nothing_to_one",
     "reads-beyond-length": "greedy_tokens_equal_the_reference",
@@ -75,9 +75,9 @@ DEFECTS = {
     "reuses-buffer": "what_a_step_returned_is_left_alone_by_the_next",
     "sampled-off-by-one": "several_positions_of_a_row_give_logits",
     "short-tables": "a_sequence_may_be_as_long_as_asked_for",
-    "slot-state-stays": "reused_pages_and_slots_show_nothing_of_their_past",
+    "slot-state-stays": "reused_blocks_and_slots_show_nothing_of_their_past",
     "sorts-rows": "the_order_of_rows_does_not_matter",
-    "stale-pages-visible": "reused_pages_and_slots_show_nothing_of_their_past",
+    "stale-blocks-visible": "reused_blocks_and_slots_show_nothing_of_their_past",
     "state-named-wrongly": "the_hidden_state_is_one_dense_tensor_per_token",
     "table-of-next-row": "ragged_rows_equal_single_rows",
 }
@@ -189,10 +189,10 @@ class BrokenStage(toy.ToyStage):
         self.capacity = msgspec.structs.replace(self.capacity, **self._changed_capacity(spec, self.capacity))
 
     def allocate(self, size: ReplicaSize) -> Self:
-        if self.defect == "keeps-old-page-size" and self._pages.size:
+        if self.defect == "keeps-old-block-size" and self._blocks.size:
             return self
 
-        super().allocate(msgspec.structs.replace(size, num_pages=size.num_pages + self.first))
+        super().allocate(msgspec.structs.replace(size, num_blocks=size.num_blocks + self.first))
         self.longest, self.owners = {}, {}
         if self.defect != "epoch-keeps-tables":
             self.tables = {}
@@ -200,8 +200,8 @@ class BrokenStage(toy.ToyStage):
             self.copies = []
         if self.defect != "epoch-keeps-slots":
             self.sums = {}
-        if self.defect == "stale-pages-visible":
-            self._pages[:] = 0
+        if self.defect == "stale-blocks-visible":
+            self._blocks[:] = 0
         return self
 
     def step(self, batch: StepBatch) -> StageOutput:
@@ -230,7 +230,7 @@ class BrokenStage(toy.ToyStage):
 
     def close_slot(self, slot: int) -> None:
         if self.defect == "close-wipes-another":
-            self._pages[:, self.tables.get(slot + 1, [])] = 0
+            self._blocks[:, self.tables.get(slot + 1, [])] = 0
         if self.defect != "slot-state-stays":
             self.sums.pop(slot, None)
         self.longest.pop(slot, None)
@@ -245,13 +245,13 @@ class BrokenStage(toy.ToyStage):
     def _changed_capacity(self, spec: StageSpec, capacity: StageCapacity) -> dict[str, Any]:
         changes: dict[str, Any] = {"param_bytes": _PARAM_BYTES}
         if self.variant == "own-ids":
-            changes |= {"first_page_id": self.first, "first_row": 2}
+            changes |= {"first_block_id": self.first, "first_row": 2}
         if self.variant == "single":
             changes |= {"capabilities": []}
         if self.variant == "limited":
             changes |= {"capabilities": [Capability.BATCH]}
-        if self.defect == "lies-about-pages" and spec.num_pages is not None:
-            changes |= {"max_pages": dict.fromkeys(capacity.max_pages, spec.num_pages)}
+        if self.defect == "lies-about-blocks" and spec.num_blocks is not None:
+            changes |= {"max_blocks": dict.fromkeys(capacity.max_blocks, spec.num_blocks)}
         if self.defect == "capacity-of-nothing":
             changes |= {"param_bytes": -1}
         return changes
@@ -296,7 +296,7 @@ class BrokenStage(toy.ToyStage):
                 return batch
 
     def _known_tables(self, batch: StepBatch) -> npt.NDArray[np.int32]:
-        """[rows, blocks] of slots that go on, the pages they had when they began; the others as they are told."""
+        """[rows, blocks] of slots that go on, the blocks they had when they began; the others as they are told."""
         tables = batch.block_tables.copy()
         for row, (slot, start) in enumerate(_rows(batch)):
             known = self.tables.get(slot, []) if start else []
@@ -309,7 +309,7 @@ class BrokenStage(toy.ToyStage):
 
     def _ahead(self, batch: StepBatch, num_tokens: list[int]) -> StepBatch:
         """Each row so many positions further than it was told."""
-        most = batch.block_tables.shape[1] * self._pages.shape[2] - 1
+        most = batch.block_tables.shape[1] * self._blocks.shape[2] - 1
         return replace(batch, positions=np.minimum(batch.positions + np.repeat(num_tokens, batch.num_tokens), most))
 
     def _states(self, batch: StepBatch) -> _Ints:
@@ -326,45 +326,45 @@ class BrokenStage(toy.ToyStage):
         return states
 
     def _broken_layer(self, layer: int, states: _Ints, batch: StepBatch) -> _Ints:
-        pages = self._pages[layer - self._spec.first_layer]
+        blocks = self._blocks[layer - self._spec.first_layer]
         named = layer - self._spec.first_layer if self.defect == "counts-layers-from-0" else layer
         result = np.empty_like(states)
         order = np.argsort(batch.slots) if self.defect == "sorts-rows" else np.arange(batch.num_rows)
         for row, source in zip(range(batch.num_rows), order, strict=True):
             own = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
             positions, table = batch.positions[own], batch.block_tables[row]
-            self._touch(batch, row, pages, table)
-            pages[table[positions // pages.shape[1]], positions % pages.shape[1]] = states[own]
-            cached = self._read(pages, batch.block_tables[source], int(positions[-1]) + 1)
+            self._touch(batch, row, blocks, table)
+            blocks[table[positions // blocks.shape[1]], positions % blocks.shape[1]] = states[own]
+            cached = self._read(blocks, batch.block_tables[source], int(positions[-1]) + 1)
             result[own] = toy.mix(named, states[own], cached, np.minimum(positions, len(cached) - 1))
             result[own] += self._leak(batch, row, states)
         return result
 
-    def _touch(self, batch: StepBatch, row: int, pages: _Ints, table: npt.NDArray[np.int32]) -> None:
-        """What some do to pages before they are written."""
+    def _touch(self, batch: StepBatch, row: int, blocks: _Ints, table: npt.NDArray[np.int32]) -> None:
+        """What some do to blocks before they are written."""
         slot, start = int(batch.slots[row]), int(batch.starts[row])
-        used = table[: -(-(start + int(batch.num_tokens[row])) // pages.shape[1])].tolist()
-        if self.defect == "clears-shared-pages" and start > 0 and slot not in self.tables:
-            pages[used] = 0
-        if self.defect == "one-row-per-page":
-            taken = [page for page in used if self.owners.get(page, slot) != slot and start > 0]
-            pages[taken] = 0
+        used = table[: -(-(start + int(batch.num_tokens[row])) // blocks.shape[1])].tolist()
+        if self.defect == "clears-shared-blocks" and start > 0 and slot not in self.tables:
+            blocks[used] = 0
+        if self.defect == "one-row-per-block":
+            taken = [block for block in used if self.owners.get(block, slot) != slot and start > 0]
+            blocks[taken] = 0
             self.owners |= dict.fromkeys(used, slot)
         if start == 0 or slot not in self.tables:
             self.tables[slot] = used
 
-    def _read(self, pages: _Ints, table: npt.NDArray[np.int32], length: int) -> _Ints:
-        """[length] what the row has in its pages."""
-        page_size = pages.shape[1]
+    def _read(self, blocks: _Ints, table: npt.NDArray[np.int32], length: int) -> _Ints:
+        """[length] what the row has in its blocks."""
+        block_size = blocks.shape[1]
         places = np.arange(length)
-        if self.defect == "reads-beyond-length" and length % page_size:
+        if self.defect == "reads-beyond-length" and length % block_size:
             places = np.append(places[:-1], length)
-        if self.defect == "page-offset-off-by-one":
-            return pages[table[places // page_size], (places + 1) % page_size]
-        cached = pages[table[places // page_size], places % page_size]
-        if self.defect == "stale-pages-visible":
+        if self.defect == "block-offset-off-by-one":
+            return blocks[table[places // block_size], (places + 1) % block_size]
+        cached = blocks[table[places // block_size], places % block_size]
+        if self.defect == "stale-blocks-visible":
             cached = cached.copy()
-            cached[-1] += pages[table[(length - 1) // page_size], (length - 1) % page_size + 1 :].sum()
+            cached[-1] += blocks[table[(length - 1) // block_size], (length - 1) % block_size + 1 :].sum()
         return cached
 
     def _leak(self, batch: StepBatch, row: int, states: _Ints) -> int:

@@ -1,4 +1,4 @@
-"""A backend for a model whose state is of constant size: one number per layer and row, and no pages.
+"""A backend for a model whose state is of constant size: one number per layer and row, and no blocks.
 
 It can neither go back nor share a beginning, and does not declare that it could. `judge` says what the model says.
 """
@@ -30,7 +30,7 @@ from histrio.messages import Tensor
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.testing.toy import write_toy_model
 
-PAGE_SIZES = (8, 16)
+BLOCK_SIZES = (8, 16)
 MODULUS = 65_521
 CAPABILITIES = [Capability.BATCH, Capability.ALL_POSITION_LOGITS]
 
@@ -79,12 +79,12 @@ class ConstantState:
         num_tokens = spec.max_rows * spec.max_sequence_length
         progress(1.0, "nothing to load")
         return StageCapacity(
-            max_pages={size: num_tokens // size for size in PAGE_SIZES},
+            max_blocks={size: num_tokens // size for size in BLOCK_SIZES},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="float32",
             param_bytes=0,
-            page_bytes_per_token=0,
+            block_bytes_per_token=0,
             capabilities=[str(each) for each in CAPABILITIES],
         )
 

@@ -25,14 +25,14 @@ def runs() -> Iterator[KitRuns]:
 
 
 @pytest.mark.timeout(120)
-def test_a_model_without_pages_passes_with_a_judge_of_its_own(runs: KitRuns, model: Path) -> None:
+def test_a_model_without_blocks_passes_with_a_judge_of_its_own(runs: KitRuns, model: Path) -> None:
     report = runs.run(BACKEND, "--backend-model", str(model), "--judge", "constant_state:judge")
     assert failures(report) == set()
     assert names(report, "passed") >= REFERENCE | {
         "ragged_rows_equal_single_rows",
         "a_rewind_is_refused_where_not_declared",
     }
-    assert report.results["test_stage_contract::test_more_pages_than_memory_holds_are_refused"].outcome == "skipped"
+    assert report.results["test_stage_contract::test_more_blocks_than_memory_holds_are_refused"].outcome == "skipped"
 
 
 @pytest.mark.timeout(120)

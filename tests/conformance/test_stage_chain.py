@@ -1,4 +1,4 @@
-"""The chain that tests drive stages with: pages, processes, errors; and the tiny models it is fed with."""
+"""The chain that tests drive stages with: blocks, processes, errors; and the tiny models it is fed with."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def folder(tmp_path: Path) -> Path:
     return write_toy_model(tmp_path / "toy")
 
 
-def test_no_page_belongs_to_two_slots(folder: Path) -> None:
+def test_no_block_belongs_to_two_slots(folder: Path) -> None:
     chain = StageChain(ToyFactory(), folder, (2,), HarnessOptions(num_blocks=12))
     chain.step([ChainRow(0, PROMPT), ChainRow(1, PROMPT[:3])])
     chain.step([ChainRow(0, [1] * 9), ChainRow(1, [2] * 6)])
-    pages = [page for table in chain.tables.values() for page in table]
-    assert len(pages) == len(set(pages)) == 4 + 3
+    blocks = [block for table in chain.tables.values() for block in table]
+    assert len(blocks) == len(set(blocks)) == 4 + 3
 
     chain.leave(0)
     chain.step([ChainRow(2, PROMPT)])
-    assert set(chain.tables[2]) <= set(pages)
+    assert set(chain.tables[2]) <= set(blocks)
     assert not set(chain.tables[2]) & set(chain.tables[1])
     chain.close()
 
 
-def test_kept_pages_are_not_dealt_again(folder: Path) -> None:
+def test_kept_blocks_are_not_dealt_again(folder: Path) -> None:
     chain = StageChain(ToyFactory(), folder, (), HarnessOptions(num_blocks=4))
     chain.step([ChainRow(0, PROMPT)])
     kept = chain.tables[0]

@@ -32,7 +32,7 @@ class Old:
         return StageCapacity({16: 4}, 2, 64, "float32", 0, 0)
 
     def allocate(self, size: ReplicaSize) -> None:
-        self._calls.append(f"allocate {size.num_pages}")
+        self._calls.append(f"allocate {size.num_blocks}")
 
     def step(self, batch: Any) -> Any:
         raise AssertionError("not asked for")
@@ -75,7 +75,7 @@ def test_it_is_opened_allocated_and_closed_as_it_expects() -> None:
     assert (factory.probe().devices, factory.supports(SPEC).reason) == (["beads"], "model")
 
     stage = factory.open(SPEC, lambda fraction, text: None)
-    assert (stage.capacity.max_pages, stage.xp) == ({16: 4}, "arrays")
+    assert (stage.capacity.max_blocks, stage.xp) == ({16: 4}, "arrays")
     running = stage.allocate(SIZE)
     assert isinstance(running, Old), "a step costs nothing more"
     running.copy([1], [2])

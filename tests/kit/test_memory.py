@@ -31,20 +31,20 @@ def test_weights_fit_up_to_their_share_and_up_to_what_is_free() -> None:
         BUDGET.check_weights(801, changed(param_mem_ratio=0.9))
 
 
-def test_pages_fill_the_share_beside_the_states_of_rows() -> None:
-    assert BUDGET.max_pages(2, SPEC, (4, 16)) == {4: 250 // 8, 16: 250 // 32}
-    assert BUDGET.max_pages(2, SPEC, (4, 16), state_bytes=100) == {4: 150 // 8, 16: 150 // 32}
-    assert BUDGET.max_pages(2, SPEC, (4, 128)) == {4: 31}, "a size of which not even one page fits is left out"
+def test_blocks_fill_the_share_beside_the_states_of_rows() -> None:
+    assert BUDGET.max_blocks(2, SPEC, (4, 16)) == {4: 250 // 8, 16: 250 // 32}
+    assert BUDGET.max_blocks(2, SPEC, (4, 16), state_bytes=100) == {4: 150 // 8, 16: 150 // 32}
+    assert BUDGET.max_blocks(2, SPEC, (4, 128)) == {4: 31}, "a size of which not even one block fits is left out"
 
 
-def test_no_more_pages_than_all_rows_can_use() -> None:
-    assert BUDGET.max_pages(1, changed(max_rows=2, max_sequence_length=9), (4,)) == {4: 2 * 3}
+def test_no_more_blocks_than_all_rows_can_use() -> None:
+    assert BUDGET.max_blocks(1, changed(max_rows=2, max_sequence_length=9), (4,)) == {4: 2 * 3}
 
 
-def test_a_number_of_pages_that_is_asked_for_is_bound_by_what_is_free_alone() -> None:
-    assert BUDGET.max_pages(2, changed(num_pages=100), (4,)) == {4: 100}
-    with pytest.raises(DoesNotFit, match=r"101 pages of 4 tokens need .* kvcache-mem-ratio"):
-        BUDGET.max_pages(2, changed(num_pages=101), (4,))
+def test_a_number_of_blocks_that_is_asked_for_is_bound_by_what_is_free_alone() -> None:
+    assert BUDGET.max_blocks(2, changed(num_blocks=100), (4,)) == {4: 100}
+    with pytest.raises(DoesNotFit, match=r"101 blocks of 4 tokens need .* kvcache-mem-ratio"):
+        BUDGET.max_blocks(2, changed(num_blocks=101), (4,))
 
 
 def test_states_of_rows_take_at_most_half_of_the_share() -> None:

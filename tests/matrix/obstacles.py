@@ -65,7 +65,7 @@ FACTORS: dict[str, list[Any]] = {
 
 
 class FailingFactory:
-    """A backend whose device fails in a few steps, counted over all stages and restarts. Its pages may be int8."""
+    """A backend whose device fails in a few steps, counted over all stages and restarts. Its blocks may be int8."""
 
     def __init__(self, factory: BackendFactory, fails_at: set[int], kv_cache_dtype: str = "auto") -> None:
         self.name, self.traits = factory.name, factory.traits

@@ -189,7 +189,7 @@ def _swaps_tables(self: SlotTable, step: Step) -> StepBatch:
 
 _BATCH, _LOGPROBS = SlotTable.batch, prompt_scores.token_logprobs
 DEFECTS: dict[str, tuple[Any, str, Any]] = {
-    "pages of other rows": (SlotTable, "batch", _swaps_tables),
+    "blocks of other rows": (SlotTable, "batch", _swaps_tables),
     "scores of other tokens": (
         prompt_scores,
         "token_logprobs",
@@ -214,7 +214,7 @@ def test_each_defect_changes_a_stream_of_a_real_model(
     assert found()
 
 
-def test_int8_pages_change_log_probabilities(models: Models, alone: Alone) -> None:
+def test_int8_blocks_change_log_probabilities(models: Models, alone: Alone) -> None:
     crowd, wanted = alone("llama", CROWD)
     _, rounded = alone("llama", CROWD, kv_cache_dtype="int8")
     assert differences(crowd, rounded, wanted, MOST_ERROR["int8"])

@@ -55,12 +55,12 @@ def test_a_disturbed_hidden_state_is_seen(family: str, mlx_model: Callable[..., 
     chain.close()
 
 
-def test_pages_of_deepseek_hold_the_latent(mlx_model: Callable[..., Any]) -> None:
+def test_blocks_of_deepseek_hold_the_latent(mlx_model: Callable[..., Any]) -> None:
     tiny = mlx_model("deepseek_v3")
     chain = open_chain(tiny)
     numbers = tiny.model.config.kv_lora_rank + tiny.model.config.qk_rope_head_dim
 
-    assert chain.capacities[0].page_bytes_per_token == NUM_LAYERS * numbers * 4
+    assert chain.capacities[0].block_bytes_per_token == NUM_LAYERS * numbers * 4
     chain.close()
 
 

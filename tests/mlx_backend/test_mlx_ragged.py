@@ -16,7 +16,7 @@ from histrio_torch.testing import Excuses, Reference, refer
 from histrio_torch.testing.families import make_model_of
 
 LENGTHS = [5, 33, 17, 2, 48, 11, 26, 1]
-"""Prompt tokens of the eight rows; the longest spans several pages and windows."""
+"""Prompt tokens of the eight rows; the longest spans several blocks and windows."""
 CHUNK_TOKENS = 13
 """Most prompt tokens of one row in one step."""
 NUM_TOKENS = 12
@@ -108,12 +108,12 @@ def test_several_positions_of_a_row_are_sampled(cuts: tuple[int, ...], mlx_model
     chain.close()
 
 
-def test_copied_pages_continue_like_the_original(mlx_model: Callable[..., Any]) -> None:
+def test_copied_blocks_continue_like_the_original(mlx_model: Callable[..., Any]) -> None:
     tiny = mlx_model("llama")
     reference = tiny.refer(6, 20, 4)
     chain = open_chain(tiny, (2,))
     chain.step([ChainRow(0, reference.ids, 0)])
-    chain.share([chain.copy(page) for page in chain.tables[0]], slot=1, length=20)
+    chain.share([chain.copy(block) for block in chain.tables[0]], slot=1, length=20)
     chain.step([ChainRow(0, [9, 9, 9], 0)])
     copied = chain.step([ChainRow(1, reference.tokens[:1])])
     spoilt = chain.step([ChainRow(0, reference.tokens[:1])])

@@ -190,7 +190,7 @@ def test_missing_weights_are_named_by_the_stage_that_needs_them(mlx_model: Calla
     [
         ({"param_mem_ratio": 1e-9}, "param-mem-ratio"),
         ({"kvcache_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
-        ({"num_pages": 10**12}, "1000000000000 pages"),
+        ({"num_blocks": 10**12}, "1000000000000 blocks"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(

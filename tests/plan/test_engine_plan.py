@@ -75,8 +75,8 @@ def test_a_field_it_does_not_honour_is_refused_by_name_of_the_backend(plugins: P
 def test_blocks_asked_for_are_tokens_to_an_engine(write_model: WriteModel, plugins: Plugins) -> None:
     limits = {"num-cache-blocks": 10, "kv-block-size": 32}
     folder = write_model()
-    assert plan_for(folder, plugins, engine=limits).stages[0].spec.num_pages == 320
-    assert plan_for(folder, plugins, engine=limits, stage=[{}]).stages[0].spec.num_pages == 10
+    assert plan_for(folder, plugins, engine=limits).stages[0].spec.num_blocks == 320
+    assert plan_for(folder, plugins, engine=limits, stage=[{}]).stages[0].spec.num_blocks == 10
 
 
 @pytest.mark.parametrize(

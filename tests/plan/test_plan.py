@@ -95,7 +95,7 @@ def test_limits_of_the_topology_reach_the_stage(write_model: WriteModel, plugins
     stage = {"device": "cpu", "threads": 3, "options": {"mode": "x"}}
     plan = plan_for(write_model(), plugins, engine=engine, stage=[stage], model={"dtype": "float16"})
     spec = plan.stages[0].spec
-    assert (spec.max_rows, spec.max_step_tokens, spec.num_pages) == (9, 77, 33)
+    assert (spec.max_rows, spec.max_step_tokens, spec.num_blocks) == (9, 77, 33)
     assert (spec.kvcache_mem_ratio, spec.param_mem_ratio) == (0.1, 0.5)
     assert (spec.device, spec.threads, spec.options, spec.dtype) == ("cpu", 3, {"mode": "x"}, "float16")
 

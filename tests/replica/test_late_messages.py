@@ -29,8 +29,8 @@ from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio.testing.toy import ToyFactory, write_toy_model
 
 SIZE = ReplicaSize(
-    num_pages=8,
-    page_size=4,
+    num_blocks=8,
+    block_size=4,
     max_rows=2,
     max_step_tokens=64,
     max_sequence_length=32,

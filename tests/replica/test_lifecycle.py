@@ -98,14 +98,14 @@ class World:
         for actor in ("kv", "batching"):
             self.root.receive(Ready(actor))
 
-    def open(self, stage: int, num_pages: int = 100, capabilities: tuple[str, ...] = ("batch",)) -> None:
-        capacity = StageCapacity({16: num_pages}, 8, 128, "float32", 0, 8, capabilities=list(capabilities))
+    def open(self, stage: int, num_blocks: int = 100, capabilities: tuple[str, ...] = ("batch",)) -> None:
+        capacity = StageCapacity({16: num_blocks}, 8, 128, "float32", 0, 8, capabilities=list(capabilities))
         self.root.receive(Opened(stage, capacity))
 
     def come_up(self) -> None:
         self.join()
         self.open(0)
-        self.open(1, num_pages=40)
+        self.open(1, num_blocks=40)
         for actor in ("stage0", "kv", "batching", "stage1"):
             self.root.receive(Allocated(actor, self.root.epoch))
 
@@ -121,7 +121,7 @@ class World:
 def test_nothing_starts_before_every_actor_is_there() -> None:
     world = World()
     world.open(0)
-    world.open(1, num_pages=40)
+    world.open(1, num_blocks=40)
     assert world.links.taken(Start) == [], "kv and batching are not there yet"
     world.join()
     starts = world.links.taken(Start)
@@ -130,8 +130,8 @@ def test_nothing_starts_before_every_actor_is_there() -> None:
         ("engine.1", "batching"),  # which tells kv
         ("stage1.1", "stage1"),
     ]
-    num_pages = {start.size.num_pages for _, _, start in starts if isinstance(start, Start)}
-    assert num_pages == {40}, "the smallest stage decides"
+    num_blocks = {start.size.num_blocks for _, _, start in starts if isinstance(start, Start)}
+    assert num_blocks == {40}, "the smallest stage decides"
 
 
 def test_a_later_process_is_told_where_to_dial_the_earlier_one() -> None:
@@ -298,7 +298,7 @@ def test_an_engine_is_a_whole_replica() -> None:
     ((process, actor, start),) = links.taken(Start)
     assert (process, actor) == ("engine.1", "batching")
     assert isinstance(start, Start)
-    assert (start.size.num_pages, start.size.page_size, start.size.max_rows) == (1000, 1, 4)
+    assert (start.size.num_blocks, start.size.block_size, start.size.max_rows) == (1000, 1, 4)
     assert (start.size.max_sequence_length, start.size.capabilities) == (200, ["logprobs"])
     root.receive(Allocated("batching", 1))
     assert len(links.taken(ReplicaUp)) == 1

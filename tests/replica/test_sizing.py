@@ -10,7 +10,7 @@ from histrio.messages import EngineCapacity, StageCapacity
 from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
 
 LIMITS = SizeLimits(block_size=16, num_blocks=None, max_rows=8, max_step_tokens=512, max_sequence_length=256)
-STAGE = StageCapacity({16: 100, 32: 50}, 64, 2048, "float32", 0, 64, capabilities=["batch", "rewind", "copy_pages"])
+STAGE = StageCapacity({16: 100, 32: 50}, 64, 2048, "float32", 0, 64, capabilities=["batch", "rewind", "copy_blocks"])
 
 
 def stage(**changes: object) -> StageCapacity:
@@ -18,21 +18,21 @@ def stage(**changes: object) -> StageCapacity:
 
 
 def test_the_smallest_stage_decides() -> None:
-    size = fit(LIMITS, [STAGE, stage(max_pages={16: 40}, max_rows=4, max_step_tokens=64)])
-    assert (size.num_pages, size.page_size, size.max_rows, size.max_step_tokens) == (40, 16, 4, 64)
-    assert fit(LIMITS, [STAGE]).num_pages == 100
+    size = fit(LIMITS, [STAGE, stage(max_blocks={16: 40}, max_rows=4, max_step_tokens=64)])
+    assert (size.num_blocks, size.block_size, size.max_rows, size.max_step_tokens) == (40, 16, 4, 64)
+    assert fit(LIMITS, [STAGE]).num_blocks == 100
 
 
-def test_the_page_size_is_one_that_all_stages_have() -> None:
-    assert fit(LIMITS, [STAGE, stage(max_pages={32: 30, 64: 15})]).page_size == 32
-    with pytest.raises(DoesNotFit, match="share no page size"):
-        fit(LIMITS, [STAGE, stage(max_pages={64: 15})])
+def test_the_block_size_is_one_that_all_stages_have() -> None:
+    assert fit(LIMITS, [STAGE, stage(max_blocks={32: 30, 64: 15})]).block_size == 32
+    with pytest.raises(DoesNotFit, match="share no block size"):
+        fit(LIMITS, [STAGE, stage(max_blocks={64: 15})])
 
 
 def test_capabilities_are_those_of_all_stages() -> None:
-    poorer = stage(capabilities=["copy_pages", "batch", "of_a_later_version"])
-    assert fit(LIMITS, [STAGE]).capabilities == ["batch", "copy_pages", "rewind"]
-    assert fit(LIMITS, [STAGE, poorer]).capabilities == ["batch", "copy_pages"]
+    poorer = stage(capabilities=["copy_blocks", "batch", "of_a_later_version"])
+    assert fit(LIMITS, [STAGE]).capabilities == ["batch", "copy_blocks", "rewind"]
+    assert fit(LIMITS, [STAGE, poorer]).capabilities == ["batch", "copy_blocks"]
 
 
 def test_without_batches_one_sequence_runs_at_a_time() -> None:
@@ -41,26 +41,26 @@ def test_without_batches_one_sequence_runs_at_a_time() -> None:
 
 
 def test_ids_that_a_stage_keeps_for_itself_take_nothing_from_the_replica() -> None:
-    assert fit(LIMITS, [stage(first_page_id=1, first_row=1)]) == fit(LIMITS, [STAGE])
+    assert fit(LIMITS, [stage(first_block_id=1, first_row=1)]) == fit(LIMITS, [STAGE])
 
 
 def test_blocks_that_no_stage_can_hold_are_refused() -> None:
     with pytest.raises(DoesNotFit, match="asks for 101 blocks"):
         fit(SizeLimits(16, 101, 8, 512, 256), [STAGE])
-    with pytest.raises(DoesNotFit, match="not one page"):
-        fit(LIMITS, [stage(max_pages={16: 0})])
+    with pytest.raises(DoesNotFit, match="not one block"):
+        fit(LIMITS, [stage(max_blocks={16: 0})])
 
 
 def test_an_engine_holds_single_tokens_and_no_more_than_the_topology_asks_of_a_sequence() -> None:
     size = fit_engine(LIMITS, EngineCapacity(4, 200, 1000, "float32"))
-    assert (size.num_pages, size.page_size, size.max_rows, size.max_sequence_length) == (1000, 1, 4, 200)
+    assert (size.num_blocks, size.block_size, size.max_rows, size.max_sequence_length) == (1000, 1, 4, 200)
     assert fit_engine(LIMITS, EngineCapacity(4, 900, 1000, "float32")).max_sequence_length == 256
     assert fit_engine(LIMITS, EngineCapacity(4, 200, 150, "float32")).max_sequence_length == 150
 
 
 def test_more_blocks_than_an_engine_holds_are_refused() -> None:
     asked = SizeLimits(16, 10, 8, 512, 256)
-    assert fit_engine(asked, EngineCapacity(4, 200, 160, "float32")).num_pages == 160
+    assert fit_engine(asked, EngineCapacity(4, 200, 160, "float32")).num_blocks == 160
     with pytest.raises(DoesNotFit, match="asks for 10 blocks of 16 tokens, and the engine holds 159 tokens"):
         fit_engine(asked, EngineCapacity(4, 200, 159, "float32"))
 

@@ -171,7 +171,7 @@ def test_a_failure_that_sglang_reports_is_told_once(driver: EngineDriver) -> Non
 
 def test_what_does_not_fit_is_refused_before_anything_starts(model: KitModel) -> None:
     engine = SglangEngine()
-    spec: StageSpec = model.spec(num_pages=10**12, device="cpu")
+    spec: StageSpec = model.spec(num_blocks=10**12, device="cpu")
     with pytest.raises(Exception, match=r"pages of 16 tokens need .* GiB"):
         engine.open(spec, None)  # type: ignore[arg-type]
     engine.close()

@@ -127,7 +127,7 @@ CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "toy, three stages": ("toy", (1, 2), {}),
     "toy, preempted": ("toy", (), {"num_blocks": 20, "max_sequence_length": 80}),
     "toy, two micro-batches": ("toy", (1,), {"num_micro_batches": 2}),
-    "toy, few pages to draft in": ("toy", (), {"drafter_options": {"num-cache-tokens": 96}}),
+    "toy, few blocks to draft in": ("toy", (), {"drafter_options": {"num-cache-tokens": 96}}),
     "llama, whole": ("llama", (), {}),
     "llama, two stages": ("llama", (1,), {}),
     "llama, three stages, preempted": ("llama", (1, 2), {"num_blocks": 20, "max_sequence_length": 80}),

@@ -183,7 +183,7 @@ def test_who_fell_behind_a_little_is_drafted_for_at_once(drafter: ModelDrafter) 
     assert proposed(drafter, {2: 1}) == {}, "a control"
 
 
-def test_where_pages_are_short_some_are_drafted_for(model: Path, factory: Noted) -> None:
+def test_where_blocks_are_short_some_are_drafted_for(model: Path, factory: Noted) -> None:
     drafter = make_drafter(model, factory, num_cache_tokens=64)
     for request in range(1, 5):
         open_sequence(drafter, request, [request] * 20)
@@ -193,7 +193,7 @@ def test_where_pages_are_short_some_are_drafted_for(model: Path, factory: Noted)
     for _ in range(_IDLE_ROUNDS + 1):
         proposed(drafter, {1: 3})
     drafts = proposed(drafter, {3: 3})
-    assert drafts == {3: said_by_toy([3] * 20, 3)}, "in the pages of the second"
+    assert drafts == {3: said_by_toy([3] * 20, 3)}, "in the blocks of the second"
     drafter.close(3)
     assert proposed(drafter, {2: 3}) == {2: said_by_toy([2] * 20, 3)}, "it begins anew"
 
@@ -236,10 +236,10 @@ def test_a_failing_model_is_a_backend_error(drafter: ModelDrafter, monkeypatch: 
 
 def test_the_memory_is_freed_once(drafter: ModelDrafter, backend: CountingToy) -> None:
     open_sequence(drafter, 1, [1])
-    assert backend._pages.size > 0
+    assert backend._blocks.size > 0
     drafter.shutdown()
     drafter.shutdown()
-    assert backend._pages.size == 0
+    assert backend._blocks.size == 0
 
 
 def lacking(capability: Capability) -> Noted:

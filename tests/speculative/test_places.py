@@ -1,4 +1,4 @@
-"""Slots and pages of a draft model: kept by those who are drafted for, lost by those who were not for a while."""
+"""Slots and blocks of a draft model: kept by those who are drafted for, lost by those who were not for a while."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from histrio.messages import ReplicaSize
 from histrio_speculative.places import _IDLE_ROUNDS, Places
 
 
-def make_places(num_rows: int, num_pages: int) -> tuple[Places, list[int]]:
+def make_places(num_rows: int, num_blocks: int) -> tuple[Places, list[int]]:
     freed: list[int] = []
-    size = ReplicaSize(num_pages, 4, num_rows, 64, 64)
+    size = ReplicaSize(num_blocks, 4, num_rows, 64, 64)
     return Places(size, freed.append), freed
 
 
@@ -47,7 +47,7 @@ def test_nobody_loses_a_place_where_that_would_not_help() -> None:
     places, freed = make_places(4, 4)
     pass_rounds(places, 1, 1)
     pass_rounds(places, _IDLE_ROUNDS + 1, 2, 3)
-    assert places.reserve(4, 12) is None, "two pages are free or could be, and three are wanted"
+    assert places.reserve(4, 12) is None, "two blocks are free or could be, and three are wanted"
     assert not freed
     assert places.reserve(4, 8) is not None
     assert places.get(1) is None
@@ -68,7 +68,7 @@ def test_a_growing_sequence_is_given_only_what_it_lacks() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=60))
-def test_slots_and_pages_are_neither_lost_nor_doubled(actions: list[tuple[int, int]]) -> None:
+def test_slots_and_blocks_are_neither_lost_nor_doubled(actions: list[tuple[int, int]]) -> None:
     places, _ = make_places(3, 8)
     for request, num_tokens in actions:
         places.begin_round()

@@ -18,21 +18,21 @@ from histrio.messages import StageCapacity
 from histrio_torch import stores
 from histrio_torch.attention import attend
 from histrio_torch.backend import open_stage
+from histrio_torch.blocks import RESIDENT_RATIO, LayerShape, PagedCache
 from histrio_torch.factory import TorchFactory
-from histrio_torch.pages import RESIDENT_RATIO, LayerShape, PagedCache
 from histrio_torch.testing import NUM_LAYERS
 from histrio_torch.testing.batches import make_batch
 
-PAGE_SIZE = 4
-NUM_PAGES = 128
+BLOCK_SIZE = 4
+NUM_BLOCKS = 128
 SHAPE = LayerShape(num_kv_heads=2, key_dim=16, value_dim=8)
-PAGES = [9, 3, 20, 1, 7, 8]
-OTHER_PAGES = [2, 11, 5, 14]
+BLOCKS = [9, 3, 20, 1, 7, 8]
+OTHER_BLOCKS = [2, 11, 5, 14]
 
 
 def make_cache(dtype: torch.dtype = torch.float32, *, is_int8: bool = True, num_layers: int = 2) -> PagedCache:
     cache = PagedCache(dict.fromkeys(range(num_layers), SHAPE), dtype, "cpu", is_int8=is_int8)
-    cache.allocate(NUM_PAGES, PAGE_SIZE)
+    cache.allocate(NUM_BLOCKS, BLOCK_SIZE)
     return cache
 
 
@@ -65,8 +65,8 @@ def dense(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
 
 def run(cache: PagedCache, rows: Sequence[tuple[int, int, list[int], tuple[Tensor, Tensor, Tensor]]]) -> list[Tensor]:
-    """One step of rows (start, new tokens, pages, all that the row has) through all layers; the last one's outputs."""
-    cache.begin(make_batch([(start, count, pages) for start, count, pages, _ in rows]))
+    """One step of rows (start, new tokens, blocks, all that the row has) through all layers; the last one's outputs."""
+    cache.begin(make_batch([(start, count, blocks) for start, count, blocks, _ in rows]))
     parts = [[each[start : start + count] for each in own] for start, count, _, own in rows]
     query, key, value = (torch.cat(each) for each in zip(*parts, strict=True))
     for layer in cache.layers:
@@ -74,8 +74,8 @@ def run(cache: PagedCache, rows: Sequence[tuple[int, int, list[int], tuple[Tenso
     return list(output.split([count for _, count, _, _ in rows]))
 
 
-def stored(cache: PagedCache, pages: list[int]) -> list[Tensor]:
-    return [pool[pages] for pool in cache._pools]
+def stored(cache: PagedCache, blocks: list[int]) -> list[Tensor]:
+    return [pool[blocks] for pool in cache._pools]
 
 
 def difference(some: list[Tensor], others: list[Tensor]) -> float:
@@ -86,7 +86,7 @@ def are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(some, others, strict=True))
 
 
-# --- pages -----------------------------------------------------------------------------------------------------------
+# --- blocks -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chunks", [[22], [1] * 22, [5, 16, 1], [17, 5]])
@@ -94,7 +94,7 @@ def test_attention_equals_that_of_rounded_keys_and_values(chunks: list[int]) -> 
     cache, row = make_cache(), draw(22)
     outputs, start = [], 0
     for count in chunks:
-        outputs += run(cache, [(start, count, PAGES, row)])
+        outputs += run(cache, [(start, count, BLOCKS, row)])
         start += count
     query, key, value = row
 
@@ -105,71 +105,71 @@ def test_attention_equals_that_of_rounded_keys_and_values(chunks: list[int]) -> 
 def test_what_is_stored_of_a_token_depends_on_that_token_alone() -> None:
     row, other = draw(14), draw(9, seed=1)
     alone, beside, changed = make_cache(), make_cache(), make_cache()
-    run(alone, [(0, 14, PAGES, row)])
-    run(beside, [(0, 5, PAGES, row), (0, 9, OTHER_PAGES, other)])
-    run(beside, [(0, 9, OTHER_PAGES, other), (5, 9, PAGES, row)])
+    run(alone, [(0, 14, BLOCKS, row)])
+    run(beside, [(0, 5, BLOCKS, row), (0, 9, OTHER_BLOCKS, other)])
+    run(beside, [(0, 9, OTHER_BLOCKS, other), (5, 9, BLOCKS, row)])
     row[1][13, 0, 0] += 0.2
-    run(changed, [(0, 14, PAGES, row)])
+    run(changed, [(0, 14, BLOCKS, row)])
 
-    assert are_equal(stored(alone, PAGES[:4]), stored(beside, PAGES[:4]))
-    assert are_equal(stored(alone, PAGES[:3]), stored(changed, PAGES[:3]))
-    assert not are_equal(stored(alone, PAGES[3:4]), stored(changed, PAGES[3:4]))
+    assert are_equal(stored(alone, BLOCKS[:4]), stored(beside, BLOCKS[:4]))
+    assert are_equal(stored(alone, BLOCKS[:3]), stored(changed, BLOCKS[:3]))
+    assert not are_equal(stored(alone, BLOCKS[3:4]), stored(changed, BLOCKS[3:4]))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_resident_rows_hold_what_pages_hold_to_the_last_bit(dtype: torch.dtype) -> None:
+def test_resident_rows_hold_what_blocks_hold_to_the_last_bit(dtype: torch.dtype) -> None:
     query, key, value = (each.to(dtype) for each in draw(22))
     cache = make_cache(dtype)
     for start, count in [(0, 5), *((position, 1) for position in range(5, 22))]:
-        run(cache, [(start, count, PAGES, (query, key, value))])
+        run(cache, [(start, count, BLOCKS, (query, key, value))])
     assert cache._residents is not None
     resident, cache._residents = cache._residents._sets[0], None
-    cache.begin(make_batch([(21, 1, PAGES)]))
+    cache.begin(make_batch([(21, 1, BLOCKS)]))
     (group,) = cache.groups(None)
 
     assert set(resident.copies) == {0, 1}
     for layer, known in resident.copies.items():
-        held = known.memory[: 2 * resident.capacity * PAGE_SIZE * SHAPE.key_dim].view(2, -1, SHAPE.key_dim)
+        held = known.memory[: 2 * resident.capacity * BLOCK_SIZE * SHAPE.key_dim].view(2, -1, SHAPE.key_dim)
         keys, _ = cache.gather(layer, group, key, value)
         unrounded = (key * (layer + 1)).transpose(0, 1)
         assert torch.equal(held[:, :22], keys[:, :22])
         assert not torch.equal(held[:, :22], unrounded)
 
 
-def test_pages_are_read_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_are_read_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     row, cache = draw(22), make_cache()
-    wanted = run(cache, [(0, 22, PAGES, row)])
-    for num_values in (1, 3 * PAGE_SIZE * SHAPE.key_dim):
+    wanted = run(cache, [(0, 22, BLOCKS, row)])
+    for num_values in (1, 3 * BLOCK_SIZE * SHAPE.key_dim):
         monkeypatch.setattr(stores, "_CHUNK_VALUES", num_values)
-        assert difference(run(cache, [(0, 22, PAGES, row)]), wanted) < 1e-6
-    cache._pools[0][PAGES[3]] = 0
-    assert difference(run(cache, [(16, 6, PAGES, row)]), [wanted[0][16:]]) > 1e-3
+        assert difference(run(cache, [(0, 22, BLOCKS, row)]), wanted) < 1e-6
+    cache._pools[0][BLOCKS[3]] = 0
+    assert difference(run(cache, [(16, 6, BLOCKS, row)]), [wanted[0][16:]]) > 1e-3
 
 
-def test_a_copied_page_has_its_scales() -> None:
+def test_a_copied_block_has_its_scales() -> None:
     row, cache = draw(9), make_cache()
-    run(cache, [(0, 8, PAGES, row)])
-    cache.copy(PAGES[:2], OTHER_PAGES[:2])
-    wanted = run(cache, [(8, 1, PAGES, row)])
+    run(cache, [(0, 8, BLOCKS, row)])
+    cache.copy(BLOCKS[:2], OTHER_BLOCKS[:2])
+    wanted = run(cache, [(8, 1, BLOCKS, row)])
 
-    assert are_equal(stored(cache, PAGES[:2]), stored(cache, OTHER_PAGES[:2]))
-    assert difference(run(cache, [(8, 1, OTHER_PAGES, row)]), wanted) < 1e-6
+    assert are_equal(stored(cache, BLOCKS[:2]), stored(cache, OTHER_BLOCKS[:2]))
+    assert difference(run(cache, [(8, 1, OTHER_BLOCKS, row)]), wanted) < 1e-6
     assert cache._residents is not None
-    cache._pools[1][OTHER_PAGES[0]] *= 1.5
-    cache._residents.forget(OTHER_PAGES[:1])
-    assert difference(run(cache, [(8, 1, OTHER_PAGES, row)]), wanted) > 1e-3
+    cache._pools[1][OTHER_BLOCKS[0]] *= 1.5
+    cache._residents.forget(OTHER_BLOCKS[:1])
+    assert difference(run(cache, [(8, 1, OTHER_BLOCKS, row)]), wanted) > 1e-3
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
 def test_what_is_not_finite_stays_in_its_row(bad: float) -> None:
     row, poisoned, cache = draw(10), draw(10, seed=1), make_cache()
     poisoned[1][9], poisoned[2][9] = bad, bad
-    run(cache, [(0, 9, PAGES, poisoned)])
-    clean, seen = run(cache, [(0, 10, OTHER_PAGES, row), (9, 1, PAGES, poisoned)])
+    run(cache, [(0, 9, BLOCKS, poisoned)])
+    clean, seen = run(cache, [(0, 10, OTHER_BLOCKS, row), (9, 1, BLOCKS, poisoned)])
 
     assert clean.isfinite().all()
     assert not seen.isfinite().any()
-    (reused,) = run(cache, [(0, 5, [PAGES[0], PAGES[2]], row)])  # its second page has the bad token behind the fifth
+    (reused,) = run(cache, [(0, 5, [BLOCKS[0], BLOCKS[2]], row)])  # its second block has the bad token behind the fifth
     assert difference([reused], [clean[:5]]) < 1e-6
 
 
@@ -206,23 +206,23 @@ def test_the_bytes_per_token_are_those_of_the_pool(dtype: torch.dtype) -> None:
     for is_int8 in (False, True):
         cache = make_cache(dtype, is_int8=is_int8)
         num_bytes = sum(pool.nbytes for pool in cache._pools)
-        assert num_bytes == NUM_PAGES * PAGE_SIZE * cache.bytes_per_token
+        assert num_bytes == NUM_BLOCKS * BLOCK_SIZE * cache.bytes_per_token
         assert cache._residents is not None
         arena = cache._residents._arena._memory.nbytes
         assert RESIDENT_RATIO * num_bytes - dtype.itemsize <= arena <= RESIDENT_RATIO * num_bytes
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 0.25 * 68 / 64), ("bfloat16", 0.5 * 66 / 64)])
-def test_as_many_more_pages_fit_as_tokens_are_smaller(dtype: str, share: float) -> None:
+def test_as_many_more_blocks_fit_as_tokens_are_smaller(dtype: str, share: float) -> None:
     auto, int8 = (opened(target_path(), dtype=dtype, kv_cache_dtype=each) for each in ("auto", "int8"))
-    more = int8.max_pages[16] / auto.max_pages[16]
+    more = int8.max_blocks[16] / auto.max_blocks[16]
 
-    assert int8.page_bytes_per_token == share * auto.page_bytes_per_token
+    assert int8.block_bytes_per_token == share * auto.block_bytes_per_token
     assert more == pytest.approx(1 / share, rel=0.05)
 
 
 def opened(folder: Path | str, **changes: Any) -> StageCapacity:
-    """Capacity for so many rows that memory is what limits pages."""
+    """Capacity for so many rows that memory is what limits blocks."""
     spec = StageSpec(str(folder), 0, 6, 6, device="cpu", kvcache_mem_ratio=0.01, max_rows=100_000)
     stage = open_stage(msgspec.structs.replace(spec, **changes), lambda fraction, text: None)
     stage.close()

@@ -29,7 +29,7 @@ from histrio_torch.factory import TorchFactory
 
 
 class Int8Factory(TorchFactory):
-    """Opens torch stages whose pages are int8."""
+    """Opens torch stages whose blocks are int8."""
 
     def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
         return super().open(msgspec.structs.replace(spec, kv_cache_dtype="int8"), progress)
@@ -173,7 +173,7 @@ def test_splits_chunks_and_batches_say_the_same(
     chain.close()
 
 
-def test_rewound_and_shared_pages_say_the_same(questions: list[list[int]], single_tokens: list[list[int]]) -> None:
+def test_rewound_and_shared_blocks_say_the_same(questions: list[list[int]], single_tokens: list[list[int]]) -> None:
     chain = open_chain(Int8Factory(), target_path(), (3,))
     ids, tokens = questions[1], single_tokens[1]
     chain.step([ChainRow(0, ids, 0)])
@@ -188,9 +188,9 @@ def test_rewound_and_shared_pages_say_the_same(questions: list[list[int]], singl
 
     chain.rewind(0, len(ids))
     assert follow(0, len(ids)) == tokens[2:]
-    num_pages = len(ids) // 16
-    chain.share(chain.tables[0][:num_pages], 1, num_pages * 16)
-    assert follow(1, num_pages * 16) == tokens[2:]
-    chain.share(chain.tables[0][:1] * num_pages, 2, num_pages * 16)
-    assert follow(2, num_pages * 16) != tokens[2:]
+    num_blocks = len(ids) // 16
+    chain.share(chain.tables[0][:num_blocks], 1, num_blocks * 16)
+    assert follow(1, num_blocks * 16) == tokens[2:]
+    chain.share(chain.tables[0][:1] * num_blocks, 2, num_blocks * 16)
+    assert follow(2, num_blocks * 16) != tokens[2:]
     chain.close()

@@ -1,4 +1,4 @@
-"""Attention over pages equals dense attention in float64, whatever the lengths, windows, chunks and company."""
+"""Attention over blocks equals dense attention in float64, whatever the lengths, windows, chunks and company."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from histrio_torch.attention import (
     paged_attention_forward,
     register_attention,
 )
-from histrio_torch.pages import LayerShape, PagedCache
+from histrio_torch.blocks import LayerShape, PagedCache
 from histrio_torch.testing.batches import make_batch
 
-PAGE_SIZE = 8
+BLOCK_SIZE = 8
 
 
 @dataclass
@@ -49,35 +49,35 @@ class Row:
     query: Tensor
     key: Tensor
     value: Tensor
-    pages: list[int]
+    blocks: list[int]
     num_computed: int = 0
     outputs: list[Tensor] = field(default_factory=list)
 
 
 class Bench:
-    """A cache with one layer, and rows whose pages are scattered over it."""
+    """A cache with one layer, and rows whose blocks are scattered over it."""
 
     def __init__(
-        self, layer: Layer, lengths: list[int], dtype: torch.dtype = torch.float32, num_pages: int = 64
+        self, layer: Layer, lengths: list[int], dtype: torch.dtype = torch.float32, num_blocks: int = 64
     ) -> None:
         self.layer = layer
         shape = LayerShape(layer.num_kv_heads, layer.key_dim, layer.value_dim)
         self.cache = PagedCache({3: shape}, dtype, "cpu")
-        self.cache.allocate(num_pages, PAGE_SIZE)
+        self.cache.allocate(num_blocks, BLOCK_SIZE)
         generator = torch.Generator().manual_seed(sum(lengths))
-        free = torch.randperm(num_pages, generator=generator).tolist()
+        free = torch.randperm(num_blocks, generator=generator).tolist()
         self.rows = []
         for length in lengths:
-            pages = [free.pop() for _ in range(math.ceil(length / PAGE_SIZE))]
+            blocks = [free.pop() for _ in range(math.ceil(length / BLOCK_SIZE))]
             query = torch.randn(length, layer.num_heads, layer.key_dim, generator=generator).to(dtype)
             key = torch.randn(length, layer.num_kv_heads, layer.key_dim, generator=generator).to(dtype)
             value = torch.randn(length, layer.num_kv_heads, layer.value_dim, generator=generator).to(dtype)
-            self.rows.append(Row(query, key, value, pages))
+            self.rows.append(Row(query, key, value, blocks))
 
     def step(self, counts: dict[int, int]) -> None:
         """Run `counts[row]` next tokens of each named row as one ragged step."""
         rows = [(self.rows[index], count) for index, count in counts.items()]
-        self.cache.begin(make_batch([(row.num_computed, count, row.pages) for row, count in rows]))
+        self.cache.begin(make_batch([(row.num_computed, count, row.blocks) for row, count in rows]))
         spans = [(row, slice(row.num_computed, row.num_computed + count)) for row, count in rows]
         flat = [torch.cat([getattr(row, name)[span] for row, span in spans]) for name in ("query", "key", "value")]
         layer = self.layer
@@ -129,7 +129,7 @@ LAYERS = {
     "multi_head": Layer(num_heads=3, num_kv_heads=3),
     "multi_query": Layer(num_heads=8, num_kv_heads=1),
     "window": Layer(window=11),
-    "window_of_one_page": Layer(window=PAGE_SIZE),
+    "window_of_one_block": Layer(window=BLOCK_SIZE),
     "softcap": Layer(softcap=2.0),
     "window_and_softcap": Layer(window=19, softcap=1.5),
     "narrow_values": Layer(key_dim=24, value_dim=8),
@@ -140,7 +140,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
 def test_ragged_rows_equal_dense_attention(layer: Layer) -> None:
-    bench = Bench(layer, [5, PAGE_SIZE, PAGE_SIZE + 1, 2 * PAGE_SIZE - 1, 50, 131])
+    bench = Bench(layer, [5, BLOCK_SIZE, BLOCK_SIZE + 1, 2 * BLOCK_SIZE - 1, 50, 131])
     prefill_then_decode(bench)
     assert max(bench.errors()) < 2e-6
 
@@ -167,12 +167,12 @@ def test_the_comparison_notices_a_wrong_layer(name: str, wrong: Layer) -> None:
     assert min(bench.errors(wrong)) > 1e-4
 
 
-def test_the_comparison_notices_swapped_pages() -> None:
+def test_the_comparison_notices_swapped_blocks() -> None:
     bench = Bench(Layer(), [50])
     bench.step({0: 49})
     row = bench.rows[0]
-    row.pages[0], row.pages[1] = row.pages[1], row.pages[0]
-    row.pages[2] = row.pages[3]
+    row.blocks[0], row.blocks[1] = row.blocks[1], row.blocks[0]
+    row.blocks[2] = row.blocks[3]
     bench.step({0: 1})
     assert bench.errors()[0] > 1e-3
 
@@ -198,7 +198,7 @@ def test_prefill_draft_and_decode_rows_share_a_step(layer: Layer) -> None:
 @pytest.mark.parametrize("layer", [*LAYERS.values()], ids=[*LAYERS])
 @pytest.mark.parametrize("drafting", [{3: 5}, {0: 4, 7: 5, 8: 3}, dict.fromkeys(range(0, 12, 2), 5)])
 def test_rows_with_and_without_drafts_share_a_step(layer: Layer, drafting: dict[int, int]) -> None:
-    bench = Bench(layer, [40 + row for row in range(12)], num_pages=128)
+    bench = Bench(layer, [40 + row for row in range(12)], num_blocks=128)
     bench.step(dict.fromkeys(range(12), 20))
     for _ in range(2):
         bench.step({row: drafting.get(row, 1) for row in range(12)})
@@ -211,8 +211,8 @@ def test_rows_with_and_without_drafts_share_a_step(layer: Layer, drafting: dict[
 
 @pytest.mark.parametrize("company", [[3], [400], [20, 33, 47, 5, 320]])
 def test_a_row_does_not_depend_on_its_company(company: list[int]) -> None:
-    alone, together = Bench(Layer(), [60], num_pages=256), Bench(Layer(), [60, *company], num_pages=256)
-    together.rows[0] = Row(**{**alone.rows[0].__dict__, "pages": together.rows[0].pages, "outputs": []})
+    alone, together = Bench(Layer(), [60], num_blocks=256), Bench(Layer(), [60, *company], num_blocks=256)
+    together.rows[0] = Row(**{**alone.rows[0].__dict__, "blocks": together.rows[0].blocks, "outputs": []})
     prefill_then_decode(alone)
     prefill_then_decode(together)
     difference = torch.cat(alone.rows[0].outputs) - torch.cat(together.rows[0].outputs)
@@ -242,19 +242,19 @@ def test_a_shared_prefix_is_read_by_both_rows() -> None:
     first, second = bench.rows
     second.key[:32], second.value[:32], second.query[:32] = first.key[:32], first.value[:32], first.query[:32]
     bench.step({0: 40})
-    second.pages[:4] = first.pages[:4]
+    second.blocks[:4] = first.blocks[:4]
     second.num_computed, second.outputs = 32, [first.outputs[0][:32]]
     bench.step({1: 8})
     assert max(bench.errors()) < 2e-6
 
 
-def test_a_copied_page_reads_like_its_source() -> None:
+def test_a_copied_block_reads_like_its_source() -> None:
     bench = Bench(Layer(), [20])
     row = bench.rows[0]
     bench.step({0: 19})
-    spare = [page for page in range(64) if page not in row.pages][:3]
-    bench.cache.copy(row.pages, spare)
-    row.pages[:] = spare
+    spare = [block for block in range(64) if block not in row.blocks][:3]
+    bench.cache.copy(row.blocks, spare)
+    row.blocks[:] = spare
     bench.step({0: 1})
     assert bench.errors()[0] < 2e-6
 
@@ -263,15 +263,15 @@ def test_copies_that_form_a_cycle_read_before_they_write() -> None:
     bench = Bench(Layer(), [20])
     row = bench.rows[0]
     bench.step({0: 19})
-    a, b, c = row.pages
+    a, b, c = row.blocks
     bench.cache.copy([a, b, c], [b, c, a])
-    row.pages[:] = [b, c, a]
+    row.blocks[:] = [b, c, a]
     bench.step({0: 1})
     assert bench.errors()[0] < 2e-6
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_what_a_page_held_before_does_not_reach_its_new_owner(poison: float) -> None:
+def test_what_a_block_held_before_does_not_reach_its_new_owner(poison: float) -> None:
     bench = Bench(Layer(), [21, 90])
     for pool in bench.cache._pools:
         pool.fill_(poison)
@@ -282,16 +282,16 @@ def test_what_a_page_held_before_does_not_reach_its_new_owner(poison: float) -> 
 def test_the_same_sizes_keep_the_pool() -> None:
     bench = Bench(Layer(), [20])
     bench.step({0: 19})
-    bench.cache.allocate(64, PAGE_SIZE)
+    bench.cache.allocate(64, BLOCK_SIZE)
     bench.step({0: 1})
     assert bench.errors()[0] < 2e-6
-    bench.cache.allocate(65, PAGE_SIZE)
+    bench.cache.allocate(65, BLOCK_SIZE)
     assert not any(pool.any() for pool in bench.cache._pools)
 
 
-def test_a_page_is_one_stretch_of_memory_for_all_layers() -> None:
+def test_a_block_is_one_stretch_of_memory_for_all_layers() -> None:
     cache = PagedCache(dict.fromkeys(range(5), LayerShape(2, 16, 8)), torch.float32, "cpu")
-    cache.allocate(9, PAGE_SIZE)
+    cache.allocate(9, BLOCK_SIZE)
     assert len(cache._pools) == 2
     for pool in cache._pools:
         assert pool.shape[:2] == (9, 5)
@@ -307,7 +307,7 @@ def test_layers_of_different_shapes_share_a_step() -> None:
     wide, narrow = Bench(Layer(), [30]), Bench(Layer(num_heads=4, num_kv_heads=1, key_dim=8, value_dim=8), [30])
     shapes = {0: wide.cache.layers[3], 1: narrow.cache.layers[3]}
     cache = PagedCache(shapes, torch.float32, "cpu")
-    cache.allocate(8, PAGE_SIZE)
+    cache.allocate(8, BLOCK_SIZE)
     cache.begin(make_batch([(0, 30, [4, 1, 7, 2])]))
     for index, bench in enumerate((wide, narrow)):
         row = bench.rows[0]
@@ -315,11 +315,11 @@ def test_layers_of_different_shapes_share_a_step() -> None:
         assert (output - dense_attention(row, bench.layer)).abs().max() < 2e-6
 
 
-def test_latent_pages_equal_dense_multi_query_attention() -> None:
+def test_latent_blocks_equal_dense_multi_query_attention() -> None:
     layer = Layer(num_heads=4, num_kv_heads=1, key_dim=24, value_dim=24)
     row = Bench(layer, [70]).rows[0]
     cache = PagedCache({0: LayerShape(1, 24, 0)}, torch.float32, "cpu")
-    cache.allocate(16, PAGE_SIZE)
+    cache.allocate(16, BLOCK_SIZE)
     outputs = []
     for start, count in ((0, 69), (69, 1)):
         cache.begin(make_batch([(start, count, list(range(9)))]))
@@ -347,7 +347,7 @@ def test_the_adapter_equals_dense_attention() -> None:
     module = torch.nn.Module()
     module.layer_idx = 0  # type: ignore[assignment]
     module.histrio_cache = PagedCache({0: LayerShape(2, 16, 16)}, torch.float32, "cpu")  # type: ignore[assignment]
-    module.histrio_cache.allocate(8, PAGE_SIZE)  # type: ignore[operator]
+    module.histrio_cache.allocate(8, BLOCK_SIZE)  # type: ignore[operator]
     module.histrio_cache.begin(make_batch([(0, 30, [5, 0, 3, 6])]))  # type: ignore[operator]
     inputs = [part.transpose(0, 1)[None] for part in (row.query, row.key, row.value)]
     output, weights = paged_attention_forward(module, *inputs, None, scaling=0.3, sliding_window=9, softcap=3.0)

@@ -1,4 +1,4 @@
-"""Rows that keep their keys and values in order read the same as from their pages, whatever happens in between."""
+"""Rows that keep their keys and values in order read the same as from their blocks, whatever happens in between."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from histrio_torch import pages
+from histrio_torch import blocks
 from histrio_torch.attention import attend
-from histrio_torch.pages import LayerShape, PagedCache
+from histrio_torch.blocks import LayerShape, PagedCache
 from histrio_torch.residents import Arena, Residents
 from histrio_torch.stores import Store
 from histrio_torch.testing.batches import make_batch
 
-PAGE_SIZE = 4
+BLOCK_SIZE = 4
 SHAPE = LayerShape(num_kv_heads=2, key_dim=8, value_dim=8)
 
 
@@ -40,7 +40,7 @@ class Pair:
     def __init__(self, num_layers: int = 2) -> None:
         self.caches = [PagedCache(dict.fromkeys(range(num_layers), SHAPE), torch.float32, "cpu") for _ in range(2)]
         for cache in self.caches:
-            cache.allocate(128, PAGE_SIZE)
+            cache.allocate(128, BLOCK_SIZE)
         self.caches[1]._residents = None
         self.stores = [Counted(store) for store in self.caches[0]._keys.values()]
         self.caches[0]._keys = dict(enumerate(self.stores))
@@ -58,14 +58,14 @@ class Pair:
         return sum(len(known.copies) for known in self.residents._sets)
 
     def tokens_read(self) -> float:
-        """How many tokens the first cache has read from pages in each layer, since this was asked last."""
+        """How many tokens the first cache has read from blocks in each layer, since this was asked last."""
         counts = [store.num_values for store in self.stores]
         for store in self.stores:
             store.num_values = 0
         return sum(counts) / len(counts) / (SHAPE.num_kv_heads * SHAPE.key_dim)
 
     def step(self, *rows: tuple[int, int, list[int]]) -> float:
-        """Run rows of (start, new tokens, pages) on both; the largest difference between the two."""
+        """Run rows of (start, new tokens, blocks) on both; the largest difference between the two."""
         num_tokens = sum(count for _, count, _ in rows)
         query = torch.randn(num_tokens, 4, 8, generator=self.generator)
         key, value = torch.randn(2, num_tokens, 2, 8, generator=self.generator).unbind()
@@ -75,7 +75,7 @@ class Pair:
         return float(torch.stack(differences).max())
 
     def decode(self, first: int, end: int, *tables: list[int]) -> float:
-        """Decode positions first … end-1 of one row per page table, which start `row` positions later each."""
+        """Decode positions first … end-1 of one row per block table, which start `row` positions later each."""
         steps = [[(start + row, 1, table) for row, table in enumerate(tables)] for start in range(first, end)]
         return max(self.step(*rows) for rows in steps)
 
@@ -108,7 +108,7 @@ def test_the_comparison_notices_a_wrong_copy(pair: Pair) -> None:
     assert pair.decode(10, 11, FIRST, SECOND) > 1e-3
 
 
-def test_rows_that_go_on_read_no_pages(pair: Pair) -> None:
+def test_rows_that_go_on_read_no_blocks(pair: Pair) -> None:
     assert pair.tokens_read() > 0
     pair.decode(5, 11, FIRST, SECOND)
     assert pair.tokens_read() == 0
@@ -127,7 +127,7 @@ def test_who_joins_or_takes_a_leavers_seat_is_all_that_is_read() -> None:
     pair.step(*((0, 9 + row, table) for row, table in enumerate(tables[:4])))
     pair.decode(9, 11, *tables[:4])
     (known,) = pair.residents._sets
-    row_tokens = known.capacity * PAGE_SIZE
+    row_tokens = known.capacity * BLOCK_SIZE
     assert pair.tokens_read() == 4 * row_tokens
     assert pair.step(*((11 + row, 1, table) for row, table in enumerate(tables[:4])), (0, 9, tables[4])) < 1e-6
     assert pair.tokens_read() == row_tokens
@@ -151,7 +151,7 @@ def test_draft_rows_and_rewinds_stay_resident(pair: Pair) -> None:
     assert pair.tokens_read() > 0
 
 
-def test_a_rewind_over_the_border_of_a_page_stays_resident(pair: Pair) -> None:
+def test_a_rewind_over_the_border_of_a_block_stays_resident(pair: Pair) -> None:
     pair.decode(5, 15, FIRST)
     pair.tokens_read()
     for start in (14, 15):
@@ -168,7 +168,7 @@ def test_rows_may_change_places(pair: Pair) -> None:
     assert pair.tokens_read() == 0
 
 
-def test_pages_that_another_row_has_written_are_read_anew(pair: Pair) -> None:
+def test_blocks_that_another_row_has_written_are_read_anew(pair: Pair) -> None:
     pair.decode(5, 8, FIRST, SECOND)
     pair.tokens_read()
     assert pair.step((0, 7, FIRST)) < 1e-6
@@ -176,13 +176,13 @@ def test_pages_that_another_row_has_written_are_read_anew(pair: Pair) -> None:
     assert pair.tokens_read() > 0
 
 
-def test_a_row_that_inherits_pages_mid_step_is_read_anew(pair: Pair) -> None:
+def test_a_row_that_inherits_blocks_mid_step_is_read_anew(pair: Pair) -> None:
     pair.decode(5, 8, FIRST)
     pair.step((0, 7, [60, 61]), (0, 8, FIRST))
     assert pair.decode(8, 11, FIRST) < 1e-6
 
 
-def test_copied_pages_are_read_anew(pair: Pair) -> None:
+def test_copied_blocks_are_read_anew(pair: Pair) -> None:
     pair.decode(5, 8, FIRST)
     for cache in pair.caches:
         cache.copy([SECOND[0]], [FIRST[0]])
@@ -216,7 +216,7 @@ def test_a_layer_that_missed_a_step_is_read_anew(pair: Pair) -> None:
 
 
 def test_rows_without_room_in_the_arena_are_gathered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "RESIDENT_RATIO", 0.03)
+    monkeypatch.setattr(blocks, "RESIDENT_RATIO", 0.03)
     pair = Pair()
     pair.step((0, 5, FIRST), (0, 6, SECOND))
     assert pair.decode(5, 24, FIRST, SECOND) < 1e-6
@@ -224,13 +224,13 @@ def test_rows_without_room_in_the_arena_are_gathered(monkeypatch: pytest.MonkeyP
 
 
 def test_sets_that_no_longer_run_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pages, "RESIDENT_RATIO", 0.03)
+    monkeypatch.setattr(blocks, "RESIDENT_RATIO", 0.03)
     pair = Pair()
     pair.step((0, 5, FIRST), (0, 6, SECOND))
     pair.decode(5, 8, FIRST)
     assert pair.decode(6, 9, SECOND) < 1e-6
     (kept,) = (known for known in pair.residents._sets if known.copies)
-    assert pair.residents._pages[kept.first_seat].tolist()[:3] == SECOND[:3]
+    assert pair.residents._blocks[kept.first_seat].tolist()[:3] == SECOND[:3]
 
 
 def test_an_arena_reuses_gaps_and_says_when_it_is_full() -> None:

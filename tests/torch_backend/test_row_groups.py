@@ -1,4 +1,4 @@
-"""How the rows of a step are put together: every token once, every visible page read, and little else."""
+"""How the rows of a step are put together: every token once, every visible block read, and little else."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 from histrio_torch.row_groups import BLOCK_TOKENS, LEAST_FILL, RowGroup, Rows, make_group, similar_rows
 from histrio_torch.testing.batches import make_batch
 
-PAGE_SIZE = 16
+BLOCK_SIZE = 16
 
 
 def rows_of(lengths: list[tuple[int, int]], window: int | None = None) -> Rows:
-    """Rows of (start, new tokens); row r has the pages 1000 r, 1000 r + 1, …"""
+    """Rows of (start, new tokens); row r has the blocks 1000 r, 1000 r + 1, …"""
     rows = [
-        (start, count, [1000 * row + page for page in range(-(-(start + count) // PAGE_SIZE))])
+        (start, count, [1000 * row + block for block in range(-(-(start + count) // BLOCK_SIZE))])
         for row, (start, count) in enumerate(lengths)
     ]
-    return Rows.of(make_batch(rows), PAGE_SIZE, window)
+    return Rows.of(make_batch(rows), BLOCK_SIZE, window)
 
 
 def groups_of(lengths: list[tuple[int, int]], window: int | None = None) -> list[RowGroup]:
@@ -43,7 +43,7 @@ def test_rows_of_similar_length_share_a_group() -> None:
     assert [part.num_queries for part in group.parts] == [1]
 
 
-def test_a_few_rows_with_drafts_attend_them_in_parts_over_the_same_pages() -> None:
+def test_a_few_rows_with_drafts_attend_them_in_parts_over_the_same_blocks() -> None:
     lengths = [(160 + row, 5 if row in (3, 17, 18) else 1) for row in range(32)]
     (group,) = groups_of(lengths)
     assert [part.rows for part in group.parts] == [slice(0, 32), slice(3, 4), slice(17, 19)]
@@ -71,28 +71,28 @@ def test_a_much_longer_row_is_alone() -> None:
     assert sorted(group.rows.tolist() for group in groups) == [[0, 2], [1]]
 
 
-def test_no_row_reads_much_more_than_its_own_pages() -> None:
+def test_no_row_reads_much_more_than_its_own_blocks() -> None:
     lengths = [(int(length), 1) for length in np.random.default_rng(0).integers(1, 5000, 64)]
     for group in groups_of(lengths):
-        assert (group.num_pages >= np.minimum(LEAST_FILL * group.pages.shape[1], group.pages.shape[1] - 4)).all()
+        assert (group.num_blocks >= np.minimum(LEAST_FILL * group.blocks.shape[1], group.blocks.shape[1] - 4)).all()
 
 
-def test_prefill_blocks_read_no_pages_behind_them() -> None:
+def test_prefill_blocks_read_no_blocks_behind_them() -> None:
     groups = groups_of([(0, 4 * BLOCK_TOKENS)])
-    widths = sorted(group.pages.shape[1] * PAGE_SIZE for group in groups)
+    widths = sorted(group.blocks.shape[1] * BLOCK_SIZE for group in groups)
     assert widths == [BLOCK_TOKENS * block for block in range(1, 5)]
 
 
-@pytest.mark.parametrize(("start", "first_page"), [(10, 0), (63, 0), (64, 0), (79, 1), (80, 1), (95, 2)])
-def test_a_window_names_only_pages_with_a_visible_key(start: int, first_page: int) -> None:
+@pytest.mark.parametrize(("start", "first_block"), [(10, 0), (63, 0), (64, 0), (79, 1), (80, 1), (95, 2)])
+def test_a_window_names_only_blocks_with_a_visible_key(start: int, first_block: int) -> None:
     (group,) = groups_of([(start, 1)], window=64)
-    assert group.pages[0].tolist() == list(range(first_page, start // PAGE_SIZE + 1))
+    assert group.blocks[0].tolist() == list(range(first_block, start // BLOCK_SIZE + 1))
 
 
 def test_hidden_keys_are_those_behind_the_query_and_before_the_window() -> None:
     (group,) = groups_of([(100, 2)], window=30)
     (part,) = group.parts
-    first_key = int(group.pages[0, 0]) * PAGE_SIZE + part.first_masked
+    first_key = int(group.blocks[0, 0]) * BLOCK_SIZE + part.first_masked
     visible = [(np.flatnonzero(~hidden) + first_key).tolist() for hidden in part.hidden[0]]
     assert visible == [list(range(71, 101)), list(range(72, 102))]
 
@@ -101,8 +101,8 @@ def test_a_wider_group_has_only_more_hidden_keys() -> None:
     rows = rows_of([(20, 1), (30, 1)])
     narrow, wide = (make_group(rows, np.arange(2), width) for width in (None, 5))
     before, after = narrow.parts[0].hidden, wide.parts[0].hidden
-    assert wide.pages.tolist() == [[0, 1, 0, 0, 0], [1000, 1001, 1000, 1000, 1000]]
+    assert wide.blocks.tolist() == [[0, 1, 0, 0, 0], [1000, 1001, 1000, 1000, 1000]]
     np.testing.assert_array_equal(after[..., : before.shape[-1]], before)
-    assert after.shape[-1] == before.shape[-1] + 3 * PAGE_SIZE
+    assert after.shape[-1] == before.shape[-1] + 3 * BLOCK_SIZE
     assert after[..., before.shape[-1] :].all()
     assert not before.all()

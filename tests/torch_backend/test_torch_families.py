@@ -64,13 +64,13 @@ def test_three_stages_equal_one(family: str, tiny_model: Callable[[str], Any], e
     chain.close()
 
 
-def test_pages_of_deepseek_hold_the_latent(tiny_model: Callable[[str], Any]) -> None:
+def test_blocks_of_deepseek_hold_the_latent(tiny_model: Callable[[str], Any]) -> None:
     tiny = tiny_model("deepseek_v3")
     config = tiny.model.config
     chain = open_chain(tiny.folder)
     numbers = config.kv_lora_rank + config.qk_rope_head_dim
 
-    assert chain.capacities[0].page_bytes_per_token == NUM_LAYERS * numbers * 4
+    assert chain.capacities[0].block_bytes_per_token == NUM_LAYERS * numbers * 4
     chain.close()
 
 

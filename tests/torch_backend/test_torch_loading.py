@@ -134,7 +134,7 @@ def test_closing_twice_is_harmless_and_another_stage_opens(tiny_model: Callable[
         stage.close()
         stage.close()
 
-    assert stage.capacity.max_pages[16] >= stage.capacity.max_pages[32] >= 1
+    assert stage.capacity.max_blocks[16] >= stage.capacity.max_blocks[32] >= 1
 
 
 def test_accelerate_is_not_needed(tiny_model: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from histrio_torch.factory import TorchFactory
 from histrio_torch.testing import FAMILIES, MAX_LENGTH, Excuses, Reference
 
 LENGTHS = [5, 33, 17, 2, 48, 11, 26, 1]
-"""Prompt tokens of the eight rows; the longest spans several pages and windows."""
+"""Prompt tokens of the eight rows; the longest spans several blocks and windows."""
 CHUNK_TOKENS = 13
 """Most prompt tokens of one row in one step."""
 NUM_TOKENS = 12

@@ -149,7 +149,7 @@ def test_a_mask_of_the_models_own_is_refused(tmp_path: Path) -> None:
     [
         ({"param_mem_ratio": 1e-9}, "param-mem-ratio"),
         ({"kvcache_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
-        ({"num_pages": 10**12}, "1000000000000 pages"),
+        ({"num_blocks": 10**12}, "1000000000000 blocks"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(

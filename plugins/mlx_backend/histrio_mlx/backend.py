@@ -1,4 +1,4 @@
-"""A stage on MLX: a range of an mlx-lm model's layers over a pool of pages."""
+"""A stage on MLX: a range of an mlx-lm model's layers over a pool of blocks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy.typing as npt
 from histrio.contracts.backend import ArrayNamespace, Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.messages import StageCapacity
 from histrio_mlx.arrays import MlxArrays
+from histrio_mlx.blocks import CallContext
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import modules_of
 from histrio_mlx.devices import choose_device, limit_cache, measure
 from histrio_mlx.groups import Group, make_groups
 from histrio_mlx.loader import StageModel, load_stage
-from histrio_mlx.pages import CallContext
 from histrio_mlx.splice import Parts
-from histrio_mlx.traits import PAGE_SIZES, capabilities, check_placement
+from histrio_mlx.traits import BLOCK_SIZES, capabilities, check_placement
 from histrio_mlx.trial import DTYPE_NAMES, try_stage
 from histrio_mlx.wire import from_wire, to_wire
 
@@ -33,7 +33,7 @@ class MlxStage:
     """Implements `histrio.contracts.backend.OpenedStage`; all calls from one thread, since MLX ties arrays to it."""
 
     def __init__(self, spec: StageSpec, loaded: Loaded, device: mx.Device) -> None:
-        """Raises `DoesNotFit` where no rows or no pages fit beside the weights."""
+        """Raises `DoesNotFit` where no rows or no blocks fit beside the weights."""
         self.xp: ArrayNamespace = MlxArrays(device)
         self.capacity = _capacity(spec, loaded, device)
         self._is_last = spec.is_last
@@ -41,31 +41,31 @@ class MlxStage:
         self._is_open = True
 
     def allocate(self, size: ReplicaSize) -> RunningMlxStage:
-        """Make the pools of pages and the rows of states; the same sizes again keep them."""
+        """Make the pools of blocks and the rows of states; the same sizes again keep them."""
         self._loaded.caches.allocate(size)
-        return RunningMlxStage(self._loaded, size.page_size, is_last=self._is_last)
+        return RunningMlxStage(self._loaded, size.block_size, is_last=self._is_last)
 
     def close(self) -> None:
-        """Drop weights and pages. Safe to call twice."""
+        """Drop weights and blocks. Safe to call twice."""
         if self._is_open:
             self._is_open = False
             self._loaded.free()
 
 
 class RunningMlxStage:
-    """Implements `histrio.contracts.backend.RunningStage`: the layers over the pools of pages."""
+    """Implements `histrio.contracts.backend.RunningStage`: the layers over the pools of blocks."""
 
-    def __init__(self, loaded: Loaded, page_size: int, *, is_last: bool) -> None:
+    def __init__(self, loaded: Loaded, block_size: int, *, is_last: bool) -> None:
         self._stage, self._caches = loaded.stage, loaded.caches
         self._most_rows = loaded.most_rows
-        self._page_size = page_size
+        self._block_size = block_size
         self._is_last = is_last
 
     def step(self, batch: StepBatch) -> StageOutput:
         """Run the rows, in as few dense calls of the model as their lengths allow; nothing is left to be evaluated."""
         self._caches.reserve(int(batch.block_tables.max()))
         received = self._receive(batch)
-        groups = make_groups(batch, self._page_size, self._most_rows)
+        groups = make_groups(batch, self._block_size, self._most_rows)
         results = [self._run(group, received, batch) for group in groups]
         if not self._is_last:
             parts = _in_token_order(groups, results)
@@ -77,7 +77,7 @@ class RunningMlxStage:
         return StageOutput([], logits)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
+        """Copy blocks in all layers."""
         self._caches.copy(src, dst)
 
     def close_slot(self, slot: int) -> None:
@@ -93,7 +93,7 @@ class RunningMlxStage:
     def _run(self, group: Group, received: Parts | None, batch: StepBatch) -> Parts | mx.array | None:
         """One call of the model. Lazy; None where its result is not read, but for what it stores."""
         relay = self._stage.relay
-        context = CallContext(group, self._page_size)
+        context = CallContext(group, self._block_size)
         views = self._caches.views(context)
         inputs = _inputs(group, received, batch)
         result: Parts | mx.array | None
@@ -116,7 +116,7 @@ class Loaded:
     """Of one call of the model; None for any number."""
 
     def free(self) -> None:
-        """Drop weights and pages."""
+        """Drop weights and blocks."""
         _take_apart(self.stage)
         self.caches.free()
 
@@ -148,12 +148,12 @@ def _capacity(spec: StageSpec, loaded: Loaded, device: mx.Device) -> StageCapaci
     max_rows = budget.max_rows(caches.bytes_per_row, spec)
     state_bytes = max_rows * caches.bytes_per_row
     return StageCapacity(
-        max_pages=budget.max_pages(caches.bytes_per_token, spec, PAGE_SIZES, state_bytes),
+        max_blocks=budget.max_blocks(caches.bytes_per_token, spec, BLOCK_SIZES, state_bytes),
         max_rows=max_rows,
         max_step_tokens=spec.max_step_tokens,
         dtype=DTYPE_NAMES[loaded.stage.dtype],
         param_bytes=loaded.stage.param_bytes,
-        page_bytes_per_token=caches.bytes_per_token,
+        block_bytes_per_token=caches.bytes_per_token,
         capabilities=list(capabilities(rewindable=not caches.bytes_per_row)),
     )
 

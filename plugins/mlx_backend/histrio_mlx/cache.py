@@ -1,6 +1,6 @@
 """What the model's layers get as their caches: views of the pools for one call, with the behaviour of mlx-lm's caches.
 
-Sliding layers live in pages like all others and see their window through the mask, so they can be rewound. Layers with
+Sliding layers live in blocks like all others and see their window through the mask, so they can be rewound. Layers with
 a recurrent state (`ArraysCache`) keep one row of state per slot. An entry that no layer of this stage uses still
 answers what models ask of any cache: offset and mask.
 """
@@ -14,8 +14,8 @@ import numpy as np
 
 from histrio.contracts.backend import ReplicaSize
 from histrio.errors import UnsupportedModel
+from histrio_mlx.blocks import CallContext, Pool
 from histrio_mlx.compat import ArraysCache, CacheList, ChunkedKVCache, ConcatenateKVCache, KVCache, RotatingKVCache
-from histrio_mlx.pages import CallContext, Pool
 
 __all__ = ["StageCaches", "has_windows"]
 
@@ -50,14 +50,14 @@ class StageCaches:
         self._entries = [_make_entry(cache, window) for cache in used]
         self.pools = [pool for entry in self._entries for pool in entry.pools]
         self._states = [state for entry in self._entries for state in entry.states]
-        self._page_size = 1
-        self._num_pages = 0
+        self._block_size = 1
+        self._num_blocks = 0
         """In the pools now."""
         self._size: ReplicaSize | None = None
 
     @property
     def bytes_per_token(self) -> int:
-        """Of all pages."""
+        """Of all blocks."""
         return sum(pool.bytes_per_token for pool in self.pools)
 
     @property
@@ -76,10 +76,10 @@ class StageCaches:
             return
 
         self.free()
-        self._size, self._page_size = size, size.page_size
-        self._num_pages = min(size.num_pages, -(-_FIRST_TOKENS // size.page_size))
+        self._size, self._block_size = size, size.block_size
+        self._num_blocks = min(size.num_blocks, -(-_FIRST_TOKENS // size.block_size))
         for pool in self.pools:
-            pool.allocate(self._num_pages, size.page_size)
+            pool.allocate(self._num_blocks, size.block_size)
         for state in self._states:
             state.allocate(size.max_rows)
         mx.eval(self.arrays)
@@ -88,22 +88,22 @@ class StageCaches:
         """Give the memory back."""
         self._size = None
         for pool in self.pools:
-            pool.allocate(0, self._page_size)
+            pool.allocate(0, self._block_size)
         for state in self._states:
             state.allocate(0)
         mx.clear_cache()
 
-    def reserve(self, last_page: int) -> None:
-        """See to it that the pools have this page."""
-        if last_page < self._num_pages:
+    def reserve(self, last_block: int) -> None:
+        """See to it that the pools have this block."""
+        if last_block < self._num_blocks:
             return
 
         assert self._size is not None, "allocate() comes before reserve()"
-        assert last_page < self._size.num_pages, f"page {last_page} of {self._size.num_pages}"
+        assert last_block < self._size.num_blocks, f"block {last_block} of {self._size.num_blocks}"
         # MLX fills what it allocates, so a pool of full size would take its memory at once, and seconds to get it.
-        self._num_pages = min(max(2 * self._num_pages, last_page + 1), self._size.num_pages)
+        self._num_blocks = min(max(2 * self._num_blocks, last_block + 1), self._size.num_blocks)
         for pool in self.pools:
-            pool.grow(self._num_pages)
+            pool.grow(self._num_blocks)
         mx.clear_cache()
 
     def views(self, context: CallContext) -> list[Any]:
@@ -116,7 +116,7 @@ class StageCaches:
             entry.commit(context, view)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
+        """Copy blocks in all layers."""
         self.reserve(max([*src, *dst], default=0))
         for pool in self.pools:
             pool.copy(src, dst)
@@ -137,7 +137,7 @@ class PagedView:
         self.values: mx.array | None = None
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
-        """Write the new tokens [rows, heads, tokens, width] into pages; all that attention reads, oldest first."""
+        """Write the new tokens [rows, heads, tokens, width] into blocks; all that attention reads, oldest first."""
         new = [keys, values]
         for pool, part in zip(self._pools, new, strict=True):
             pool.write(self._context, part)
@@ -148,7 +148,7 @@ class PagedView:
         return new[0], new[1]
 
     def maybe_trim_front(self) -> None:
-        """Nothing is dropped: pages keep what is behind a chunk's border."""
+        """Nothing is dropped: blocks keep what is behind a chunk's border."""
 
     def keys_and_values(self) -> tuple[mx.array | None, mx.array | None]:
         """What was fetched last, for layers that read another layer's."""
@@ -273,7 +273,7 @@ def _make_entry(cache: Any, window: int | None) -> _Entry:
     if type(cache) is CacheList:
         return _ListEntry([_make_entry(part, window) for part in cache.caches])
 
-    raise UnsupportedModel(f"its layers keep a {type(cache).__name__}, which pages and rows of states can't hold")
+    raise UnsupportedModel(f"its layers keep a {type(cache).__name__}, which blocks and rows of states can't hold")
 
 
 def _slots(context: CallContext) -> mx.array:
@@ -281,4 +281,4 @@ def _slots(context: CallContext) -> mx.array:
 
 
 def _sizes(size: ReplicaSize) -> tuple[int, int, int]:
-    return size.num_pages, size.page_size, size.max_rows
+    return size.num_blocks, size.block_size, size.max_rows

@@ -12,11 +12,11 @@ import numpy as np
 
 from histrio.contracts.backend import ReplicaSize, StageSpec
 from histrio.errors import UnsupportedModel
+from histrio_mlx.blocks import CallContext
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import ArraysCache, CacheList, make_prompt_cache, model_classes
 from histrio_mlx.config import Config
 from histrio_mlx.groups import Group
-from histrio_mlx.pages import CallContext
 from histrio_mlx.splice import Parts, Relay, splice
 
 __all__ = ["DryRun"]

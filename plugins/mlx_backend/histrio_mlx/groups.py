@@ -1,7 +1,7 @@
 """Rows of a step, divided into dense calls of the model.
 
 Rows with equally many new tokens form one call [rows, tokens], so no call has padding among its tokens. What such rows
-have in their pages may differ in length: shorter rows are padded to the longest, and masked. Padding costs memory and
+have in their blocks may differ in length: shorter rows are padded to the longest, and masked. Padding costs memory and
 time, so a row less than half as long as the longest one goes into another call.
 """
 
@@ -31,11 +31,11 @@ class Group:
     slots: Ints
     """[rows]"""
     starts: Ints
-    """[rows] tokens that each has in its pages."""
+    """[rows] tokens that each has in its blocks."""
     num_tokens: int
     """New tokens of every row."""
     tables: npt.NDArray[np.int32]
-    """[rows, pages of the longest]"""
+    """[rows, blocks of the longest]"""
     tokens: Ints
     """[rows * num_tokens] where they are among the step's tokens."""
     num_sampled: Ints
@@ -53,7 +53,7 @@ class Group:
         return np.concatenate([np.arange(end - count, end) for end, count in zip(ends, self.num_sampled, strict=True)])
 
 
-def make_groups(batch: StepBatch, page_size: int, most_rows: int | None = None) -> list[Group]:
+def make_groups(batch: StepBatch, block_size: int, most_rows: int | None = None) -> list[Group]:
     """All rows of `batch`, each in one group of at most `most_rows`."""
     lengths = batch.starts.astype(np.int64) + batch.num_tokens
     groups: list[list[int]] = []
@@ -61,7 +61,7 @@ def make_groups(batch: StepBatch, page_size: int, most_rows: int | None = None) 
         if not groups or not _fits(groups[-1], row, batch.num_tokens, lengths) or len(groups[-1]) == most_rows:
             groups.append([])
         groups[-1].append(row)
-    return [_make(batch, np.array(sorted(rows)), lengths, page_size) for rows in groups]
+    return [_make(batch, np.array(sorted(rows)), lengths, block_size) for rows in groups]
 
 
 def _fits(group: list[int], row: int, num_tokens: npt.NDArray[np.int32], lengths: Ints) -> bool:
@@ -69,9 +69,9 @@ def _fits(group: list[int], row: int, num_tokens: npt.NDArray[np.int32], lengths
     return bool(num_tokens[group[0]] == num_tokens[row] and longest <= max(2 * lengths[row], SHORT_TOKENS))
 
 
-def _make(batch: StepBatch, rows: Ints, lengths: Ints, page_size: int) -> Group:
+def _make(batch: StepBatch, rows: Ints, lengths: Ints, block_size: int) -> Group:
     num_tokens = int(batch.num_tokens[rows[0]])
-    num_blocks = -(-int(lengths[rows].max()) // page_size)
+    num_blocks = -(-int(lengths[rows].max()) // block_size)
     return Group(
         rows=rows,
         slots=batch.slots[rows].astype(np.int64),

@@ -13,17 +13,17 @@ from histrio_mlx.families import family as find_family
 from histrio_mlx.refusals import check_config
 from histrio_mlx.sources import find_source
 
-__all__ = ["PAGE_SIZES", "capabilities", "check_placement"]
+__all__ = ["BLOCK_SIZES", "capabilities", "check_placement"]
 
-PAGE_SIZES = (4, 8, 16, 32, 64, 128)
-"""Tokens per page; any would do."""
-_OF_PAGES = (Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_PAGES)
+BLOCK_SIZES = (4, 8, 16, 32, 64, 128)
+"""Tokens per block; any would do."""
+_OF_BLOCKS = (Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_BLOCKS)
 
 
 def capabilities(*, rewindable: bool) -> list[Capability]:
     """Of a stage; one that keeps a recurrent state can neither rewind a row nor share what it has."""
-    pages = _OF_PAGES if rewindable else ()
-    return [Capability.BATCH, *pages, Capability.ALL_POSITION_LOGITS]
+    blocks = _OF_BLOCKS if rewindable else ()
+    return [Capability.BATCH, *blocks, Capability.ALL_POSITION_LOGITS]
 
 
 def check_placement(spec: StageSpec) -> Family | None:

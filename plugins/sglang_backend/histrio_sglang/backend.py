@@ -43,13 +43,13 @@ class SglangStage:
         """Raises `DoesNotFit` where no pages fit beside the weights."""
         self.xp = TorchArrays(device)
         self.capacity = StageCapacity(
-            max_pages=measure(device).max_pages(runner.token_bytes, spec, [page_size]),
+            max_blocks=measure(device).max_blocks(runner.token_bytes, spec, [page_size]),
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype=str(runner.dtype).removeprefix("torch."),
             param_bytes=runner.param_bytes,
-            page_bytes_per_token=runner.token_bytes,
-            first_page_id=_FIRST_ID,
+            block_bytes_per_token=runner.token_bytes,
+            first_block_id=_FIRST_ID,
             first_row=_FIRST_ID,
             capabilities=list(CAPABILITIES),
         )
@@ -110,7 +110,7 @@ def open_stage(spec: StageSpec, progress: Progress) -> SglangStage:
     """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model, with nothing kept."""
     options = read_options(spec.options)
     if options.page_size == 0:
-        options = msgspec.structs.replace(options, page_size=spec.page_size or DEFAULT_PAGE_SIZE)
+        options = msgspec.structs.replace(options, page_size=spec.block_size or DEFAULT_PAGE_SIZE)
     check_version(force=options.force_version)
     if spec.adapter is not None:
         raise BackendError("the sglang backend applies no adapters; merge the adapter into the weights")

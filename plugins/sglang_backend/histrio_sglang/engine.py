@@ -214,14 +214,14 @@ def _set_environment(spec: StageSpec, device: torch.device) -> None:
 def _cache_tokens(spec: StageSpec, options: EngineOptions, device: torch.device, dtype: str) -> int | None:
     """Tokens of the cache: as asked for; on a CPU what is useful and fits, elsewhere what SGLang measures."""
     if device.type != "cpu":
-        return spec.num_pages
+        return spec.num_blocks
 
     config = read_config(Path(spec.model))
     heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
     item_bytes = torch.float32.itemsize if dtype == "float32" else torch.bfloat16.itemsize
-    wanted = None if spec.num_pages is None else math.ceil(spec.num_pages / options.page_size)
-    pages_spec = msgspec.structs.replace(spec, num_pages=wanted)
+    wanted = None if spec.num_blocks is None else math.ceil(spec.num_blocks / options.page_size)
+    pages_spec = msgspec.structs.replace(spec, num_blocks=wanted)
     token_bytes = 2 * spec.num_layers * heads * width * item_bytes
-    num_pages = measure(device).max_pages(token_bytes, pages_spec, [options.page_size])[options.page_size]
-    return num_pages * options.page_size
+    num_blocks = measure(device).max_blocks(token_bytes, pages_spec, [options.page_size])[options.page_size]
+    return num_blocks * options.page_size

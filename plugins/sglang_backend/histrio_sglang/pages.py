@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["bytes_per_token", "copy_pages"]
+__all__ = ["bytes_per_token", "copy_blocks"]
 
 
 def bytes_per_token(model_config: Any, num_layers: int, dtype: torch.dtype) -> int:
@@ -16,7 +16,7 @@ def bytes_per_token(model_config: Any, num_layers: int, dtype: torch.dtype) -> i
     return num_layers * heads * width * dtype.itemsize
 
 
-def copy_pages(pool: Any, src: list[int], dst: list[int], page_size: int) -> None:
+def copy_blocks(pool: Any, src: list[int], dst: list[int], page_size: int) -> None:
     """Copy pages in all layers of SGLang's pool."""
     buffers = [*pool.k_buffer, *pool.v_buffer]
     within = torch.arange(page_size)

@@ -20,7 +20,7 @@ from histrio.errors import DoesNotFit
 from histrio_sglang.batch import RowTable, make_forward_batch
 from histrio_sglang.compat import forget_place, make_runner, publish, server_args
 from histrio_sglang.options import StageOptions
-from histrio_sglang.pages import bytes_per_token, copy_pages
+from histrio_sglang.pages import bytes_per_token, copy_blocks
 from histrio_sglang.virtual_rank import place
 
 __all__ = ["RangeRunner"]
@@ -70,7 +70,7 @@ class RangeRunner:
 
         self._size = self._rows = None
         self._runner.req_to_token_pool = self._runner.token_to_kv_pool_allocator = None
-        num_tokens = size.num_pages * size.page_size
+        num_tokens = size.num_blocks * size.block_size
         with get_schedule().override(max_total_tokens=num_tokens, max_running_requests=size.max_rows):
             self._runner.alloc_memory_pool()
         if self._runner.max_total_num_tokens < num_tokens or self._runner.max_running_requests < size.max_rows:
@@ -82,7 +82,7 @@ class RangeRunner:
 
         self._runner.init_attention_backends()
         self._runner.init_cuda_graphs()
-        self._rows = RowTable(self._runner.req_to_token_pool.req_to_token, size.page_size)
+        self._rows = RowTable(self._runner.req_to_token_pool.req_to_token, size.block_size)
         self._size = size
         return self._rows
 
@@ -107,7 +107,7 @@ class RangeRunner:
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy pages in all layers."""
-        copy_pages(self._runner.token_to_kv_pool, src, dst, self._options.page_size)
+        copy_blocks(self._runner.token_to_kv_pool, src, dst, self._options.page_size)
 
     def close(self) -> None:
         """Free weights and pages; the process has room for another stage then."""

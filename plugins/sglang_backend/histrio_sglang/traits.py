@@ -10,7 +10,7 @@ CAPABILITIES = (
     Capability.BATCH,
     Capability.REWIND,
     Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
+    Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
 )
 """Of every stage, whatever the model."""

@@ -10,10 +10,10 @@ from histrio.messages import ReplicaSize, Row, StageCapacity, Step
 from histrio.replica.sizing import SizeLimits, fit
 from histrio.stage.slots import SlotTable
 
-__all__ = ["PAGE_SIZE", "ModelStage"]
+__all__ = ["BLOCK_SIZE", "ModelStage"]
 
-PAGE_SIZE = 16
-"""Tokens per page that are asked for."""
+BLOCK_SIZE = 16
+"""Tokens per block that are asked for."""
 _TOKENS_PER_ROW = 512
 """Tokens of the cache for each row, where no option sets its size; a longer sequence takes what others leave."""
 _NEEDED = {
@@ -39,8 +39,8 @@ class ModelStage:
             self._stage.close()
             raise
         self._first_row = capacity.first_row
-        max_blocks = -(-spec.max_sequence_length // self.size.page_size)
-        self._table = SlotTable(self.size.max_rows, max_blocks, capacity.first_row, capacity.first_page_id)
+        max_blocks = -(-spec.max_sequence_length // self.size.block_size)
+        self._table = SlotTable(self.size.max_rows, max_blocks, capacity.first_row, capacity.first_block_id)
         self._num_steps = 0
 
     @property
@@ -67,19 +67,19 @@ class ModelStage:
 
 
 def _size(spec: StageSpec, capacity: StageCapacity, num_cache_tokens: int | None) -> ReplicaSize:
-    """As many pages as were asked for, or as are useful."""
+    """As many blocks as were asked for, or as are useful."""
     for capability, reason in _NEEDED.items():
         if capability not in capacity.capabilities:
             raise BackendError(f"this backend cannot draft with the model {spec.model}: {reason}; choose another one")
 
-    limits = SizeLimits(PAGE_SIZE, None, spec.max_rows, spec.max_step_tokens, spec.max_sequence_length)
+    limits = SizeLimits(BLOCK_SIZE, None, spec.max_rows, spec.max_step_tokens, spec.max_sequence_length)
     most = fit(limits, [capacity])
     wanted = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_rows, spec.max_sequence_length)
-    num_pages = -(-wanted // most.page_size)
-    num_fitting = capacity.max_pages[most.page_size]
-    if num_cache_tokens is not None and num_pages > num_fitting:
+    num_blocks = -(-wanted // most.block_size)
+    num_fitting = capacity.max_blocks[most.block_size]
+    if num_cache_tokens is not None and num_blocks > num_fitting:
         raise DoesNotFit(
             f"drafter-options.num-cache-tokens asks for {num_cache_tokens} tokens, and "
-            f"{num_fitting * most.page_size} fit beside the weights of {spec.model}"
+            f"{num_fitting * most.block_size} fit beside the weights of {spec.model}"
         )
-    return msgspec.structs.replace(most, num_pages=min(num_pages, num_fitting))
+    return msgspec.structs.replace(most, num_blocks=min(num_blocks, num_fitting))

@@ -16,7 +16,7 @@ from histrio.errors import PluginError
 from histrio.kit.checkpoint import checkpoint_bytes
 from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
-from histrio_speculative.model_stage import PAGE_SIZE, ModelStage
+from histrio_speculative.model_stage import BLOCK_SIZE, ModelStage
 
 __all__ = ["PlacementOptions", "bring_up", "check_backend"]
 
@@ -70,9 +70,9 @@ def bring_up(
         max_rows=spec.max_rows,
         max_step_tokens=max(_MOST_STEP_TOKENS, spec.max_rows),
         kvcache_mem_ratio=_CACHE_SHARE,
-        num_pages=options.num_cache_tokens and -(-options.num_cache_tokens // PAGE_SIZE),
+        num_blocks=options.num_cache_tokens and -(-options.num_cache_tokens // BLOCK_SIZE),
         threads=options.threads or (1 if checkpoint_bytes(weight_files(Path(model))) < _FEW_BYTES else spec.threads),
-        page_size=PAGE_SIZE,
+        block_size=BLOCK_SIZE,
     )
     factory = tools.stage_backend(options.backend)
     stage_spec = with_options(stage_spec, factory, "options")

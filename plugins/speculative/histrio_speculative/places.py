@@ -1,4 +1,4 @@
-"""Places of sequences in the draft model: a slot and pages, which a sequence loses that was not drafted for lately."""
+"""Places of sequences in the draft model: a slot and blocks, which a sequence loses that was not drafted for lately."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class Place:
 
 
 class Places:
-    """All slots and pages of the draft model. `freed` is told each slot that lost its sequence."""
+    """All slots and blocks of the draft model. `freed` is told each slot that lost its sequence."""
 
     def __init__(self, size: ReplicaSize, freed: Callable[[int], None]) -> None:
         self._size = size
         self._freed = freed
         self._free_slots = list(range(size.max_rows - 1, -1, -1))
-        self._free_blocks = list(range(size.num_pages - 1, -1, -1))
+        self._free_blocks = list(range(size.num_blocks - 1, -1, -1))
         self._places: dict[int, Place] = {}
         """By request, the longest unused one first."""
         self._round = 0
@@ -55,7 +55,7 @@ class Places:
         """A place with room for so many tokens; None if sequences that are drafted for now need the rest."""
         place = self._places.get(request)
         num_held = len(place.block_ids) if place is not None else 0
-        num_blocks = max(-(-num_tokens // self._size.page_size) - num_held, 0)
+        num_blocks = max(-(-num_tokens // self._size.block_size) - num_held, 0)
         if not self._make_room(request, 1 if place is None else 0, num_blocks):
             return None
 
@@ -78,11 +78,11 @@ class Places:
         self._freed(place.slot)
 
     def check_integrity(self) -> None:
-        """Raise AssertionError if slots or pages were lost or given twice."""
+        """Raise AssertionError if slots or blocks were lost or given twice."""
         slots = [place.slot for place in self._places.values()]
         blocks = [block for place in self._places.values() for block in place.block_ids]
         assert sorted(slots + self._free_slots) == list(range(self._size.max_rows)), "slots were lost or doubled"
-        assert sorted(blocks + self._free_blocks) == list(range(self._size.num_pages)), "pages were lost or doubled"
+        assert sorted(blocks + self._free_blocks) == list(range(self._size.num_blocks)), "blocks were lost or doubled"
 
     def _make_room(self, request: int, num_slots: int, num_blocks: int) -> bool:
         """Take places from the longest unused on, unless all that may be taken would not do."""

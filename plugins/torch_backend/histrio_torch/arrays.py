@@ -19,7 +19,7 @@ class TorchArrays:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        # 8 MB of float32 stay in a CPU's cache and reuse memory; more are page faults.
+        # 8 MB of float32 stay in a CPU's cache and reuse memory; more are block faults.
         self.chunk_values = 2**21 if self.device.type == "cpu" else 2**25
 
     def asarray(self, values: npt.NDArray[Any]) -> Tensor:

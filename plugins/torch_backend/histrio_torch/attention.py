@@ -1,4 +1,4 @@
-"""Attention of a ragged step over its pages: two batched products around a softmax, in plain torch.
+"""Attention of a ragged step over its blocks: two batched products around a softmax, in plain torch.
 
 The query heads that share a key/value head are folded into the rows of one product of [queries · group, dim].
 `scaled_dot_product_attention` isn't used: on a CPU its grouped form is 17–33 times slower at one query, and its
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from histrio_torch.pages import DeviceGroup, DevicePart, PagedCache
+from histrio_torch.blocks import DeviceGroup, DevicePart, PagedCache
 
 __all__ = ["ATTENTION_NAME", "attend", "attend_latent", "paged_attention_forward", "register_attention"]
 
@@ -46,13 +46,13 @@ def attend(
     softcap: float | None = None,
     sinks: Tensor | None = None,
 ) -> Tensor:
-    """Write the step's keys and values, then attend each row over its pages.
+    """Write the step's keys and values, then attend each row over its blocks.
 
     query [tokens, heads, key_dim], key and value [tokens, kv_heads, dim] → [tokens, heads, value_dim]. A query at
     position p sees keys in (p - window, p]. Scores are `softcap * tanh(score / softcap)` with one (Gemma 2).
     """
     scoring = _Scoring(scale, window, softcap, sinks)
-    return _attend_pages(cache, layer_index, (query, *cache.write(layer_index, key, value)), scoring)
+    return _attend_blocks(cache, layer_index, (query, *cache.write(layer_index, key, value)), scoring)
 
 
 def attend_latent(
@@ -64,7 +64,7 @@ def attend_latent(
     `value_dim` numbers of each latent.
     """
     inputs = (query, *cache.write(layer_index, latent, None))
-    return _attend_pages(cache, layer_index, inputs, _Scoring(scale))[..., :value_dim]
+    return _attend_blocks(cache, layer_index, inputs, _Scoring(scale))[..., :value_dim]
 
 
 def paged_attention_forward(
@@ -110,7 +110,7 @@ def register_attention() -> None:
     AttentionInterface.register(ATTENTION_NAME, paged_attention_forward)
 
 
-def _attend_pages(
+def _attend_blocks(
     cache: PagedCache, layer_index: int, inputs: tuple[Tensor, Tensor, Tensor | None], scoring: _Scoring
 ) -> Tensor:
     query, key, value = inputs

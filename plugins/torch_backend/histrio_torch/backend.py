@@ -1,4 +1,4 @@
-"""A stage on torch: a range of a transformers model's layers over a pool of pages."""
+"""A stage on torch: a range of a transformers model's layers over a pool of blocks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from histrio.errors import BackendError, UnsupportedModel
 from histrio.kit.checkpoint import read_config
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
+from histrio_torch.blocks import PagedCache
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import attending_modules
 from histrio_torch.families import kv_cache_refusal
 from histrio_torch.loader import StageModel, load_stage
-from histrio_torch.pages import PagedCache
-from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY, PAGE_SIZES
+from histrio_torch.traits import BLOCK_SIZES, CAPABILITIES, KV_CACHE_REMEDY
 from histrio_torch.trial import trial_step
 from histrio_torch.wire import from_wire, to_wire
 
@@ -31,27 +31,27 @@ class TorchStage:
     """Implements `histrio.contracts.backend.OpenedStage`; all calls from one thread."""
 
     def __init__(self, spec: StageSpec, stage: StageModel, cache: PagedCache) -> None:
-        """Raises `DoesNotFit` where no pages fit beside the weights."""
+        """Raises `DoesNotFit` where no blocks fit beside the weights."""
         self.xp = TorchArrays(stage.device)
         self.capacity = StageCapacity(
-            max_pages=measure(stage.device).max_pages(cache.reserved_bytes_per_token, spec, PAGE_SIZES),
+            max_blocks=measure(stage.device).max_blocks(cache.reserved_bytes_per_token, spec, BLOCK_SIZES),
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype=str(stage.dtype).removeprefix("torch."),
             param_bytes=stage.param_bytes,
-            page_bytes_per_token=cache.bytes_per_token,
+            block_bytes_per_token=cache.bytes_per_token,
             capabilities=list(CAPABILITIES),
         )
         self._running = RunningTorchStage(spec, stage, cache)
         self._is_open = True
 
     def allocate(self, size: ReplicaSize) -> RunningTorchStage:
-        """Make the pool of pages; the same sizes again keep it."""
-        self._running.cache.allocate(size.num_pages, size.page_size)
+        """Make the pool of blocks; the same sizes again keep it."""
+        self._running.cache.allocate(size.num_blocks, size.block_size)
         return self._running
 
     def close(self) -> None:
-        """Drop weights and pages. Safe to call twice."""
+        """Drop weights and blocks. Safe to call twice."""
         if not self._is_open:
             return
 
@@ -64,7 +64,7 @@ class TorchStage:
 
 
 class RunningTorchStage:
-    """Implements `histrio.contracts.backend.RunningStage`: the layers over the pool of pages."""
+    """Implements `histrio.contracts.backend.RunningStage`: the layers over the pool of blocks."""
 
     def __init__(self, spec: StageSpec, stage: StageModel, cache: PagedCache) -> None:
         self.stage = stage
@@ -73,7 +73,7 @@ class RunningTorchStage:
         self._num_threads = _usual_threads() if spec.threads is None else spec.threads
 
     def step(self, batch: StepBatch) -> StageOutput:
-        """Run the rows as one sequence [1, tokens]; attention tells them apart by their pages."""
+        """Run the rows as one sequence [1, tokens]; attention tells them apart by their blocks."""
         torch.set_num_threads(self._num_threads)  # another stage of this thread may have its own
         with torch.inference_mode():
             self.cache.begin(batch)
@@ -89,7 +89,7 @@ class RunningTorchStage:
             return StageOutput(hidden=[], logits=self._run_model(inputs, sampled))
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
+        """Copy blocks in all layers."""
         self.cache.copy(src, dst)
 
     def close_slot(self, slot: int) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
-from histrio_torch.pages import LayerShape
+from histrio_torch.blocks import LayerShape
 
 __all__ = ["NUM_TRIED_TOKENS", "attending_modules", "check_side_channels", "record_shapes"]
 
@@ -137,7 +137,7 @@ class _Recorder:
     def _check(self, layer: int, mask: torch.Tensor | None, kwargs: dict[str, Any]) -> None:
         name = self._config.model_type
         if layer in self.shapes:
-            raise UnsupportedModel(f"{name}: layer {layer} attends twice, which pages can't hold")
+            raise UnsupportedModel(f"{name}: layer {layer} attends twice, which blocks can't hold")
 
         if mask is not None:
             raise UnsupportedModel(f"{name}: layer {layer} makes an attention mask of its own, which is not supported")

@@ -97,7 +97,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
         return "it is an encoder; only decoders run"
 
     if _INTERFACE not in code:
-        return "its code in transformers computes attention itself, so that it can't read keys and values from pages"
+        return "its code in transformers computes attention itself, so that it can't read keys and values from blocks"
 
     num_layers(config)
     return None
@@ -156,7 +156,7 @@ def _state_reason(config: Mapping[str, Any], model_type: str) -> str | None:
 
     found = [key for key in _STATE_KEYS if config.get(key) is not None]
     if found or model_type.startswith(_STATE_TYPES):
-        return f"it keeps a recurrent or hybrid state ({found[0] if found else model_type}) that pages can't hold"
+        return f"it keeps a recurrent or hybrid state ({found[0] if found else model_type}) that blocks can't hold"
 
     return None
 

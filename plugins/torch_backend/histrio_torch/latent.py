@@ -1,4 +1,4 @@
-"""Multi-head latent attention (DeepSeek-V2/V3) over pages that hold the latent, not the heads expanded from it.
+"""Multi-head latent attention (DeepSeek-V2/V3) over blocks that hold the latent, not the heads expanded from it.
 
 A key is W_uk · latent beside the rotary part, a value W_uv · latent. So a score is (W_ukᵀ · query) · latent, and the
 weighted sum can be taken over latents and expanded once: the two products move to the query's and the output's side
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from histrio_torch.attention import attend_latent
-from histrio_torch.pages import LayerShape, PagedCache
+from histrio_torch.blocks import LayerShape, PagedCache
 
 __all__ = ["LATENT_ATTENTION", "absorb_latents", "latent_attention_forward", "register_latent_attention"]
 

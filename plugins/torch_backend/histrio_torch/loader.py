@@ -109,7 +109,7 @@ def prepare(model: Any, spec: StageSpec) -> Structure:
 
 
 def store_latents(model: Any) -> None:
-    """Let latents reach the pages as they are, where the model has them."""
+    """Let latents reach the blocks as they are, where the model has them."""
     if absorb_latents(model):
         model.config._attn_implementation = LATENT_ATTENTION
 
@@ -132,7 +132,7 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
         config.pad_token_id = None  # nothing is padded here, and torch refuses one beyond the embedding
     name = model_class.__name__
     if getattr(model_class, "_is_stateful", False) and not has_only_attention(config.to_dict()):
-        raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that pages can't hold")
+        raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that blocks can't hold")
 
     if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
         raise UnsupportedModel(f"{name} is not supported: it can't compute the logits of chosen tokens only")

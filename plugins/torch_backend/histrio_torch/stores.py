@@ -20,7 +20,7 @@ _CHUNK_VALUES = 2**24
 
 
 class Store(Protocol):
-    """Flat from the layer's part of page 0 on: heads of a page one after the other, each [tokens of the page, dim]."""
+    """Flat from the layer's part of block 0 on: heads of a block one after the other, each [block's tokens, dim]."""
 
     def write(self, rows: Tensor, new: Tensor) -> Tensor:
         """Put [tokens, heads, dim] into rows [tokens * heads] of the store seen as […, dim].
@@ -29,15 +29,15 @@ class Store(Protocol):
         """
 
     def read(self, rows: Tensor, out: Tensor) -> None:
-        """Gather rows [count] of the store seen as […, tokens of a page * dim] into `out`, of count times that size."""
+        """Gather rows [count] of the store seen as […, a block's tokens * dim] into `out`, of count times that size."""
 
 
 class FloatStore:
     """Numbers in the dtype of the activations."""
 
-    def __init__(self, values: Tensor, page_size: int, dim: int) -> None:
+    def __init__(self, values: Tensor, block_size: int, dim: int) -> None:
         self._tokens = values.view(-1, dim)
-        self._pages = values.view(-1, page_size * dim)
+        self._blocks = values.view(-1, block_size * dim)
 
     def write(self, rows: Tensor, new: Tensor) -> Tensor:
         """As they are."""
@@ -46,7 +46,7 @@ class FloatStore:
 
     def read(self, rows: Tensor, out: Tensor) -> None:
         """As they are."""
-        torch.index_select(self._pages, 0, rows, out=out.view(-1, self._pages.shape[1]))
+        torch.index_select(self._blocks, 0, rows, out=out.view(-1, self._blocks.shape[1]))
 
 
 class Scratch:
@@ -65,13 +65,13 @@ class Scratch:
 class Int8Store:
     """Codes of one byte, and a scale for each head of each token."""
 
-    def __init__(self, codes: Tensor, scales: Tensor, page_size: int, scratch: Scratch) -> None:
+    def __init__(self, codes: Tensor, scales: Tensor, block_size: int, scratch: Scratch) -> None:
         dim = codes.numel() // scales.numel()
-        self._page_size, self._dim, self._scratch = page_size, dim, scratch
+        self._block_size, self._dim, self._scratch = block_size, dim, scratch
         self._tokens = codes.view(-1, dim)
-        self._pages = codes.view(-1, page_size * dim)
+        self._blocks = codes.view(-1, block_size * dim)
         self._token_scales = scales.view(-1, 1)
-        self._page_scales = scales.view(-1, page_size)
+        self._block_scales = scales.view(-1, block_size)
 
     def write(self, rows: Tensor, new: Tensor) -> Tensor:
         """Rounded to codes; a number that isn't finite stays so, and reaches only its own row."""
@@ -82,13 +82,13 @@ class Int8Store:
 
     def read(self, rows: Tensor, out: Tensor) -> None:
         """Codes times scales, the same operations as in `write`: the results are equal to the last bit."""
-        scales = self._page_scales.index_select(0, rows)[..., None]
-        numbers = out.view(len(rows), self._page_size, self._dim)
-        num_chunk_rows = max(1, _CHUNK_VALUES // self._pages.shape[1])
+        scales = self._block_scales.index_select(0, rows)[..., None]
+        numbers = out.view(len(rows), self._block_size, self._dim)
+        num_chunk_rows = max(1, _CHUNK_VALUES // self._blocks.shape[1])
         for first in range(0, len(rows), num_chunk_rows):
             chunk = slice(first, first + num_chunk_rows)
             codes = self._scratch.take(numbers[chunk].numel(), rows.device).view(numbers[chunk].shape)
-            torch.index_select(self._pages, 0, rows[chunk], out=codes.view(-1, self._pages.shape[1]))
+            torch.index_select(self._blocks, 0, rows[chunk], out=codes.view(-1, self._blocks.shape[1]))
             # One product of both types takes a CPU ten times as long.
             numbers[chunk].copy_(codes).mul_(scales[chunk])
 

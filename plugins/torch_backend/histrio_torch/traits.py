@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from histrio.contracts.backend import Capability
 
-__all__ = ["CAPABILITIES", "KV_CACHE_REMEDY", "PAGE_SIZES"]
+__all__ = ["BLOCK_SIZES", "CAPABILITIES", "KV_CACHE_REMEDY"]
 
 CAPABILITIES = (
     Capability.BATCH,
     Capability.REWIND,
     Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
+    Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
 )
 """Of every torch stage, whatever the model."""
-PAGE_SIZES = (16, 32, 64, 128)
-"""Tokens per page that the attention can do."""
+BLOCK_SIZES = (16, 32, 64, 128)
+"""Tokens per block that the attention can do."""
 KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'

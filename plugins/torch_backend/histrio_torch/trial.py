@@ -17,11 +17,11 @@ from histrio.contracts.backend import Probe, StageSpec
 from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import find_weight_files, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME
+from histrio_torch.blocks import LayerShape
 from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
 from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, store_latents
-from histrio_torch.pages import LayerShape
 from histrio_torch.traits import CAPABILITIES
 
 __all__ = ["rehearse", "trial_step"]

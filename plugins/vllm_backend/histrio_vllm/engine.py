@@ -77,7 +77,7 @@ def _start(settings: dict[str, Any]) -> Any:
 
 def _settings(spec: StageSpec, options: VllmOptions, dtype: str, longest: int) -> dict[str, Any]:
     """Arguments of vLLM's engine by name."""
-    num_blocks = None if spec.num_pages is None else -(-spec.num_pages // options.page_size)
+    num_blocks = None if spec.num_blocks is None else -(-spec.num_blocks // options.block_size)
     return {
         "model": spec.model,
         "skip_tokenizer_init": True,
@@ -85,7 +85,7 @@ def _settings(spec: StageSpec, options: VllmOptions, dtype: str, longest: int) -
         "max_model_len": longest,
         "max_num_seqs": spec.max_rows,
         "max_num_batched_tokens": max(spec.max_step_tokens, longest),
-        "block_size": options.page_size,
+        "block_size": options.block_size,
         "num_gpu_blocks_override": num_blocks,
         "tensor_parallel_size": options.tp_size,
         "gpu_memory_utilization": options.mem_fraction_static or spec.param_mem_ratio + spec.kvcache_mem_ratio,

@@ -22,9 +22,9 @@ class VllmOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, renam
 
     tp_size: Annotated[int, msgspec.Meta(ge=1)] = 1
     """Devices the model is spread over."""
-    page_size: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
-    """Tokens per page; a CPU insists on a multiple of 32."""
+    block_size: Annotated[int, msgspec.Meta(ge=1, le=256)] = 32
+    """Tokens per block; a CPU insists on a multiple of 32."""
     mem_fraction_static: Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)] | None = None
-    """Share of a device's memory for weights and pages together; None: the sum of both ratios of the stage."""
+    """Share of a device's memory for weights and blocks together; None: the sum of both ratios of the stage."""
     enforce_eager: bool = False
     """Neither compile the model nor record CUDA graphs."""

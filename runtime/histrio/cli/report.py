@@ -100,7 +100,7 @@ def _idle(plan: Plan, capabilities: Mapping[str, list[str]]) -> list[str]:
     if plan.drafter and (names := lacking(Capability.REWIND, Capability.ALL_POSITION_LOGITS)):
         idle.append(f"the drafter {plan.drafter} cannot act: {names} cannot verify what it guesses")
     if plan.engine.prefix_cache and (names := lacking(Capability.PREFIX_SHARE)):
-        idle.append(f"the prefix cache cannot act: {names} cannot share pages")
+        idle.append(f"the prefix cache cannot act: {names} cannot share blocks")
     if not plan.model.honours.grammar_kinds:
         idle.append("grammars cannot act: no plugin enforces them, so response_format and forced tool calls get 400")
     return idle

@@ -1,6 +1,6 @@
 """The contract between the core and whatever computes: a *stage backend* runs a contiguous layer range.
 
-A backend is dumb on purpose. It infers nothing: which rows run, where they start, which pages they own, all comes with
+A backend is dumb on purpose. It infers nothing: which rows run, where they start, which blocks they own, all comes with
 each `StepBatch`. It runs on one thread that opens, computes and closes. The core never imports an array library; what
 samplers need is offered by the backend as an `ArrayNamespace`. Engines with a scheduler of their own implement
 `histrio.contracts.engine_backend` instead. `docs/backends.md` gives the reasons, and
@@ -65,8 +65,8 @@ class Capability(StrEnum):
     REWIND = "rewind"
     """A row may start again at an earlier position, whatever it computed beyond. Of an opened stage."""
     PREFIX_SHARE = "prefix_share"
-    """Rows may have pages in common. Of an opened stage."""
-    COPY_PAGES = "copy_pages"
+    """Rows may have blocks in common. Of an opened stage."""
+    COPY_BLOCKS = "copy_blocks"
     """`copy` works. Of an opened stage."""
     ALL_POSITION_LOGITS = "all_position_logits"
     """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of them. Of an opened
@@ -112,19 +112,19 @@ class StageSpec(msgspec.Struct, frozen=True):
     param_mem_ratio: float = 0.65
     """Most of the device's memory that weights may take."""
     kvcache_mem_ratio: float = 0.25
-    """Share of the device's memory for pages."""
-    num_pages: int | None = None
-    """Exact number of pages asked for; None: from the memory."""
+    """Share of the device's memory for blocks."""
+    num_blocks: int | None = None
+    """Exact number of blocks asked for; None: from the memory."""
     threads: int | None = None
     """Compute threads on a CPU; None: the backend's choice. A backend that cannot choose says so in the log."""
     options: Any = {}
     """Settings of one backend: an instance of the struct that its factory declares (`TakesOptions`), else a table."""
     adapter: str | None = None
     """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
-    page_size: int | None = None
-    """Tokens per page that the topology asks for, for backends that settle it when they open."""
+    block_size: int | None = None
+    """Tokens per block that the topology asks for, for backends that settle it when they open."""
     kv_cache_dtype: str = "auto"
-    """Number format of keys and values in the pages: `auto` is that of the activations; `int8`, which halves them or
+    """Number format of keys and values in the blocks: `auto` is that of the activations; `int8`, which halves them or
     better, only with `Capability.INT8_KV`."""
     has_weights: bool = True
     """False: the folder has the configuration only, because nothing but `supports` is asked."""
@@ -147,7 +147,7 @@ class StepBatch:
     slots: IntArray
     """[rows] ids `first_row` … `first_row + max_rows - 1` of this stage's own `StageCapacity`."""
     starts: IntArray
-    """[rows] tokens of the row already in its pages."""
+    """[rows] tokens of the row already in its blocks."""
     num_tokens: IntArray
     """[rows] new tokens of the row in this step, >= 1."""
     num_sampled: IntArray
@@ -155,8 +155,8 @@ class StepBatch:
     offsets: IntArray
     """[rows + 1] prefix sum of `num_tokens`."""
     block_tables: IntArray
-    """[rows, most blocks of a row] page ids `first_page_id` … `first_page_id + num_pages - 1` of this stage's own
-    `StageCapacity`; `first_page_id` beyond the row's own. Each step's table is the truth: the first pages of a new
+    """[rows, most blocks of a row] block ids `first_block_id` … `first_block_id + num_blocks - 1` of this stage's own
+    `StageCapacity`; `first_block_id` beyond the row's own. Each step's table is the truth: the first blocks of a new
     sequence may hold tokens that another one computed."""
     positions: npt.NDArray[np.int64]
     """[tokens]"""
@@ -286,7 +286,7 @@ class OpenedStage(Protocol):
         """The array functions for its logits."""
 
     def allocate(self, size: ReplicaSize) -> RunningStage:
-        """Make room for `size.num_pages` pages and `size.max_rows` rows, besides those the backend keeps for itself.
+        """Make room for `size.num_blocks` blocks and `size.max_rows` rows, besides those the backend keeps for itself.
 
         Called again with a new epoch, when nothing uses the running stage before it any more: same sizes may keep the
         memory, its contents are garbage then.
@@ -298,10 +298,10 @@ class OpenedStage(Protocol):
 
 
 class RunningStage(Protocol):
-    """An opened stage with its pages: it may step."""
+    """An opened stage with its blocks: it may step."""
 
     def step(self, batch: StepBatch) -> StageOutput:
-        """Run all rows through the layers, writing their keys and values into their pages.
+        """Run all rows through the layers, writing their keys and values into their blocks.
 
         A row with `starts[r] == 0` is a new sequence, whatever its slot held before. Raises `BackendError` before
         anything is written for what it cannot do, such as a rewind or several sampled positions that it did not
@@ -309,7 +309,7 @@ class RunningStage(Protocol):
         """
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages, `src[i]` to `dst[i]`; only with `COPY_PAGES`."""
+        """Copy blocks, `src[i]` to `dst[i]`; only with `COPY_BLOCKS`."""
 
     def close_slot(self, slot: int) -> None:
         """The sequence in this slot is gone (for backends that keep rows)."""

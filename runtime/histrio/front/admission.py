@@ -207,8 +207,8 @@ class AdmissionActor(Actor[ToAdmission]):
     def _up(self, message: ReplicaUp) -> None:
         self._epoch = message.epoch
         self.status.epoch = message.epoch
-        self.status.gauges["num_blocks"] = message.size.num_pages
-        self._table.num_cache_tokens = message.size.num_pages * message.size.page_size
+        self.status.gauges["num_blocks"] = message.size.num_blocks
+        self._table.num_cache_tokens = message.size.num_blocks * message.size.block_size
         self._limit_length(message.size.max_sequence_length)
         self._limit_scoring(Capability.ALL_POSITION_LOGITS in message.size.capabilities)
         self.status.num_replays += self._table.num_suspects

@@ -1,4 +1,4 @@
-"""Memory of a device: what there is, what weights and pages may take, and the refusal with the numbers."""
+"""Memory of a device: what there is, what weights and blocks may take, and the refusal with the numbers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Budget:
         )
 
     def max_rows(self, bytes_per_row: int, spec: StageSpec) -> int:
-        """Most rows whose states take half of the share for pages. Raises `DoesNotFit` if that is not even one."""
+        """Most rows whose states take half of the share for blocks. Raises `DoesNotFit` if that is not even one."""
         if bytes_per_row == 0:
             return spec.max_rows
 
@@ -51,39 +51,39 @@ class Budget:
             f"{_gib(self._share(spec))}: raise the ratio"
         )
 
-    def max_pages(
-        self, bytes_per_token: int, spec: StageSpec, page_sizes: Sequence[int], state_bytes: int = 0
+    def max_blocks(
+        self, bytes_per_token: int, spec: StageSpec, block_sizes: Sequence[int], state_bytes: int = 0
     ) -> dict[int, int]:
-        """Page size → most pages, at most what `max_rows` sequences of full length take.
+        """Block size → most blocks, at most what `max_rows` sequences of full length take.
 
-        `state_bytes` of the share are taken by the rows' states. Only page sizes that give the pages that are asked
+        `state_bytes` of the share are taken by the rows' states. Only block sizes that give the blocks that are asked
         for are in the answer. Raises `DoesNotFit` where none does.
         """
         share = max(self._share(spec) - state_bytes, 0)
-        pages = {size: self._num_pages(size, share, bytes_per_token, spec) for size in page_sizes}
-        wanted = 1 if spec.num_pages is None else spec.num_pages
-        fitting = {size: count for size, count in pages.items() if count >= wanted}
+        blocks = {size: self._num_blocks(size, share, bytes_per_token, spec) for size in block_sizes}
+        wanted = 1 if spec.num_blocks is None else spec.num_blocks
+        fitting = {size: count for size, count in blocks.items() if count >= wanted}
         if fitting:
             return fitting
 
-        needed = page_sizes[0] * wanted * bytes_per_token
+        needed = block_sizes[0] * wanted * bytes_per_token
         raise DoesNotFit(
-            f"{wanted} pages of {page_sizes[0]} tokens need {_gib(needed)} ({bytes_per_token} bytes a token); "
+            f"{wanted} blocks of {block_sizes[0]} tokens need {_gib(needed)} ({bytes_per_token} bytes a token); "
             f"{self.device} has {_gib(self.free_bytes)} free beside the weights, and kvcache-mem-ratio "
-            f"{spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of pages or "
+            f"{spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of blocks or "
             "raise the ratio"
         )
 
     def _share(self, spec: StageSpec) -> int:
         return min(int(self.total_bytes * spec.kvcache_mem_ratio), self.free_bytes)
 
-    def _num_pages(self, page_size: int, share: int, bytes_per_token: int, spec: StageSpec) -> int:
-        page_bytes = page_size * max(bytes_per_token, 1)
-        if spec.num_pages is not None:
-            return min(spec.num_pages, self.free_bytes // page_bytes)
+    def _num_blocks(self, block_size: int, share: int, bytes_per_token: int, spec: StageSpec) -> int:
+        block_bytes = block_size * max(bytes_per_token, 1)
+        if spec.num_blocks is not None:
+            return min(spec.num_blocks, self.free_bytes // block_bytes)
 
-        useful = spec.max_rows * -(-spec.max_sequence_length // page_size)
-        return min(useful, share // page_bytes)
+        useful = spec.max_rows * -(-spec.max_sequence_length // block_size)
+        return min(useful, share // block_bytes)
 
 
 def main_memory() -> Budget:

@@ -77,5 +77,5 @@ class KvActor(Actor[ToKv]):
         self._epoch = start.epoch
         has_prefix_cache = self._has_prefix_cache and Capability.PREFIX_SHARE in start.size.capabilities
         size = start.size
-        self.manager = KvManager(size.num_pages, size.page_size, has_prefix_cache=has_prefix_cache)
+        self.manager = KvManager(size.num_blocks, size.block_size, has_prefix_cache=has_prefix_cache)
         self._tell(ROOT, Allocated(KV, start.epoch))

@@ -105,7 +105,7 @@ def _device_bytes(answer: StageAnswer) -> int | None:
 
 
 def _share_memory(plan: Plan, placements: Sequence[Placement]) -> list[Placement]:
-    """Stages on one device divide its memory for pages by their layers, since each of them measures all of it."""
+    """Stages on one device divide its memory for blocks by their layers, since each of them measures all of it."""
     num_layers = {stage.index: stage.spec.last_layer - stage.spec.first_layer for stage in plan.stages}
     on_device: Counter[str] = Counter()
     for placement in placements:

@@ -248,9 +248,9 @@ def _layer_bytes(folder: Path, table: ModelTable, config: ModelConfig, *, is_who
 
 def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int, int]) -> StageSpec:
     table, engine = topology.stages[index], topology.engine
-    num_pages = engine.num_cache_blocks
-    if num_pages is not None and model.engine:
-        num_pages *= engine.kv_block_size or DEFAULT_BLOCK_SIZE  # pages of an engine are single tokens
+    num_blocks = engine.num_cache_blocks
+    if num_blocks is not None and model.engine:
+        num_blocks *= engine.kv_block_size or DEFAULT_BLOCK_SIZE  # blocks of an engine are single tokens
     return StageSpec(
         model=model.path,
         first_layer=layers[0],
@@ -263,10 +263,10 @@ def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int,
         max_step_tokens=engine.max_num_tokens_per_batch,
         param_mem_ratio=engine.param_mem_ratio,
         kvcache_mem_ratio=engine.kv_share,
-        num_pages=num_pages,
+        num_blocks=num_blocks,
         threads=table.threads,
         options=table.options,
-        page_size=engine.kv_block_size,
+        block_size=engine.kv_block_size,
         kv_cache_dtype=engine.kv_cache_dtype,
         adapter=topology.model.adapter and str(Path(topology.model.adapter).expanduser().absolute()),
     )

@@ -399,7 +399,7 @@ class RootActor(Actor[ToRoot]):
 
         self._is_up = self._has_been_up = True
         self.restarts.came_up(self._clock())
-        log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_pages, size.page_size)
+        log.info("replica 0 is up: epoch %d, %d blocks of %d tokens", self.epoch, size.num_blocks, size.block_size)
         for sentence in lost_capabilities({name: each.capabilities for name, each in self._stages.items()}):
             log.info("%s", sentence)
         self._directory.tell(ADMISSION, ReplicaUp(0, self.epoch, size))

@@ -29,33 +29,33 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
 
     Raises `DoesNotFit` when no block size suits all, or no block fits.
     """
-    common = set.intersection(*(set(capacity.max_pages) for capacity in capacities))
+    common = set.intersection(*(set(capacity.max_blocks) for capacity in capacities))
     if not common:
-        raise DoesNotFit(f"the stages share no page size: {[sorted(c.max_pages) for c in capacities]}")
+        raise DoesNotFit(f"the stages share no block size: {[sorted(c.max_blocks) for c in capacities]}")
 
-    page_size = min((size for size in common if size >= limits.block_size), default=max(common))
+    block_size = min((size for size in common if size >= limits.block_size), default=max(common))
     capabilities = sorted(set.intersection(*(set(capacity.capabilities) for capacity in capacities)))
     max_rows = min(limits.max_rows, *(capacity.max_rows for capacity in capacities))
     if Capability.BATCH not in capabilities:
         max_rows = 1
-    useful = max_rows * -(-limits.max_sequence_length // page_size)
-    num_pages = min(useful, *(capacity.max_pages[page_size] for capacity in capacities))
+    useful = max_rows * -(-limits.max_sequence_length // block_size)
+    num_blocks = min(useful, *(capacity.max_blocks[block_size] for capacity in capacities))
     if limits.num_blocks is not None:
-        if limits.num_blocks > min(capacity.max_pages[page_size] for capacity in capacities):
+        if limits.num_blocks > min(capacity.max_blocks[block_size] for capacity in capacities):
             raise DoesNotFit(
-                f"num-cache-blocks asks for {limits.num_blocks} blocks, {num_pages} of {page_size} tokens fit"
+                f"num-cache-blocks asks for {limits.num_blocks} blocks, {num_blocks} of {block_size} tokens fit"
             )
-        num_pages = limits.num_blocks
-    if num_pages < 1:
+        num_blocks = limits.num_blocks
+    if num_blocks < 1:
         raise DoesNotFit(
-            f"not one page of {page_size} tokens fits beside the weights; lower param-mem-ratio or use more stages"
+            f"not one block of {block_size} tokens fits beside the weights; lower param-mem-ratio or use more stages"
         )
     return ReplicaSize(
-        num_pages=num_pages,
-        page_size=page_size,
+        num_blocks=num_blocks,
+        block_size=block_size,
         max_rows=max_rows,
         max_step_tokens=min(limits.max_step_tokens, *(capacity.max_step_tokens for capacity in capacities)),
-        max_sequence_length=min(limits.max_sequence_length, num_pages * page_size),
+        max_sequence_length=min(limits.max_sequence_length, num_blocks * block_size),
         capabilities=capabilities,
     )
 
@@ -72,8 +72,8 @@ def fit_engine(limits: SizeLimits, capacity: EngineCapacity) -> ReplicaSize:
         )
     longest = min(limits.max_sequence_length, capacity.max_sequence_length, capacity.num_cache_tokens)
     return ReplicaSize(
-        num_pages=capacity.num_cache_tokens,
-        page_size=1,
+        num_blocks=capacity.num_cache_tokens,
+        block_size=1,
         max_rows=capacity.max_rows,
         max_step_tokens=limits.max_step_tokens,
         max_sequence_length=longest,

@@ -96,7 +96,7 @@ class _Allocated:
     running: RunningStage
     xp: ArrayNamespace
     first_row: int
-    first_page_id: int
+    first_block_id: int
     code: Code
     """What the flight record says while the backend computes."""
 
@@ -162,8 +162,8 @@ class StageActor(Actor[ToStage]):
                     self._last_stage.close(slot)
                 self._forward(message)
             case Copy(src, dst):
-                first = stage.first_page_id
-                stage.running.copy([page + first for page in src], [page + first for page in dst])
+                first = stage.first_block_id
+                stage.running.copy([block + first for block in src], [block + first for block in dst])
                 self._forward(message)
             case Prepare():
                 self._prepare(message)
@@ -182,9 +182,9 @@ class StageActor(Actor[ToStage]):
         size, capacity = start.size, self._opened.capacity
         running = self._opened.allocate(size)
         code = Code(f"backend ({type(running).__module__})", is_request_code=False)
-        self._allocated = _Allocated(running, self._opened.xp, capacity.first_row, capacity.first_page_id, code)
-        max_blocks = -(-size.max_sequence_length // size.page_size)
-        self._table = SlotTable(size.max_rows, max_blocks, capacity.first_row, capacity.first_page_id)
+        self._allocated = _Allocated(running, self._opened.xp, capacity.first_row, capacity.first_block_id, code)
+        max_blocks = -(-size.max_sequence_length // size.block_size)
+        self._table = SlotTable(size.max_rows, max_blocks, capacity.first_row, capacity.first_block_id)
         self._drawn = DrawnTokens(size.max_rows)
         if self._last_stage is not None:
             self._last_stage.forget_prepared()

@@ -17,22 +17,22 @@ class SlotTable:
     """Length and block table of every slot of one stage. Decides nothing: everything comes with the orders.
 
     Orders count slots and blocks from 0; the batch has the stage's own ids, which begin at `first_row` and
-    `first_page_id`.
+    `first_block_id`.
     """
 
-    def __init__(self, max_rows: int, max_blocks_per_row: int, first_row: int = 0, first_page_id: int = 0) -> None:
+    def __init__(self, max_rows: int, max_blocks_per_row: int, first_row: int = 0, first_block_id: int = 0) -> None:
         self.lengths = np.zeros(max_rows, np.int32)
         self._num_blocks = np.zeros(max_rows, np.int32)
-        self._tables = np.full((max_rows, max_blocks_per_row), first_page_id, np.int32)
+        self._tables = np.full((max_rows, max_blocks_per_row), first_block_id, np.int32)
         self._first_row = first_row
-        self._first_page_id = first_page_id
+        self._first_block_id = first_block_id
         self._requests = [0] * max_rows
 
     def open(self, slot: int, num_cached_tokens: int = 0, request: int = 0) -> None:
         """A sequence takes the slot; its first tokens may be in blocks that come with its first row."""
         self.lengths[slot] = num_cached_tokens
         self._requests[slot] = request
-        self._tables[slot] = self._first_page_id
+        self._tables[slot] = self._first_block_id
         self._num_blocks[slot] = 0
 
     def failed_rows(self, step: Step) -> list[FailedRow]:
@@ -73,7 +73,7 @@ class SlotTable:
 
     def _extend(self, slot: int, block_ids: list[int]) -> None:
         old = int(self._num_blocks[slot])
-        self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_page_id
+        self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_block_id
         self._num_blocks[slot] = old + len(block_ids)
 
 

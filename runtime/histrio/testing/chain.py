@@ -1,7 +1,7 @@
 """Stages of one model behind each other without actors: opened like a replica, fed step by step.
 
 The chain does what kv and batching do elsewhere, with the same placement, slot tables and wire form: it keeps book of
-pages and lengths. Pages are dealt from a shuffled pool, so that neighbouring ones belong to different sequences.
+blocks and lengths. Blocks are dealt from a shuffled pool, so that neighbouring ones belong to different sequences.
 
     chain = StageChain(ToyFactory(), folder, cuts=[2])
     logits = chain.step([ChainRow(slot=0, ids=prompt), ChainRow(slot=1, ids=other)])
@@ -86,18 +86,18 @@ class StageChain:
         """Applied to what goes from stage to stage, for controls."""
 
     def restart(self, size: ReplicaSize | None = None) -> None:
-        """Allocate anew, as with a new epoch; every sequence and page is forgotten."""
+        """Allocate anew, as with a new epoch; every sequence and block is forgotten."""
         if size is not None:
             self.size = size
         for host in self.hosts:
             host.start(self.size)
         self.tables: dict[int, list[int]] = {}
-        """Slot → its pages in order, counted from 0."""
+        """Slot → its blocks in order, counted from 0."""
         self.lengths: dict[int, int] = {}
         """Slot → tokens that are computed."""
         self._num_told: dict[int, int] = {}
-        self._readers = dict.fromkeys(range(self.size.num_pages), 0)
-        self._free: list[int] = np.random.default_rng(_DEALING).permutation(self.size.num_pages).tolist()
+        self._readers = dict.fromkeys(range(self.size.num_blocks), 0)
+        self._free: list[int] = np.random.default_rng(_DEALING).permutation(self.size.num_blocks).tolist()
         self._num_steps = 0
 
     def step(self, rows: Sequence[ChainRow]) -> Logits | None:
@@ -146,34 +146,34 @@ class StageChain:
         return tokens
 
     def leave(self, slot: int) -> None:
-        """Close the slot on all stages and give its pages back, to be dealt next."""
+        """Close the slot on all stages and give its blocks back, to be dealt next."""
         for host in self.hosts:
             host.tell(Close(slot))
         self._release(self.tables.pop(slot, []))
         self.lengths.pop(slot, None)
 
     def rewind(self, slot: int, length: int) -> None:
-        """Forget the tokens behind `length`; their pages stay with the slot."""
+        """Forget the tokens behind `length`; their blocks stay with the slot."""
         assert length <= self.lengths[slot], "a rewind goes back"
         self.lengths[slot] = length
 
-    def share(self, pages: Sequence[int], slot: int, length: int) -> None:
-        """A sequence takes the free `slot`, its first `length` tokens computed in these pages."""
+    def share(self, blocks: Sequence[int], slot: int, length: int) -> None:
+        """A sequence takes the free `slot`, its first `length` tokens computed in these blocks."""
         self._open(slot, length)
-        self.tables[slot] = list(pages)
-        for page in pages:
-            self._readers[page] += 1
+        self.tables[slot] = list(blocks)
+        for block in blocks:
+            self._readers[block] += 1
 
-    def keep(self, pages: Sequence[int]) -> None:
-        """These pages are not dealt again when their last sequence leaves, as the prefix index does it."""
-        for page in pages:
-            self._readers[page] += 1
+    def keep(self, blocks: Sequence[int]) -> None:
+        """These blocks are not dealt again when their last sequence leaves, as the prefix index does it."""
+        for block in blocks:
+            self._readers[block] += 1
 
-    def copy(self, page: int) -> int:
-        """Copy a page on all stages; the copy belongs to no slot until one takes it with `share`."""
+    def copy(self, block: int) -> int:
+        """Copy a block on all stages; the copy belongs to no slot until one takes it with `share`."""
         target = self._free.pop()
         for host in self.hosts:
-            host.tell(Copy([page], [target]))
+            host.tell(Copy([block], [target]))
         return target
 
     def close(self) -> None:
@@ -188,22 +188,22 @@ class StageChain:
         self.tables[slot], self.lengths[slot], self._num_told[slot] = [], num_cached_tokens, 0
 
     def _row(self, row: ChainRow) -> Row:
-        """The row of a step; its slot gets the pages it needs."""
+        """The row of a step; its slot gets the blocks it needs."""
         if row.slot not in self.tables:
             self._open(row.slot)
         table, start = self.tables[row.slot], self.lengths[row.slot]
-        while len(table) * self.size.page_size < start + len(row.ids):
+        while len(table) * self.size.block_size < start + len(row.ids):
             table.append(self._free.pop())
             self._readers[table[-1]] += 1
-        new_pages = table[self._num_told[row.slot] :]
+        new_blocks = table[self._num_told[row.slot] :]
         self._num_told[row.slot] = len(table)
-        return Row(row.slot, start, len(row.ids), row.num_sampled, new_pages, rewind=True)
+        return Row(row.slot, start, len(row.ids), row.num_sampled, new_blocks, rewind=True)
 
-    def _release(self, pages: Sequence[int]) -> None:
-        for page in reversed(pages):
-            self._readers[page] -= 1
-            if self._readers[page] <= 0:
-                self._free.append(page)
+    def _release(self, blocks: Sequence[int]) -> None:
+        for block in reversed(blocks):
+            self._readers[block] -= 1
+            if self._readers[block] <= 0:
+                self._free.append(block)
 
 
 def stage_specs(model: str | Path, cuts: Sequence[int], options: HarnessOptions) -> list[StageSpec]:
@@ -220,7 +220,7 @@ def stage_specs(model: str | Path, cuts: Sequence[int], options: HarnessOptions)
             max_sequence_length=options.max_sequence_length,
             max_rows=options.max_rows,
             max_step_tokens=options.max_step_tokens,
-            num_pages=options.num_blocks,
+            num_blocks=options.num_blocks,
             options=options.stage_options,
         )
         for first, last in pairwise([0, *cuts, num_layers])

@@ -154,7 +154,7 @@ async def serving_engine(
         served, engine=factory.name, honours=fields.honours, honoured_by=fields.honoured_by
     )
     num_tokens = options.num_blocks and options.num_blocks * options.block_size
-    spec = msgspec.structs.replace(_spec(model, served, 0, served.num_layers, options), num_pages=num_tokens)
+    spec = msgspec.structs.replace(_spec(model, served, 0, served.num_layers, options), num_blocks=num_tokens)
     front = Front(_settings(served, 0, fields, options), "front")
     with run_local_engine(front, spec, factory):
         async with _up(front) as harness:
@@ -242,9 +242,9 @@ def _spec(model: Path, served: ServedModel, first: int, last: int, options: Harn
         max_sequence_length=served.max_sequence_length,
         max_rows=options.max_rows,
         max_step_tokens=options.max_step_tokens,
-        num_pages=options.num_blocks,
+        num_blocks=options.num_blocks,
         options=options.stage_options,
-        page_size=options.block_size,
+        block_size=options.block_size,
     )
 
 

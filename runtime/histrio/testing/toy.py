@@ -1,8 +1,8 @@
-"""A deterministic toy backend: exact integer arithmetic in place of a network, with real pages and block tables.
+"""A deterministic toy backend: exact integer arithmetic in place of a network, with real blocks and block tables.
 
-Every layer mixes a token's state with a position-weighted sum over all states its row has in its pages. A swapped row,
-a lost page, a wrong position or a stale slot therefore changes every token that follows, while the right result is the
-same on every machine. `toy_continuation` computes it without pages, batches or stages.
+Every layer mixes a token's state with a position-weighted sum over all states its row has in its blocks. A swapped row,
+a lost block, a wrong position or a stale slot therefore changes every token that follows, while the right result is the
+same on every machine. `toy_continuation` computes it without blocks, batches or stages.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _CAPABILITIES = [
     Capability.BATCH,
     Capability.REWIND,
     Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
+    Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
 ]
 _Ints = npt.NDArray[np.int64]
@@ -109,13 +109,13 @@ class ToyFactory:
 
 
 class ToyStage:
-    """A stage on numpy integers, opened and running in one: before `allocate` it has pages for no token."""
+    """A stage on numpy integers, opened and running in one: before `allocate` it has blocks for no token."""
 
     def __init__(self, spec: StageSpec, progress: Progress, number: int = 1) -> None:
         """`number` counts those made."""
         self._number = number
         self.xp = NumpyArrays()
-        self._pages = np.zeros((0, 0, 0), np.int64)
+        self._blocks = np.zeros((0, 0, 0), np.int64)
         self._num_steps = 0
         config = read_toy_config(spec.model)
         if config.get("model_type") != "toy":
@@ -131,21 +131,21 @@ class ToyStage:
         progress(1.0, "toy weights")
         bytes_per_token = 8 * (spec.last_layer - spec.first_layer)
         fitting = int(memory_bytes() * spec.kvcache_mem_ratio) // bytes_per_token
-        num_tokens = min(fitting, (spec.num_pages or 4096) * 16)
+        num_tokens = min(fitting, (spec.num_blocks or 4096) * 16)
         self.capacity = StageCapacity(
-            max_pages={size: num_tokens // size for size in (4, 8, 16, 32)},
+            max_blocks={size: num_tokens // size for size in (4, 8, 16, 32)},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="int64",
             param_bytes=0,
-            page_bytes_per_token=bytes_per_token,
+            block_bytes_per_token=bytes_per_token,
             capabilities=list(_CAPABILITIES),
         )
 
     def allocate(self, size: ReplicaSize) -> Self:
-        """Pages [layers, pages, page_size]; filled with garbage that would show."""
+        """Blocks [layers, blocks, block_size]; filled with garbage that would show."""
         num_layers = self._spec.last_layer - self._spec.first_layer
-        self._pages = np.full((num_layers, size.num_pages, size.page_size), 123_456_789, np.int64)
+        self._blocks = np.full((num_layers, size.num_blocks, size.block_size), 123_456_789, np.int64)
         return self
 
     def step(self, batch: StepBatch) -> StageOutput:
@@ -170,16 +170,16 @@ class ToyStage:
         return StageOutput([], logits_of(state[rows], self._vocab_size) if len(rows) else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
-        self._pages[:, dst] = self._pages[:, src]
+        """Copy blocks in all layers."""
+        self._blocks[:, dst] = self._blocks[:, src]
 
     def close_slot(self, slot: int) -> None:
         """Nothing is kept per slot."""
         self._maybe_hang("close-slot")
 
     def close(self) -> None:
-        """Drop the pages."""
-        self._pages = np.zeros((0, 0, 0), np.int64)
+        """Drop the blocks."""
+        self._blocks = np.zeros((0, 0, 0), np.int64)
 
     def _maybe_hang(self, call: str) -> None:
         if self._options.hang_folder:
@@ -190,16 +190,16 @@ class ToyStage:
             threading.Event().wait()
 
     def _layer(self, layer: int, state: _Ints, batch: StepBatch) -> _Ints:
-        pages = self._pages[layer - self._spec.first_layer]
-        page_size = pages.shape[1]
+        blocks = self._blocks[layer - self._spec.first_layer]
+        block_size = blocks.shape[1]
         result = np.empty_like(state)
         for row in range(batch.num_rows):
             begin, end = batch.offsets[row], batch.offsets[row + 1]
             positions = batch.positions[begin:end]
             table = batch.block_tables[row]
-            pages[table[positions // page_size], positions % page_size] = state[begin:end]
+            blocks[table[positions // block_size], positions % block_size] = state[begin:end]
             everything = np.arange(positions[-1] + 1)
-            cached = pages[table[everything // page_size], everything % page_size]
+            cached = blocks[table[everything // block_size], everything % block_size]
             result[begin:end] = mix(layer, state[begin:end], cached, positions)
         return result
 

@@ -127,7 +127,7 @@ class ToyEngine:
         self._thread = threading.Thread(target=self._run, name="toy-engine", daemon=True)
         self._thread.start()
         self._longest = min(spec.max_sequence_length, int(config["max_position_embeddings"]))
-        num_cache_tokens = spec.num_pages or spec.max_rows * self._longest
+        num_cache_tokens = spec.num_blocks or spec.max_rows * self._longest
         return EngineCapacity(spec.max_rows, self._longest, num_cache_tokens, "int64", [Capability.LOGPROBS])
 
     def submit(self, order: Generate) -> None:

@@ -34,10 +34,10 @@ CAPABILITIES = [
     Capability.BATCH,
     Capability.REWIND,
     Capability.PREFIX_SHARE,
-    Capability.COPY_PAGES,
+    Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
 ]
-PAGE_SIZES = (8, 16, 32)
+BLOCK_SIZES = (8, 16, 32)
 CACHE_TOKENS = 16_384
 
 
@@ -65,22 +65,22 @@ class LlamaStage:
         num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.kvcache_mem_ratio) // token_bytes)
         progress(1.0, "read")
         return StageCapacity(
-            max_pages={size: num_tokens // size for size in PAGE_SIZES},
+            max_blocks={size: num_tokens // size for size in BLOCK_SIZES},
             max_rows=spec.max_rows,
             max_step_tokens=spec.max_step_tokens,
             dtype="float32",
             param_bytes=param_bytes,
-            page_bytes_per_token=token_bytes,
-            first_page_id=1,  # as engines have it that keep page 0 for padding
+            block_bytes_per_token=token_bytes,
+            first_block_id=1,  # as engines have it that keep block 0 for padding
             first_row=1,
             capabilities=list(CAPABILITIES),
         )
 
     def allocate(self, size: ReplicaSize) -> None:
-        """[keys and values, layers, tokens of all pages, kv heads x head size]; page 0 stays NaN."""
+        """[keys and values, layers, tokens of all blocks, kv heads x head size]; block 0 stays NaN."""
         both, num_layers, width = self._kv_shape
-        self._page_size = size.page_size
-        self._kv = np.full((both, num_layers, (size.num_pages + 1) * size.page_size, width), np.nan, np.float32)
+        self._block_size = size.block_size
+        self._kv = np.full((both, num_layers, (size.num_blocks + 1) * size.block_size, width), np.nan, np.float32)
 
     def step(self, batch: StepBatch) -> StageOutput:
         """All rows through the range, one row after the other where they must not meet."""
@@ -100,15 +100,15 @@ class LlamaStage:
         return StageOutput([], self._norm(hidden[wanted], "norm") @ head.T if len(wanted) else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages in all layers."""
-        pages = self._kv.reshape(*self._kv.shape[:2], -1, self._page_size, self._kv.shape[3])
-        pages[:, :, dst] = pages[:, :, src]
+        """Copy blocks in all layers."""
+        blocks = self._kv.reshape(*self._kv.shape[:2], -1, self._block_size, self._kv.shape[3])
+        blocks[:, :, dst] = blocks[:, :, src]
 
     def close_slot(self, slot: int) -> None:
         """Nothing is kept per slot."""
 
     def close(self) -> None:
-        """Drop weights and pages."""
+        """Drop weights and blocks."""
         self._weights, self._kv = {}, np.zeros((0, 0, 0, 0), np.float32)
 
     def _linear(self, hidden: Floats, name: str) -> Floats:
@@ -134,7 +134,7 @@ class LlamaStage:
         for row in range(batch.num_rows):
             new = slice(batch.offsets[row], batch.offsets[row + 1])
             known = np.arange(batch.starts[row] + batch.num_tokens[row])
-            places = batch.block_tables[row, known // self._page_size] * self._page_size + known % self._page_size
+            places = batch.block_tables[row, known // self._block_size] * self._block_size + known % self._block_size
             keys[places[batch.starts[row] :]], values[places[batch.starts[row] :]] = key[new], value[new]
             mixed[new] = self._mix(query[new], keys[places], values[places], batch.positions[new])
         return self._linear(mixed, f"{layer}.self_attn.o_proj")

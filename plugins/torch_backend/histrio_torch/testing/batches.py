@@ -12,7 +12,7 @@ __all__ = ["make_batch"]
 
 
 def make_batch(rows: Sequence[tuple[int, int, Sequence[int]]]) -> StepBatch:
-    """A step of rows (tokens already in its pages, new tokens, page ids), without token ids or hidden states."""
+    """A step of rows (tokens already in its blocks, new tokens, block ids), without token ids or hidden states."""
     starts, counts, tables = zip(*rows, strict=True)
     block_tables = np.zeros((len(rows), max(map(len, tables))), np.int32)
     for row, table in enumerate(tables):

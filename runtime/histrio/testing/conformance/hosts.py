@@ -90,8 +90,8 @@ class LocalHost:
         """See `Host`."""
         self._outputs = {}
         self._running, self._capacity = self._stage.allocate(size), self._stage.capacity
-        max_blocks = -(-size.max_sequence_length // size.page_size)
-        self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_page_id)
+        max_blocks = -(-size.max_sequence_length // size.block_size)
+        self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_block_id)
 
     def tell(self, order: Open | Close | Copy) -> None:
         """See `Host`."""
@@ -101,8 +101,8 @@ class LocalHost:
             case Close(slot):
                 self._running.close_slot(slot + self._capacity.first_row)
             case Copy(src, dst):
-                first = self._capacity.first_page_id
-                self._running.copy([page + first for page in src], [page + first for page in dst])
+                first = self._capacity.first_block_id
+                self._running.copy([block + first for block in src], [block + first for block in dst])
 
     def step(self, step: Step) -> None:
         """See `Host`."""

@@ -20,7 +20,7 @@ __all__ = ["Reference", "reference_for"]
 
 
 class Reference(Protocol):
-    """Computes without pages, batches and stages."""
+    """Computes without blocks, batches and stages."""
 
     def logits(self, ids: list[int]) -> Logits:
         """[ids, vocab]"""

@@ -58,9 +58,9 @@ class StageSubject:
         return self.reference.size.capabilities
 
     @property
-    def page_size(self) -> int:
-        """Tokens per page."""
-        return self.reference.size.page_size
+    def block_size(self) -> int:
+        """Tokens per block."""
+        return self.reference.size.block_size
 
     @property
     def num_rows(self) -> int:
@@ -107,8 +107,8 @@ class StageSubject:
         return self._traces[key]
 
     def traces(self, count: int, *, num_tokens: int = 6) -> list[Trace]:
-        """Traces of different prompts; the longest spans several pages, the shortest is one token."""
-        lengths = [5, 2 * self.page_size + 1, self.page_size, 2, 3 * self.page_size - 2, 11, self.page_size + 9, 1]
+        """Traces of different prompts; the longest spans several blocks, the shortest is one token."""
+        lengths = [5, 2 * self.block_size + 1, self.block_size, 2, 3 * self.block_size - 2, 11, self.block_size + 9, 1]
         return [self.trace(lengths[seed % 8], seed=seed, num_tokens=num_tokens) for seed in range(count)]
 
     def middle(self) -> StageChain:

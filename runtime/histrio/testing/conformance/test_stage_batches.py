@@ -28,7 +28,7 @@ def test_ragged_rows_equal_single_rows(subject: StageSubject) -> None:
 
 @needs(Capability.BATCH)
 def test_rows_join_and_leave_at_any_step(subject: StageSubject) -> None:
-    """Prompts come in chunks beside the decoding of others; slots and pages that were left are taken again."""
+    """Prompts come in chunks beside the decoding of others; slots and blocks that were left are taken again."""
     traces = subject.traces(subject.num_rows)
     chain = subject.middle()
     last = subject.num_rows - 1
@@ -71,9 +71,9 @@ def test_the_order_of_rows_does_not_matter(subject: StageSubject) -> None:
 
 @needs(Capability.BATCH)
 def test_prefill_and_decode_share_a_step(subject: StageSubject) -> None:
-    decoding, entering = subject.trace(6, seed=3), subject.trace(2 * subject.page_size + 2, seed=4)
+    decoding, entering = subject.trace(6, seed=3), subject.trace(2 * subject.block_size + 2, seed=4)
     chain = subject.middle()
-    first, second = Replay(decoding, 0), Replay(entering, 1, subject.page_size - 1)
+    first, second = Replay(decoding, 0), Replay(entering, 1, subject.block_size - 1)
     feed(chain, [first])
     feed(chain, [first, second])
     feed(chain, [second, first])
@@ -85,11 +85,11 @@ def test_prefill_and_decode_share_a_step(subject: StageSubject) -> None:
     assert_differs(results[0], subject.trace(6, seed=5).logits, "another prompt")
 
 
-@pytest.mark.parametrize("offset", ["one", "three", "page - 1", "page", "page + 1"])
+@pytest.mark.parametrize("offset", ["one", "three", "block - 1", "block", "block + 1"])
 def test_chunked_prefill_equals_one_step(subject: StageSubject, offset: str) -> None:
-    page = subject.page_size
-    chunk = {"one": 1, "three": 3, "page - 1": page - 1, "page": page, "page + 1": page + 1}[offset]
-    trace = subject.trace(2 * page + 5, num_tokens=4)
+    block = subject.block_size
+    chunk = {"one": 1, "three": 3, "block - 1": block - 1, "block": block, "block + 1": block + 1}[offset]
+    trace = subject.trace(2 * block + 5, num_tokens=4)
     chain = subject.middle()
 
     assert_same(replay(chain, trace, chunk=chunk), trace.logits, f"chunks of {chunk} tokens")
@@ -152,6 +152,6 @@ def test_rows_with_none_one_and_many_positions_mix(subject: StageSubject) -> Non
 
 def test_one_sequence_after_the_other_needs_no_batch(subject: StageSubject) -> None:
     chain = subject.chain()
-    for trace in (subject.trace(5, seed=1), subject.trace(subject.page_size + 1, seed=2), subject.trace(1, seed=3)):
+    for trace in (subject.trace(5, seed=1), subject.trace(subject.block_size + 1, seed=2), subject.trace(1, seed=3)):
         assert_same(replay(chain, trace), trace.logits, "alone in slot 0")
     assert_differs(replay(chain, subject.trace(5, seed=1)), subject.trace(5, seed=2).logits, "another prompt")

@@ -18,7 +18,7 @@ from histrio.testing.conformance.subject import StageSubject
 _OF_TRAITS = {Capability.ADAPTERS, Capability.INT8_KV, Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS}
 _OF_ENGINES = {Capability.LOGPROBS}
 _OF_STAGES = set(Capability) - _OF_TRAITS - _OF_ENGINES
-_ABSURD_PAGES = 2**44
+_ABSURD_BLOCKS = 2**44
 _NO_SUCH_OPTION = "no-such-option"
 
 
@@ -86,13 +86,13 @@ def test_an_unknown_option_is_refused_by_name(subject: StageSubject) -> None:
 def test_capacity_is_sane(subject: StageSubject) -> None:
     capacity = subject.reference.capacities[0]
 
-    assert capacity.max_pages
-    assert all(size > 0 and count > 0 for size, count in capacity.max_pages.items())
+    assert capacity.max_blocks
+    assert all(size > 0 and count > 0 for size, count in capacity.max_blocks.items())
     assert 1 <= capacity.max_rows <= subject.options.max_rows
     assert capacity.max_step_tokens >= 1
-    assert capacity.page_bytes_per_token >= 0
+    assert capacity.block_bytes_per_token >= 0
     assert capacity.param_bytes >= 0
-    assert min(capacity.first_page_id, capacity.first_row) >= 0
+    assert min(capacity.first_block_id, capacity.first_row) >= 0
     assert capacity.dtype
     assert set(capacity.capabilities) <= set(map(str, _OF_STAGES))
 
@@ -110,15 +110,15 @@ def test_progress_goes_from_nothing_to_one(subject: StageSubject) -> None:
     assert told[-1] == 1.0
 
 
-def test_more_pages_than_memory_holds_are_refused(subject: StageSubject) -> None:
-    if subject.reference.capacities[0].page_bytes_per_token == 0:
-        pytest.skip("a state of constant size takes no pages")
+def test_more_blocks_than_memory_holds_are_refused(subject: StageSubject) -> None:
+    if subject.reference.capacities[0].block_bytes_per_token == 0:
+        pytest.skip("a state of constant size takes no blocks")
     plain = subject.spec()
-    most = max(subject.reference.capacities[0].max_pages.values())
+    most = max(subject.reference.capacities[0].max_blocks.values())
 
-    assert most_pages(subject, plain) == most
-    assert most_pages(subject, msgspec.structs.replace(plain, num_pages=_ABSURD_PAGES)) < _ABSURD_PAGES
-    assert most_pages(subject, msgspec.structs.replace(plain, kvcache_mem_ratio=1e-12)) < most
+    assert most_blocks(subject, plain) == most
+    assert most_blocks(subject, msgspec.structs.replace(plain, num_blocks=_ABSURD_BLOCKS)) < _ABSURD_BLOCKS
+    assert most_blocks(subject, msgspec.structs.replace(plain, kvcache_mem_ratio=1e-12)) < most
 
 
 def test_weights_beyond_their_share_of_memory_are_refused(subject: StageSubject) -> None:
@@ -131,22 +131,22 @@ def test_weights_beyond_their_share_of_memory_are_refused(subject: StageSubject)
     assert opened(subject, subject.spec()).param_bytes > 0
 
 
-def most_pages(subject: StageSubject, spec: StageSpec) -> int:
-    """Pages of the smallest size that fit, 0 if opening is refused with the reason."""
+def most_blocks(subject: StageSubject, spec: StageSpec) -> int:
+    """Blocks of the smallest size that fit, 0 if opening is refused with the reason."""
     try:
-        return max(opened(subject, spec).max_pages.values())
+        return max(opened(subject, spec).max_blocks.values())
     except (ModelError, BackendError):
         return 0
 
 
-def test_every_page_size_on_offer_works(subject: StageSubject) -> None:
-    trace = subject.trace(2 * subject.page_size + 3)
+def test_every_block_size_on_offer_works(subject: StageSubject) -> None:
+    trace = subject.trace(2 * subject.block_size + 3)
     chain = subject.chain()
     usual = chain.size
-    for page_size in sorted(set.intersection(*(set(capacity.max_pages) for capacity in chain.capacities))):
-        num_pages = -(-len(trace.ids) // page_size) + 1
-        chain.restart(msgspec.structs.replace(usual, page_size=page_size, num_pages=num_pages))
-        assert_same(replay(chain, trace), trace.logits, f"pages of {page_size} tokens")
+    for block_size in sorted(set.intersection(*(set(capacity.max_blocks) for capacity in chain.capacities))):
+        num_blocks = -(-len(trace.ids) // block_size) + 1
+        chain.restart(msgspec.structs.replace(usual, block_size=block_size, num_blocks=num_blocks))
+        assert_same(replay(chain, trace), trace.logits, f"blocks of {block_size} tokens")
     chain.restart(usual)
     assert_differs(replay(chain, subject.trace(5)), trace.logits, "another prompt")
 

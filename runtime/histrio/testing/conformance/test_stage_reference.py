@@ -15,7 +15,7 @@ def test_greedy_tokens_equal_the_reference(subject: StageSubject) -> None:
     judge = reference_for(subject.model, subject.kit.judge)
     if isinstance(judge, str):
         pytest.skip(judge)
-    for seed, length in enumerate([1, 7, 2 * subject.page_size + 5]):
+    for seed, length in enumerate([1, 7, 2 * subject.block_size + 5]):
         trace = subject.trace(length, seed=seed, num_tokens=_NUM_TOKENS)
         wanted = judge.logits(trace.ids[:-1])[length - 1 :]
         assert_same(trace.logits, wanted, f"a prompt of {length} tokens")

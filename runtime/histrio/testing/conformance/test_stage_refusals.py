@@ -20,7 +20,7 @@ def skip_if_declared(subject: StageSubject, capability: Capability) -> None:
 
 def begun(subject: StageSubject) -> tuple[StageChain, Replay, Trace]:
     """A chain with one sequence in its midst."""
-    trace = subject.trace(subject.page_size + 3, seed=60)
+    trace = subject.trace(subject.block_size + 3, seed=60)
     chain, running = subject.chain(), Replay(trace, 0)
     feed(chain, [running])
     return chain, running, trace
@@ -30,7 +30,7 @@ def assert_goes_on(subject: StageSubject, chain: StageChain, running: Replay) ->
     """The sequence says what it says undisturbed."""
     (got,) = play(chain, [running])
     assert_same(got, running.trace.logits, "the row after a refused step")
-    assert_differs(got, subject.trace(subject.page_size + 3, seed=61).logits, "another prompt")
+    assert_differs(got, subject.trace(subject.block_size + 3, seed=61).logits, "another prompt")
 
 
 def test_several_positions_are_refused_where_not_declared(subject: StageSubject) -> None:

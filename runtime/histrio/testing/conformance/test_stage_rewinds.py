@@ -17,12 +17,12 @@ _NUM_DRAFTS = 3
 
 @needs(Capability.REWIND)
 def test_rewound_tokens_leave_no_trace(subject: StageSubject) -> None:
-    """Back over a page's border, to a page's border, and by one token."""
-    page = subject.page_size
-    trace = subject.trace(2 * page + 3, seed=50)
+    """Back over a block's border, to a block's border, and by one token."""
+    block = subject.block_size
+    trace = subject.trace(2 * block + 3, seed=50)
     chain = subject.middle()
-    wrong = subject.trace(2 * page + 3, seed=51).prompt
-    for length in (page - 1, page, 2 * page + 2):
+    wrong = subject.trace(2 * block + 3, seed=51).prompt
+    for length in (block - 1, block, 2 * block + 2):
         chain.step([ChainRow(0, trace.prompt[:length] + wrong[length:], 0)])
         chain.rewind(0, length)
         (got,) = play(chain, [Replay(trace, 0, num_fed=length)])
@@ -35,7 +35,7 @@ def test_rewound_tokens_leave_no_trace(subject: StageSubject) -> None:
 
 @needs(Capability.REWIND, Capability.ALL_POSITION_LOGITS)
 def test_rejected_drafts_leave_no_trace(subject: StageSubject) -> None:
-    trace = subject.trace(subject.page_size - 2, seed=52, num_tokens=12)
+    trace = subject.trace(subject.block_size - 2, seed=52, num_tokens=12)
     chain = subject.middle()
     got = verified(chain, [trace], accepted=[[0], [2], [1], [3]])[0]
 
@@ -50,7 +50,7 @@ def test_rejected_drafts_leave_no_trace(subject: StageSubject) -> None:
 
 @needs(Capability.REWIND, Capability.ALL_POSITION_LOGITS, Capability.BATCH)
 def test_rows_reject_their_drafts_unevenly(subject: StageSubject) -> None:
-    traces = [subject.trace(length, seed=53 + length, num_tokens=12) for length in (3, subject.page_size - 1, 11)]
+    traces = [subject.trace(length, seed=53 + length, num_tokens=12) for length in (3, subject.block_size - 1, 11)]
     chain = subject.middle()
     results = verified(chain, traces, accepted=[[0, 3, 1], [2, 0, 3], [3, 1, 0]])
 

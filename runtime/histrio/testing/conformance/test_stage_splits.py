@@ -26,7 +26,7 @@ def disturbed(tensor: Tensor) -> Tensor:
 
 
 def test_every_split_equals_the_whole(subject: StageSubject, cuts: tuple[int, ...]) -> None:
-    trace = subject.trace(2 * subject.page_size + 3, num_tokens=10)
+    trace = subject.trace(2 * subject.block_size + 3, num_tokens=10)
     chain = subject.chain(cuts)
     logits = replay(chain, trace)
     assert_same(logits, trace.logits, f"split at {cuts}")

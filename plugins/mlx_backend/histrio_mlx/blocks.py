@@ -1,6 +1,6 @@
-"""Pools of pages that hold keys and values, and which of their tokens a call of the model reads and writes.
+"""Pools of blocks that hold keys and values, and which of their tokens a call of the model reads and writes.
 
-A pool is one flat array [pages * heads * page_size, width] in which each page has its heads one after the other. So one
+A pool is one flat array [blocks * heads * block_size, width]; each block has its heads one after the other. So one
 gather gives attention what it wants, [rows, heads, tokens, width] in one piece, and writing a step's tokens is one
 scatter, which MLX does in place: nothing else holds the array when it runs.
 """
@@ -22,68 +22,68 @@ Ints = npt.NDArray[np.int64]
 
 
 class Pool:
-    """Keys, or values, of one layer: [pages * heads * page_size, width]."""
+    """Keys, or values, of one layer: [blocks * heads * block_size, width]."""
 
     def __init__(self, heads: int, width: int, dtype: mx.Dtype) -> None:
         self.heads, self.width, self.dtype = heads, width, dtype
         self.array = mx.zeros((0, width), dtype)
-        self._page_size = 1
+        self._block_size = 1
 
     @property
     def bytes_per_token(self) -> int:
         """Of one token."""
         return self.heads * self.width * self.dtype.size
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
-        """Make room for these pages and forget all others."""
-        self._page_size = page_size
-        self.array = mx.zeros((num_pages * self.heads * page_size, self.width), self.dtype)
+    def allocate(self, num_blocks: int, block_size: int) -> None:
+        """Make room for these blocks and forget all others."""
+        self._block_size = block_size
+        self.array = mx.zeros((num_blocks * self.heads * block_size, self.width), self.dtype)
         mx.eval(self.array)
 
-    def grow(self, num_pages: int) -> None:
-        """Make room for so many pages; keeps what is there."""
-        missing = num_pages * self.heads * self._page_size - self.array.shape[0]
+    def grow(self, num_blocks: int) -> None:
+        """Make room for so many blocks; keeps what is there."""
+        missing = num_blocks * self.heads * self._block_size - self.array.shape[0]
         self.array = mx.concatenate([self.array, mx.zeros((missing, self.width), self.dtype)])
         mx.eval(self.array)
 
     def write(self, context: CallContext, values: mx.array) -> None:
-        """Put the new tokens' [rows, heads, tokens, width] into their pages."""
-        # What is not finite would reach rows that have such a page later: zero times NaN is NaN, behind every mask.
+        """Put the new tokens' [rows, heads, tokens, width] into their blocks."""
+        # What is not finite would reach rows that have such a block later: zero times NaN is NaN, behind every mask.
         finite = mx.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
         self.array[context.places(self.heads)] = finite.astype(self.dtype)
 
     def read(self, span: Span) -> mx.array:
         """[rows, heads, tokens of the span, width]"""
-        pages = self.array.reshape(-1, self._page_size * self.width)
-        found = mx.take(pages, span.pages(self.heads), axis=0)
+        blocks = self.array.reshape(-1, self._block_size * self.width)
+        found = mx.take(blocks, span.blocks(self.heads), axis=0)
         rows, heads, _, _ = found.shape
         return found.reshape(rows, heads, -1, self.width)[:, :, : span.size]
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages."""
-        pages = self.array.reshape(-1, self.heads * self._page_size * self.width)
-        copied = mx.take(pages, mx.array(src, mx.int32), axis=0)
-        places = np.asarray(dst, np.int64)[:, None] * self.heads * self._page_size
-        rows = (places + np.arange(self.heads * self._page_size)).reshape(-1)
+        """Copy blocks."""
+        blocks = self.array.reshape(-1, self.heads * self._block_size * self.width)
+        copied = mx.take(blocks, mx.array(src, mx.int32), axis=0)
+        places = np.asarray(dst, np.int64)[:, None] * self.heads * self._block_size
+        rows = (places + np.arange(self.heads * self._block_size)).reshape(-1)
         self.array[_indices(rows)] = copied.reshape(-1, self.width)
 
 
 class Span:
     """The stored tokens that a group's rows may attend to: of each row, `size` positions from its base on.
 
-    With a sliding window the base is the last page border before the window of the row's first new token.
+    With a sliding window the base is the last block border before the window of the row's first new token.
     """
 
-    def __init__(self, group: Group, page_size: int, window: int | None) -> None:
+    def __init__(self, group: Group, block_size: int, window: int | None) -> None:
         firsts = np.zeros_like(group.starts)
         if window is not None:
-            firsts = np.maximum(group.starts - window + 1, 0) // page_size
-        self._relative = group.starts - firsts * page_size
+            firsts = np.maximum(group.starts - window + 1, 0) // block_size
+        self._relative = group.starts - firsts * block_size
         self._num_tokens = group.num_tokens
         self.size = int(self._relative.max()) + group.num_tokens
-        wanted = firsts[:, None] + np.arange(-(-self.size // page_size))
-        # Pages beyond a row's own are any page: what they hold is masked.
-        self._pages = np.take_along_axis(group.tables, np.minimum(wanted, group.tables.shape[1] - 1), 1)
+        wanted = firsts[:, None] + np.arange(-(-self.size // block_size))
+        # Blocks beyond a row's own are any block: what they hold is masked.
+        self._blocks = np.take_along_axis(group.tables, np.minimum(wanted, group.tables.shape[1] - 1), 1)
         self._masks: dict[tuple[int | None, bool], Any] = {}
         self._indices: dict[int, mx.array] = {}
 
@@ -92,10 +92,10 @@ class Span:
         """Whether all rows are equally long, so that one mask does for all."""
         return bool((self._relative == self._relative[0]).all())
 
-    def pages(self, heads: int) -> mx.array:
-        """[rows, heads, pages] which rows of a pool [pages * heads, page_size * width] to read."""
+    def blocks(self, heads: int) -> mx.array:
+        """[rows, heads, blocks] which rows of a pool [blocks * heads, block_size * width] to read."""
         if heads not in self._indices:
-            index = self._pages[:, None, :].astype(np.int64) * heads + np.arange(heads)[:, None]
+            index = self._blocks[:, None, :].astype(np.int64) * heads + np.arange(heads)[:, None]
             self._indices[heads] = _indices(index)
         return self._indices[heads]
 
@@ -124,15 +124,15 @@ class Span:
 class CallContext:
     """What all caches of one call of the model share: its rows, and where their tokens are in the pools."""
 
-    def __init__(self, group: Group, page_size: int) -> None:
+    def __init__(self, group: Group, block_size: int) -> None:
         self.group = group
-        self._page_size = page_size
+        self._block_size = block_size
         self._spans: dict[int | None, Span] = {}
         self._places: dict[int, mx.array] = {}
 
     @cached_property
     def is_fresh(self) -> bool:
-        """Whether no row has anything in its pages."""
+        """Whether no row has anything in its blocks."""
         return not self.group.starts.any()
 
     @cached_property
@@ -144,16 +144,16 @@ class CallContext:
     def span(self, window: int | None) -> Span:
         """The tokens that attention with this window reads."""
         if window not in self._spans:
-            self._spans[window] = Span(self.group, self._page_size, window)
+            self._spans[window] = Span(self.group, self._block_size, window)
         return self._spans[window]
 
     def places(self, heads: int) -> mx.array:
         """[rows, heads, tokens] where a pool holds the new tokens."""
         if heads not in self._places:
             positions = self.group.starts[:, None] + np.arange(self.group.num_tokens)
-            pages = np.take_along_axis(self.group.tables, positions // self._page_size, 1).astype(np.int64)
-            by_head = pages[:, None, :] * heads + np.arange(heads)[:, None]
-            self._places[heads] = _indices(by_head * self._page_size + positions[:, None, :] % self._page_size)
+            blocks = np.take_along_axis(self.group.tables, positions // self._block_size, 1).astype(np.int64)
+            by_head = blocks[:, None, :] * heads + np.arange(heads)[:, None]
+            self._places[heads] = _indices(by_head * self._block_size + positions[:, None, :] % self._block_size)
         return self._places[heads]
 
 

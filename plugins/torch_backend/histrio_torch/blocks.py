@@ -1,9 +1,9 @@
-"""The pool of pages that holds the keys and values of a stage's layers, and where the running step finds its own.
+"""The pool of blocks that holds the keys and values of a stage's layers, and where the running step finds its own.
 
-Layers of equal shape share a tensor of keys [page, layer, kv head, token of the page, dim] and one of values; as int8
-(see `stores.py`) two more hold their scales. So a page is one stretch of each: copying and clearing it is quick, and
-what no page in use lies in is never touched (with huge pages, a pool with layers outside took 0.9 GB and a second at
-its first token). What is gathered are the parts of a page that belong to one head: in order they are a matrix [tokens,
+Layers of equal shape share a tensor of keys [block, layer, kv head, token of the block, dim] and one of values; as int8
+(see `stores.py`) two more hold their scales. So a block is one stretch of each: copying and clearing it is quick, and
+what no block in use lies in is never touched (with huge blocks, a pool with layers outside took 0.9 GB and a second at
+its first token). What is gathered are the parts of a block that belong to one head: in order they are a matrix [tokens,
 dim] that the attention's products take as it is. `begin` turns a step's block tables into indices once, and all layers
 use them.
 """
@@ -91,7 +91,7 @@ class DeviceSeats:
 
     resident: ResidentRows
     stale: list[slice]
-    """Rows that are read from pages; all others lack only this step's tokens."""
+    """Rows that are read from blocks; all others lack only this step's tokens."""
     tokens: slice | Tensor
     """[new tokens] of the rows, among those of the step."""
     rows: Tensor
@@ -102,28 +102,28 @@ class DeviceSeats:
 
 @dataclass(slots=True)
 class DeviceGroup:
-    """A `RowGroup` with what reading its pages needs on the device."""
+    """A `RowGroup` with what reading its blocks needs on the device."""
 
     parts: list[DevicePart]
-    pages: Tensor
-    """[rows, 1, pages]"""
+    blocks: Tensor
+    """[rows, 1, blocks]"""
     seats: DeviceSeats | None = None
     """Where its rows are resident."""
-    page_rows: dict[LayerShape, Tensor] = field(default_factory=dict)
-    """[rows, heads * pages] rows of a pool seen as [pages * layers * heads, …], for the first layer."""
+    block_rows: dict[LayerShape, Tensor] = field(default_factory=dict)
+    """[rows, heads * blocks] rows of a pool seen as [blocks * layers * heads, …], for the first layer."""
     resident_rows: dict[int, Tensor] = field(default_factory=dict)
     """num_kv_heads → [tokens * heads] where the new tokens go in a copy seen as [rows * heads * keys, dim]."""
 
     @property
     def num_rows(self) -> int:
         """How many rows are read."""
-        return self.pages.shape[0]
+        return self.blocks.shape[0]
 
 
 class PagedCache:
-    """Keys and values of the layers of one stage. Page ids index all layers alike; the caller owns which are whose.
+    """Keys and values of the layers of one stage. Block ids index all layers alike; the caller owns which are whose.
 
-    `dtype` is what goes in and comes out; pages hold that, or `is_int8` codes and scales.
+    `dtype` is what goes in and comes out; blocks hold that, or `is_int8` codes and scales.
     """
 
     def __init__(
@@ -138,18 +138,18 @@ class PagedCache:
         self.dtype = dtype
         self.is_int8 = is_int8
         self.device = torch.device(device)
-        self.num_pages = 0
-        self.page_size = 0
+        self.num_blocks = 0
+        self.block_size = 0
         self._pools: list[Tensor] = []
-        self._heads_per_page: dict[LayerShape, int] = {}
-        # Each begins at the layer's part of page 0: one row index then serves all layers of a shape.
+        self._heads_per_block: dict[LayerShape, int] = {}
+        # Each begins at the layer's part of block 0: one row index then serves all layers of a shape.
         self._keys: dict[int, Store] = {}
         self._values: dict[int, Store] = {}
         self._codes = Scratch()
         self._scratch: Tensor | None = None
         self._batch: StepBatch | None = None
-        self._slot_pages = torch.empty(0, dtype=torch.int64)
-        self._slot_tokens = self._slot_pages
+        self._slot_blocks = torch.empty(0, dtype=torch.int64)
+        self._slot_tokens = self._slot_blocks
         self._slot_rows: dict[LayerShape, Tensor] = {}
         self._written = np.empty(0, np.int64)
         self._groups: dict[int | None, list[DeviceGroup]] = {}
@@ -170,22 +170,22 @@ class PagedCache:
         has_copies = self.device.type == "cpu"
         return math.ceil(self.bytes_per_token * (1 + RESIDENT_RATIO)) if has_copies else self.bytes_per_token
 
-    def allocate(self, num_pages: int, page_size: int) -> None:
+    def allocate(self, num_blocks: int, block_size: int) -> None:
         """Make the pool, zeroed; same sizes as before keep it with what it holds."""
         self._residents = None
         if self.device.type == "cpu":
-            num_bytes = num_pages * page_size * self.bytes_per_token * RESIDENT_RATIO
+            num_bytes = num_blocks * block_size * self.bytes_per_token * RESIDENT_RATIO
             arena = Arena(int(num_bytes / self.dtype.itemsize), self.dtype, self.device)
-            self._residents = Residents(arena, num_pages)
-        if (num_pages, page_size) == (self.num_pages, self.page_size):
+            self._residents = Residents(arena, num_blocks)
+        if (num_blocks, block_size) == (self.num_blocks, self.block_size):
             return
 
         self._pools, self._keys, self._values = [], {}, {}
         self._batch = None
-        self.num_pages, self.page_size = num_pages, page_size
+        self.num_blocks, self.block_size = num_blocks, block_size
         for shape in sorted(set(self.layers.values()), key=repr):
             indices = [index for index, other in self.layers.items() if other == shape]
-            self._heads_per_page[shape] = len(indices) * shape.num_kv_heads
+            self._heads_per_block[shape] = len(indices) * shape.num_kv_heads
             self._keys.update(self._make_stores(indices, shape.num_kv_heads, shape.key_dim))
             self._values.update(self._make_stores(indices, shape.num_kv_heads, shape.value_dim))
 
@@ -194,10 +194,10 @@ class PagedCache:
         self._pools, self._keys, self._values = [], {}, {}
         self._codes, self._scratch, self._residents = Scratch(), None, None
         self._batch, self._groups, self._slot_rows = None, {}, {}
-        self.num_pages = 0
+        self.num_blocks = 0
 
     def copy(self, src: list[int], dst: list[int]) -> None:
-        """Copy pages `src[i]` to `dst[i]` in all layers; all are read before any is written."""
+        """Copy blocks `src[i]` to `dst[i]` in all layers; all are read before any is written."""
         sources = torch.tensor(src, dtype=torch.int64, device=self.device)
         targets = torch.tensor(dst, dtype=torch.int64, device=self.device)
         for pool in self._pools:
@@ -207,23 +207,23 @@ class PagedCache:
 
     def begin(self, batch: StepBatch) -> None:
         """Make `batch` the running step: where its tokens are written, and (at first use) what its rows read."""
-        assert self.page_size, "allocate() comes before begin()"
+        assert self.block_size, "allocate() comes before begin()"
         rows = np.repeat(np.arange(batch.num_rows), batch.num_tokens)
         within = np.arange(batch.total_tokens) - batch.offsets[:-1].astype(np.int64)[rows]
         positions = batch.starts.astype(np.int64)[rows] + within
-        self._written = batch.block_tables[rows, positions // self.page_size].astype(np.int64)
+        self._written = batch.block_tables[rows, positions // self.block_size].astype(np.int64)
         self._batch = batch
-        self._slot_pages = self._to_device(self._written)
-        self._slot_tokens = self._to_device(positions % self.page_size)
+        self._slot_blocks = self._to_device(self._written)
+        self._slot_tokens = self._to_device(positions % self.block_size)
         self._slot_rows = {}
         self._groups = {}
-        self._clear_entered_pages(batch)
+        self._clear_entered_blocks(batch)
 
     def groups(self, window: int | None) -> list[DeviceGroup]:
         """The running step's rows, grouped for layers with this window (None: all keys are seen)."""
         if window not in self._groups:
             assert self._batch is not None, "begin() comes before the first layer"
-            rows = Rows.of(self._batch, self.page_size, window)
+            rows = Rows.of(self._batch, self.block_size, window)
             groups = similar_rows(rows)
             sets: list[ResidentRows | None] = [None] * len(groups)
             if window is None and self._residents is not None:
@@ -234,7 +234,7 @@ class PagedCache:
         return self._groups[window]
 
     def write(self, layer_index: int, key: Tensor, value: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Store the step's keys [tokens, kv_heads, key_dim] and values in the pages of their rows.
+        """Store the step's keys [tokens, kv_heads, key_dim] and values in the blocks of their rows.
 
         Returns them as they were stored, that is rounded as int8.
         """
@@ -247,12 +247,12 @@ class PagedCache:
     def gather(
         self, layer_index: int, group: DeviceGroup, key: Tensor, value: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Keys and values [rows * kv_heads, keys, dim] of the group's pages, in memory that the next gather reuses.
+        """Keys and values [rows * kv_heads, keys, dim] of the group's blocks, in memory that the next gather reuses.
 
         `key` and `value` are what `write` has returned: all that is missing where the rows are resident.
         """
         shape = self.layers[layer_index]
-        seats, num_rows, num_keys = group.seats, group.num_rows, group.pages.shape[-1] * self.page_size
+        seats, num_rows, num_keys = group.seats, group.num_rows, group.blocks.shape[-1] * self.block_size
         keys_per_dim = (num_rows if seats is None else seats.resident.num_seats) * shape.num_kv_heads * num_keys
         memory, is_current = self._memory_for(layer_index, group, keys_per_dim * (shape.key_dim + shape.value_dim))
 
@@ -272,7 +272,7 @@ class PagedCache:
                 target.view(-1, dim).index_copy_(0, rows, new[seats.tokens].reshape(-1, dim))
             for span in stale:
                 heads = slice(span.start * shape.num_kv_heads, span.stop * shape.num_kv_heads)
-                store.read(self._page_rows_of(group, shape)[span].reshape(-1), target[heads])
+                store.read(self._block_rows_of(group, shape)[span].reshape(-1), target[heads])
 
         return pairs[0][0], pairs[1][0] if value is not None else None
 
@@ -293,32 +293,32 @@ class PagedCache:
 
         if not self.is_int8:
             values = self._make_pool(len(indices), num_kv_heads, dim, self.dtype)
-            return {index: FloatStore(part, self.page_size, dim) for index, part in zip(indices, values, strict=True)}
+            return {index: FloatStore(part, self.block_size, dim) for index, part in zip(indices, values, strict=True)}
 
         codes = self._make_pool(len(indices), num_kv_heads, dim, torch.int8)
         scales = self._make_pool(len(indices), num_kv_heads, 1, self.dtype)
         parts = zip(indices, codes, scales, strict=True)
-        return {index: Int8Store(own, its, self.page_size, self._codes) for index, own, its in parts}
+        return {index: Int8Store(own, its, self.block_size, self._codes) for index, own, its in parts}
 
     def _make_pool(self, num_layers: int, num_kv_heads: int, dim: int, dtype: torch.dtype) -> list[Tensor]:
-        """For each layer, the pool from that layer's part of page 0 on."""
-        pool = _zeros((self.num_pages, num_layers, num_kv_heads, self.page_size, dim), dtype, self.device)
+        """For each layer, the pool from that layer's part of block 0 on."""
+        pool = _zeros((self.num_blocks, num_layers, num_kv_heads, self.block_size, dim), dtype, self.device)
         self._pools.append(pool)
-        values_per_layer = num_kv_heads * self.page_size * dim
+        values_per_layer = num_kv_heads * self.block_size * dim
         return [pool.view(-1)[order * values_per_layer :] for order in range(num_layers)]
 
-    def _clear_entered_pages(self, batch: StepBatch) -> None:
-        # A page's former owner may have left NaN behind the tokens that this step writes; 0 * NaN would reach the row.
+    def _clear_entered_blocks(self, batch: StepBatch) -> None:
+        # A block's former owner may have left NaN behind the tokens that this step writes; 0 * NaN would reach the row.
         ends = batch.starts.astype(np.int64) + batch.num_tokens
-        last_pages = (ends - 1) // self.page_size
-        entered = (last_pages * self.page_size >= batch.starts) & (ends % self.page_size != 0)
+        last_blocks = (ends - 1) // self.block_size
+        entered = (last_blocks * self.block_size >= batch.starts) & (ends % self.block_size != 0)
         if not entered.any():
             return
 
         rows = np.flatnonzero(entered)
-        pages = self._to_device(batch.block_tables[rows, last_pages[rows]].astype(np.int64))
+        blocks = self._to_device(batch.block_tables[rows, last_blocks[rows]].astype(np.int64))
         for pool in self._pools:
-            pool.index_fill_(0, pages, 0)
+            pool.index_fill_(0, blocks, 0)
 
     def _device_group(self, rows: Rows, members: IndexArray, resident: ResidentRows | None) -> DeviceGroup:
         can_split = self.device.type == "cpu"
@@ -328,7 +328,7 @@ class PagedCache:
             group = make_group(rows, resident.members, resident.capacity, can_split=can_split)
         parts = [self._device_part(part) for part in group.parts]
         seats = None if resident is None else self._device_seats(rows, resident)
-        return DeviceGroup(parts, self._to_device(group.pages)[:, None, :], seats)
+        return DeviceGroup(parts, self._to_device(group.blocks)[:, None, :], seats)
 
     def _device_part(self, part: Part) -> DevicePart:
         tokens = self._indices(part.tokens)
@@ -365,26 +365,26 @@ class PagedCache:
         return self._to_device(tokens)
 
     def _slot_rows_of(self, shape: LayerShape) -> Tensor:
-        """[tokens * heads] rows of a pool seen as [pages * layers * heads * tokens of a page, dim], first layer."""
+        """[tokens * heads] rows of a pool seen as [blocks * layers * heads * tokens of a block, dim], first layer."""
         if shape not in self._slot_rows:
             heads = torch.arange(shape.num_kv_heads, device=self.device)
-            rows = self._slot_pages[:, None] * self._heads_per_page[shape] + heads
-            self._slot_rows[shape] = (rows * self.page_size + self._slot_tokens[:, None]).reshape(-1)
+            rows = self._slot_blocks[:, None] * self._heads_per_block[shape] + heads
+            self._slot_rows[shape] = (rows * self.block_size + self._slot_tokens[:, None]).reshape(-1)
 
         return self._slot_rows[shape]
 
-    def _page_rows_of(self, group: DeviceGroup, shape: LayerShape) -> Tensor:
-        if shape not in group.page_rows:
+    def _block_rows_of(self, group: DeviceGroup, shape: LayerShape) -> Tensor:
+        if shape not in group.block_rows:
             heads = torch.arange(shape.num_kv_heads, device=self.device)[:, None]
-            group.page_rows[shape] = (group.pages * self._heads_per_page[shape] + heads).flatten(1)
+            group.block_rows[shape] = (group.blocks * self._heads_per_block[shape] + heads).flatten(1)
 
-        return group.page_rows[shape]
+        return group.block_rows[shape]
 
     def _resident_rows_of(self, group: DeviceGroup, num_kv_heads: int) -> Tensor:
         if num_kv_heads not in group.resident_rows:
             assert group.seats is not None
             heads = group.seats.rows[:, None] * num_kv_heads + torch.arange(num_kv_heads, device=self.device)
-            rows = heads * (group.pages.shape[-1] * self.page_size) + group.seats.keys[:, None]
+            rows = heads * (group.blocks.shape[-1] * self.block_size) + group.seats.keys[:, None]
             group.resident_rows[num_kv_heads] = rows.reshape(-1)
 
         return group.resident_rows[num_kv_heads]
@@ -394,7 +394,7 @@ class PagedCache:
 
 
 def _zeros(sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeroed memory; on a CPU the system hands it out as it is first used, so that unused pages cost nothing."""
+    """Zeroed memory; on a CPU the system hands it out as it is first used, so that unused blocks cost nothing."""
     if device.type != "cpu":
         return torch.zeros(sizes, dtype=dtype, device=device)
 

@@ -1,4 +1,4 @@
-"""Rows are grouped without waste, find their tokens in their pages, and nothing of anyone else's."""
+"""Rows are grouped without waste, find their tokens in their blocks, and nothing of anyone else's."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy.typing as npt
 import pytest
 
 from histrio.contracts.backend import ReplicaSize, StepBatch
+from histrio_mlx.blocks import CallContext, Pool, Span
 from histrio_mlx.cache import StageCaches
 from histrio_mlx.compat import KVCache
 from histrio_mlx.groups import SHORT_TOKENS, Group, make_groups
-from histrio_mlx.pages import CallContext, Pool, Span
 
-PAGE_SIZE, HEADS, WIDTH = 4, 3, 5
+BLOCK_SIZE, HEADS, WIDTH = 4, 3, 5
 
 
-def make_batch(rows: Sequence[tuple[int, int]], page_size: int = PAGE_SIZE) -> StepBatch:
-    """Rows (tokens already there, new tokens), each with pages of its own, dealt crosswise."""
+def make_batch(rows: Sequence[tuple[int, int]], block_size: int = BLOCK_SIZE) -> StepBatch:
+    """Rows (tokens already there, new tokens), each with blocks of its own, dealt crosswise."""
     starts, counts = (np.array(column, np.int32) for column in zip(*rows, strict=True))
-    most = int(-(-(starts + counts).max() // page_size))
+    most = int(-(-(starts + counts).max() // block_size))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
     return StepBatch(
         slots=np.arange(len(rows), dtype=np.int32),
@@ -42,23 +42,25 @@ def as_rows(groups: list[Group]) -> list[list[int]]:
 
 
 def test_rows_with_equally_many_tokens_share_a_call() -> None:
-    groups = make_groups(make_batch([(9, 1), (0, 7), (3, 1), (0, 7), (200, 1), (5, 4)]), PAGE_SIZE)
+    groups = make_groups(make_batch([(9, 1), (0, 7), (3, 1), (0, 7), (200, 1), (5, 4)]), BLOCK_SIZE)
     assert sorted(as_rows(groups)) == [[0, 2, 4], [1, 3], [5]]
     assert sorted(np.concatenate([group.tokens for group in groups]).tolist()) == list(range(21))
 
 
 def test_a_much_longer_row_goes_by_itself() -> None:
     lengths = [SHORT_TOKENS * 8, SHORT_TOKENS * 5, SHORT_TOKENS * 2, 1, SHORT_TOKENS]
-    groups = make_groups(make_batch([(length, 1) for length in lengths]), PAGE_SIZE)
+    groups = make_groups(make_batch([(length, 1) for length in lengths]), BLOCK_SIZE)
 
     assert sorted(as_rows(groups)) == [[0, 1], [2, 4], [3]]
     for group in groups:
-        padded = group.num_rows * group.tables.shape[1] * PAGE_SIZE
-        assert padded <= max(2 * int((group.starts + 1).sum()), group.num_rows * (SHORT_TOKENS + PAGE_SIZE)) + PAGE_SIZE
+        padded = group.num_rows * group.tables.shape[1] * BLOCK_SIZE
+        assert (
+            padded <= max(2 * int((group.starts + 1).sum()), group.num_rows * (SHORT_TOKENS + BLOCK_SIZE)) + BLOCK_SIZE
+        )
 
 
 def test_a_family_that_takes_no_batch_gets_one_row_at_a_time() -> None:
-    groups = make_groups(make_batch([(9, 1), (3, 1), (0, 4)]), PAGE_SIZE, most_rows=1)
+    groups = make_groups(make_batch([(9, 1), (3, 1), (0, 4)]), BLOCK_SIZE, most_rows=1)
     assert sorted(as_rows(groups)) == [[0], [1], [2]]
 
 
@@ -67,11 +69,11 @@ def test_a_family_that_takes_no_batch_gets_one_row_at_a_time() -> None:
 def test_attention_reads_what_was_written_and_no_more(rows: list[tuple[int, int]], window: int | None) -> None:
     batch = make_batch(rows)
     pool = Pool(HEADS, WIDTH, mx.float32)
-    pool.allocate(int(batch.block_tables.max()) + 1, PAGE_SIZE)
+    pool.allocate(int(batch.block_tables.max()) + 1, BLOCK_SIZE)
     pool.array = mx.full(pool.array.shape, 1e6)
     stored = [_fill(pool, batch, row) for row in range(len(rows))]
-    group = make_groups(batch, PAGE_SIZE)[0]
-    span = Span(group, PAGE_SIZE, window)
+    group = make_groups(batch, BLOCK_SIZE)[0]
+    span = Span(group, BLOCK_SIZE, window)
     read = np.array(pool.read(span))
     mask = np.array(span.mask(window, as_array=True)) if group.num_tokens > 1 or not span.is_even else None
     if mask is None:
@@ -102,24 +104,24 @@ def _fill(pool: Pool, batch: StepBatch, row: int) -> npt.NDArray[np.float32]:
                 np.arange(end - begin),
                 np.array([0]),
             )
-            pool.write(CallContext(one, PAGE_SIZE), mx.array(values[None, :, begin:end]))
+            pool.write(CallContext(one, BLOCK_SIZE), mx.array(values[None, :, begin:end]))
     return values
 
 
-def test_what_is_not_finite_stays_out_of_pages() -> None:
+def test_what_is_not_finite_stays_out_of_blocks() -> None:
     pool = Pool(1, 2, mx.float32)
-    pool.allocate(1, PAGE_SIZE)
-    group = make_groups(make_batch([(0, 4)]), PAGE_SIZE)[0]
-    pool.write(CallContext(group, PAGE_SIZE), mx.array([[[[1, mx.nan], [mx.inf, 2], [-mx.inf, 3], [4, 5]]]]))
+    pool.allocate(1, BLOCK_SIZE)
+    group = make_groups(make_batch([(0, 4)]), BLOCK_SIZE)[0]
+    pool.write(CallContext(group, BLOCK_SIZE), mx.array([[[[1, mx.nan], [mx.inf, 2], [-mx.inf, 3], [4, 5]]]]))
     assert pool.array.tolist() == [[1, 0], [0, 2], [0, 3], [4, 5]]
 
 
 @pytest.mark.alone
 def test_writing_a_token_costs_the_same_in_a_larger_pool() -> None:
     costs = []
-    for num_pages in (256, 16_384):
+    for num_blocks in (256, 16_384):
         pool = Pool(8, 64, mx.float32)
-        pool.allocate(num_pages, 16)
+        pool.allocate(num_blocks, 16)
         context = CallContext(make_groups(make_batch([(40, 1)] * 8, 16), 16)[0], 16)
         values = mx.ones((8, 8, 1, 64))
         costs.append(min(_cost(pool, context, values) for _ in range(20)))
@@ -136,7 +138,7 @@ def _cost(pool: Pool, context: CallContext, values: mx.array) -> float:
     return time.process_time() - begin
 
 
-def test_pools_grow_with_the_pages_in_use() -> None:
+def test_pools_grow_with_the_blocks_in_use() -> None:
     cache = KVCache()
     cache.update_and_fetch(mx.ones((1, HEADS, 1, WIDTH)), mx.ones((1, HEADS, 1, WIDTH)))
     caches = StageCaches([cache], None)
@@ -151,7 +153,7 @@ def test_pools_grow_with_the_pages_in_use() -> None:
     assert caches.pools[0].array[7].tolist() == [5.0] * WIDTH, "what is there stays"
     assert mx.get_active_memory() - before == grown
     assert first < grown < 0.02 * 100_000 * 16 * caches.bytes_per_token
-    with pytest.raises(AssertionError, match="page 100000"):
+    with pytest.raises(AssertionError, match="block 100000"):
         caches.reserve(100_000)
     caches.free()
     assert mx.get_active_memory() - before < first
