@@ -115,9 +115,8 @@ class RunningCountingStage:
         new = slice(batch.offsets[row], batch.offsets[row + 1])
         start, length = batch.starts[row], batch.starts[row] + batch.num_tokens[row]
         positions = np.arange(length)
-        places = (
-            batch.block_tables[row, positions // self._block_size] * self._block_size + positions % self._block_size
-        )
+        size = self._block_size
+        places = batch.block_tables[row, positions // size] * size + positions % size
 
         blocks[places[start:]] = state[new]
         is_earlier = positions[None, :] < positions[start:, None]
