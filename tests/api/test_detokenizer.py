@@ -7,10 +7,10 @@ from random import Random
 import pytest
 import tokenizers
 from hypothesis import given
-from plain_texts import plain_texts
 from tokenizers import decoders, models, pre_tokenizers
 
 from histrio_api.text.tokenizer import Tokenizer
+from tests.api.plain_texts import plain_texts
 
 MIXED = 'naïve 日本語 🙂🚀 한국어 👩‍👩‍👧 {"a": 1}\n\ttext é à́'
 

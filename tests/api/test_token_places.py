@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
-from plain_texts import plain_texts
 from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from histrio_api.text.tokenizer import Tokenizer
+from tests.api.plain_texts import plain_texts
 
 TEXTS = ["The quick brown fox jumps over the lazy dog.", "naïve café, an actor owns its state"]
 SAMPLES = ["The lazy actor", "  two  spaces ", "naïve café – 🙂🚀 the end", "x", "日本 fox"]
