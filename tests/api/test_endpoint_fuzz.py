@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from histrio_api.request.fields import NEUTRAL_VALUES, NO_EFFECT
-from histrio_api.schemas.chat import ChatRequest
-from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.request.known_fields import KNOWN_FIELDS
 
 if TYPE_CHECKING:
     from conftest import Endpoint
@@ -19,7 +17,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-NAMES = sorted({*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *NEUTRAL_VALUES, *NO_EFFECT})
+NAMES = sorted(KNOWN_FIELDS)
 FIELDS = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=8), JSON, max_size=4)
 PARTS = st.lists(st.fixed_dictionaries({"type": st.sampled_from(["text", "image_url", ""])}, optional={"text": JSON}))
 MESSAGES = st.lists(

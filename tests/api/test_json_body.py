@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,7 +61,7 @@ def test_parts_are_counted_outside_of_texts_only(value: Any) -> None:
 @pytest.mark.parametrize("field", [b"[" + b"[]," * MAX_PARTS + b"0]", b"{" + b'"a":0,' * MAX_PARTS + b'"b":0}'])
 def test_too_many_parts_are_refused_with_the_limit(field: bytes) -> None:
     assert f"more than {MAX_PARTS}" in refusal(b'{"prompt":' + field + b"}")
-    assert decoded(b'{"metadata":' + field + b"}", labels={"metadata"}) == {"metadata": None}
+    assert decoded(b'{"metadata":' + field + b"}", labels={"metadata"}) == {"metadata": msgspec.Raw(field)}
 
 
 def num_commas(value: Any) -> int:
@@ -90,9 +91,11 @@ def test_texts_and_numbers_are_no_parts() -> None:
     assert decoded(body)["prompt"] == text
 
 
-def test_labels_are_read_where_they_are_texts() -> None:
-    body = b'{"user": "me", "metadata": {"a": [1]}, "n": 1}'
-    assert decoded(body, labels={"user", "metadata"}) == {"user": "me", "metadata": None, "n": 1}
+def test_labels_are_read_where_they_are_no_lists_and_objects() -> None:
+    body = b'{"user": "me", "store": false, "trace": [], "metadata": {"a": [1]}, "n": 1}'
+    labels = {"user", "store", "trace", "metadata"}
+    rest = {"user": "me", "store": False, "trace": [], "n": 1}
+    assert decoded(body, labels=labels) == rest | {"metadata": msgspec.Raw(b'{"a": [1]}')}
     assert decoded(body)["metadata"] == {"a": [1]}
 
 

@@ -1,17 +1,23 @@
-"""No field of a request is ignored in silence."""
+"""No field of a request is ignored in silence: it is honoured, or named, or refused."""
 
 from __future__ import annotations
 
+from inspect import get_annotations
 from typing import Any
 
 import pytest
+from openai.types import completion_create_params as completion_params
+from openai.types.chat import completion_create_params as chat_params
 
 from histrio.contracts.request_fields import CORE_FIELDS
 from histrio.errors import RequestError
-from histrio_api.request.fields import NEUTRAL_VALUES, NO_EFFECT, split_fields
+from histrio_api.request.fields import convert_fields, split_fields
+from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.json_body import decode_object
+from histrio_api.request.known_fields import HINTS, KNOWN_FIELDS
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.formats import ResponseFormat
 from histrio_samplers.plugin import SAMPLERS
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -22,23 +28,128 @@ def split(**fields: Any) -> tuple[ChatRequest, dict[str, Any]]:
     return split_fields(BASE | fields, ChatRequest, SAMPLING)
 
 
-@pytest.mark.parametrize("name", sorted(NO_EFFECT))
-def test_fields_without_effect_are_accepted(name: str) -> None:
-    assert split(**{name: "anything"})[1] == {}
+def ignored_of(path: str, value: Any, *, is_strict: bool = False) -> list[str]:
+    """What is named of a chat, or of a completion for a field of chats, that has this value there."""
+    ignored = IgnoredFields(is_strict=is_strict)
+    if path.startswith("response_format."):
+        convert_fields({"type": "text", path.split(".")[1]: value}, ResponseFormat, ignored, "response_format")
+    elif path in ChatRequest.__struct_fields__:
+        split_fields({"model": "m", "prompt": "hi", path: value}, CompletionRequest, SAMPLING, ignored=ignored)
+    else:
+        split_fields(with_field(path.split("."), value), ChatRequest, SAMPLING, ignored=ignored)
+    return ignored.paths
 
 
-@pytest.mark.parametrize("name", sorted(NEUTRAL_VALUES.keys() - SAMPLING))
-def test_unsupported_fields_pass_only_at_their_neutral_value(name: str) -> None:
-    def split_other(value: Any) -> dict[str, Any]:
-        if name not in ChatRequest.__struct_fields__:
-            return split(**{name: value})[1]
-        return split_fields({"model": "m", "prompt": "hi", name: value}, CompletionRequest, SAMPLING)[1]
+CALL: dict[str, Any] = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+WHOLE: dict[str, Any] = {
+    "model": "m",
+    "messages": [{"role": "assistant", "content": [{"type": "text", "text": "x"}], "tool_calls": [CALL]}],
+    "tools": [{"type": "function", "function": {"name": "f"}}],
+    "stream_options": {},
+    "structured_outputs": {"structural_tag": {"structures": [], "triggers": []}},
+}
 
-    for neutral in (None, *NEUTRAL_VALUES[name]):
-        assert split_other(neutral) == {}
-    with pytest.raises(RequestError, match="not supported") as caught:
-        split_other({"some": "value"})
-    assert (caught.value.param, caught.value.code, caught.value.status) == (name, "unsupported_parameter", 400)
+
+def with_field(names: list[str], value: Any) -> dict[str, Any]:
+    """`WHOLE` with this value at a path such as `messages[].content[].x`."""
+    if names[:1] == ["speculative"] and len(names) > 1:
+        return WHOLE | {".".join(names): value}  # llama.cpp's, with a dot in its name
+
+    def put(inside: dict[str, Any], names: list[str]) -> dict[str, Any]:
+        first, *rest = names
+        if not rest:
+            return inside | {first: value}
+        name = first.removesuffix("[]")
+        inner = inside[name]
+        return inside | {name: [put(inner[0], rest)] if first != name else put(inner, rest)}
+
+    return put(WHOLE, names)
+
+
+NOT_HONOURED = sorted(
+    path
+    for path, field in KNOWN_FIELDS.items()
+    if field.kind != "honoured" or not {path} & {*CompletionRequest.__struct_fields__, "prompt", *SAMPLING}
+)
+
+
+@pytest.mark.parametrize("path", NOT_HONOURED)
+def test_every_known_field_is_silent_at_its_neutral_values_and_else_named_or_refused(path: str) -> None:
+    field = KNOWN_FIELDS[path]
+    if path not in {"messages", "prompt"}:
+        for neutral in (None, *field.neutral):
+            assert ignored_of(path, neutral) == []
+            assert ignored_of(path, neutral, is_strict=True) == []
+    if path in HINTS:
+        assert ignored_of(path, "some value") == [path]
+        with pytest.raises(RequestError, match="has no effect here") as caught:
+            ignored_of(path, "some value", is_strict=True)
+    else:
+        with pytest.raises(RequestError, match="not supported") as caught:
+            ignored_of(path, "some value")
+    assert caught.value.param == path.replace("[]", "[0]")
+    assert (caught.value.code, caught.value.status) == ("unsupported_parameter", 400)
+    assert "some value" not in str(caught.value)
+
+
+def test_the_table_has_every_field_that_the_structs_have() -> None:
+    chats, completions = {*ChatRequest.__struct_fields__}, {*CompletionRequest.__struct_fields__}
+    by_samplers = {field for sampler in SAMPLERS for field in sampler.params.__struct_encode_fields__}
+    honoured: dict[str, set[str]] = {"both": set(), "chats": set(), "completions": set(), "samplers": set()}
+    for name, field in KNOWN_FIELDS.items():
+        if field.kind == "honoured":
+            honoured[field.reason].add(name)
+    assert honoured["both"] == chats & completions
+    assert honoured["chats"] == chats - completions
+    assert honoured["completions"] == completions - chats
+    assert honoured["samplers"] == by_samplers | {"bad_words", "dry_sequence_breakers"}
+
+
+def test_the_table_has_every_field_that_the_official_client_can_send() -> None:
+    for params in (chat_params.CompletionCreateParamsBase, completion_params.CompletionCreateParamsBase):
+        missing = {*get_annotations(params), "stream"} - KNOWN_FIELDS.keys()
+        assert not missing
+    assert "web_search_options" in get_annotations(chat_params.CompletionCreateParamsBase), "control"
+
+
+def test_what_is_left_out_within_fields_leaves_the_rest_as_it_was() -> None:
+    message = {"role": "user", "content": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}
+    ignored = IgnoredFields()
+    request, _ = split_fields(
+        {
+            "model": "m",
+            "messages": [message, message | {"colour": 1, "name": None}],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"unknown": 1}, "x": 1}}],
+            "tool_choice": {"type": "function", "function": {"name": "f", "y": 2}},
+            "stream_options": {"include_usage": True, "include_use": True},
+            "stop": ["a"],
+        },
+        ChatRequest,
+        SAMPLING,
+        ignored=ignored,
+    )
+    plain = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+    expected, _ = split_fields(
+        {
+            "model": "m",
+            "messages": [plain, plain],
+            "tools": [{"type": "function", "function": {"name": "f", "parameters": {"unknown": 1}}}],
+            "tool_choice": {"type": "function", "function": {"name": "f"}},
+            "stream_options": {"include_usage": True},
+            "stop": ["a"],
+        },
+        ChatRequest,
+        SAMPLING,
+        ignored=IgnoredFields(is_strict=True),
+    )
+    assert request == expected
+    assert ignored.paths == [
+        "messages[].content[].cache_control",
+        "messages[].colour",
+        "tools[].function.x",
+        "tool_choice.function.y",
+        "stream_options.include_use",
+    ]
 
 
 def test_a_boolean_is_not_the_number_one() -> None:
@@ -48,12 +159,18 @@ def test_a_boolean_is_not_the_number_one() -> None:
         split(logprobs=0)
 
 
-def test_an_unknown_field_is_named() -> None:
+@pytest.mark.parametrize("value", [1, None])
+def test_an_unknown_field_is_named(value: Any) -> None:
+    assert ignored_of("temprature", value) == ["temprature"]
     with pytest.raises(RequestError, match="temprature: unknown field") as caught:
-        split(temprature=1)
-    assert caught.value.param == "temprature"
-    with pytest.raises(RequestError, match="unknown field"):
-        split(temprature=None)
+        ignored_of("temprature", value, is_strict=True)
+    assert (caught.value.param, caught.value.code) == ("temprature", "unknown_parameter")
+
+
+def test_a_strict_request_is_told_where_within_its_fields() -> None:
+    with pytest.raises(RequestError, match="unknown field") as caught:
+        ignored_of("messages[].tool_calls[].function.x", 1, is_strict=True)
+    assert caught.value.param == "messages[0].tool_calls[0].function.x"
 
 
 def test_sampling_fields_are_those_that_samplers_registered() -> None:
@@ -69,7 +186,7 @@ def test_sampling_fields_are_those_that_samplers_registered() -> None:
         ({"messages": "hi"}, "messages"),
         ({"messages": [{"role": "usr", "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": "x", "colour": 1}]}, "messages[0].colour"),
+        ({"messages": [{"role": "user", "content": "x", "colour": 1, "name": 3}]}, "messages[0].name"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
         ({"n": 0}, "n"),
         ({"n": "two"}, "n"),
@@ -78,7 +195,8 @@ def test_sampling_fields_are_those_that_samplers_registered() -> None:
         ({"seed": 2**63}, "seed"),
         ({"stop": 3}, "stop"),
         ({"stream": "yes"}, "stream"),
-        ({"stream_options": {"include_use": True}}, "stream_options.include_use"),
+        ({"stream_options": {"include_usage": 3}}, "stream_options.include_usage"),
+        ({"messages": [{"role": "user", "audio": {"id": "x"}}]}, "messages[0].audio"),
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
@@ -118,8 +236,8 @@ def test_prompts_are_text_ids_or_lists_of_them() -> None:
 
 
 def test_the_core_knows_every_field_that_a_sampler_may_not_have() -> None:
-    own = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__, *NO_EFFECT}
+    own = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
     missing = own - CORE_FIELDS
     assert not missing, f"add these to CORE_FIELDS in histrio/contracts/request_fields.py: {sorted(missing)}"
-    assert not CORE_FIELDS - own, "a field that no request has"
+    assert not CORE_FIELDS - own - HINTS, "a field that no request has"
     assert not CORE_FIELDS & {field for sampler in SAMPLERS for field in sampler.params.__struct_encode_fields__}

@@ -63,10 +63,10 @@ def test_a_request_that_failed_or_was_left_says_so(endpoint: Endpoint, lines: An
 
 
 def test_a_refusal_has_a_line_without_the_clients_words(endpoint: Endpoint, lines: Any) -> None:
-    endpoint.complete(prompt="a", **{SECRET: 1})
+    endpoint.complete(prompt="a", best_of=SECRET)
     endpoint.http.get(f"/{SECRET}")
     assert lines() == [
-        "refused path=/v1/completions status=400 code=unknown_parameter",
+        "refused path=/v1/completions status=400 code=unsupported_parameter",
         "refused path=other status=404 code=unknown_url",
     ]
 

@@ -17,6 +17,7 @@ from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_api.request.fields import split_fields
 from histrio_api.request.forced_calls import form_or_calls
+from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.structured import wanted_grammar
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
@@ -113,7 +114,7 @@ def test_any_text_needs_no_grammar(fields: dict[str, Any]) -> None:
         ({"structured_outputs": {"structural_tag": '{"triggers":[]}'}}, "structured_outputs.structural_tag.structures"),
         ({"response_format": {"type": "structural_tag", "triggers": ["<"]}}, "response_format.structures"),
         ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format.triggers"),
-        ({"response_format": {"type": "structural_tag", "format": {}} | TAG}, "response_format.format"),
+        ({"response_format": {"type": "structural_tag", "format": {"type": "or"}} | TAG}, "response_format.format"),
         (
             {"response_format": {"type": "structural_tag", "structures": [{"begin": "<"}], "triggers": ["<"]}},
             "response_format.structures[0].schema",
@@ -232,5 +233,9 @@ def test_a_kind_of_a_plugin_is_asked_for_by_its_name(given: dict[str, Any], text
 def test_a_kind_has_one_text() -> None:
     given = {"type": "limerick", "limerick": "x", "rhyme": "y"}
     request = split_fields({"model": "m", "prompt": "x", "response_format": given}, CompletionRequest, frozenset())[0]
+    ignored = IgnoredFields()
+    wanted = wanted_grammar(request, {}, ["limerick"], ignored=ignored)
+    assert wanted is not None
+    assert (wanted.spec.text, ignored.paths) == ("x", ["response_format.rhyme"])
     with pytest.raises(RequestError, match=r"response_format.rhyme: unknown field"):
-        wanted_grammar(request, {}, ["limerick"])
+        wanted_grammar(request, {}, ["limerick"], ignored=IgnoredFields(is_strict=True))

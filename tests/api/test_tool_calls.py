@@ -239,9 +239,11 @@ def test_what_a_stream_and_the_official_client_add_is_accepted_in_the_history(
     prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
     assert '"arguments": {"a": 1}' in prompt
     assert "parsed" not in prompt
-    deltas[0]["other"] = 1
-    with pytest.raises(openai.BadRequestError, match="other: unknown field"):
-        client.chat.completions.create(model="test/scripted", messages=[*HELLO, message], tools=TOOLS)
+    strict = {"x-histrio-strict": "true"}
+    with pytest.raises(openai.BadRequestError, match=r"tool_calls\[0\]\.index: has no effect here"):
+        client.chat.completions.create(
+            model="test/scripted", messages=[*HELLO, message], tools=TOOLS, extra_headers=strict
+        )
 
 
 def test_template_variables_reach_the_template(tools_endpoint: tuple[openai.OpenAI, ScriptedGateway]) -> None:

@@ -1,97 +1,57 @@
 """Which request fields are honoured, which cannot matter, and which are refused: nothing is ignored in silence.
 
-A field of a request is one of: of the request's struct; a sampling field that some sampler has registered; without any
-effect by its definition; known, but not supported, and then only its neutral value is let through; unknown.
+A request is converted strictly. Only if that fails is it gone through for fields that its structs do not have: those
+are judged by the table of known fields, and what remains is converted again.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from functools import cache
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from histrio.errors import RequestError
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
-from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.request.ignored import IgnoredFields
+from histrio_api.request.known_fields import KNOWN_FIELDS, KnownField
 
-__all__ = ["NEUTRAL_VALUES", "NO_EFFECT", "split_fields", "within_vocabulary"]
+__all__ = ["convert_fields", "split_fields", "within_vocabulary"]
 
-R = TypeVar("R", bound=GenerationRequest)
-
-NO_EFFECT = frozenset(
-    {
-        "metadata",
-        "prediction",
-        "prompt_cache_key",
-        "prompt_cache_retention",
-        "request_id",
-        "safety_identifier",
-        "user",
-    }
-)
-"""Fields that label, or only promise speed; no value of them changes what is generated."""
-
-NEUTRAL_VALUES: dict[str, tuple[Any, ...]] = {
-    "allowed_token_ids": (),
-    "audio": (),
-    "bad_words": ([],),
-    "bad_words_ids": ([],),
-    "best_of": (1,),
-    "chat_template": (),
-    "documents": ([],),
-    "dry_allowed_length": (2,),
-    "dry_base": (1.75,),
-    "dry_multiplier": (0,),
-    "dry_penalty_last_n": (-1, 0),
-    "dry_sequence_breaker_ids": ([],),
-    "dry_sequence_breakers": ([],),
-    "echo": (False,),
-    "frequency_penalty": (0,),
-    "function_call": ("none", "auto"),
-    "functions": ([],),
-    "include_reasoning": (True,),
-    "include_stop_str_in_output": (False,),
-    "length_penalty": (1,),
-    "logit_bias": ({},),
-    "min_p": (0,),
-    "min_tokens": (0,),
-    "mirostat": (0,),
-    "mirostat_eta": (0.1,),
-    "mirostat_tau": (5,),
-    "modalities": (["text"],),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "repetition_penalty": (1,),
-    "return_token_ids": (False,),
-    "service_tier": ("auto", "default"),
-    "spaces_between_special_tokens": (True,),
-    "store": (False,),
-    "suffix": ("",),
-    "temperature": (1,),
-    "top_k": (0, -1),
-    "top_logprobs": (0,),
-    "top_n_sigma": (0, -1),
-    "top_p": (1,),
-    "truncate_prompt_tokens": (),
-    "typical_p": (1,),
-    "use_beam_search": (False,),
-    "verbosity": ("medium",),
-    "web_search_options": (),
-    "xtc_probability": (0,),
-    "xtc_threshold": (0.1,),
-}
-"""Known fields that are not supported here, with the values besides null at which they would change nothing."""
+R = TypeVar("R", bound=msgspec.Struct)
 
 _MAX_ID_DIGITS = 18
 
 
+class _Place(NamedTuple):
+    """Where a field stands."""
+
+    path: str = ""
+    """As the table has it, `messages[].role`."""
+    exact: str = ""
+    """With positions, `messages[0].role`."""
+
+    def field(self, name: str) -> _Place:
+        return _Place(f"{self.path}.{name}", f"{self.exact}.{name}") if self.path else _Place(name, name)
+
+    def item(self, at: int) -> _Place:
+        return _Place(f"{self.path}[]", f"{self.exact}[{at}]")
+
+
 def split_fields(
-    request: dict[str, Any], kind: type[R], sampling_fields: frozenset[str], honoured_by: str = "this server"
+    request: dict[str, Any],
+    kind: type[R],
+    sampling_fields: frozenset[str],
+    honoured_by: str = "this server",
+    ignored: IgnoredFields | None = None,
 ) -> tuple[R, dict[str, Any]]:
     """The checked request and its sampling fields. A null means that the field is not given.
 
-    `honoured_by` names what honours these fields and no others, for messages. Raises `RequestError`.
+    `honoured_by` names what honours these fields and no others, for messages; `ignored` takes the names of those that
+    are left out. Raises `RequestError`.
     """
+    ignored = ignored or IgnoredFields()
     own: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     names = kind.__struct_fields__
@@ -101,15 +61,23 @@ def split_fields(
         elif name in sampling_fields:
             target = sampling
         else:
-            _require_neutral(name, value, honoured_by)
+            _leave_out(_Place(name, name), value, ignored, honoured_by)
             target = None
         if target is not None and value is not None:
             target[name] = value
+    return convert_fields(own, kind, ignored), sampling
 
+
+def convert_fields(given: dict[str, Any], kind: type[R], ignored: IgnoredFields, prefix: str = "") -> R:
+    """The checked struct; `prefix` is the field that these stand in. Raises `RequestError`."""
     try:
-        return msgspec.convert(own, kind), sampling
+        return msgspec.convert(given, kind)
+    except msgspec.ValidationError:
+        known = _without_others(given, _shape_of(kind), _Place(prefix, prefix), ignored)
+    try:
+        return msgspec.convert(known, kind)
     except msgspec.ValidationError as error:
-        raise from_validation(error) from None
+        raise from_validation(error, prefix=f"{prefix}." if prefix else "") from None
 
 
 def within_vocabulary(sampling: dict[str, Any], vocab_size: int) -> dict[str, Any]:
@@ -129,20 +97,73 @@ def _is_beyond(key: str, vocab_size: int) -> bool:
     return key.isascii() and key.isdecimal() and (len(key) > _MAX_ID_DIGITS or int(key) >= vocab_size)
 
 
-def _require_neutral(name: str, value: Any, honoured_by: str) -> None:
-    if name in NO_EFFECT:
-        return
+class _Shape(NamedTuple):
+    """What of a value can have fields that its type does not have: it is an object, or a list of such."""
 
-    shown = name[:MAX_PARAM_CHARS]
-    if name not in NEUTRAL_VALUES:
-        raise RequestError(f"{shown}: unknown field", param=shown, code="unknown_parameter")
-    if value is None:
-        return
+    fields: dict[str, _Shape | None]
+    """Of an object, by name; None for a field in which everything is known, or free."""
+    required: frozenset[str]
+    item: _Shape | None = None
+    """Of a list."""
 
-    for neutral in NEUTRAL_VALUES[name]:
-        # True == 1 in Python, but `best_of: true` is not a number of choices.
-        if value == neutral and isinstance(value, bool) == isinstance(neutral, bool):
-            return
-    allowed = " or ".join(msgspec.json.encode(neutral).decode() for neutral in NEUTRAL_VALUES[name])
-    only = f"; leave it out or give {allowed}" if allowed else "; leave it out"
-    raise RequestError(f"{shown}: not supported by {honoured_by}{only}", param=shown, code="unsupported_parameter")
+
+@cache
+def _shape_of(kind: type[msgspec.Struct]) -> _Shape | None:
+    return _shape(inspect.type_info(kind))
+
+
+def _shape(expected: inspect.Type) -> _Shape | None:
+    """None where the whole value is known, or free."""
+    match expected:
+        case inspect.Metadata(type=inner):
+            return _shape(inner)
+        case inspect.UnionType(types=types):
+            found = [shape for shape in map(_shape, types) if shape is not None]
+            assert len(found) <= 1, "a value that may be of several structs"
+            return found[0] if found else None
+        case inspect.ListType(item_type=inner):
+            item = _shape(inner)
+            return None if item is None else _Shape({}, frozenset(), item)
+        case inspect.StructType(fields=fields, forbid_unknown_fields=True):
+            required = frozenset(field.encode_name for field in fields if field.required)
+            return _Shape({field.encode_name: _shape(field.type) for field in fields}, required)
+        case _:
+            return None
+
+
+def _without_others(value: Any, shape: _Shape | None, place: _Place, ignored: IgnoredFields) -> Any:
+    """The value without nulls, and without fields that its type does not have."""
+    if shape is None:
+        return value
+    if isinstance(value, list) and shape.item is not None:
+        return [_without_others(each, shape.item, place.item(at), ignored) for at, each in enumerate(value)]
+    if not isinstance(value, dict) or not shape.fields:
+        return value
+
+    known = {}
+    for name, each in value.items():
+        if name not in shape.fields:
+            _leave_out(place.field(name), each, ignored)
+        elif each is not None or name in shape.required:
+            inner = shape.fields[name]
+            known[name] = each if inner is None else _without_others(each, inner, place.field(name), ignored)
+    return known
+
+
+def _leave_out(place: _Place, value: Any, ignored: IgnoredFields, honoured_by: str = "this server") -> None:
+    """Raise `RequestError` if the field may not be left out, or note that it was if that is worth a word."""
+    field = KNOWN_FIELDS.get(place.path)
+    if field is not None and field.is_neutral(value):
+        return
+    if field is None or field.kind == "hint":
+        ignored.add(place.path, place.exact)
+        return
+    raise _refusal(field, place.exact[:MAX_PARAM_CHARS], honoured_by)
+
+
+def _refusal(field: KnownField, shown: str, honoured_by: str) -> RequestError:
+    why = f": {field.reason}" if field.kind == "refused" else ""
+    allowed = " or ".join(msgspec.json.encode(each).decode() for each in field.neutral)
+    only = f"leave it out or give {allowed}" if allowed else "leave it out"
+    text = f"{shown}: not supported by {honoured_by}{why}; {only}"
+    return RequestError(text, param=shown, code="unsupported_parameter")

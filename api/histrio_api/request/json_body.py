@@ -30,7 +30,8 @@ _PLACE = re.compile(r" \(byte \d+\)| - at `.*`", re.DOTALL)
 def decode_object(
     body: bytes, *, max_parts: int, max_values: int, labels: Collection[str] = frozenset()
 ) -> dict[str, Any]:
-    """The JSON object in a request's body. `labels` are fields of which only texts are read; others of them are null.
+    """The JSON object in a request's body. `labels` are fields of which lists and objects stay as they came, if they
+    are not empty.
     `max_parts` are the most lists, objects and names in objects, `max_values` the most values in lists and objects.
 
     Raises `RequestError`.
@@ -45,10 +46,15 @@ def decode_object(
         raise _too_deep() from None
 
     fields = {name: bytes(raw) for name, raw in given.items()}
-    read = {name: raw for name, raw in fields.items() if name not in labels or raw.startswith(b'"')}
+    read = {name: raw for name, raw in fields.items() if name not in labels or not _is_full(raw)}
     _require_few(_PARTS, "lists, objects and names in objects", read.values(), max_parts)
     _require_few(_VALUES, "values", read.values(), max_values)
-    return dict.fromkeys(fields) | {name: _decode(raw) for name, raw in read.items()}
+    return given | {name: _decode(raw) for name, raw in read.items()}
+
+
+def _is_full(raw: bytes) -> bool:
+    """Whether it is a list or an object with something in it."""
+    return raw.startswith((b"[", b"{")) and len(raw) > len(b"[]")
 
 
 def _decode(raw: bytes) -> Any:

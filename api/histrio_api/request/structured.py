@@ -14,6 +14,8 @@ from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec, SamplingFields
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
+from histrio_api.request.fields import convert_fields
+from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.received import Received
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.formats import ResponseFormat, StructuralTag
@@ -37,7 +39,9 @@ def requested_grammar(
     """`wanted_grammar` of a request, with the kinds that are enforced for the served model."""
     kinds = edge.gateway.model.honours.grammar_kinds
     request, sampling = received.request, received.sampling
-    return wanted_grammar(request, sampling, kinds, honoured_by=edge.honoured_by, or_calls=or_calls)
+    return wanted_grammar(
+        request, sampling, kinds, honoured_by=edge.honoured_by, or_calls=or_calls, ignored=received.ignored
+    )
 
 
 def wanted_grammar(
@@ -47,13 +51,15 @@ def wanted_grammar(
     *,
     honoured_by: str = "this server",
     or_calls: OrCalls | None = None,
+    ignored: IgnoredFields | None = None,
 ) -> WantedGrammar | None:
-    """The one grammar of a request, None without any; `kinds` are those that are enforced. Raises `RequestError`.
+    """The one grammar of a request, None without any; `kinds` are those that are enforced, `ignored` takes the names of
+    fields that no form has. Raises `RequestError`.
 
     `or_calls` makes of the form that the text must have, or None, the grammar of the whole answer: where an answer may
     have calls.
     """
-    wanted = _form_of_text(request, kinds)
+    wanted = _form_of_text(request, kinds, ignored or IgnoredFields())
     if or_calls is not None:
         wanted = or_calls(wanted)
     if wanted is None:
@@ -66,8 +72,8 @@ def wanted_grammar(
     return wanted
 
 
-def _form_of_text(request: GenerationRequest, kinds: list[str]) -> WantedGrammar | None:
-    wanted = list(_wanted(request, kinds))
+def _form_of_text(request: GenerationRequest, kinds: list[str], ignored: IgnoredFields) -> WantedGrammar | None:
+    wanted = list(_wanted(request, kinds, ignored))
     if len(wanted) > 1:
         first, second = wanted[:2]
         raise RequestError(f"{second.param}: {first.param} asks for a form already; give one", param=second.param)
@@ -83,10 +89,10 @@ def _check_company(request: GenerationRequest, sampling: SamplingFields, param: 
             raise RequestError(f"{field}: cannot be combined with {param}", param=field)
 
 
-def _wanted(request: GenerationRequest, kinds: list[str]) -> Iterator[WantedGrammar]:
+def _wanted(request: GenerationRequest, kinds: list[str], ignored: IgnoredFields) -> Iterator[WantedGrammar]:
     """Every form that the request asks for."""
     if (chosen := request.response_format) is not None:
-        yield from _of_response_format(chosen, kinds)
+        yield from _of_response_format(chosen, kinds, ignored)
     if (given := request.structured_outputs) is not None:
         yield from _of_fields("structured_outputs.", given.json, given.regex, given.choice, given.grammar)
         if given.json_object:
@@ -103,16 +109,13 @@ def _wanted(request: GenerationRequest, kinds: list[str]) -> Iterator[WantedGram
         yield WantedGrammar(GrammarSpec("gbnf", request.ebnf), "ebnf")
 
 
-def _of_response_format(given: dict[str, Any], kinds: list[str]) -> Iterator[WantedGrammar]:
+def _of_response_format(given: dict[str, Any], kinds: list[str], ignored: IgnoredFields) -> Iterator[WantedGrammar]:
     kind = given.get("type")
     if isinstance(kind, str) and kind not in _FORMATS:
-        yield _of_kind(given, kind, kinds)
+        yield _of_kind(given, kind, kinds, ignored)
         return
 
-    try:
-        chosen = msgspec.convert(given, ResponseFormat)
-    except msgspec.ValidationError as error:
-        raise from_validation(error, prefix="response_format.") from None
+    chosen = convert_fields(given, ResponseFormat, ignored, prefix="response_format")
     match chosen.type:
         case "json_schema":
             if chosen.json_schema is None or chosen.json_schema.schema is None:
@@ -127,7 +130,7 @@ def _of_response_format(given: dict[str, Any], kinds: list[str]) -> Iterator[Wan
             yield _of_tag(_required_tag(chosen), "response_format")
 
 
-def _of_kind(given: dict[str, Any], kind: str, kinds: list[str]) -> WantedGrammar:
+def _of_kind(given: dict[str, Any], kind: str, kinds: list[str], ignored: IgnoredFields) -> WantedGrammar:
     """A grammar by the name of its kind: its text stands under that name, or is the JSON of all other fields."""
     if kind not in kinds:
         known = ", ".join(sorted({*_FORMATS, *kinds}))
@@ -136,9 +139,8 @@ def _of_kind(given: dict[str, Any], kind: str, kinds: list[str]) -> WantedGramma
     rest = {name: value for name, value in given.items() if name != "type"}
     if kind not in rest:
         return WantedGrammar(GrammarSpec(kind, msgspec.json.encode(rest).decode() if rest else ""), "response_format")
-    if len(rest) > 1:
-        other = min(name for name in rest if name != kind)[:MAX_PARAM_CHARS]
-        raise RequestError(f"response_format.{other}: unknown field", param=f"response_format.{other}")
+    for name in rest.keys() - {kind}:
+        ignored.add(f"response_format.{name}", f"response_format.{name}")
     value = rest[kind]
     text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
     return WantedGrammar(GrammarSpec(kind, text), f"response_format.{kind}"[:MAX_PARAM_CHARS])

@@ -10,9 +10,10 @@ from litestar import Request
 from litestar.response.base import ASGIResponse
 
 from histrio_api.request.body import received_body
+from histrio_api.request.ignored import STRICT_HEADER
 from histrio_api.shared.edge import Edge
 
-__all__ = ["HttpRequest", "edge_of", "json_response", "request_body"]
+__all__ = ["HttpRequest", "edge_of", "is_strict", "json_response", "request_body"]
 
 HttpRequest = Request[Any, Any, Any]
 
@@ -21,6 +22,11 @@ def edge_of(request: HttpRequest) -> Edge:
     """The endpoint's shared state."""
     edge: Edge = request.app.state.edge
     return edge
+
+
+def is_strict(request: HttpRequest) -> bool:
+    """Whether fields that would be ignored are refused."""
+    return edge_of(request).settings.strict or request.headers.get(STRICT_HEADER, "").lower() == "true"
 
 
 def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIResponse:

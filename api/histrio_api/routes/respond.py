@@ -17,10 +17,11 @@ from histrio_api.answer.sse import EventStream, Write
 from histrio_api.errors import STATUS_CLIENT_LEFT, presentable
 from histrio_api.forms.form import Answer, Form
 from histrio_api.request.enforceable import require_enforceable
+from histrio_api.request.ignored import ignored_headers
 from histrio_api.request.prepared import Prepared
-from histrio_api.request.received import receive
+from histrio_api.request.received import Arrival, receive
 from histrio_api.routes.auth import KEY_LABEL
-from histrio_api.routes.common import HttpRequest, edge_of, request_body
+from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.generation import GenerationRequest
 
 __all__ = ["respond"]
@@ -36,28 +37,30 @@ async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
         await require_enforceable(edge, prepared.grammar, request.receive)
     generation = start_generation(edge, prepared, form.id_prefix)
     with generation.closed_on_error():
+        headers = {"x-request-id": generation.id} | ignored_headers(edge, prepared.received.ignored)
         answer = form.answer(edge, prepared, generation)
         if prepared.received.request.stream:
             source = _Events(request, generation, answer)
-            headers = {"x-request-id": generation.id}
             return EventStream(source, keep_alive_s=edge.settings.keep_alive_s, headers=headers)
 
-        return await _answer_at_once(request, generation, answer)
+        return await _answer_at_once(request, generation, answer, headers)
 
 
 async def _prepare(request: HttpRequest, form: Form[R]) -> Prepared:
     """From the body to prompts, which keeps room for the body until they are there."""
     edge, key = edge_of(request), str(request.scope.get(KEY_LABEL, ""))
     async with request_body(request) as body:
-        arrived_s = time.perf_counter()
+        arrival = Arrival(time.perf_counter(), key, is_strict(request))
 
         def work() -> Prepared:
-            return form.prepare(edge, receive(edge, body, form.schema, arrived_s, key))
+            return form.prepare(edge, receive(edge, body, form.schema, arrival))
 
         return await edge.run_text(work, len(body))
 
 
-async def _answer_at_once(request: HttpRequest, generation: Generation, answer: Answer) -> ASGIResponse:
+async def _answer_at_once(
+    request: HttpRequest, generation: Generation, answer: Answer, headers: dict[str, str]
+) -> ASGIResponse:
     texts = await _whole_texts(request, generation)
     if texts is None:
         return ASGIResponse()  # the client has left
@@ -65,7 +68,7 @@ async def _answer_at_once(request: HttpRequest, generation: Generation, answer: 
     body = await edge_of(request).run_answer(
         lambda: msgspec.json.encode(answer.whole(texts)), generation.num_scored_tokens
     )
-    return ASGIResponse(body=body, headers={"x-request-id": generation.id})
+    return ASGIResponse(body=body, headers=headers)
 
 
 async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -10,10 +11,12 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
-from histrio_api.errors import from_validation
+from histrio_api.request.fields import split_fields
+from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
+from histrio_api.request.known_fields import HINTS
 from histrio_api.request.rendering import render_messages
-from histrio_api.routes.common import HttpRequest, edge_of, request_body
+from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from histrio_api.shared.edge import Edge
 
@@ -25,22 +28,25 @@ R = TypeVar("R", TokenizeRequest, DetokenizeRequest)
 @post("/tokenize", status_code=200)
 async def tokenize(request: HttpRequest) -> ASGIResponse:
     """Ids of a text, or of the prompt that a chat becomes."""
-    edge = edge_of(request)
-    async with request_body(request) as body:
-        return ASGIResponse(body=await edge.run_text(partial(_tokenized, edge, body), len(body)))
+    return await _answer(request, _tokenized)
 
 
 @post("/detokenize", status_code=200)
 async def detokenize(request: HttpRequest) -> ASGIResponse:
     """Text of ids, special tokens included."""
-    edge = edge_of(request)
+    return await _answer(request, _detokenized)
+
+
+async def _answer(request: HttpRequest, work: Callable[[Edge, bytes, IgnoredFields], bytes]) -> ASGIResponse:
+    edge, ignored = edge_of(request), IgnoredFields(is_strict=is_strict(request))
     async with request_body(request) as body:
-        return ASGIResponse(body=await edge.run_text(partial(_detokenized, edge, body), len(body)))
+        answer = await edge.run_text(partial(work, edge, body, ignored), len(body))
+    return ASGIResponse(body=answer, headers=ignored_headers(edge, ignored))
 
 
-def _tokenized(edge: Edge, body: bytes) -> bytes:
+def _tokenized(edge: Edge, body: bytes, ignored: IgnoredFields) -> bytes:
     """From the body of a request to that of its answer."""
-    wanted = _convert(edge, body, TokenizeRequest)
+    wanted = _convert(edge, body, TokenizeRequest, ignored)
     if (wanted.prompt is None) == (wanted.messages is None):
         raise RequestError("prompt: give either prompt or messages", param="prompt")
 
@@ -54,9 +60,9 @@ def _tokenized(edge: Edge, body: bytes) -> bytes:
     return msgspec.json.encode(content)
 
 
-def _detokenized(edge: Edge, body: bytes) -> bytes:
+def _detokenized(edge: Edge, body: bytes, ignored: IgnoredFields) -> bytes:
     """From the body of a request to that of its answer."""
-    wanted = _convert(edge, body, DetokenizeRequest)
+    wanted = _convert(edge, body, DetokenizeRequest, ignored)
     limit, vocab_size = edge.settings.max_detokenize_tokens, edge.gateway.model.vocab_size
     if len(wanted.tokens) > limit:
         raise RequestError(f"tokens: at most {limit} ids are accepted", param="tokens")
@@ -80,14 +86,10 @@ def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
     return edge.tokenizer.encode(text, add_special=adds_special)
 
 
-def _convert(edge: Edge, body: bytes, kind: type[R]) -> R:
+def _convert(edge: Edge, body: bytes, kind: type[R], ignored: IgnoredFields) -> R:
     settings = edge.settings
-    decoded = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values)
-    given = {name: value for name, value in decoded.items() if value is not None}
-    try:
-        wanted = msgspec.convert(given, kind)
-    except msgspec.ValidationError as error:
-        raise from_validation(error) from None
+    given = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=HINTS)
+    wanted, _ = split_fields(given, kind, frozenset(), edge.honoured_by, ignored)
     if wanted.model is not None:
         edge.require_model(wanted.model)
 

@@ -23,19 +23,13 @@ _Salt = Annotated[str, Meta(max_length=256)]
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
-class StreamOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class StreamOptions(Strict, frozen=True):
     """What a stream carries beside the text."""
 
     include_usage: bool = False
     """A last chunk without choices has the usage."""
     continuous_usage_stats: bool = False
     """Every chunk has the usage so far; needs `include_usage`."""
-    include_obfuscation: bool = False
-    """Only its neutral value: chunks are not padded."""
-
-    def __post_init__(self) -> None:
-        if self.include_obfuscation:
-            raise ValueError("include_obfuscation is not supported; leave it out or give false")
 
     @property
     def usage_stats(self) -> UsageStats:
@@ -64,6 +58,10 @@ class GenerationRequest(Strict, frozen=True):
     """Prefixes are shared only among requests of the same salt."""
     max_speculation: _NumDrafts | None = None
     """Most tokens guessed ahead at a time, within what the engine's settings allow; 0 for none."""
+    user: Any = None
+    """Whom the request is for; what is no text counts as nothing."""
+    safety_identifier: Any = None
+    """The successor of `user`."""
     response_format: dict[str, Any] | None = None
     """A `ResponseFormat`, or a kind of grammar that a plugin enforces."""
     structured_outputs: StructuredOutputs | None = None
@@ -75,6 +73,12 @@ class GenerationRequest(Strict, frozen=True):
     guided_regex: str | None = None
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
+
+    @property
+    def user_name(self) -> str:
+        """`safety_identifier`, or else `user`."""
+        named = self.safety_identifier or self.user
+        return named if isinstance(named, str) else ""
 
     @property
     def stop_strings(self) -> list[str]:

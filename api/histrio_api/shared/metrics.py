@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from histrio.contracts.gateway import GatewayStatus
 
@@ -70,6 +70,8 @@ class EndpointMetrics:
         """By path and status; 499 is a client that left."""
         self.known_paths: frozenset[str] = frozenset()
         """Paths that get a label of their own; the rest is `other`, so that scanners don't fill the memory."""
+        self.ignored_fields: Counter[str] = Counter()
+        """Requests that had a field which was left out, by the field's name; the table of known fields bounds them."""
         self.num_prompt_tokens = 0
         self.num_completion_tokens = 0
         self.histograms = {
@@ -90,6 +92,10 @@ class EndpointMetrics:
         """What a path is called where clients must not choose the words."""
         return path if path in self.known_paths else "other"
 
+    def count_ignored(self, names: Iterable[str]) -> None:
+        """One more request had each of these, and they were left out."""
+        self.ignored_fields.update(names)
+
     def count_finished(self, num_prompt_tokens: int, num_completion_tokens: int, elapsed_s: float) -> None:
         """One more generation ended, for whatever reason."""
         self.num_prompt_tokens += num_prompt_tokens
@@ -105,6 +111,9 @@ def exposition(metrics: EndpointMetrics, status: GatewayStatus, prefix: str = "h
     name = f"{prefix}http_requests_total"
     lines += [f"# HELP {name} Requests answered, by path and status.", f"# TYPE {name} counter"]
     lines += [f'{name}{{path="{path}",status="{code}"}} {count}' for (path, code), count in metrics.requests.items()]
+    name = f"{prefix}ignored_fields_total"
+    lines += [f"# HELP {name} Hints and unknown fields of requests that were left out.", f"# TYPE {name} counter"]
+    lines += [f'{name}{{field="{field}"}} {count}' for field, count in metrics.ignored_fields.items()]
     totals = {
         "http_prompt_tokens_total": metrics.num_prompt_tokens,
         "http_completion_tokens_total": metrics.num_completion_tokens,

@@ -78,6 +78,8 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Most entries of `stop`, and of `stop_token_ids`."""
     max_stop_chars: _Count = 256
     """Longest entry of `stop`."""
+    strict: bool = False
+    """Refuse hints and unknown fields instead of naming them in `x-histrio-ignored`."""
     log_requests: bool = True
     """A line in the log, at `info`, for each request that ended or was refused; never what was asked or answered."""
     thread_encode_chars: _Count = 16_384

@@ -1,0 +1,228 @@
+"""Every request field that clients of any common server send, and what becomes of it: one table.
+
+Known are the fields of OpenAI, vLLM, SGLang, llama.cpp, Ollama, mlx-lm and OpenRouter. A field is honoured; or it is a
+hint, which may be ignored because the answer is right without it; or it would change the answer and is not supported,
+so it is refused. Null, and the values at which a field does nothing, are fine for every one of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+__all__ = ["HINTS", "KNOWN_FIELDS", "KnownField"]
+
+
+class KnownField(NamedTuple):
+    """What becomes of one field where it is not honoured."""
+
+    kind: Literal["honoured", "hint", "refused"]
+    """`honoured`: by the endpoints or samplers that have it; others refuse it."""
+    reason: str
+    """What honours it, or why it need not be honoured, or cannot be."""
+    neutral: tuple[Any, ...] = ()
+    """Values besides null at which it does nothing."""
+
+    def is_neutral(self, value: Any) -> bool:
+        """Whether it does nothing at this value."""
+        # True == 1 in Python, but `best_of: true` is not a number of choices.
+        same = (each for each in (None, *self.neutral) if value == each)
+        return any(isinstance(value, bool) == isinstance(each, bool) for each in same)
+
+
+_Fields = dict[str, KnownField]
+
+
+def _each(names: str, field: KnownField) -> _Fields:
+    return dict.fromkeys(names.split(), field)
+
+
+def _honoured(by: str, **neutral: tuple[Any, ...]) -> _Fields:
+    return {name: KnownField("honoured", by, values) for name, values in neutral.items()}
+
+
+def _hint(reason: str, *neutral: Any) -> KnownField:
+    return KnownField("hint", reason, neutral)
+
+
+def _refused(reason: str, *neutral: Any) -> KnownField:
+    return KnownField("refused", reason, neutral)
+
+
+_HONOURED = (
+    _each(
+        """
+        model stream stream_options max_tokens n prompt_logprobs logprobs seed stop stop_token_ids ignore_eos
+        skip_special_tokens add_special_tokens priority cache_salt max_speculation response_format structured_outputs
+        json_schema regex grammar ebnf guided_json guided_regex guided_choice guided_grammar user safety_identifier
+        """,
+        KnownField("honoured", "both"),
+    )
+    | _each("prompt", KnownField("honoured", "completions"))
+    | _honoured("completions", echo=(False,))
+    | _each("messages max_completion_tokens", KnownField("honoured", "chats"))
+    | _honoured(
+        "chats",
+        top_logprobs=(0,),
+        tools=([],),
+        tool_choice=("auto", "none"),
+        parallel_tool_calls=(True, False),
+        chat_template_kwargs=({},),
+        add_generation_prompt=(True,),
+        continue_final_message=(False,),
+    )
+    | _honoured(
+        "samplers",
+        allowed_token_ids=(),
+        bad_words=([],),
+        bad_words_ids=([],),
+        dry_allowed_length=(2,),
+        dry_base=(1.75,),
+        dry_multiplier=(0,),
+        dry_penalty_last_n=(-1, 0),
+        dry_sequence_breaker_ids=([],),
+        dry_sequence_breakers=([],),
+        frequency_penalty=(0,),
+        logit_bias=({}, []),
+        min_p=(0,),
+        min_tokens=(0,),
+        mirostat=(0,),
+        mirostat_eta=(0.1,),
+        mirostat_tau=(5,),
+        presence_penalty=(0,),
+        repetition_penalty=(1,),
+        temperature=(1,),
+        top_k=(0, -1),
+        top_n_sigma=(0, -1),
+        top_p=(1,),
+        typical_p=(1,),
+        xtc_probability=(0,),
+        xtc_threshold=(0.1,),
+    )
+)
+
+_HINTS = (
+    _each("metadata request_id rid session_id trace", _hint("a label", {}))
+    | _each("store", _hint("answers are not kept", False))
+    | _each("service_tier", _hint("all requests are served alike; `priority` orders them", "auto", "default"))
+    | _each(
+        "provider transforms route models usage",
+        _hint("one model is served here, and the answer always has its usage", {}, []),
+    )
+    | _each(
+        """
+        prediction prompt_cache_key prompt_cache_retention prompt_cache_options cache_control n_cache_reuse id_slot
+        keep_alive draft_model num_draft_tokens speculative speculative.n_min speculative.n_max speculative.p_min
+        guided_decoding_backend kv_transfer_params data_parallel_rank bootstrap_host bootstrap_port bootstrap_room
+        num_ctx num_batch num_gpu main_gpu num_thread num_keep n_keep n_discard
+        """,
+        _hint("may only make the answer cheaper", {}),
+    )
+    | _each("cache_prompt use_mmap", _hint("may only make the answer cheaper", True, False))
+    | _each("timeout moderation", _hint("for a layer above"))
+    | _each("reasoning_effort", _hint("the chat template has no such variable"))
+    | _each("reasoning thinking", _hint("the chat template has no such variable", {}))
+    | _each("enable_thinking think", _hint("the chat template has no such variable"))
+    | _each("verbosity", _hint("a wish for the length", "medium"))
+    | _each(
+        """
+        timings_per_token return_progress return_cached_tokens_details return_meta_info post_sampling_probs
+        response_fields
+        """,
+        _hint("numbers beside the answer; /metrics has them", False, []),
+    )
+    | _each(
+        """
+        messages[].parsed messages[].tool_calls[].function.parsed_arguments messages[].tool_calls[].index
+        messages[].reasoning_details messages[].annotations
+        """,
+        _hint("repeats another field, as clients do that send an answer back", []),
+    )
+    | _each(
+        """
+        messages[].id messages[].index messages[].object messages[].status messages[].type
+        messages[].provider_specific_fields messages[].extra_content messages[].tool_calls[].extra_content
+        messages[].tool_calls[].provider_specific_fields messages[].tool_calls[].function.provider_specific_fields
+        """,
+        _hint("belongs to the server that gave the answer"),
+    )
+    | _each(
+        """
+        messages[].cache_control messages[].content[].cache_control messages[].tool_calls[].cache_control
+        tools[].cache_control tools[].function.cache_control
+        """,
+        _hint("prefixes are always cached"),
+    )
+    | _each("messages[].content[].annotations tools[].function.annotations", _hint("says nothing to the model", [], {}))
+    | _each("stream_options.include_obfuscation", _hint("chunks are not padded", False))
+    | _each(
+        """
+        structured_outputs.disable_any_whitespace structured_outputs.disable_fallback
+        structured_outputs.disable_additional_properties
+        """,
+        _hint("the form is always followed", False),
+    )
+)
+
+_REFUSED = (
+    _each("audio messages[].audio prompt_embeds input_embeds", _refused("text only"))
+    | _each("image_data images messages[].images mm_processor_kwargs media_io_kwargs", _refused("text only", [], {}))
+    | _each("modalities", _refused("text only", ["text"]))
+    | _each("web_search_options", _refused("no search"))
+    | _each("plugins", _refused("no search, no plugins of other servers", []))
+    | _each("best_of", _refused("choices are not ranked", 1))
+    | _each("use_beam_search", _refused("tokens are drawn, not searched for", False))
+    | _each("length_penalty", _refused("tokens are drawn, not searched for", 1))
+    | _each("suffix", _refused("models are not asked to fill in", ""))
+    | _each("chat_template role_mapping template system preset", _refused("the model's own template is used", ""))
+    | _each("documents context", _refused("put them into a message", []))
+    | _each("functions", _refused("give tools", []))
+    | _each("function_call", _refused("give tool_choice", "none", "auto"))
+    | _each("messages[].function_call", _refused("give tool_calls"))
+    | _each("messages[].tool_calls[].custom", _refused("tools are functions"))
+    | _each("messages[].prefix messages[].partial", _refused("give continue_final_message", False))
+    | _each(
+        "include_reasoning separate_reasoning stream_reasoning parse_tool_calls",
+        _refused("reasoning and calls are always told apart from the text", True),
+    )
+    | _each("reasoning_format", _refused("reasoning is a field of its own", "auto", "deepseek"))
+    | _each("thinking_forced_open", _refused("the model's template decides", False))
+    | _each(
+        "thinking_budget thinking_token_budget reasoning_budget reasoning_budget_tokens",
+        _refused("the length of reasoning has no bound of its own", -1),
+    )
+    | _each("include_stop_str_in_output no_stop_trim", _refused("stop strings are no part of an answer", False))
+    | _each("stop_regex", _refused("stop strings are plain texts", "", []))
+    | _each("truncate_prompt_tokens truncation_side", _refused("prompts are not cut"))
+    | _each("spaces_between_special_tokens", _refused("texts are decoded as the tokenizer does", True))
+    | _each(
+        """
+        return_token_ids return_tokens_as_token_ids return_tokens return_hidden_states return_routed_experts
+        """,
+        _refused("answers are texts", False),
+    )
+    | _each("n_probs", _refused("give logprobs", 0))
+    | _each("input_ids", _refused("give prompt"))
+    | _each("options", _refused("put its fields beside the others", {}))
+    | _each("format", _refused("give response_format", ""))
+    | _each("raw", _refused("completions are always raw", False))
+    | _each("lora lora_path adapters", _refused("one model is served, without adapters", [], ""))
+    | _each("extra_key", _refused("give cache_salt", ""))
+    | _each("session_params vllm_xargs custom_params", _refused("for plugins of another server", {}))
+    | _each("logits_processors custom_logit_processor samplers", _refused("samplers have an order of their own", []))
+    | _each("top_a dynatemp_range", _refused("no such sampler", 0))
+    | _each("tfs_z dynatemp_exponent", _refused("no such sampler", 1))
+    | _each("adaptive_target repeat_last_n", _refused("no such sampler, or no such window", -1))
+    | _each("repetition_context_size", _refused("penalties look at all tokens"))
+    | _each("n_indent t_max_predict_ms", _refused("answers end by tokens and texts alone", 0))
+    | _each("grammar_lazy", _refused("grammars bind from the beginning", False))
+    | _each("grammar_triggers preserved_tokens", _refused("give a structural_tag", []))
+    | _each(
+        "response_format.format structured_outputs.structural_tag.format", _refused("give structures and triggers", {})
+    )
+    | _each("guided_whitespace_pattern structured_outputs.whitespace_pattern", _refused("spaces are the grammar's"))
+)
+
+KNOWN_FIELDS: _Fields = _HONOURED | _HINTS | _REFUSED
+"""By path, such as `messages[].parsed`. Of the fields within fields it has only those that are not honoured."""
+
+HINTS = frozenset(_HINTS)
