@@ -19,7 +19,7 @@ import pytest
 from covering import NUM_RANDOM, Combination, covering, random_combinations
 from crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
 from drafters import drafter_options, make_drafter, names
-from obstacles import FACTORS, LONGEST, FailingFactory, met, not_met, options_of
+from obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
 
 from histrio.contracts.backend import StepBatch
 from histrio.messages import Step
@@ -58,6 +58,7 @@ TORCH_FACTORS: dict[str, list[Any]] = FACTORS | {
     "speculation": [{}, {"is_adaptive": False, "length": 3}],
     "bounds": [{}, {"prompts_first": True}],
     "kv_cache_dtype": ["auto", "int8"],
+    "policy": ["priority", RandomOrder.name],
     "family": FAMILIES,
 }
 DESIGN = TORCH_FACTORS | {"drafter": names()}

@@ -1,4 +1,4 @@
-"""Every family, whole and at every cut into two stages, in processes of their own over ZeroMQ, equals transformers.
+"""Every family, whole or cut into two stages, in processes of their own over ZeroMQ, equals transformers.
 
 The stages open and close in two long-lived workers. Requests of a batch have different lengths, so that they join and
 leave at different steps, and prompts longer than a chunk are prefilled beside the decoding of the others.
@@ -24,6 +24,10 @@ from histrio_torch.testing import FAMILIES, NUM_LAYERS, Excuses, Reference
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
 CUTS = [(), *((cut,) for cut in range(1, NUM_LAYERS))]
+FIRST, *OTHERS = FAMILIES
+PAIRS = [(FIRST, cuts) for cuts in CUTS]
+PAIRS += [(family, CUTS[1 + number % (NUM_LAYERS - 1)]) for number, family in enumerate(OTHERS)]
+"""One family at every cut, each other one at some cut; within one process `test_torch_families.py` tries them all."""
 SAMPLERS: list[type[Sampler]] = [Temperature]
 OPTIONS = HarnessOptions(block_size=16, num_blocks=64, max_rows=8, prefill_chunk=16, max_sequence_length=64)
 NUM_ROWS = 8
@@ -73,8 +77,9 @@ async def generate(harness: Harness, ids: list[int], num_tokens: int) -> list[in
     return tokens
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("cuts", CUTS, ids=lambda cuts: f"cut{cuts[0]}" if cuts else "whole")
+@pytest.mark.parametrize(
+    ("family", "cuts"), PAIRS, ids=lambda each: each if isinstance(each, str) else f"cut{each[0]}" if each else "whole"
+)
 def test_batches_in_processes_equal_single_runs_of_transformers(
     family: str, cuts: tuple[int, ...], tiny_model: Callable[[str], Any], workers: StageWorkers, excuses: Excuses
 ) -> None:
