@@ -5,8 +5,9 @@ Per token only the text itself is encoded; everything else of a chunk is the sam
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -16,15 +17,18 @@ from histrio_api.answer.generation import Generation
 from histrio_api.answer.logprobs import PlacedToken
 from histrio_api.errors import error_body
 from histrio_api.request.prepared import Prepared
+from histrio_api.schemas.generation import AnsweredChoice
 from histrio_api.shared.edge import Edge
 
 __all__ = ["Chunks", "encode", "logprobs_field"]
 
+C = TypeVar("C", bound=AnsweredChoice)
+
 encode = msgspec.json.Encoder().encode
 
 
-class Chunks:
-    """What the chunks of one request have in common."""
+class Chunks(ABC, Generic[C]):
+    """What the chunks of one request have in common, and the choices of its whole answer."""
 
     object_name: str
 
@@ -51,6 +55,14 @@ class Chunks:
         if self._usage_stats == "every":
             tail = b'}],"usage":' + encode(self.generation.usage) + b"}\n\n"
         return self._heads[choice.index] + content + b',"finish_reason":' + finish_reason + tail
+
+    def choices(self, texts: Sequence[str]) -> list[C]:
+        """Those of the whole answer, each with its text."""
+        return [self.choice(*each) for each in zip(self.generation.choices, texts, strict=True)]
+
+    @abstractmethod
+    def choice(self, choice: Choice, text: str) -> C:
+        """One of them, but for what all forms have alike."""
 
     def opening(self) -> bytes:
         """Nothing."""

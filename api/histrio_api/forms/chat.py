@@ -22,7 +22,7 @@ from histrio_api.request.scores import Scores, wanted_scores
 from histrio_api.request.structured import requested_grammar
 from histrio_api.schemas.chat import AnswerMessage, CalledTool, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.shared.edge import Edge
-from histrio_api.text.answers import AnswerParser, AnswerParts
+from histrio_api.text.answers import AnswerParser, AnswerParts, Parts
 
 __all__ = ["CHAT", "ChatAnswer", "prepare_chat"]
 
@@ -66,7 +66,7 @@ def _num_wanted_tokens(chat: ChatRequest) -> int | None:
     return old if new is None else new
 
 
-class ChatAnswer(Chunks):
+class ChatAnswer(Chunks[ChatChoice]):
     """A chat completion, or its chunks."""
 
     object_name = "chat.completion.chunk"
@@ -103,16 +103,23 @@ class ChatAnswer(Chunks):
     def whole(self, texts: Sequence[str]) -> ChatCompletion:
         """All choices with their messages."""
         generation = self.generation
-        choices = [_choice(*each) for each in zip(generation.choices, texts, self._parsers, strict=True)]
         return ChatCompletion(
             id=generation.id,
             created=generation.created,
             model=self.model,
-            choices=choices,
+            choices=self.choices(texts),
             usage=generation.usage,
             system_fingerprint=self.fingerprint,
             prompt_logprobs=generation.choices[0].prompt_logprobs,
         )
+
+    def choice(self, choice: Choice, text: str) -> ChatChoice:
+        """One of them, with its message."""
+        parser = self._parsers[choice.index]
+        logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
+        message = _message(parser.push(text, is_last=True))
+        reason = _finish_reason(choice, parser)
+        return ChatChoice(index=choice.index, finish_reason=reason, message=message, logprobs=logprobs)
 
     def _reasoning(self, choice: Choice, text: str) -> bytes:
         return self.chunk(choice, b'"delta":{"reasoning_content":' + encode(text) + b'},"logprobs":null')
@@ -123,9 +130,7 @@ class ChatAnswer(Chunks):
         return self.chunk(choice, b'"delta":{"tool_calls":[' + encode(delta) + b']},"logprobs":null')
 
 
-def _choice(choice: Choice, text: str, parser: AnswerParser) -> ChatChoice:
-    logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
-    parts = parser.push(text, is_last=True)
+def _message(parts: Parts) -> AnswerMessage:
     message = AnswerMessage(parts.text)
     if parts.reasoning:
         message.reasoning_content = parts.reasoning
@@ -134,7 +139,7 @@ def _choice(choice: Choice, text: str, parser: AnswerParser) -> ChatChoice:
         message.content = parts.text.strip()
     if parts.reasoning or parts.calls:
         message.content = message.content or None
-    return ChatChoice(choice.index, message, _finish_reason(choice, parser), logprobs)
+    return message
 
 
 def _finish_reason(choice: Choice, parser: AnswerParser) -> str:

@@ -73,7 +73,7 @@ def _prompt(edge: Edge, request: CompletionRequest, given: str | list[int], para
     return ids_prompt(edge, given, param, is_placed=request.echo)
 
 
-class CompletionAnswer(Chunks):
+class CompletionAnswer(Chunks[CompletionChoice]):
     """A completion, or its chunks."""
 
     object_name = "text_completion"
@@ -91,17 +91,23 @@ class CompletionAnswer(Chunks):
             id=generation.id,
             created=generation.created,
             model=self.model,
-            choices=[_choice(*each) for each in zip(generation.choices, texts, strict=True)],
+            choices=self.choices(texts),
             usage=generation.usage,
             system_fingerprint=self.fingerprint,
         )
 
-
-def _choice(choice: Choice, text: str) -> CompletionChoice:
-    logprobs = None
-    if choice.logprobs is not None:  # encoded for each choice alone, since encoding holds the interpreter's lock
-        logprobs = msgspec.Raw(msgspec.json.encode(completion_logprobs(choice.logprobs.take_shown())))
-    return CompletionChoice(choice.index, text, choice.finish_reason, logprobs, choice.prompt_logprobs)
+    def choice(self, choice: Choice, text: str) -> CompletionChoice:
+        """One of them, with what was scored."""
+        logprobs = None
+        if choice.logprobs is not None:  # encoded for each choice alone, since encoding holds the interpreter's lock
+            logprobs = msgspec.Raw(msgspec.json.encode(completion_logprobs(choice.logprobs.take_shown())))
+        return CompletionChoice(
+            index=choice.index,
+            finish_reason=choice.finish_reason,
+            text=text,
+            logprobs=logprobs,
+            prompt_logprobs=choice.prompt_logprobs,
+        )
 
 
 COMPLETION = Form(CompletionRequest, "cmpl-", prepare_completion, CompletionAnswer)

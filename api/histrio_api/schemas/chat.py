@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt
@@ -63,12 +63,10 @@ class AnswerMessage(msgspec.Struct):
     """The reasoning of the model before its answer."""
 
 
-class ChatChoice(msgspec.Struct):
+class ChatChoice(AnsweredChoice, kw_only=True):
     """One of the `n` answers."""
 
-    index: int
     message: AnswerMessage
-    finish_reason: str
     logprobs: ChatLogprobs | None = None
 
 

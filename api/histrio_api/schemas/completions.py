@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.strict import NumTopLogprobs, TokenId
 from histrio_api.schemas.usage import Usage
 
@@ -29,12 +29,10 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     add_special_tokens: bool = True
 
 
-class CompletionChoice(msgspec.Struct):
+class CompletionChoice(AnsweredChoice, kw_only=True):
     """One of the `n` continuations of one prompt."""
 
-    index: int
     text: str
-    finish_reason: str
     logprobs: msgspec.Raw | None = None
     """JSON of `CompletionLogprobs`."""
     prompt_logprobs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET

@@ -1,4 +1,4 @@
-"""The fields that chat and plain completions share.
+"""The fields that chat and plain completions share, in requests and in answers.
 
 A request struct has only fields that are honoured. What else a request may carry is decided in `fields.py`.
 """
@@ -13,7 +13,7 @@ from msgspec import Meta
 from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.strict import PositiveInt, Strict, TokenId
 
-__all__ = ["GenerationRequest", "StreamOptions", "UsageStats"]
+__all__ = ["AnsweredChoice", "GenerationRequest", "StreamOptions", "UsageStats"]
 
 UsageStats: TypeAlias = Literal["none", "last", "every"]
 
@@ -84,3 +84,10 @@ class GenerationRequest(Strict, frozen=True):
     def stop_strings(self) -> list[str]:
         """`stop` as a list."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
+
+
+class AnsweredChoice(msgspec.Struct, kw_only=True):
+    """What the choices of a whole answer have in common."""
+
+    index: int
+    finish_reason: str

@@ -20,16 +20,16 @@ from histrio.errors import PluginError, RequestError
 
 __all__ = ["CORE_FIELDS", "FieldTable"]
 
-CORE_FIELDS = frozenset(
+_OF_EDGES = frozenset(
     """
-    add_generation_prompt add_special_tokens cache_salt chat_template_kwargs continue_final_message ebnf echo grammar
-    guided_choice guided_grammar guided_json guided_regex ignore_eos json_schema logprobs max_completion_tokens
-    max_speculation max_tokens messages metadata model n parallel_tool_calls prediction priority prompt
-    prompt_cache_key prompt_cache_retention prompt_logprobs regex request_id response_format safety_identifier seed
-    skip_special_tokens stop stop_token_ids stream stream_options structured_outputs tool_choice tools top_logprobs
-    user
+    add_generation_prompt add_special_tokens chat_template_kwargs continue_final_message ebnf echo grammar guided_choice
+    guided_grammar guided_json guided_regex ignore_eos json_schema max_completion_tokens max_tokens messages metadata
+    model n parallel_tool_calls prediction prompt prompt_cache_key prompt_cache_retention regex request_id
+    response_format safety_identifier skip_special_tokens stop stop_token_ids stream stream_options structured_outputs
+    tool_choice tools user
     """.split()
 )
+CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds"}
 """Fields that requests have whatever the samplers are; none of them can be a sampler's."""
 _MAX_PARAM_CHARS = 64
 _MAX_INT = 2**63 - 1

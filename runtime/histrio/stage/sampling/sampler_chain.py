@@ -25,10 +25,10 @@ from histrio.contracts.philox import uniform
 from histrio.contracts.request_fields import FieldTable
 from histrio.contracts.sampler import Observer, Opening, Rows, Sampler, Slots, Stateful
 from histrio.errors import note_request_code
-from histrio.messages import Open
+from histrio.messages import Open, TokenLogprobs
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.stage.sampling.inverse_cdf import draw
-from histrio.stage.sampling.logprobs import TokenLogprobs, token_logprobs
+from histrio.stage.sampling.token_scores import TokenScorer
 from histrio.system.flight_record import Code
 
 if TYPE_CHECKING:
@@ -84,8 +84,7 @@ class SamplerChain:
         """Open, greedy, and no sampler wants more than an argmax."""
         self._is_observed = np.zeros(max_rows, np.bool_)
         """Some sampler that wants the slot follows its tokens."""
-        self._num_top = np.full(max_rows, -1, np.int64)
-        """Alternatives to give log probabilities of; -1: no log probabilities at all."""
+        self._scorer = TokenScorer(max_rows)
         self._seeds = np.zeros(max_rows, np.uint64)
         self._choices = np.zeros(max_rows, np.uint32)
         self._can_refuse = np.zeros(max_rows, np.bool_)
@@ -99,8 +98,7 @@ class SamplerChain:
 
         A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64; if the client did not choose it,
         drafts may change which tokens come, though not how likely they are. `sampler_state` is what `take_states` gave
-        last for the sequence. With `num_logprobs`, log probabilities are computed of each chosen token and of that many
-        of the most likely ones.
+        last for the sequence.
         """
         slot, ask, sampling = order.slot, order.ask, order.ask.sampling
         is_greedy = sampling.get("temperature") == 0
@@ -108,7 +106,7 @@ class SamplerChain:
             sampling = {name: value for name, value in sampling.items() if name != "temperature"}
 
         self.fields.check(sampling)
-        end_ids, num_logprobs = ask.end_ids, ask.num_logprobs
+        end_ids = ask.end_ids
         for index, sampler in enumerate(self._samplers):
             opening = Opening(order.ids, order.num_prompt_tokens, end_ids, order.sampler_state.get(sampler.name))
             with self._codes[index]:
@@ -118,10 +116,11 @@ class SamplerChain:
         self._is_open[slot] = True
         self._is_greedy[slot] = is_greedy
         self._is_observed[slot] = self._wants[slot, self._observers].any()
-        self._num_top[slot] = -1 if num_logprobs is None else num_logprobs
-        self._is_plain[slot] = is_greedy and num_logprobs is None and not self._wants[slot].any()
+        self._scorer.open(slot, ask)
+        is_scored = self._scorer.is_asked[slot]
+        self._is_plain[slot] = is_greedy and not is_scored and not self._wants[slot].any()
         is_constrained = bool(self._wants[slot, : self._num_constraining].any())
-        self._can_skip_draws[slot] = num_logprobs is None and not is_constrained
+        self._can_skip_draws[slot] = not is_scored and not is_constrained
         self._seeds[slot] = order.seed % 2**64
         self._choices[slot] = order.choice
         self._can_refuse[slot] = not is_greedy and not ask.is_seeded
@@ -131,7 +130,7 @@ class SamplerChain:
         """A sequence that cannot be opened takes the slot and is about to end: no sampler hears of it."""
         self._wants[slot] = self._is_observed[slot] = self._can_refuse[slot] = False
         self._is_open[slot] = self._is_greedy[slot] = self._is_plain[slot] = self._can_skip_draws[slot] = True
-        self._num_top[slot] = -1
+        self._scorer.open_bare(slot)
         self._changed_slots.discard(slot)
 
     def close(self, slot: int) -> None:
@@ -140,7 +139,7 @@ class SamplerChain:
         self._changed_slots.discard(slot)
 
     def can_skip_draws(self, slot: int) -> bool:
-        """Whether a token that a grammar leaves alone needs no draw: no log probability of it was asked for, and no
+        """Whether a token that a grammar leaves alone needs no draw: nothing was asked that its logits tell, and no
         constraint of the request could forbid even this one."""
         return self._can_skip_draws[slot]
 
@@ -172,7 +171,7 @@ class SamplerChain:
         `slots` [rows] names the sequence of each row, `positions` [rows] the index in it of the token to be drawn. A
         slot in `drafts` has one row more than drafted tokens, side by side and ascending; for some of these slots
         `draft_probs` has the distribution from which each draft was drawn. `raw` are the model's own logits if a
-        grammar has masked `logits`; log probabilities are theirs.
+        grammar has masked `logits`; tokens are scored by them.
         """
         if self._is_plain[slots].all():
             largest = _argmax(xp, logits)
@@ -197,13 +196,8 @@ class SamplerChain:
         accepted = slots[kept]
         if self._is_observed[accepted].any():
             self._observe(accepted, ids[kept], probabilities[kept])
-        sampled = Sampled(ids[kept].tolist(), num_ids)
-        if (self._num_top[accepted] >= 0).any():
-            asking = np.flatnonzero((self._num_top[accepted] >= 0) & (ids[kept] >= 0))
-            num_top = self._num_top[accepted[asking]].tolist()
-            found = token_logprobs(xp, xp.take_rows(raw, kept[asking]), ids[kept[asking]].tolist(), num_top)
-            sampled.logprobs = dict(zip(asking.tolist(), found, strict=True))
-        return sampled
+        scores = self._scorer.score(xp, raw, accepted, kept, ids[kept])
+        return Sampled(ids[kept].tolist(), num_ids, scores)
 
     def _rows(self, slots: Slots, positions: Ints, drafts: Sequence[Sequence[int]]) -> Rows:
         return Rows(slots, positions, self._seeds[slots], self._choices[slots], drafts)
