@@ -229,7 +229,8 @@ class _Line:
         if isinstance(arrived, StepResult):
             self._held = arrived
         else:
-            self._directory.tell(Ref[Message](name), arrived)
+            told: Ref[Message] = Ref(name)  # a subscript in the call would cost as much as some steps
+            self._directory.tell(told, arrived)
 
     def _failed(self, name: str, error: BaseException, _message: Message | None) -> None:
         raise RuntimeError(f"{name} failed") from error
