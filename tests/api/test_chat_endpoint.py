@@ -117,9 +117,10 @@ def test_the_models_defaults_hold_where_the_request_is_silent(endpoint: Endpoint
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("group", [1, 3, 100])
 def test_a_stop_string_that_spans_tokens_ends_the_answer(endpoint: Endpoint, stream: bool, group: int) -> None:
-    ids = endpoint.ids("one two STOP three")
+    ids = [*endpoint.ids("one two STOP three"), 2]
     deltas = [Delta(ids[at : at + group], RequestState.DECODING) for at in range(0, len(ids), group)]
-    endpoint.plays([*deltas, Delta([2], RequestState.FINISHED_EOS)])
+    deltas[-1].state = RequestState.FINISHED_EOS
+    endpoint.plays(deltas)
     if stream:
         chunks = streamed(endpoint, stop=[" STOP", "never"], stream_options={"include_usage": True})
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
@@ -131,7 +132,8 @@ def test_a_stop_string_that_spans_tokens_ends_the_answer(endpoint: Endpoint, str
     num_read = next(at for at in range(len(ids)) if " STOP" in endpoint.tokenizer.decode(ids[:at]))
     assert usage.completion_tokens == num_read, "independent of how tokens were grouped"
     assert len(endpoint.ids("STOP")) > 1, "the stop string must span tokens"
-    assert endpoint.gateway.streams[0].cancelled_with is RequestState.FINISHED_STOP
+    if group < len(ids):  # else there is nothing left to cancel
+        assert endpoint.gateway.streams[0].cancelled_with is RequestState.FINISHED_STOP
 
 
 def test_text_held_back_for_a_stop_string_is_not_lost(endpoint: Endpoint) -> None:

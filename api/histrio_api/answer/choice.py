@@ -120,17 +120,22 @@ class Choice:
             return ""
 
         ids = delta.ids
-        if ids and ids[-1] in self._ending:
-            # The id that ends a text is counted, but is no part of it.
-            self.num_tokens += 1
-            ids = ids[:-1]
+        has_end = bool(ids) and ids[-1] in self._ending
+        ids = ids[:-1] if has_end else ids
         if self._stops is not None:
-            return self._take_singly(delta, ids, self._stops)
+            text = self._take_singly(delta, ids, self._stops)
+            has_end = has_end and not self._stops.is_stopped
+        else:
+            text = self._take_at_once(delta, ids)
+        self.num_tokens += has_end  # counted where it was reached, but no part of the text
+        return text
 
+    def _take_at_once(self, delta: Delta, ids: list[int]) -> str:
+        """Where no stop string is looked for."""
         self.num_tokens += len(ids)
         text = self._detokenizer.push(ids)
-        if state.is_finished:
-            self.finish_reason = _finish_reason(state)
+        if delta.state.is_finished:
+            self.finish_reason = _finish_reason(delta.state)
             text += self._detokenizer.flush()
         return text
 
