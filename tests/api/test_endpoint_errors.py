@@ -65,6 +65,24 @@ def test_an_unknown_model_is_not_found(endpoint: Endpoint) -> None:
         endpoint.client.models.retrieve("other/model")
 
 
+@pytest.mark.parametrize("model", [{}, {"model": None}, {"model": ""}, {"model": "default"}])
+def test_the_served_model_answers_where_none_is_named(endpoint: Endpoint, model: dict[str, Any]) -> None:
+    for path, prompt in (("/v1/chat/completions", {"messages": HELLO}), ("/v1/completions", {"prompt": "Hello"})):
+        response = endpoint.http.post(path, json=model | prompt)
+        assert (response.status_code, response.json()["model"]) == (200, "test/scripted")
+    assert endpoint.http.post("/tokenize", json=model | {"prompt": "x"}).status_code == 200
+    assert endpoint.http.get("/v1/models/default").status_code == 404, "control: it is no id"
+
+
+def test_any_name_is_the_served_model_if_the_settings_say_so(endpoint: Endpoint) -> None:
+    body = {"model": "gpt-x", "messages": HELLO}
+    with running_endpoint(endpoint.gateway, **{"any-model": True}) as url:
+        response = httpx.post(f"{url}/v1/chat/completions", json=body)
+        assert (response.status_code, response.json()["model"]) == (200, "test/scripted")
+        assert httpx.get(f"{url}/v1/models/gpt-x").status_code == 404
+    assert endpoint.http.post("/v1/chat/completions", json=body).status_code == 404, "control"
+
+
 @pytest.mark.parametrize(
     ("refusal", "kind", "status"),
     [

@@ -200,7 +200,7 @@ def test_sampling_fields_are_those_that_samplers_registered() -> None:
         ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
         ({"tool_choice": "any"}, "tool_choice"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
-        ({"model": None}, "model"),
+        ({"model": 3}, "model"),
     ],
 )
 def test_a_wrong_value_is_located(fields: dict[str, Any], param: str) -> None:

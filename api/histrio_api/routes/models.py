@@ -22,7 +22,7 @@ async def list_models(request: HttpRequest) -> ASGIResponse:
 async def show_model(request: HttpRequest) -> ASGIResponse:
     """One model; hub ids have a slash in them."""
     edge = edge_of(request)
-    edge.require_model(str(request.path_params["model_id"]).removeprefix("/"))
+    edge.require_id(str(request.path_params["model_id"]).removeprefix("/"))
     return json_response(_card(edge))
 
 

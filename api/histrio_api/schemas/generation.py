@@ -42,7 +42,8 @@ class StreamOptions(Strict, frozen=True):
 class GenerationRequest(Strict, frozen=True):
     """What chat and plain completions have in common; sampling fields are kept apart."""
 
-    model: str
+    model: str = ""
+    """Empty or `default` for the one that is served."""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: PositiveInt | None = None

@@ -24,6 +24,8 @@ __all__ = ["Edge"]
 T = TypeVar("T")
 
 _MANY_TOKENS = 1024
+_SERVED = ("", "default")
+"""Names of the served model besides its id."""
 
 
 @dataclass
@@ -65,7 +67,12 @@ class Edge:
         return CapacityLimiter(self.settings.max_encode_threads)
 
     def require_model(self, name: str) -> None:
-        """Raise `ModelNotFound` unless `name` is what is served here."""
+        """Raise `ModelNotFound` unless what is served here answers to `name`."""
+        if not (name in _SERVED or self.settings.any_model):
+            self.require_id(name)
+
+    def require_id(self, name: str) -> None:
+        """Raise `ModelNotFound` unless `name` is the id of what is served here."""
         if name != self.gateway.model.id:
             raise ModelNotFound(f"no such model here; this server has: {self.gateway.model.id}", param="model")
 

@@ -78,6 +78,8 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Most entries of `stop`, and of `stop_token_ids`."""
     max_stop_chars: _Count = 256
     """Longest entry of `stop`."""
+    any_model: bool = False
+    """Answer requests for models of any name with the one that is served."""
     strict: bool = False
     """Refuse hints and unknown fields instead of naming them in `x-histrio-ignored`."""
     log_requests: bool = True
