@@ -212,13 +212,15 @@ def test_too_long_a_prompt_is_refused_with_the_numbers(endpoint: Endpoint) -> No
     assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
 
 
-def test_more_tokens_than_there_is_room_for_are_refused_with_the_numbers(endpoint: Endpoint) -> None:
+@pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
+def test_the_bound_of_an_answer_may_be_beyond_the_room(endpoint: Endpoint, field: str) -> None:
     endpoint.chat()
     room = endpoint.gateway.submissions[0].max_new_tokens
-    assert endpoint.chat(max_tokens=room).status_code == 200
-    with pytest.raises(openai.BadRequestError, match=f"at most {room}") as caught:
-        endpoint.client.chat.completions.create(model=MODEL, messages=HELLO, max_tokens=room + 1)
-    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "max_tokens")
+    for wanted in (room - 1, room, room + 1, 2**31 - 1):
+        assert endpoint.chat(**{field: wanted}).status_code == 200
+        assert endpoint.gateway.submissions[-1].max_new_tokens == min(wanted, room)
+    full = [{"role": "user", "content": "word " * 600}]
+    assert endpoint.chat(messages=full, **{field: 1}).status_code == 400, "control: no room at all"
 
 
 def test_long_prompts_are_encoded_beside_the_loop_with_the_same_ids(endpoint: Endpoint) -> None:

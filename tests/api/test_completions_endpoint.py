@@ -30,6 +30,15 @@ def test_a_text_is_continued(endpoint: Endpoint) -> None:
     assert answer.usage.prompt_tokens == 1 + len(endpoint.ids("Hello"))
 
 
+def test_a_completion_has_16_tokens_unless_more_are_asked_for(endpoint: Endpoint) -> None:
+    endpoint.complete(prompt="Hello")
+    endpoint.complete(prompt="Hello", max_tokens=40)
+    endpoint.complete(prompt=[5] * 511)
+    endpoint.complete(prompt=[5] * 511, max_tokens=9)
+    assert [each.max_new_tokens for each in endpoint.gateway.submissions] == [16, 40, 1, 1]
+    assert endpoint.complete(prompt=[5] * 512).status_code == 400, "control: no room at all"
+
+
 def test_bos_can_be_left_out(endpoint: Endpoint) -> None:
     endpoint.complete(prompt="Hello", add_special_tokens=False)
     assert endpoint.gateway.submissions[0].ids == endpoint.ids("Hello")

@@ -22,6 +22,9 @@ from histrio_api.shared.edge import Edge
 
 __all__ = ["COMPLETION", "CompletionAnswer", "prepare_completion"]
 
+DEFAULT_MAX_TOKENS = 16
+"""As OpenAI has it."""
+
 
 def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Prepared:
     """One prompt for a string or a list of ids, several for a list of strings or of lists. Raises `RequestError`."""
@@ -40,7 +43,7 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
         received=received,
         prompts=prompts,
         prompt_param="prompt",
-        num_wanted_tokens=request.max_tokens,
+        num_wanted_tokens=DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens,
         scores=scores,
         grammar=grammar,
         hides_special=request.skip_special_tokens,

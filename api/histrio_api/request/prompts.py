@@ -53,21 +53,15 @@ def ids_prompt(edge: Edge, ids: list[int], param: str, *, is_placed: bool = Fals
 
 
 def num_new_tokens(model: ServedModel, prompt: Prompt, wanted: int | None, param: str) -> int:
-    """How many tokens may be generated: what is wanted, by default all that fit. Raises `ContextLengthExceeded`."""
+    """How many tokens may be generated: what is wanted, and no more than fit; by default all of these.
+
+    Raises `ContextLengthExceeded` where there is no room for any.
+    """
     limit, num_prompt_tokens = model.max_sequence_length, len(prompt.ids)
     room = limit - num_prompt_tokens
     if room < 1:
         raise _too_long(limit, TooManyTokens(num_prompt_tokens, is_exact=True), param)
-    if wanted is None:
-        return room
-    if wanted > room:
-        raise ContextLengthExceeded(
-            f"This model's maximum context length is {limit} tokens, but {num_prompt_tokens + wanted} were requested: "
-            f"{num_prompt_tokens} in the prompt and {wanted} for the answer. Ask for at most {room}, or shorten the "
-            "prompt.",
-            param="max_tokens",
-        )
-    return wanted
+    return room if wanted is None else min(wanted, room)
 
 
 def require_at_most(param: str, what: str, found: int, limit: int) -> None:
