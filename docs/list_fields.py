@@ -40,6 +40,8 @@ def _meaning(field: KnownField) -> str:
     match field.kind:
         case "honoured":
             return f"honoured by {HONOURED_BY[field.reason]}, a 400 elsewhere"
+        case "alias":
+            return f"another name of `{field.reason}`"
         case "hint":
             return f"named: {field.reason}"
         case _:

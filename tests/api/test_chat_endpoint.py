@@ -106,6 +106,15 @@ def test_fields_reach_the_engine(endpoint: Endpoint) -> None:
     assert (submission.num_choices, submission.ask.stop_ids, submission.ask.eos_ids) == (2, [9], [2])
 
 
+@pytest.mark.parametrize("seed", [0, -1, 2**63, 2**64 - 1, 2**64 + 7, -(2**80), 10**300])
+def test_any_integer_is_a_seed(endpoint: Endpoint, seed: int) -> None:
+    for given in (seed, seed, seed + 1):
+        assert endpoint.chat(seed=given).status_code == 200
+    first, again, other = (each.ask.seed for each in endpoint.gateway.submissions)
+    assert first == again == seed % 2**64
+    assert other != first, "control"
+
+
 def test_the_models_defaults_hold_where_the_request_is_silent(endpoint: Endpoint) -> None:
     endpoint.chat(ignore_eos=True, top_p=0.9)
     (submission,) = endpoint.gateway.submissions

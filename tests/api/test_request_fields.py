@@ -14,7 +14,7 @@ from histrio.errors import RequestError
 from histrio_api.request.fields import convert_fields, split_fields
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.json_body import decode_object
-from histrio_api.request.known_fields import HINTS, KNOWN_FIELDS
+from histrio_api.request.known_fields import ALIASES, HINTS, KNOWN_FIELDS
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.formats import ResponseFormat
@@ -69,7 +69,7 @@ def with_field(names: list[str], value: Any) -> dict[str, Any]:
 NOT_HONOURED = sorted(
     path
     for path, field in KNOWN_FIELDS.items()
-    if field.kind != "honoured" or not {path} & {*CompletionRequest.__struct_fields__, "prompt", *SAMPLING}
+    if field.kind != "alias" and path not in {*CompletionRequest.__struct_fields__, *SAMPLING}
 )
 
 
@@ -90,6 +90,34 @@ def test_every_known_field_is_silent_at_its_neutral_values_and_else_named_or_ref
     assert caught.value.param == path.replace("[]", "[0]")
     assert (caught.value.code, caught.value.status) == ("unsupported_parameter", 400)
     assert "some value" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_another_name_of_a_field_means_the_field(alias: str, name: str) -> None:
+    fields = SAMPLING | {"repetition_penalty"}
+
+    def honoured(**given: Any) -> tuple[ChatRequest, dict[str, Any]]:
+        return split_fields(BASE | given, ChatRequest, fields, ignored=IgnoredFields(is_strict=True))
+
+    for given in ({alias: 5}, {alias: 5, name: 5}, {alias: 5, name: None}, {alias: None, name: 5}):
+        assert honoured(**given) == honoured(**{name: 5}) != honoured()
+    for first, second in ((alias, name), (name, alias)):
+        with pytest.raises(RequestError, match=f"{second}: differs from {first}") as caught:
+            honoured(**{first: 5, second: 6})
+        assert caught.value.param == second
+
+
+def test_another_name_is_refused_where_the_field_is_not_honoured() -> None:
+    assert split(repeat_penalty=1.0)[1] == {}
+    with pytest.raises(RequestError, match="repeat_penalty: not supported"):
+        split(repeat_penalty=1.1)
+
+
+@pytest.mark.parametrize("number", [-1, -2])
+def test_a_negative_number_of_tokens_means_all_that_fit(number: int) -> None:
+    assert split(n_predict=number)[0].max_tokens == split(num_predict=number)[0].max_tokens == 2**31 - 1
+    with pytest.raises(RequestError, match="max_tokens"):
+        split(max_tokens=number)
 
 
 def test_the_table_has_every_field_that_the_structs_have() -> None:
@@ -192,7 +220,8 @@ def test_sampling_fields_are_those_that_samplers_registered() -> None:
         ({"n": "two"}, "n"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": -1}, "max_completion_tokens"),
-        ({"seed": 2**63}, "seed"),
+        ({"seed": 0.5}, "seed"),
+        ({"n_predict": "x"}, "max_tokens"),
         ({"stop": 3}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": 3}}, "stream_options.include_usage"),

@@ -15,13 +15,15 @@ from msgspec import inspect
 from histrio.errors import RequestError
 from histrio_api.errors import MAX_PARAM_CHARS, from_validation
 from histrio_api.request.ignored import IgnoredFields
-from histrio_api.request.known_fields import KNOWN_FIELDS, KnownField
+from histrio_api.request.known_fields import ALIASES, KNOWN_FIELDS, KnownField
 
 __all__ = ["convert_fields", "split_fields", "within_vocabulary"]
 
 R = TypeVar("R", bound=msgspec.Struct)
 
 _MAX_ID_DIGITS = 18
+_MOST_TOKENS = 2**31 - 1
+_OF_TOKENS = frozenset(name for name, own in ALIASES.items() if own == "max_tokens")
 
 
 class _Place(NamedTuple):
@@ -55,16 +57,19 @@ def split_fields(
     own: dict[str, Any] = {}
     sampling: dict[str, Any] = {}
     names = kind.__struct_fields__
-    for name, value in request.items():
+    for given, value in request.items():
+        name = ALIASES.get(given, given)
         if name in names:
             target: dict[str, Any] | None = own
         elif name in sampling_fields:
             target = sampling
         else:
-            _leave_out(_Place(name, name), value, ignored, honoured_by)
+            _leave_out(_Place(name, given), value, ignored, honoured_by)
             target = None
         if target is not None and value is not None:
-            target[name] = value
+            meant = _MOST_TOKENS if given in _OF_TOKENS and value in (-1, -2) else value
+            if target.setdefault(name, meant) != meant:
+                raise _contradiction(name, request)
     return convert_fields(own, kind, ignored), sampling
 
 
@@ -159,6 +164,12 @@ def _leave_out(place: _Place, value: Any, ignored: IgnoredFields, honoured_by: s
         ignored.add(place.path, place.exact)
         return
     raise _refusal(field, place.exact[:MAX_PARAM_CHARS], honoured_by)
+
+
+def _contradiction(name: str, request: dict[str, Any]) -> RequestError:
+    """Of two names of one field with different values."""
+    first, second, *_ = (each for each in request if ALIASES.get(each, each) == name and request[each] is not None)
+    return RequestError(f"{second}: differs from {first}; give one of them", param=second)
 
 
 def _refusal(field: KnownField, shown: str, honoured_by: str) -> RequestError:

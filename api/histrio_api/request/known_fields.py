@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["HINTS", "KNOWN_FIELDS", "KnownField"]
+__all__ = ["ALIASES", "HINTS", "KNOWN_FIELDS", "KnownField"]
 
 
 class KnownField(NamedTuple):
     """What becomes of one field where it is not honoured."""
 
-    kind: Literal["honoured", "hint", "refused"]
+    kind: Literal["honoured", "alias", "hint", "refused"]
     """`honoured`: by the endpoints or samplers that have it; others refuse it."""
     reason: str
-    """What honours it, or why it need not be honoured, or cannot be."""
+    """What honours it, or what its own name is, or why it need not be honoured, or cannot be."""
     neutral: tuple[Any, ...] = ()
     """Values besides null at which it does nothing."""
 
@@ -98,6 +98,10 @@ _HONOURED = (
         xtc_probability=(0,),
         xtc_threshold=(0.1,),
     )
+)
+
+_ALIASES = _each("n_predict num_predict", KnownField("alias", "max_tokens")) | _each(
+    "repeat_penalty", KnownField("alias", "repetition_penalty")
 )
 
 _HINTS = (
@@ -222,7 +226,9 @@ _REFUSED = (
     | _each("guided_whitespace_pattern structured_outputs.whitespace_pattern", _refused("spaces are the grammar's"))
 )
 
-KNOWN_FIELDS: _Fields = _HONOURED | _HINTS | _REFUSED
+KNOWN_FIELDS: _Fields = _HONOURED | _ALIASES | _HINTS | _REFUSED
 """By path, such as `messages[].parsed`. Of the fields within fields it has only those that are not honoured."""
 
 HINTS = frozenset(_HINTS)
+ALIASES = {name: field.reason for name, field in _ALIASES.items()}
+"""Other names → a field's own."""

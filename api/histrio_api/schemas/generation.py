@@ -20,7 +20,6 @@ UsageStats: TypeAlias = Literal["none", "last", "every"]
 _NumDrafts = Annotated[int, Meta(ge=0, le=64)]
 _Priority = Annotated[int, Meta(ge=0, le=100)]
 _Salt = Annotated[str, Meta(max_length=256)]
-_Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
 class StreamOptions(Strict, frozen=True):
@@ -48,7 +47,8 @@ class GenerationRequest(Strict, frozen=True):
     stream_options: StreamOptions = StreamOptions()
     max_tokens: PositiveInt | None = None
     n: PositiveInt = 1
-    seed: _Seed | None = None
+    seed: int | None = None
+    """Any integer; its lowest 64 bits count."""
     stop: str | list[str] = msgspec.field(default_factory=list)
     stop_token_ids: list[TokenId] = msgspec.field(default_factory=list)
     ignore_eos: bool = False
