@@ -11,7 +11,7 @@ from histrio.contracts.gateway import Delta
 from histrio.messages import RequestState
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 MODEL = "test/scripted"
 HELLO: Any = [{"role": "user", "content": "Hello"}]

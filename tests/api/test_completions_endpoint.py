@@ -11,7 +11,7 @@ from histrio.contracts.gateway import Submission
 from histrio_api.testing import Script, saying
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 MODEL = "test/scripted"
 

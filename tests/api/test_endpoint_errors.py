@@ -15,7 +15,7 @@ from histrio.messages import RequestState
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 HELLO: Any = [{"role": "user", "content": "Hello"}]
 SECRET = "s3cret" * 400

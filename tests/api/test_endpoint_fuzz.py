@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from histrio_api.request.known_fields import KNOWN_FIELDS
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),

@@ -11,7 +11,7 @@ from histrio.errors import Overloaded
 from histrio_api.shared.metrics import EndpointMetrics, Histogram, exposition
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 SAMPLE = re.compile(r'^[a-z_]+(\{[a-z]+="[^"]*"(,[a-z]+="[^"]*")*\})? ([0-9.e+-]+|\+Inf)$')
 

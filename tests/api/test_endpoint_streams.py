@@ -14,7 +14,7 @@ from histrio.messages import Extras, RequestState
 from histrio_api.testing import Gate
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 CHAT: Any = {"model": "test/scripted", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
 DEADLINE_S = 10.0

@@ -17,7 +17,7 @@ from histrio_api.testing import Script, ScriptedGateway, running_endpoint, serve
 from histrio_api.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 MODEL = "test/scripted"
 HELLO: Any = [{"role": "user", "content": "Hello"}]

@@ -15,7 +15,7 @@ from histrio_api.testing import write_tokenizer
 from histrio_api.text.tokenizer import Tokenizer, TooManyTokens
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 DEMO = Path(histrio.demo.__file__).parent / "target"
 TEXTS = [

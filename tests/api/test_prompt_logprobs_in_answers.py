@@ -13,7 +13,7 @@ from histrio.messages import Extras, RequestState, TokenLogprobs
 from histrio_api.testing import Gate, Script
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 MODEL = "test/scripted"
 EOS = 2

@@ -18,7 +18,7 @@ from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying,
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 SECRET = "s3cret"
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from kit_runs import KitRuns, committed, failures, names
+
+from tests.conformance.kit_runs import KitRuns, committed, failures, names
 
 MODELS = ["qwen3_tied"]
 """It differs from the plainest in all that the others do, and ties its head."""

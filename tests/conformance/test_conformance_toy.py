@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from kit_runs import KitRuns, committed, failures, names, run_cli
 
 from histrio.testing.conformance.plugin import KIT
 from histrio.testing.conformance.report import read_report
 from histrio.testing.toy import write_toy_model
+from tests.conformance.kit_runs import KitRuns, committed, failures, names, run_cli
 
 TOY = "[histrio]\ntoy = histrio.testing.plugin\n"
 pytestmark = pytest.mark.timeout(60)  # each run is an interpreter of its own

@@ -7,11 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from broken_backend import DEFECTS, DEFECTS_IN_PROCESSES, DEFECTS_OF_THE_LIMITED, DEFECTS_OF_THE_SINGLE
-from broken_engine import ENGINE_DEFECTS
-from kit_runs import KitRuns, failures, names
 
 from histrio.testing.conformance.report import Report
+from tests.conformance.broken_backend import (
+    DEFECTS,
+    DEFECTS_IN_PROCESSES,
+    DEFECTS_OF_THE_LIMITED,
+    DEFECTS_OF_THE_SINGLE,
+)
+from tests.conformance.broken_engine import ENGINE_DEFECTS
+from tests.conformance.kit_runs import KitRuns, failures, names
 
 pytestmark = pytest.mark.timeout(240)  # the first test waits for all runs, some sixty of a third of a second each
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from constant_state import write_constant_state_model
-from kit_runs import KitRuns, failures, names
+
+from tests.conformance.constant_state import write_constant_state_model
+from tests.conformance.kit_runs import KitRuns, failures, names
 
 BACKEND = "constant_state:ConstantStateFactory"
 REFERENCE = {"greedy_tokens_equal_the_reference"}

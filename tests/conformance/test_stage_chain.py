@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from broken_backend import SeparateFactory
 
 from histrio.errors import BackendError, DoesNotFit
 from histrio.testing.chain import ChainRow, StageChain
@@ -15,6 +14,7 @@ from histrio.testing.conformance.remote import RemoteHost
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.models import MODELS, VOCAB_SIZE, write_model
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
+from tests.conformance.broken_backend import SeparateFactory
 
 PROMPT = [5, 6, 7, 8, 9, 10]
 

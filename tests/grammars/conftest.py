@@ -5,7 +5,6 @@ Models that are served have the same tokens.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,8 +21,6 @@ from histrio.testing.models import write_model
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio_grammars.backend import Llguidance
 from histrio_torch.factory import TorchFactory
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 NUM_IDS, PADDED = 258, 300
 EOS = 257

@@ -15,7 +15,6 @@ from typing import Any
 
 import anyio
 import pytest
-from trial_backends import HUNGRY_BYTES, all_backends
 
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import EngineError, Overloaded, PluginFailed, RequestError
@@ -24,6 +23,7 @@ from histrio.front.grammar_check import GrammarChecker
 from histrio.front.grammar_trials import TrialLimits
 from histrio.messages import GrammarSpec
 from histrio.testing.wait import eventually, eventually_async
+from tests.grammars.trial_backends import HUNGRY_BYTES, all_backends
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]  # starts Python processes
 

@@ -6,8 +6,6 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from covering import Combination
-from crowds import Run
 from msgspec import structs
 
 from histrio.contracts.backend import (
@@ -25,6 +23,8 @@ from histrio.contracts.policy import BatchingPolicy
 from histrio.messages import Generate
 from histrio.plugins.registry import installed_plugins
 from histrio.testing.harness import HarnessOptions
+from tests.matrix.covering import Combination
+from tests.matrix.crowds import Run
 
 __all__ = ["FACTORS", "FailingFactory", "RandomOrder", "met", "not_met", "options_of"]
 

@@ -16,10 +16,6 @@ from typing import Any
 
 import anyio
 import pytest
-from covering import NUM_RANDOM, Combination, covering, random_combinations
-from crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
-from drafters import drafter_options, make_drafter, names
-from obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
 
 from histrio.contracts.backend import StepBatch
 from histrio.messages import Step
@@ -29,6 +25,10 @@ from histrio.testing.harness import HarnessOptions
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 from histrio_torch.factory import TorchFactory
 from histrio_torch.testing import Excuses, make_model, refer
+from tests.matrix.covering import NUM_RANDOM, Combination, covering, random_combinations
+from tests.matrix.crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
+from tests.matrix.drafters import drafter_options, make_drafter, names
+from tests.matrix.obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
 
 pytestmark = pytest.mark.timeout(120 + 10 * NUM_RANDOM)  # models are loaded anew for each combination
 

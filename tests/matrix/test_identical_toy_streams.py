@@ -18,10 +18,6 @@ import anyio
 import msgspec
 import numpy as np
 import pytest
-from covering import NUM_RANDOM, Combination, covering, pairs, random_combinations
-from crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
-from drafters import OPTIONS, drafter_options, make_drafter, names
-from obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
 
 from histrio.batching.sequence import Sequence
 from histrio.contracts.backend import StepBatch
@@ -34,6 +30,10 @@ from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.slots import DrawnTokens, SlotTable
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
+from tests.matrix.covering import NUM_RANDOM, Combination, covering, pairs, random_combinations
+from tests.matrix.crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
+from tests.matrix.drafters import OPTIONS, drafter_options, make_drafter, names
+from tests.matrix.obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
 
 NUM_LAYERS, VOCAB = 3, 258
 ALONE = HarnessOptions(max_rows=1, prefill_chunk=512, has_prefix_cache=False, max_sequence_length=LONGEST)

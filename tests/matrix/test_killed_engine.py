@@ -16,11 +16,11 @@ import anyio
 import openai
 import psutil
 import pytest
-from covering import NUM_RANDOM
 
 from histrio.testing.launched import LaunchedServer
 from histrio.testing.toy import write_toy_model
 from histrio.testing.wait import eventually
+from tests.matrix.covering import NUM_RANDOM
 
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120 + 30 * NUM_RANDOM)]  # processes are started and killed
 

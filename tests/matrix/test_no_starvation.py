@@ -7,7 +7,6 @@ from pathlib import Path
 
 import anyio
 import pytest
-from crowds import ALL_SAMPLERS
 
 from histrio.contracts.gateway import Submission
 from histrio.contracts.policy import BatchingPolicy
@@ -15,6 +14,7 @@ from histrio.messages import Ask, Generate
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
+from tests.matrix.crowds import ALL_SAMPLERS
 
 NUM_LAYERS, VOCAB = 2, 258
 MAX_ROWS, NUM_CLIENTS = 3, 6

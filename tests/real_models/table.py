@@ -1,6 +1,6 @@
 """Writes what was measured with real models as a table.
 
-python tests/real_models/table.py FOLDER
+python -m tests.real_models.table FOLDER
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import sys
 from pathlib import Path
 
-from build import SOURCES
-from judge import NUM_TOKENS, PROMPTS, refer
-from subjects import BACKENDS, DTYPES, STAGES, Distance, distance
+from tests.real_models.build import SOURCES
+from tests.real_models.judge import NUM_TOKENS, PROMPTS, refer
+from tests.real_models.subjects import BACKENDS, DTYPES, STAGES, Distance, distance
 
 HEAD = [
     "| model | computed by | dtype | stages | other tokens | log probability: mean difference | largest difference |",

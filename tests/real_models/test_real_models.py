@@ -1,6 +1,6 @@
 """Real weights say what transformers says: the same tokens in float32, and in bfloat16 no less exactly than it does.
 
-    python tests/real_models/build.py FOLDER
+    python -m tests.real_models.build FOLDER
     HISTRIO_REAL_MODELS=FOLDER pytest tests/real_models
 
 `-k torch` runs a part. What was measured is kept in FOLDER/results, of which `table.py` makes the table of
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from build import SOURCES
-from judge import Reference, refer
-from subjects import BACKENDS, DTYPES, STAGES, Distance, Subject, distance, run
 
 from histrio.messages import Tensor
+from tests.real_models.build import SOURCES
+from tests.real_models.judge import Reference, refer
+from tests.real_models.subjects import BACKENDS, DTYPES, STAGES, Distance, Subject, distance, run
 
 MOST_IN_FLOAT32 = 1e-3
 """Largest difference of a log probability, in nats; 4e-5 is usual."""
