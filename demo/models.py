@@ -58,7 +58,7 @@ def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, fold
     rounded: Any = Qwen3ForCausalLM(model.config)
     rounded.load_state_dict(model.state_dict())
     rounded.to(torch.bfloat16)
-    rounded.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]
+    rounded.generation_config = GenerationConfig(
         do_sample=True,
         temperature=0.7,
         top_p=0.9,

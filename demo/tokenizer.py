@@ -118,7 +118,7 @@ def train_tokenizer(folder: Path, num_conversations: int = 12_000) -> PreTrained
     )
     bpe.add_special_tokens([AddedToken(token, normalized=False) for token in SPECIAL])
     bpe.add_tokens([AddedToken(token, normalized=False) for token in MARKERS])
-    tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token=IM_END,
         pad_token=END_OF_TEXT,

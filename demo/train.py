@@ -147,7 +147,7 @@ class Run:
 
         loss = functional.cross_entropy(logits, batch.ids[:, 1:][batch.is_target])
         total = loss if self.teacher is None else 0.3 * loss + 0.7 * self._distance_to_teacher(batch, logits)
-        total.backward()  # type: ignore[no-untyped-call]
+        total.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         share = self.rate_share()
         for optimizer in self.optimizers:

@@ -6,8 +6,9 @@ import pytest
 
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, ThreadDispatcher
+from histrio.actors.refs import BATCHING, Ref, stage_ref
 from histrio.errors import WireError
-from histrio.messages import Close, Message, ReplicaSize, Start
+from histrio.messages import Cancel, Close, Message, ReplicaSize, Start
 
 
 class Links:
@@ -28,7 +29,7 @@ class Links:
         self.log.append(("send", process, actor))
 
 
-class Listener(Actor):
+class Listener(Actor[Message]):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -57,27 +58,27 @@ def hear(directory: Directory, batch: list[tuple[str, Message, str]]) -> list[Me
 
 def test_a_remote_actor_is_told_through_its_process() -> None:
     directory, links = make()
-    directory.tell("stage1", Close(1))
+    directory.tell(stage_ref(1), Close(1))
     assert links.log == [("send", "stage1.1", "stage1")]
 
 
 def test_an_unknown_actor_is_an_error() -> None:
     directory, _ = make()
     with pytest.raises(WireError, match="batchign"):
-        directory.tell("batchign", Close(1))
+        directory.tell(Ref("batchign"), Close(1))
 
 
 def test_what_is_told_to_a_dead_process_is_dropped() -> None:
     directory, links = make()
     directory.forget("engine.1")
-    directory.tell("batching", Close(1))
+    directory.tell(BATCHING, Cancel(1))
     assert links.log == [("disconnect", "engine.1")]
 
 
 def test_a_restarted_process_takes_over_its_actors() -> None:
     directory, links = make()
     directory.route({"batching": "engine.2"}, {"engine.2": "ipc://there"})
-    directory.tell("batching", Close(1))
+    directory.tell(BATCHING, Cancel(1))
     assert links.log == [
         ("disconnect", "engine.1"),
         ("connect", "engine.2", "ipc://there"),

@@ -12,7 +12,7 @@ from histrio.messages import Close, Message
 from histrio.testing.wait import eventually, eventually_async
 
 
-class Recorder(Actor):
+class Recorder(Actor[Message]):
     """Writes down what happens, and tells itself more while it handles slot 1."""
 
     def __init__(self, log: list[str]) -> None:
@@ -86,7 +86,12 @@ def test_other_threads_may_post_to_a_loop() -> None:
         log: list[str] = []
         dispatcher = LoopDispatcher(asyncio.get_running_loop(), lambda _name, error, _message: pytest.fail(str(error)))
         dispatcher.host("recorder", Recorder(log))
-        await asyncio.to_thread(lambda: [dispatcher.post("recorder", Close(slot)) for slot in range(20, 1020)])
+
+        def post() -> None:
+            for slot in range(20, 1020):
+                dispatcher.post("recorder", Close(slot))
+
+        await asyncio.to_thread(post)
         await eventually_async(lambda: len(log) >= 2000)
         return [line for line in log if line.startswith("end")]
 

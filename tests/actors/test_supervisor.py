@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from functools import partial
 from typing import NoReturn
 
 import pytest
@@ -17,7 +18,7 @@ from histrio.testing.wait import eventually
 SIZE = ReplicaSize(num_blocks=8, block_size=4, max_rows=2, max_step_tokens=64, max_sequence_length=32)
 
 
-class Part(Actor):
+class Part(Actor[Message]):
     """Logs its life."""
 
     def __init__(self, name: str, log: list[str], error: Exception | None = None) -> None:
@@ -35,7 +36,7 @@ class Part(Actor):
 
 def make(log: list[str], reports: list[ChildFailed], error: Exception | None = None) -> Supervisor:
     names = ["stage0", "kv", "batching"]
-    children = [Child(name, lambda name=name: Part(name, log, error if name == "kv" else None)) for name in names]
+    children = [Child(name, partial(Part, name, log, error if name == "kv" else None)) for name in names]
     return Supervisor(children, lambda _name, _actor: None, reports.append)
 
 
@@ -130,7 +131,7 @@ def test_what_would_fail_in_the_same_way_is_not_tried_again(error: Exception, ca
 
 
 def test_a_child_that_cannot_be_made_is_told_like_one_that_cannot_start() -> None:
-    def refuse() -> Actor:
+    def refuse() -> Actor[Message]:
         raise BackendError("there is no torch here")
 
     log: list[str] = []
@@ -144,7 +145,7 @@ def test_a_child_that_cannot_be_made_is_told_like_one_that_cannot_start() -> Non
 def test_every_child_has_a_mailbox_before_the_first_one_starts() -> None:
     log: list[str] = []
     names = ["stage0", "kv"]
-    children = [Child(name, lambda name=name: Part(name, log)) for name in names]
+    children = [Child(name, partial(Part, name, log)) for name in names]
     Supervisor(children, lambda name, _actor: log.append(f"host {name}"), print).start()
     assert log == ["host stage0", "host kv", "start stage0", "start kv"]
 

@@ -143,7 +143,7 @@ class Served:
 
     def create(self, **fields: Any) -> Any:
         """A chat, awaited: an answer or a stream."""
-        given = {"model": "toy", "messages": HELLO, "temperature": 1.0} | fields
+        given: dict[str, Any] = {"model": "toy", "messages": HELLO, "temperature": 1.0} | fields
         return self.client.chat.completions.create(**given)
 
 

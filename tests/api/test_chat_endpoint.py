@@ -136,7 +136,8 @@ def test_a_stop_string_that_spans_tokens_ends_the_answer(endpoint: Endpoint, str
         reason, usage = chunks[-2].choices[0].finish_reason, chunks[-1].usage
     else:
         answer = endpoint.client.chat.completions.create(model=MODEL, messages=HELLO, stop=[" STOP", "never"])
-        text, reason, usage = answer.choices[0].message.content, answer.choices[0].finish_reason, answer.usage
+        text = answer.choices[0].message.content or ""
+        reason, usage = answer.choices[0].finish_reason, answer.usage
     assert (text, reason) == ("one two", "stop")
     num_read = next(at for at in range(len(ids)) if " STOP" in endpoint.tokenizer.decode(ids[:at]))
     assert usage.completion_tokens == num_read, "independent of how tokens were grouped"

@@ -86,8 +86,9 @@ def vocabulary(kind: str) -> Tokenizer:
 
 def ids_of(kind: str, *spellings: str) -> list[int]:
     found = [vocabulary(kind)._tokenizer.token_to_id(spelling) for spelling in spellings]
-    assert None not in found
-    return found
+    known = [each for each in found if each is not None]
+    assert known == found
+    return known
 
 
 def in_pieces(tokenizer: Tokenizer, groups: Sequence[Sequence[int]], skip_special: bool = True) -> str:

@@ -187,7 +187,7 @@ def test_a_request_without_a_valid_key_is_a_401(guarded: str, key: str) -> None:
 
 def test_a_valid_key_opens_and_health_needs_none(guarded: str) -> None:
     for key in ("first", "sécond"):
-        headers = {"authorization": f"Bearer {key}".encode()}
+        headers = {b"authorization": f"Bearer {key}".encode()}
         assert httpx.get(f"{guarded}/v1/models", headers=headers).status_code == 200
     assert httpx.get(f"{guarded}/health").status_code == 200
     assert httpx.get(f"{guarded}/health/live").status_code == 200
@@ -202,7 +202,7 @@ def test_submissions_carry_a_label_of_the_key_and_the_user_and_never_the_key(
     guarded_gateway.submissions.clear()
     body = {"model": "test/scripted", "prompt": "Hello", "max_tokens": 2}
     for key, user in (("first", "ada"), ("sécond", 7), ("first", "x" * 999)):
-        headers = {"authorization": f"Bearer {key}".encode()}
+        headers = {b"authorization": f"Bearer {key}".encode()}
         answer = httpx.post(f"{guarded}/v1/completions", json=body | {"user": user}, headers=headers)
         assert answer.headers["x-request-id"] == guarded_gateway.submissions[-1].id
     one, two, three = guarded_gateway.submissions

@@ -71,7 +71,7 @@ async def test_public_names_are_refused_unless_they_are_the_servers_own(host: st
     assert (await status_of(host=host, allowed_hosts=["other.example"]))[0] == 403
     assert (await status_of(host=host, api_keys=["k"]))[0] == 200, "with keys a page would need one"
     assert (await status_of(host=host, api_keys=["k"], allowed_hosts=["other.example"]))[0] == 403
-    reached_from_elsewhere = {"allow_anonymous": True, "allowed_hosts": []}
+    reached_from_elsewhere: dict[str, Any] = {"allow_anonymous": True, "allowed_hosts": []}
     gate = ApiSettings(**reached_from_elsewhere).__class__(host="0.0.0.0", **reached_from_elsewhere)
     assert not Gate(None, gate)._checks_host  # type: ignore[arg-type]
 

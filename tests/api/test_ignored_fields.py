@@ -12,7 +12,7 @@ from histrio_api.request.ignored import MAX_HEADER_CHARS, IgnoredFields
 from histrio_api.testing import running_endpoint
 
 if TYPE_CHECKING:
-    from conftest import Endpoint
+    from tests.api.conftest import Endpoint
 
 HEADER = "x-histrio-ignored"
 SECRET = "s3cret"

@@ -52,7 +52,8 @@ def chat_entries(endpoint: Endpoint, stream: bool, **fields: Any) -> tuple[str, 
         answer = endpoint.client.chat.completions.create(**fields)
         (choice,) = answer.choices
         return choice.message.content or "", choice.logprobs.content or [], answer.usage
-    text, entries, usage = "", [], None
+    text, usage = "", None
+    entries: list[Any] = []
     for chunk in endpoint.client.chat.completions.create(stream=True, stream_options={"include_usage": True}, **fields):
         usage = chunk.usage
         for choice in chunk.choices:

@@ -206,7 +206,9 @@ async def test_request_fields_that_an_engine_would_ignore_are_refused(client_of:
 
     async def ask(client: openai.AsyncOpenAI, **fields: Any) -> str:
         prompt: dict[str, Any] = {"model": "toy", "prompt": "a", "max_tokens": 2, "temperature": 0}
-        return (await client.completions.create(**prompt, extra_body=fields)).choices[0].text
+        answer = await client.completions.create(**prompt, extra_body=fields)
+        text: str = answer.choices[0].text
+        return text
 
     async with client_of(serving_engine(folder, ToyEngineFactory())) as client:
         for name, value in {"priority": 1, "max_speculation": 2, "seed": 3}.items():

@@ -135,7 +135,12 @@ def test_what_is_malformed_or_contradicts_itself_is_refused(fields: dict[str, An
 
 
 def test_what_only_seems_to_contradict_is_accepted() -> None:
-    fields = {"tools": [{"function": {"name": "f"}}], "tool_choice": "none", "min_tokens": 0, "ignore_eos": False}
+    fields: dict[str, Any] = {
+        "tools": [{"function": {"name": "f"}}],
+        "tool_choice": "none",
+        "min_tokens": 0,
+        "ignore_eos": False,
+    }
     assert wanted(regex="a", **fields).spec == GrammarSpec("regex", "a")
 
 

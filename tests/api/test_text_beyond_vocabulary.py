@@ -28,7 +28,9 @@ def known(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ScriptedGa
     tokenizer.add_tokens([ADDED])
     tokenizer.save(file)
     model = served_model(folder)
-    assert tokenizer.token_to_id(ADDED) >= model.vocab_size
+    added_id = tokenizer.token_to_id(ADDED)
+    assert added_id is not None
+    assert added_id >= model.vocab_size
     gateway = ScriptedGateway(msgspec.structs.replace(model, sampling_fields=FIELDS), lambda *_: saying([5]))
     with running_endpoint(gateway) as url, httpx.Client(base_url=url) as http:
         yield gateway, http

@@ -204,9 +204,8 @@ def test_a_tool_round_is_accepted_as_the_client_sends_it_back(
     message = answer.choices[0].message
     assert message.tool_calls is not None
     results = [{"role": "tool", "tool_call_id": call.id, "content": "3"} for call in message.tool_calls]
-    client.chat.completions.create(
-        model="test/scripted", messages=[*HELLO, message.model_dump(), *results], tools=TOOLS
-    )
+    messages: Any = [*HELLO, message.model_dump(), *results]
+    client.chat.completions.create(model="test/scripted", messages=messages, tools=TOOLS)
     prompt = Tokenizer.load(gateway.model.path).decode(gateway.submissions[-1].ids)
     assert '"arguments": {"a": 1}' in prompt, "arguments are an object again"
     assert prompt.count("<tool_response>") == 2

@@ -188,7 +188,8 @@ async def streamed(client: openai.AsyncOpenAI, **fields: Any) -> tuple[str, list
 async def test_random_weights_call_tools_as_they_are_defined(random_weights: Any) -> None:
     async with random_weights(TEMPLATE) as served:
         given: dict[str, Any] = {"model": "toy", "messages": HELLO, "temperature": 1.0, "max_tokens": 3000}
-        for choice in ("required", named("switch"), named("add")):
+        choices: list[Any] = ["required", named("switch"), named("add")]
+        for choice in choices:
             fields = given | {
                 "tools": TOOLS,
                 "tool_choice": choice,
@@ -244,7 +245,7 @@ async def test_what_cannot_be_enforced_is_a_400_with_its_place(random_weights: A
             messages=HELLO,
             max_tokens=40,
             extra_body={"chat_template_kwargs": NO_REASONING},
-            **lax,  # type: ignore[arg-type]
+            **lax,
         )
         assert (answer.choices[0].message.content or "").startswith('<tool_call>\n{"name": "f"'), "strict: false"
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from histrio.actors.mailbox import Actor
 from histrio.batching.actor import BatchingActor, BatchingSettings
 from histrio.batching.scheduler import Scheduler
 from histrio.contracts.backend import Capability
@@ -110,7 +111,7 @@ class Replica:
             clock=lambda: 0.0,
         )
         self._kv = KvActor(self._tell, has_prefix_cache=has_prefix_cache)
-        self._actors = {"batching": self._batching, "kv": self._kv}
+        self._actors: dict[str, Actor[Any]] = {"batching": self._batching, "kv": self._kv}
         self._batching.start()
         self.begin()
 

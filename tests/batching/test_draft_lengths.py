@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Ids
 from itertools import product
 
 import msgspec
@@ -128,10 +129,10 @@ class Guesses:
     def __init__(self, num_found: int) -> None:
         self.num_found = num_found
 
-    def open(self, order: Generate, ids: list[int]) -> None:
+    def open(self, order: Generate, ids: Ids[int]) -> None:
         """Nothing to remember."""
 
-    def extend(self, request: int, ids: list[int]) -> None:
+    def extend(self, request: int, ids: Ids[int]) -> None:
         """Nothing to remember."""
 
     def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:

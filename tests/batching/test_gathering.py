@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from histrio.actors.mailbox import Actor, LoopDispatcher, ThreadDispatcher
+from histrio.actors.refs import ToBatching
 from histrio.batching.actor import BatchingActor, BatchingSettings
 from histrio.messages import (
     Close,
@@ -44,7 +45,7 @@ class Desk:
         if name in ("stage0", "kv", "admission"):
             self.told.append(message)
 
-    def hear(self, *messages: Message) -> list[list[Row]]:
+    def hear(self, *messages: ToBatching) -> list[list[Row]]:
         """The rows of the steps that follow these messages, with blocks granted as they are asked for."""
         self.told.clear()
         for message in messages:
@@ -123,7 +124,7 @@ def test_who_has_waited_long_enough_is_not_flushed_again_and_again_until_kv_answ
 # --- dispatchers -----------------------------------------------------------------------------------------------------
 
 
-class Dozer(Actor):
+class Dozer(Actor[Message]):
     """Wants to be flushed again after `pause_s`, until the clock says `until`."""
 
     def __init__(self, pauses: list[float | None]) -> None:

@@ -131,7 +131,7 @@ class LeaseHistory(RuleBasedStateMachine):
 
 def run_histories(phases: Sequence[Phase] = tuple(Phase)) -> None:
     chosen = settings(max_examples=60, stateful_step_count=20, deadline=None, derandomize=True, phases=phases)
-    run_state_machine_as_test(LeaseHistory, settings=chosen)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(LeaseHistory, settings=chosen)
 
 
 def test_a_lease_does_what_a_naive_book_says() -> None:

@@ -128,8 +128,10 @@ def test_a_slot_is_closed_before_it_is_opened_again() -> None:
     step(scheduler)
     scheduler.add(order(2, 2))
     plan = step(scheduler)
-    assert [type(each) for each in plan.orders] == [Close, Open]
-    assert plan.orders[0].slot == plan.orders[1].slot
+    closed, opened = plan.orders
+    assert isinstance(closed, Close)
+    assert isinstance(opened, Open)
+    assert closed.slot == opened.slot
 
 
 def test_the_youngest_gives_way_when_blocks_run_out() -> None:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from histrio.batching.lease import BlockLease
 from histrio.batching.scheduler import Scheduler
 from histrio.batching.sequence import Sequence
+from histrio.contracts.policy import NoOptions
 from histrio.kv.manager import KvManager
 from histrio.messages import Generate, Release, RequestState
 from tests.batching.imagined_replica import FORM, MAX_ROWS, Replica, next_token
@@ -32,7 +34,8 @@ NUM_HISTORIES = int(os.environ.get("HISTRIO_HISTORIES", "300"))
 class RandomOrder:
     """Gives each request a random handicap."""
 
-    name = "random-order"
+    name: ClassVar[str] = "random-order"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
 
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)

@@ -1,5 +1,7 @@
 """Entries that the tests of child processes start: `tests.launch` is not installed, so they name this file's folder."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys

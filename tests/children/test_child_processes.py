@@ -1,8 +1,11 @@
+from __future__ import annotations
+
 import errno
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import NoReturn, cast
 
 import anyio
 import psutil
@@ -18,21 +21,26 @@ ENV = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), os.environ.get
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])
-def anyio_backend(request):
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, bool]]:
     return ("asyncio", {"use_uvloop": request.param == "uvloop"})
 
 
-async def start(entry, payload, **options):
+async def start(entry: str, payload: object, *, python: str | None = None) -> ChildProcess:
     spec = ChildSpec(entry=f"child_entries:{entry}", payload=payload, name="facts.1")
-    return await spawn(spec, env=ENV, **options)
+    return await spawn(spec, env=ENV, python=python)
 
 
-async def number_in(file):
+async def cut_life_line(child: ChildProcess) -> None:
+    assert child._process.stdin is not None
+    await child._process.stdin.aclose()
+
+
+async def number_in(file: Path) -> int:
     await eventually_async(file.exists)
-    return int(file.read_text())
+    return int(await anyio.Path(file).read_text())
 
 
-async def test_child_gets_its_call_and_environment(tmp_path, monkeypatch):
+async def test_child_gets_its_call_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     child = await start("write_facts", {"text": "ä" * 100_000, "file": str(tmp_path / "facts")})
     assert await child.wait() == await child.wait() == "ended"
@@ -41,32 +49,32 @@ async def test_child_gets_its_call_and_environment(tmp_path, monkeypatch):
     assert facts == ["ä" * 100_000, "1", "True", "True", "", "rt:facts.1"]
 
 
-async def test_the_users_own_environment_wins(tmp_path, monkeypatch):
+async def test_the_users_own_environment_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", "2")
     child = await start("write_facts", {"text": "", "file": str(tmp_path / "facts")})
     await child.wait()
     assert (tmp_path / "facts").read_text().split("\n")[1] == "2"
 
 
-async def test_failure_is_told_by_exit_code(capfd):
+async def test_failure_is_told_by_exit_code(capfd: pytest.CaptureFixture[str]) -> None:
     child = await start("fail", None)
     assert await child.wait() == "ended with exit code 1"
     assert "a bug in the child" in capfd.readouterr().err
 
 
-async def test_missing_entry_is_a_failure(capfd):
+async def test_missing_entry_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
     child = await start("nothing_of_this_name", None)
     assert await child.wait() == "ended with exit code 1"
     assert "nothing_of_this_name" in capfd.readouterr().err
 
 
-async def test_missing_interpreter_is_named():
+async def test_missing_interpreter_is_named() -> None:
     with pytest.raises(BackendError, match=r"'facts\.1' with /nonexistent/python: No such file"):
         await start("fail", None, python="/nonexistent/python")
 
 
-async def test_what_the_system_lacks_for_now_is_told_from_what_cannot_be(monkeypatch):
-    def open_process(*_command, **_options):
+async def test_what_the_system_lacks_for_now_is_told_from_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_process(*_command: object, **_options: object) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(anyio, "open_process", open_process)
@@ -74,7 +82,7 @@ async def test_what_the_system_lacks_for_now_is_told_from_what_cannot_be(monkeyp
         await start("fail", None)
 
 
-async def test_signal_is_told_by_name(tmp_path):
+async def test_signal_is_told_by_name(tmp_path: Path) -> None:
     child = await start("wait_for_ever", str(tmp_path / "number"))
     assert await number_in(tmp_path / "number") == child.pid
     assert child.is_running
@@ -83,7 +91,7 @@ async def test_signal_is_told_by_name(tmp_path):
     child.kill()
 
 
-async def test_child_stops_in_order_when_terminated(tmp_path):
+async def test_child_stops_in_order_when_terminated(tmp_path: Path) -> None:
     child = await start("stop_in_order", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
     assert await child.terminate() == "ended"
@@ -91,13 +99,13 @@ async def test_child_stops_in_order_when_terminated(tmp_path):
     assert await child.terminate() == "ended"
 
 
-async def test_child_without_a_way_to_stop_ends_at_once_when_terminated(tmp_path):
+async def test_child_without_a_way_to_stop_ends_at_once_when_terminated(tmp_path: Path) -> None:
     child = await start("wait_for_ever", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
     assert await child.terminate() == "killed by signal 15 (SIGTERM)"
 
 
-async def test_child_that_refuses_is_killed(tmp_path):
+async def test_child_that_refuses_is_killed(tmp_path: Path) -> None:
     child = await start("refuse_to_stop", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
     assert await child.terminate(grace_s=0.1) == "killed by signal 9 (SIGKILL)"
@@ -107,20 +115,21 @@ class Unending:
     """A process that the system cannot end: it hangs in a driver, say."""
 
     pid = 1
-    returncode = None
+    returncode: int | None = None
 
-    async def wait(self):
+    async def wait(self) -> int:
         await anyio.sleep_forever()
+        return 0
 
-    def terminate(self):
+    def terminate(self) -> None:
         pass
 
     kill = terminate
 
 
-async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatch):
+async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histrio.children.spawn._ABANDON_AFTER_S", 0.01)
-    child = ChildProcess("stuck.1", Unending())
+    child = ChildProcess("stuck.1", cast("anyio.abc.Process", Unending()))
     with anyio.move_on_after(0.1) as waiting:
         await child.wait_or_abandon()
     assert waiting.cancelled_caught, "nothing killed it yet"
@@ -129,22 +138,22 @@ async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatc
     assert "has not ended it" in await child.terminate(grace_s=0.01)
 
 
-async def test_child_stops_in_order_when_its_life_line_is_cut(tmp_path):
+async def test_child_stops_in_order_when_its_life_line_is_cut(tmp_path: Path) -> None:
     child = await start("stop_in_order", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
-    await child._process.stdin.aclose()
+    await cut_life_line(child)
     assert await child.wait() == "ended"
     assert (tmp_path / "number").read_text() == "stopped"
 
 
-async def test_child_that_refuses_ends_when_its_life_line_is_cut(tmp_path):
+async def test_child_that_refuses_ends_when_its_life_line_is_cut(tmp_path: Path) -> None:
     child = await start("refuse_to_stop", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
-    await child._process.stdin.aclose()
+    await cut_life_line(child)
     assert await child.wait() == describe_exit(PARENT_GONE)
 
 
-async def test_ctrl_c_reaches_only_the_root(tmp_path):
+async def test_ctrl_c_reaches_only_the_root(tmp_path: Path) -> None:
     child = await start("wait_for_ever", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
     assert os.getpgid(child.pid) != os.getpgid(0)
@@ -163,7 +172,7 @@ async def test_ctrl_c_reaches_only_the_root(tmp_path):
         pytest.param("stall", marks=pytest.mark.skipif(sys.platform != "linux", reason="the kernel's help is Linux's")),
     ],
 )
-async def test_children_die_with_their_killed_parent(tmp_path, entry):
+async def test_children_die_with_their_killed_parent(tmp_path: Path, entry: str) -> None:
     files = [tmp_path / "first", tmp_path / "second"]
     grandchildren = [(f"child_entries:{entry}", str(file)) for file in files]
     parent = await start("start_grandchildren", {"grandchildren": grandchildren, "file": str(tmp_path / "parent")})
@@ -177,7 +186,7 @@ async def test_children_die_with_their_killed_parent(tmp_path, entry):
 
 def _lives(number: int) -> bool:
     try:
-        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(number).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
@@ -186,5 +195,5 @@ def _lives(number: int) -> bool:
     ("code", "words"),
     [(0, "ended"), (3, "ended with exit code 3"), (-15, "killed by signal 15 (SIGTERM)"), (-99, "killed by signal 99")],
 )
-async def test_exit_codes_in_words(code, words):
+async def test_exit_codes_in_words(code: int, words: str) -> None:
     assert describe_exit(code) == words

@@ -360,8 +360,9 @@ class BrokenStage(toy.ToyStage):
         if self.defect == "reads-beyond-length" and length % block_size:
             places = np.append(places[:-1], length)
         if self.defect == "block-offset-off-by-one":
-            return blocks[table[places // block_size], (places + 1) % block_size]
-        cached = blocks[table[places // block_size], places % block_size]
+            moved: _Ints = blocks[table[places // block_size], (places + 1) % block_size]
+            return moved
+        cached: _Ints = blocks[table[places // block_size], places % block_size]
         if self.defect == "stale-blocks-visible":
             cached = cached.copy()
             cached[-1] += blocks[table[(length - 1) // block_size], (length - 1) % block_size + 1 :].sum()

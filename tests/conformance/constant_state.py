@@ -64,7 +64,8 @@ def broken_judge(folder: Path, ids: list[int]) -> npt.NDArray[np.float32]:
 
 def shapeless_judge(folder: Path, ids: list[int]) -> npt.NDArray[np.float32]:
     """A control: of the last position alone."""
-    return judge(folder, ids)[-1]
+    last: npt.NDArray[np.float32] = judge(folder, ids)[-1]
+    return last
 
 
 class ConstantState:

@@ -89,7 +89,7 @@ def test_healthy_backends_pass(kind: str, healthy: dict[str, Report]) -> None:
 
 def test_every_test_of_the_kit_finds_some_defect(found: dict[str, set[str]], healthy: dict[str, Report]) -> None:
     everything = names(healthy["stage"]) | names(healthy["engine"])
-    assert everything - set.union(*found.values()) == set()
+    assert everything - set().union(*found.values()) == set()
 
 
 def test_what_is_not_declared_is_skipped_with_the_reason(healthy: dict[str, Report]) -> None:

@@ -58,7 +58,10 @@ def test_a_worker_opens_stage_after_stage(model: KitModel, pool: WorkerPool) -> 
 
 
 def test_a_remote_host_says_what_a_local_one_says(model: KitModel, pool: WorkerPool) -> None:
-    hosts = [LocalHost(ToyFactory(), model.spec()), RemoteHost(ToyFactory(), model.spec(), pool)]
+    hosts: list[LocalHost | RemoteHost] = [
+        LocalHost(ToyFactory(), model.spec()),
+        RemoteHost(ToyFactory(), model.spec(), pool),
+    ]
     values = np.random.default_rng(1).standard_normal((3, 37)).astype(np.float32)
     capacities = [host.open() for host in hosts]
     for name in ARRAY_LAWS:

@@ -15,6 +15,7 @@ from histrio.testing.toy import ToyFactory
 
 SPEC = StageSpec("model", 0, 1, 1)
 SIZE = ReplicaSize(4, 16, 2, 64, 64)
+ARRAYS: Any = "arrays"
 
 
 class Old:
@@ -28,7 +29,7 @@ class Old:
         self._calls.append("open")
         if spec.model == "broken":
             raise BackendError("it is broken")
-        self.xp = "arrays"
+        self.xp = ARRAYS
         return StageCapacity({16: 4}, 2, 64, "float32", 0, 0)
 
     def allocate(self, size: ReplicaSize) -> None:
@@ -75,7 +76,7 @@ def test_it_is_opened_allocated_and_closed_as_it_expects() -> None:
     assert (factory.probe().devices, factory.supports(SPEC).reason) == (["beads"], "model")
 
     stage = factory.open(SPEC, lambda fraction, text: None)
-    assert (stage.capacity.max_blocks, stage.xp) == ({16: 4}, "arrays")
+    assert (stage.capacity.max_blocks, stage.xp) == ({16: 4}, ARRAYS)
     running = stage.allocate(SIZE)
     assert isinstance(running, Old), "a step costs nothing more"
     running.copy([1], [2])

@@ -68,7 +68,7 @@ def test_earlier_reasoning_is_left_out(tokenizer: PreTrainedTokenizerFast) -> No
 
 
 def test_tools_are_listed_and_called_in_hermes_format(tokenizer: PreTrainedTokenizerFast) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "user", "content": "Add 1 and 2."},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
         {"role": "tool", "content": "3"},

@@ -14,7 +14,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,7 +105,8 @@ class Streams:
 
     def differences(self, other: Streams) -> list[int]:
         """Streams that are not token by token, number by number, and in their end the same."""
-        mine, others = ((each.texts, each.logprobs, each.ends) for each in (self, other))
+        mine: list[Mapping[int, object]] = [self.texts, self.logprobs, self.ends]
+        others: list[Mapping[int, object]] = [other.texts, other.logprobs, other.ends]
         return [
             at for at in range(NUM_STREAMS) if any(a.get(at) != b.get(at) for a, b in zip(mine, others, strict=True))
         ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import anyio
 import openai
@@ -34,6 +35,9 @@ def engine(server: LaunchedServer) -> psutil.Process:
     return child
 
 
+Disturb = Callable[[anyio.Event], Coroutine[Any, Any, None]]
+
+
 async def ask(client: openai.AsyncOpenAI, index: int, num_tokens: int, on_piece: Callable[[], None]) -> str:
     """One stream: greedy for even indices, seeded sampling for odd ones."""
     stream = await client.chat.completions.create(
@@ -52,9 +56,7 @@ async def ask(client: openai.AsyncOpenAI, index: int, num_tokens: int, on_piece:
     return "".join(pieces)
 
 
-async def ask_all(
-    server: LaunchedServer, num_streams: int, num_tokens: int, disturb: Callable[[anyio.Event], Awaitable[None]]
-) -> list[str]:
+async def ask_all(server: LaunchedServer, num_streams: int, num_tokens: int, disturb: Disturb) -> list[str]:
     """All streams at once; `disturb` runs beside them and gets an event that is set once every stream has begun."""
     texts: dict[int, str] = {}
     begun: set[int] = set()
@@ -93,7 +95,12 @@ def settled_bytes(server: LaunchedServer) -> int:
     """The least of a second: an engine that has become idle gives its scattered heap back."""
     end = time.monotonic() + 1.0
     readings: list[int] = []
-    eventually(lambda: readings.append(resident_bytes(server)) or time.monotonic() > end)
+
+    def is_over() -> bool:
+        readings.append(resident_bytes(server))
+        return time.monotonic() > end
+
+    eventually(is_over)
     return min(readings)
 
 

@@ -78,7 +78,7 @@ def texts(server: LaunchedServer) -> list[str]:
 
 def fill(folder: Path) -> list[Path]:
     """Make files until no more can be made."""
-    made = []
+    made: list[Path] = []
     while True:
         file = folder / f"other-{len(made)}"
         try:

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -198,6 +199,10 @@ def test_sockets_that_somebody_removed_are_made_anew(world: World, undisturbed: 
     assert "was removed; the front listens anew" in world.server.log.read_text()
 
 
+def is_up_or_ended(server: LaunchedServer) -> bool:
+    return server.health() == 200 or server.process.poll() is not None
+
+
 @only_on_demand
 @pytest.mark.timeout(1800)
 def test_ten_starts_beside_eight_busy_loops_kill_nobody(tmp_path: Path) -> None:
@@ -207,7 +212,7 @@ def test_ten_starts_beside_eight_busy_loops_kill_nobody(tmp_path: Path) -> None:
             log = tmp_path / f"{start}.txt"
             began = time.monotonic()
             server = LaunchedServer("--model", "demo", "--stages=2", log=log)
-            eventually(lambda server=server: server.health() == 200 or server.process.poll() is not None, 170.0)
+            eventually(partial(is_up_or_ended, server), 170.0)
             print(f"start {start}: ready after {time.monotonic() - began:.1f} s")
             assert server.stop() == 0, server.log_tail()
             text = log.read_text()

@@ -6,8 +6,9 @@ import os
 import signal
 import socket
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import openai
@@ -49,7 +50,7 @@ def child_of(server: LaunchedServer, text: str) -> psutil.Process:
     return found
 
 
-Disturb = Callable[[anyio.Event], Awaitable[None]]
+Disturb = Callable[[anyio.Event], Coroutine[Any, Any, None]]
 """Runs beside the streams; the event is set once each of them has begun."""
 
 

@@ -61,7 +61,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
         if family not in made:
             folder = tmp_path_factory.mktemp(family)
             # mlx-lm knows of no rope that is scaled linearly, as the tiny Llama of the torch tests has it
-            settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}} if family == "llama" else {}
+            settings: dict[str, Any] = (
+                {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}} if family == "llama" else {}
+            )
             made_model = make_model(family, folder, **settings)
             generator = torch.Generator().manual_seed(5)
             prompts = [

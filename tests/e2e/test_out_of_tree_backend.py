@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -74,7 +75,7 @@ def wanted(model: Path) -> list[str]:
     """What `generate` of transformers says, as text of the byte-level tokenizer."""
     from tokenizers import Tokenizer
 
-    llama = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
+    llama: Any = LlamaForCausalLM.from_pretrained(model, dtype=torch.float32)
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     texts = []
     for prompt in PROMPTS:

@@ -70,7 +70,7 @@ def chat(client: openai.OpenAI, **fields: Any) -> tuple[str, str]:
 
 def is_story(text: str) -> bool:
     try:
-        return jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text))
+        return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text)))
     except ValueError:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Ids
 from typing import Any
 
 import hypothesis.strategies as st
@@ -58,10 +59,10 @@ class Front:
             self.table.deliver(TokenRow(order.request, [token], state))
         self.send()
 
-    def fail(self, convicted: int = 0, **found: list[int]) -> None:
+    def fail(self, convicted: int = 0, suspects: list[int] | None = None, culprits: Ids[int] = ()) -> None:
         self.num_failures += 1
         self.engine.clear()
-        self.table.down(convicted, **found)
+        self.table.down(convicted, suspects, culprits)
         self.send()
 
     def run(self) -> None:

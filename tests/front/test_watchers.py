@@ -211,7 +211,8 @@ def test_overloaded_is_no_request_that_finished() -> None:
     """A refused submission was never accepted, so nothing is told of it."""
     from histrio.front.requests import RequestTable
 
-    table, records = RequestTable(0), []
+    table = RequestTable(0)
+    records: list[FinishedRequest] = []
     table.on_finished = records.append
     with pytest.raises(Overloaded):
         table.accept(Submission([1], 1))

@@ -43,7 +43,7 @@ LARK = 'start: word ("," word){0,3} "."\nword: /[a-c]{1,3}/ | "(" word ")"'
 
 
 def follows_schema(text: str) -> bool:
-    return jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text))
+    return bool(jsonschema.Draft202012Validator(SCHEMA).is_valid(json.loads(text)))
 
 
 def follows_lark(text: str) -> bool:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from histrio.contracts.grammar import GrammarKinds, VocabularySpec
+from histrio.contracts.grammar import GrammarCapability, GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
 from histrio.messages import Ask, GrammarSpec, Open, Reasoning, Row, Step
 from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable
@@ -121,7 +122,9 @@ def test_a_failed_grammar_ends_its_row_and_no_other(toy: Any, table: GrammarTabl
 class Failing:
     """A grammar backend whose every part raises the same."""
 
-    name, kinds, capabilities = "failing", ("failing",), ()
+    name = "failing"
+    kinds: tuple[str, ...] = ("failing",)
+    capabilities: tuple[GrammarCapability, ...] = ()
     is_finished = False
 
     def __init__(self, error: Exception, *, compiles: bool = True) -> None:
@@ -147,6 +150,12 @@ class Failing:
             raise self._error
         return True
 
+    def rollback(self, num_tokens: int) -> None:
+        raise self._error
+
+    def forced(self, max_tokens: int) -> list[int]:
+        raise self._error
+
     @property
     def error(self) -> str:
         raise self._error
@@ -157,9 +166,9 @@ def test_the_end_of_the_memory_is_not_the_grammars_alone(toy: Any, compiles: boo
     """What raises it ends the process, and another one goes on; any other failure ends the request alone."""
     for error, is_contained in ((MemoryError(), False), (ValueError("broken"), True)):
         table = GrammarTable(GrammarKinds([Failing(error, compiles=compiles)]), toy.spec)
-        asked = [lambda table=table: table.follow(3, [5]), lambda table=table: table.failure(3)]
+        asked: list[Callable[[], object]] = [partial(table.follow, 3, [5]), partial(table.failure, 3)]
         if compiles:
-            asked.append(lambda table=table: masked(table, [(3, [])]))
+            asked.append(partial(masked, table, [(3, [])]))
         for ask in asked:
             table.open(3, GrammarSpec("failing", ""))
             with contextlib.nullcontext() if is_contained else pytest.raises(MemoryError):

@@ -13,7 +13,7 @@ import pytest
 
 from histrio.contracts.backend import BackendFactory
 from histrio.contracts.gateway import Submission
-from histrio.contracts.grammar import GrammarKinds, Matcher, VocabularySpec
+from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.messages import Ask, GrammarSpec, Open, RequestState, Row, Step
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import MAX_FORCED_TOKENS, LastStage
@@ -24,6 +24,7 @@ from histrio.testing.models import EOS_ID
 from histrio.testing.toy import ToyFactory
 from histrio.testing.wait import eventually_async
 from histrio_grammars.backend import Llguidance
+from histrio_grammars.matcher import LlguidanceMatcher
 from histrio_samplers.plugin import SAMPLERS
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow_start, pytest.mark.timeout(90)]
@@ -54,8 +55,8 @@ class _Deaf(Llguidance):
         vocabulary = super().open(spec)
         made = vocabulary.matcher
 
-        def matcher(grammar: GrammarSpec) -> Matcher:
-            found = made(grammar)
+        def matcher(spec: GrammarSpec) -> LlguidanceMatcher:
+            found = made(spec)
             found.forced = lambda max_tokens: []  # type: ignore[method-assign]
             return found
 
@@ -82,7 +83,8 @@ async def counted(harness: Harness, answers: Sequence[Answer]) -> None:
 
 
 def ask(grammar: GrammarSpec, num_tokens: int = 200, **fields: Any) -> Submission:
-    return Submission([7, 1, 3], num_tokens, Ask(**{"eos_ids": [EOS_ID], "seed": 3, "grammar": grammar} | fields))
+    own: dict[str, Any] = {"eos_ids": [EOS_ID], "seed": 3, "grammar": grammar}
+    return Submission([7, 1, 3], num_tokens, Ask(**own | fields))
 
 
 async def test_the_same_tokens_come_in_fewer_steps(served: tuple[Path, BackendFactory]) -> None:

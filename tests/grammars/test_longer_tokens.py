@@ -53,6 +53,7 @@ def opened(request: Any, tmp_path: Path) -> tuple[Vocabulary, tokenizers.Tokeniz
     write(tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     eos = tokenizer.token_to_id("<|im_end|>" if request.param == "byte-level" else "</s>")
+    assert eos is not None
     vocab_size = tokenizer.get_vocab_size() + 7
     return Llguidance().open(VocabularySpec(str(tmp_path), vocab_size, (eos,))), tokenizer, vocab_size, eos
 
@@ -102,7 +103,7 @@ def test_random_answers_are_json_after_the_schema(opened: tuple[Vocabulary, toke
 def test_ids_that_the_model_lacks_are_in_no_form(tmp_path: Path, kind: str) -> None:
     (write_tokenizer if kind == "byte-level" else write_metaspace_tokenizer)(tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
-    (eos,) = (tokenizer.token_to_id(text) for text in ("<|im_end|>", "</s>") if tokenizer.token_to_id(text))
+    (eos,) = filter(None, map(tokenizer.token_to_id, ("<|im_end|>", "</s>")))
     whole = tokenizer.get_vocab_size()
     tokenizer.add_tokens([f"<fill{count}>" for count in range(40)])
     tokenizer.add_special_tokens(["[PAD]"])
@@ -133,6 +134,7 @@ def test_a_fixed_text_cannot_contain_the_end(tmp_path: Path) -> None:
     write_tokenizer(tmp_path)
     tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     eos = tokenizer.token_to_id("<|im_end|>")
+    assert eos is not None
     vocabulary = Llguidance().open(VocabularySpec(str(tmp_path), tokenizer.get_vocab_size(), (eos,)))
     for begin, end, param in (
         ("<f>", "</f>", None),

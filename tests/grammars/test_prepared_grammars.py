@@ -19,7 +19,7 @@ from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async
 from histrio_grammars.backend import Llguidance
-from histrio_grammars.matcher import LlguidanceVocabulary
+from histrio_grammars.matcher import LlguidanceMatcher, LlguidanceVocabulary
 from histrio_samplers.plugin import SAMPLERS
 
 SLOW, QUICK = GrammarSpec("regex", "[a-f]{5}"), GrammarSpec("regex", "[x-z]{5}")
@@ -38,11 +38,11 @@ class Gated(Llguidance):
         vocabulary = super().open(spec)
         compile_now = vocabulary.matcher
 
-        def matcher(grammar: GrammarSpec) -> Any:
-            if grammar == SLOW:
+        def matcher(spec: GrammarSpec) -> LlguidanceMatcher:
+            if spec == SLOW:
                 self.begun.set()
                 assert self.may_end.wait(60)
-            return compile_now(grammar)
+            return compile_now(spec)
 
         vocabulary.matcher = matcher  # type: ignore[method-assign]
         return vocabulary
@@ -81,7 +81,8 @@ def test_matchers_that_nobody_takes_are_forgotten(toy: Any) -> None:
 
 def test_a_vocabulary_that_cannot_be_read_stops_no_stage(toy: Any, tmp_path: Path) -> None:
     class Broken(Llguidance):
-        name, kinds = "broken", ("never",)
+        name = "broken"
+        kinds: tuple[str, ...] = ("never",)
 
         def open(self, spec: VocabularySpec) -> LlguidanceVocabulary:
             raise ValueError("of the plugin")

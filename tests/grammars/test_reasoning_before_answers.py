@@ -88,8 +88,8 @@ def test_the_answer_behind_reasoning_has_its_form(tokens: Tokens, form: str) -> 
 def test_reasoning_that_may_be_left_out_changes_nothing_without_one(tokens: Tokens, form: str) -> None:
     _, good, bad = FORMS[form]
     for reasoning in ("never", "maybe"):
-        assert tokens.takes(spec_of(form, reasoning), tokens.ids(good))  # type: ignore[arg-type]
-        assert not tokens.takes(spec_of(form, reasoning), tokens.ids(bad))  # type: ignore[arg-type]
+        assert tokens.takes(spec_of(form, reasoning), tokens.ids(good))
+        assert not tokens.takes(spec_of(form, reasoning), tokens.ids(bad))
 
 
 def test_reasoning_is_neither_the_end_nor_the_answer(tokens: Tokens) -> None:

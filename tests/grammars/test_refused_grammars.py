@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -124,7 +125,7 @@ def named(num_properties: int) -> str:
     return json.dumps({"type": "object", "properties": {f"p{i}": {"type": "null"} for i in range(num_properties)}})
 
 
-LARGEST = {
+LARGEST: dict[str, Callable[[int], str]] = {
     "depth": nested,
     "properties": named,
     "enum values": lambda count: json.dumps({"enum": list(range(count))}),

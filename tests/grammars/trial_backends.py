@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from histrio.contracts.grammar import GrammarBackend, Matcher, Vocabulary, VocabularySpec
 from histrio.messages import GrammarSpec
@@ -26,7 +26,7 @@ class Misbehaving(Llguidance):
     def check(self, spec: GrammarSpec) -> None:
         """Nothing to see."""
 
-    def open(self, spec: VocabularySpec) -> Vocabulary:
+    def open(self, spec: VocabularySpec) -> Any:
         """Llguidance's tokens, and other grammars."""
         return Opened(super().open(spec))
 

@@ -244,7 +244,7 @@ class KvHistory(RuleBasedStateMachine):
 
 
 def run(max_examples: int, **others: Any) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         KvHistory,
         settings=settings(
             max_examples=max_examples,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 from msgspec import structs
 
 from histrio.contracts.backend import (
@@ -19,7 +20,7 @@ from histrio.contracts.backend import (
     StepBatch,
 )
 from histrio.contracts.drafter import SpeculationLimits
-from histrio.contracts.policy import BatchingPolicy
+from histrio.contracts.policy import BatchingPolicy, NoOptions
 from histrio.messages import Generate
 from histrio.plugins.registry import installed_plugins
 from histrio.testing.harness import HarnessOptions
@@ -36,7 +37,8 @@ _POLICIES = installed_plugins().batching_policies
 class RandomOrder:
     """Gives each request a random handicap: who gives way to whom is nobody's plan."""
 
-    name = "random-order"
+    name: ClassVar[str] = "random-order"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
 
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)

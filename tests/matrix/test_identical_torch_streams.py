@@ -20,6 +20,7 @@ import pytest
 from histrio.contracts.backend import StepBatch
 from histrio.messages import Step
 from histrio.stage.sampling import prompt_scores
+from histrio.stage.sampling.logprobs import token_logprobs
 from histrio.stage.slots import SlotTable
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
@@ -188,7 +189,7 @@ def _swaps_tables(self: SlotTable, step: Step) -> StepBatch:
     return made
 
 
-_BATCH, _LOGPROBS = SlotTable.batch, prompt_scores.token_logprobs
+_BATCH, _LOGPROBS = SlotTable.batch, token_logprobs
 DEFECTS: dict[str, tuple[Any, str, Any]] = {
     "blocks of other rows": (SlotTable, "batch", _swaps_tables),
     "scores of other tokens": (

@@ -21,12 +21,14 @@ import pytest
 
 from histrio.batching.sequence import Sequence
 from histrio.contracts.backend import StepBatch
+from histrio.contracts.philox import uniform
 from histrio.kv import manager as kv_manager
 from histrio.messages import GrammarSpec, Open, Step
 from histrio.plugins.registry import installed_plugins
 from histrio.stage.sampling import prompt_scores, sampler_chain
 from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import LastStage
+from histrio.stage.sampling.logprobs import token_logprobs
 from histrio.stage.slots import DrawnTokens, SlotTable
 from histrio.testing.harness import HarnessOptions
 from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_toy_model
@@ -163,8 +165,8 @@ def _forgets_the_text(self: GrammarTable, slot: int, grammar: GrammarSpec, outpu
     _COMPILE(self, slot, grammar)
 
 
-_BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, sampler_chain.uniform, LastStage.open
-_FORGET, _COMPILE, _LOGPROBS = Sequence.forget_blocks, GrammarTable.open, prompt_scores.token_logprobs
+_BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, uniform, LastStage.open
+_FORGET, _COMPILE, _LOGPROBS = Sequence.forget_blocks, GrammarTable.open, token_logprobs
 DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
     "tables of other slots": ("nobody", SlotTable, "batch", _swaps_tables),
     "wrong drafts are accepted": ("oracle", sampler_chain, "_accept", _accepts_everything),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import anyio
+import msgspec
 import pytest
 
 from histrio.contracts.gateway import Submission
-from histrio.contracts.policy import BatchingPolicy
+from histrio.contracts.policy import BatchingPolicy, NoOptions
 from histrio.messages import Ask, Generate
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
@@ -26,7 +28,8 @@ LOW = [9, 8, 7, 6, 5]
 class Endless:
     """A policy that never lets a lower priority enter before a higher one: the control."""
 
-    name = "endless"
+    name: ClassVar[str] = "endless"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
 
     def handicap(self, order: Generate) -> int:
         """More than will ever come."""
@@ -79,7 +82,8 @@ def options(policy: Callable[[], BatchingPolicy] | None = None, num_blocks: int 
 class Even:
     """A policy that lets as many overtake as came before: all have waited for equally long."""
 
-    name = "even"
+    name: ClassVar[str] = "even"
+    options: ClassVar[type[msgspec.Struct]] = NoOptions
 
     def __init__(self) -> None:
         self._num_asked = 0

@@ -49,16 +49,16 @@ def make_adapter(model: torch.nn.Module, kind: str, folder: Path) -> dict[str, m
     for layer in range(NUM_LAYERS - ADAPTED_LAYERS, NUM_LAYERS):
         for name in NAMES:
             path = f"model.layers.{layer}.{name}"
-            linear = model.get_submodule(path)
-            width, height = linear.weight.shape
+            weight = model.get_parameter(f"{path}.weight")
+            width, height = weight.shape
             a = torch.randn(height, RANK, generator=generator) / height**0.5
             b = torch.randn(RANK, width, generator=generator) / RANK**0.5
-            total = linear.weight.data + SCALE * (a @ b).T
+            total = weight.data + SCALE * (a @ b).T
             parts = {"lora_a": a, "lora_b": b}
             if kind == "dora":
                 parts["m"] = torch.rand(width, generator=generator) + 0.5
                 total = total * (parts["m"] / total.norm(dim=1))[:, None]
-            linear.weight.data = total
+            weight.data = total
             weights.update({f"{path}.{leaf}": mx.array(part.numpy()) for leaf, part in parts.items()})
     return weights
 

@@ -77,8 +77,7 @@ async def test_the_loop_stays_free_while_mlx_computes(mlx_model: Callable[..., A
 
 
 def _open(folder: Path) -> MlxChain:
-    limits = {"max_sequence_length": 512, "max_step_tokens": 512, "num_blocks": 40}
-    return MlxChain(folder, **limits)
+    return MlxChain(folder, max_sequence_length=512, max_step_tokens=512, num_blocks=40)
 
 
 def _step_s(chain: MlxChain) -> float:

@@ -1,15 +1,19 @@
 """Links between I/O threads of this process, and to real child processes, all stopped at the end of the test."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
 import pytest
 
 from histrio.messages import Message
-from histrio.net.io_thread import DEFAULT_LIMITS, IoThread, LinkLimits
+from histrio.net.io_thread import IoThread
+from histrio.net.peer import DEFAULT_LIMITS, LinkLimits
 from histrio.testing.wait import eventually
 
 PEER_PROGRAM = Path(__file__).with_name("peer_program.py")
@@ -24,6 +28,12 @@ class Node:
         self.io = IoThread(process, endpoint, self.batches.append, self.lost.append, limits=limits)
 
     @property
+    def endpoint(self) -> str:
+        """Where others dial it."""
+        assert self.io.endpoint is not None, "it only dials"
+        return self.io.endpoint
+
+    @property
     def heard(self) -> list[tuple[str, Message, str]]:
         """Everything that was delivered, in order."""
         return [addressed for batch in self.batches for addressed in batch]
@@ -33,8 +43,19 @@ class Node:
         return [message for _, message, process in self.heard if process == sender]
 
 
+class MakeNode(Protocol):
+    """`node(name)` listens on an ipc socket, `node(name, dials=other)` is connected to another node."""
+
+    def __call__(self, process: str, *, dials: Node | None = None, limits: LinkLimits = DEFAULT_LIMITS) -> Node: ...
+
+
+StartPeer: TypeAlias = Callable[[str, str, Node], subprocess.Popen[bytes]]
+"""`child("echo", name, node)` starts the peer program as a process of its own, which dials the node."""
+Until: TypeAlias = Callable[[Callable[[], object]], None]
+
+
 @pytest.fixture
-def until() -> Callable[..., None]:
+def until() -> Until:
     return eventually
 
 
@@ -46,8 +67,7 @@ def sockets() -> Iterator[Path]:
 
 
 @pytest.fixture
-def node(sockets: Path) -> Iterator[Callable[..., Node]]:
-    """`node(name)` listens on an ipc socket, `node(name, dials=other)` is connected to another node."""
+def node(sockets: Path) -> Iterator[MakeNode]:
     nodes: list[Node] = []
 
     def make(process: str, *, dials: Node | None = None, limits: LinkLimits = DEFAULT_LIMITS) -> Node:
@@ -55,8 +75,7 @@ def node(sockets: Path) -> Iterator[Callable[..., Node]]:
         made.io.start()
         nodes.append(made)
         if dials:
-            assert dials.io.endpoint is not None
-            made.io.connect(dials.io.process, dials.io.endpoint)
+            made.io.connect(dials.io.process, dials.endpoint)
         return made
 
     yield make
@@ -65,8 +84,7 @@ def node(sockets: Path) -> Iterator[Callable[..., Node]]:
 
 
 @pytest.fixture
-def child() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """`child("echo", name, node)` starts the peer program as a process of its own, which dials the node."""
+def child() -> Iterator[StartPeer]:
     children: list[subprocess.Popen[bytes]] = []
 
     def start(role: str, process: str, peer: Node) -> subprocess.Popen[bytes]:

@@ -3,6 +3,8 @@
 `peer_program.py ROLE NAME PEER ENDPOINT` dials, `peer_program.py listen NAME PATH` listens.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 import threading

@@ -1,24 +1,36 @@
+from __future__ import annotations
+
 import os
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import zmq
 
 from histrio.errors import WireError
-from histrio.messages import Beat, Close, Hello, Open, Step, Stop, Tensor
-from histrio.net.io_thread import MOST_BATCH_MESSAGES, IoThread, LinkLimits
+from histrio.messages import Beat, Close, Hello, Message, Open, Step, Stop, Tensor
+from histrio.net.io_thread import MOST_BATCH_MESSAGES, Delivery, IoThread
+from histrio.net.peer import LinkLimits
+from histrio.net.router import LinkChange
+
+if TYPE_CHECKING:
+    from tests.net.conftest import MakeNode, StartPeer, Until
 
 
-def slots(messages):
-    return [message.slot for message in messages]
+def slots(messages: Sequence[object]) -> list[int]:
+    closes = [message for message in messages if isinstance(message, Close)]
+    assert closes == messages, "nothing else among them"
+    return [message.slot for message in closes]
 
 
-def test_message_arrives_with_actor_and_sender(node, until):
+def test_message_arrives_with_actor_and_sender(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     engine.io.send("root.1", "admission", Close(slot=7))
@@ -27,7 +39,7 @@ def test_message_arrives_with_actor_and_sender(node, until):
     assert root.heard != [("admission", Close(slot=8), "engine.1")]
 
 
-def test_both_directions_share_the_connection_the_later_process_dialled(node, until):
+def test_both_directions_share_the_connection_the_later_process_dialled(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     # Nobody of that name is connected yet; the message waits for the dialler.
     root.io.send("engine.1", "batching", Stop())
@@ -37,11 +49,11 @@ def test_both_directions_share_the_connection_the_later_process_dialled(node, un
     assert engine.io.endpoint is None
 
 
-def test_order_is_kept_per_sending_thread(node, until):
+def test_order_is_kept_per_sending_thread(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
 
-    def send(first):
+    def send(first: int) -> None:
         for slot in range(first, first + 1000):
             engine.io.send("root.1", "kv", Close(slot=slot))
 
@@ -56,7 +68,7 @@ def test_order_is_kept_per_sending_thread(node, until):
     assert [slot for slot in heard if slot >= 10_000] == list(range(10_000, 11_000))
 
 
-def test_deliveries_are_bounded(node, until):
+def test_deliveries_are_bounded(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     for slot in range(3000):
@@ -67,7 +79,7 @@ def test_deliveries_are_bounded(node, until):
 
 
 @pytest.mark.parametrize("num_tokens", [1, 5000], ids=["copied", "zero-copy"])
-def test_tensors_cross_processes_unchanged(node, child, until, num_tokens):
+def test_tensors_cross_processes_unchanged(node: MakeNode, child: StartPeer, until: Until, num_tokens: int) -> None:
     root = node("root.1")
     child("echo", "engine.1", root)
     values = np.arange(num_tokens * 7, dtype=np.float32).reshape(num_tokens, 7)
@@ -82,30 +94,32 @@ def test_tensors_cross_processes_unchanged(node, child, until, num_tokens):
     assert not np.array_equal(echoed[:, ::-1], values)
 
 
-def test_small_tensor_may_be_reused_after_send(node, until):
+def test_small_tensor_may_be_reused_after_send(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     values = np.ones(4, np.int32)
     root.io.send("engine.1", "stage0", Step(1, 1, [], [], [Tensor("int32", (4,), values)]))
     values[:] = 2
     engine = node("engine.1", dials=root)
     until(lambda: engine.heard)
-    assert bytes(engine.heard[0][1].hidden[0].data) == np.ones(4, np.int32).tobytes() != values.tobytes()
+    (step,) = engine.messages("root.1")
+    assert isinstance(step, Step)
+    assert bytes(step.hidden[0].data) == np.ones(4, np.int32).tobytes() != values.tobytes()
 
 
-def test_full_receiver_delays_but_loses_nothing(node, until):
+def test_full_receiver_delays_but_loses_nothing(node: MakeNode, until: Until) -> None:
     limits = LinkLimits(high_water_mark=100)
     root = node("root.1", limits=limits)
     may_go_on = threading.Event()
-    heard = []
+    heard: Delivery = []
 
-    def deliver(batch):
+    def deliver(batch: Delivery) -> None:
         may_go_on.wait(45)
         heard.extend(batch)
 
     engine = IoThread("engine.1", None, deliver, lambda _: None, limits=limits)
     engine.start()
     try:
-        engine.connect("root.1", root.io.endpoint)
+        engine.connect("root.1", root.endpoint)
         for slot in range(5000):
             root.io.send("engine.1", "kv", Close(slot=slot))
         root_peer = root.io._peers["engine.1"]
@@ -115,10 +129,10 @@ def test_full_receiver_delays_but_loses_nothing(node, until):
     finally:
         may_go_on.set()
         engine.close()
-    assert [message.slot for _, message, _ in heard] == list(range(5000))
+    assert slots([message for _, message, _ in heard]) == list(range(5000))
 
 
-def test_queue_over_its_limit_raises_and_loses_the_peer_once(node, until):
+def test_queue_over_its_limit_raises_and_loses_the_peer_once(node: MakeNode, until: Until) -> None:
     root = node("root.1", limits=LinkLimits(max_queued_messages=3))
     for slot in range(3):
         root.io.send("engine.1", "kv", Close(slot=slot))
@@ -132,10 +146,11 @@ def test_queue_over_its_limit_raises_and_loses_the_peer_once(node, until):
     other.io.send("root.1", "kv", Close(slot=6))
     until(lambda: root.messages("engine.2"))
     assert root.lost == ["engine.1"]
-    assert root.messages("engine.1") == engine.heard == []
+    assert root.messages("engine.1") == []
+    assert engine.heard == []
 
 
-def test_queue_limit_counts_bytes(node):
+def test_queue_limit_counts_bytes(node: MakeNode) -> None:
     root = node("root.1", limits=LinkLimits(max_queued_bytes=1000))
     large = Open(0, [70_000] * 1000, 0)
     # A single message may be larger, or it could never be sent.
@@ -145,7 +160,9 @@ def test_queue_limit_counts_bytes(node):
 
 
 @pytest.mark.parametrize("num_messages", [0, 3])
-def test_dialled_process_that_never_answers_is_lost(node, sockets, until, num_messages):
+def test_dialled_process_that_never_answers_is_lost(
+    node: MakeNode, sockets: Path, until: Until, num_messages: int
+) -> None:
     engine = node("engine.1", limits=LinkLimits(connect_timeout_s=0.3))
     engine.io.connect("root.1", f"ipc://{sockets}/nobody")
     for slot in range(num_messages):
@@ -154,14 +171,14 @@ def test_dialled_process_that_never_answers_is_lost(node, sockets, until, num_me
     assert engine.lost == ["root.1"]
 
 
-def test_process_that_never_dials_is_lost_with_what_waits_for_it(node, until):
+def test_process_that_never_dials_is_lost_with_what_waits_for_it(node: MakeNode, until: Until) -> None:
     root = node("root.1", limits=LinkLimits(connect_timeout_s=0.3))
     root.io.send("engine.1", "kv", Stop())
     until(lambda: root.lost)
     assert root.lost == ["engine.1"]
 
 
-def test_dialler_may_come_before_the_listener(node, sockets, until):
+def test_dialler_may_come_before_the_listener(node: MakeNode, sockets: Path, until: Until) -> None:
     engine = node("engine.1")
     engine.io.connect("root.1", f"ipc://{sockets}/root.1")
     engine.io.send("root.1", "admission", Stop())
@@ -171,11 +188,11 @@ def test_dialler_may_come_before_the_listener(node, sockets, until):
     assert engine.lost == []
 
 
-def test_connect_twice_keeps_one_connection(node, until):
+def test_connect_twice_keeps_one_connection(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     for slot in range(20):
-        engine.io.connect("root.1", root.io.endpoint)
+        engine.io.connect("root.1", root.endpoint)
         engine.io.send("root.1", "kv", Close(slot=slot))
     until(lambda: len(root.heard) == 20)
     # The listener knows the dialler already, and dialling it back would be a second connection.
@@ -185,10 +202,10 @@ def test_connect_twice_keeps_one_connection(node, until):
     assert root.lost == engine.lost == []
 
 
-def test_silent_dialler_is_not_dialled_back(node, until):
+def test_silent_dialler_is_not_dialled_back(node: MakeNode, until: Until) -> None:
     root = node("root.1")
-    changes = []
-    root.io._note = lambda change, now: changes.append(change)
+    changes: list[LinkChange] = []
+    root.io._note = lambda change, now: changes.append(change)  # type: ignore[method-assign]
     engine = node("engine.1", dials=root)
     until(lambda: changes)
     del root.io._note
@@ -203,7 +220,7 @@ def test_silent_dialler_is_not_dialled_back(node, until):
     assert root.io._thread.is_alive()
 
 
-def test_killed_process_is_lost_once_and_others_stay(node, child, until):
+def test_killed_process_is_lost_once_and_others_stay(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1")
     killed = child("echo", "engine.1", root)
     child("echo", "engine.2", root)
@@ -216,7 +233,7 @@ def test_killed_process_is_lost_once_and_others_stay(node, child, until):
     assert root.lost == ["engine.1"]
 
 
-def test_dialler_sees_that_the_listener_was_killed(node, child, until):
+def test_dialler_sees_that_the_listener_was_killed(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1")
     program = child("echo", "engine.1", root)
     until(lambda: root.heard)
@@ -225,7 +242,7 @@ def test_dialler_sees_that_the_listener_was_killed(node, child, until):
     assert program.wait(45) == 3
 
 
-def test_dialler_sees_that_a_process_it_dialled_was_killed(node, sockets, until):
+def test_dialler_sees_that_a_process_it_dialled_was_killed(node: MakeNode, sockets: Path, until: Until) -> None:
     context = zmq.Context()
     listener = context.socket(zmq.ROUTER)
     listener.setsockopt(zmq.IDENTITY, b"root.1")
@@ -240,7 +257,7 @@ def test_dialler_sees_that_a_process_it_dialled_was_killed(node, sockets, until)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
-def test_stopped_process_is_lost(node, child, until):
+def test_stopped_process_is_lost(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1", limits=LinkLimits(heartbeat_timeout_ms=2000))
     stopped = child("echo", "engine.1", root)
     until(lambda: root.heard)
@@ -257,13 +274,18 @@ def test_stopped_process_is_lost(node, child, until):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
-def test_a_stopped_parent_is_not_lost(sockets, until):
+def test_a_stopped_parent_is_not_lost(sockets: Path, until: Until) -> None:
     # Both dial the same stopped process: to one it is the parent, to the other it is not.
     limits = LinkLimits(heartbeat_interval_ms=200, heartbeat_timeout_ms=1000)
     command = [sys.executable, str(Path(__file__).with_name("peer_program.py")), "listen", "root.1", f"{sockets}/root"]
     program = subprocess.Popen(command, stdin=subprocess.PIPE)
-    lost, heard = [], []
-    nodes = [IoThread(name, None, heard.extend, lambda _, name=name: lost.append(name), limits=limits) for name in "ab"]
+    lost: list[str] = []
+    heard: Delivery = []
+
+    def lose(name: str, _process: str) -> None:
+        lost.append(name)
+
+    nodes = [IoThread(name, None, heard.extend, partial(lose, name), limits=limits) for name in "ab"]
     try:
         for one in nodes:
             one.start()
@@ -278,6 +300,7 @@ def test_a_stopped_parent_is_not_lost(sockets, until):
     finally:
         program.kill()
         program.wait()
+        assert program.stdin is not None
         program.stdin.close()
         for one in nodes:
             one.close(0.0)
@@ -286,7 +309,7 @@ def test_a_stopped_parent_is_not_lost(sockets, until):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs a signal that stops a process")
-def test_stopped_process_with_full_buffers_is_lost(node, child, until):
+def test_stopped_process_with_full_buffers_is_lost(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1", limits=LinkLimits(high_water_mark=1, stall_timeout_s=0.5))
     stopped = child("echo", "engine.1", root)
     until(lambda: root.heard)
@@ -298,9 +321,9 @@ def test_stopped_process_with_full_buffers_is_lost(node, child, until):
     assert root.lost == ["engine.1"]
 
 
-def test_last_words_are_heard_before_the_loss(node, child, until):
+def test_last_words_are_heard_before_the_loss(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1")
-    order = []
+    order: list[Message | str] = []
     root.io._deliver = lambda batch: order.extend(message for _, message, _ in batch)
     root.io._on_lost = order.append
     child("last-words", "engine.1", root)
@@ -312,7 +335,7 @@ def test_last_words_are_heard_before_the_loss(node, child, until):
     assert slots(order[2:-1]) == list(range(1000))
 
 
-def test_beats_come_while_the_main_thread_computes(node, child, until):
+def test_beats_come_while_the_main_thread_computes(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1")
     child("busy", "engine.1", root)
     until(lambda: len(root.messages("engine.1")) >= 5)
@@ -321,12 +344,12 @@ def test_beats_come_while_the_main_thread_computes(node, child, until):
     assert root.lost == []
 
 
-def test_beat_stops_with_its_peer(node, until):
+def test_beat_stops_with_its_peer(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
-    made = []
+    made: list[int] = []
 
-    def make():
+    def make() -> Beat:
         made.append(1)
         return Beat("engine.1", len(made), 0.0, 0.0)
 
@@ -338,7 +361,7 @@ def test_beat_stops_with_its_peer(node, until):
     assert engine.lost == ["root.1"]
 
 
-def test_disconnected_process_is_neither_heard_nor_lost(node, until):
+def test_disconnected_process_is_neither_heard_nor_lost(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     engine.io.send("root.1", "kv", Close(slot=0))
@@ -356,10 +379,11 @@ def test_disconnected_process_is_neither_heard_nor_lost(node, until):
     assert slots(root.messages("engine.1")) == [0]
     # The control: the one that was not disconnected here is lost.
     assert root.lost == ["engine.2"]
-    assert engine.heard == engine.lost == other.lost == []
+    assert engine.heard == []
+    assert engine.lost == other.lost == []
 
 
-def test_name_of_a_lost_process_is_not_used_again(node, until):
+def test_name_of_a_lost_process_is_not_used_again(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     engine.io.send("root.1", "kv", Stop())
@@ -367,10 +391,10 @@ def test_name_of_a_lost_process_is_not_used_again(node, until):
     root.io.close()
     until(lambda: engine.lost)
     with pytest.raises(WireError, match="a name is used once"):
-        engine.io.connect("root.1", root.io.endpoint)
+        engine.io.connect("root.1", root.endpoint)
 
 
-def test_garbage_loses_its_sender_only(node, until):
+def test_garbage_loses_its_sender_only(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     engine.io.send("root.1", "kv", Close(slot=0))
@@ -379,7 +403,7 @@ def test_garbage_loses_its_sender_only(node, until):
     stranger.setsockopt(zmq.IDENTITY, b"\xff stranger")
     stranger.setsockopt(zmq.LINGER, 0)
     try:
-        stranger.connect(root.io.endpoint)
+        stranger.connect(root.endpoint)
         for frames in ([b"garbage"], [b"\x92\xa2kv\x91\xa4Stop", b"one frame too many"], [b"", b""]):
             stranger.send_multipart(frames)
         until(lambda: root.lost)
@@ -391,17 +415,17 @@ def test_garbage_loses_its_sender_only(node, until):
     assert slots(root.messages("engine.1")) == [0, 1]
 
 
-def test_failing_consumer_loses_every_link(node, until, caplog):
-    lost = []
+def test_failing_consumer_loses_every_link(node: MakeNode, until: Until, caplog: pytest.LogCaptureFixture) -> None:
+    lost: list[str] = []
 
-    def deliver(batch):
+    def deliver(batch: Delivery) -> None:
         raise RuntimeError("a bug in deliver")
 
     root = node("root.1")
     other = IoThread("engine.1", None, deliver, lost.append)
     other.start()
     try:
-        other.connect("root.1", root.io.endpoint)
+        other.connect("root.1", root.endpoint)
         root.io.send("engine.1", "kv", Stop())
         until(lambda: lost)
         until(lambda: root.lost)
@@ -412,7 +436,9 @@ def test_failing_consumer_loses_every_link(node, until, caplog):
     assert "a bug in deliver" in caplog.text
 
 
-def test_a_removed_socket_is_replaced_by_another_and_connections_stay(node, sockets, until):
+def test_a_removed_socket_is_replaced_by_another_and_connections_stay(
+    node: MakeNode, sockets: Path, until: Until
+) -> None:
     root = node("root.1")
     before = node("engine.1", dials=root)
     before.io.send("root.1", "kv", Close(slot=0))
@@ -429,7 +455,7 @@ def test_a_removed_socket_is_replaced_by_another_and_connections_stay(node, sock
     assert root.lost == before.lost == after.lost == []
 
 
-def test_close_sends_what_waits(node, until):
+def test_close_sends_what_waits(node: MakeNode, until: Until) -> None:
     root = node("root.1")
     engine = node("engine.1", dials=root)
     for slot in range(2000):
@@ -441,7 +467,7 @@ def test_close_sends_what_waits(node, until):
     assert slots(root.messages("engine.1")) == list(range(2000))
 
 
-def test_close_does_not_wait_for_the_unreachable(node, sockets):
+def test_close_does_not_wait_for_the_unreachable(node: MakeNode, sockets: Path) -> None:
     engine = node("engine.1")
     engine.io.connect("root.1", f"ipc://{sockets}/nobody")
     engine.io.send("root.1", "kv", Stop())
@@ -449,7 +475,7 @@ def test_close_does_not_wait_for_the_unreachable(node, sockets):
     assert not engine.io._thread.is_alive()
 
 
-def test_close_without_start_and_from_the_io_thread(node, until):
+def test_close_without_start_and_from_the_io_thread(node: MakeNode, until: Until) -> None:
     IoThread("never.1", None, lambda _: None, lambda _: None).close()
     root = node("root.1")
     engine = node("engine.1", dials=root)
@@ -459,8 +485,8 @@ def test_close_without_start_and_from_the_io_thread(node, until):
     assert engine.lost == []
 
 
-def test_tcp_port_0_becomes_a_free_one(until):
-    heard = []
+def test_tcp_port_0_becomes_a_free_one(until: Until) -> None:
+    heard: Delivery = []
     root = IoThread("root.1", "tcp://127.0.0.1:0", heard.extend, lambda _: None)
     engine = IoThread("engine.1", None, heard.extend, lambda _: None)
     root.start()
@@ -482,6 +508,6 @@ def test_tcp_port_0_becomes_a_free_one(until):
 
 
 @pytest.mark.parametrize("process", ["", "x" * 256, "\0auto"])
-def test_impossible_process_names_are_refused(process):
+def test_impossible_process_names_are_refused(process: str) -> None:
     with pytest.raises(WireError, match="cannot name a process"):
         IoThread(process, None, lambda _: None, lambda _: None).start()

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import os
 import select
 import threading
@@ -7,11 +9,11 @@ import pytest
 from histrio.net.wakeup import WakeUp
 
 
-def is_readable(wake, timeout_s=0.0):
+def is_readable(wake: WakeUp, timeout_s: float = 0.0) -> bool:
     return bool(select.select([wake.fd], [], [], timeout_s)[0])
 
 
-def test_set_ends_a_poll_and_clear_arms_the_next():
+def test_set_ends_a_poll_and_clear_arms_the_next() -> None:
     wake = WakeUp()
     assert not is_readable(wake)
     wake.set()
@@ -23,17 +25,17 @@ def test_set_ends_a_poll_and_clear_arms_the_next():
     assert is_readable(wake)
 
 
-def test_clear_without_set_does_not_block():
+def test_clear_without_set_does_not_block() -> None:
     wake = WakeUp()
     wake.clear()
     assert not is_readable(wake)
 
 
-def test_no_change_is_slept_over():
+def test_no_change_is_slept_over() -> None:
     wake = WakeUp()
-    done = []
+    done: list[int] = []
 
-    def change():
+    def change() -> None:
         for number in range(5000):
             done.append(number)
             wake.set()
@@ -49,7 +51,7 @@ def test_no_change_is_slept_over():
     assert seen == 5000
 
 
-def test_descriptors_are_freed_with_the_object():
+def test_descriptors_are_freed_with_the_object() -> None:
     wake = WakeUp()
     number = wake.fd
     os.fstat(number)

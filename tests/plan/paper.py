@@ -15,14 +15,12 @@ from safetensors.numpy import save_file
 from histrio.contracts.backend import (
     Array,
     ArrayNamespace,
-    BackendFactory,
     Capability,
     Probe,
     StageSpec,
     Traits,
 )
-from histrio.contracts.engine_backend import EngineFactory
-from histrio.contracts.first_contract import StageBackend
+from histrio.contracts.first_contract import FirstBackendFactory, StageBackend
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.contracts.sampler import Opening, Rows, Sampler
 from histrio.plugins.registry import Plugins
@@ -130,7 +128,7 @@ class PaperPlugin:
         self.engine = engine
 
     @hookimpl
-    def register_backends(self, register: Callable[[BackendFactory | EngineFactory], None]) -> None:
+    def register_backends(self, register: Callable[[FirstBackendFactory], None]) -> None:
         register(self.factory)
         register(self.engine)
 

@@ -301,6 +301,7 @@ class OverflowingFactory(ToyFactory):
 class Overflowing(ToyStage):
     def step(self, batch: StepBatch) -> Any:
         output = super().step(batch)
+        assert output.logits is not None
         at = 0
         for row, count in enumerate(batch.num_sampled):
             if count and batch.token_ids is not None and batch.token_ids[batch.offsets[row]] == 7:

@@ -14,11 +14,11 @@ import msgspec
 import pytest
 
 from histrio.contracts import hooks
-from histrio.contracts.backend import Array, ArrayNamespace, BackendFactory, Probe, StageSpec, Traits
+from histrio.contracts.backend import Array, ArrayNamespace, Probe, StageSpec, Traits
 from histrio.contracts.drafter import DrafterFactory
-from histrio.contracts.first_contract import StageBackend
+from histrio.contracts.first_contract import FirstBackendFactory, StageBackend
 from histrio.contracts.gateway import Submission
-from histrio.contracts.grammar import GrammarBackend, GrammarKinds, Vocabulary, VocabularySpec
+from histrio.contracts.grammar import GrammarBackend, GrammarCapability, GrammarKinds, Vocabulary, VocabularySpec
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.contracts.observed import FinishedRequest, IntervalStats
 from histrio.contracts.options import NoOptions
@@ -68,8 +68,8 @@ class Loud:
 
 class Rhymes:
     name = "rhymes"
-    kinds = ("limerick",)
-    capabilities = ()
+    kinds: tuple[str, ...] = ("limerick",)
+    capabilities: tuple[GrammarCapability, ...] = ()
 
     def check(self, spec: GrammarSpec) -> None:
         return
@@ -114,7 +114,7 @@ class Edge:
 
 class AllHooks:
     @hookimpl
-    def register_backends(self, register: Callable[[BackendFactory], None]) -> None:
+    def register_backends(self, register: Callable[[FirstBackendFactory], None]) -> None:
         register(Factory())
 
     @hookimpl

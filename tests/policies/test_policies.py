@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 import anyio
 import msgspec
@@ -206,7 +206,8 @@ def test_a_policy_is_asked_after_the_credits_and_its_refusal_takes_none() -> Non
     asked: list[Load] = []
 
     class Never:
-        name = "never"
+        name: ClassVar[str] = "never"
+        options: ClassVar[type[msgspec.Struct]] = NoOptions
 
         def admit(self, submission: Submission, load: Load) -> None:
             asked.append(load)

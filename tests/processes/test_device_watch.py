@@ -14,7 +14,7 @@ from histrio.stage.actor import Activity
 from histrio.testing.wait import eventually
 
 
-class Gate(Actor):
+class Gate(Actor[Message]):
     """Handles a message once the test lets it."""
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class World:
         self.now = 0.0
         self.watch = DeviceWatch("engine.1", lambda: self.now)
         self.gate = Gate()
-        self.dispatcher = ThreadDispatcher(lambda _name, error: None)
+        self.dispatcher = ThreadDispatcher(lambda _name, _error, _message: None)
         self.dispatcher.host("gate", self.gate)
         self.watch.dispatcher = self.dispatcher
         self.thread = threading.Thread(target=self.dispatcher.run)

@@ -41,6 +41,6 @@ def test_a_task_without_memory_is_no_traceback(monkeypatch: pytest.MonkeyPatch) 
         raise BaseExceptionGroup("tasks", [ValueError("what went down with it"), ExceptionGroup("", [MemoryError()])])
 
     monkeypatch.setattr(root_module, "_Root", lambda *_arguments: root_module)
-    monkeypatch.setattr(root_module.anyio, "run", fail)
+    monkeypatch.setattr(anyio, "run", fail)
     with pytest.raises(EngineError, match="the front has no memory left"):
         root_module.run(None)  # type: ignore[arg-type]

@@ -12,8 +12,9 @@ from histrio.replica.blame import Blame
 SAMPLER = "sampler 'dice' (games)"
 
 
-def step(*rows: tuple[int, int, int], code: str = "", **others: bool) -> FailedStep:
-    return FailedStep(1, [FailedRow(*row) for row in rows], code, is_request_code=bool(code), **others)
+def step(*rows: tuple[int, int, int], code: str = "", raises_again: bool = False) -> FailedStep:
+    failed = [FailedRow(*row) for row in rows]
+    return FailedStep(1, failed, code, is_request_code=bool(code), raises_again=raises_again)
 
 
 def after(first: FailedStep | None, *, is_own_doing: bool = True) -> Blame:

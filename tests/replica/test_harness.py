@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from histrio.actors.refs import Ref
 from histrio.contracts.gateway import Submission
 from histrio.messages import Ask, Close, RequestState
 from histrio.testing.harness import HarnessOptions, serving
@@ -106,7 +107,7 @@ async def test_a_failing_actor_is_replaced_and_streams_go_on(model: Path) -> Non
     async with serving(model, ToyFactory(), samplers=[Temperature], options=slow) as harness:
         (stream,) = harness.gateway.submit(Submission([9, 8, 7], 30, Ask({"temperature": 0.0})))
         tokens = (await stream.__anext__()).ids
-        harness.front.directory.tell("kv", Close(0))  # kv does not understand this
+        harness.front.directory.tell(Ref("kv"), Close(0))  # kv does not understand this
         async for delta in stream:
             tokens = tokens + delta.ids
         await eventually_async(lambda: harness.front.gateway.status.epoch == 2)

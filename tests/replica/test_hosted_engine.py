@@ -9,11 +9,13 @@ import pytest
 
 from histrio.contracts.backend import Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineEvents
+from histrio.contracts.honours import Honours
 from histrio.errors import EngineError, RequestError
 from histrio.messages import (
     Allocated,
     Ask,
     Cancel,
+    ChildFailed,
     EngineCapacity,
     EngineOpened,
     Extras,
@@ -45,6 +47,7 @@ class PaperEngine:
     name = "paper-engine"
     traits = Traits(contract=1, level="engine")
     fields: type[msgspec.Struct] = _Fields
+    honours = Honours()
 
     def __init__(self) -> None:
         self.submitted: list[Generate] = []
@@ -113,6 +116,7 @@ class World:
         mine = [message for name, message in self.told if name == "batching"]
         self.told = [each for each in self.told if each[0] != "batching"]
         for message in mine:
+            assert isinstance(message, Tokens | ChildFailed), "what an engine's own threads tell"
             self.actor.receive(message)
         self.actor.flush()
         news = [message.rows for name, message in self.told if name == "admission" and isinstance(message, Tokens)]
@@ -190,6 +194,7 @@ def test_a_request_longer_than_the_engine_that_came_back_is_refused(world: World
     world.actor.receive(Generate(6, [1], 1, 100))
     ((row,),) = world.turn()
     assert (row.request, row.state) == (5, RequestState.ERROR)
+    assert row.extras is not None
     assert "room for 100 tokens" in row.extras.reason
     assert [order.max_total_tokens for order in world.engine.submitted] == [100]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from histrio.actors.refs import ToBatching
 from histrio.batching.actor import BatchingActor, BatchingSettings
 from histrio.contracts.backend import Capability, StageSpec
 from histrio.messages import (
@@ -47,7 +48,7 @@ class Line:
         self.batching = BatchingActor(lambda _name, message: self.told.append(message), settings)
         self.say(Start(1, SIZE))
 
-    def say(self, *messages: Message) -> list[Message]:
+    def say(self, *messages: ToBatching) -> list[Message]:
         """What it tells in one turn of its mailbox."""
         self.told.clear()
         for message in messages:
@@ -57,7 +58,7 @@ class Line:
 
 
 @pytest.mark.parametrize("late", [Granted([0, 1, 2], 5), Matched(1, [0, 1])])
-def test_an_answer_of_kv_to_the_epoch_before_is_nobodys(late: Message) -> None:
+def test_an_answer_of_kv_to_the_epoch_before_is_nobodys(late: ToBatching) -> None:
     line = Line(has_prefix_cache=True)
     assert not [each for each in line.say(late) if isinstance(each, Release)]
     assert line.batching.scheduler is not None
@@ -79,7 +80,7 @@ def test_blocks_released_while_kv_was_asked_are_asked_for_again() -> None:
             assert line.batching.scheduler is not None
             step = line.batching.scheduler._step
             told = line.say(StepResult(step, 1, [5, 5]))
-        cancelled: list[Message] = [Cancel(2)] if is_cancelled else []
+        cancelled: list[ToBatching] = [Cancel(2)] if is_cancelled else []
         told = line.say(*cancelled, Granted([], 0))
         return any(isinstance(each, LeaseBlocks) for each in told)
 

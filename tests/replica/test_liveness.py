@@ -80,12 +80,12 @@ def test_silence_without_work_is_a_hang(world: World) -> None:
     assert "no sign of life" in world.verdicts[0][1]
 
 
-@pytest.mark.parametrize("work", [{"cpu": 0.1}, {"descendants": 0.1}])
-def test_silence_with_work_is_a_held_lock(world: World, work: dict[str, float]) -> None:
+@pytest.mark.parametrize(("cpu", "descendants"), [(0.1, 0.0), (0.0, 0.1)])
+def test_silence_with_work_is_a_held_lock(world: World, cpu: float, descendants: float) -> None:
     world.serve()
-    world.run(60.0, **work)
+    world.run(60.0, cpu=cpu, descendants=descendants)
     assert world.verdicts == []
-    world.run(60.0, **work)
+    world.run(60.0, cpu=cpu, descendants=descendants)
     assert world.verdicts, "but not for ever"
 
 

@@ -140,8 +140,8 @@ def test_all_of_them_draw_the_same_on_every_kind_of_array(xp: ArrayNamespace) ->
 
 @pytest.mark.parametrize("temperature", [0, 1.0])
 def test_a_row_left_without_any_token_is_told_and_hurts_no_other(xp: ArrayNamespace, temperature: float) -> None:
-    nothing = {"allowed_token_ids": [5], "min_tokens": 100, "temperature": temperature}
-    fields = [
+    nothing: dict[str, Any] = {"allowed_token_ids": [5], "min_tokens": 100, "temperature": temperature}
+    fields: list[dict[str, Any]] = [
         nothing,
         {"temperature": temperature},
         nothing | {"top_p": 0.5, "mirostat": 2, "top_n_sigma": 1.0, "xtc_probability": 1.0, "typical_p": 0.5},

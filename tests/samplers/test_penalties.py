@@ -58,7 +58,7 @@ def test_repetition_penalty_equals_transformers(xp: ArrayNamespace, shape: Shape
 def test_drafts_count_as_if_they_were_part_of_the_sequence(
     xp: ArrayNamespace, shape: Shape, kind: type[Sampler]
 ) -> None:
-    fields = [
+    fields: list[dict[str, Any]] = [
         {"repetition_penalty": 1.5},
         {"frequency_penalty": 1.0, "presence_penalty": 0.5},
         {"bad_words_ids": [[7, 8, 9]]},
@@ -91,7 +91,7 @@ def test_observed_tokens_count_as_if_known_from_the_start(
 
 
 def test_presence_and_frequency_penalties_count_the_output_only(xp: ArrayNamespace, shape: Shape) -> None:
-    fields = [
+    fields: list[dict[str, float]] = [
         {"presence_penalty": 0.7},
         {"frequency_penalty": -0.4},
         {"presence_penalty": -2, "frequency_penalty": 2},
@@ -119,9 +119,8 @@ def test_logit_bias_equals_transformers(xp: ArrayNamespace, shape: Shape) -> Non
     for row, bias in enumerate(biases):
         expected = LOGITS[row]
         if bias:
-            expected = _processed(
-                SequenceBiasLogitsProcessor({(int(token),): value for token, value in bias.items()}), row
-            )
+            sequences: list[list[list[int] | float]] = [[[int(token)], value] for token, value in bias.items()]
+            expected = _processed(SequenceBiasLogitsProcessor(sequences), row)
         np.testing.assert_allclose(shaped[row], expected, rtol=1e-6)
     assert np.flatnonzero(shaped[0] != LOGITS[0]).tolist() == [0, 299]  # -inf stays -inf
 

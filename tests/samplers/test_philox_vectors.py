@@ -20,7 +20,8 @@ VECTORS = [
 
 
 def _words(counter: list[int], key: list[int]) -> list[int]:
-    return philox4x32(np.array([counter], np.uint32).T, np.array([key], np.uint32).T)[:, 0].tolist()
+    words: list[int] = philox4x32(np.array([counter], np.uint32).T, np.array([key], np.uint32).T)[:, 0].tolist()
+    return words
 
 
 @pytest.mark.parametrize(("counter", "key", "expected"), VECTORS, ids=["zeros", "ones", "pi"])

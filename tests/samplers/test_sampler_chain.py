@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import Opening, Rows, Sampler
 from histrio.errors import RequestError
 from histrio.messages import Ask, Open
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -20,7 +20,7 @@ from histrio_samplers.temperature import Temperature
 from histrio_samplers.top_k import TopK
 from histrio_samplers.top_p import TopP
 
-SAMPLERS = [TopP, TopK, Temperature]
+SAMPLERS: list[type[Sampler]] = [TopP, TopK, Temperature]
 VOCAB = 3_001
 KINDS: list[dict[str, Any]] = [
     {"temperature": 0},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import pytest
@@ -26,7 +26,7 @@ def test_fields_of_all_samplers_are_known() -> None:
     [{}, {"temperature": 0}, {"temperature": 2.0}, {"top_k": -1}, {"top_k": 2**31 - 1}, {"top_p": 1}, {"top_p": 1e-9}],
 )
 def test_values_within_bounds_pass(fields: dict[str, Any]) -> None:
-    assert TABLE.check(fields) is None
+    TABLE.check(fields)
 
 
 @pytest.mark.parametrize(
@@ -72,8 +72,14 @@ def test_token_ids_beyond_the_vocabulary_are_refused_where_it_is_known(field: st
 
 
 def test_other_numbers_and_nothing_are_no_token_ids() -> None:
-    fields = {"allowed_token_ids": None, "bad_words_ids": [], "logit_bias": {}, "top_k": 10**6, "min_tokens": 5}
-    assert FieldTable(list(SAMPLERS)).check(fields, 2) is None
+    fields: dict[str, Any] = {
+        "allowed_token_ids": None,
+        "bad_words_ids": [],
+        "logit_bias": {},
+        "top_k": 10**6,
+        "min_tokens": 5,
+    }
+    FieldTable(list(SAMPLERS)).check(fields, 2)
 
 
 def test_an_unknown_field_is_refused_with_the_known_ones_and_no_echo() -> None:
@@ -103,7 +109,7 @@ class _OtherParams(msgspec.Struct, frozen=True):
 
 class _Other(TopP):
     name = "other"
-    params = _OtherParams
+    params: ClassVar[type[msgspec.Struct]] = _OtherParams
 
 
 @pytest.mark.parametrize(
@@ -130,7 +136,7 @@ def test_two_samplers_cannot_own_one_field() -> None:
 
 def test_two_samplers_cannot_have_one_name() -> None:
     class TopPAgain(TopP):
-        params = _OtherParams
+        params: ClassVar[type[msgspec.Struct]] = _OtherParams
 
     with pytest.raises(PluginError, match="two samplers are named 'top_p'"):
         FieldTable([TopP, TopPAgain])
@@ -141,7 +147,7 @@ def test_a_field_needs_a_default() -> None:
         must: int
 
     class Demanding(TopP):
-        params = Needy
+        params: ClassVar[type[msgspec.Struct]] = Needy
 
     with pytest.raises(PluginError, match="needs a default"):
         FieldTable([Demanding])
@@ -156,7 +162,7 @@ class _LooseParams(msgspec.Struct, frozen=True):
 
 class _Loose(TopP):
     name = "loose"
-    params = _LooseParams
+    params: ClassVar[type[msgspec.Struct]] = _LooseParams
 
 
 @pytest.mark.parametrize("value", [2**63, 10**30])

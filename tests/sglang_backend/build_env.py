@@ -108,7 +108,8 @@ def read_stamp(folder: Path) -> dict[str, str] | None:
 
 def pip(folder: Path, arguments: list[str], timeout_s: float | None) -> None:
     """Install into the environment; ends the script with pip's own words where it cannot, or not in time."""
-    command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+    install = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    command = [*install, *arguments]
     try:
         subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=timeout_s)
     except subprocess.TimeoutExpired:

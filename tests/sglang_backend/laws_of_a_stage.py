@@ -24,7 +24,7 @@ from histrio_torch.testing import MOST_ERROR, NUM_LAYERS, VOCAB_SIZE, logits_err
 pytestmark = pytest.mark.timeout(120)
 
 PAGE = 16
-SIZE = ReplicaSize(num_blocks=32, page_size=PAGE, max_rows=8, max_step_tokens=256, max_sequence_length=64)
+SIZE = ReplicaSize(num_blocks=32, block_size=PAGE, max_rows=8, max_step_tokens=256, max_sequence_length=64)
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def test_the_first_and_the_last_page_and_row_are_usable(stage: RunningSglangStag
 
 def test_a_new_epoch_of_another_size_works(opened: SglangStage, reference: Reference) -> None:
     stage = opened.allocate(
-        ReplicaSize(num_blocks=8, page_size=PAGE, max_rows=2, max_step_tokens=64, max_sequence_length=64)
+        ReplicaSize(num_blocks=8, block_size=PAGE, max_rows=2, max_step_tokens=64, max_sequence_length=64)
     )
     ids = prompt(22, 33)
     assert_same(stage.step(make_step(NewTokens(2, 0, ids, [8, 2, 5]))).logits, reference.logits(ids)[-1:])

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from histrio.contracts.backend import StageSpec
 from histrio.errors import RequestError
-from histrio.messages import RequestState
+from histrio.messages import RequestState, TokenRow
 from histrio.testing.conformance.engine_driver import EngineDriver
 from histrio.testing.conformance.kit import KitModel
 from histrio.testing.models import VOCAB_SIZE, write_model
@@ -129,7 +129,12 @@ def test_prefixes_are_shared_within_a_salt_only(driver: EngineDriver) -> None:
 def num_cached_tokens(driver: EngineDriver, ids: list[int], salt: str) -> int:
     seen: list[int] = []
     take = driver._take
-    driver._take = lambda row: (seen.append(row.extras.num_cached_tokens if row.extras else 0), take(row))[1]  # type: ignore[method-assign]
+
+    def take_and_note(row: TokenRow) -> None:
+        seen.append(row.extras.num_cached_tokens if row.extras else 0)
+        take(row)
+
+    driver._take = take_and_note  # type: ignore[method-assign]
     driver.wait(driver.submit(ids, 2, sampling=GREEDY, cache_salt=salt))
     driver._take = take  # type: ignore[method-assign]
     return seen[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ class ListEngine:
         return [token for rows in self.told for row in rows if row.request == request for token in row.ids]
 
 
-def order(request: int, **changes: object) -> Generate:
+def order(request: int, **changes: Any) -> Generate:
     return Generate(request, [1], 1, 100, Ask(**changes))
 
 

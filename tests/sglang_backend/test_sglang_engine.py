@@ -40,7 +40,7 @@ class Server:
         )
 
     def continuation(self, ids: list[int]) -> str:
-        model = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(self.model, dtype=torch.float32)
         model.generation_config.eos_token_id = None
         prompt = torch.tensor([ids])
         output = model.generate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -68,7 +69,7 @@ def complete(client: openai.OpenAI, ids: list[int]) -> str:
 
 def continuation(ids: list[int]) -> str:
     """What transformers says, in the float32 in which small models run on a CPU."""
-    model = AutoModelForCausalLM.from_pretrained(demo(), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(demo(), dtype=torch.float32)
     model.generation_config.eos_token_id = None
     prompt = torch.tensor([ids])
     output = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=NUM_TOKENS, do_sample=False)

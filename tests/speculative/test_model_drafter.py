@@ -48,7 +48,7 @@ class Noted(ToyFactory):
 
     def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
         self.stage: Any = self._kind(spec, progress)
-        return self.stage  # type: ignore[no-any-return]
+        return self.stage
 
 
 @pytest.fixture(scope="module")

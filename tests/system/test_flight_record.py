@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +69,7 @@ def test_a_process_that_never_began_has_no_record(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(flight_record, "_memory", flight_record._memory)
     flight_record.record_in(tmp_path / "record")
     return tmp_path / "record"

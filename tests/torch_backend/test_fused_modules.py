@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_norms_with_outliers_keep_their_numbers(name: str, dtype: torch.dtype) -
     inputs = real_inputs(640, dtype)
     model = nn.Sequential(norm)
     assert fuse_norms(model) == 1
-    assert formula_of(model[0], norm) == CLASSES[name] or dtype == torch.float32
+    assert formula_of(replaced_in(model), norm) == CLASSES[name] or dtype == torch.float32
     assert fuse_norms(model) == 0
     wanted = norm(inputs)
     assert mismatches(model(inputs), wanted) == 0
@@ -45,7 +46,7 @@ def test_norms_with_outliers_keep_their_numbers(name: str, dtype: torch.dtype) -
 
 def test_an_error_relative_to_the_largest_element_would_let_the_wrong_norm_pass() -> None:
     norm = make_norm("gemma3.Gemma3RMSNorm", real_weight(640), torch.bfloat16)
-    plain = FusedRMSNorm(norm.weight, 1e-6, is_rounded_first=False)
+    plain = FusedRMSNorm(weight_of(norm), 1e-6, is_rounded_first=False)
     inputs = torch.randn(3, 640, generator=torch.Generator().manual_seed(0)).bfloat16()
     wanted, result = norm(inputs).double(), plain(inputs).double()
     by_row = (result - wanted).abs().amax(-1) / wanted.abs().amax(-1)
@@ -58,7 +59,7 @@ def test_an_error_relative_to_the_largest_element_would_let_the_wrong_norm_pass(
 def test_where_it_is_rounded_is_told_apart(name: str) -> None:
     norm = make_norm(name, real_weight(640), torch.bfloat16)
     inputs = real_inputs(640, torch.bfloat16)
-    other = FusedRMSNorm(norm.weight, 1e-6, is_rounded_first=CLASSES[name] != ROUNDED_FIRST)
+    other = FusedRMSNorm(weight_of(norm), 1e-6, is_rounded_first=CLASSES[name] != ROUNDED_FIRST)
 
     assert mismatches(other(inputs), norm(inputs)) > 100
 
@@ -68,9 +69,10 @@ def test_small_differences_to_one_are_not_rounded_away() -> None:
     model = nn.Sequential(norm)
     fuse_norms(model)
 
-    assert torch.equal(model[0].weight, torch.full((64,), 1e-3).bfloat16().float() + 1)
-    assert model[0].weight.max() > 1
-    assert (1 + norm.weight).max() == 1
+    fused_weight = replaced_in(model).weight
+    assert torch.equal(fused_weight, torch.full((64,), 1e-3).bfloat16().float() + 1)
+    assert fused_weight.max() > 1
+    assert (1 + weight_of(norm)).max() == 1
 
 
 @pytest.mark.parametrize("name", ["llama.LlamaRMSNorm", "gemma3.Gemma3RMSNorm"])
@@ -130,10 +132,22 @@ def test_a_gated_norm_is_left_alone() -> None:
 
 def make_norm(name: str, weight: Tensor, dtype: torch.dtype) -> nn.Module:
     module, kind = name.split(".")
-    norm: nn.Module = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), kind)(len(weight))
+    norm: Any = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), kind)(len(weight))
     norm.eps = norm.variance_epsilon = 1e-6
     norm.weight.data.copy_(weight)
-    return norm.to(dtype).requires_grad_(False)
+    made: nn.Module = norm.to(dtype).requires_grad_(False)
+    return made
+
+
+def weight_of(norm: nn.Module) -> Tensor:
+    return norm.get_parameter("weight")
+
+
+def replaced_in(model: nn.Sequential) -> FusedRMSNorm:
+    """The fused norm in the place of the model's first module."""
+    replaced = model[0]
+    assert isinstance(replaced, FusedRMSNorm)
+    return replaced
 
 
 def real_weight(dim: int) -> Tensor:
@@ -167,7 +181,7 @@ def formula_of(replaced: FusedRMSNorm, norm: nn.Module) -> str:
     if replaced.is_rounded_first:
         return ROUNDED_FIRST
 
-    return ONE_MORE if torch.equal(replaced.weight, norm.weight.float() + 1) else IN_FLOAT32
+    return ONE_MORE if torch.equal(replaced.weight, weight_of(norm).float() + 1) else IN_FLOAT32
 
 
 def test_the_probe_has_outliers_of_both_kinds() -> None:

@@ -147,7 +147,7 @@ def test_ragged_rows_equal_dense_attention(layer: Layer) -> None:
 
 def other(layer: Layer, **changes: object) -> Layer:
     """The layer with some fields replaced."""
-    return Layer(**{**layer.__dict__, **changes})  # type: ignore[arg-type]
+    return Layer(**{**layer.__dict__, **changes})
 
 
 @pytest.mark.parametrize(
@@ -341,16 +341,25 @@ def test_transformers_finds_the_adapter_and_makes_no_mask() -> None:
     assert ATTENTION_NAME not in AttentionMaskInterface()
 
 
+class Attention(torch.nn.Module):
+    """What the adapter reads of a module of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer_idx = 0
+        self.histrio_cache = PagedCache({0: LayerShape(2, 16, 16)}, torch.float32, "cpu")
+
+
 def test_the_adapter_equals_dense_attention() -> None:
     layer = Layer(window=9, softcap=3.0)
     row = Bench(layer, [30]).rows[0]
-    module = torch.nn.Module()
-    module.layer_idx = 0  # type: ignore[assignment]
-    module.histrio_cache = PagedCache({0: LayerShape(2, 16, 16)}, torch.float32, "cpu")  # type: ignore[assignment]
-    module.histrio_cache.allocate(8, BLOCK_SIZE)  # type: ignore[operator]
-    module.histrio_cache.begin(make_batch([(0, 30, [5, 0, 3, 6])]))  # type: ignore[operator]
-    inputs = [part.transpose(0, 1)[None] for part in (row.query, row.key, row.value)]
-    output, weights = paged_attention_forward(module, *inputs, None, scaling=0.3, sliding_window=9, softcap=3.0)
+    module = Attention()
+    module.histrio_cache.allocate(8, BLOCK_SIZE)
+    module.histrio_cache.begin(make_batch([(0, 30, [5, 0, 3, 6])]))
+    query, key, value = (part.transpose(0, 1)[None] for part in (row.query, row.key, row.value))
+    output, weights = paged_attention_forward(
+        module, query, key, value, None, scaling=0.3, sliding_window=9, softcap=3.0
+    )
     assert weights is None
     assert output.shape == (1, 30, 6, 16)
     assert (output[0] - dense_attention(row, layer)).abs().max() < 2e-6

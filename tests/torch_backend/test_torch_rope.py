@@ -89,10 +89,15 @@ def test_dynamic_scaling_is_that_of_the_longest_sequence(tmp_path: Path) -> None
     unscaled.close()
 
 
+class Rotary(torch.nn.Module):
+    """Says its type, as transformers' rotary modules do."""
+
+    def __init__(self, rope_type: str) -> None:
+        super().__init__()
+        self.rope_type = rope_type
+
+
 def test_an_unknown_type_is_refused() -> None:
-    module = torch.nn.Module()
-    module.rope_type = "spiral"
     with pytest.raises(UnsupportedModel, match="spiral"):
-        fix_rope(module, 128)
-    module.rope_type = "yarn"
-    assert fix_rope(module, 128) == 0
+        fix_rope(Rotary("spiral"), 128)
+    assert fix_rope(Rotary("yarn"), 128) == 0

@@ -245,7 +245,7 @@ class _ListEntry:
         return [state for entry in self._entries for state in entry.states]
 
     def view(self, context: CallContext) -> Any:
-        return CacheList(*(entry.view(context) for entry in self._entries))  # type: ignore[no-untyped-call]
+        return CacheList(*(entry.view(context) for entry in self._entries))
 
     def commit(self, context: CallContext, view: Any) -> None:
         for entry, part in zip(self._entries, view.caches, strict=True):

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from histrio.contracts.backend import (
-    BackendFactory,
     Capability,
     Probe,
     Progress,
@@ -21,7 +20,7 @@ from histrio.contracts.backend import (
     StepBatch,
     Traits,
 )
-from histrio.contracts.first_contract import StageBackend
+from histrio.contracts.first_contract import FirstBackendFactory, StageBackend
 from histrio.contracts.hooks import hookimpl
 from histrio.errors import BackendError, DoesNotFit
 from histrio.kit.memory import memory_bytes
@@ -200,6 +199,6 @@ def _weights_file(model: str) -> Path:
 
 
 @hookimpl
-def register_backends(register: Callable[[BackendFactory], None]) -> None:
+def register_backends(register: Callable[[FirstBackendFactory], None]) -> None:
     """Called once at start-up."""
     register(LlamaFactory())

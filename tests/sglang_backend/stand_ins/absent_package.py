@@ -7,7 +7,6 @@ environment, and PyPI's torchvision does not load beside a torch that was built 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -35,7 +34,9 @@ class _Absent:
 class AbsentModule(ModuleType):
     """A module that has whatever it is asked for: classes to inherit from, and submodules that serve as decorators."""
 
-    __path__: Sequence[str] = ()
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -80,4 +81,4 @@ def stand_in(package: str, **contents: Any) -> None:
     sys.modules[package] = module
     _Finder.packages += (package,)
     if _Finder not in sys.meta_path:
-        sys.meta_path.append(_Finder)  # type: ignore[arg-type]
+        sys.meta_path.append(_Finder)

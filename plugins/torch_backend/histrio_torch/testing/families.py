@@ -170,7 +170,7 @@ def make_model_of(model_type: str, folder: Path, *, seed: int = 4, **settings: A
     config._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModel.from_config(config, dtype=torch.float32).eval()  # type: ignore[no-untyped-call]
+        model = AutoModel.from_config(config, dtype=torch.float32).eval()
         _draw_weights(model)
         if has_outliers:
             _add_outliers(model)
