@@ -200,7 +200,6 @@ def test_the_final_message_can_be_continued(endpoint: Endpoint) -> None:
         ({"prompt_logprobs": -1}, "prompt_logprobs"),
         ({"max_tokens": 5, "max_completion_tokens": 6}, "max_tokens"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
-        ({"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs"),
         ({"continue_final_message": True}, "continue_final_message"),
         ({"continue_final_message": True, "add_generation_prompt": False}, "continue_final_message"),
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),

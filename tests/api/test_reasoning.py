@@ -149,6 +149,17 @@ def test_a_chat_has_its_reasoning_beside_its_content(qwen: Thinker, stream: bool
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("without", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}])
+def test_an_answer_may_be_given_without_its_reasoning(qwen: Thinker, stream: bool, without: dict[str, Any]) -> None:
+    qwen.says("<think>\nHm, hm.\n</think>\n\nHello!")
+    assert qwen.chat(stream, **without) == (None, "Hello!", [], "stop")
+    qwen.says(f"<think>\nHm.\n</think>\n\n{CALL}")
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    assert qwen.chat(stream, tools=tools, **without) == (None, None, ["f"], "tool_calls")
+    assert qwen.chat(stream, tools=tools, include_reasoning=True)[0] == "Hm.", "control"
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_calls_are_looked_for_behind_the_reasoning_only(qwen: Thinker, stream: bool) -> None:
     tools = [{"type": "function", "function": {"name": "f"}}]
     qwen.says(f"<think>\n{CALL.replace('f', 'g')}\n</think>\n\n{CALL}")

@@ -31,11 +31,12 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
     """From messages to one prompt, and how its answer is taken apart. Raises `RequestError`."""
     chat = received.request
     scores, num_wanted_tokens = _wanted_scores(edge, chat), _num_wanted_tokens(chat)
-    prompt = chat_prompt(edge, chat)
+    prompt = chat_prompt(edge, chat, received.ignored)
     parts = AnswerParts(
         reasoning=chat_reasoning(edge, chat, prompt),
         has_tools=bool(chat.tools) and chat.tool_choice != "none",
         has_channels=edge.template is not None and edge.template.has_channels,
+        hides_reasoning=not chat.shows_reasoning,
     )
     grammar = requested_grammar(edge, received, partial(form_or_calls, chat, edge.tokenizer.special_texts))
     return Prepared(

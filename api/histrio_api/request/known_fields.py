@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-__all__ = ["ALIASES", "HINTS", "KNOWN_FIELDS", "KnownField"]
+__all__ = ["ALIASES", "HINTS", "KNOWN_FIELDS", "UNREAD", "KnownField"]
 
 
 class KnownField(NamedTuple):
@@ -67,6 +67,7 @@ _HONOURED = (
         tool_choice=("auto", "none"),
         parallel_tool_calls=(True, False),
         chat_template_kwargs=({},),
+        include_reasoning=(True,),
         add_generation_prompt=(True,),
         continue_final_message=(False,),
     )
@@ -104,6 +105,11 @@ _ALIASES = _each("n_predict num_predict", KnownField("alias", "max_tokens")) | _
     "repeat_penalty", KnownField("alias", "repetition_penalty")
 )
 
+_TEMPLATE = _each(
+    "reasoning_effort reasoning reasoning.effort reasoning.enabled thinking enable_thinking think",
+    _hint("the chat template has no such variable, or the request is no chat"),
+)
+
 _HINTS = (
     _each("metadata request_id rid session_id trace", _hint("a label", {}))
     | _each("store", _hint("answers are not kept", False))
@@ -123,9 +129,6 @@ _HINTS = (
     )
     | _each("cache_prompt use_mmap", _hint("may only make the answer cheaper", True, False))
     | _each("timeout moderation", _hint("for a layer above"))
-    | _each("reasoning_effort", _hint("the chat template has no such variable"))
-    | _each("reasoning thinking", _hint("the chat template has no such variable", {}))
-    | _each("enable_thinking think", _hint("the chat template has no such variable"))
     | _each("verbosity", _hint("a wish for the length", "medium"))
     | _each(
         """
@@ -185,7 +188,7 @@ _REFUSED = (
     | _each("messages[].tool_calls[].custom", _refused("tools are functions"))
     | _each("messages[].prefix messages[].partial", _refused("give continue_final_message", False))
     | _each(
-        "include_reasoning separate_reasoning stream_reasoning parse_tool_calls",
+        "separate_reasoning stream_reasoning parse_tool_calls",
         _refused("reasoning and calls are always told apart from the text", True),
     )
     | _each("reasoning_format", _refused("reasoning is a field of its own", "auto", "deepseek"))
@@ -226,9 +229,11 @@ _REFUSED = (
     | _each("guided_whitespace_pattern structured_outputs.whitespace_pattern", _refused("spaces are the grammar's"))
 )
 
-KNOWN_FIELDS: _Fields = _HONOURED | _ALIASES | _HINTS | _REFUSED
+KNOWN_FIELDS: _Fields = _HONOURED | _ALIASES | _TEMPLATE | _HINTS | _REFUSED
 """By path, such as `messages[].parsed`. Of the fields within fields it has only those that are not honoured."""
 
-HINTS = frozenset(_HINTS)
+HINTS = frozenset(_TEMPLATE | _HINTS)
+UNREAD = frozenset(_HINTS)
+"""Hints that nothing looks at."""
 ALIASES = {name: field.reason for name, field in _ALIASES.items()}
 """Other names → a field's own."""

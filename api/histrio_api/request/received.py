@@ -9,7 +9,7 @@ from histrio.messages import SamplingFields
 from histrio_api.request.fields import split_fields, within_vocabulary
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.json_body import decode_object
-from histrio_api.request.known_fields import HINTS
+from histrio_api.request.known_fields import UNREAD
 from histrio_api.request.words import with_word_ids
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
@@ -58,7 +58,7 @@ def receive(edge: Edge, body: bytes, schema: type[R], arrival: Arrival) -> Recei
     Raises `RequestError`, and `EngineError` while nothing can be generated.
     """
     settings = edge.settings
-    fields = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=HINTS)
+    fields = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=UNREAD)
     vocab_size = edge.gateway.model.vocab_size
     given = with_word_ids(fields, edge.tokenizer, edge.sampling_fields, vocab_size)
     ignored = IgnoredFields(is_strict=arrival.is_strict)

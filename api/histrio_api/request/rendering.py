@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from histrio.errors import RequestError
+from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.prompts import Prompt, require_at_most, text_prompt
+from histrio_api.request.template_variables import template_variables
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.tools import ToolDefinition
@@ -22,11 +24,11 @@ CONTINUE_MARK = "\u241ehistrio continues here\u241e"
 """Put behind the final message to find where it ends in the rendered prompt."""
 
 
-def chat_prompt(edge: Edge, request: ChatRequest) -> Prompt:
+def chat_prompt(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> Prompt:
     """Render the messages and encode the result; the template writes BOS itself, so none is added."""
     _check_messages(edge, request.messages)
     require_at_most("tools", "tools are accepted", len(request.tools), edge.settings.max_tools)
-    text = _render(_template_of(edge), request)
+    text = _render(_template_of(edge), request, ignored)
     return text_prompt(edge, text, "messages", add_special=request.add_special_tokens)
 
 
@@ -62,8 +64,8 @@ def _template_of(edge: Edge) -> ChatTemplate:
     return edge.template
 
 
-def _render(template: ChatTemplate, request: ChatRequest) -> str:
-    variables = _template_variables(template, request.chat_template_kwargs)
+def _render(template: ChatTemplate, request: ChatRequest, ignored: IgnoredFields) -> str:
+    variables = template_variables(template.variables, request, ignored)
     messages = to_template_messages(request.messages, knows_developer=template.knows_developer)
     tools = _template_tools(template, request.tools) if request.tool_choice != "none" else None
     if not request.continue_final_message:
@@ -97,17 +99,6 @@ def _check_continuable(messages: list[ChatMessage], add_generation_prompt: bool)
         raise RequestError(
             "continue_final_message: the last message must be the assistant's", param="continue_final_message"
         )
-
-
-def _template_variables(template: ChatTemplate, given: dict[str, Any]) -> dict[str, Any]:
-    for name in given:
-        if name not in template.variables:
-            known = ", ".join(sorted(template.variables)) or "none"
-            raise RequestError(
-                f"chat_template_kwargs: the model's chat template has no such variable; it has: {known}",
-                param="chat_template_kwargs",
-            )
-    return given
 
 
 def _template_tools(template: ChatTemplate, tools: Iterable[ToolDefinition]) -> list[dict[str, Any]] | None:

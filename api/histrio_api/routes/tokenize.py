@@ -14,7 +14,7 @@ from histrio.errors import RequestError
 from histrio_api.request.fields import split_fields
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
-from histrio_api.request.known_fields import HINTS
+from histrio_api.request.known_fields import UNREAD
 from histrio_api.request.rendering import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
@@ -88,7 +88,7 @@ def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
 
 def _convert(edge: Edge, body: bytes, kind: type[R], ignored: IgnoredFields) -> R:
     settings = edge.settings
-    given = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=HINTS)
+    given = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=UNREAD)
     wanted, _ = split_fields(given, kind, frozenset(), edge.honoured_by, ignored)
     if wanted.model is not None:
         edge.require_model(wanted.model)

@@ -9,11 +9,27 @@ import msgspec
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt
+from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
 from histrio_api.schemas.tools import NamedTool, ToolDefinition
 from histrio_api.schemas.usage import Usage
 
-__all__ = ["AnswerMessage", "CalledFunction", "CalledTool", "ChatChoice", "ChatCompletion", "ChatRequest"]
+__all__ = ["AnswerMessage", "CalledFunction", "CalledTool", "ChatChoice", "ChatCompletion", "ChatRequest", "Thinking"]
+
+
+class Thinking(Strict, frozen=True):
+    """`thinking`, as some servers have it."""
+
+    type: str
+    """`enabled` or `disabled`."""
+
+
+class ReasoningWish(Strict, frozen=True):
+    """`reasoning`, as OpenRouter has it."""
+
+    effort: str | None = None
+    enabled: bool | None = None
+    exclude: bool = False
+    """The answer is given without its reasoning."""
 
 
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -32,9 +48,22 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     """False: at most one call."""
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    reasoning_effort: str | None = None
+    """Like the next four, for a variable of the template; a hint where it has none."""
+    enable_thinking: bool | None = None
+    thinking: bool | Thinking | None = None
+    think: bool | str | None = None
+    reasoning: ReasoningWish | None = None
+    include_reasoning: bool = True
+    """False: the answer is given without its reasoning."""
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+
+    @property
+    def shows_reasoning(self) -> bool:
+        """Whether reasoning is part of the answer."""
+        return self.include_reasoning and not (self.reasoning is not None and self.reasoning.exclude)
 
 
 class CalledFunction(msgspec.Struct):

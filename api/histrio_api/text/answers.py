@@ -25,6 +25,8 @@ class AnswerParts(NamedTuple):
     """Tool calls are told from text."""
     has_channels: bool = False
     """It is written in channels."""
+    hides_reasoning: bool = False
+    """Reasoning is told from the rest, and thrown away."""
 
     @property
     def marks(self) -> list[str]:
@@ -52,10 +54,11 @@ class Parts:
 class AnswerParser:
     """One choice's answer. Without reasoning and tools its text comes out as it is."""
 
-    __slots__ = ("_reasoning", "_tools")
+    __slots__ = ("_hides_reasoning", "_reasoning", "_tools")
 
     def __init__(self, parts: AnswerParts) -> None:
         self._reasoning = ChannelParser() if parts.has_channels else ReasoningParser(parts.reasoning)
+        self._hides_reasoning = parts.hides_reasoning
         self._tools = ToolCallParser() if parts.has_tools else None
 
     @property
@@ -69,6 +72,8 @@ class AnswerParser:
         if is_last:
             last_reasoning, last_answer = self._reasoning.flush()
             reasoning, answer = reasoning + last_reasoning, answer + last_answer
+        if self._hides_reasoning:
+            reasoning = ""
         if self._tools is None:
             return Parts(reasoning, answer)
 
