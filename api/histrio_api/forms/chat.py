@@ -14,6 +14,7 @@ from histrio_api.answer.generation import Generation
 from histrio_api.answer.logprobs import chat_logprobs
 from histrio_api.forms.form import Form
 from histrio_api.request.forced_calls import form_or_calls
+from histrio_api.request.functions import with_tools
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.reasoning import chat_reasoning
 from histrio_api.request.received import Received
@@ -29,7 +30,7 @@ __all__ = ["CHAT", "ChatAnswer", "prepare_chat"]
 
 def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
     """From messages to one prompt, and how its answer is taken apart. Raises `RequestError`."""
-    chat = received.request
+    chat = with_tools(received.request)
     scores, num_wanted_tokens = _wanted_scores(edge, chat), _num_wanted_tokens(chat)
     prompt = chat_prompt(edge, chat, received.ignored)
     parts = AnswerParts(

@@ -65,6 +65,8 @@ _HONOURED = (
         top_logprobs=(0,),
         tools=([],),
         tool_choice=("auto", "none"),
+        functions=([],),
+        function_call=("auto", "none"),
         parallel_tool_calls=(True, False),
         chat_template_kwargs=({},),
         include_reasoning=(True,),
@@ -182,9 +184,6 @@ _REFUSED = (
     | _each("suffix", _refused("models are not asked to fill in", ""))
     | _each("chat_template role_mapping template system preset", _refused("the model's own template is used", ""))
     | _each("documents context", _refused("put them into a message", []))
-    | _each("functions", _refused("give tools", []))
-    | _each("function_call", _refused("give tool_choice", "none", "auto"))
-    | _each("messages[].function_call", _refused("give tool_calls"))
     | _each("messages[].tool_calls[].custom", _refused("tools are functions"))
     | _each("messages[].prefix messages[].partial", _refused("give continue_final_message", False))
     | _each(

@@ -36,7 +36,7 @@ def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_p
     """The text that plain messages become."""
     template = _template_of(edge)
     _check_messages(edge, messages)
-    converted = to_template_messages(messages, knows_developer=template.knows_developer)
+    converted = to_template_messages(messages, template.takes_role)
     return template.render(converted, add_generation_prompt=add_generation_prompt)
 
 
@@ -66,7 +66,7 @@ def _template_of(edge: Edge) -> ChatTemplate:
 
 def _render(template: ChatTemplate, request: ChatRequest, ignored: IgnoredFields) -> str:
     variables = template_variables(template.variables, request, ignored)
-    messages = to_template_messages(request.messages, knows_developer=template.knows_developer)
+    messages = to_template_messages(request.messages, template.takes_role)
     tools = _template_tools(template, request.tools) if request.tool_choice != "none" else None
     if not request.continue_final_message:
         return template.render(messages, tools=tools, add_generation_prompt=request.add_generation_prompt, **variables)

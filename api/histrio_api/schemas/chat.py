@@ -10,7 +10,7 @@ from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
-from histrio_api.schemas.tools import NamedTool, ToolDefinition
+from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
 __all__ = ["AnswerMessage", "CalledFunction", "CalledTool", "ChatChoice", "ChatCompletion", "ChatRequest", "Thinking"]
@@ -45,6 +45,10 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     tools: list[ToolDefinition] = msgspec.field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     """`required`: the answer is one call or several; a name: one call of that tool."""
+    functions: list[FunctionDefinition] = msgspec.field(default_factory=list)
+    """What `tools` were called before."""
+    function_call: Literal["none", "auto"] | ToolName | None = None
+    """What `tool_choice` was called before."""
     parallel_tool_calls: bool = True
     """False: at most one call."""
     chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)

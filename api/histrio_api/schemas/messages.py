@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from histrio_api.schemas.strict import Strict
 
-__all__ = ["ChatMessage", "ContentPart", "ToolCall"]
+__all__ = ["ChatMessage", "ContentPart", "FunctionCall", "ToolCall"]
+
+
+_Role = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}\Z")]
 
 
 class ContentPart(Strict, frozen=True):
@@ -35,7 +40,8 @@ class ToolCall(Strict, frozen=True):
 class ChatMessage(Strict, frozen=True):
     """One message of a chat. What clients add to an answer that they send back is left out."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: _Role
+    """Whatever the model's template takes; `developer` and `function` are read as `system` and `tool` elsewhere."""
     content: str | list[ContentPart] | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
@@ -43,3 +49,5 @@ class ChatMessage(Strict, frozen=True):
     reasoning_content: str | None = None
     reasoning: str | None = None
     refusal: str | None = None
+    function_call: FunctionCall | None = None
+    """The only call, as it was said before there were `tool_calls`."""

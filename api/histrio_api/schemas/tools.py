@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from histrio_api.schemas.strict import Strict
 
-__all__ = ["FunctionDefinition", "NamedTool", "ToolDefinition"]
+__all__ = ["FunctionDefinition", "NamedTool", "ToolDefinition", "ToolName"]
 
 
 class FunctionDefinition(Strict, frozen=True):

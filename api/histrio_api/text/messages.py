@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from histrio.errors import RequestError
-from histrio_api.schemas.messages import ChatMessage, ContentPart, ToolCall
+from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall
 from histrio_api.text.template_forms import Message
 
 __all__ = ["to_template_messages"]
@@ -14,19 +14,27 @@ __all__ = ["to_template_messages"]
 KNOWN_PARTS = frozenset({"audio", "file", "image", "image_url", "input_audio", "input_image", "refusal", "video_url"})
 
 
-def to_template_messages(messages: Sequence[ChatMessage], *, knows_developer: bool) -> list[Message]:
-    """Convert checked messages; raises `RequestError` with the path of what cannot be converted."""
-    return [_convert(message, f"messages[{at}]", knows_developer) for at, message in enumerate(messages)]
+_READ_AS = {"developer": "system", "function": "tool"}
+"""Roles that OpenAI has and templates need not have."""
 
 
-def _convert(message: ChatMessage, path: str, knows_developer: bool) -> Message:
-    role = "system" if message.role == "developer" and not knows_developer else message.role
-    converted: Message = {"role": role, "content": _content(message, path)}
+def to_template_messages(messages: Sequence[ChatMessage], takes_role: Callable[[str], bool]) -> list[Message]:
+    """Convert checked messages, for a template that takes some roles.
+
+    Raises `RequestError` with the path of what cannot be converted.
+    """
+    return [_convert(message, f"messages[{at}]", takes_role) for at, message in enumerate(messages)]
+
+
+def _convert(message: ChatMessage, path: str, takes_role: Callable[[str], bool]) -> Message:
+    converted: Message = {"role": _role(message.role, path, takes_role), "content": _content(message, path)}
     for name in ("name", "tool_call_id"):
         if (value := getattr(message, name)) is not None:
             converted[name] = value
     if message.tool_calls:
-        converted["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        converted["tool_calls"] = [_tool_call(call.function, call.id or "") for call in message.tool_calls]
+    elif message.function_call is not None:
+        converted["tool_calls"] = [_tool_call(message.function_call)]
 
     reasoning = message.reasoning_content if message.reasoning_content is not None else message.reasoning
     if reasoning is not None:
@@ -35,12 +43,22 @@ def _convert(message: ChatMessage, path: str, knows_developer: bool) -> Message:
     return converted
 
 
+def _role(role: str, path: str, takes_role: Callable[[str], bool]) -> str:
+    if takes_role(role):
+        return role
+    if role not in _READ_AS:
+        raise RequestError(f"{path}.role: the model's chat template has no such role", param=f"{path}.role")
+    return _READ_AS[role]
+
+
 def _content(message: ChatMessage, path: str) -> str | list[dict[str, str]] | None:
     content = message.content
     if content is None:
-        if message.role != "assistant" or not (message.tool_calls or message.refusal):
+        is_calling = bool(message.tool_calls) or message.function_call is not None
+        has_reasoned = message.reasoning_content is not None or message.reasoning is not None
+        if message.role != "assistant" or not (is_calling or message.refusal or has_reasoned):
             raise RequestError(f"{path}.content: the field is required", param=f"{path}.content")
-        return message.refusal
+        return message.refusal if is_calling or message.refusal else ""
     if isinstance(content, str):
         return content
 
@@ -58,7 +76,6 @@ def _part_text(part: ContentPart, path: str) -> str:
     return part.text
 
 
-def _tool_call(call: ToolCall) -> dict[str, Any]:
+def _tool_call(call: FunctionCall, call_id: str = "") -> dict[str, Any]:
     """The arguments as the client gave them; they may be what a model wrote."""
-    function = {"name": call.function.name, "arguments": call.function.arguments}
-    return {"id": call.id or "", "type": "function", "function": function}
+    return {"id": call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}

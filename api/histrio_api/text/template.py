@@ -19,12 +19,14 @@ from histrio_api.text.sandbox_limits import TemplateLimit
 from histrio_api.text.template_forms import (
     PLAIN,
     PROBE_TOOLS,
+    ROLES,
     WRAPPING,
     Message,
     TemplateForm,
     learn_form,
     writes_harmony,
     writes_hermes_calls,
+    writes_role,
 )
 
 __all__ = ["ChatTemplate", "Message", "load_chat_template"]
@@ -32,6 +34,8 @@ __all__ = ["ChatTemplate", "Message", "load_chat_template"]
 MAX_ERROR_CHARS = 300
 _OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _ASKS_WHETHER_GIVEN = frozenset({"defined", "undefined", "default", "d"})
+_MAX_ROLES = 64
+"""Other roles that clients may ask for; beyond them none is taken."""
 _PROBE = "a text that no template writes"
 
 
@@ -44,6 +48,7 @@ class ChatTemplate:
         self._sources = dict(sources)
         self._compiled = {name: _compile(name, source) for name, source in sources.items()}
         self._forms: dict[tuple[str, bool], TemplateForm] = {}
+        self._roles: dict[str, bool] = {}
 
     @cached_property
     def variables(self) -> frozenset[str]:
@@ -52,10 +57,18 @@ class ChatTemplate:
         names = frozenset().union(*map(_open_names, trees))
         return names - _OURS - self._special_tokens.keys() - template_environment().globals.keys()
 
-    @property
-    def knows_developer(self) -> bool:
-        """Whether the role `developer` means something to it; otherwise such messages are system messages."""
-        return any("developer" in source for source in self._sources.values())
+    def takes_role(self, role: str) -> bool:
+        """Whether messages of this role mean something to it: it writes what they say.
+
+        Of `developer` it has to speak, because templates that name no roles write any. `function` was `tool` once.
+        """
+        if role in ROLES or role == "function":
+            return role in ROLES
+        if role == "developer":
+            return any(role in source for source in self._sources.values())
+        if role not in self._roles and len(self._roles) < _MAX_ROLES:
+            self._roles[role] = writes_role(partial(self._render_probe, "default", False), role)
+        return self._roles.get(role, False)
 
     @cached_property
     def has_hermes_calls(self) -> bool:

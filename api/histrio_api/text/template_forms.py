@@ -19,12 +19,14 @@ __all__ = [
     "FINAL_CHANNEL",
     "PLAIN",
     "PROBE_TOOLS",
+    "ROLES",
     "WRAPPING",
     "Message",
     "TemplateForm",
     "learn_form",
     "writes_harmony",
     "writes_hermes_calls",
+    "writes_role",
 ]
 
 Message = dict[str, Any]
@@ -34,6 +36,9 @@ Render = Callable[[Sequence[Message]], str]
 """Renders messages, and lets every error out."""
 
 FINAL_CHANNEL = "<|channel|>final<|message|>"
+
+ROLES = frozenset({"system", "user", "assistant", "tool"})
+"""What messages of these roles become, a template may say as it likes."""
 
 _FIRST, _SECOND = "the first that is said", "the second that is said"
 _CALLED, _OFFERED, _KEY, _VALUE = "called_probe", "offered_probe", "probe_key", "a probed value"
@@ -129,6 +134,12 @@ def writes_harmony(render: Render) -> bool:
     """Whether answers are written in channels, of which the one named `final` is what is said."""
     text = _rendered(render, [_ASKED, {"role": "assistant", "content": _ANSWER}, _ASKED])
     return f"{FINAL_CHANNEL}{_ANSWER}" in text
+
+
+def writes_role(render: Render, role: str) -> bool:
+    """Whether what is said in a role of this name is written."""
+    message = {"role": role, "content": _FIRST}
+    return any(_FIRST in _rendered(render, messages) for messages in ([message, _ASKED], [_ASKED, message]))
 
 
 def _has_parts(render: Render, role: str) -> bool:

@@ -23,11 +23,11 @@ __all__ = ["CORE_FIELDS", "FieldTable"]
 _OF_EDGES = frozenset(
     """
     add_generation_prompt add_special_tokens chat_template_kwargs continue_final_message ebnf echo enable_thinking
-    grammar guided_choice guided_grammar guided_json guided_regex ignore_eos include_reasoning json_schema
-    max_completion_tokens max_tokens messages metadata model n parallel_tool_calls prediction prompt
-    prompt_cache_key prompt_cache_retention reasoning reasoning_effort regex request_id response_format
-    safety_identifier skip_special_tokens stop stop_token_ids stream stream_options structured_outputs think
-    thinking tool_choice tools user
+    function_call functions grammar guided_choice guided_grammar guided_json guided_regex ignore_eos
+    include_reasoning json_schema max_completion_tokens max_tokens messages metadata model n parallel_tool_calls
+    prediction prompt prompt_cache_key prompt_cache_retention reasoning reasoning_effort regex request_id
+    response_format safety_identifier skip_special_tokens stop stop_token_ids stream stream_options
+    structured_outputs think thinking tool_choice tools user
     """.split()
 )
 CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds"}
