@@ -11,9 +11,12 @@ from histrio_api.request.known_fields import KNOWN_FIELDS, KnownField
 PAGE = Path(__file__).parent / "endpoint.md"
 BEGIN, END = "<!-- fields: python docs/list_fields.py -->\n", "<!-- end of fields -->\n"
 HONOURED_BY = {
+    "all": "chats, completions and messages",
     "both": "chats and by completions",
+    "chats and messages": "chats and by messages",
     "chats": "chats",
     "completions": "completions",
+    "messages": "messages",
     "samplers": "samplers, where one that has the field is registered",
 }
 

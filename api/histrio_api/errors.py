@@ -1,6 +1,6 @@
-"""OpenAI error objects for everything that can go wrong, and the exceptions only an HTTP edge has.
+"""An answer for everything that can go wrong, and the exceptions only an HTTP edge has.
 
-No answer echoes the input, shows a traceback or is longer than `MAX_MESSAGE_CHARS`.
+No answer echoes the input or shows a traceback.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from histrio.errors import (
     RequestError,
     is_out_of_memory,
 )
+from histrio_api.error_shapes import MAX_PARAM_CHARS, error_object
 from histrio_api.request_log import log_refusal
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "ClientLeft",
     "GenerationFailed",
     "InvalidKey",
-    "error_body",
     "from_validation",
     "on_error",
     "on_http_exception",
@@ -40,8 +40,6 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_CHARS = 1000
-MAX_PARAM_CHARS = 100
 RETRY_AFTER_S = 5
 _MAX_RETRY_AFTER_S = 86_400
 STATUS_CLIENT_LEFT = 499
@@ -101,18 +99,6 @@ _SHOWN = (GenerationFailed, RequestBrokeEngine, PluginFailed)
 """Errors of status 500 whose text is made for clients."""
 
 
-def error_body(error: HistrioError) -> bytes:
-    """The OpenAI error object of an error whose text is safe to show."""
-    param = getattr(error, "param", None)
-    content = {
-        "message": str(error)[:MAX_MESSAGE_CHARS],
-        "type": error.type,
-        "param": None if param is None else param[:MAX_PARAM_CHARS],
-        "code": error.code,
-    }
-    return msgspec.json.encode({"error": content})
-
-
 def from_validation(error: msgspec.ValidationError, prefix: str = "") -> RequestError:
     """A 400 that points at the field, such as `messages[0].role`, from msgspec's text."""
     text = str(error)
@@ -155,7 +141,8 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byte
         headers["retry-after"] = str(RETRY_AFTER_S)
     elif shown.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(error_body(shown), status_code=shown.status, headers=headers, media_type=MediaType.JSON)
+    body = error_object(shown, request.scope["path"])
+    return Response(body, status_code=shown.status, headers=headers, media_type=MediaType.JSON)
 
 
 def _whole_seconds(wanted_s: float) -> int:

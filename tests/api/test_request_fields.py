@@ -11,10 +11,12 @@ from openai.types.chat import completion_create_params as chat_params
 
 from histrio.contracts.request_fields import CORE_FIELDS
 from histrio.errors import RequestError
+from histrio_api.forms.anthropic_chat import NOT_OF_MESSAGES
 from histrio_api.request.fields import convert_fields, split_fields
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.json_body import decode_object
 from histrio_api.request.known_fields import ALIASES, HINTS, KNOWN_FIELDS
+from histrio_api.schemas.anthropic import MessagesRequest
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.formats import ResponseFormat
@@ -33,10 +35,12 @@ def ignored_of(path: str, value: Any, *, is_strict: bool = False) -> list[str]:
     ignored = IgnoredFields(is_strict=is_strict)
     if path.startswith("response_format."):
         convert_fields({"type": "text", path.split(".")[1]: value}, ResponseFormat, ignored, "response_format")
+    elif path.startswith(OF_MESSAGES_ALONE):
+        split_fields(with_field(MESSAGES, path.split("."), value), MessagesRequest, SAMPLING, ignored=ignored)
     elif path in ChatRequest.__struct_fields__:
         split_fields({"model": "m", "prompt": "hi", path: value}, CompletionRequest, SAMPLING, ignored=ignored)
     else:
-        split_fields(with_field(path.split("."), value), ChatRequest, SAMPLING, ignored=ignored)
+        split_fields(with_field(WHOLE, path.split("."), value), ChatRequest, SAMPLING, ignored=ignored)
     return ignored.paths
 
 
@@ -48,12 +52,21 @@ WHOLE: dict[str, Any] = {
     "stream_options": {},
     "structured_outputs": {"structural_tag": {"structures": [], "triggers": []}},
 }
+MESSAGES: dict[str, Any] = {
+    "model": "m",
+    "max_tokens": 1,
+    "system": [{"type": "text", "text": "x"}],
+    "messages": [{"role": "user", "content": [{"type": "tool_result", "content": [{"type": "text", "text": "x"}]}]}],
+    "thinking": {"type": "enabled"},
+    "output_config": {},
+}
+OF_MESSAGES_ALONE = ("system[].", "messages[].content[].content[].", "thinking.", "output_config.")
 
 
-def with_field(names: list[str], value: Any) -> dict[str, Any]:
-    """`WHOLE` with this value at a path such as `messages[].content[].x`."""
+def with_field(whole: dict[str, Any], names: list[str], value: Any) -> dict[str, Any]:
+    """`whole` with this value at a path such as `messages[].content[].x`."""
     if names[:1] == ["speculative"] and len(names) > 1:
-        return WHOLE | {".".join(names): value}  # llama.cpp's, with a dot in its name
+        return whole | {".".join(names): value}  # llama.cpp's, with a dot in its name
 
     def put(inside: dict[str, Any], names: list[str]) -> dict[str, Any]:
         first, *rest = names
@@ -63,7 +76,7 @@ def with_field(names: list[str], value: Any) -> dict[str, Any]:
         inner = inside[name]
         return inside | {name: [put(inner[0], rest)] if first != name else put(inner, rest)}
 
-    return put(WHOLE, names)
+    return put(whole, names)
 
 
 NOT_HONOURED = sorted(
@@ -124,17 +137,23 @@ def test_a_negative_number_of_tokens_means_all_that_fit(number: int) -> None:
 
 def test_the_table_has_every_field_that_the_structs_have() -> None:
     chats, completions = {*ChatRequest.__struct_fields__}, {*CompletionRequest.__struct_fields__}
+    messages = {*MessagesRequest.__struct_fields__} - NOT_OF_MESSAGES.keys()
     by_samplers = {field for sampler in SAMPLERS for field in sampler.params.__struct_encode_fields__}
-    honoured: dict[str, set[str]] = {"both": set(), "chats": set(), "completions": set(), "samplers": set()}
+    honoured: dict[str, set[str]] = {}
     for name, field in KNOWN_FIELDS.items():
         if field.kind == "honoured":
-            honoured[field.reason].add(name)
-    assert honoured["both"] == chats & completions
+            honoured.setdefault(field.reason, set()).add(name)
     by_templates = {"reasoning_effort", "reasoning", "enable_thinking", "thinking", "think"}
-    assert honoured["chats"] == chats - completions - by_templates
     assert by_templates < HINTS
-    assert honoured["completions"] == completions - chats
-    assert honoured["samplers"] == by_samplers | {"bad_words", "dry_sequence_breakers"}
+    assert honoured == {
+        "all": chats & completions & messages,
+        "both": (chats & completions) - messages,
+        "chats and messages": (chats & messages) - completions - by_templates,
+        "chats": chats - completions - messages - by_templates,
+        "completions": completions - chats,
+        "messages": messages - chats - {"system"},  # which other endpoints refuse
+        "samplers": by_samplers | {"bad_words", "dry_sequence_breakers"},
+    }
 
 
 def test_the_table_has_every_field_that_the_official_client_can_send() -> None:

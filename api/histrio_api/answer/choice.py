@@ -80,6 +80,11 @@ class Choice:
         return UNSET if self.scores is None else self.scores.report
 
     @property
+    def stop_string(self) -> str:
+        """The one that ended the text; empty if none did."""
+        return "" if self._stops is None else self._stops.found
+
+    @property
     def num_shown_logprobs(self) -> int:
         """How many tokens' log probabilities wait to go out."""
         return 0 if self.logprobs is None else self.logprobs.num_shown

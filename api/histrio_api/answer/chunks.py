@@ -15,7 +15,7 @@ from histrio.errors import HistrioError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.generation import Generation
 from histrio_api.answer.logprobs import PlacedToken
-from histrio_api.errors import error_body
+from histrio_api.error_shapes import openai_error
 from histrio_api.request.prepared import Prepared
 from histrio_api.schemas.generation import AnsweredChoice
 from histrio_api.shared.edge import Edge
@@ -68,6 +68,10 @@ class Chunks(ABC, Generic[C]):
         """Nothing."""
         return b""
 
+    def waiting(self, *, is_recovering: bool) -> bytes:
+        """A comment."""
+        return b": recovering\n\n" if is_recovering else b": ping\n\n"
+
     def closing(self) -> bytes:
         """The chunk without choices, if the usage is asked for, and the mark of the end."""
         usage = b""
@@ -77,7 +81,7 @@ class Chunks(ABC, Generic[C]):
 
     def failure(self, error: HistrioError) -> bytes:
         """The error's object."""
-        return b"data: " + error_body(error) + b"\n\n"
+        return b"data: " + encode(openai_error(error)) + b"\n\n"
 
 
 def logprobs_field(choice: Choice, form: Callable[[list[PlacedToken]], Any]) -> bytes:

@@ -1,4 +1,4 @@
-"""Server-sent events: the response that sends them, and notices that its client leaves."""
+"""Streams: the response that sends what its form writes, and notices that its client leaves."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class EventSource(Protocol):
     async def produce(self, write: Write) -> None:
         """Write all events, then return; cancelled if the client leaves."""
 
-    def comment(self) -> bytes:
-        """What is waited for, in a word: sent while nothing is written."""
+    def waiting(self) -> bytes:
+        """Sent while nothing is written; may be empty."""
 
     def close(self, is_complete: bool) -> None:
         """Called once, whatever happened; `is_complete` if all was sent."""
 
 
 class EventStream(ASGIResponse):
-    """Sends what a source writes, and comments while it is silent; always closes the source."""
+    """Sends what a source writes, and that it waits while it is silent; always closes the source."""
 
     _should_set_content_length = False
 
-    def __init__(self, source: EventSource, *, keep_alive_s: float, headers: dict[str, Any]) -> None:
-        """A comment is sent before the stream was silent for `keep_alive_s` seconds."""
+    def __init__(self, source: EventSource, *, media_type: str, keep_alive_s: float, headers: dict[str, Any]) -> None:
+        """Something is sent before the stream was silent for `keep_alive_s` seconds."""
         stream_headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(headers=stream_headers | headers, media_type="text/event-stream")
+        super().__init__(headers=stream_headers | headers, media_type=media_type)
         self._source = source
         self._keep_alive_s = keep_alive_s
         self._num_events = 0
@@ -73,8 +73,7 @@ class EventStream(ASGIResponse):
         """One timer per stream, not per token: it only looks whether events were sent since it looked last."""
         num_events = -1
         while True:
-            if num_events == self._num_events:
-                body = b": " + self._source.comment() + b"\n\n"
+            if num_events == self._num_events and (body := self._source.waiting()):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             num_events = self._num_events
             await anyio.sleep(self._keep_alive_s / 2)

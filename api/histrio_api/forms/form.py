@@ -28,6 +28,10 @@ class Answer(Protocol):
     def piece(self, choice: Choice, text: str) -> bytes:
         """The next piece of a choice's text as events, if it makes any; with the last, `finish_reason` is set."""
 
+    def waiting(self, *, is_recovering: bool) -> bytes:
+        """What a stream carries while there is nothing to write, so that proxies keep it open, if it has such a thing;
+        `is_recovering` while a failed process is being replaced."""
+
     def closing(self) -> bytes:
         """What a stream ends with, once every choice has."""
 
@@ -50,3 +54,5 @@ class Form(Generic[R]):
     """From a checked request to prompts, and what is wanted of them. Safe to run in a thread; raises `RequestError`."""
     answer: Callable[[Edge, Prepared, Generation], Answer]
     """Made once for each request, when it was submitted."""
+    media_type: str = "text/event-stream"
+    """Of its streams."""

@@ -13,7 +13,8 @@ import msgspec
 from msgspec import inspect
 
 from histrio.errors import RequestError
-from histrio_api.errors import MAX_PARAM_CHARS, from_validation
+from histrio_api.error_shapes import MAX_PARAM_CHARS
+from histrio_api.errors import from_validation
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.known_fields import ALIASES, KNOWN_FIELDS, KnownField
 

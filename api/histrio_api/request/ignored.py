@@ -9,7 +9,7 @@ import logging
 import re
 
 from histrio.errors import RequestError
-from histrio_api.errors import MAX_PARAM_CHARS
+from histrio_api.error_shapes import MAX_PARAM_CHARS
 from histrio_api.request.known_fields import HINTS, KNOWN_FIELDS
 from histrio_api.shared.edge import Edge
 

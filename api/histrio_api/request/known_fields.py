@@ -1,8 +1,8 @@
 """Every request field that clients of any common server send, and what becomes of it: one table.
 
-Known are the fields of OpenAI, vLLM, SGLang, llama.cpp, Ollama, mlx-lm and OpenRouter. A field is honoured; or it is a
-hint, which may be ignored because the answer is right without it; or it would change the answer and is not supported,
-so it is refused. Null, and the values at which a field does nothing, are fine for every one of them.
+Known are the fields of OpenAI, Anthropic, vLLM, SGLang, llama.cpp, Ollama, mlx-lm and OpenRouter. A field is honoured;
+or it is a hint, which may be ignored because the answer is right without it; or it would change the answer and is not
+supported, so it is refused. Null, and the values at which a field does nothing, are fine for every one of them.
 """
 
 from __future__ import annotations
@@ -51,20 +51,22 @@ def _refused(reason: str, *neutral: Any) -> KnownField:
 _HONOURED = (
     _each(
         """
-        model stream stream_options max_tokens n prompt_logprobs logprobs seed stop stop_token_ids ignore_eos
-        skip_special_tokens add_special_tokens priority cache_salt max_speculation response_format structured_outputs
-        json_schema regex grammar ebnf guided_json guided_regex guided_choice guided_grammar user safety_identifier
+        model stream max_tokens seed stop_token_ids ignore_eos skip_special_tokens priority cache_salt max_speculation
+        response_format structured_outputs json_schema regex grammar ebnf guided_json guided_regex guided_choice
+        guided_grammar user safety_identifier
         """,
-        KnownField("honoured", "both"),
+        KnownField("honoured", "all"),
     )
+    | _each("stream_options n prompt_logprobs logprobs stop add_special_tokens", KnownField("honoured", "both"))
     | _each("prompt", KnownField("honoured", "completions"))
     | _honoured("completions", echo=(False,))
-    | _each("messages max_completion_tokens", KnownField("honoured", "chats"))
+    | _each("messages", KnownField("honoured", "chats and messages"))
+    | _honoured("chats and messages", tools=([],), tool_choice=("auto", "none"))
+    | _honoured("messages", stop_sequences=([],), output_config=({},))
+    | _each("max_completion_tokens", KnownField("honoured", "chats"))
     | _honoured(
         "chats",
         top_logprobs=(0,),
-        tools=([],),
-        tool_choice=("auto", "none"),
         functions=([],),
         function_call=("auto", "none"),
         parallel_tool_calls=(True, False),
@@ -157,11 +159,30 @@ _HINTS = (
     | _each(
         """
         messages[].cache_control messages[].content[].cache_control messages[].tool_calls[].cache_control
-        tools[].cache_control tools[].function.cache_control
+        tools[].cache_control tools[].function.cache_control system[].cache_control
+        messages[].content[].content[].cache_control
         """,
         _hint("prefixes are always cached"),
     )
-    | _each("messages[].content[].annotations tools[].function.annotations", _hint("says nothing to the model", [], {}))
+    | _each(
+        """
+        messages[].content[].annotations messages[].content[].citations system[].citations tools[].function.annotations
+        """,
+        _hint("says nothing to the model", [], {}),
+    )
+    | _each("messages[].content[].is_error", _hint("the result's content says it", False))
+    | _each(
+        "messages[].content[].signature messages[].content[].data messages[].content[].caller",
+        _hint("belongs to the server that gave the answer"),
+    )
+    | _each("thinking.budget_tokens output_config.effort", _hint("the length of reasoning has no bound of its own"))
+    | _each("thinking.display", _hint("reasoning is always shown as it is", "summarized"))
+    | _each("context_management", _hint("histories are kept as they are", {}))
+    | _each("speed inference_geo user_profile_id workspace_id diagnostics", _hint("for a layer above"))
+    | _each(
+        "tools[].defer_loading tools[].eager_input_streaming tools[].allowed_callers tools[].input_examples",
+        _hint("all tools are shown to the model by their schemas", False, []),
+    )
     | _each("stream_options.include_obfuscation", _hint("chunks are not padded", False))
     | _each(
         """
@@ -177,6 +198,8 @@ _REFUSED = (
     | _each("image_data images messages[].images mm_processor_kwargs media_io_kwargs", _refused("text only", [], {}))
     | _each("modalities", _refused("text only", ["text"]))
     | _each("web_search_options", _refused("no search"))
+    | _each("mcp_servers", _refused("tools are the client's", []))
+    | _each("container", _refused("tools are the client's"))
     | _each("plugins", _refused("no search, no plugins of other servers", []))
     | _each("best_of", _refused("choices are not ranked", 1))
     | _each("use_beam_search", _refused("tokens are drawn, not searched for", False))

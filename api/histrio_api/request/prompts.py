@@ -9,7 +9,7 @@ from histrio.errors import ContextLengthExceeded, RequestError
 from histrio_api.shared.edge import Edge
 from histrio_api.text.tokenizer import TooManyTokens
 
-__all__ = ["Prompt", "ids_prompt", "num_new_tokens", "require_at_most", "text_prompt"]
+__all__ = ["Prompt", "counted_ids", "ids_prompt", "num_new_tokens", "require_at_most", "text_prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,15 @@ def ids_prompt(edge: Edge, ids: list[int], param: str, *, is_placed: bool = Fals
         raise RequestError(f"{param}: token ids must be below {vocab_size}", param=param)
 
     return Prompt(_checked(edge, ids, param), *(edge.tokenizer.decode_placed(ids) if is_placed else ()))
+
+
+def counted_ids(edge: Edge, text: str, param: str, *, add_special: bool) -> list[int]:
+    """Of a text that is only to be counted or shown, so that it may be longer than the context. Raises `RequestError`
+    beyond a limit of its own."""
+    limit = edge.settings.max_tokenize_chars
+    if len(text) > limit:
+        raise RequestError(f"{param}: at most {limit} characters are accepted; send the text in parts", param=param)
+    return edge.tokenizer.encode(text, add_special=add_special)
 
 
 def num_new_tokens(model: ServedModel, prompt: Prompt, wanted: int | None, param: str) -> int:

@@ -18,7 +18,7 @@ from histrio_api.shared.edge import Edge
 from histrio_api.text.messages import to_template_messages
 from histrio_api.text.template import ChatTemplate
 
-__all__ = ["chat_prompt", "render_messages"]
+__all__ = ["chat_prompt", "chat_text", "render_messages"]
 
 CONTINUE_MARK = "\u241ehistrio continues here\u241e"
 """Put behind the final message to find where it ends in the rendered prompt."""
@@ -26,10 +26,15 @@ CONTINUE_MARK = "\u241ehistrio continues here\u241e"
 
 def chat_prompt(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> Prompt:
     """Render the messages and encode the result; the template writes BOS itself, so none is added."""
+    text = chat_text(edge, request, ignored)
+    return text_prompt(edge, text, "messages", add_special=request.add_special_tokens)
+
+
+def chat_text(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> str:
+    """What the messages become; `ignored` takes the fields for which the template has no use. Raises `RequestError`."""
     _check_messages(edge, request.messages)
     require_at_most("tools", "tools are accepted", len(request.tools), edge.settings.max_tools)
-    text = _render(_template_of(edge), request, ignored)
-    return text_prompt(edge, text, "messages", add_special=request.add_special_tokens)
+    return _render(_template_of(edge), request, ignored)
 
 
 def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:

@@ -13,7 +13,8 @@ import msgspec
 from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec, SamplingFields
-from histrio_api.errors import MAX_PARAM_CHARS, from_validation
+from histrio_api.error_shapes import MAX_PARAM_CHARS
+from histrio_api.errors import from_validation
 from histrio_api.request.fields import convert_fields
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.received import Received

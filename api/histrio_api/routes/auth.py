@@ -7,6 +7,7 @@ from hmac import compare_digest
 from typing import Any
 
 from litestar.connection import ASGIConnection
+from litestar.datastructures import Headers
 from litestar.handlers import BaseRouteHandler
 
 from histrio_api.errors import InvalidKey
@@ -24,15 +25,22 @@ def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     if not keys or connection.scope["path"] in OPEN_PATHS:
         return
 
-    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given:
-        raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`")
+    sent = _sent_key(connection.headers)
+    if not sent:
+        raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`")
     # Every key is compared, so that the time taken tells nothing.
-    sent = given.strip().encode("latin-1")  # the bytes as they came
     matches = [compare_digest(sent, key.encode()) for key in keys]
     if not any(matches):
         raise InvalidKey("the API key is wrong")
     connection.scope[KEY_LABEL] = key_label(sent)  # type: ignore[literal-required]
+
+
+def _sent_key(headers: Headers) -> bytes:
+    """The bytes as they came: of a bearer, as OpenAI's clients send it, or else of `x-api-key`, as Anthropic's do."""
+    scheme, _, given = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not given.strip():
+        given = headers.get("x-api-key", "")
+    return given.strip().encode("latin-1")
 
 
 def key_label(key: bytes) -> str:

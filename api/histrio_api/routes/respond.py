@@ -41,7 +41,8 @@ async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
         answer = form.answer(edge, prepared, generation)
         if prepared.received.request.stream:
             source = _Events(request, generation, answer)
-            return EventStream(source, keep_alive_s=edge.settings.keep_alive_s, headers=headers)
+            keep_alive_s = edge.settings.keep_alive_s
+            return EventStream(source, media_type=form.media_type, keep_alive_s=keep_alive_s, headers=headers)
 
         return await _answer_at_once(request, generation, answer, headers)
 
@@ -113,9 +114,9 @@ class _Events:
             self._status = shown.status
             await write(self._answer.failure(shown))
 
-    def comment(self) -> bytes:
-        """Whether a failed process is being replaced."""
-        return b"recovering" if self._generation.is_recovering else b"ping"
+    def waiting(self) -> bytes:
+        """As the form has it."""
+        return self._answer.waiting(is_recovering=self._generation.is_recovering)
 
     def close(self, is_complete: bool) -> None:
         """Cancel what still runs, and count the request."""

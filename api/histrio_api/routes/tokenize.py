@@ -15,6 +15,7 @@ from histrio_api.request.fields import split_fields
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
 from histrio_api.request.known_fields import UNREAD
+from histrio_api.request.prompts import counted_ids
 from histrio_api.request.rendering import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
@@ -80,10 +81,7 @@ def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
         text = render_messages(edge, messages, add_generation_prompt=wanted.add_generation_prompt)
         param, adds_special = "messages", bool(wanted.add_special_tokens)
 
-    limit = edge.settings.max_tokenize_chars
-    if len(text) > limit:
-        raise RequestError(f"{param}: at most {limit} characters are accepted; send the text in parts", param=param)
-    return edge.tokenizer.encode(text, add_special=adds_special)
+    return counted_ids(edge, text, param, add_special=adds_special)
 
 
 def _convert(edge: Edge, body: bytes, kind: type[R], ignored: IgnoredFields) -> R:

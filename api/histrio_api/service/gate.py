@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from histrio.errors import RequestError
-from histrio_api.errors import error_body
+from histrio_api.error_shapes import error_object
 from histrio_api.http.exchange import Application
 from histrio_api.shared.settings import ApiSettings, is_loopback
 
@@ -65,7 +65,7 @@ class Gate:
         except RequestError as error:
             if self._count is not None:
                 self._count(scope["path"], error.status)
-            await _answer(error, send)
+            await _answer(error, scope["path"], send)
             return
         if scope["method"] == "HEAD":
             scope = scope | {"method": "GET"}
@@ -123,8 +123,8 @@ def _is_local(name: str) -> bool:
     return _is_address(name) and ip_address(name).is_loopback
 
 
-async def _answer(error: RequestError, send: Any) -> None:
-    body = error_body(error)
+async def _answer(error: RequestError, path: str, send: Any) -> None:
+    body = error_object(error, path)
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})

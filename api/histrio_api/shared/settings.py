@@ -37,7 +37,8 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Names that `Host` may have besides addresses, `localhost` and names without a dot. If there are any, others are
     refused; if not, only where `host` is loopback and there are no `api-keys`."""
     api_keys: list[Annotated[str, Meta(min_length=1)]] | None = None
-    """If any are given, a request must carry one as `Authorization: Bearer KEY`; `/health` stays open."""
+    """If any are given, a request must carry one as `Authorization: Bearer KEY` or as `x-api-key: KEY`; `/health` stays
+    open."""
     allow_anonymous: bool = False
     """Let requests without a key in although `host` is not loopback."""
     keep_alive_s: _Seconds = 15.0

@@ -14,13 +14,15 @@ __all__ = ["StopStrings", "Wanted"]
 class StopStrings:
     """Finds the stop string that is completed first; of several completed by the same character, the longest."""
 
-    __slots__ = ("_held", "_stops", "is_stopped")
+    __slots__ = ("_held", "_stops", "found", "is_stopped")
 
     def __init__(self, stops: Sequence[str]) -> None:
         self._stops = Wanted(stops)
         self._held = ""
         self.is_stopped = False
         """Whether a stop string was found; nothing comes out afterwards."""
+        self.found = ""
+        """The one that was found."""
 
     def push(self, text: str) -> str:
         """Take the next piece of text; return what may be shown by now."""
@@ -28,11 +30,11 @@ class StopStrings:
             return ""
 
         text = self._held + text
-        start = self._find(text)
-        if start is not None:
-            self.is_stopped = True
+        place = self._find(text)
+        if place is not None:
+            self.is_stopped, self.found = True, text[place]
             self._held = ""
-            return text[:start]
+            return text[: place.start]
 
         cut = self._stops.partial_start(text)
         self._held = text[cut:]
@@ -47,10 +49,14 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _find(self, text: str) -> int | None:
-        """Where the first completed stop string begins."""
+    def _find(self, text: str) -> slice | None:
+        """Where the first completed stop string is."""
         found = [(at + len(stop), at) for stop in self._stops.strings if (at := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        if not found:
+            return None
+
+        end, start = min(found)
+        return slice(start, end)
 
 
 class Wanted:

@@ -1,0 +1,69 @@
+"""How an error is written as JSON: as the API says to which the request's URL belongs.
+
+No answer echoes the input, or is longer than `MAX_MESSAGE_CHARS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from histrio.errors import HistrioError
+
+__all__ = ["MAX_PARAM_CHARS", "anthropic_error", "error_object", "openai_error"]
+
+MAX_MESSAGE_CHARS = 1000
+MAX_PARAM_CHARS = 100
+
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+_ANTHROPIC_FIELDS = {
+    "response_format.json_schema.schema": "output_config.format.schema",
+    "continue_final_message": "messages",
+    "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
+    "tool_choice.function": "tool_choice",
+    ".function.parameters": ".input_schema",
+    ".function": "",
+}
+"""What the rest of the endpoint calls them → what clients of this API call them."""
+
+
+def openai_error(error: HistrioError) -> dict[str, Any]:
+    """OpenAI's error object of an error whose text is safe to show."""
+    param = getattr(error, "param", None)
+    content = {
+        "message": str(error)[:MAX_MESSAGE_CHARS],
+        "type": error.type,
+        "param": None if param is None else param[:MAX_PARAM_CHARS],
+        "code": error.code,
+    }
+    return {"error": content}
+
+
+def anthropic_error(error: HistrioError) -> dict[str, Any]:
+    """Anthropic's, whose message begins with the field that is wrong, if one is."""
+    text = str(error)
+    for ours, theirs in _ANTHROPIC_FIELDS.items():
+        text = text.replace(ours, theirs)
+    if text.startswith("stop:"):
+        text = f"stop_sequences{text.removeprefix('stop')}"
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if error.status >= 500 else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": text[:MAX_MESSAGE_CHARS]}}
+
+
+_SHAPES = {"/v1/messages": anthropic_error}
+"""By the URL, and what is below it; OpenAI's for all others."""
+
+
+def error_object(error: HistrioError, path: str) -> bytes:
+    """The error as a request to this path gets it."""
+    shape = next((shape for root, shape in _SHAPES.items() if f"{path}/".startswith(f"{root}/")), openai_error)
+    return msgspec.json.encode(shape(error))

@@ -1,0 +1,38 @@
+"""POST /v1/messages and /v1/messages/count_tokens."""
+
+from __future__ import annotations
+
+import time
+
+from litestar import post
+from litestar.response.base import ASGIResponse
+
+from histrio_api.forms.anthropic import MESSAGE, count_message_tokens
+from histrio_api.request.ignored import IgnoredFields, ignored_headers
+from histrio_api.request.received import Arrival, receive
+from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.respond import respond
+from histrio_api.schemas.anthropic import CountTokensRequest
+
+__all__ = ["count_tokens", "messages"]
+
+
+@post("/v1/messages", status_code=200)
+async def messages(request: HttpRequest) -> ASGIResponse:
+    """Answer a conversation, at once or as a stream."""
+    return await respond(request, MESSAGE)
+
+
+@post("/v1/messages/count_tokens", status_code=200)
+async def count_tokens(request: HttpRequest) -> ASGIResponse:
+    """How many tokens a conversation has as a prompt."""
+    edge = edge_of(request)
+    async with request_body(request) as body:
+        arrival = Arrival(time.perf_counter(), is_strict=is_strict(request))
+
+        def work() -> tuple[int, IgnoredFields]:
+            received = receive(edge, body, CountTokensRequest, arrival)
+            return count_message_tokens(edge, received), received.ignored
+
+        num_tokens, ignored = await edge.run_text(work, len(body))
+    return json_response({"input_tokens": num_tokens}, ignored_headers(edge, ignored))
