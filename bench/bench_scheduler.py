@@ -23,7 +23,6 @@ def _scheduler(num_sequences: int, num_long: int = 0) -> Scheduler:
         max_rows=num_sequences,
         max_step_tokens=2048,
         block_size=BLOCK_SIZE,
-        prefill_chunk=512,
         max_sequence_length=100_000,
         has_prefix_cache=False,
     )

@@ -169,13 +169,13 @@ def test_synthetic_drafts(
 
 def _options(drafter: GuessFactory | None) -> HarnessOptions:
     return HarnessOptions(
-        block_size=16,
-        num_blocks=64,
-        max_rows=4,
-        max_step_tokens=512,
-        prefill_chunk=512,
+        kv_block_size=16,
+        num_cache_blocks=64,
+        max_batch_size=4,
+        max_num_tokens_per_batch=512,
+        chunked_prefill_size=512,
         max_sequence_length=1024,
-        has_prefix_cache=False,
+        prefix_cache=False,
         dtype="bfloat16",
         drafter=drafter,
     )

@@ -23,7 +23,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, Dispatcher
 from histrio.actors.refs import ADMISSION, BATCHING, KV, METRICS, ROOT, M, Ref, stage_ref
-from histrio.batching.actor import BatchingActor, BatchingSettings
+from histrio.batching.actor import BatchingActor, BatchingSpec
+from histrio.config.settings import SizeSettings, SpeculationSettings
 from histrio.contracts.backend import (
     ArrayNamespace,
     Capability,
@@ -33,7 +34,6 @@ from histrio.contracts.backend import (
     StageSpec,
     StepBatch,
 )
-from histrio.contracts.drafter import SpeculationLimits
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.kv.actor import KvActor
 from histrio.messages import Ask, Generate, GrammarSpec, Message, ReplicaSize, Start, Step, StepResult, Tokens
@@ -97,7 +97,9 @@ class NullStage:
 
     def __init__(self, spec: StageSpec, progress: Progress) -> None:
         self.xp: ArrayNamespace = NumpyArrays()
-        self.capacity = StageCapacity({BLOCK_SIZE: 2**20}, spec.max_rows, spec.max_step_tokens, "float32", 0, 0)
+        self.capacity = StageCapacity(
+            {BLOCK_SIZE: 2**20}, spec.sizes.max_batch_size, spec.sizes.max_num_tokens_per_batch, "float32", 0, 0
+        )
         self._row = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32)
         self._row[LETTER] = 10.0  # a byte that grammars allow, and that drafts guess
 
@@ -171,12 +173,12 @@ class _Line:
             num_layers,
             num_layers,
             device="cpu",
-            max_rows=num_rows,
+            sizes=SizeSettings(max_batch_size=num_rows),
             max_sequence_length=MAX_SEQUENCE_LENGTH,
         )
         last_stage = LastStage(SamplerChain([Temperature, TopK, TopP], num_rows), grammars)
-        speculation = SpeculationLimits(length=NUM_DRAFTS, is_adaptive=False)
-        settings = BatchingSettings(prefill_chunk=512, speculation=speculation)
+        speculation = SpeculationSettings(speculation_length=NUM_DRAFTS, adaptive=False)
+        settings = BatchingSpec(speculation=speculation)
         make_drafter = (lambda: GuessDrafter(lambda ids, num_tokens: [ids[-1]] * num_tokens)) if has_drafts else None
         actors: dict[str, Actor[Any]] = {
             BATCHING: BatchingActor(self._tell, settings, make_drafter=make_drafter),

@@ -17,6 +17,7 @@ CONTRACTS = {
             "BackendFactory TakesOptions Traits Capability StageSpec OpenedStage RunningStage StepBatch StageOutput "
             "ArrayNamespace"
         ),
+        "histrio.config.settings": "SizeSettings MemorySettings",
         "histrio.messages": "Probe StageCapacity ReplicaSize Tensor",
     },
     "Engine backends": {
@@ -25,7 +26,8 @@ CONTRACTS = {
     },
     "Samplers": {"histrio.contracts.sampler": "Sampler Observer Stateful Opening Rows"},
     "Drafters": {
-        "histrio.contracts.drafter": "DrafterFactory Drafter Draft DrafterSpec DrafterTools SpeculationLimits",
+        "histrio.contracts.drafter": "DrafterFactory Drafter Draft DrafterSpec DrafterTools",
+        "histrio.config.settings": "SpeculationSettings",
         "histrio.contracts.sampler": "DraftSampler",
         "histrio.messages": "Open",
     },

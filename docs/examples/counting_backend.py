@@ -55,13 +55,13 @@ class CountingStage:
         self._spec = spec
         self._vocab_size = int(_read_config(spec.model)["vocab_size"])
         self._num_layers = spec.last_layer - spec.first_layer
-        num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.kvcache_mem_ratio) // (4 * self._num_layers))
+        num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.block_mem_ratio) // (4 * self._num_layers))
         self._running: RunningCountingStage | None = None
         progress(1.0, "nothing to load")
         self.capacity = StageCapacity(
             max_blocks={block_size: num_tokens // block_size for block_size in BLOCK_SIZES},
-            max_rows=spec.max_rows,
-            max_step_tokens=spec.max_step_tokens,
+            max_rows=spec.sizes.max_batch_size,
+            max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="float32",
             param_bytes=0,
             block_bytes_per_token=4 * self._num_layers,

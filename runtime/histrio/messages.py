@@ -577,7 +577,7 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
     stage: int
     device: str
     """As its backend names it; never `auto` where the backend lists its devices."""
-    kvcache_mem_ratio: float
+    block_mem_ratio: float
     """Share of the device's memory for this stage's blocks: stages on one device divide it by their layers."""
     dtype: str = ""
     """Number format that it computes in; empty where the backend does not say."""

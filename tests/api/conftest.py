@@ -163,7 +163,9 @@ def random_weights(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[
                 name: json.loads((demo / "config.json").read_text())[name] for name in ("vocab_size", "eos_token_id")
             }
             (model / "config.json").write_text(json.dumps(json.loads((model / "config.json").read_text()) | known))
-        options = HarnessOptions(num_blocks=4096, block_size=16, max_sequence_length=8192, max_step_tokens=2048)
+        options = HarnessOptions(
+            num_cache_blocks=4096, kv_block_size=16, max_sequence_length=8192, max_num_tokens_per_batch=2048
+        )
         async with (
             serving(model, ToyFactory(), samplers=list(SAMPLERS), grammars=[Llguidance()], options=options) as harness,
             endpoint_over(harness.gateway) as url,

@@ -13,7 +13,7 @@ import httpx
 import openai
 import pytest
 
-from histrio.contracts.drafter import SpeculationLimits
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.gateway import Submission
 from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -102,7 +102,7 @@ async def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path) -> None:
 
 
 async def test_more_than_the_credits_is_a_429(tmp_path: Path) -> None:
-    async with endpoint(tmp_path, HarnessOptions(max_unfinished=2)) as served:
+    async with endpoint(tmp_path, HarnessOptions(max_unfinished_requests=2)) as served:
         gateway = served.harness.gateway
         room = gateway.model.max_sequence_length - 1
         (running,) = gateway.submit(Submission(ids=[1], max_new_tokens=room))
@@ -142,8 +142,8 @@ async def test_usage_tells_what_the_prefix_cache_saved(tmp_path: Path) -> None:
 
 
 async def test_no_more_is_guessed_than_a_request_allows(tmp_path: Path) -> None:
-    batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
-    options = HarnessOptions(drafter=GuessFactory(lambda ids, count: [7] * count), batching_options=batching)
+    always = SpeculationSettings(speculation_length=4, adaptive=False)
+    options = HarnessOptions(drafter=GuessFactory(lambda ids, count: [7] * count), speculation=always)
     async with endpoint(tmp_path, options) as served:
 
         async def num_rejected(**extra: Any) -> int | None:

@@ -48,7 +48,7 @@ FIELDS = [*numbers_of(CompletionRequest), *(name for sampler in SAMPLERS for nam
 @pytest.fixture
 async def served(tmp_path: Path) -> AsyncIterator[tuple[Harness, httpx.AsyncClient]]:
     model = write_toy_model(tmp_path / "toy", num_layers=1)
-    options = HarnessOptions(max_unfinished=64)
+    options = HarnessOptions(max_unfinished_requests=64)
     async with (
         serving(model, ToyFactory(), samplers=list(SAMPLERS), options=options) as harness,
         endpoint_over(harness.gateway) as url,

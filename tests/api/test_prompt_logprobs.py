@@ -93,7 +93,9 @@ def _joined(pieces: list[Any]) -> tuple[str, Any, str]:
 
 
 def demo_options() -> HarnessOptions:
-    return HarnessOptions(block_size=16, num_blocks=128, max_step_tokens=512, prefill_chunk=256)
+    return HarnessOptions(
+        kv_block_size=16, num_cache_blocks=128, max_num_tokens_per_batch=512, chunked_prefill_size=256
+    )
 
 
 @pytest.mark.parametrize("stream", [False, True])

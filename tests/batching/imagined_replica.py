@@ -11,10 +11,10 @@ from typing import Any
 from msgspec.structs import replace
 
 from histrio.actors.mailbox import Actor
-from histrio.batching.actor import BatchingActor, BatchingSettings
+from histrio.batching.actor import BatchingActor, BatchingSpec
 from histrio.batching.scheduler import Scheduler
+from histrio.config.settings import BatchingSettings, SpeculationSettings
 from histrio.contracts.backend import Capability
-from histrio.contracts.drafter import SpeculationLimits
 from histrio.contracts.policy import BatchingPolicy
 from histrio.kv.actor import KvActor
 from histrio.kv.manager import KvManager
@@ -45,6 +45,7 @@ __all__ = ["BLOCK_SIZE", "FORM", "MAX_ROWS", "Replica", "half_right", "next_toke
 
 BLOCK_SIZE, MAX_ROWS = 4, 4
 FORM = GrammarSpec("imagined", "")
+LONGEST_STEP_MS = 1e6
 """Up to two tokens behind each that is drawn must come."""
 _CAPABILITIES = [
     Capability.BATCH,
@@ -83,7 +84,8 @@ class Replica:
         has_drafts: bool = False,
         lots: Random | None = None,
         policy: BatchingPolicy | None = None,
-        has_prefix_cache: bool = True,
+        num_micro_batches: int = 1,
+        num_ahead: int = 0,
         **settings: Any,
     ) -> None:
         self.tokens: dict[int, list[int]] = {}
@@ -98,19 +100,21 @@ class Replica:
         self._size = ReplicaSize(num_blocks, BLOCK_SIZE, MAX_ROWS, 16, 64, list(_CAPABILITIES))
         self._inbox: deque[tuple[str, Message]] = deque()
         self._link: deque[Message] = deque()
+        bounds = {"chunked_prefill_size": 8, "step_budget_ms": LONGEST_STEP_MS, "preemption_threshold": 0.0}
+        engine = BatchingSettings(**bounds | settings)
         self._batching = BatchingActor(
             self._tell,
-            BatchingSettings(
-                prefill_chunk=8,
-                has_prefix_cache=has_prefix_cache,
-                speculation=SpeculationLimits(most=5),
-                **settings,
+            BatchingSpec(
+                settings=engine,
+                speculation=SpeculationSettings(max_speculation=5),
+                num_micro_batches=num_micro_batches,
+                num_ahead=num_ahead,
             ),
             make_drafter=(lambda: GuessDrafter(half_right)) if has_drafts else None,
             policy=policy,
             clock=lambda: 0.0,
         )
-        self._kv = KvActor(self._tell, has_prefix_cache=has_prefix_cache)
+        self._kv = KvActor(self._tell, prefix_cache=engine.prefix_cache)
         self._actors: dict[str, Actor[Any]] = {"batching": self._batching, "kv": self._kv}
         self._batching.start()
         self.begin()

@@ -14,20 +14,21 @@ from histrio.batching.speculation.acceptance_rate import AcceptanceRate
 from histrio.batching.speculation.cost import CostModel
 from histrio.batching.speculation.draft_lengths import tokens_gained, worthwhile_lengths
 from histrio.batching.speculation.speculation import Speculation
-from histrio.contracts.drafter import Draft, SpeculationLimits
+from histrio.config.settings import SpeculationSettings
+from histrio.contracts.drafter import Draft
 from histrio.messages import Generate
 
-LIMITS = SpeculationLimits()
+LIMITS = SpeculationSettings()
 FOLLOW = 0.15
 
 
-def length_of_one(rate: float, price: float, limits: SpeculationLimits = LIMITS) -> int:
+def length_of_one(rate: float, price: float, limits: SpeculationSettings = LIMITS) -> int:
     return worthwhile_lengths([rate], limits, price, 0.0)[0]
 
 
 def best_by_search(rate: float, price: float) -> int:
     """The length at which the last drafted token still gives more than it costs."""
-    return max((n for n in range(LIMITS.most + 1) if n == 0 or rate**n > price), default=0)
+    return max((n for n in range(LIMITS.max_speculation + 1) if n == 0 or rate**n > price), default=0)
 
 
 @pytest.mark.parametrize("rate", [0.2, 0.5, 0.8, 0.95])
@@ -41,7 +42,7 @@ def test_the_last_token_drafted_is_the_last_that_pays(rate: float, price: float)
 @pytest.mark.parametrize("guessing", [0.0, 0.3, 1.0, 2.5])
 @pytest.mark.parametrize("rates", [[0.9, 0.3], [0.8, 0.8, 0.1], [0.95, 0.6, 0.6]])
 def test_no_other_lengths_give_more_together(rates: list[float], guessing: float) -> None:
-    limits, verifying = SpeculationLimits(most=4), 0.15
+    limits, verifying = SpeculationSettings(max_speculation=4), 0.15
 
     def profit(lengths: Iterable[int]) -> float:
         lengths = list(lengths)
@@ -49,7 +50,7 @@ def test_no_other_lengths_give_more_together(rates: list[float], guessing: float
         return tokens_gained(zip(rates, lengths, strict=True)) - cost
 
     chosen = worthwhile_lengths(rates, limits, verifying, guessing)
-    best = max(profit(lengths) for lengths in product(range(limits.most + 1), repeat=len(rates)))
+    best = max(profit(lengths) for lengths in product(range(limits.max_speculation + 1), repeat=len(rates)))
     assert profit(chosen) == pytest.approx(best)
     assert profit([each + 40 for each in chosen]) < best, "a control: there are worse ones"
 
@@ -61,13 +62,13 @@ def test_one_that_goes_far_alone_pays_for_all_the_guessing() -> None:
 
 def test_nothing_is_drafted_where_every_token_costs_its_full_price() -> None:
     assert length_of_one(0.98, 1.0) == 0
-    assert length_of_one(0.98, 0.01) == LIMITS.most
+    assert length_of_one(0.98, 0.01) == LIMITS.max_speculation
 
 
 def test_bounds_and_a_fixed_length_are_honoured() -> None:
-    assert length_of_one(0.1, 0.9, SpeculationLimits(least=2)) == 2
-    assert length_of_one(0.9, 0.001, SpeculationLimits(most=3)) == 3
-    assert length_of_one(0.1, 0.9, SpeculationLimits(length=5, is_adaptive=False)) == 5
+    assert length_of_one(0.1, 0.9, SpeculationSettings(min_speculation=2)) == 2
+    assert length_of_one(0.9, 0.001, SpeculationSettings(max_speculation=3)) == 3
+    assert length_of_one(0.1, 0.9, SpeculationSettings(speculation_length=5, adaptive=False)) == 5
 
 
 def test_the_tokens_gained_are_those_before_the_first_wrong_one() -> None:
@@ -164,7 +165,7 @@ class Cost(CostModel):
 NUM_SEQUENCES = 16
 
 
-def num_drafting(num_found: int, limits: SpeculationLimits = LIMITS, num_right: int = 0) -> int:
+def num_drafting(num_found: int, limits: SpeculationSettings = LIMITS, num_right: int = 0) -> int:
     """Of 16 sequences, for so many of which the drafter has an idea, after `num_right` guesses that came true."""
     speculation = Speculation(limits, Guesses(num_found), Cost(), lambda: 0.0)
     sequences = [Sequence.from_order(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
@@ -179,10 +180,10 @@ def test_few_drafts_do_not_make_a_whole_batch_wait() -> None:
     assert num_drafting(1) == 0
     assert num_drafting(12) == 12
     assert num_drafting(12, num_right=500) == 12, "a rate of 1 is no reason to stop"
-    assert num_drafting(1, SpeculationLimits(is_adaptive=False)) == 1, "a control: a fixed length is honoured"
-    assert num_drafting(1, SpeculationLimits(least=1)) == 1
+    assert num_drafting(1, SpeculationSettings(adaptive=False)) == 1, "a control: a fixed length is honoured"
+    assert num_drafting(1, SpeculationSettings(min_speculation=1)) == 1
 
 
 def test_limits_travel_as_json() -> None:
-    limits = SpeculationLimits(3, 1, 5, False)
-    assert msgspec.json.decode(msgspec.json.encode(limits), type=SpeculationLimits) == limits
+    limits = SpeculationSettings(speculation_length=3, min_speculation=1, max_speculation=5, adaptive=False)
+    assert msgspec.json.decode(msgspec.json.encode(limits), type=SpeculationSettings) == limits

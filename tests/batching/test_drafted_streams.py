@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from histrio.contracts.drafter import SpeculationLimits
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
 from histrio.messages import Ask
@@ -53,8 +53,8 @@ async def streams(
     """Eight streams side by side with all kinds of fields; and the engine's totals."""
     got: dict[int, list[int]] = {}
     # Of a set length: whether they pay on this machine, at this moment, is another matter.
-    batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
-    settings = HarnessOptions(drafter=drafter, batching_options=batching, **options)
+    always = SpeculationSettings(speculation_length=4, adaptive=False)
+    settings = HarnessOptions(drafter=drafter, speculation=always, **options)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, cuts=cuts, options=settings) as harness:
 
         async def one(index: int) -> None:
@@ -77,7 +77,9 @@ async def run(harness: Harness, index: int) -> list[int]:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("cuts", [[], [1]], ids=["whole", "cut"])
-@pytest.mark.parametrize("options", [{}, {"num_blocks": 60}, {"num_micro_batches": 2}], ids=["plain", "short", "two"])
+@pytest.mark.parametrize(
+    "options", [{}, {"num_cache_blocks": 60}, {"num_micro_batches": 2}], ids=["plain", "short", "two"]
+)
 async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int], options: dict[str, Any]) -> None:
     plain, without = await streams(model, None, cuts, **options)
     drafted, totals = await streams(model, GuessFactory(erring_oracle), cuts, **options)
@@ -97,8 +99,8 @@ async def test_a_request_may_bound_its_drafts(model: Path) -> None:
         most_asked[ids[0]] = max(most_asked[ids[0]], num_tokens)
         return erring_oracle(ids, num_tokens)
 
-    batching = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
-    options = HarnessOptions(drafter=GuessFactory(guess), batching_options=batching)
+    always = SpeculationSettings(speculation_length=4, adaptive=False)
+    options = HarnessOptions(drafter=GuessFactory(guess), speculation=always)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
 
         async def one(first: int, bound: int | None) -> None:

@@ -9,7 +9,8 @@ from histrio.batching.sequence import Sequence
 from histrio.batching.speculation.cost import CostModel
 from histrio.batching.speculation.speculation import Speculation
 from histrio.batching.step_plan import Plan
-from histrio.contracts.drafter import Draft, SpeculationLimits
+from histrio.config.settings import SpeculationSettings
+from histrio.contracts.drafter import Draft
 from histrio.messages import Ask, Generate, Row
 
 
@@ -44,7 +45,7 @@ def make(drafter: SlowDrafter) -> Speculation:
     cost = CostModel()
     for num_tokens in (1, 2, 4, 8, 16, 32, 64, 128) * 2:
         cost.observe(num_tokens, num_tokens * 10, 0.01 + 0.00001 * num_tokens)
-    return Speculation(SpeculationLimits(), drafter, cost, clock=lambda: drafter.now)
+    return Speculation(SpeculationSettings(), drafter, cost, clock=lambda: drafter.now)
 
 
 def play(speculation: Speculation, count: int, max_speculation: int | None = None) -> int:

@@ -9,7 +9,8 @@ import pytest
 
 from histrio.actors.mailbox import Actor, LoopDispatcher, ThreadDispatcher
 from histrio.actors.refs import ToBatching
-from histrio.batching.actor import BatchingActor, BatchingSettings
+from histrio.batching.actor import BatchingActor, BatchingSpec
+from histrio.config.settings import BatchingSettings
 from histrio.messages import (
     Close,
     Generate,
@@ -37,8 +38,8 @@ class Desk:
     def __init__(self, wait_s: float = WAIT_S) -> None:
         self.now = 100.0
         self.told: list[Message] = []
-        settings = BatchingSettings(wait_s=wait_s, has_prefix_cache=False)
-        self.batching = BatchingActor(self._tell, settings, clock=lambda: self.now)
+        settings = BatchingSettings(scheduler_wait_ms=wait_s * 1000, prefix_cache=False)
+        self.batching = BatchingActor(self._tell, BatchingSpec(settings=settings), clock=lambda: self.now)
         self.hear(Start(epoch=1, size=SIZE))
 
     def _tell(self, name: str, message: Message) -> None:
@@ -111,7 +112,8 @@ def test_the_next_request_after_all_have_ended_waits_anew() -> None:
 
 def test_who_has_waited_long_enough_is_not_flushed_again_and_again_until_kv_answers() -> None:
     desk = Desk()
-    desk.batching = BatchingActor(desk._tell, BatchingSettings(wait_s=WAIT_S), clock=lambda: desk.now)
+    spec = BatchingSpec(settings=BatchingSettings(scheduler_wait_ms=WAIT_S * 1000))
+    desk.batching = BatchingActor(desk._tell, spec, clock=lambda: desk.now)
     desk.hear(Start(epoch=1, size=ReplicaSize(64, 4, 3, 64, 64, ["prefix_share"])))
     desk.hear(request(1))
     desk.now += WAIT_S

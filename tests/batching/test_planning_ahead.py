@@ -67,7 +67,7 @@ async def answers(harness: Harness, count: int) -> list[tuple[list[int], Request
 async def run(
     model: Path, num_ahead: int, **options: Any
 ) -> tuple[list[tuple[list[int], RequestState]], dict[str, float]]:
-    settings = HarnessOptions(batching_options={"num_ahead": num_ahead}, **options)
+    settings = HarnessOptions(num_ahead=num_ahead, **options)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, options=settings) as harness:
         found = await answers(harness, 24)
         status = harness.gateway.status
@@ -83,7 +83,7 @@ def sometimes_right(ids: list[int], num_tokens: int) -> list[int]:
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_blocks": 60}, {"drafter": GuessFactory(sometimes_right)}, {"has_prefix_cache": False}],
+    [{}, {"num_cache_blocks": 60}, {"drafter": GuessFactory(sometimes_right)}, {"prefix_cache": False}],
     ids=["plain", "few blocks", "drafts", "no prefix cache"],
 )
 async def test_streams_stay_the_same(model: Path, options: dict[str, Any]) -> None:
@@ -92,7 +92,7 @@ async def test_streams_stay_the_same(model: Path, options: dict[str, Any]) -> No
     assert found == expected
     assert len({tuple(ids) for ids, _ in found}) > 20, "a control: other requests get other tokens"
     assert RequestState.FINISHED_STOP in {state for _, state in found}, "a control: some end unforeseen"
-    if "num_blocks" in options:
+    if "num_cache_blocks" in options:
         assert totals["preemptions_total"] > 0
     # Rows that were computed for a text that had ended already are the price; there is one for each at most.
     assert totals["generated_tokens_total"] == sum(len(ids) for ids, _ in expected)
@@ -102,11 +102,11 @@ def on_devices(**options: Any) -> HarnessOptions:
     """Devices that need 10 ms per step."""
     stage_options = {"step-s": 0.01}
     return HarnessOptions(
-        max_rows=32,
-        num_blocks=1024,
-        max_step_tokens=64,
-        prefill_chunk=16,
-        has_prefix_cache=False,
+        max_batch_size=32,
+        num_cache_blocks=1024,
+        max_num_tokens_per_batch=64,
+        chunked_prefill_size=16,
+        prefix_cache=False,
         stage_options=stage_options,
         **options,
     )
@@ -126,7 +126,7 @@ async def test_the_device_has_its_next_step_before_it_has_answered_the_last_one(
         apply(actor, result, scheduler)
 
     monkeypatch.setattr(BatchingActor, "_apply", spy)
-    options = on_devices(batching_options={"num_ahead": num_ahead})
+    options = on_devices(num_ahead=num_ahead)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
         async with anyio.create_task_group() as tasks:
             for index in range(32):

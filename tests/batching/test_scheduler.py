@@ -7,10 +7,16 @@ from typing import Any
 from histrio.batching.lease import BlockLease
 from histrio.batching.scheduler import Scheduler
 from histrio.batching.step_plan import Plan, SchedulerLimits
+from histrio.config.settings import BatchingSettings
 from histrio.messages import Ask, Close, Generate, Open, RequestState, StepResult
 
 LIMITS = SchedulerLimits(
-    max_rows=4, max_step_tokens=16, block_size=4, prefill_chunk=8, max_sequence_length=64, has_prefix_cache=False
+    max_rows=4,
+    max_step_tokens=16,
+    block_size=4,
+    settings=BatchingSettings(chunked_prefill_size=8),
+    max_sequence_length=64,
+    has_prefix_cache=False,
 )
 
 

@@ -26,7 +26,7 @@ from histrio.batching.sequence import Sequence
 from histrio.contracts.policy import NoOptions
 from histrio.kv.manager import KvManager
 from histrio.messages import Generate, Release, RequestState
-from tests.batching.imagined_replica import FORM, MAX_ROWS, Replica, next_token
+from tests.batching.imagined_replica import FORM, LONGEST_STEP_MS, MAX_ROWS, Replica, next_token
 
 NUM_HISTORIES = int(os.environ.get("HISTRIO_HISTORIES", "300"))
 
@@ -150,13 +150,13 @@ HISTORIES: dict[str, st.SearchStrategy[Any]] = {
     "policy": st.none() | st.integers(0, 1000).map(RandomOrder),
     "options": st.fixed_dictionaries(
         {
-            "has_prefix_cache": st.booleans(),
+            "prefix_cache": st.booleans(),
             "num_micro_batches": st.integers(1, 3),
             "num_ahead": st.integers(0, 1),
-            "prompts_first": st.booleans(),
-            "can_preempt": st.sampled_from([True, True, False]),
-            "watermark": st.sampled_from([0.0, 0.1, 0.5]),
-            "step_budget_s": st.sampled_from([None, None, 0.0105]),
+            "prefill_priority": st.integers(0, 1),
+            "enable_preemption": st.sampled_from([True, True, False]),
+            "preemption_threshold": st.sampled_from([0.0, 0.1, 0.5]),
+            "step_budget_ms": st.sampled_from([LONGEST_STEP_MS, LONGEST_STEP_MS, 10.5]),
         }
     ),
 }
@@ -180,7 +180,7 @@ def _every_request_gets_the_tokens_of_a_naive_run(
         is_scored = "num_prompt_logprobs" in wanted.fields and len(found) > len(wanted.prompt)
         scores = range(1, len(wanted.prompt)) if is_scored else ()
         assert replica.scores[request] == [float(position) for position in scores]
-    assert options["can_preempt"] or not replica.scheduler.num_preemptions
+    assert options["enable_preemption"] or not replica.scheduler.num_preemptions
     assert replica.kv.num_free_blocks + replica.kv.num_cached_blocks == num_blocks
 
 
@@ -249,21 +249,21 @@ class _AlwaysFirst(dict[bytes, int]):
 
 
 def test_a_burst_of_equal_prompts_computes_the_prefix_once() -> None:
-    def cost(*, has_prefix_cache: bool) -> int:
-        replica = Replica(400, has_prefix_cache=has_prefix_cache)
+    def cost(*, prefix_cache: bool) -> int:
+        replica = Replica(400, prefix_cache=prefix_cache)
         for request in range(1, 33):
             replica.add(request, [1, 2, 0, 1] * 12 + [request % 3, 1], 1)
         replica.run()
         return replica.device.num_computed
 
-    assert cost(has_prefix_cache=True) == 48 + 32 * 2
-    assert cost(has_prefix_cache=False) == 32 * 50
+    assert cost(prefix_cache=True) == 48 + 32 * 2
+    assert cost(prefix_cache=False) == 32 * 50
 
 
 def test_a_higher_priority_enters_first_and_a_lower_one_is_not_overtaken_for_ever() -> None:
     def entered(num_high: int) -> int:
         """How many later requests of priority 0 enter before one of priority 1."""
-        replica = Replica(64, has_prefix_cache=False)
+        replica = Replica(64, prefix_cache=False)
         replica.add(1, [1], 1, priority=1)
         for request in range(2, num_high + 2):
             replica.add(request, [1], 1, priority=0)
@@ -314,8 +314,8 @@ def test_choices_begin_with_a_copy_of_the_block_that_their_prompt_ends_in() -> N
 
 
 def test_without_preemption_nobody_enters_before_all_blocks_are_free() -> None:
-    def most_running(*, can_preempt: bool) -> int:
-        replica = Replica(20, has_prefix_cache=False, can_preempt=can_preempt)
+    def most_running(*, enable_preemption: bool) -> int:
+        replica = Replica(20, prefix_cache=False, enable_preemption=enable_preemption)
         for request in range(1, 5):
             replica.add(request, [1, 2, 0], 29)
         most = 0
@@ -324,13 +324,13 @@ def test_without_preemption_nobody_enters_before_all_blocks_are_free() -> None:
         assert len(replica.ended) == 4
         return most
 
-    assert most_running(can_preempt=False) == 2
-    assert most_running(can_preempt=True) == 4
+    assert most_running(enable_preemption=False) == 2
+    assert most_running(enable_preemption=True) == 4
 
 
-def test_newcomers_leave_the_watermark_to_those_who_run() -> None:
-    def preemptions(watermark: float) -> int:
-        replica = Replica(18, has_prefix_cache=False, watermark=watermark)
+def test_newcomers_leave_the_preemption_threshold_to_those_who_run() -> None:
+    def preemptions(preemption_threshold: float) -> int:
+        replica = Replica(18, prefix_cache=False, preemption_threshold=preemption_threshold)
         for request in range(1, 5):
             replica.add(request, [1, 2, 0, 2], 24)
         replica.run()
@@ -341,8 +341,8 @@ def test_newcomers_leave_the_watermark_to_those_who_run() -> None:
 
 
 def test_prompts_come_first_where_the_topology_says_so() -> None:
-    def rows_of_the_step_after_a_newcomer(*, prompts_first: bool) -> list[int]:
-        replica = Replica(64, has_prefix_cache=False, prompts_first=prompts_first)
+    def rows_of_the_step_after_a_newcomer(prefill_priority: int) -> list[int]:
+        replica = Replica(64, prefix_cache=False, prefill_priority=prefill_priority)
         replica.add(1, [1], 30)
         _turns(replica, 4)
         replica.add(2, [1, 2, 0, 2, 1, 1, 0, 0, 1, 2], 4)
@@ -350,5 +350,5 @@ def test_prompts_come_first_where_the_topology_says_so() -> None:
         _first_chunk, rest = [rows for rows in replica.device.steps if len(rows) == 2][:2]
         return rest
 
-    assert rows_of_the_step_after_a_newcomer(prompts_first=True) == [2, 1]
-    assert rows_of_the_step_after_a_newcomer(prompts_first=False) == [1, 2]
+    assert rows_of_the_step_after_a_newcomer(1) == [2, 1]
+    assert rows_of_the_step_after_a_newcomer(0) == [1, 2]

@@ -14,6 +14,7 @@ import pytest
 
 import histrio
 from histrio.cli.main import main
+from histrio.config.settings import BatchingSettings, SizeSettings, SpeculationSettings
 from histrio.config.topology import EngineTable
 from histrio.contracts.backend import Capability, Probe, Traits
 from histrio.errors import EngineError
@@ -90,8 +91,9 @@ def test_the_short_form_is_a_topology_too(write_model: WriteModel, paper_runtime
         ("float16", "cpu", 2)
     ] * 3
     engine = plan.engine
-    assert (engine.param_mem_ratio, engine.kv_share, engine.kv_block_size) == (0.5, 0.3, 32)
-    assert (engine.max_batch_size, engine.request_timeout_s, plan.model.max_sequence_length) == (4, 9.0, 50)
+    assert (engine.memory.param_mem_ratio, engine.memory.kv_share, engine.sizes.kv_block_size) == (0.5, 0.3, 32)
+    assert (engine.sizes.max_batch_size, engine.admission.request_timeout_s) == (4, 9.0)
+    assert plan.model.max_sequence_length == 50
     assert plan.runtime.log_level == "error"
 
 
@@ -101,7 +103,7 @@ def test_options_win_over_the_file(two_stages: Path, paper_runtime: list[Plan]) 
     (plan,) = paper_runtime
     assert plan.edges[0].settings == {"host": "127.0.0.1", "port": 7, "api-keys": ["sk-secret"]}
     assert [(stage.spec.last_layer, stage.spec.threads) for stage in plan.stages] == [(1, 5), (6, 5)]
-    assert (plan.engine.kv_share, plan.runtime.max_restarts, plan.processes) == (0.3, 0, ["front"])
+    assert (plan.engine.memory.kv_share, plan.runtime.max_restarts, plan.processes) == (0.3, 0, ["front"])
 
 
 def test_set_takes_toml_values_and_bare_words(write_model: WriteModel, paper_runtime: list[Plan]) -> None:
@@ -128,17 +130,24 @@ def test_scheduling_has_the_flags_of_other_serving_programs(write_model: WriteMo
     argv += ["--max-num-tokens-per-batch", "300", "--num-cache-blocks", "40", "--micro-batch-ratio", "3"]
     argv += ["--scheduler-wait-ms", "2.5", "--disable-prefix-cache", "--kv-cache-dtype", "auto", "--drafter", "off"]
     assert main(argv) == 0
-    engine = paper_runtime[0].engine
-    assert (engine.prefill_priority, engine.chunked_prefill_size, engine.max_num_tokens_per_batch) == (1, 64, 300)
-    assert (engine.num_cache_blocks, engine.micro_batch_ratio, engine.scheduler_wait_ms) == (40, 3, 2.5)
-    assert (engine.prefix_cache, engine.kv_cache_dtype, engine.drafter) == (False, "auto", "off")
+    assert paper_runtime[0].engine == EngineTable(
+        sizes=SizeSettings(max_num_tokens_per_batch=300, num_cache_blocks=40),
+        batching=BatchingSettings(
+            prefill_priority=1,
+            chunked_prefill_size=64,
+            micro_batch_ratio=3,
+            scheduler_wait_ms=2.5,
+            prefix_cache=False,
+        ),
+        speculation=SpeculationSettings(drafter="off"),
+    )
     assert main(argv[:2]) == 0
     assert paper_runtime[1].engine == EngineTable(), "a control: without flags the defaults hold"
 
 
 def test_the_kv_share_has_both_flags(write_model: WriteModel, paper_runtime: list[Plan]) -> None:
     assert main(["--model", str(write_model()), "--kv-cache-memory-fraction", "0.11"]) == 0
-    assert paper_runtime[0].engine.kv_share == 0.11
+    assert paper_runtime[0].engine.memory.kv_share == 0.11
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ class BrokenStage(toy.ToyStage):
         if self.defect == "progress-goes-back":
             progress(0.9, "nearly there")
             progress(0.1, "or not")
-        if spec.param_mem_ratio * memory_bytes() < _PARAM_BYTES and self.defect != "ignores-its-share":
+        if spec.memory.param_mem_ratio * memory_bytes() < _PARAM_BYTES and self.defect != "ignores-its-share":
             raise DoesNotFit("the weights of the broken backend")
         self.num_closed = 0
         self.buffer = np.zeros(4096, np.int64)
@@ -250,8 +250,8 @@ class BrokenStage(toy.ToyStage):
             changes |= {"capabilities": []}
         if self.variant == "limited":
             changes |= {"capabilities": [Capability.BATCH]}
-        if self.defect == "lies-about-blocks" and spec.num_blocks is not None:
-            changes |= {"max_blocks": dict.fromkeys(capacity.max_blocks, spec.num_blocks)}
+        if self.defect == "lies-about-blocks" and spec.sizes.num_cache_blocks is not None:
+            changes |= {"max_blocks": dict.fromkeys(capacity.max_blocks, spec.sizes.num_cache_blocks)}
         if self.defect == "capacity-of-nothing":
             changes |= {"param_bytes": -1}
         return changes

@@ -77,12 +77,12 @@ class ConstantState:
 
     def open(self, spec: StageSpec, progress: Progress) -> StageCapacity:
         self._spec, self._vocab_size = spec, _config(spec.model)["vocab_size"]
-        num_tokens = spec.max_rows * spec.max_sequence_length
+        num_tokens = spec.sizes.max_batch_size * spec.max_sequence_length
         progress(1.0, "nothing to load")
         return StageCapacity(
             max_blocks={size: num_tokens // size for size in BLOCK_SIZES},
-            max_rows=spec.max_rows,
-            max_step_tokens=spec.max_step_tokens,
+            max_rows=spec.sizes.max_batch_size,
+            max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="float32",
             param_bytes=0,
             block_bytes_per_token=0,

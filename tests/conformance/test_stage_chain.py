@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_no_block_belongs_to_two_slots(folder: Path) -> None:
-    chain = StageChain(ToyFactory(), folder, (2,), HarnessOptions(num_blocks=12))
+    chain = StageChain(ToyFactory(), folder, (2,), HarnessOptions(num_cache_blocks=12))
     chain.step([ChainRow(0, PROMPT), ChainRow(1, PROMPT[:3])])
     chain.step([ChainRow(0, [1] * 9), ChainRow(1, [2] * 6)])
     blocks = [block for table in chain.tables.values() for block in table]
@@ -39,7 +39,7 @@ def test_no_block_belongs_to_two_slots(folder: Path) -> None:
 
 
 def test_kept_blocks_are_not_dealt_again(folder: Path) -> None:
-    chain = StageChain(ToyFactory(), folder, (), HarnessOptions(num_blocks=4))
+    chain = StageChain(ToyFactory(), folder, (), HarnessOptions(num_cache_blocks=4))
     chain.step([ChainRow(0, PROMPT)])
     kept = chain.tables[0]
     chain.keep(kept)
@@ -67,7 +67,7 @@ def test_stages_that_need_a_process_each_get_one_and_say_the_same(folder: Path) 
 
 def test_what_does_not_fit_is_refused(folder: Path) -> None:
     with pytest.raises(DoesNotFit):
-        StageChain(ToyFactory(), folder, (), HarnessOptions(num_blocks=2**44))
+        StageChain(ToyFactory(), folder, (), HarnessOptions(num_cache_blocks=2**44))
 
 
 @pytest.mark.timeout(90)  # imports transformers

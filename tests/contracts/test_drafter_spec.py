@@ -7,9 +7,10 @@ from pathlib import Path
 import anyio
 import pytest
 
+from histrio.config.settings import SizeSettings, SpeculationSettings
 from histrio.config.topology import parse_tables
 from histrio.contracts.backend import Probe, StageSpec
-from histrio.contracts.drafter import DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.plan.resolve import resolve
 from histrio.plugins.registry import load_plugins
 from histrio.testing.guesses import GuessDrafter, GuessFactory
@@ -24,7 +25,7 @@ STAGE = StageSpec(
     device="cuda:1",
     dtype="bfloat16",
     max_sequence_length=77,
-    max_rows=5,
+    sizes=SizeSettings(max_batch_size=5),
     threads=3,
 )
 
@@ -46,16 +47,16 @@ class Watching(GuessFactory):
 
 
 def test_a_drafter_works_where_the_first_stage_does_and_for_the_whole_model() -> None:
-    spec = DrafterSpec.of_stage(STAGE, SpeculationLimits(), vocab_size=9, options={"a": 1}, offline=True)
+    spec = DrafterSpec.of_stage(STAGE, SpeculationSettings(), vocab_size=9, options={"a": 1}, offline=True)
     assert (spec.model, spec.num_layers, spec.vocab_size) == ("folder", 6, 9)
     assert (spec.device, spec.dtype, spec.threads) == ("cuda:1", "bfloat16", 3)
-    assert (spec.max_rows, spec.max_sequence_length) == (5, 77)
+    assert (spec.max_batch_size, spec.max_sequence_length) == (5, 77)
     assert (spec.options, spec.offline) == ({"a": 1}, True)
 
 
-@pytest.mark.parametrize(("is_adaptive", "expected"), [(True, 8), (False, 12)])
-def test_the_longest_draft_is_that_of_the_way_in_use(is_adaptive: bool, expected: int) -> None:
-    limits = SpeculationLimits(length=12, most=8, is_adaptive=is_adaptive)
+@pytest.mark.parametrize(("adaptive", "expected"), [(True, 8), (False, 12)])
+def test_the_longest_draft_is_that_of_the_way_in_use(adaptive: bool, expected: int) -> None:
+    limits = SpeculationSettings(speculation_length=12, max_speculation=8, adaptive=adaptive)
     assert DrafterSpec.of_stage(STAGE, limits, vocab_size=9, options={}).max_draft == expected
 
 
@@ -70,8 +71,8 @@ def test_a_plan_and_a_harness_tell_a_drafter_alike(tmp_path: Path) -> None:
     }
 
     async def serve() -> None:
-        speculation = SpeculationLimits(length=12, is_adaptive=False)
-        options = HarnessOptions(drafter=factory, batching_options={"speculation": speculation})
+        speculation = SpeculationSettings(speculation_length=12, adaptive=False)
+        options = HarnessOptions(drafter=factory, speculation=speculation)
         async with serving(folder, ToyFactory(), samplers=[], options=options) as harness:
             await harness.generate([1, 2, 3], 2)
 

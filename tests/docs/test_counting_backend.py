@@ -61,7 +61,7 @@ def _reference(ids: list[int], num_tokens: int) -> list[int]:
 async def test_every_cut_counts_the_same(module: ModuleType, model: Path, cuts: list[int]) -> None:
     prompts = [[7, 3, 7, 7], [1], [250, 9] * 30, [5, 5, 5]]
     tokens: dict[int, list[int]] = {}
-    options = HarnessOptions(prefill_chunk=16)
+    options = HarnessOptions(chunked_prefill_size=16)
     async with serving(model, module.CountingFactory(), cuts=cuts, samplers=[Temperature], options=options) as harness:
 
         async def generate(index: int) -> None:

@@ -7,7 +7,6 @@ import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import anyio
 import pytest
@@ -77,8 +76,7 @@ def test_every_hook_has_an_example_that_its_documentation_names() -> None:
 @pytest.mark.anyio
 async def test_the_drafter_changes_no_token_and_comes_true_sometimes(model: Path) -> None:
     module, plugins = example("register_drafters")
-    always: dict[str, Any] = {"batching_options": {}}
-    options = HarnessOptions(drafter=plugins.drafters.get("one-more"), drafter_options={"most-tokens": 2}, **always)
+    options = HarnessOptions(drafter=plugins.drafters.get("one-more"), drafter_options={"most-tokens": 2})
     async with serving(model, ToyFactory(), samplers=[Temperature]) as plain:
         wanted = await plain.generate([3, 1, 4, 1, 5], 40)
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:

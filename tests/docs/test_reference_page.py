@@ -22,7 +22,7 @@ def test_the_page_is_current_and_complete() -> None:
         for protocol in (contract.protocol, *contract.optional):
             assert f"### `{protocol.__module__}.{protocol.__name__}`" in page
     for words in (
-        "- `kvcache_mem_ratio: float = 0.25` — Share of the device's memory for blocks.",
+        "- `kvcache_mem_ratio: _Ratio = 0.25` — Share of a device's memory for KV blocks.",
         "- `admit(submission: Submission, load: Load) -> None` — Raise `Overloaded`",
         "- `num_tokens: int` — Tokens that were delivered.",
         "- `PREFIX_SHARE = 'prefix_share'` — Rows may have blocks in common.",

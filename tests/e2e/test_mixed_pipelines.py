@@ -29,7 +29,9 @@ pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(180)]
 
 SGLANG = os.environ.get("HISTRIO_SGLANG_PYTHON")
 SAMPLERS: list[type[Sampler]] = [Temperature]
-OPTIONS = HarnessOptions(block_size=16, num_blocks=64, max_rows=8, prefill_chunk=16, max_sequence_length=64)
+OPTIONS = HarnessOptions(
+    kv_block_size=16, num_cache_blocks=64, max_batch_size=8, chunked_prefill_size=16, max_sequence_length=64
+)
 NUM_ROWS, NUM_TOKENS = 6, 24
 FAMILIES = ["llama", "qwen3"]
 CHAINS = [
@@ -79,7 +81,7 @@ async def continuations(
     workers: StageWorkers, folder: Path, backends: tuple[str, ...], cuts: tuple[int, ...], prompts: list[list[int]]
 ) -> Any:
     """Row r asks for its first 24 - 2r tokens, all at once."""
-    run_stages = workers.runner(backends, OPTIONS.prefill_chunk)
+    run_stages = workers.runner(backends, OPTIONS.batching)
     got: dict[int, list[int]] = {}
     async with serving_with(
         run_stages, folder, samplers=SAMPLERS, cuts=cuts, options=OPTIONS, process="driver"

@@ -44,7 +44,7 @@ async def read(stream: TokenStream, on_first: Callable[[], None] = lambda: None)
 
 @pytest.mark.parametrize("cuts", [[], [1]])
 async def test_those_that_run_and_those_that_wait_end_and_free_their_blocks(model: Path, cuts: list[int]) -> None:
-    options = HarnessOptions(max_rows=2, stage_options={"step-s": 0.002})
+    options = HarnessOptions(max_batch_size=2, stage_options={"step-s": 0.002})
     async with serving(model, ToyFactory(), samplers=[Temperature], cuts=cuts, options=options) as harness:
         gauges = harness.gateway.status.gauges
         late = Submission([1, 2, 3], 400, Ask(GREEDY), timeout_s=NO_TIME_S)

@@ -155,8 +155,8 @@ async def test_company_with_grammars_changes_no_free_row(served: tuple[Path, Bac
 DISTURBANCES: dict[str, tuple[list[int], dict[str, Any]]] = {
     "split": ([1], {}),
     "restarts": ([], {"stage_options": {"fail-at-step": 90, "fail-times": 2}}),
-    "preemption": ([1], {"num_blocks": 68}),
-    "small_chunks": ([], {"prefill_chunk": 3, "max_step_tokens": 16}),
+    "preemption": ([1], {"num_cache_blocks": 68}),
+    "small_chunks": ([], {"chunked_prefill_size": 3, "max_num_tokens_per_batch": 16}),
     "micro_batches": ([1], {"num_micro_batches": 2}),
 }
 

@@ -108,7 +108,7 @@ async def test_a_jump_survives_restarts_and_preemption(toy_model: Path, disturba
     expected, _ = await run_all((toy_model, ToyFactory()), _Deaf(), asked)
     is_restarted = disturbance == "restarts"
     options = HarnessOptions(
-        num_blocks=256 if is_restarted else 52, stage_options={"fail-at-step": 30 * is_restarted, "fail-times": 1}
+        num_cache_blocks=256 if is_restarted else 52, stage_options={"fail-at-step": 30 * is_restarted, "fail-times": 1}
     )
     found: dict[int, Answer] = {}
     async with serving(
@@ -143,7 +143,7 @@ async def test_a_jump_is_bounded_and_never_passes_an_end(toy_model: Path) -> Non
     ((cut, state),), _ = await run_all(served, Llguidance(), [ask(stop, stop_ids=[ids[3]])])
     assert (cut, state) == (ids[:4], RequestState.FINISHED_STOP)
 
-    chunked, _ = await run_all(served, Llguidance(), [ask(run)], prefill_chunk=3, max_step_tokens=5)
+    chunked, _ = await run_all(served, Llguidance(), [ask(run)], chunked_prefill_size=3, max_num_tokens_per_batch=5)
     assert chunked == [(whole, RequestState.FINISHED_EOS)]
 
 

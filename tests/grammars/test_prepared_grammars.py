@@ -105,13 +105,13 @@ def test_a_vocabulary_that_cannot_be_read_stops_no_stage(toy: Any, tmp_path: Pat
 
 @pytest.mark.anyio
 @pytest.mark.timeout(60)  # starts a replica
-@pytest.mark.parametrize("has_prefix_cache", [True, False])
-async def test_others_go_on_while_a_grammar_is_compiled(tmp_path: Path, has_prefix_cache: bool) -> None:
+@pytest.mark.parametrize("prefix_cache", [True, False])
+async def test_others_go_on_while_a_grammar_is_compiled(tmp_path: Path, prefix_cache: bool) -> None:
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     gated = Gated()
     free = Submission([6], 60, Ask({"temperature": 1.0}, seed=2))
     slow = Submission([7], 60, Ask({"temperature": 1.0}, eos_ids=[257], seed=3, grammar=SLOW))
-    options = HarnessOptions(has_prefix_cache=has_prefix_cache)
+    options = HarnessOptions(prefix_cache=prefix_cache)
     async with serving(
         model, ToyFactory(), samplers=list(SAMPLERS), grammars=[gated], cuts=(1,), options=options
     ) as harness:

@@ -8,12 +8,22 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from histrio.config.settings import MemorySettings, SizeSettings
 from histrio.contracts.backend import StageSpec
 from histrio.errors import DoesNotFit
 from histrio.kit import memory
 from histrio.kit.memory import Budget, available_bytes, main_memory, memory_bytes
 
-SPEC = StageSpec("model", 0, 2, 4, max_rows=10, max_sequence_length=100, param_mem_ratio=0.5, kvcache_mem_ratio=0.25)
+SPEC = StageSpec(
+    "model",
+    0,
+    2,
+    4,
+    sizes=SizeSettings(max_batch_size=10),
+    max_sequence_length=100,
+    memory=MemorySettings(param_mem_ratio=0.5),
+    block_mem_ratio=0.25,
+)
 BUDGET = Budget("a:0", total_bytes=1000, free_bytes=800)
 
 
@@ -26,9 +36,9 @@ def test_weights_fit_up_to_their_share_and_up_to_what_is_free() -> None:
     with pytest.raises(DoesNotFit, match=r"layers 0:2 .* a:0 has .*param-mem-ratio 0.5"):
         BUDGET.check_weights(501, SPEC)
 
-    BUDGET.check_weights(800, changed(param_mem_ratio=0.9))
+    BUDGET.check_weights(800, changed(memory=MemorySettings(param_mem_ratio=0.9)))
     with pytest.raises(DoesNotFit):
-        BUDGET.check_weights(801, changed(param_mem_ratio=0.9))
+        BUDGET.check_weights(801, changed(memory=MemorySettings(param_mem_ratio=0.9)))
 
 
 def test_blocks_fill_the_share_beside_the_states_of_rows() -> None:
@@ -38,17 +48,19 @@ def test_blocks_fill_the_share_beside_the_states_of_rows() -> None:
 
 
 def test_no_more_blocks_than_all_rows_can_use() -> None:
-    assert BUDGET.max_blocks(1, changed(max_rows=2, max_sequence_length=9), (4,)) == {4: 2 * 3}
+    assert BUDGET.max_blocks(1, changed(sizes=SizeSettings(max_batch_size=2), max_sequence_length=9), (4,)) == {
+        4: 2 * 3
+    }
 
 
 def test_a_number_of_blocks_that_is_asked_for_is_bound_by_what_is_free_alone() -> None:
-    assert BUDGET.max_blocks(2, changed(num_blocks=100), (4,)) == {4: 100}
+    assert BUDGET.max_blocks(2, changed(sizes=SizeSettings(num_cache_blocks=100)), (4,)) == {4: 100}
     with pytest.raises(DoesNotFit, match=r"101 blocks of 4 tokens need .* kvcache-mem-ratio"):
-        BUDGET.max_blocks(2, changed(num_blocks=101), (4,))
+        BUDGET.max_blocks(2, changed(sizes=SizeSettings(num_cache_blocks=101)), (4,))
 
 
 def test_states_of_rows_take_at_most_half_of_the_share() -> None:
-    assert BUDGET.max_rows(0, SPEC) == SPEC.max_rows
+    assert BUDGET.max_rows(0, SPEC) == SPEC.sizes.max_batch_size
     assert BUDGET.max_rows(50, SPEC) == 2
     assert BUDGET.max_rows(125, SPEC) == 1
     with pytest.raises(DoesNotFit, match="one row's state"):

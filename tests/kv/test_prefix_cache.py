@@ -73,16 +73,16 @@ async def test_a_conversation_goes_on_from_its_own_answer(model: Path) -> None:
 
 @pytest.mark.anyio
 async def test_a_burst_computes_the_common_prefix_once(model: Path) -> None:
-    async def cost(*, has_prefix_cache: bool) -> float:
-        options = HarnessOptions(has_prefix_cache=has_prefix_cache, num_blocks=512)
+    async def cost(*, prefix_cache: bool) -> float:
+        options = HarnessOptions(prefix_cache=prefix_cache, num_cache_blocks=512)
         async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
             async with anyio.create_task_group() as tasks:
                 for index in range(16):
                     tasks.start_soon(run, harness, [*PREFIX, index, 1], 1)
             return await scheduled(harness)
 
-    assert await cost(has_prefix_cache=True) == 64 + 16 * 2
-    assert await cost(has_prefix_cache=False) == 16 * 66
+    assert await cost(prefix_cache=True) == 64 + 16 * 2
+    assert await cost(prefix_cache=False) == 16 * 66
 
 
 @pytest.mark.anyio
@@ -101,7 +101,7 @@ async def test_salts_and_resets_keep_requests_apart(model: Path) -> None:
 async def test_few_blocks_many_micro_batches_and_shared_prefixes_change_nothing(
     model: Path, num_micro_batches: int
 ) -> None:
-    options = HarnessOptions(num_blocks=60, num_micro_batches=num_micro_batches, prefill_chunk=5)
+    options = HarnessOptions(num_cache_blocks=60, num_micro_batches=num_micro_batches, chunked_prefill_size=5)
     prompts = [[*PREFIX[: 8 + 4 * (index % 5)], index % 3, 7] for index in range(24)]
     got: dict[int, list[int]] = {}
     async with serving(model, ToyFactory(), samplers=[Temperature], cuts=[2], options=options) as harness:

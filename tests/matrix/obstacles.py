@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import structs
 
+from histrio.config.settings import MemorySettings, SpeculationSettings
 from histrio.contracts.backend import (
     BackendFactory,
     OpenedStage,
@@ -19,7 +20,6 @@ from histrio.contracts.backend import (
     StageSpec,
     StepBatch,
 )
-from histrio.contracts.drafter import SpeculationLimits
 from histrio.contracts.policy import BatchingPolicy, NoOptions
 from histrio.messages import Generate
 from histrio.plugins.registry import installed_plugins
@@ -48,18 +48,27 @@ class RandomOrder:
         return self._rng.randrange(24)
 
 
+KvCacheDtype: TypeAlias = Literal["auto", "int8"]
+
 FACTORS: dict[str, list[Any]] = {
     "cuts": [(), (1,), (1, 2)],
-    "has_prefix_cache": [False, True],
-    "prefill_chunk": [3, 16, 64, 1_000_000],
-    "max_rows": [1, 5, 32],
-    "max_step_tokens": [40, 512],
-    "block_size": [4, 8, 16],
+    "prefix_cache": [False, True],
+    "chunked_prefill_size": [3, 16, 64, 1_000_000],
+    "max_batch_size": [1, 5, 32],
+    "max_num_tokens_per_batch": [40, 512],
+    "kv_block_size": [4, 8, 16],
     "blocks": ["few", "some", "many"],
     "num_micro_batches": [1, 2, 3],
     "num_ahead": [0, 1],
-    "speculation": [{}, {"is_adaptive": False, "length": 2}, {"is_adaptive": False, "length": 7}],
-    "bounds": [{}, {}, {"can_preempt": False}, {"watermark": 0.3}, {"prompts_first": True}, {"step_budget_s": 0.001}],
+    "speculation": [{}, {"adaptive": False, "speculation_length": 2}, {"adaptive": False, "speculation_length": 7}],
+    "bounds": [
+        {},
+        {},
+        {"enable_preemption": False},
+        {"preemption_threshold": 0.3},
+        {"prefill_priority": 1},
+        {"step_budget_ms": 1.0},
+    ],
     "policy": [*sorted(_POLICIES.owners), RandomOrder.name],
     "has_forms": [False, True],
     "fails": [False, False, True],
@@ -69,17 +78,17 @@ FACTORS: dict[str, list[Any]] = {
 class FailingFactory:
     """A backend whose device fails in a few steps, counted over all stages and restarts. Its blocks may be int8."""
 
-    def __init__(self, factory: BackendFactory, fails_at: set[int], kv_cache_dtype: str = "auto") -> None:
+    def __init__(self, factory: BackendFactory, fails_at: set[int], kv_cache_dtype: KvCacheDtype = "auto") -> None:
         self.name, self.traits = factory.name, factory.traits
         self.probe, self.supports = factory.probe, factory.supports
         self.fails_at = fails_at
         self.num_steps = 0
         self._factory = factory
-        self._kv_cache_dtype = kv_cache_dtype
+        self._memory = MemorySettings(kv_cache_dtype=kv_cache_dtype)
 
     def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
         """One more stage that counts along."""
-        stage = self._factory.open(structs.replace(spec, kv_cache_dtype=self._kv_cache_dtype), progress)
+        stage = self._factory.open(structs.replace(spec, memory=self._memory), progress)
         allocate = stage.allocate
 
         def allocated(size: ReplicaSize) -> RunningStage:
@@ -101,25 +110,23 @@ class FailingFactory:
 
 def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
     """`cuts` and `fails` aside: they are no options of batching."""
-    size = row["block_size"]
+    size = row["kv_block_size"]
     least = -(-LONGEST // size)
     num_blocks = {"few": least + 1, "some": least * 5 // 2, "many": least * 40}[row["blocks"]]
     # A step can be planned ahead of its tokens where the first stage is the last one.
     num_ahead = 0 if row["cuts"] else row["num_ahead"]
     return HarnessOptions(
-        block_size=size,
-        num_blocks=num_blocks,
-        max_rows=row["max_rows"],
-        max_step_tokens=row["max_step_tokens"],
-        prefill_chunk=row["prefill_chunk"],
+        kv_block_size=size,
+        num_cache_blocks=num_blocks,
+        max_batch_size=row["max_batch_size"],
+        max_num_tokens_per_batch=row["max_num_tokens_per_batch"],
+        chunked_prefill_size=row["chunked_prefill_size"],
         num_micro_batches=row["num_micro_batches"],
-        has_prefix_cache=row["has_prefix_cache"],
+        prefix_cache=row["prefix_cache"],
         policy=RandomOrder(seed) if row["policy"] == RandomOrder.name else _registered_policy(row["policy"]),
-        batching_options={
-            "num_ahead": num_ahead,
-            "speculation": SpeculationLimits(**row["speculation"]),
-            **row["bounds"],
-        },
+        num_ahead=num_ahead,
+        speculation=SpeculationSettings(**row["speculation"]),
+        batching_options=row["bounds"],
         max_sequence_length=LONGEST,
         **others,
     )

@@ -29,7 +29,16 @@ from histrio_torch.testing import Excuses, make_model, refer
 from tests.matrix.covering import NUM_RANDOM, Combination, covering, random_combinations
 from tests.matrix.crowds import Crowd, Run, differences, make_crowd, play, play_alone, with_forms
 from tests.matrix.drafters import drafter_options, make_drafter, names
-from tests.matrix.obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
+from tests.matrix.obstacles import (
+    FACTORS,
+    LONGEST,
+    FailingFactory,
+    KvCacheDtype,
+    RandomOrder,
+    met,
+    not_met,
+    options_of,
+)
 
 pytestmark = pytest.mark.timeout(120 + 10 * NUM_RANDOM)  # models are loaded anew for each combination
 
@@ -37,27 +46,27 @@ FAMILIES = ["qwen3", "llama"]
 SIZES = {"vocab_size": VOCAB_SIZE, "eos_token_id": EOS_ID}
 """As the tokenizer has them, which grammars read."""
 CROWDED = {
-    "has_prefix_cache": True,
+    "prefix_cache": True,
     "blocks": "few",
-    "block_size": 4,
-    "max_rows": 32,
-    "max_step_tokens": 512,
+    "kv_block_size": 4,
+    "max_batch_size": 32,
+    "max_num_tokens_per_batch": 512,
     "bounds": {},
     "fails": False,
 }
-ROOMY = CROWDED | {"blocks": "some", "max_rows": 5, "fails": True}
+ROOMY = CROWDED | {"blocks": "some", "max_batch_size": 5, "fails": True}
 CROWD = 4
 """Seed of a crowd that is short of blocks, shares prefixes and forks choices."""
-ALONE = HarnessOptions(max_rows=1, prefill_chunk=512, has_prefix_cache=False, max_sequence_length=LONGEST)
+ALONE = HarnessOptions(max_batch_size=1, chunked_prefill_size=512, prefix_cache=False, max_sequence_length=LONGEST)
 # A real model takes a device's time to compute: fewer values, and those that meet the kernels.
 TORCH_FACTORS: dict[str, list[Any]] = FACTORS | {
-    "prefill_chunk": [16, 1_000_000],
-    "max_rows": [5, 32],
-    "block_size": [4, 16],
+    "chunked_prefill_size": [16, 1_000_000],
+    "max_batch_size": [5, 32],
+    "kv_block_size": [4, 16],
     "blocks": ["few", "some"],
     "num_micro_batches": [1, 2],
-    "speculation": [{}, {"is_adaptive": False, "length": 3}],
-    "bounds": [{}, {"prompts_first": True}],
+    "speculation": [{}, {"adaptive": False, "speculation_length": 3}],
+    "bounds": [{}, {"prefill_priority": 1}],
     "kv_cache_dtype": ["auto", "int8"],
     "policy": ["priority", RandomOrder.name],
     "family": FAMILIES,
@@ -91,7 +100,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 def alone(models: Models) -> Alone:
     @cache
     def get(
-        family: str, seed: int, has_forms: bool = False, kv_cache_dtype: str = "auto", size: int = 12
+        family: str, seed: int, has_forms: bool = False, kv_cache_dtype: KvCacheDtype = "auto", size: int = 12
     ) -> tuple[Crowd, Run]:
         crowd = make_crowd(seed, VOCAB_SIZE - 2, num_requests=size, num_tokens=size)
         crowd = with_forms(crowd) if has_forms else crowd
@@ -110,7 +119,7 @@ def _blur(model: Any) -> None:
             parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
 
 
-def factory(kv_cache_dtype: str, fails_at: set[int] | None = None) -> FailingFactory:
+def factory(kv_cache_dtype: KvCacheDtype, fails_at: set[int] | None = None) -> FailingFactory:
     return FailingFactory(TorchFactory(), fails_at or set(), kv_cache_dtype)
 
 
@@ -177,7 +186,7 @@ def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: M
 
 PLAIN = covering(TORCH_FACTORS, seed=1)[0] | {
     "fails": False,
-    "max_rows": 32,
+    "max_batch_size": 32,
     "has_forms": False,
     "kv_cache_dtype": "auto",
 }

@@ -38,27 +38,27 @@ from tests.matrix.drafters import OPTIONS, drafter_options, make_drafter, names
 from tests.matrix.obstacles import FACTORS, LONGEST, FailingFactory, RandomOrder, met, not_met, options_of
 
 NUM_LAYERS, VOCAB = 3, 258
-ALONE = HarnessOptions(max_rows=1, prefill_chunk=512, has_prefix_cache=False, max_sequence_length=LONGEST)
+ALONE = HarnessOptions(max_batch_size=1, chunked_prefill_size=512, prefix_cache=False, max_sequence_length=LONGEST)
 
 
 DESIGN = FACTORS | {"drafter": names()}
 HARD: Combination = {
     "cuts": (),
-    "has_prefix_cache": True,
-    "prefill_chunk": 16,
-    "max_rows": 5,
-    "max_step_tokens": 512,
-    "block_size": 4,
+    "prefix_cache": True,
+    "chunked_prefill_size": 16,
+    "max_batch_size": 5,
+    "max_num_tokens_per_batch": 512,
+    "kv_block_size": 4,
     "blocks": "few",
     "num_micro_batches": 1,
     "num_ahead": 1,
-    "speculation": {"is_adaptive": False, "length": 2},
+    "speculation": {"adaptive": False, "speculation_length": 2},
     "bounds": {},
     "policy": RandomOrder.name,
     "has_forms": False,
     "fails": True,
 }
-CROWDED: Combination = HARD | {"max_rows": 32, "blocks": "some", "has_forms": True, "fails": False}
+CROWDED: Combination = HARD | {"max_batch_size": 32, "blocks": "some", "has_forms": True, "fails": False}
 MOST_FURTHER = 20
 """Further tries where nobody was forked: whose prompt is computed when others come is a matter of time."""
 Alone = Callable[..., tuple[Crowd, Run]]
@@ -118,8 +118,8 @@ def test_no_combination_changes_a_stream(drafter: str, model: Path, alone: Alone
         found = differences(crowd, run, wanted)
         assert not found, f"{len(found)} answers differ with {drafter}: {found[0]}"
         seen.update(met(run))
-        assert row["has_prefix_cache"] or not run.num_cached_tokens
-        assert row["bounds"].get("can_preempt", True) or not run.totals["preemptions_total"]
+        assert row["prefix_cache"] or not run.num_cached_tokens
+        assert row["bounds"].get("enable_preemption", True) or not run.totals["preemptions_total"]
     assert not not_met(seen, drafter), seen
 
 

@@ -75,7 +75,10 @@ def model(tmp_path: Path) -> Path:
 
 def options(policy: Callable[[], BatchingPolicy] | None = None, num_blocks: int = 64) -> HarnessOptions:
     return HarnessOptions(
-        max_rows=MAX_ROWS, num_blocks=num_blocks, max_sequence_length=28, policy=policy() if policy else None
+        max_batch_size=MAX_ROWS,
+        num_cache_blocks=num_blocks,
+        max_sequence_length=28,
+        policy=policy() if policy else None,
     )
 
 

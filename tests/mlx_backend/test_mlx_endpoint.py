@@ -26,7 +26,9 @@ PROMISED = ["llama", "qwen3", "gemma", "gemma3", "phi3", "mistral", "cohere", "d
 BYTES = {"vocab_size": 264}
 """The vocabulary of the toy's byte-level tokenizer, which is put beside the models."""
 NUM_STREAMS, NUM_TOKENS = 8, 10
-OPTIONS = HarnessOptions(max_rows=NUM_STREAMS, prefill_chunk=16, max_step_tokens=48, max_sequence_length=64)
+OPTIONS = HarnessOptions(
+    max_batch_size=NUM_STREAMS, chunked_prefill_size=16, max_num_tokens_per_batch=48, max_sequence_length=64
+)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from histrio.config.settings import MemorySettings, SizeSettings
 from histrio.contracts.backend import CONTRACT, BackendFactory, Capability, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
 from histrio.testing.chain import ChainRow
@@ -188,9 +189,9 @@ def test_missing_weights_are_named_by_the_stage_that_needs_them(mlx_model: Calla
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"param_mem_ratio": 1e-9}, "param-mem-ratio"),
-        ({"kvcache_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
-        ({"num_blocks": 10**12}, "1000000000000 blocks"),
+        ({"memory": MemorySettings(param_mem_ratio=1e-9)}, "param-mem-ratio"),
+        ({"block_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
+        ({"sizes": SizeSettings(num_cache_blocks=10**12)}, "1000000000000 blocks"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(

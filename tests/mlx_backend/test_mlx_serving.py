@@ -24,7 +24,9 @@ pytestmark = pytest.mark.anyio
 NUM_TRIES = 5
 
 LENGTHS = [5, 33, 17, 2, 40, 11, 26, 1, 9, 21]
-OPTIONS = HarnessOptions(num_blocks=48, max_rows=8, max_step_tokens=40, prefill_chunk=16, max_sequence_length=64)
+OPTIONS = HarnessOptions(
+    num_cache_blocks=48, max_batch_size=8, max_num_tokens_per_batch=40, chunked_prefill_size=16, max_sequence_length=64
+)
 """Fewer blocks than eight full sequences need, so some are preempted."""
 
 
@@ -77,7 +79,7 @@ async def test_the_loop_stays_free_while_mlx_computes(mlx_model: Callable[..., A
 
 
 def _open(folder: Path) -> MlxChain:
-    return MlxChain(folder, max_sequence_length=512, max_step_tokens=512, num_blocks=40)
+    return MlxChain(folder, max_sequence_length=512, max_num_tokens_per_batch=512, num_cache_blocks=40)
 
 
 def _step_s(chain: MlxChain) -> float:

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from histrio.config.topology import EngineTable, parse_tables
+from histrio.config.settings import SizeSettings
+from histrio.config.topology import TABLES, parse_tables
 from histrio.contracts.backend import Capability, Traits
 from histrio.errors import RequestError, TopologyError
 from histrio.plan import support
@@ -75,8 +76,10 @@ def test_a_field_it_does_not_honour_is_refused_by_name_of_the_backend(plugins: P
 def test_blocks_asked_for_are_tokens_to_an_engine(write_model: WriteModel, plugins: Plugins) -> None:
     limits = {"num-cache-blocks": 10, "kv-block-size": 32}
     folder = write_model()
-    assert plan_for(folder, plugins, engine=limits).stages[0].spec.num_blocks == 320
-    assert plan_for(folder, plugins, engine=limits, stage=[{}]).stages[0].spec.num_blocks == 10
+    sizes = plan_for(folder, plugins, engine=limits).stages[0].spec.sizes
+    assert (sizes.num_cache_blocks, sizes.num_cache_tokens) == (10, 320)
+    assert SizeSettings(num_cache_blocks=10).num_cache_tokens == 160, "a control: blocks of 16 tokens"
+    assert SizeSettings(kv_block_size=32).num_cache_tokens is None
 
 
 @pytest.mark.parametrize(
@@ -188,9 +191,9 @@ HONOURED: dict[str, Any] = {
 def test_every_key_of_engine_is_honoured_or_refused(write_model: WriteModel, plugins: Plugins) -> None:
     folder = write_model()
     plan = plan_for(folder, plugins, engine={**HONOURED, "drafter": "off"})
-    assert plan.stages[0].spec.max_step_tokens == 99
+    assert plan.stages[0].spec.sizes.max_num_tokens_per_batch == 99
     refused = {name for names in support._ENGINES_OWN.values() for name in names}
-    known = {field.name: field.encode_name for field in msgspec.structs.fields(EngineTable)}
+    known = {field.name: field.encode_name for kind in TABLES["engine"] for field in msgspec.structs.fields(kind)}
     assert {known[name] for name in refused} | set(HONOURED) | {"kv-cache-memory-fraction"} == set(known.values())
     assert not {known[name] for name in refused} & set(HONOURED)
 
@@ -203,5 +206,5 @@ def test_int8_keys_and_values_reach_every_stage_whose_backend_has_them(
         plan_for(folder, plugins, engine=engine, stage=[{}, {}])
     factory.traits = Traits(contract=1, capabilities=[Capability.INT8_KV])
     plan = plan_for(folder, plugins, engine=engine, stage=[{}, {}])
-    assert [stage.spec.kv_cache_dtype for stage in plan.stages] == ["int8"] * 2
-    assert plan_for(folder, plugins, stage=[{}]).stages[0].spec.kv_cache_dtype == "auto"
+    assert [stage.spec.memory.kv_cache_dtype for stage in plan.stages] == ["int8"] * 2
+    assert plan_for(folder, plugins, stage=[{}]).stages[0].spec.memory.kv_cache_dtype == "auto"

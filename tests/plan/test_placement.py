@@ -60,7 +60,7 @@ def test_auto_shares_the_memory_of_the_device_that_it_means(write_model: WriteMo
     factory.machine = Probe(available=True, devices=["cuda:0", "cuda:1"])
     stages = [{"layers": "0:1"}, {"layers": "1:4", "device": "cuda:0"}, {"layers": "4:6", "device": "cuda:1"}]
     placements = place(write_model(), stage=stages, engine={"kvcache-mem-ratio": 0.2})
-    assert [each.kvcache_mem_ratio for each in placements] == pytest.approx([0.05, 0.15, 0.2])
+    assert [each.block_mem_ratio for each in placements] == pytest.approx([0.05, 0.15, 0.2])
 
 
 def test_bytes_are_the_backends_or_the_files_in_the_number_format(

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from histrio.config.settings import BatchingSettings
 from histrio.config.topology import StageTable, parse_tables
 from histrio.contracts.backend import Probe
 from histrio.contracts.gateway import Submission
@@ -95,8 +96,8 @@ def test_limits_of_the_topology_reach_the_stage(write_model: WriteModel, plugins
     stage = {"device": "cpu", "threads": 3, "options": {"mode": "x"}}
     plan = plan_for(write_model(), plugins, engine=engine, stage=[stage], model={"dtype": "float16"})
     spec = plan.stages[0].spec
-    assert (spec.max_rows, spec.max_step_tokens, spec.num_blocks) == (9, 77, 33)
-    assert (spec.kvcache_mem_ratio, spec.param_mem_ratio) == (0.1, 0.5)
+    assert (spec.sizes.max_batch_size, spec.sizes.max_num_tokens_per_batch, spec.sizes.num_cache_blocks) == (9, 77, 33)
+    assert (spec.block_mem_ratio, spec.memory.param_mem_ratio) == (0.1, 0.5)
     assert (spec.device, spec.threads, spec.options, spec.dtype) == ("cpu", 3, {"mode": "x"}, "float16")
 
 
@@ -264,9 +265,9 @@ def test_policies_are_made_with_their_options(write_model: WriteModel, plugins: 
     tokens = {"admission-policy": "tokens", "admission-policy-options": {"times": 2}}
     submission, load = Submission([1], 499), Load(1, 9, 1600, 1000)
     with pytest.raises(Overloaded, match="2000"):
-        admission_policy(plan_for(folder, plugins, engine=tokens).engine, plugins).admit(submission, load)
+        admission_policy(plan_for(folder, plugins, engine=tokens).engine.admission, plugins).admit(submission, load)
     del tokens["admission-policy-options"]
-    admission_policy(plan_for(folder, plugins, engine=tokens).engine, plugins).admit(submission, load)
+    admission_policy(plan_for(folder, plugins, engine=tokens).engine.admission, plugins).admit(submission, load)
 
 
 def test_scheduling_keys_reach_batching(write_model: WriteModel, plugins: Plugins) -> None:
@@ -280,7 +281,24 @@ def test_scheduling_keys_reach_batching(write_model: WriteModel, plugins: Plugin
     }
     folder = write_model()
     batching, unset = plan_for(folder, plugins, engine=engine).batching, plan_for(folder, plugins).batching
-    assert (batching.prompts_first, batching.wait_s, batching.can_preempt) == (True, 0.02, False)
-    assert (batching.watermark, batching.policy, batching.has_prefix_cache) == (0.25, "fifo", False)
-    assert (unset.prompts_first, unset.wait_s, unset.can_preempt) == (False, 0.0, True)
-    assert (unset.watermark, unset.policy, unset.has_prefix_cache) == (0.02, "priority", True)
+    assert batching.settings == BatchingSettings(
+        prefill_priority=1,
+        scheduler_wait_ms=20.0,
+        enable_preemption=False,
+        preemption_threshold=0.25,
+        batching_policy="fifo",
+        prefix_cache=False,
+    )
+    assert unset.settings == BatchingSettings(), "a control: what the file does not say has its default"
+
+
+def test_settings_are_carried_whole_to_the_processes_that_use_them(write_model: WriteModel, plugins: Plugins) -> None:
+    engine = {"max-batch-size": 9, "param-mem-ratio": 0.5, "step-budget-ms": 70, "min-speculation": 3}
+    plan = plan_for(write_model(), plugins, engine=engine)
+    spec, batching = plan.stages[0].spec, plan.batching
+    carried = (spec.sizes, spec.memory, batching.settings, batching.speculation)
+    table = plan.engine
+    assert carried == (table.sizes, table.memory, table.batching, table.speculation)
+    assert all(each != type(each)() for each in carried), "a control: each has a value of the file"
+    for each in (spec, batching):
+        assert msgspec.json.decode(msgspec.json.encode(each), type=type(each)) == each

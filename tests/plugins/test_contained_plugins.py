@@ -12,8 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.backend import Array, ArrayNamespace, Probe, StepBatch
-from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.gateway import Submission
 from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import Load
@@ -26,7 +27,7 @@ from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_to
 pytestmark = pytest.mark.anyio
 
 NUM_LAYERS, VOCAB, NUM_TOKENS = 2, 258, 12
-OBLIGING = {"speculation": SpeculationLimits(is_adaptive=False, length=2)}
+OBLIGING = SpeculationSettings(adaptive=False, speculation_length=2)
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ async def test_a_drafter_changes_no_stream_whatever_it_does(
     model: Path, oddity: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     drafter = OddDrafter((NONSENSE | RIGHT).get(oddity, oddity))
-    options = HarnessOptions(drafter=drafter, batching_options=OBLIGING | {"drafter": "odd"})
+    options = HarnessOptions(drafter=drafter, speculation=OBLIGING)
     prompts = [[5, 6, index] for index in range(3)]
     async with serving(model, ToyFactory(), samplers=[], options=options) as harness:
         found = await run_all(harness, prompts)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from histrio.cli.plugin_report import describe_plugins
+from histrio.config.settings import AdmissionSettings
 from histrio.config.topology import EngineTable
 from histrio.contracts.backend import Probe
 from histrio.contracts.hooks import hookimpl
@@ -213,7 +214,7 @@ def test_a_defective_piece_that_is_named_says_why() -> None:
     with pytest.raises(
         TopologyError, match=r"engine.admission-policy: .*'bouncer' has no method admit\(submission, load"
     ):
-        check_policies(EngineTable(admission_policy="bouncer"), plugins, is_engine=False)
+        check_policies(EngineTable(admission=AdmissionSettings(admission_policy="bouncer")), plugins, is_engine=False)
     assert plugins.batching_policies.get("slowest").name == "slowest", "a control: its neighbour works"
 
 

@@ -17,7 +17,7 @@ import pytest
 from histrio.batching.lease import BlockLease
 from histrio.batching.scheduler import Scheduler
 from histrio.batching.step_plan import SchedulerLimits
-from histrio.config.topology import EngineTable
+from histrio.config.settings import AdmissionSettings, BatchingSettings
 from histrio.contracts.gateway import Submission, TokenStream
 from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import BatchingPolicy, Load
@@ -90,7 +90,7 @@ def order(number: int, num_tokens: int = 4, priority: int = 0) -> Generate:
 
 def entered(policy: BatchingPolicy | None, orders: list[Generate]) -> list[int]:
     """The requests in the order in which they enter a batch of one."""
-    limits = SchedulerLimits(1, 10_000, 4, 10_000, 100_000, has_prefix_cache=False)
+    limits = SchedulerLimits(1, 10_000, 4, 100_000, has_prefix_cache=False)
     lease = BlockLease()
     lease.add(list(range(9000)), 0)
     scheduler = Scheduler(limits, lease, handicap=policy.handicap) if policy else Scheduler(limits, lease)
@@ -291,12 +291,13 @@ async def finished(harness: Harness, salts: list[str]) -> list[str]:
 @pytest.mark.anyio
 async def test_the_batching_policy_of_the_docs_orders_requests(model: Path, load_plugin: Any) -> None:
     plugins, _ = load_plugin(HOOKS_PAGE.read_text().split("```python\n")[2].split("```")[0])
-    policy = batching_policy("paid-first", {"free-behind": 4}, plugins)
+    settings = BatchingSettings(batching_policy="paid-first", batching_policy_options={"free-behind": 4})
+    policy = batching_policy(settings, plugins)
     salts = ["free:1", "paid:1", "free:2", "paid:2"]
-    options = HarnessOptions(max_rows=1, policy=policy, stage_options={"step-s": 0.005})
+    options = HarnessOptions(max_batch_size=1, policy=policy, stage_options={"step-s": 0.005})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         assert await finished(harness, salts) == ["paid:1", "paid:2", "free:1", "free:2"]
-    plain = HarnessOptions(max_rows=1, stage_options={"step-s": 0.005})
+    plain = HarnessOptions(max_batch_size=1, stage_options={"step-s": 0.005})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=plain) as harness:
         assert await finished(harness, salts) == salts, "a control: without it they enter as they came"
 
@@ -305,8 +306,8 @@ async def test_the_batching_policy_of_the_docs_orders_requests(model: Path, load
 async def test_an_admission_policy_of_one_file_is_asked_about_every_submission(model: Path, load_plugin: Any) -> None:
     plugins, module = load_plugin(BOUNCER)
     options = HarnessOptions(
-        admission=admission_policy(EngineTable(admission_policy="even-only"), plugins),
-        max_unfinished=5,
+        admission=admission_policy(AdmissionSettings(admission_policy="even-only"), plugins),
+        max_unfinished_requests=5,
         stage_options={"step-s": 0.001},
     )
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
@@ -322,7 +323,7 @@ async def test_an_admission_policy_of_one_file_is_asked_about_every_submission(m
 
 @pytest.mark.anyio
 async def test_the_queue_is_as_long_as_there_are_credits(model: Path) -> None:
-    options = HarnessOptions(max_rows=1, max_unfinished=3, stage_options={"step-s": 0.001})
+    options = HarnessOptions(max_batch_size=1, max_unfinished_requests=3, stage_options={"step-s": 0.001})
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         streams = [harness.gateway.submit(Submission([number], 40, Ask(GREEDY)))[0] for number in range(3)]
         with pytest.raises(Overloaded, match="all 3 request slots are taken"):
@@ -340,7 +341,7 @@ async def test_the_queue_is_as_long_as_there_are_credits(model: Path) -> None:
 @pytest.mark.anyio
 async def test_as_many_tokens_are_accepted_as_the_blocks_hold_a_few_times(model: Path) -> None:
     options = HarnessOptions(
-        num_blocks=20, admission=BoundedTokens(BoundedTokensOptions(times=2.0)), stage_options={"step-s": 0.001}
+        num_cache_blocks=20, admission=BoundedTokens(BoundedTokensOptions(times=2.0)), stage_options={"step-s": 0.001}
     )
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         submission = Submission([1, 2], 58, Ask(GREEDY))

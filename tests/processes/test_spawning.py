@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from histrio.actors.directory import Directory
+from histrio.config.settings import SizeSettings
 from histrio.config.topology import parse_tables
 from histrio.errors import BackendError, EngineError, WireError
 from histrio.net.io_thread import IoThread
@@ -23,7 +24,7 @@ from histrio.testing.wait import eventually_async
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = SizeLimits(block_size=16, num_blocks=None, max_rows=8, max_step_tokens=128, max_sequence_length=256)
+LIMITS = SizeLimits(SizeSettings(max_batch_size=8, max_num_tokens_per_batch=128), max_sequence_length=256)
 
 
 @pytest.fixture

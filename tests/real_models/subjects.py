@@ -69,7 +69,7 @@ def open_chain(folder: Path, subject: Subject) -> StageChain:
     num_layers = read_model_config(folder).num_layers
     cuts = [num_layers * stage // subject.num_stages for stage in range(1, subject.num_stages)]
     options = HarnessOptions(
-        dtype=subject.dtype, block_size=16, max_rows=32, max_step_tokens=1024, max_sequence_length=128
+        dtype=subject.dtype, kv_block_size=16, max_batch_size=32, max_num_tokens_per_batch=1024, max_sequence_length=128
     )
     return StageChain(_FACTORIES[subject.backend](), folder, cuts, options)
 

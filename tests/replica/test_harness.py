@@ -60,7 +60,7 @@ async def test_many_requests_join_and_leave_without_touching_each_other(model: P
 
 
 async def test_too_few_blocks_preempt_and_still_give_the_same_tokens(model: Path) -> None:
-    options = HarnessOptions(num_blocks=24, max_sequence_length=96)
+    options = HarnessOptions(num_cache_blocks=24, max_sequence_length=96)
     prompts = [[i, 3, 7, 1] for i in range(8)]
     got: dict[int, list[int]] = {}
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
@@ -115,7 +115,7 @@ async def test_a_failing_actor_is_replaced_and_streams_go_on(model: Path) -> Non
 
 
 async def test_no_request_is_longer_than_all_blocks_together(model: Path) -> None:
-    options = HarnessOptions(num_blocks=5, block_size=4)
+    options = HarnessOptions(num_cache_blocks=5, kv_block_size=4)
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
         assert harness.gateway.model.max_sequence_length == 20
         assert await harness.generate([1, 2], 18) == reference([1, 2], 18)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from histrio.actors.refs import ToBatching
-from histrio.batching.actor import BatchingActor, BatchingSettings
+from histrio.batching.actor import BatchingActor, BatchingSpec
+from histrio.config.settings import BatchingSettings, SizeSettings
 from histrio.contracts.backend import Capability, StageSpec
 from histrio.messages import (
     Cancel,
@@ -44,8 +45,8 @@ class Line:
 
     def __init__(self, *, has_prefix_cache: bool = False) -> None:
         self.told: list[Message] = []
-        settings = BatchingSettings(has_prefix_cache=has_prefix_cache)
-        self.batching = BatchingActor(lambda _name, message: self.told.append(message), settings)
+        settings = BatchingSettings(prefix_cache=has_prefix_cache, preemption_threshold=0.0)
+        self.batching = BatchingActor(lambda _name, message: self.told.append(message), BatchingSpec(settings=settings))
         self.say(Start(1, SIZE))
 
     def say(self, *messages: ToBatching) -> list[Message]:
@@ -90,7 +91,7 @@ def test_blocks_released_while_kv_was_asked_are_asked_for_again() -> None:
 
 def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp_path: Path) -> None:
     model = write_toy_model(tmp_path / "toy", num_layers=2)
-    spec = StageSpec(model=str(model), first_layer=0, last_layer=2, num_layers=2, max_rows=2)
+    spec = StageSpec(model=str(model), first_layer=0, last_layer=2, num_layers=2, sizes=SizeSettings(max_batch_size=2))
     stage = StageActor(
         0,
         spec,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 
 import pytest
+from msgspec.structs import replace
 
 from histrio.actors.directory import Directory
+from histrio.config.settings import SizeSettings
 from histrio.errors import HistrioError
 from histrio.messages import (
     PROTOCOL_VERSION,
@@ -30,7 +32,11 @@ from histrio.messages import (
 from histrio.replica.lifecycle import LINK, HostedActors, RootActor, replica_actors
 from histrio.replica.sizing import SizeLimits
 
-LIMITS = SizeLimits(block_size=16, num_blocks=None, max_rows=8, max_step_tokens=128, max_sequence_length=256)
+LIMITS = SizeLimits(SizeSettings(max_batch_size=8, max_num_tokens_per_batch=128), max_sequence_length=256)
+
+
+def asking_for(num_cache_blocks: int) -> SizeLimits:
+    return SizeLimits(replace(LIMITS.sizes, num_cache_blocks=num_cache_blocks), LIMITS.max_sequence_length)
 
 
 class Links:
@@ -252,7 +258,7 @@ def test_what_cannot_start_fails_for_good_the_first_time_and_is_tried_again_late
 
 
 def test_what_does_not_fit_fails_for_good() -> None:
-    world = World(SizeLimits(16, 1000, 8, 128, 256))
+    world = World(asking_for(1000))
     world.join()
     world.open(0)
     world.open(1)

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from histrio.config.topology import RuntimeTable
 from histrio.messages import Beat
-from histrio.replica.liveness import LifeLimits, Liveness
+from histrio.replica.liveness import Liveness
 from histrio.system.own_time import OwnTime
 
-LIMITS = LifeLimits(hang_timeout_s=10.0, first_step_timeout_s=100.0, start_timeout_s=50.0, load_timeout_s=70.0)
+LIMITS = RuntimeTable(hang_timeout_s=10.0, first_step_timeout_s=100.0, start_timeout_s=50.0, load_timeout_s=70.0)
 TICK_S = 0.5
 IDLE = Beat("engine.1", 0, 0.0, 0.0)
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
+from histrio.config.settings import SizeSettings
 from histrio.errors import DoesNotFit
 from histrio.messages import EngineCapacity, StageCapacity
 from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
 
-LIMITS = SizeLimits(block_size=16, num_blocks=None, max_rows=8, max_step_tokens=512, max_sequence_length=256)
+LIMITS = SizeLimits(SizeSettings(max_batch_size=8, max_num_tokens_per_batch=512), max_sequence_length=256)
+
+
+def asking_for(num_cache_blocks: int) -> SizeLimits:
+    return SizeLimits(replace(LIMITS.sizes, num_cache_blocks=num_cache_blocks), LIMITS.max_sequence_length)
+
+
 STAGE = StageCapacity({16: 100, 32: 50}, 64, 2048, "float32", 0, 64, capabilities=["batch", "rewind", "copy_blocks"])
 
 
@@ -46,7 +54,7 @@ def test_ids_that_a_stage_keeps_for_itself_take_nothing_from_the_replica() -> No
 
 def test_blocks_that_no_stage_can_hold_are_refused() -> None:
     with pytest.raises(DoesNotFit, match="asks for 101 blocks"):
-        fit(SizeLimits(16, 101, 8, 512, 256), [STAGE])
+        fit(asking_for(101), [STAGE])
     with pytest.raises(DoesNotFit, match="not one block"):
         fit(LIMITS, [stage(max_blocks={16: 0})])
 
@@ -59,7 +67,7 @@ def test_an_engine_holds_single_tokens_and_no_more_than_the_topology_asks_of_a_s
 
 
 def test_more_blocks_than_an_engine_holds_are_refused() -> None:
-    asked = SizeLimits(16, 10, 8, 512, 256)
+    asked = asking_for(10)
     assert fit_engine(asked, EngineCapacity(4, 200, 160, "float32")).num_blocks == 160
     with pytest.raises(DoesNotFit, match="asks for 10 blocks of 16 tokens, and the engine holds 159 tokens"):
         fit_engine(asked, EngineCapacity(4, 200, 159, "float32"))

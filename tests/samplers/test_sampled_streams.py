@@ -11,8 +11,9 @@ import anyio
 import numpy as np
 import pytest
 
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.backend import Probe
-from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.gateway import Submission
 from histrio.contracts.options import NoOptions
 from histrio.contracts.request_fields import FieldTable
@@ -182,22 +183,22 @@ class _DieDrafter(GuessDrafter):
         }
 
 
-DRAFTS = {"speculation": SpeculationLimits(is_adaptive=False, length=3)}
+DRAFTS = SpeculationSettings(adaptive=False, speculation_length=3)
 DISTURBANCES: dict[str, tuple[list[int], HarnessOptions]] = {
     "two_stages": ([2], HarnessOptions()),
     "three_stages": ([1, 3], HarnessOptions(num_micro_batches=2)),
     "restarts": ([], HarnessOptions(stage_options={"fail-at-step": 14, "fail-times": 1})),
     "restarts_of_three_stages": ([1, 3], HarnessOptions(stage_options={"fail-at-step": 30, "fail-times": 1})),
-    "preemption": ([], HarnessOptions(num_blocks=24)),
-    "preemption_in_two_stages": ([2], HarnessOptions(num_blocks=24, num_micro_batches=2)),
-    "preemption_without_prefix_cache": ([1, 3], HarnessOptions(num_blocks=24, has_prefix_cache=False)),
+    "preemption": ([], HarnessOptions(num_cache_blocks=24)),
+    "preemption_in_two_stages": ([2], HarnessOptions(num_cache_blocks=24, num_micro_batches=2)),
+    "preemption_without_prefix_cache": ([1, 3], HarnessOptions(num_cache_blocks=24, prefix_cache=False)),
     "preemption_and_restarts": (
         [2],
-        HarnessOptions(num_blocks=24, stage_options={"fail-at-step": 40, "fail-times": 1}),
+        HarnessOptions(num_cache_blocks=24, stage_options={"fail-at-step": 40, "fail-times": 1}),
     ),
-    "small_chunks": ([], HarnessOptions(prefill_chunk=3, max_step_tokens=16)),
-    "drafts": ([2], HarnessOptions(drafter=_Die(), batching_options=DRAFTS)),
-    "drafts_and_preemption": ([], HarnessOptions(num_blocks=24, drafter=_Die(), batching_options=DRAFTS)),
+    "small_chunks": ([], HarnessOptions(chunked_prefill_size=3, max_num_tokens_per_batch=16)),
+    "drafts": ([2], HarnessOptions(drafter=_Die(), speculation=DRAFTS)),
+    "drafts_and_preemption": ([], HarnessOptions(num_cache_blocks=24, drafter=_Die(), speculation=DRAFTS)),
 }
 
 
@@ -266,7 +267,7 @@ async def _keeps_to_constraints(model: Path) -> bool:
     """Whether streams without a seed do, whose drafts are thrown by a die."""
     sampling = {"allowed_token_ids": [1, 2, 3], "bad_words_ids": [[1, 1], [2, 2]]}
     submission = Submission([5, 9], 3 * NUM_TOKENS, Ask(sampling), num_choices=12)
-    options = HarnessOptions(drafter=_Die(), batching_options=DRAFTS)
+    options = HarnessOptions(drafter=_Die(), speculation=DRAFTS)
     async with serving(model, ToyFactory(), samplers=ALL_SAMPLERS, options=options) as harness:
         streams = [
             [token async for delta in each for token in delta.ids] for each in harness.gateway.submit(submission)

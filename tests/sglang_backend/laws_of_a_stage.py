@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from histrio.config.settings import SizeSettings
 from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.errors import BackendError, DoesNotFit
 from histrio.messages import Tensor
@@ -84,7 +85,8 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def spec_of(folder: Path, **settings: Any) -> StageSpec:
     whole = {"first_layer": 0, "last_layer": NUM_LAYERS, "num_layers": NUM_LAYERS, "device": "cpu", "dtype": "float32"}
-    limits = {"max_sequence_length": 64, "max_rows": SIZE.max_rows, "num_blocks": SIZE.num_blocks}
+    sizes = SizeSettings(max_batch_size=SIZE.max_rows, num_cache_blocks=SIZE.num_blocks)
+    limits = {"max_sequence_length": 64, "sizes": sizes}
     return StageSpec(str(folder), **{**whole, **limits, **settings})
 
 
@@ -255,8 +257,8 @@ def run_range(reference: Reference, batch: StepBatch, first: int, last: int) -> 
 
 def test_pages_that_do_not_fit_are_refused_with_the_numbers(reference: Reference) -> None:
     with pytest.raises(DoesNotFit, match=r"1000000000 pages of 16 tokens need \d+\.\d\d GiB"):
-        open_stage(spec_of(reference.folder, num_blocks=10**9), no_progress)
-    stage = open_stage(spec_of(reference.folder, num_blocks=None), no_progress)
+        open_stage(spec_of(reference.folder, sizes=SizeSettings(num_cache_blocks=10**9)), no_progress)
+    stage = open_stage(spec_of(reference.folder, sizes=SizeSettings(max_batch_size=SIZE.max_rows)), no_progress)
     stage.close()
     useful = SIZE.max_rows * 64 // PAGE
     assert stage.capacity.max_blocks == {PAGE: useful}, "no more than all rows at full length can use"

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from histrio.config.settings import SizeSettings
 from histrio.contracts.backend import StageSpec
 from histrio.errors import RequestError
 from histrio.messages import RequestState, TokenRow
@@ -176,7 +177,7 @@ def test_a_failure_that_sglang_reports_is_told_once(driver: EngineDriver) -> Non
 
 def test_what_does_not_fit_is_refused_before_anything_starts(model: KitModel) -> None:
     engine = SglangEngine()
-    spec: StageSpec = model.spec(num_blocks=10**12, device="cpu")
-    with pytest.raises(Exception, match=r"pages of 16 tokens need .* GiB"):
+    spec: StageSpec = model.spec(sizes=SizeSettings(num_cache_blocks=10**12), device="cpu")
+    with pytest.raises(Exception, match=r"blocks of 16 tokens need .* GiB"):
         engine.open(spec, None)  # type: ignore[arg-type]
     engine.close()

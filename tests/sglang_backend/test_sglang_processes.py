@@ -36,7 +36,9 @@ CUTS = [(1, 2), (1,), ()]
 NUM_PROMPTS = 12
 NUM_TOKENS = 24
 SAMPLERS: list[type[Sampler]] = [Temperature]
-OPTIONS = HarnessOptions(block_size=16, num_blocks=40, max_rows=8, prefill_chunk=16, max_sequence_length=64)
+OPTIONS = HarnessOptions(
+    kv_block_size=16, num_cache_blocks=40, max_batch_size=8, chunked_prefill_size=16, max_sequence_length=64
+)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 
 async def continuations(workers: StageWorkers, folder: Path, cuts: tuple[int, ...], prompts: list[list[int]]) -> Any:
     """Row r asks for its first 24 - r tokens; the first prompt also runs alone."""
-    run_stages = workers.runner("sglang", OPTIONS.prefill_chunk)
+    run_stages = workers.runner("sglang", OPTIONS.batching)
     got: dict[int, list[int]] = {}
     async with serving_with(
         run_stages, folder, samplers=SAMPLERS, cuts=cuts, options=OPTIONS, process="driver"

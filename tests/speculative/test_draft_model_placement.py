@@ -26,7 +26,7 @@ INSTALLED = drafter_tools(installed_plugins())
 
 
 def spec(model: Path, options: dict[str, Any], **others: Any) -> DrafterSpec:
-    settings = {"num_layers": 6, "vocab_size": 2560, "max_rows": 8, "max_sequence_length": 256, "max_draft": 8}
+    settings = {"num_layers": 6, "vocab_size": 2560, "max_batch_size": 8, "max_sequence_length": 256, "max_draft": 8}
     return DrafterSpec(model=str(model), options=options, **{**settings, **others})
 
 

@@ -12,8 +12,9 @@ import anyio
 import pytest
 from msgspec.structs import replace
 
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.backend import BackendFactory
-from histrio.contracts.drafter import DrafterFactory, SpeculationLimits
+from histrio.contracts.drafter import DrafterFactory
 from histrio.contracts.gateway import Submission
 from histrio.demo import draft_path, target_path
 from histrio.messages import Ask, RequestState
@@ -35,7 +36,7 @@ FIELDS: list[dict[str, Any]] = [
     {"temperature": 0.0, "repetition_penalty": 1.3},
     {"temperature": 1.0, "top_p": 0.9, "presence_penalty": 0.5},
 ]
-ALWAYS = {"speculation": SpeculationLimits(is_adaptive=False, length=4)}
+ALWAYS = SpeculationSettings(adaptive=False, speculation_length=4)
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ async def play(
     """Eight streams side by side, two of them a little before the others."""
     draft = {"model": str(pair.draft)} if isinstance(drafter, DraftModelFactory) else {}
     settings = HarnessOptions(
-        drafter=drafter, drafter_options={**draft, **(drafter_options or {})}, batching_options=ALWAYS, **options
+        drafter=drafter, drafter_options={**draft, **(drafter_options or {})}, speculation=ALWAYS, **options
     )
     got: dict[int, list[int]] = {}
     totals = Totals()
@@ -125,12 +126,12 @@ def submission(index: int, **others: Any) -> Submission:
 CASES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "toy, whole": ("toy", (), {}),
     "toy, three stages": ("toy", (1, 2), {}),
-    "toy, preempted": ("toy", (), {"num_blocks": 20, "max_sequence_length": 80}),
+    "toy, preempted": ("toy", (), {"num_cache_blocks": 20, "max_sequence_length": 80}),
     "toy, two micro-batches": ("toy", (1,), {"num_micro_batches": 2}),
     "toy, few blocks to draft in": ("toy", (), {"drafter_options": {"num-cache-tokens": 96}}),
     "llama, whole": ("llama", (), {}),
     "llama, two stages": ("llama", (1,), {}),
-    "llama, three stages, preempted": ("llama", (1, 2), {"num_blocks": 20, "max_sequence_length": 80}),
+    "llama, three stages, preempted": ("llama", (1, 2), {"num_cache_blocks": 20, "max_sequence_length": 80}),
     "demo, whole": ("demo", (), {}),
     "demo, two stages": ("demo", (3,), {}),
 }
@@ -181,7 +182,7 @@ def test_cancelled_streams_leave_the_others_alone(
         options = HarnessOptions(
             drafter=DraftModelFactory(),
             drafter_options={"model": str(pair.draft), "num-cache-tokens": 192},
-            batching_options=ALWAYS,
+            speculation=ALWAYS,
         )
         async with serving(pair.target, pair.factory, samplers=list(SAMPLERS), options=options) as harness:
             async with anyio.create_task_group() as tasks:
@@ -211,7 +212,7 @@ def test_each_choice_is_drafted_for_by_itself(pairs: dict[str, Pair]) -> None:
         options = HarnessOptions(
             drafter=drafter,
             drafter_options={"model": str(pair.draft)} if drafter else {},
-            batching_options=ALWAYS,
+            speculation=ALWAYS,
         )
         streams: dict[int, list[int]] = {}
         num_accepted = 0
@@ -238,7 +239,7 @@ def test_requests_without_a_seed_accept_by_the_ratio_of_both_models(
     async def share_accepted(seed: int | None) -> float:
         pair = pairs["llama"]
         options = HarnessOptions(
-            drafter=DraftModelFactory(), drafter_options={"model": str(pair.draft)}, batching_options=ALWAYS
+            drafter=DraftModelFactory(), drafter_options={"model": str(pair.draft)}, speculation=ALWAYS
         )
         totals = Totals()
         async with serving(pair.target, pair.factory, samplers=list(SAMPLERS), cuts=cuts, options=options) as harness:

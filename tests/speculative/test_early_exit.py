@@ -99,7 +99,7 @@ def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest
         model=str(target_path()),
         num_layers=6,
         vocab_size=2560,
-        max_rows=2,
+        max_batch_size=2,
         max_sequence_length=128,
         max_draft=4,
         dtype="float32",

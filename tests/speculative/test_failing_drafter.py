@@ -9,8 +9,9 @@ from pathlib import Path
 import anyio
 import pytest
 
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.backend import Probe
-from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError
 from histrio.messages import Generate
@@ -62,9 +63,7 @@ def said(ids: list[int], num_tokens: int) -> list[int]:
 def test_a_failing_drafter_ends_no_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = write_toy_model(tmp_path / "toy", num_layers=NUM_LAYERS)
     drafter = FailingFactory()
-    options = HarnessOptions(
-        drafter=drafter, batching_options={"speculation": SpeculationLimits(is_adaptive=False, length=2)}
-    )
+    options = HarnessOptions(drafter=drafter, speculation=SpeculationSettings(adaptive=False, speculation_length=2))
 
     async def run() -> list[list[int]]:
         async with serving(model, ToyFactory(), samplers=[], options=options) as harness:
@@ -75,4 +74,4 @@ def test_a_failing_drafter_ends_no_request(tmp_path: Path, caplog: pytest.LogCap
     assert streams == [said([5, 6, index], NUM_TOKENS) for index in range(2)]
     assert drafter.num_asked == 3, "twice before it failed, and never again"
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("nothing is guessed ahead any more: drafter 'FailingFactory'")
+    assert line.startswith("nothing is guessed ahead any more: drafter 'failing'")

@@ -84,7 +84,7 @@ def make_drafter(
         model=str(model),
         num_layers=4,
         vocab_size=target_vocab,
-        max_rows=6,
+        max_batch_size=6,
         max_sequence_length=1024,
         max_draft=8,
         threads=NUM_THREADS,

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from histrio.config.settings import SpeculationSettings
 from histrio.config.tables import convert_table
-from histrio.contracts.drafter import DrafterFactory, SpeculationLimits
+from histrio.contracts.drafter import DrafterFactory
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
 from histrio.demo import target_path
@@ -34,9 +35,9 @@ PASSAGES = (
     "The wooden clock whispers near the frozen lake, but 83 brave sailors follow the silver bridge to Oslo.",
     "Nobody opens the letter after the storm, because the kettle is bitter and the quiet moon is late again.",
 )
-ALWAYS = {"speculation": SpeculationLimits(length=4, is_adaptive=False)}
+ALWAYS = SpeculationSettings(speculation_length=4, adaptive=False)
 """Whatever steps cost on this machine."""
-SHAPES: list[dict[str, Any]] = [{}, {"num_blocks": 40}, {"num_micro_batches": 2}]
+SHAPES: list[dict[str, Any]] = [{}, {"num_cache_blocks": 40}, {"num_micro_batches": 2}]
 FIELDS: list[dict[str, Any]] = [
     {"temperature": 0.0},
     {"temperature": 0.8, "top_k": 3},
@@ -183,7 +184,7 @@ async def rounds(
     model: Path, factory: DrafterFactory | None, salts: tuple[str, str] = ("", ""), **options: Any
 ) -> tuple[list[list[list[int]]], list[float]]:
     """The same requests twice, four side by side each time; and the accepted tokens of each round."""
-    settings = HarnessOptions(drafter=factory, batching_options=ALWAYS, **options)
+    settings = HarnessOptions(drafter=factory, speculation=ALWAYS, **options)
     streams: list[list[list[int]]] = []
     accepted = [0.0]
     samplers: list[type[Sampler]] = [Temperature, TopK, RepetitionPenalty]
@@ -249,7 +250,7 @@ async def test_the_demo_model_quotes_the_same_in_fewer_steps() -> None:
 async def quoted(factory: DrafterFactory | None) -> tuple[list[list[int]], dict[str, float]]:
     """Two passages, one after the other, and the engine's totals."""
     backend = installed_plugins().stage_backend("torch")
-    settings = HarnessOptions(drafter=factory, batching_options=ALWAYS)
+    settings = HarnessOptions(drafter=factory, speculation=ALWAYS)
     async with serving(target_path(), backend, samplers=[Temperature], options=settings) as harness:
         answers = [await harness.generate(quoting(passage), 20) for passage in PASSAGES]
         status = harness.gateway.status

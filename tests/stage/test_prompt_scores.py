@@ -91,7 +91,9 @@ async def run(harness: Harness, ids: list[int], num_tokens: int = 3, num_choices
 async def test_every_token_is_scored_whatever_the_split(
     model: Path, cuts: Sequence[int], num_micro_batches: int
 ) -> None:
-    options = HarnessOptions(num_micro_batches=num_micro_batches, max_step_tokens=256, prefill_chunk=128)
+    options = HarnessOptions(
+        num_micro_batches=num_micro_batches, max_num_tokens_per_batch=256, chunked_prefill_size=128
+    )
     async with serving(model, ToyFactory(), samplers=[Temperature], cuts=cuts, options=options) as harness:
         for ids in ([7], [7, 8], LONG[:64], LONG[:65], LONG):
             ((tokens, scores),) = await run(harness, ids, num_prompt_logprobs=2)
@@ -159,7 +161,7 @@ class _FragileFactory(ToyFactory):
 @pytest.mark.parametrize("trouble", ["none", "preemption", "a lost replica"])
 async def test_trouble_changes_no_score(model: Path, trouble: str) -> None:
     factory = _FragileFactory(17 if trouble == "a lost replica" else 0)
-    options = HarnessOptions(num_blocks=90 if trouble == "preemption" else 600)
+    options = HarnessOptions(num_cache_blocks=90 if trouble == "preemption" else 600)
     async with serving(model, factory, samplers=[Temperature], cuts=[1], options=options) as harness:
         found = await crowd(harness)
         status = harness.gateway.status

@@ -124,7 +124,11 @@ def sequences(folder_and_model: tuple[Path, Any]) -> list[Known]:
 def chain(folder_and_model: tuple[Path, Any]) -> Iterator[StageChain]:
     """One stage, whose pool is large enough that all rows find room for their copies."""
     options = HarnessOptions(
-        block_size=16, num_blocks=2000, max_rows=MOST_ROWS, max_step_tokens=4096, max_sequence_length=MAX_LENGTH
+        kv_block_size=16,
+        num_cache_blocks=2000,
+        max_batch_size=MOST_ROWS,
+        max_num_tokens_per_batch=4096,
+        max_sequence_length=MAX_LENGTH,
     )
     opened = StageChain(TorchFactory(), folder_and_model[0], options=options)
     yield opened

@@ -66,7 +66,7 @@ def stage_scores(folder: Path, dtype: str) -> torch.Tensor:
         TorchFactory(),
         str(folder),
         (),
-        HarnessOptions(max_sequence_length=MAX_LENGTH, dtype=dtype, max_step_tokens=NUM_ROWS * NUM_TOKENS),
+        HarnessOptions(max_sequence_length=MAX_LENGTH, dtype=dtype, max_num_tokens_per_batch=NUM_ROWS * NUM_TOKENS),
     )
     logits = chain.step([ChainRow(slot, row.tolist(), NUM_TOKENS) for slot, row in enumerate(prompts())])
     chain.close()

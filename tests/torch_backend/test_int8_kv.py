@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from histrio.config.settings import MemorySettings, SizeSettings
 from histrio.contracts.backend import StageSpec
 from histrio.demo import target_path
 from histrio.errors import BackendError
@@ -214,7 +215,8 @@ def test_the_bytes_per_token_are_those_of_the_pool(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 0.25 * 68 / 64), ("bfloat16", 0.5 * 66 / 64)])
 def test_as_many_more_blocks_fit_as_tokens_are_smaller(dtype: str, share: float) -> None:
-    auto, int8 = (opened(target_path(), dtype=dtype, kv_cache_dtype=each) for each in ("auto", "int8"))
+    auto = opened(target_path(), dtype=dtype)
+    int8 = opened(target_path(), dtype=dtype, memory=MemorySettings(kv_cache_dtype="int8"))
     more = int8.max_blocks[16] / auto.max_blocks[16]
 
     assert int8.block_bytes_per_token == share * auto.block_bytes_per_token
@@ -223,7 +225,9 @@ def test_as_many_more_blocks_fit_as_tokens_are_smaller(dtype: str, share: float)
 
 def opened(folder: Path | str, **changes: Any) -> StageCapacity:
     """Capacity for so many rows that memory is what limits blocks."""
-    spec = StageSpec(str(folder), 0, 6, 6, device="cpu", kvcache_mem_ratio=0.01, max_rows=100_000)
+    spec = StageSpec(
+        str(folder), 0, 6, 6, device="cpu", block_mem_ratio=0.01, sizes=SizeSettings(max_batch_size=100_000)
+    )
     stage = open_stage(msgspec.structs.replace(spec, **changes), lambda fraction, text: None)
     stage.close()
     return stage.capacity
@@ -237,9 +241,11 @@ def opened(folder: Path | str, **changes: Any) -> StageCapacity:
     [("deepseek_v3", "int8", "DeepseekV3ForCausalLM keeps latents"), ("llama", "fp4", "'fp4' is unknown")],
 )
 def test_what_is_not_stored_that_way_is_refused_by_name(
-    family: str, kv_cache_dtype: str, reason: str, tiny_model: Callable[[str], Any]
+    family: str, kv_cache_dtype: Any, reason: str, tiny_model: Callable[[str], Any]
 ) -> None:
-    spec = StageSpec(tiny_model(family).folder, 0, NUM_LAYERS, NUM_LAYERS, kv_cache_dtype=kv_cache_dtype)
+    spec = StageSpec(
+        tiny_model(family).folder, 0, NUM_LAYERS, NUM_LAYERS, memory=MemorySettings(kv_cache_dtype=kv_cache_dtype)
+    )
     probe = TorchFactory().supports(spec)
 
     assert not probe.available
@@ -247,9 +253,11 @@ def test_what_is_not_stored_that_way_is_refused_by_name(
     assert probe.remedy == 'set kv-cache-dtype = "auto"'
     with pytest.raises(BackendError, match=f'{reason}.*; set kv-cache-dtype = "auto"'):
         open_stage(spec, lambda fraction, text: None)
-    assert TorchFactory().supports(msgspec.structs.replace(spec, kv_cache_dtype="auto")).available
+    assert TorchFactory().supports(msgspec.structs.replace(spec, memory=MemorySettings())).available
 
 
 def test_models_with_windows_are_supported(tiny_model: Callable[[str], Any]) -> None:
-    spec = StageSpec(tiny_model("gemma2").folder, 0, NUM_LAYERS, NUM_LAYERS, kv_cache_dtype="int8")
+    spec = StageSpec(
+        tiny_model("gemma2").folder, 0, NUM_LAYERS, NUM_LAYERS, memory=MemorySettings(kv_cache_dtype="int8")
+    )
     assert TorchFactory().supports(spec).available

@@ -20,6 +20,7 @@ from torch import Tensor
 from demo.messages import Message, assistant, user
 from demo.texts import make_passage, notes_exchange
 from demo.tokenizer import load_tokenizer
+from histrio.config.settings import MemorySettings
 from histrio.contracts.backend import OpenedStage, Progress, StageSpec
 from histrio.demo import target_path
 from histrio.testing.chain import ChainRow, StageChain
@@ -32,13 +33,15 @@ class Int8Factory(TorchFactory):
     """Opens torch stages whose blocks are int8."""
 
     def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
-        return super().open(msgspec.structs.replace(spec, kv_cache_dtype="int8"), progress)
+        return super().open(msgspec.structs.replace(spec, memory=MemorySettings(kv_cache_dtype="int8")), progress)
 
 
 def open_chain(
     factory: TorchFactory, folder: Path | str, cuts: tuple[int, ...] = (), dtype: str = "float32"
 ) -> StageChain:
-    options = HarnessOptions(block_size=16, num_blocks=160, max_step_tokens=1024, max_sequence_length=1024, dtype=dtype)
+    options = HarnessOptions(
+        kv_block_size=16, num_cache_blocks=160, max_num_tokens_per_batch=1024, max_sequence_length=1024, dtype=dtype
+    )
     return StageChain(factory, folder, cuts, options)
 
 

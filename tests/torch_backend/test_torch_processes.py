@@ -29,7 +29,9 @@ PAIRS = [(FIRST, cuts) for cuts in CUTS]
 PAIRS += [(family, CUTS[1 + number % (NUM_LAYERS - 1)]) for number, family in enumerate(OTHERS)]
 """One family at every cut, each other one at some cut; within one process `test_torch_families.py` tries them all."""
 SAMPLERS: list[type[Sampler]] = [Temperature]
-OPTIONS = HarnessOptions(block_size=16, num_blocks=64, max_rows=8, prefill_chunk=16, max_sequence_length=64)
+OPTIONS = HarnessOptions(
+    kv_block_size=16, num_cache_blocks=64, max_batch_size=8, chunked_prefill_size=16, max_sequence_length=64
+)
 NUM_ROWS = 8
 
 
@@ -56,7 +58,7 @@ def references(tiny: Any) -> list[Reference]:
 
 async def continuations(workers: StageWorkers, folder: str, cuts: tuple[int, ...], prompts: list[list[int]]) -> Any:
     """Row r asks for its first 32 - 2r tokens, so that rows leave one after the other; row 0 also runs alone."""
-    run_stages = workers.runner("torch", OPTIONS.prefill_chunk)
+    run_stages = workers.runner("torch", OPTIONS.batching)
     got: dict[int, list[int]] = {}
     async with serving_with(
         run_stages, Path(folder), samplers=SAMPLERS, cuts=cuts, options=OPTIONS, process="driver"

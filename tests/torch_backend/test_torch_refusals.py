@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from histrio.config.settings import MemorySettings, SizeSettings
 from histrio.contracts.backend import StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, ModelUnavailable, UnsupportedModel
 from histrio_torch.factory import TorchFactory
@@ -147,9 +148,9 @@ def test_a_mask_of_the_models_own_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"param_mem_ratio": 1e-9}, "param-mem-ratio"),
-        ({"kvcache_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
-        ({"num_blocks": 10**12}, "1000000000000 blocks"),
+        ({"memory": MemorySettings(param_mem_ratio=1e-9)}, "param-mem-ratio"),
+        ({"block_mem_ratio": 1e-9}, "kvcache-mem-ratio"),
+        ({"sizes": SizeSettings(num_cache_blocks=10**12)}, "1000000000000 blocks"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(

@@ -82,7 +82,7 @@ def _require_few_stops(edge: Edge, request: GenerationRequest) -> None:
 def _require_few_choices(edge: Edge, request: GenerationRequest, num_prompts: int) -> None:
     if request.n > edge.settings.max_choices:
         raise RequestError(f"n: at most {edge.settings.max_choices} choices are accepted", param="n")
-    limit = edge.gateway.status.max_unfinished
+    limit = edge.gateway.status.max_unfinished_requests
     if 0 < limit < request.n * num_prompts:
         text = f"n: times the number of prompts is more than the {limit} requests that this server can run at a time"
         raise RequestError(text, param="n")

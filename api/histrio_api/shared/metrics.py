@@ -130,7 +130,7 @@ def _gateway_lines(status: GatewayStatus, prefix: str) -> Iterator[str]:
         yield f'{prefix}state{{state="{state}"}} {int(state == status.state)}'
     gauges = {
         "unfinished_requests": status.num_unfinished,
-        "max_unfinished_requests": status.max_unfinished,
+        "max_unfinished_requests": status.max_unfinished_requests,
         "epoch": status.epoch,
         "load_progress_ratio": status.progress,
     }

@@ -150,7 +150,7 @@ def _capacity(spec: StageSpec, loaded: Loaded, device: mx.Device) -> StageCapaci
     return StageCapacity(
         max_blocks=budget.max_blocks(caches.bytes_per_token, spec, BLOCK_SIZES, state_bytes),
         max_rows=max_rows,
-        max_step_tokens=spec.max_step_tokens,
+        max_step_tokens=spec.sizes.max_num_tokens_per_batch,
         dtype=DTYPE_NAMES[loaded.stage.dtype],
         param_bytes=loaded.stage.param_bytes,
         block_bytes_per_token=caches.bytes_per_token,

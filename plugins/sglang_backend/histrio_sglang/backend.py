@@ -44,8 +44,8 @@ class SglangStage:
         self.xp = TorchArrays(device)
         self.capacity = StageCapacity(
             max_blocks=measure(device).max_blocks(runner.token_bytes, spec, [page_size]),
-            max_rows=spec.max_rows,
-            max_step_tokens=spec.max_step_tokens,
+            max_rows=spec.sizes.max_batch_size,
+            max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype=str(runner.dtype).removeprefix("torch."),
             param_bytes=runner.param_bytes,
             block_bytes_per_token=runner.token_bytes,
@@ -110,7 +110,7 @@ def open_stage(spec: StageSpec, progress: Progress) -> SglangStage:
     """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model, with nothing kept."""
     options = read_options(spec.options)
     if options.page_size == 0:
-        options = msgspec.structs.replace(options, page_size=spec.block_size or DEFAULT_PAGE_SIZE)
+        options = msgspec.structs.replace(options, page_size=spec.sizes.kv_block_size or DEFAULT_PAGE_SIZE)
     check_version(force=options.force_version)
     if spec.adapter is not None:
         raise BackendError("the sglang backend applies no adapters; merge the adapter into the weights")

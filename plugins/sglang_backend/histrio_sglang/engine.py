@@ -71,7 +71,7 @@ class SglangEngine(HostedEngine):
         self._own_eos = set(config.hf_eos_token_id or ())
         self._longest = min(spec.max_sequence_length, int(info["max_req_input_len"]))
         dtype, num_tokens = str(config.dtype).removeprefix("torch."), int(info["max_total_num_tokens"])
-        return EngineCapacity(spec.max_rows, self._longest, num_tokens, dtype, [Capability.LOGPROBS])
+        return EngineCapacity(spec.sizes.max_batch_size, self._longest, num_tokens, dtype, [Capability.LOGPROBS])
 
     def submit(self, order: Generate) -> None:
         """Start a stream. Raises `RequestError` for biases of tokens that the model does not have."""
@@ -146,7 +146,7 @@ def engine_settings(
     if options.tp_size == 1:
         measure(device).check_weights(weight_bytes(spec, dtype), spec)
     context_length = min(spec.max_sequence_length + _SPARE_POSITIONS, model.max_positions)
-    chunk = max(spec.max_step_tokens // options.page_size, 1) * options.page_size
+    chunk = max(spec.sizes.max_num_tokens_per_batch // options.page_size, 1) * options.page_size
     return {
         "model_path": spec.model,
         "skip_tokenizer_init": True,
@@ -163,9 +163,9 @@ def engine_settings(
         "grammar_backend": "none",
         "tp_size": options.tp_size,
         "page_size": options.page_size,
-        "max_running_requests": spec.max_rows,
+        "max_running_requests": spec.sizes.max_batch_size,
         "max_total_tokens": _cache_tokens(spec, options, device, dtype),
-        "mem_fraction_static": options.mem_fraction_static or spec.param_mem_ratio + spec.kvcache_mem_ratio,
+        "mem_fraction_static": options.mem_fraction_static or spec.memory.param_mem_ratio + spec.block_mem_ratio,
         "chunked_prefill_size": chunk,
         "disable_overlap_schedule": is_cpu,
         "disable_cuda_graph": is_cpu or not options.cuda_graphs,
@@ -214,14 +214,16 @@ def _set_environment(spec: StageSpec, device: torch.device) -> None:
 def _cache_tokens(spec: StageSpec, options: EngineOptions, device: torch.device, dtype: str) -> int | None:
     """Tokens of the cache: as asked for; on a CPU what is useful and fits, elsewhere what SGLang measures."""
     if device.type != "cpu":
-        return spec.num_blocks
+        return spec.sizes.num_cache_tokens
 
     config = read_config(Path(spec.model))
     heads = int(config.get("num_key_value_heads") or config["num_attention_heads"])
     width = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
     item_bytes = torch.float32.itemsize if dtype == "float32" else torch.bfloat16.itemsize
-    wanted = None if spec.num_blocks is None else math.ceil(spec.num_blocks / options.page_size)
-    pages_spec = msgspec.structs.replace(spec, num_blocks=wanted)
+    num_tokens, page_size = spec.sizes.num_cache_tokens, options.page_size
+    num_pages = None if num_tokens is None else math.ceil(num_tokens / page_size)
+    sizes = msgspec.structs.replace(spec.sizes, kv_block_size=page_size, num_cache_blocks=num_pages)
+    pages_spec = msgspec.structs.replace(spec, sizes=sizes)
     token_bytes = 2 * spec.num_layers * heads * width * item_bytes
-    num_blocks = measure(device).max_blocks(token_bytes, pages_spec, [options.page_size])[options.page_size]
-    return num_blocks * options.page_size
+    num_blocks = measure(device).max_blocks(token_bytes, pages_spec, [page_size])[page_size]
+    return num_blocks * page_size

@@ -72,8 +72,8 @@ def _size(spec: StageSpec, capacity: StageCapacity, num_cache_tokens: int | None
         if capability not in capacity.capabilities:
             raise BackendError(f"this backend cannot draft with the model {spec.model}: {reason}; choose another one")
 
-    limits = SizeLimits(BLOCK_SIZE, None, spec.max_rows, spec.max_step_tokens, spec.max_sequence_length)
-    most = fit(limits, [capacity])
+    sizes = msgspec.structs.replace(spec.sizes, num_cache_blocks=None)
+    most = fit(SizeLimits(sizes, spec.max_sequence_length), [capacity])
     wanted = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_rows, spec.max_sequence_length)
     num_blocks = -(-wanted // most.block_size)
     num_fitting = capacity.max_blocks[most.block_size]

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import msgspec
 
+from histrio.config.settings import SizeSettings
 from histrio.config.weights import weight_files
 from histrio.contracts.backend import Capability, Probe, StageSpec
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
@@ -67,12 +68,14 @@ def bring_up(
         device=options.device or spec.device,
         dtype=options.dtype or spec.dtype,
         max_sequence_length=spec.max_sequence_length,
-        max_rows=spec.max_rows,
-        max_step_tokens=max(_MOST_STEP_TOKENS, spec.max_rows),
-        kvcache_mem_ratio=_CACHE_SHARE,
-        num_blocks=options.num_cache_tokens and -(-options.num_cache_tokens // BLOCK_SIZE),
+        sizes=SizeSettings(
+            max_batch_size=spec.max_batch_size,
+            max_num_tokens_per_batch=max(_MOST_STEP_TOKENS, spec.max_batch_size),
+            kv_block_size=BLOCK_SIZE,
+            num_cache_blocks=options.num_cache_tokens and -(-options.num_cache_tokens // BLOCK_SIZE),
+        ),
+        block_mem_ratio=_CACHE_SHARE,
         threads=options.threads or (1 if checkpoint_bytes(weight_files(Path(model))) < _FEW_BYTES else spec.threads),
-        block_size=BLOCK_SIZE,
     )
     factory = tools.stage_backend(options.backend)
     stage_spec = with_options(stage_spec, factory, "options")

@@ -35,8 +35,8 @@ class TorchStage:
         self.xp = TorchArrays(stage.device)
         self.capacity = StageCapacity(
             max_blocks=measure(stage.device).max_blocks(cache.reserved_bytes_per_token, spec, BLOCK_SIZES),
-            max_rows=spec.max_rows,
-            max_step_tokens=spec.max_step_tokens,
+            max_rows=spec.sizes.max_batch_size,
+            max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype=str(stage.dtype).removeprefix("torch."),
             param_bytes=stage.param_bytes,
             block_bytes_per_token=cache.bytes_per_token,
@@ -111,7 +111,7 @@ class RunningTorchStage:
 
 def open_stage(spec: StageSpec, progress: Progress) -> TorchStage:
     """Load the stage's weights. Raises `BackendError` for settings, `ModelError` for the model, with nothing kept."""
-    refusal = kv_cache_refusal(read_config(Path(spec.model)), spec.kv_cache_dtype)
+    refusal = kv_cache_refusal(read_config(Path(spec.model)), spec.memory.kv_cache_dtype)
     if refusal is not None:
         raise BackendError(f"{refusal}; {KV_CACHE_REMEDY}")
 
@@ -133,7 +133,7 @@ def _make_cache(stage: StageModel, spec: StageSpec) -> PagedCache:
     except RuntimeError as error:
         raise UnsupportedModel(f"{type(stage.model).__name__} fails in a trial step: {error}") from error
 
-    cache = PagedCache(shapes, stage.dtype, stage.device, is_int8=spec.kv_cache_dtype == "int8")
+    cache = PagedCache(shapes, stage.dtype, stage.device, is_int8=spec.memory.kv_cache_dtype == "int8")
     for module in attending_modules(stage.model):
         vars(module)["histrio_cache"] = cache
     return cache

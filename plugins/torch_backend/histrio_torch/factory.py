@@ -60,7 +60,7 @@ class TorchFactory:
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")
 
-        refusal = kv_cache_refusal(config, spec.kv_cache_dtype)
+        refusal = kv_cache_refusal(config, spec.memory.kv_cache_dtype)
         if refusal is not None:
             return Probe(available=False, reason=refusal, remedy=KV_CACHE_REMEDY)
 

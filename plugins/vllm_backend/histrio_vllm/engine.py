@@ -50,7 +50,7 @@ class VllmEngine(HostedEngine):
         config = self._engine.vllm_config
         num_tokens = int(config.cache_config.num_gpu_blocks) * int(config.cache_config.block_size)
         dtype = str(config.model_config.dtype).removeprefix("torch.")
-        return EngineCapacity(spec.max_rows, longest, num_tokens, dtype, [Capability.LOGPROBS])
+        return EngineCapacity(spec.sizes.max_batch_size, longest, num_tokens, dtype, [Capability.LOGPROBS])
 
     async def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
         prompt: dict[str, Any] = {"prompt_token_ids": order.ids}
@@ -77,18 +77,19 @@ def _start(settings: dict[str, Any]) -> Any:
 
 def _settings(spec: StageSpec, options: VllmOptions, dtype: str, longest: int) -> dict[str, Any]:
     """Arguments of vLLM's engine by name."""
-    num_blocks = None if spec.num_blocks is None else -(-spec.num_blocks // options.block_size)
+    num_tokens = spec.sizes.num_cache_tokens
+    num_blocks = None if num_tokens is None else -(-num_tokens // options.block_size)
     return {
         "model": spec.model,
         "skip_tokenizer_init": True,
         "dtype": dtype,
         "max_model_len": longest,
-        "max_num_seqs": spec.max_rows,
-        "max_num_batched_tokens": max(spec.max_step_tokens, longest),
+        "max_num_seqs": spec.sizes.max_batch_size,
+        "max_num_batched_tokens": max(spec.sizes.max_num_tokens_per_batch, longest),
         "block_size": options.block_size,
         "num_gpu_blocks_override": num_blocks,
         "tensor_parallel_size": options.tp_size,
-        "gpu_memory_utilization": options.mem_fraction_static or spec.param_mem_ratio + spec.kvcache_mem_ratio,
+        "gpu_memory_utilization": options.mem_fraction_static or spec.memory.param_mem_ratio + spec.block_mem_ratio,
         "enforce_eager": options.enforce_eager,
         "disable_log_stats": True,
     }

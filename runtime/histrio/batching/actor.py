@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
@@ -18,8 +16,9 @@ from histrio.batching.speculation.cost import CostModel
 from histrio.batching.speculation.drafter_guard import DrafterGuard
 from histrio.batching.speculation.speculation import Speculation
 from histrio.batching.step_plan import Plan, SchedulerLimits
+from histrio.config.settings import BatchingSettings, SpeculationSettings
 from histrio.contracts.backend import Capability
-from histrio.contracts.drafter import Drafter, DrafterSpec, SpeculationLimits
+from histrio.contracts.drafter import Drafter, DrafterSpec
 from histrio.contracts.policy import BatchingPolicy, by_priority
 from histrio.errors import EngineError, HistrioError
 from histrio.messages import (
@@ -42,7 +41,7 @@ from histrio.messages import (
 )
 from histrio.policies.guard import guarded_handicap
 
-__all__ = ["BatchingActor", "BatchingSettings"]
+__all__ = ["BatchingActor", "BatchingSpec"]
 
 log = logging.getLogger(__name__)
 
@@ -52,34 +51,19 @@ _VERIFYING = {Capability.REWIND, Capability.ALL_POSITION_LOGITS}
 _TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
 
 
-class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of batching from the topology; they travel to the process that hosts it."""
+class BatchingSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What batching goes by: its settings, and what the plan made of them. Travels to the process that hosts it."""
 
-    prefill_chunk: int = 512
-    """Most tokens of one prompt in one step."""
-    step_budget_s: float | None = None
-    """Seconds of a step that chunks of prompts are cut to fit into while others decode; None for no bound."""
+    settings: BatchingSettings = BatchingSettings()
+    speculation: SpeculationSettings = SpeculationSettings()
     num_micro_batches: int = 1
     """Steps in flight along the stages."""
     num_ahead: int = 0
     """Steps scheduled beyond these before the tokens they continue from are known (async scheduling), for a single
     stage on another thread."""
-    has_prefix_cache: bool = True
-    prompts_first: bool = False
-    """Prompts come before the next tokens of decoding sequences."""
-    wait_s: float = 0.0
-    """Seconds that the first request waits for others, when nothing runs."""
-    can_preempt: bool = True
-    watermark: float = 0.0
-    """Share of the blocks that new sequences leave to running ones."""
-    policy: str = ""
-    """Name of the policy that decides in which order requests enter; empty: by priority."""
-    policy_options: dict[str, Any] = {}
-    """`[engine.batching-policy-options]`, checked when the plan was made."""
     drafter: str = ""
     """Name of the drafter; empty for none."""
     drafter_spec: DrafterSpec | None = None
-    speculation: SpeculationLimits = SpeculationLimits()
 
 
 class BatchingActor(Actor[ToBatching]):
@@ -88,7 +72,7 @@ class BatchingActor(Actor[ToBatching]):
     def __init__(
         self,
         tell: Tell,
-        settings: BatchingSettings,
+        spec: BatchingSpec,
         *,
         make_drafter: Callable[[], Drafter] | None = None,
         vocab_size: int = 0,
@@ -96,7 +80,8 @@ class BatchingActor(Actor[ToBatching]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._tell = tell
-        self._settings = settings
+        self._spec = spec
+        self._settings = spec.settings
         """`vocab_size` bounds what the drafter may propose; 0: not known."""
         self._make_drafter = make_drafter
         self._vocab_size = vocab_size
@@ -153,8 +138,8 @@ class BatchingActor(Actor[ToBatching]):
         if scheduler is None or self._is_gathering(scheduler):
             return
 
-        num_micro_batches = self._settings.num_micro_batches
-        while len(self._in_flight) < num_micro_batches + self._settings.num_ahead:
+        num_micro_batches = self._spec.num_micro_batches
+        while len(self._in_flight) < num_micro_batches + self._spec.num_ahead:
             plan = scheduler.plan(num_micro_batches, is_ahead=len(self._in_flight) >= num_micro_batches)
             self._settle_blocks(scheduler, plan)
             for order in plan.orders if plan is not None else scheduler.take_orders():
@@ -172,7 +157,7 @@ class BatchingActor(Actor[ToBatching]):
         """How long the first request still waits for others."""
         if self._gathering_since is None:
             return None
-        left = self._gathering_since + self._settings.wait_s - self._clock()
+        left = self._gathering_since + self._settings.scheduler_wait_ms / 1000 - self._clock()
         return left if left > 0 else None
 
     def idle(self) -> None:
@@ -188,7 +173,7 @@ class BatchingActor(Actor[ToBatching]):
 
     def _is_gathering(self, scheduler: Scheduler) -> bool:
         """Whether waiting requests wait a little for others, because nothing runs and there is room for more."""
-        if not self._settings.wait_s:
+        if not self._settings.scheduler_wait_ms:
             return False
 
         is_idle = scheduler.num_running == 0 and not self._in_flight
@@ -212,7 +197,7 @@ class BatchingActor(Actor[ToBatching]):
         except HistrioError:
             raise
         except Exception:
-            log.exception("nothing is guessed ahead: drafter %r cannot be made", self._settings.drafter)
+            log.exception("nothing is guessed ahead: drafter %r cannot be made", self._spec.drafter)
             return None
 
     def _take(self, order: Generate, scheduler: Scheduler) -> None:
@@ -235,16 +220,12 @@ class BatchingActor(Actor[ToBatching]):
             max_rows=size.max_rows,
             max_step_tokens=size.max_step_tokens,
             block_size=size.block_size,
-            prefill_chunk=self._settings.prefill_chunk,
-            step_budget_s=math.inf if self._settings.step_budget_s is None else self._settings.step_budget_s,
             max_sequence_length=size.max_sequence_length,
-            speculation=self._settings.speculation if _VERIFYING.issubset(size.capabilities) else None,
-            has_prefix_cache=self._settings.has_prefix_cache and Capability.PREFIX_SHARE in size.capabilities,
+            speculation=self._spec.speculation if _VERIFYING.issubset(size.capabilities) else None,
+            has_prefix_cache=self._settings.prefix_cache and Capability.PREFIX_SHARE in size.capabilities,
             num_blocks=size.num_blocks,
+            settings=self._settings,
             can_copy=Capability.COPY_BLOCKS in size.capabilities,
-            prompts_first=self._settings.prompts_first,
-            can_preempt=self._settings.can_preempt,
-            watermark=self._settings.watermark,
         )
         self.scheduler = self._make_scheduler(limits)
         self._tell(KV, start)
@@ -257,7 +238,7 @@ class BatchingActor(Actor[ToBatching]):
         if self.scheduler is not None and self.scheduler.speculation is not None:
             self.scheduler.speculation.close_all()
         if self._drafter is not None and limits.speculation is not None:
-            guard = DrafterGuard(self._drafter, self._settings.drafter, self._vocab_size)
+            guard = DrafterGuard(self._drafter, self._spec.drafter, self._vocab_size)
             speculation = Speculation(limits.speculation, guard, cost, self._clock)
         return Scheduler(limits, BlockLease(), cost, speculation, self._handicap)
 

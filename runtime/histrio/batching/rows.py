@@ -22,6 +22,7 @@ class RowMaker:
         self.num_forks = 0
         """Sequences that began with a copy of the block that their prompt ends in."""
         self._limits = limits
+        self._settings = limits.settings
         self._lease = lease
         self._roster = roster
 
@@ -36,7 +37,7 @@ class RowMaker:
         source = self._block_to_copy(sequence) if sequence.slot < 0 else None
         start = sequence.progress.planned if source is None else len(sequence.ids) - 1
         pending = len(sequence.ids) - start
-        num_tokens = min(pending, budget, self._limits.prefill_chunk)
+        num_tokens = min(pending, budget, self._settings.chunked_prefill_size)
         if sequence.drafted.ids:
             self._cut_drafts(sequence, budget)
             num_tokens += len(sequence.drafted.ids)
@@ -92,7 +93,7 @@ class RowMaker:
 
     def _allocate(self, sequence: Sequence, end: int) -> list[int] | None:
         """Blocks for the tokens up to `end`; None if kv has to grant some first, or a sequence to be preempted."""
-        if not self._limits.can_preempt:
+        if not self._settings.enable_preemption:
             end = sequence.order.max_total_tokens
         num_blocks = -(-end // self._limits.block_size) - len(sequence.block_ids)
         if num_blocks <= 0:
@@ -116,7 +117,7 @@ class RowMaker:
             if waiting.block_ids and waiting is not sequence:
                 num_released += len(waiting.block_ids)
                 self._lease.release(waiting.request, waiting.forget_blocks())
-        if sequence.slot < 0 or not self._limits.can_preempt:
+        if sequence.slot < 0 or not self._settings.enable_preemption:
             return
 
         for victim in sorted(self._roster.running, key=lambda each: each.rank, reverse=True):

@@ -13,7 +13,6 @@ kv has no block left, the running sequence of the last rank gives up its blocks 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 
 from histrio.batching.answers import token_row
@@ -50,6 +49,7 @@ class Scheduler:
         handicap: Callable[[Generate], int] = by_priority,
     ) -> None:
         self.limits = limits
+        self._settings = limits.settings
         self.lease = lease
         self.cost = cost or CostModel()
         self.speculation = speculation if limits.speculation is not None else None
@@ -222,7 +222,7 @@ class Scheduler:
             num_pending = sequence.num_pending_tokens
             if num_pending > 0:
                 (decoding if num_pending == 1 else prefilling).append(sequence)
-        for sequence in [*prefilling, *decoding] if self.limits.prompts_first else [*decoding, *prefilling]:
+        for sequence in [*prefilling, *decoding] if self._settings.prefill_priority else [*decoding, *prefilling]:
             if sequence.slot >= 0:
                 yield sequence
         yield from self._newcomers()
@@ -246,15 +246,15 @@ class Scheduler:
             if not (sequence.is_matched and sequence.is_prepared):
                 self._ask(sequence)
                 continue
-            if not self._is_above_watermark(sequence):
+            if not self._leaves_enough_blocks(sequence):
                 return
             yield sequence
             if sequence.slot < 0:
                 return  # it could not enter, so none behind it may
 
-    def _is_above_watermark(self, sequence: Sequence) -> bool:
+    def _leaves_enough_blocks(self, sequence: Sequence) -> bool:
         """Whether enough blocks are left for running sequences, if any, when this one has those of its prompt."""
-        reserve = int(self.limits.watermark * self.limits.num_blocks)
+        reserve = int(self._settings.preemption_threshold * self.limits.num_blocks)
         if not self._roster.running or reserve == 0:
             return True
 
@@ -267,11 +267,11 @@ class Scheduler:
         num_left = self.limits.max_step_tokens - batch.num_tokens
         if sequence.wants_scores:
             num_left = min(num_left, _MOST_SCORED - batch.num_scored)
-        is_free = sequence.num_pending_tokens == 1 or math.isinf(self.limits.step_budget_s) or self.limits.prompts_first
+        is_free = sequence.num_pending_tokens == 1 or self._settings.prefill_priority
         if is_free or not self.cost.is_trusted or not self._is_decoding:
             return num_left
 
-        bound = self.limits.step_budget_s / self.cost.lag
+        bound = self._settings.step_budget_ms / 1000 / self.cost.lag
         seconds = bound - self.cost.predict(batch.num_tokens, batch.num_pairs)
         fitting = self.cost.tokens_within(seconds, sequence.progress.planned)
         is_first = len(batch.rows) == batch.num_decoding

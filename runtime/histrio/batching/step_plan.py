@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from histrio.batching.sequence import Sequence
 from histrio.batching.speculation.cost import attended_pairs
-from histrio.contracts.drafter import SpeculationLimits
+from histrio.config.settings import BatchingSettings, SpeculationSettings
 from histrio.contracts.sampler import DraftProbs
 from histrio.messages import Close, Copy, Open, Prepare, Row, Sealed
 
@@ -24,23 +23,14 @@ class SchedulerLimits:
     max_rows: int
     max_step_tokens: int
     block_size: int
-    prefill_chunk: int
-    """Most tokens of one sequence in one step."""
     max_sequence_length: int
     num_blocks: int = 0
-    """Blocks of the whole replica, for `watermark`."""
+    """Blocks of the whole replica, for `preemption_threshold`."""
+    settings: BatchingSettings = BatchingSettings()
     has_prefix_cache: bool = True
     can_copy: bool = False
     """The stages can copy blocks."""
-    step_budget_s: float = math.inf
-    """Seconds of a step to which chunks of prompts are cut while other sequences decode."""
-    prompts_first: bool = False
-    """Prompts come before the next tokens of decoding sequences, whatever the budget."""
-    can_preempt: bool = True
-    """False: a sequence enters only when all blocks that it can ever need are its own."""
-    watermark: float = 0.0
-    """Share of all blocks that new sequences leave to running ones."""
-    speculation: SpeculationLimits | None = None
+    speculation: SpeculationSettings | None = None
     """None where the stages cannot verify drafts, or there is no drafter."""
 
 

@@ -17,11 +17,12 @@ __all__ = ["describe_plan"]
 
 def describe_plan(plan: Plan) -> str:
     """The resolved plan as text: model, stages, limits, addresses. Keys and other settings of services stay unsaid."""
-    model, engine, runtime = plan.model, plan.engine, plan.runtime
+    model, runtime = plan.model, plan.runtime
+    admission, sizes, memory = plan.engine.admission, plan.engine.sizes, plan.engine.memory
     rows = [["stage", "layers", "backend", "level", "device", "dtype", "process", "weights", "capabilities"]]
     rows += [_stage_row(stage, plan.checkpoint_dtype) for stage in plan.stages]
-    blocks = "from memory" if engine.num_cache_blocks is None else str(engine.num_cache_blocks)
-    block_size = "16 tokens or more" if engine.kv_block_size is None else f"{engine.kv_block_size} tokens"
+    blocks = "from memory" if sizes.num_cache_blocks is None else str(sizes.num_cache_blocks)
+    block_size = f"{sizes.wanted_block_size} tokens" + (" or more" if sizes.kv_block_size is None else "")
     adapter = plan.stages[0].spec.adapter
     facts = [
         ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),
@@ -29,18 +30,18 @@ def describe_plan(plan: Plan) -> str:
         *([("adapter", adapter)] if adapter else []),
         ("context", f"{model.max_sequence_length} tokens of prompt and output"),
         ("sampling", _sampling(plan)),
-        ("requests", f"{engine.max_unfinished_requests} unfinished at most, {engine.request_timeout_s:g} s each"),
+        ("requests", f"{admission.max_unfinished_requests} unfinished at most, {admission.request_timeout_s:g} s each"),
         (
             "step",
-            f"{engine.max_batch_size} sequences, {engine.max_num_tokens_per_batch} tokens, "
-            f"{engine.chunked_prefill_size} of one prompt",
+            f"{sizes.max_batch_size} sequences, {sizes.max_num_tokens_per_batch} tokens, "
+            f"{plan.engine.batching.chunked_prefill_size} of one prompt",
         ),
-        ("policies", _policies(engine)),
+        ("policies", _policies(plan.engine)),
         ("drafter", _drafter(plan)),
-        ("kv blocks", f"{blocks}, size {block_size}, number format {engine.kv_cache_dtype}"),
+        ("kv blocks", f"{blocks}, size {block_size}, number format {memory.kv_cache_dtype}"),
         (
             "memory",
-            f"weights up to {engine.param_mem_ratio:.0%}, kv up to {engine.kv_share:.0%} of each device; "
+            f"weights up to {memory.param_mem_ratio:.0%}, kv up to {memory.kv_share:.0%} of each device; "
             f"this machine has {describe_bytes(memory_bytes())}",
         ),
         ("restarts", f"{runtime.max_restarts} in {runtime.restart_window_s:g} s"),
@@ -68,12 +69,15 @@ def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
 
 
 def _policies(engine: EngineTable) -> str:
-    batching = _with_options(engine.batching_policy, engine.batching_policy_options)
-    return f"batching {batching}, admission {_with_options(engine.admission_policy, engine.admission_policy_options)}"
+    batching, admission = engine.batching, engine.admission
+    return (
+        f"batching {_with_options(batching.batching_policy, batching.batching_policy_options)}, "
+        f"admission {_with_options(admission.admission_policy, admission.admission_policy_options)}"
+    )
 
 
 def _drafter(plan: Plan) -> str:
-    return _with_options(plan.drafter, plan.engine.drafter_options) if plan.drafter else "none"
+    return _with_options(plan.drafter, plan.engine.speculation.drafter_options) if plan.drafter else "none"
 
 
 def _with_options(name: str, options: Mapping[str, Any]) -> str:
@@ -99,7 +103,7 @@ def _idle(plan: Plan, capabilities: Mapping[str, list[str]]) -> list[str]:
     idle = []
     if plan.drafter and (names := lacking(Capability.REWIND, Capability.ALL_POSITION_LOGITS)):
         idle.append(f"the drafter {plan.drafter} cannot act: {names} cannot verify what it guesses")
-    if plan.engine.prefix_cache and (names := lacking(Capability.PREFIX_SHARE)):
+    if plan.engine.batching.prefix_cache and (names := lacking(Capability.PREFIX_SHARE)):
         idle.append(f"the prefix cache cannot act: {names} cannot share blocks")
     if not plan.model.honours.grammar_kinds:
         idle.append("grammars cannot act: no plugin enforces them, so response_format and forced tool calls get 400")

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from histrio.errors import TopologyError
 
-__all__ = ["closest", "convert_table", "did_you_mean"]
+__all__ = ["closest", "convert_parts", "convert_table", "did_you_mean"]
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -38,14 +38,8 @@ def convert_table(table: Mapping[str, Any], kind: type[S], path: str, hints: Map
 
     `hints` maps keys that do not exist here to a sentence that says why. Raises `TopologyError`.
     """
-    if not isinstance(table, Mapping):
-        raise TopologyError(path, f"must be a table ([{path}] and keys below it), not {_type_words(table)}")
-
     fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for key in table:
-        if key not in fields:
-            raise TopologyError(_join(path, key), _unknown_key(key, fields, hints or {}))
-
+    _check_keys(table, fields, path, hints or {})
     values: dict[str, Any] = {}
     for key, field in fields.items():
         if key in table:
@@ -59,6 +53,18 @@ def convert_table(table: Mapping[str, Any], kind: type[S], path: str, hints: Map
         raise TopologyError(path, str(error)) from None
 
 
+def convert_parts(table: Mapping[str, Any], kind: type[S], path: str, hints: Mapping[str, str] | None = None) -> S:
+    """The same for a struct of structs, whose keys all stand side by side in the table."""
+    parts = {part.name: (part.type, _keys(part.type)) for part in msgspec.structs.fields(kind)}
+    _check_keys(table, {key for _, keys in parts.values() for key in keys}, path, hints or {})
+    return kind(
+        **{
+            name: convert_table({key: table[key] for key in keys if key in table}, part, path)
+            for name, (part, keys) in parts.items()
+        }
+    )
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`; did you mean "x"?` for the closest known word, or nothing."""
     meant = closest(word, known)
@@ -68,6 +74,20 @@ def did_you_mean(word: str, known: Collection[str]) -> str:
 def closest(word: str, known: Collection[str]) -> str | None:
     """The known word that was probably meant, if any is near."""
     return next(iter(get_close_matches(word.lower().replace("_", "-"), known, n=1, cutoff=0.6)), None)
+
+
+def _keys(kind: type[msgspec.Struct]) -> list[str]:
+    return [field.encode_name for field in msgspec.structs.fields(kind)]
+
+
+def _check_keys(table: Any, known: Collection[str], path: str, hints: Mapping[str, str]) -> None:
+    """It is a table, and has no other keys."""
+    if not isinstance(table, Mapping):
+        raise TopologyError(path, f"must be a table ([{path}] and keys below it), not {_type_words(table)}")
+
+    for key in table:
+        if key not in known:
+            raise TopologyError(_join(path, key), _unknown_key(key, known, hints))
 
 
 def _join(path: str, key: str) -> str:

@@ -16,7 +16,17 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from histrio.config.tables import closest, convert_table
+from histrio.config.settings import (
+    AdmissionSettings,
+    BatchingSettings,
+    Count,
+    MemorySettings,
+    Seconds,
+    SizeSettings,
+    SpeculationSettings,
+    Text,
+)
+from histrio.config.tables import closest, convert_parts, convert_table
 from histrio.errors import TopologyError
 
 __all__ = [
@@ -32,26 +42,21 @@ __all__ = [
     "read_tables",
 ]
 
-_Count = Annotated[int, Meta(ge=1)]
-_Seconds = Annotated[float, Meta(gt=0, le=10_000_000)]
-_Ratio = Annotated[float, Meta(gt=0, le=1)]
-_Text = Annotated[str, Meta(min_length=1)]
-
 
 class ModelTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """`[model]`: what is served."""
 
-    path: _Text
+    path: Text
     """`demo`, a folder, or a model id of the Hugging Face hub."""
-    revision: _Text | None = None
+    revision: Text | None = None
     """Branch, tag or commit on the hub."""
     offline: bool = False
     """Use what is on this machine and never ask the hub."""
-    served_name: _Text | None = None
+    served_name: Text | None = None
     """Name clients use; omitted: the hub id, or the folder's name."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights and activations; auto is the checkpoint's, float32 for small ones on a CPU."""
-    adapter: _Text | None = None
+    adapter: Text | None = None
     """Folder of a LoRA-like adapter, applied to the weights as they are loaded."""
     max_sequence_length: Annotated[int, Meta(ge=2)] | None = None
     """Most tokens of prompt and output together; omitted: the model's own limit, at most 32,768."""
@@ -62,17 +67,17 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
 
     layers: str | None = None
     """`"FIRST:END"`, END exclusive; omitted on all stages: an even split."""
-    backend: _Text = "torch"
+    backend: Text = "torch"
     """Name a plugin registered."""
-    device: _Text = "auto"
+    device: Text = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …, as the backend names them."""
-    host: _Text = "127.0.0.1"
+    host: Text = "127.0.0.1"
     """Machine that runs the stage; only this one for now."""
     process: Literal["engine", "own"] | None = None
     """Omitted: stage 0 shares the engine's process, each later stage has its own."""
-    python: _Text | None = None
+    python: Text | None = None
     """Interpreter of another virtual environment for this stage's own process."""
-    threads: _Count | None = None
+    threads: Count | None = None
     """Compute threads on a CPU; omitted: the backend's choice."""
     options: dict[str, Any] = {}
     """Settings of the backend; it refuses unknown ones."""
@@ -92,70 +97,14 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
         return self.process == "own" or self.python is not None
 
 
-class EngineTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
-    """`[engine]`: limits of batching, memory and admission."""
+class EngineTable(msgspec.Struct, frozen=True, kw_only=True):
+    """`[engine]`: limits of batching, memory and admission. In the file all keys stand side by side."""
 
-    max_unfinished_requests: _Count = 512
-    """Credits: requests accepted and not finished; more get 429 with Retry-After."""
-    request_timeout_s: _Seconds = 600.0
-    """Seconds after which an accepted request ends with an error."""
-    max_batch_size: _Count = 256
-    """Most sequences in one step."""
-    max_num_tokens_per_batch: _Count = 2048
-    """Most tokens of all sequences in one step."""
-    chunked_prefill_size: _Count = 512
-    """Most prompt tokens of one sequence in one step."""
-    step_budget_ms: Annotated[float, Meta(gt=0, le=1_000_000)] = 250.0
-    """Milliseconds that a step with prompts may take while other sequences wait for their next token."""
-    micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
-    """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
-    prefill_priority: Literal[0, 1] = 0
-    """1: prompts come before the next tokens of decoding sequences, in whole chunks."""
-    scheduler_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 0.0
-    """Milliseconds that the first request waits for others to be computed with it, when nothing runs."""
-    enable_preemption: bool = True
-    """Let requests enter before all blocks they can need are free; when blocks run out, the last ones are preempted."""
-    preemption_threshold: Annotated[float, Meta(ge=0, lt=1)] = 0.02
-    """Share of the blocks that new sequences leave to running ones, so that these are rarely preempted."""
-    batching_policy: _Text = "priority"
-    """The policy that decides in which order requests enter."""
-    batching_policy_options: dict[str, Any] = {}
-    """Settings of the batching policy; it refuses unknown ones."""
-    admission_policy: _Text = "credits"
-    """The policy that decides which requests are accepted."""
-    admission_policy_options: dict[str, Any] = {}
-    """Settings of the admission policy; it refuses unknown ones."""
-    prefix_cache: bool = True
-    """Keep KV blocks of finished requests for later ones that begin with the same tokens."""
-    kv_cache_dtype: Literal["auto", "int8"] = "auto"
-    """Number format of keys and values: auto is that of the activations."""
-    drafter: _Text = "auto"
-    """The drafter, whose tokens the model verifies: `auto`, `off`, or the name of a drafter."""
-    drafter_options: dict[str, Any] = {}
-    """Settings of the drafter; it refuses unknown ones."""
-    speculation_length: Annotated[int, Meta(ge=1, le=64)] = 4
-    """Tokens drafted at a time, with `adaptive = false`."""
-    min_speculation: Annotated[int, Meta(ge=0, le=64)] = 0
-    """Least number of tokens drafted at a time, with `adaptive = true`."""
-    max_speculation: Annotated[int, Meta(ge=1, le=64)] = 8
-    """Most tokens drafted at a time."""
-    adaptive: bool = True
-    """Draft as many tokens as pay, by the cost of steps and the share of accepted drafts."""
-    kv_block_size: Annotated[int, Meta(ge=1, le=1024)] | None = None
-    """Tokens in one KV block, or the next larger number that all stages can do; omitted: 16."""
-    num_cache_blocks: _Count | None = None
-    """Exact number of KV blocks; omitted: what fits into `kvcache-mem-ratio`."""
-    param_mem_ratio: _Ratio = 0.65
-    """Most of a device's memory that weights may take."""
-    kvcache_mem_ratio: _Ratio = 0.25
-    """Share of a device's memory for KV blocks."""
-    kv_cache_memory_fraction: _Ratio | None = None
-    """Another name of `kvcache-mem-ratio`; give one of them."""
-
-    @property
-    def kv_share(self) -> float:
-        """Share of a device's memory for KV blocks, whichever of the two names the file uses."""
-        return self.kvcache_mem_ratio if self.kv_cache_memory_fraction is None else self.kv_cache_memory_fraction
+    admission: AdmissionSettings = AdmissionSettings()
+    sizes: SizeSettings = SizeSettings()
+    memory: MemorySettings = MemorySettings()
+    batching: BatchingSettings = BatchingSettings()
+    speculation: SpeculationSettings = SpeculationSettings()
 
 
 class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -165,15 +114,15 @@ class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """`split`: front, engine and stages are processes; `one`: all in one, for development."""
     max_restarts: Annotated[int, Meta(ge=0)] = 3
     """Restarts of the replica allowed within `restart-window-s`; one more failure ends the service."""
-    restart_window_s: _Seconds = 60.0
+    restart_window_s: Seconds = 60.0
     """Seconds over which restarts are counted."""
-    hang_timeout_s: _Seconds = 10.0
+    hang_timeout_s: Seconds = 10.0
     """Seconds after which a step, or silence, counts as a hang; more where steps of the same size took longer."""
-    first_step_timeout_s: _Seconds = 300.0
+    first_step_timeout_s: Seconds = 300.0
     """Most seconds of a step that is the first of its size, for which a backend may compile."""
-    start_timeout_s: _Seconds = 120.0
+    start_timeout_s: Seconds = 120.0
     """Seconds that a process has from its start to its first message."""
-    load_timeout_s: _Seconds = 300.0
+    load_timeout_s: Seconds = 300.0
     """Seconds for which a process that loads may show neither work nor progress."""
     drain_timeout_s: Annotated[float, Meta(ge=0, le=10_000_000)] = 30.0
     """Seconds that running requests have to finish after Ctrl-C or SIGTERM."""
@@ -181,7 +130,7 @@ class RuntimeTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """`text` for people, `json` for collectors: one object per line."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is written."""
-    plugins: list[_Text] = []
+    plugins: list[Text] = []
     """Files or modules with plugins, besides those that are installed; every process loads them."""
     metrics_interval_s: Annotated[float, Meta(ge=0.5, le=86_400)] = 10.0
     """Seconds between two calls of the hook `on_interval`, for plugins that watch."""
@@ -199,13 +148,13 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     """Tables of edge services by name, such as `api`; checked against their settings once plugins are loaded."""
 
 
-TABLES: dict[str, type[msgspec.Struct]] = {
-    "model": ModelTable,
-    "stage": StageTable,
-    "engine": EngineTable,
-    "runtime": RuntimeTable,
+TABLES: dict[str, tuple[type[msgspec.Struct], ...]] = {
+    "model": (ModelTable,),
+    "stage": (StageTable,),
+    "engine": tuple(part.type for part in msgspec.structs.fields(EngineTable)),
+    "runtime": (RuntimeTable,),
 }
-"""The core's own tables; every other one belongs to an edge service."""
+"""The core's own tables, each with the structs that have its keys; every other table belongs to an edge service."""
 
 _LAYERS = re.compile(r"[0-9]{1,6}:[0-9]{1,6}")
 _MOST_FILE_BYTES = 4 * 2**20
@@ -262,12 +211,12 @@ def parse_tables(tables: Mapping[str, Any]) -> Topology:
     topology = Topology(
         model=convert_table(tables["model"], ModelTable, "model", _hints("model")),
         stages=stages,
-        engine=convert_table(tables.get("engine", {}), EngineTable, "engine", _hints("engine")),
+        engine=convert_parts(tables.get("engine", {}), EngineTable, "engine", _hints("engine")),
         runtime=convert_table(tables.get("runtime", {}), RuntimeTable, "runtime", _hints("runtime")),
         edges={name: dict(table) for name, table in tables.items() if name not in TABLES},
     )
-    _check_memory(topology.engine, tables.get("engine", {}))
-    if topology.engine.min_speculation > topology.engine.max_speculation:
+    _check_memory(topology.engine.memory, tables.get("engine", {}))
+    if topology.engine.speculation.min_speculation > topology.engine.speculation.max_speculation:
         raise TopologyError("engine.min-speculation", "is more than max-speculation")
     _check_layers(stages)
     for index, stage in enumerate(stages):
@@ -279,8 +228,9 @@ def _hints(table: str) -> dict[str, str]:
     """Keys that stand in another table, and keys that will never exist."""
     hints = {
         field.encode_name: f"this key belongs to [{other}]" if other != "stage" else "this key belongs to [[stage]]"
-        for other, kind in TABLES.items()
+        for other, kinds in TABLES.items()
         if other != table
+        for kind in kinds
         for field in msgspec.structs.fields(kind)
     }
     hints["trust-remote-code"] = "histrio never runs code that comes with a model, so this cannot be switched on"
@@ -305,11 +255,11 @@ def _check_top_level(tables: Mapping[str, Any]) -> None:
         raise TopologyError("model", 'the table is missing; the smallest one is [model] with path = "demo"')
 
 
-def _check_memory(engine: EngineTable, table: Mapping[str, Any]) -> None:
+def _check_memory(memory: MemorySettings, table: Mapping[str, Any]) -> None:
     if "kvcache-mem-ratio" in table and "kv-cache-memory-fraction" in table:
         raise TopologyError("engine.kv-cache-memory-fraction", "means the same as kvcache-mem-ratio; give one of them")
 
-    total = engine.param_mem_ratio + engine.kv_share
+    total = memory.param_mem_ratio + memory.kv_share
     if total > 1:
         raise TopologyError("engine", f"param-mem-ratio and kvcache-mem-ratio add up to {total:g}, more than 1")
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from histrio.config.settings import MemorySettings, SizeSettings
 from histrio.contracts.options import NoOptions
 from histrio.messages import Probe, ReplicaSize, StageCapacity, Tensor
 
@@ -76,7 +77,7 @@ class Capability(StrEnum):
     ADAPTERS = "adapters"
     """`StageSpec.adapter` is honoured; without it, a topology that names one is refused. In `Traits`."""
     INT8_KV = "int8_kv"
-    """`StageSpec.kv_cache_dtype` may be `int8`; without it, a topology that says so is refused. In `Traits`."""
+    """`StageSpec.memory.kv_cache_dtype` may be `int8`; without it, a topology that says so is refused. In `Traits`."""
     OWN_PROCESS = "own_process"
     """Shares no process with other actors, whatever the topology leaves open. In `Traits`."""
     ONE_STAGE_PER_PROCESS = "one_stage_per_process"
@@ -107,25 +108,19 @@ class StageSpec(msgspec.Struct, frozen=True):
     dtype: str = "auto"
     """One of auto, float32, bfloat16, float16. Auto is the checkpoint's; on a CPU, float32 for weights below 128 MB."""
     max_sequence_length: int = 4096
-    max_rows: int = 256
-    max_step_tokens: int = 2048
-    param_mem_ratio: float = 0.65
-    """Most of the device's memory that weights may take."""
-    kvcache_mem_ratio: float = 0.25
-    """Share of the device's memory for blocks."""
-    num_blocks: int | None = None
-    """Exact number of blocks asked for; None: from the memory."""
+    sizes: SizeSettings = SizeSettings()
+    """What is asked for: rows and tokens of a step, the number of blocks, and for backends that settle it when they
+    open the block size."""
+    memory: MemorySettings = MemorySettings()
+    """`kv_cache_dtype` is `auto` unless the backend has `Capability.INT8_KV`."""
+    block_mem_ratio: float = 0.25
+    """Share of the device's memory for blocks of this stage: stages on one device divide it by their layers."""
     threads: int | None = None
     """Compute threads on a CPU; None: the backend's choice. A backend that cannot choose says so in the log."""
     options: Any = {}
     """Settings of one backend: an instance of the struct that its factory declares (`TakesOptions`), else a table."""
     adapter: str | None = None
     """Folder of a LoRA-like adapter to apply to the weights; only with `Capability.ADAPTERS`."""
-    block_size: int | None = None
-    """Tokens per block that the topology asks for, for backends that settle it when they open."""
-    kv_cache_dtype: str = "auto"
-    """Number format of keys and values in the blocks: `auto` is that of the activations; `int8`, which halves them or
-    better, only with `Capability.INT8_KV`."""
     has_weights: bool = True
     """False: the folder has the configuration only, because nothing but `supports` is asked."""
 

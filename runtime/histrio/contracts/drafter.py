@@ -16,11 +16,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from histrio.config.settings import SpeculationSettings
 from histrio.contracts.backend import BackendFactory, Probe, StageSpec
 from histrio.contracts.sampler import DraftProbs, DraftSampler
 from histrio.messages import Generate
 
-__all__ = ["Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools", "SpeculationLimits"]
+__all__ = ["Draft", "Drafter", "DrafterFactory", "DrafterSpec", "DrafterTools"]
 
 
 @dataclass(slots=True)
@@ -56,21 +57,6 @@ class Drafter(Protocol):
         """Free everything. Safe to call twice."""
 
 
-class SpeculationLimits(msgspec.Struct, frozen=True):
-    """Bounds of drafts; they travel to the process that drafts."""
-
-    length: int = 4
-    """Tokens drafted where the length is not adaptive."""
-    least: int = 0
-    most: int = 8
-    is_adaptive: bool = True
-
-    @property
-    def is_obliging(self) -> bool:
-        """Whether tokens are drafted whatever they cost."""
-        return not self.is_adaptive or self.least > 0
-
-
 class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The model that a drafter drafts for, and its settings. Plain data: it travels to the engine's process."""
 
@@ -78,7 +64,7 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Folder of the model that is served."""
     num_layers: int
     vocab_size: int
-    max_rows: int
+    max_batch_size: int
     """Most sequences open at a time."""
     max_sequence_length: int
     max_draft: int
@@ -96,7 +82,7 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
     def of_stage(
         cls,
         stage: StageSpec,
-        limits: SpeculationLimits,
+        settings: SpeculationSettings,
         *,
         vocab_size: int,
         options: Any,
@@ -107,9 +93,9 @@ class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
             model=stage.model,
             num_layers=stage.num_layers,
             vocab_size=vocab_size,
-            max_rows=stage.max_rows,
+            max_batch_size=stage.sizes.max_batch_size,
             max_sequence_length=stage.max_sequence_length,
-            max_draft=limits.most if limits.is_adaptive else limits.length,
+            max_draft=settings.max_draft,
             device=stage.device,
             dtype=stage.dtype,
             threads=stage.threads,

@@ -41,8 +41,9 @@ class EngineBackend(Protocol):
     waits for the engine. What a method raises beyond what it says breaks the engine, as `EngineEvents.failed` does."""
 
     def open(self, spec: StageSpec, events: EngineEvents) -> EngineCapacity:
-        """Load the model, all of its layers; return once requests may come. `spec.num_blocks` is how many tokens the
-        cache shall hold, if given. Raises `ModelError`, `BackendError` where another try would fail in the same way.
+        """Load the model, all of its layers; return once requests may come. `spec.sizes.num_cache_tokens` is how many
+        tokens the cache shall hold, if given. Raises `ModelError`, `BackendError` where another try would fail in the
+        same way.
         """
 
     def submit(self, order: Generate) -> None:

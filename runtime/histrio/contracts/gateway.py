@@ -109,7 +109,7 @@ class GatewayStatus:
     """Progress while loading, the reason when failed."""
     progress: float = 0.0
     num_unfinished: int = 0
-    max_unfinished: int = 0
+    max_unfinished_requests: int = 0
     epoch: int = 0
     num_replays: int = 0
     counters: dict[str, float] = field(default_factory=dict)

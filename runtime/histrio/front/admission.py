@@ -51,7 +51,7 @@ class AdmissionActor(Actor[ToAdmission]):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model = model
-        self.status = GatewayStatus(max_unfinished=table.max_unfinished)
+        self.status = GatewayStatus(max_unfinished_requests=table.max_unfinished_requests)
         self._tell = tell
         self._table = table
         table.clock = clock

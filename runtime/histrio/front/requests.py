@@ -98,11 +98,11 @@ class RequestTable:
 
     def __init__(
         self,
-        max_unfinished: int,
+        max_unfinished_requests: int,
         draw_seed: Callable[[], int] | None = None,
         policy: AdmissionPolicy | None = None,
     ) -> None:
-        self.max_unfinished = max_unfinished
+        self.max_unfinished_requests = max_unfinished_requests
         self.num_tokens = 0
         """Most tokens that the unfinished requests can have, prompt and output."""
         self.num_cache_tokens = 0
@@ -128,12 +128,12 @@ class RequestTable:
     @property
     def load(self) -> Load:
         """The load that policies see."""
-        return Load(len(self._tickets), self.max_unfinished, self.num_tokens, self.num_cache_tokens)
+        return Load(len(self._tickets), self.max_unfinished_requests, self.num_tokens, self.num_cache_tokens)
 
     def accept(self, submission: Submission) -> list[Generate]:
         """An order per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
-        if len(self._tickets) + submission.num_choices > self.max_unfinished:
-            raise Overloaded(f"all {self.max_unfinished} request slots are taken; try again shortly")
+        if len(self._tickets) + submission.num_choices > self.max_unfinished_requests:
+            raise Overloaded(f"all {self.max_unfinished_requests} request slots are taken; try again shortly")
         self._policy.admit(submission, self.load)
 
         seed = submission.ask.seed if submission.ask.seed is not None else self._draw_seed()

@@ -26,28 +26,28 @@ class Budget:
 
     def check_weights(self, weight_bytes: int, spec: StageSpec) -> None:
         """Raise `DoesNotFit` if the stage's weights exceed their share, or what is free."""
-        allowed = int(self.total_bytes * spec.param_mem_ratio)
+        allowed = int(self.total_bytes * spec.memory.param_mem_ratio)
         if weight_bytes <= min(allowed, self.free_bytes):
             return
 
         raise DoesNotFit(
             f"layers {spec.first_layer}:{spec.last_layer} need {_gib(weight_bytes)} for weights; {self.device} has "
-            f"{_gib(self.total_bytes)}, {_gib(self.free_bytes)} of it free, and param-mem-ratio {spec.param_mem_ratio} "
-            f"allows {_gib(allowed)}: give the stage fewer layers, or raise param-mem-ratio"
+            f"{_gib(self.total_bytes)}, {_gib(self.free_bytes)} of it free, and param-mem-ratio "
+            f"{spec.memory.param_mem_ratio} allows {_gib(allowed)}: give the stage fewer layers, or raise the ratio"
         )
 
     def max_rows(self, bytes_per_row: int, spec: StageSpec) -> int:
         """Most rows whose states take half of the share for blocks. Raises `DoesNotFit` if that is not even one."""
         if bytes_per_row == 0:
-            return spec.max_rows
+            return spec.sizes.max_batch_size
 
-        rows = min(spec.max_rows, self._share(spec) // 2 // bytes_per_row)
+        rows = min(spec.sizes.max_batch_size, self._share(spec) // 2 // bytes_per_row)
         if rows > 0:
             return rows
 
         raise DoesNotFit(
             f"one row's state needs {_gib(bytes_per_row)}; {self.device} has {_gib(self.free_bytes)} free beside the "
-            f"weights, and kvcache-mem-ratio {spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows half of "
+            f"weights, and kvcache-mem-ratio {spec.block_mem_ratio} of {_gib(self.total_bytes)} allows half of "
             f"{_gib(self._share(spec))}: raise the ratio"
         )
 
@@ -61,7 +61,7 @@ class Budget:
         """
         share = max(self._share(spec) - state_bytes, 0)
         blocks = {size: self._num_blocks(size, share, bytes_per_token, spec) for size in block_sizes}
-        wanted = 1 if spec.num_blocks is None else spec.num_blocks
+        wanted = 1 if spec.sizes.num_cache_blocks is None else spec.sizes.num_cache_blocks
         fitting = {size: count for size, count in blocks.items() if count >= wanted}
         if fitting:
             return fitting
@@ -70,19 +70,19 @@ class Budget:
         raise DoesNotFit(
             f"{wanted} blocks of {block_sizes[0]} tokens need {_gib(needed)} ({bytes_per_token} bytes a token); "
             f"{self.device} has {_gib(self.free_bytes)} free beside the weights, and kvcache-mem-ratio "
-            f"{spec.kvcache_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of blocks or "
+            f"{spec.block_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of blocks or "
             "raise the ratio"
         )
 
     def _share(self, spec: StageSpec) -> int:
-        return min(int(self.total_bytes * spec.kvcache_mem_ratio), self.free_bytes)
+        return min(int(self.total_bytes * spec.block_mem_ratio), self.free_bytes)
 
     def _num_blocks(self, block_size: int, share: int, bytes_per_token: int, spec: StageSpec) -> int:
         block_bytes = block_size * max(bytes_per_token, 1)
-        if spec.num_blocks is not None:
-            return min(spec.num_blocks, self.free_bytes // block_bytes)
+        if spec.sizes.num_cache_blocks is not None:
+            return min(spec.sizes.num_cache_blocks, self.free_bytes // block_bytes)
 
-        useful = spec.max_rows * -(-spec.max_sequence_length // block_size)
+        useful = spec.sizes.max_batch_size * -(-spec.max_sequence_length // block_size)
         return min(useful, share // block_bytes)
 
 

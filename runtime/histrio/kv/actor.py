@@ -28,9 +28,9 @@ __all__ = ["KvActor"]
 class KvActor(Actor[ToKv]):
     """Grants blocks to batching, shares those that hold known prefixes, and takes them back."""
 
-    def __init__(self, tell: Tell, *, has_prefix_cache: bool = True) -> None:
+    def __init__(self, tell: Tell, *, prefix_cache: bool = True) -> None:
         self._tell = tell
-        self._has_prefix_cache = has_prefix_cache
+        self._prefix_cache = prefix_cache
         self._epoch = 0
         self.manager = KvManager(0)
 
@@ -75,7 +75,7 @@ class KvActor(Actor[ToKv]):
 
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
-        has_prefix_cache = self._has_prefix_cache and Capability.PREFIX_SHARE in start.size.capabilities
+        has_prefix_cache = self._prefix_cache and Capability.PREFIX_SHARE in start.size.capabilities
         size = start.size
         self.manager = KvManager(size.num_blocks, size.block_size, has_prefix_cache=has_prefix_cache)
         self._tell(ROOT, Allocated(KV, start.epoch))

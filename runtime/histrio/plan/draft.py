@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from histrio.config.model_config import ModelConfig
-from histrio.config.topology import EngineTable, Topology
+from histrio.config.settings import SpeculationSettings
+from histrio.config.topology import Topology
 from histrio.contracts.backend import StageSpec
-from histrio.contracts.drafter import DrafterSpec, DrafterTools, SpeculationLimits
+from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.contracts.options import with_options
 from histrio.errors import PluginError, TopologyError
 from histrio.plugins.registry import Plugins
 from histrio.stage.sampling.sampler_chain import SamplerChain
 
-__all__ = ["DEFAULT_DRAFTER", "drafter_name", "drafter_spec", "drafter_tools", "speculation_limits"]
+__all__ = ["DEFAULT_DRAFTER", "drafter_name", "drafter_spec", "drafter_tools"]
 
 DEFAULT_DRAFTER = "ngram"
 """Where the topology leaves it open and the plugin is there."""
 
 
-def drafter_name(table: EngineTable, plugins: Plugins) -> str:
+def drafter_name(settings: SpeculationSettings, plugins: Plugins) -> str:
     """The drafter's name, empty for none. Raises `TopologyError`, also for settings that no drafter would read."""
-    wanted = table.drafter
+    wanted = settings.drafter
     if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
-        if table.drafter_options:
+        if settings.drafter_options:
             raise TopologyError("engine.drafter-options", "there is no drafter to read them: name one in `drafter`")
         return ""
 
@@ -34,17 +35,17 @@ def drafter_name(table: EngineTable, plugins: Plugins) -> str:
 def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plugins: Plugins) -> DrafterSpec | None:
     """What the drafter shall do, in the process of the first stage; None without one. Raises `TopologyError` where it
     cannot."""
-    table = topology.engine
-    name = drafter_name(table, plugins)
+    settings = topology.engine.speculation
+    name = drafter_name(settings, plugins)
     if not name:
         return None
 
     factory = plugins.drafters.get(name)
     spec = DrafterSpec.of_stage(
         stage,
-        speculation_limits(table),
+        settings,
         vocab_size=config.vocab_size,
-        options=table.drafter_options,
+        options=settings.drafter_options,
         offline=topology.model.offline,
     )
     answer = factory.supports(with_options(spec, factory, "engine.drafter-options"), drafter_tools(plugins))
@@ -57,13 +58,3 @@ def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plug
 def drafter_tools(plugins: Plugins) -> DrafterTools:
     """The backends and samplers of these plugins."""
     return DrafterTools(plugins.stage_backend, lambda max_rows: SamplerChain(list(plugins.samplers), max_rows))
-
-
-def speculation_limits(table: EngineTable) -> SpeculationLimits:
-    """How many tokens are guessed at a time."""
-    return SpeculationLimits(
-        length=table.speculation_length,
-        least=table.min_speculation,
-        most=table.max_speculation,
-        is_adaptive=table.adaptive,
-    )

@@ -61,7 +61,7 @@ def _place(plan: Plan, stage: StagePlan, answer: StageAnswer) -> Placement:
     return Placement(
         stage=stage.index,
         device=answer.device,
-        kvcache_mem_ratio=stage.spec.kvcache_mem_ratio,
+        block_mem_ratio=stage.spec.block_mem_ratio,
         dtype=model.dtype,
         weight_bytes=weight_bytes,
         capabilities=[str(each) for each in model.capabilities],
@@ -87,7 +87,7 @@ def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence
     for placement in placements:
         needed[placement.device] += placement.weight_bytes or 0
     totals = {placement.device: _device_bytes(answer) for placement, answer in zip(placements, answers, strict=True)}
-    ratio = plan.engine.param_mem_ratio
+    ratio = plan.engine.memory.param_mem_ratio
     for device, total in totals.items():
         if total is not None and needed[device] > total * ratio:
             owner = "this machine" if device == "cpu" else device
@@ -112,6 +112,6 @@ def _share_memory(plan: Plan, placements: Sequence[Placement]) -> list[Placement
         on_device[placement.device] += num_layers[placement.stage]
 
     def share(placement: Placement) -> float:
-        return placement.kvcache_mem_ratio * num_layers[placement.stage] / on_device[placement.device]
+        return placement.block_mem_ratio * num_layers[placement.stage] / on_device[placement.device]
 
-    return [msgspec.structs.replace(each, kvcache_mem_ratio=share(each)) for each in placements]
+    return [msgspec.structs.replace(each, block_mem_ratio=share(each)) for each in placements]

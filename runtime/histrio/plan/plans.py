@@ -10,19 +10,15 @@ import msgspec
 
 from histrio.actors.refs import ENGINE as ENGINE_ACTOR
 from histrio.actors.refs import stage_ref
-from histrio.batching.actor import BatchingSettings
+from histrio.batching.actor import BatchingSpec
 from histrio.config.topology import EngineTable, RuntimeTable
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.drafter import DrafterSpec
 from histrio.contracts.gateway import ServedModel
 from histrio.messages import Placement
-from histrio.plan.draft import speculation_limits
 from histrio.plan.place import ENGINE, FRONT
 
-__all__ = ["DEFAULT_BLOCK_SIZE", "EdgePlan", "Plan", "StagePlan"]
-
-DEFAULT_BLOCK_SIZE = 16
-"""Tokens in a KV block where the topology says nothing."""
+__all__ = ["EdgePlan", "Plan", "StagePlan"]
 
 
 class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,8 +51,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
 
     def placed(self, placement: Placement) -> StagePlan:
         """The stage as it is to be opened: on this device, with this share of its memory."""
-        device, ratio = placement.device, placement.kvcache_mem_ratio
-        spec = msgspec.structs.replace(self.spec, device=device, kvcache_mem_ratio=ratio)
+        device, ratio = placement.device, placement.block_mem_ratio
+        spec = msgspec.structs.replace(self.spec, device=device, block_mem_ratio=ratio)
         return msgspec.structs.replace(self, spec=spec, placement=placement)
 
 
@@ -102,24 +98,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(not stage.is_engine for stage in self.stages)
 
     @property
-    def batching(self) -> BatchingSettings:
-        """What its batching goes by."""
-        engine = self.engine
-        return BatchingSettings(
-            prefill_chunk=engine.chunked_prefill_size,
-            step_budget_s=engine.step_budget_ms / 1000,
-            num_micro_batches=engine.micro_batch_ratio or max(self.num_stages, 1),
+    def batching(self) -> BatchingSpec:
+        """What the process that hosts batching gets."""
+        return BatchingSpec(
+            settings=self.engine.batching,
+            speculation=self.engine.speculation,
+            num_micro_batches=self.engine.batching.micro_batch_ratio or max(self.num_stages, 1),
             num_ahead=int(self.num_stages == 1 and self.stages[0].process != ENGINE),
-            has_prefix_cache=engine.prefix_cache,
-            prompts_first=engine.prefill_priority == 1,
-            wait_s=engine.scheduler_wait_ms / 1000,
-            can_preempt=engine.enable_preemption,
-            watermark=engine.preemption_threshold,
-            policy=engine.batching_policy,
-            policy_options=engine.batching_policy_options,
             drafter=self.drafter,
             drafter_spec=self.drafter_spec,
-            speculation=speculation_limits(engine),
         )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from histrio.config.settings import AdmissionSettings, BatchingSettings
 from histrio.config.tables import convert_table
 from histrio.config.topology import EngineTable
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
@@ -16,21 +17,23 @@ __all__ = ["admission_policy", "batching_policy", "check_policies"]
 P = TypeVar("P", AdmissionPolicy, BatchingPolicy)
 
 
-def admission_policy(table: EngineTable, plugins: Plugins) -> AdmissionPolicy:
+def admission_policy(settings: AdmissionSettings, plugins: Plugins) -> AdmissionPolicy:
     """The policy that decides which requests are accepted. Raises `TopologyError`."""
-    return _made(plugins.admission_policies, table.admission_policy, table.admission_policy_options, "admission-policy")
+    name, options = settings.admission_policy, settings.admission_policy_options
+    return _made(plugins.admission_policies, name, options, "admission-policy")
 
 
-def batching_policy(name: str, options: Mapping[str, Any], plugins: Plugins) -> BatchingPolicy:
+def batching_policy(settings: BatchingSettings, plugins: Plugins) -> BatchingPolicy:
     """The policy that decides in which order requests enter. Raises `TopologyError`."""
+    name, options = settings.batching_policy, settings.batching_policy_options
     return _made(plugins.batching_policies, name, options, "batching-policy")
 
 
-def check_policies(table: EngineTable, plugins: Plugins, *, is_engine: bool) -> None:
+def check_policies(engine: EngineTable, plugins: Plugins, *, is_engine: bool) -> None:
     """Both policies exist and take their options; an engine has no batching of ours. Raises `TopologyError`."""
-    admission_policy(table, plugins)
+    admission_policy(engine.admission, plugins)
     if not is_engine:
-        batching_policy(table.batching_policy, table.batching_policy_options, plugins)
+        batching_policy(engine.batching, plugins)
 
 
 def _made(registry: Registry[type[P]], name: str, options: Mapping[str, Any], key: str) -> P:

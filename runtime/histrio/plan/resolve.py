@@ -27,7 +27,7 @@ from histrio.contracts.request_fields import FieldTable
 from histrio.errors import PluginError, RequestError, TopologyError
 from histrio.plan.draft import drafter_name, drafter_spec
 from histrio.plan.place import place_stages
-from histrio.plan.plans import DEFAULT_BLOCK_SIZE, EdgePlan, Plan, StagePlan
+from histrio.plan.plans import EdgePlan, Plan, StagePlan
 from histrio.plan.policies import check_policies
 from histrio.plan.support import (
     backend_traits,
@@ -108,7 +108,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         return plan
     return msgspec.structs.replace(
         plan,
-        drafter=drafter_name(topology.engine, plugins),
+        drafter=drafter_name(topology.engine.speculation, plugins),
         drafter_spec=drafter_spec(topology, stages[0].spec, config, plugins),
     )
 
@@ -118,7 +118,7 @@ def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str
     traits = backend_traits(topology.stages, plugins)
     processes = place_stages(topology.stages, traits, topology.runtime)
     check_adapter(topology.model.adapter, topology.stages, traits)
-    check_kv_cache_dtype(topology.engine.kv_cache_dtype, topology.stages, traits)
+    check_kv_cache_dtype(topology.engine.memory.kv_cache_dtype, topology.stages, traits)
     is_engine = traits[0].level == "engine"
     if is_engine:
         check_engine_keys(topology.engine, topology.stages[0].backend)
@@ -248,9 +248,6 @@ def _layer_bytes(folder: Path, table: ModelTable, config: ModelConfig, *, is_who
 
 def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int, int]) -> StageSpec:
     table, engine = topology.stages[index], topology.engine
-    num_blocks = engine.num_cache_blocks
-    if num_blocks is not None and model.engine:
-        num_blocks *= engine.kv_block_size or DEFAULT_BLOCK_SIZE  # blocks of an engine are single tokens
     return StageSpec(
         model=model.path,
         first_layer=layers[0],
@@ -259,14 +256,10 @@ def _spec(topology: Topology, model: ServedModel, index: int, layers: tuple[int,
         device=table.device,
         dtype=topology.model.dtype,
         max_sequence_length=model.max_sequence_length,
-        max_rows=engine.max_batch_size,
-        max_step_tokens=engine.max_num_tokens_per_batch,
-        param_mem_ratio=engine.param_mem_ratio,
-        kvcache_mem_ratio=engine.kv_share,
-        num_blocks=num_blocks,
+        sizes=engine.sizes,
+        memory=engine.memory,
+        block_mem_ratio=engine.memory.kv_share,
         threads=table.threads,
         options=table.options,
-        block_size=engine.kv_block_size,
-        kv_cache_dtype=engine.kv_cache_dtype,
         adapter=topology.model.adapter and str(Path(topology.model.adapter).expanduser().absolute()),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from histrio.config.settings import BatchingSettings, SpeculationSettings
 from histrio.config.topology import EngineTable, StageTable
 from histrio.contracts.backend import Capability, Traits
 from histrio.contracts.options import with_options
@@ -46,7 +47,7 @@ _ENGINES_OWN = {
         "adaptive",
     ],
 }
-"""What a whole engine does in its own way → the fields of `EngineTable` that would say how."""
+"""What a whole engine does in its own way → the fields of `[engine]` that would say how."""
 
 
 def backend_traits(stages: list[StageTable], plugins: Plugins) -> list[Traits]:
@@ -114,14 +115,14 @@ def check_kv_cache_dtype(dtype: str, stages: list[StageTable], traits: list[Trai
 
 def check_engine_keys(table: EngineTable, backend: str) -> None:
     """No key asks for what an engine decides by itself. Raises `TopologyError`."""
-    unset = EngineTable()
-    for field in msgspec.structs.fields(EngineTable):
-        does = next((does for does, names in _ENGINES_OWN.items() if field.name in names), "")
-        value = getattr(table, field.name)
-        if not does or value == getattr(unset, field.name) or (field.name, value) == ("drafter", "off"):
-            continue
-        text = f"the engine {backend!r} {does} by itself; see the backend's own options"
-        raise TopologyError(f"engine.{field.encode_name}", text)
+    for settings, unset in ((table.batching, BatchingSettings()), (table.speculation, SpeculationSettings())):
+        for field in msgspec.structs.fields(settings):
+            value = getattr(settings, field.name)
+            if value == getattr(unset, field.name) or (field.name, value) == ("drafter", "off"):
+                continue
+            does = next(does for does, names in _ENGINES_OWN.items() if field.name in names)
+            text = f"the engine {backend!r} {does} by itself; see the backend's own options"
+            raise TopologyError(f"engine.{field.encode_name}", text)
 
 
 def check_support(stage: StagePlan, plugins: Plugins, about_own_code: str) -> None:

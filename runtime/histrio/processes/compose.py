@@ -11,7 +11,7 @@ from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.refs import BATCHING, ENGINE, KV, ROOT, Tell, stage_ref
 from histrio.actors.supervisor import Child, Supervisor
-from histrio.batching.actor import BatchingActor, BatchingSettings
+from histrio.batching.actor import BatchingActor, BatchingSpec
 from histrio.config.model_config import read_model_config
 from histrio.contracts.backend import BackendFactory, StageSpec
 from histrio.contracts.drafter import Drafter
@@ -51,7 +51,7 @@ class Choosers:
 
     def last_stage(self, spec: StageSpec) -> LastStage:
         """For one last stage."""
-        chain = SamplerChain(self.samplers, spec.max_rows)
+        chain = SamplerChain(self.samplers, spec.sizes.max_batch_size)
         if not self.grammars:
             return LastStage(chain)
 
@@ -71,14 +71,14 @@ class BatchingParts:
     """None: by priority."""
 
     @classmethod
-    def of(cls, settings: BatchingSettings, plugins: Plugins) -> BatchingParts:
-        """The drafter and the policy that the settings name. Raises `PluginError`, `TopologyError`."""
-        policy = batching_policy(settings.policy, settings.policy_options, plugins) if settings.policy else None
-        spec = settings.drafter_spec
+    def of(cls, batching: BatchingSpec, plugins: Plugins) -> BatchingParts:
+        """The drafter and the policy that it names. Raises `PluginError`, `TopologyError`."""
+        policy = batching_policy(batching.settings, plugins)
+        spec = batching.drafter_spec
         if spec is None:
             return cls(policy=policy)
 
-        factory = plugins.drafters.get(settings.drafter)
+        factory = plugins.drafters.get(batching.drafter)
         tools = drafter_tools(plugins)
         spec = with_options(spec, factory, "engine.drafter-options")
         return cls(lambda: factory.create(spec, tools), spec.vocab_size, policy)
@@ -105,15 +105,15 @@ def stage_child(
     return Child(stage_ref(index), make)
 
 
-def batching_children(tell: Tell, settings: BatchingSettings, parts: BatchingParts) -> list[Child]:
+def batching_children(tell: Tell, spec: BatchingSpec, parts: BatchingParts) -> list[Child]:
     """Kv and batching, which every replica of stages has once."""
     return [
-        Child(KV, lambda: KvActor(tell, has_prefix_cache=settings.has_prefix_cache)),
+        Child(KV, lambda: KvActor(tell, prefix_cache=spec.settings.prefix_cache)),
         Child(
             BATCHING,
             lambda: BatchingActor(
                 tell,
-                settings,
+                spec,
                 make_drafter=parts.make_drafter,
                 vocab_size=parts.vocab_size,
                 policy=parts.policy,

@@ -20,7 +20,7 @@ import msgspec
 from histrio.actors.directory import Directory
 from histrio.actors.refs import ADMISSION, BATCHING, KV, METRICS, ROOT
 from histrio.actors.supervisor import Child, end_process
-from histrio.batching.actor import BatchingSettings
+from histrio.batching.actor import BatchingSpec
 from histrio.errors import WireError
 from histrio.messages import PROTOCOL_VERSION, ChildFailed, Hello
 from histrio.net.io_thread import IoThread
@@ -58,7 +58,7 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     stages: list[StagePlan]
     num_stages: int
     """Number of stages of the whole replica."""
-    batching: BatchingSettings | None
+    batching: BatchingSpec | None
     """Where batching and kv live; None elsewhere, and in a process with an engine."""
     log_format: LogFormat
     log_level: str

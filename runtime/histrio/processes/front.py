@@ -15,6 +15,8 @@ from histrio.actors.directory import Directory
 from histrio.actors.mailbox import LoopDispatcher
 from histrio.actors.refs import ADMISSION, METRICS, ROOT
 from histrio.actors.supervisor import Supervisor
+from histrio.config.settings import AdmissionSettings, SizeSettings
+from histrio.config.topology import RuntimeTable
 from histrio.contracts.gateway import ServedModel
 from histrio.contracts.observed import IntervalStats
 from histrio.contracts.policy import AdmissionPolicy
@@ -27,8 +29,6 @@ from histrio.front.watchers import Watchers
 from histrio.messages import Message
 from histrio.plugins.hook_calls import Implementation
 from histrio.replica.lifecycle import RootActor
-from histrio.replica.liveness import LifeLimits
-from histrio.replica.restarts import RestartAccount
 from histrio.replica.sizing import SizeLimits
 
 __all__ = ["NO_MEMORY", "Front", "FrontSettings", "info_gauge"]
@@ -47,24 +47,19 @@ class FrontSettings:
     """What the front's actors need to know."""
 
     model: ServedModel
-    limits: SizeLimits
     actors: frozenset[str]
     """Of a complete replica: `histrio.replica.lifecycle.replica_actors`."""
     fields: FieldTable
     """Which request fields are honoured."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """What is chosen by name: part → name, for /metrics."""
-    max_unfinished: int = 512
-    admission: AdmissionPolicy | None = None
+    sizes: SizeSettings = SizeSettings()
+    admission: AdmissionSettings = AdmissionSettings()
+    admission_policy: AdmissionPolicy | None = None
     """The policy that decides which requests are accepted; None: all for which there are credits."""
-    request_timeout_s: float = 600.0
-    life_limits: LifeLimits | None = None
-    """How long a process may take for what it does; None: the defaults of the topology."""
-    max_restarts: int = 3
-    restart_window_s: float = 60.0
+    runtime: RuntimeTable = RuntimeTable()
     watching: Sequence[Implementation] = ()
     """The hooks of plugins that watch."""
-    metrics_interval_s: float = 10.0
 
 
 class Front:
@@ -79,14 +74,14 @@ class Front:
         self.directory = Directory(process)
         self.dispatcher = LoopDispatcher(asyncio.get_running_loop(), self._on_failure)
         self.watchers = Watchers(settings.watching)
-        table = RequestTable(settings.max_unfinished, policy=settings.admission)
+        table = RequestTable(settings.admission.max_unfinished_requests, policy=settings.admission_policy)
         table.on_finished = lambda record: self.watchers.tell("on_request_finished", record=record)
         self.gateway = AdmissionActor(
             self.directory.tell,
             settings.model,
             table,
             settings.fields,
-            request_timeout_s=settings.request_timeout_s,
+            request_timeout_s=settings.admission.request_timeout_s,
         )
         if settings.parts:
             self.gateway.status.gauges[info_gauge(settings.parts)] = 1
@@ -94,15 +89,14 @@ class Front:
         self._loop = asyncio.get_running_loop()
         self.root = RootActor(
             self.directory,
-            settings.limits,
+            SizeLimits(settings.sizes, settings.model.max_sequence_length),
             settings.actors,
             on_loading=self._loading,
-            life_limits=settings.life_limits,
-            restarts=RestartAccount(settings.max_restarts, settings.restart_window_s),
+            runtime=settings.runtime,
         )
         self.root.on_failed = self._failed
         self._failures: Counter[str] = Counter()
-        self._interval_s = settings.metrics_interval_s
+        self._interval_s = settings.runtime.metrics_interval_s
         self._interval_began_s = time.monotonic()
         self.directory.host(ROOT, self.dispatcher, self.root)
         self.directory.host(ADMISSION, self.dispatcher, self.gateway)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from histrio.actors.directory import Directory
 from histrio.actors.refs import BATCHING, KV, ROOT, stage_ref
 from histrio.actors.supervisor import Child, Supervisor
-from histrio.batching.actor import BatchingSettings
+from histrio.batching.actor import BatchingSpec
 from histrio.contracts.backend import BackendFactory, StageSpec
 from histrio.contracts.engine_backend import EngineFactory
 from histrio.processes.compose import (
@@ -38,10 +38,10 @@ class LocalStage:
 
 
 @contextmanager
-def run_batching(front: Front, settings: BatchingSettings, parts: BatchingParts | None = None) -> Iterator[None]:
+def run_batching(front: Front, spec: BatchingSpec, parts: BatchingParts | None = None) -> Iterator[None]:
     """Kv and batching on the front's loop, supervised."""
     supervisor = Supervisor(
-        batching_children(front.directory.tell, settings, parts or BatchingParts()),
+        batching_children(front.directory.tell, spec, parts or BatchingParts()),
         host=lambda name, actor: front.directory.host(name, front.dispatcher, actor),
         report=lambda failed: front.directory.tell(ROOT, failed),
     )
@@ -59,7 +59,7 @@ def run_local_replica(
     stages: list[LocalStage],
     choosers: Choosers,
     *,
-    batching: BatchingSettings,
+    batching: BatchingSpec,
     parts: BatchingParts | None = None,
 ) -> Iterator[None]:
     """Stages on threads, everything else on the front's loop, `queue` links between them. Stops in reverse order."""

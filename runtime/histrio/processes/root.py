@@ -29,7 +29,7 @@ from histrio.net.io_thread import IoThread, LinkLimits
 from histrio.net.runtime_dir import runtime_dir
 from histrio.plan.place import FRONT
 from histrio.plan.placement import settle
-from histrio.plan.plans import DEFAULT_BLOCK_SIZE, EdgePlan, Plan
+from histrio.plan.plans import EdgePlan, Plan
 from histrio.plan.policies import admission_policy
 from histrio.plan.resolve import field_table
 from histrio.plugins.registry import Plugins, installed_plugins
@@ -40,8 +40,6 @@ from histrio.processes.processes import ReplicaProcesses
 from histrio.processes.progress import LoadingProgress
 from histrio.processes.services import RestartLimits, Services, first_histrio_error
 from histrio.replica.lifecycle import replica_actors
-from histrio.replica.liveness import LifeLimits
-from histrio.replica.sizing import SizeLimits
 
 __all__ = ["run"]
 
@@ -219,35 +217,20 @@ def _nothing() -> None:
 
 
 def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
-    engine, runtime = plan.engine, plan.runtime
+    engine = plan.engine
     return FrontSettings(
         model=plan.model,
-        limits=SizeLimits(
-            block_size=engine.kv_block_size or DEFAULT_BLOCK_SIZE,
-            num_blocks=engine.num_cache_blocks,
-            max_rows=engine.max_batch_size,
-            max_step_tokens=engine.max_num_tokens_per_batch,
-            max_sequence_length=plan.model.max_sequence_length,
-        ),
         actors=replica_actors(plan.num_stages),
         fields=field_table(plugins, plan.model.engine),
         parts={
             "backend": plan.model.engine or ",".join(dict.fromkeys(stage.backend for stage in plan.stages)),
             "drafter": plan.drafter,
-            "batching_policy": "" if plan.model.engine else engine.batching_policy,
-            "admission_policy": engine.admission_policy,
+            "batching_policy": "" if plan.model.engine else engine.batching.batching_policy,
+            "admission_policy": engine.admission.admission_policy,
         },
-        max_unfinished=engine.max_unfinished_requests,
-        admission=admission_policy(engine, plugins),
-        request_timeout_s=engine.request_timeout_s,
-        life_limits=LifeLimits(
-            hang_timeout_s=runtime.hang_timeout_s,
-            first_step_timeout_s=runtime.first_step_timeout_s,
-            start_timeout_s=runtime.start_timeout_s,
-            load_timeout_s=runtime.load_timeout_s,
-        ),
-        max_restarts=runtime.max_restarts,
-        restart_window_s=runtime.restart_window_s,
+        sizes=engine.sizes,
+        admission=engine.admission,
+        admission_policy=admission_policy(engine.admission, plugins),
+        runtime=plan.runtime,
         watching=plugins.watching,
-        metrics_interval_s=runtime.metrics_interval_s,
     )

@@ -28,6 +28,7 @@ from histrio.actors.refs import (
     refuse,
     stage_ref,
 )
+from histrio.config.topology import RuntimeTable
 from histrio.errors import EngineError, HistrioError, ModelError, RestartLimitReached, WireError
 from histrio.kit.memory import describe_bytes
 from histrio.messages import (
@@ -54,7 +55,7 @@ from histrio.messages import (
     Start,
 )
 from histrio.replica.blame import Blame
-from histrio.replica.liveness import IS_STOPPED, LifeLimits, Liveness, ProcessView
+from histrio.replica.liveness import IS_STOPPED, Liveness, ProcessView
 from histrio.replica.restarts import RestartAccount
 from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
 
@@ -114,8 +115,7 @@ class RootActor(Actor[ToRoot]):
         actors: frozenset[str],
         *,
         on_loading: Callable[[int, float, str], None] = lambda _stage, _fraction, _text: None,
-        life_limits: LifeLimits | None = None,
-        restarts: RestartAccount | None = None,
+        runtime: RuntimeTable | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
@@ -130,7 +130,8 @@ class RootActor(Actor[ToRoot]):
         """Processes that wait for the placements of their stages."""
         self._on_loading = on_loading
         self._clock = clock
-        self._liveness = Liveness(life_limits, clock)
+        runtime = runtime or RuntimeTable()
+        self._liveness = Liveness(runtime, clock)
         self._hosts: dict[str, HostedActors] = {}
         self._lost: dict[str, tuple[float, str]] = {}
         """Processes that cannot be reached, since when and why, until their end is known."""
@@ -141,7 +142,7 @@ class RootActor(Actor[ToRoot]):
         self._has_been_up = False
         self._blame = Blame()
         self._size: ReplicaSize | None = None
-        self.restarts = restarts or RestartAccount(3, 60.0)
+        self.restarts = RestartAccount(runtime.max_restarts, runtime.restart_window_s)
         """How often the replica may fail, and how long a new process is put off."""
         self.launcher: Launcher | None = None
         self.settle: Callable[[Sequence[StageAnswer]], list[Placement]] = _nothing_to_settle

@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from histrio.config.topology import RuntimeTable
 from histrio.messages import Beat
 from histrio.system.own_time import OwnTime
 
-__all__ = ["IS_STOPPED", "LifeLimits", "Liveness", "ProcessView"]
+__all__ = ["IS_STOPPED", "Liveness", "ProcessView"]
 
 IS_STOPPED = "is stopped"
 """The one fault of a process that only another program can have caused."""
@@ -25,20 +26,6 @@ _SILENT_AFTER_S = 2.0
 _HUNG_FACTOR = 5.0
 _WORKING_SHARE, _LEAST_WORK_S = 0.02, 0.05
 """Less work than this share of the time, or than this, is what the beats themselves cost."""
-
-
-@dataclass(frozen=True, slots=True)
-class LifeLimits:
-    """How long a process may take for what it does; the keys of `[runtime]` with the same names."""
-
-    hang_timeout_s: float = 10.0
-    """Least seconds of a step whose like took less before; of silence, or of one message, without any work."""
-    first_step_timeout_s: float = 300.0
-    """Most seconds of a step that is the first of its size, and of silence or one message in spite of work."""
-    start_timeout_s: float = 120.0
-    """From the start of a process to its first message."""
-    load_timeout_s: float = 300.0
-    """Of loading without any work and without any progress."""
 
 
 class ProcessView(Protocol):
@@ -71,8 +58,8 @@ class _Life:
 class Liveness:
     """The judge: told what the processes say, it names those that have to be ended, each once."""
 
-    def __init__(self, limits: LifeLimits | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits = limits or LifeLimits()
+    def __init__(self, runtime: RuntimeTable | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._runtime = runtime or RuntimeTable()
         self._time = OwnTime(clock=clock)
         self._now = 0.0
         self._lives: dict[str, _Life] = {}
@@ -128,15 +115,15 @@ class Liveness:
 
     def _judge(self, life: _Life, view: ProcessView | None, is_loading: bool) -> str:
         """What is wrong with it; empty if nothing is."""
-        limits = self._limits
+        runtime = self._runtime
         if self._is_stopped(life, view):
             return IS_STOPPED
         if not life.has_begun:
             took_s = self._now - life.started_at
-            return f"did not begin within {took_s:.0f} s" if took_s > limits.start_timeout_s else ""
+            return f"did not begin within {took_s:.0f} s" if took_s > runtime.start_timeout_s else ""
         if is_loading:
             quiet_s = self._quiet_s(life, view)
-            return f"has loaded without any progress for {quiet_s:.0f} s" if quiet_s > limits.load_timeout_s else ""
+            return f"has loaded without any progress for {quiet_s:.0f} s" if quiet_s > runtime.load_timeout_s else ""
 
         silent_s = self._now - life.heard_at
         if silent_s > _SILENT_AFTER_S:
@@ -156,21 +143,21 @@ class Liveness:
         return self._now - life.stopped_at >= _STOPPED_AFTER_S
 
     def _judge_silent(self, life: _Life, view: ProcessView | None, silent_s: float) -> str:
-        limits = self._limits
+        runtime = self._runtime
         is_first_step = life.beat is not None and life.beat.busy_s > 0 and not life.beat.expected_s
-        limit_s = limits.first_step_timeout_s if is_first_step else limits.hang_timeout_s
-        is_hung = min(silent_s, self._quiet_s(life, view)) > limit_s or silent_s > limits.first_step_timeout_s
+        limit_s = runtime.first_step_timeout_s if is_first_step else runtime.hang_timeout_s
+        is_hung = min(silent_s, self._quiet_s(life, view)) > limit_s or silent_s > runtime.first_step_timeout_s
         return f"gave no sign of life for {silent_s:.1f} s" if is_hung else ""
 
     def _judge_busy(self, life: _Life, view: ProcessView | None, beat: Beat) -> str:
-        limits = self._limits
+        runtime = self._runtime
         if beat.busy_s:
-            least_s = limits.hang_timeout_s if beat.expected_s else limits.first_step_timeout_s
+            least_s = runtime.hang_timeout_s if beat.expected_s else runtime.first_step_timeout_s
             is_hung = beat.busy_s > max(least_s, _HUNG_FACTOR * beat.expected_s)
             return f"hangs in step {beat.step} for {beat.busy_s:.1f} s" if is_hung else ""
 
         quiet_s = min(beat.stuck_s, self._quiet_s(life, view))
-        is_hung = quiet_s > limits.hang_timeout_s or beat.stuck_s > limits.first_step_timeout_s
+        is_hung = quiet_s > runtime.hang_timeout_s or beat.stuck_s > runtime.first_step_timeout_s
         return f"has not handled its messages for {beat.stuck_s:.1f} s" if is_hung else ""
 
     def _quiet_s(self, life: _Life, view: ProcessView | None) -> float:

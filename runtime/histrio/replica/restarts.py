@@ -16,11 +16,11 @@ _MOST_DELAY_S = 4.0
 
 
 class RestartAccount:
-    """At most `max_restarts` failures within `window_s` seconds of being up. `now` is any clock's, in seconds."""
+    """At most `max_restarts` failures within `restart_window_s` seconds of being up. `now` is any clock's."""
 
-    def __init__(self, max_restarts: int, window_s: float) -> None:
+    def __init__(self, max_restarts: int, restart_window_s: float) -> None:
         self.max_restarts = max_restarts
-        self.window_s = window_s
+        self.restart_window_s = restart_window_s
         self.delay_s = 0.0
         """Seconds to wait before the next start."""
         self._up_s = 0.0
@@ -39,7 +39,7 @@ class RestartAccount:
         """It failed, and is down; False if that was once too often."""
         self._pause(now)
         self._failures.append(self._up_s)
-        while self._failures[0] <= self._up_s - self.window_s:
+        while self._failures[0] <= self._up_s - self.restart_window_s:
             self._failures.popleft()
         self._num_open += 1
         num_before = len(self._failures) - 1
@@ -65,4 +65,4 @@ class RestartAccount:
         self._up_since = None
 
     def __str__(self) -> str:
-        return f"{self.max_restarts} restarts in {self.window_s:g} s"
+        return f"{self.max_restarts} restarts in {self.restart_window_s:g} s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from histrio.config.settings import SizeSettings
 from histrio.contracts.backend import Capability
 from histrio.errors import DoesNotFit
 from histrio.messages import EngineCapacity, ReplicaSize, StageCapacity
@@ -16,11 +17,7 @@ __all__ = ["SizeLimits", "fit", "fit_engine", "lost_capabilities"]
 class SizeLimits:
     """What the topology asks for."""
 
-    block_size: int
-    """Wanted tokens per block; the nearest larger size that every stage can do is taken."""
-    num_blocks: int | None
-    max_rows: int
-    max_step_tokens: int
+    sizes: SizeSettings
     max_sequence_length: int
 
 
@@ -33,19 +30,20 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
     if not common:
         raise DoesNotFit(f"the stages share no block size: {[sorted(c.max_blocks) for c in capacities]}")
 
-    block_size = min((size for size in common if size >= limits.block_size), default=max(common))
+    sizes = limits.sizes
+    block_size = min((size for size in common if size >= sizes.wanted_block_size), default=max(common))
     capabilities = sorted(set.intersection(*(set(capacity.capabilities) for capacity in capacities)))
-    max_rows = min(limits.max_rows, *(capacity.max_rows for capacity in capacities))
+    max_rows = min(sizes.max_batch_size, *(capacity.max_rows for capacity in capacities))
     if Capability.BATCH not in capabilities:
         max_rows = 1
     useful = max_rows * -(-limits.max_sequence_length // block_size)
     num_blocks = min(useful, *(capacity.max_blocks[block_size] for capacity in capacities))
-    if limits.num_blocks is not None:
-        if limits.num_blocks > min(capacity.max_blocks[block_size] for capacity in capacities):
+    if sizes.num_cache_blocks is not None:
+        if sizes.num_cache_blocks > min(capacity.max_blocks[block_size] for capacity in capacities):
             raise DoesNotFit(
-                f"num-cache-blocks asks for {limits.num_blocks} blocks, {num_blocks} of {block_size} tokens fit"
+                f"num-cache-blocks asks for {sizes.num_cache_blocks} blocks, {num_blocks} of {block_size} tokens fit"
             )
-        num_blocks = limits.num_blocks
+        num_blocks = sizes.num_cache_blocks
     if num_blocks < 1:
         raise DoesNotFit(
             f"not one block of {block_size} tokens fits beside the weights; lower param-mem-ratio or use more stages"
@@ -54,7 +52,7 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
         num_blocks=num_blocks,
         block_size=block_size,
         max_rows=max_rows,
-        max_step_tokens=min(limits.max_step_tokens, *(capacity.max_step_tokens for capacity in capacities)),
+        max_step_tokens=min(sizes.max_num_tokens_per_batch, *(capacity.max_step_tokens for capacity in capacities)),
         max_sequence_length=min(limits.max_sequence_length, num_blocks * block_size),
         capabilities=capabilities,
     )
@@ -65,17 +63,18 @@ def fit_engine(limits: SizeLimits, capacity: EngineCapacity) -> ReplicaSize:
 
     Raises `DoesNotFit` when the topology asks for more blocks than that.
     """
-    if limits.num_blocks is not None and limits.num_blocks * limits.block_size > capacity.num_cache_tokens:
+    sizes = limits.sizes
+    if sizes.num_cache_tokens is not None and sizes.num_cache_tokens > capacity.num_cache_tokens:
         raise DoesNotFit(
-            f"num-cache-blocks asks for {limits.num_blocks} blocks of {limits.block_size} tokens, and the engine holds "
-            f"{capacity.num_cache_tokens} tokens"
+            f"num-cache-blocks asks for {sizes.num_cache_blocks} blocks of {sizes.wanted_block_size} tokens, and the "
+            f"engine holds {capacity.num_cache_tokens} tokens"
         )
     longest = min(limits.max_sequence_length, capacity.max_sequence_length, capacity.num_cache_tokens)
     return ReplicaSize(
         num_blocks=capacity.num_cache_tokens,
         block_size=1,
         max_rows=capacity.max_rows,
-        max_step_tokens=limits.max_step_tokens,
+        max_step_tokens=sizes.max_num_tokens_per_batch,
         max_sequence_length=longest,
         capabilities=sorted(capacity.capabilities),
     )

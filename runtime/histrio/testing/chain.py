@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -77,7 +78,7 @@ class StageChain:
                 pool = workers or (self._own_workers if needs_process else None)
                 self.hosts.append(RemoteHost(factory, spec, pool) if pool else LocalHost(factory, spec))
             self.capacities = [host.open() for host in self.hosts]
-            self.size = fit(_limits(options), self.capacities)
+            self.size = fit(SizeLimits(options.sizes, options.max_sequence_length), self.capacities)
             self.restart()
         except BaseException:
             self.close()
@@ -218,20 +219,8 @@ def stage_specs(model: str | Path, cuts: Sequence[int], options: HarnessOptions)
             device=options.device,
             dtype=options.dtype,
             max_sequence_length=options.max_sequence_length,
-            max_rows=options.max_rows,
-            max_step_tokens=options.max_step_tokens,
-            num_blocks=options.num_blocks,
+            sizes=msgspec.structs.replace(options.sizes, kv_block_size=None),  # each backend offers what it can
             options=options.stage_options,
         )
         for first, last in pairwise([0, *cuts, num_layers])
     ]
-
-
-def _limits(options: HarnessOptions) -> SizeLimits:
-    return SizeLimits(
-        block_size=options.block_size,
-        num_blocks=options.num_blocks,
-        max_rows=options.max_rows,
-        max_step_tokens=options.max_step_tokens,
-        max_sequence_length=options.max_sequence_length,
-    )

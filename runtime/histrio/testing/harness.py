@@ -18,8 +18,10 @@ from typing import Any
 import anyio
 import msgspec
 
-from histrio.batching.actor import BatchingSettings
+from histrio.batching.actor import BatchingSpec
 from histrio.config.model_config import read_model_config
+from histrio.config.settings import AdmissionSettings, BatchingSettings, SizeSettings, SpeculationSettings
+from histrio.config.topology import RuntimeTable
 from histrio.contracts.backend import BackendFactory, StageSpec
 from histrio.contracts.drafter import DrafterFactory, DrafterSpec, DrafterTools
 from histrio.contracts.engine_backend import EngineFactory
@@ -35,48 +37,68 @@ from histrio.processes.compose import BatchingParts, Choosers
 from histrio.processes.front import Front, FrontSettings
 from histrio.processes.local import LocalStage, run_local_engine, run_local_replica
 from histrio.replica.lifecycle import replica_actors
-from histrio.replica.sizing import SizeLimits
 from histrio.stage.sampling.sampler_chain import SamplerChain
 
 __all__ = ["Harness", "HarnessOptions", "StageRunner", "serving", "serving_engine", "serving_with"]
 
 _WATCHERS_GRACE_S = 2.0
+_LONGEST_STEP_MS = 1e6
 
 
 @dataclass(frozen=True, slots=True)
 class HarnessOptions:
     """Limits of the harness; small ones make chunks, preemption and refusals happen."""
 
-    block_size: int = 4
-    num_blocks: int | None = 256
-    max_rows: int = 16
-    max_step_tokens: int = 64
-    prefill_chunk: int = 32
+    kv_block_size: int = 4
+    num_cache_blocks: int | None = 256
+    max_batch_size: int = 16
+    max_num_tokens_per_batch: int = 64
+    chunked_prefill_size: int = 32
+    prefix_cache: bool = True
+    batching_options: dict[str, Any] = field(default_factory=dict)
+    """Further fields of `BatchingSettings`."""
     num_micro_batches: int = 1
-    has_prefix_cache: bool = True
+    num_ahead: int = 0
     drafter: DrafterFactory | None = None
     drafter_options: dict[str, Any] = field(default_factory=dict)
+    speculation: SpeculationSettings = SpeculationSettings()
     policy: BatchingPolicy | None = None
     admission: AdmissionPolicy | None = None
     watching: Sequence[Implementation] = ()
     """The hooks of plugins that watch: `Plugins.watching`."""
     metrics_interval_s: float = 10.0
-    batching_options: dict[str, Any] = field(default_factory=dict)
-    """Further fields of `BatchingSettings`."""
     max_sequence_length: int = 512
-    max_unfinished: int = 512
+    max_unfinished_requests: int = 512
     dtype: str = "float32"
     device: str = "cpu"
     stage_options: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def batching(self) -> BatchingSettings:
-        """What batching goes by."""
-        return BatchingSettings(
-            prefill_chunk=self.prefill_chunk,
+    def sizes(self) -> SizeSettings:
+        """How much the replica shall hold."""
+        return SizeSettings(
+            kv_block_size=self.kv_block_size,
+            num_cache_blocks=self.num_cache_blocks,
+            max_batch_size=self.max_batch_size,
+            max_num_tokens_per_batch=self.max_num_tokens_per_batch,
+        )
+
+    @property
+    def batching(self) -> BatchingSpec:
+        """What batching goes by. Unless `batching_options` say otherwise, neither time nor a reserve of blocks bounds a
+        step, so that what happens depends on the requests alone."""
+        settings = {
+            "chunked_prefill_size": self.chunked_prefill_size,
+            "prefix_cache": self.prefix_cache,
+            "step_budget_ms": _LONGEST_STEP_MS,
+            "preemption_threshold": 0.0,
+        }
+        return BatchingSpec(
+            settings=BatchingSettings(**settings | self.batching_options),
+            speculation=self.speculation,
             num_micro_batches=self.num_micro_batches,
-            has_prefix_cache=self.has_prefix_cache,
-            **self.batching_options,
+            num_ahead=self.num_ahead,
+            drafter="" if self.drafter is None else self.drafter.name,
         )
 
 
@@ -153,8 +175,7 @@ async def serving_engine(
     served = msgspec.structs.replace(
         served, engine=factory.name, honours=fields.honours, honoured_by=fields.honoured_by
     )
-    num_tokens = options.num_blocks and options.num_blocks * options.block_size
-    spec = msgspec.structs.replace(_spec(model, served, 0, served.num_layers, options), num_blocks=num_tokens)
+    spec = _spec(model, served, 0, served.num_layers, options)
     front = Front(_settings(served, 0, fields, options), "front")
     with run_local_engine(front, spec, factory):
         async with _up(front) as harness:
@@ -208,7 +229,7 @@ def _parts(
     tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(samplers, max_rows))
     settings = DrafterSpec.of_stage(
         spec,
-        options.batching.speculation,
+        options.speculation,
         vocab_size=read_model_config(Path(spec.model)).vocab_size,
         options=as_options(options.drafter_options, drafter.options, "drafter_options"),
     )
@@ -240,29 +261,19 @@ def _spec(model: Path, served: ServedModel, first: int, last: int, options: Harn
         device=options.device,
         dtype=options.dtype,
         max_sequence_length=served.max_sequence_length,
-        max_rows=options.max_rows,
-        max_step_tokens=options.max_step_tokens,
-        num_blocks=options.num_blocks,
+        sizes=options.sizes,
         options=options.stage_options,
-        block_size=options.block_size,
     )
 
 
 def _settings(served: ServedModel, num_stages: int, fields: FieldTable, options: HarnessOptions) -> FrontSettings:
-    limits = SizeLimits(
-        block_size=options.block_size,
-        num_blocks=options.num_blocks,
-        max_rows=options.max_rows,
-        max_step_tokens=options.max_step_tokens,
-        max_sequence_length=served.max_sequence_length,
-    )
     return FrontSettings(
         model=served,
-        limits=limits,
         actors=replica_actors(num_stages),
         fields=fields,
-        max_unfinished=options.max_unfinished,
-        admission=options.admission,
+        sizes=options.sizes,
+        admission=AdmissionSettings(max_unfinished_requests=options.max_unfinished_requests),
+        admission_policy=options.admission,
+        runtime=RuntimeTable(metrics_interval_s=options.metrics_interval_s),
         watching=options.watching,
-        metrics_interval_s=options.metrics_interval_s,
     )

@@ -130,12 +130,12 @@ class ToyStage:
         self._maybe_hang("open")
         progress(1.0, "toy weights")
         bytes_per_token = 8 * (spec.last_layer - spec.first_layer)
-        fitting = int(memory_bytes() * spec.kvcache_mem_ratio) // bytes_per_token
-        num_tokens = min(fitting, (spec.num_blocks or 4096) * 16)
+        fitting = int(memory_bytes() * spec.block_mem_ratio) // bytes_per_token
+        num_tokens = min(fitting, (spec.sizes.num_cache_blocks or 4096) * 16)
         self.capacity = StageCapacity(
             max_blocks={size: num_tokens // size for size in (4, 8, 16, 32)},
-            max_rows=spec.max_rows,
-            max_step_tokens=spec.max_step_tokens,
+            max_rows=spec.sizes.max_batch_size,
+            max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="int64",
             param_bytes=0,
             block_bytes_per_token=bytes_per_token,

@@ -127,8 +127,9 @@ class ToyEngine:
         self._thread = threading.Thread(target=self._run, name="toy-engine", daemon=True)
         self._thread.start()
         self._longest = min(spec.max_sequence_length, int(config["max_position_embeddings"]))
-        num_cache_tokens = spec.num_blocks or spec.max_rows * self._longest
-        return EngineCapacity(spec.max_rows, self._longest, num_cache_tokens, "int64", [Capability.LOGPROBS])
+        max_rows = spec.sizes.max_batch_size
+        num_cache_tokens = spec.sizes.num_cache_tokens or max_rows * self._longest
+        return EngineCapacity(max_rows, self._longest, num_cache_tokens, "int64", [Capability.LOGPROBS])
 
     def submit(self, order: Generate) -> None:
         """Hand the request to the thread. Raises `RequestError` for one that is too long."""
@@ -175,13 +176,13 @@ class ToyEngine:
         return True
 
     def _step(self) -> list[TokenRow]:
-        """One token for each of the oldest `max_rows` requests; the others wait."""
+        """One token for each of the oldest `max_batch_size` requests; the others wait."""
         self._num_steps += 1
         if self._num_steps == self._options.fail_at_step:
             raise RuntimeError("the toy engine failed, as it was told to")
 
         time.sleep(self._options.step_s)
-        running = list(self._requests.values())[: self._spec.max_rows]
+        running = list(self._requests.values())[: self._spec.sizes.max_batch_size]
         rows = [self._next_token(request) for request in running]
         for row in rows:
             if row.state.is_finished:

@@ -23,7 +23,7 @@ import zmq
 
 from histrio.actors.directory import Directory
 from histrio.actors.refs import stage_ref
-from histrio.batching.actor import BatchingSettings
+from histrio.batching.actor import BatchingSpec
 from histrio.contracts.backend import StageSpec
 from histrio.net.io_thread import Delivery, IoThread
 from histrio.net.runtime_dir import runtime_dir
@@ -88,7 +88,7 @@ class StageWorkers:
         self._context.term()
         self._closing.close()
 
-    def runner(self, backends: str | Sequence[str], prefill_chunk: int) -> StageRunner:
+    def runner(self, backends: str | Sequence[str], batching: BatchingSpec) -> StageRunner:
         """For `serving_with`: stage i in worker i, with the backend of this name, or its own of several."""
 
         @contextmanager
@@ -101,7 +101,7 @@ class StageWorkers:
             for index, name in enumerate(used):
                 actors = [f"stage{index}"]
                 front.root.process_started(HostedActors(name, name, actors, self._endpoint(name), used[:index]))
-            with run_batching(front, BatchingSettings(prefill_chunk=prefill_chunk)):
+            with run_batching(front, batching):
                 for index, (name, backend, spec) in enumerate(zip(used, of_stage, specs, strict=True)):
                     self._ask(name, _OpenStage(index, len(specs), backend, spec))
                 try:

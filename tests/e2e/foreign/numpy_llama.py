@@ -57,16 +57,16 @@ class LlamaStage:
         self._head_dim = self._config.get("head_dim") or self._config["hidden_size"] // heads
         self._kv_shape = (2, spec.last_layer - spec.first_layer, kv_heads * self._head_dim)
         param_bytes = sum(array.nbytes for array in self._weights.values())
-        if param_bytes > memory_bytes() * spec.param_mem_ratio:
+        if param_bytes > memory_bytes() * spec.memory.param_mem_ratio:
             raise DoesNotFit(f"the weights need {param_bytes} bytes, more than param-mem-ratio allows; raise it")
 
         token_bytes = 4 * int(np.prod(self._kv_shape))
-        num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.kvcache_mem_ratio) // token_bytes)
+        num_tokens = min(CACHE_TOKENS, int(memory_bytes() * spec.block_mem_ratio) // token_bytes)
         progress(1.0, "read")
         return StageCapacity(
             max_blocks={size: num_tokens // size for size in BLOCK_SIZES},
-            max_rows=spec.max_rows,
-            max_step_tokens=spec.max_step_tokens,
+            max_rows=spec.sizes.max_batch_size,
+            max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="float32",
             param_bytes=param_bytes,
             block_bytes_per_token=token_bytes,

@@ -71,7 +71,9 @@ def judge_model(config: dict[str, Any]) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as folder:
         model = save_model(config, Path(folder))
         expected, other = (_expected(model, [first, *ids[1:]]) for first in (ids[0], ids[0] ^ 1))
-        limits = HarnessOptions(block_size=16, num_blocks=64, max_step_tokens=256, max_sequence_length=_MAX_LENGTH)
+        limits = HarnessOptions(
+            kv_block_size=16, num_cache_blocks=64, max_num_tokens_per_batch=256, max_sequence_length=_MAX_LENGTH
+        )
         with closing(StageChain(MlxFactory(), Path(folder), [], limits)) as chain:
             found = _play(chain, ids)
     scale = np.abs(expected).max()

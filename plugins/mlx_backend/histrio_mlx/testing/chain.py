@@ -22,7 +22,12 @@ class MlxChain(StageChain):
     """With limits that suit the tiny models; `settings` are of `HarnessOptions`, and `adapter` is a folder."""
 
     def __init__(self, model: Path, cuts: Sequence[int] = (), *, adapter: Path | None = None, **settings: Any) -> None:
-        limits = {"block_size": 16, "num_blocks": 64, "max_step_tokens": 256, "max_sequence_length": MAX_LENGTH}
+        limits = {
+            "kv_block_size": 16,
+            "num_cache_blocks": 64,
+            "max_num_tokens_per_batch": 256,
+            "max_sequence_length": MAX_LENGTH,
+        }
         super().__init__(_Factory(adapter), model, cuts, HarnessOptions(**{**limits, **settings}))
 
 

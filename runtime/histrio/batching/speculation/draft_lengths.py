@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from histrio.contracts.drafter import SpeculationLimits
+from histrio.config.settings import SpeculationSettings
 
 __all__ = ["tokens_gained", "worthwhile_lengths"]
 
@@ -23,25 +23,25 @@ _HIGHEST_RATE = 0.98
 
 
 def worthwhile_lengths(
-    rates: Sequence[float], limits: SpeculationLimits, verifying: float, guessing: float
+    rates: Sequence[float], settings: SpeculationSettings, verifying: float, guessing: float
 ) -> list[int]:
     """Tokens to draft for each of these sequences, whose drafts are accepted at `rates`.
 
     `verifying` is the cost of verifying one token, `guessing` that of drafting one token further, both in tokens:
     b N / T and d N / T.
     """
-    if not limits.is_adaptive:
-        return [limits.length] * len(rates)
+    if not settings.adaptive:
+        return [settings.speculation_length] * len(rates)
 
-    lengths = [limits.least] * len(rates)
+    lengths = [settings.min_speculation] * len(rates)
     powers = [min(rate, _HIGHEST_RATE) for rate in rates]
     going = list(range(len(rates)))
-    for length in range(1, limits.most + 1):
+    for length in range(1, settings.max_speculation + 1):
         going = [index for index in going if powers[index] > verifying]
         if not going or sum(powers[index] for index in going) <= len(going) * verifying + guessing:
             break
         for index in going:
-            lengths[index] = max(length, limits.least)
+            lengths[index] = max(length, settings.min_speculation)
             powers[index] *= min(rates[index], _HIGHEST_RATE)
     return lengths
 

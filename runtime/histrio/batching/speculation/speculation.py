@@ -17,7 +17,8 @@ from histrio.batching.speculation.cost import CostModel
 from histrio.batching.speculation.draft_account import ALLOWANCE, DraftAccount
 from histrio.batching.speculation.draft_lengths import tokens_gained, worthwhile_lengths
 from histrio.batching.speculation.drafter_guard import DrafterGuard
-from histrio.contracts.drafter import Drafter, SpeculationLimits
+from histrio.config.settings import SpeculationSettings
+from histrio.contracts.drafter import Drafter
 
 if TYPE_CHECKING:
     from histrio.batching.sequence import Sequence
@@ -45,12 +46,16 @@ class Speculation:
     """Asks the drafter for drafts of the sequences that are about to decode, and learns from their acceptance."""
 
     def __init__(
-        self, limits: SpeculationLimits, drafter: Drafter | DrafterGuard, cost: CostModel, clock: Callable[[], float]
+        self,
+        settings: SpeculationSettings,
+        drafter: Drafter | DrafterGuard,
+        cost: CostModel,
+        clock: Callable[[], float],
     ) -> None:
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
         """How many of the drafted tokens were accepted."""
-        self._limits = limits
+        self._settings = settings
         self._drafter = drafter if isinstance(drafter, DrafterGuard) else DrafterGuard(drafter)
         self._cost = cost
         self._clock = clock
@@ -105,7 +110,7 @@ class Speculation:
 
         drafts = [(wanted[request][0], draft) for request, draft in found.items()]
         lengths = [(self._rate(sequence), len(draft.ids)) for sequence, draft in drafts]
-        if self._limits.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
+        if self._settings.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
             for sequence, draft in drafts:
                 sequence.drafted.put(draft)
         else:
@@ -163,7 +168,7 @@ class Speculation:
         """Whether any sequence may have drafts in this step."""
         if not self._drafter.is_on:
             return False
-        return self._limits.is_obliging or (self._account.is_open and not self._num_quiet_steps)
+        return self._settings.is_obliging or (self._account.is_open and not self._num_quiet_steps)
 
     def _wanted(self, sequences: Iterable[Sequence]) -> dict[int, tuple[Sequence, int]]:
         """Request → its sequence and how many tokens to draft; empty where all drafts together don't pay."""
@@ -178,9 +183,9 @@ class Speculation:
 
         rates = [self._rate(sequence) for sequence in looked_at]
         guessing = self._guess_time(len(looked_at)) / self._plain_s * self._num_decoding
-        lengths = worthwhile_lengths(rates, self._limits, self._verifying, guessing)
+        lengths = worthwhile_lengths(rates, self._settings, self._verifying, guessing)
         cost = self._price_of(sum(lengths)) + guessing * max(lengths)
-        if not self._limits.is_obliging and tokens_gained(zip(rates, lengths, strict=True)) <= cost:
+        if not self._settings.is_obliging and tokens_gained(zip(rates, lengths, strict=True)) <= cost:
             self._num_quiet_steps = _LOOK_EVERY
             return {}
 
@@ -193,7 +198,7 @@ class Speculation:
 
     def _is_hopeful(self, sequence: Sequence) -> bool:
         """Whether drafts could pay for this sequence; if not, it is not considered for a while."""
-        if self._limits.is_obliging or self._rate(sequence) > self._verifying:
+        if self._settings.is_obliging or self._rate(sequence) > self._verifying:
             return True
 
         sequence.drafted.next_look = len(sequence.ids) + _LOOK_EVERY

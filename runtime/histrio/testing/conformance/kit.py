@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.config.model_config import read_model_config
+from histrio.config.settings import SizeSettings
 from histrio.contracts.backend import Capability, Probe, StageSpec
 from histrio.errors import BackendError
 from histrio.testing.conformance.hosts import checked_spec
@@ -53,7 +54,7 @@ class KitModel:
             num_layers=self.num_layers,
             dtype="float32",
             max_sequence_length=MAX_SEQUENCE_LENGTH,
-            max_rows=8,
+            sizes=SizeSettings(max_batch_size=8),
         )
         return msgspec.structs.replace(placed, **changes)
 

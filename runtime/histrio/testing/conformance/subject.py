@@ -34,9 +34,9 @@ class StageSubject:
         needs_processes = Capability.ONE_STAGE_PER_PROCESS in self.factory.traits.capabilities
         self._workers = workers if needs_processes else None
         self.options = HarnessOptions(
-            num_blocks=None,
-            max_rows=_MOST_ROWS,
-            max_step_tokens=2048,
+            num_cache_blocks=None,
+            max_batch_size=_MOST_ROWS,
+            max_num_tokens_per_batch=2048,
             max_sequence_length=MAX_SEQUENCE_LENGTH,
             device="auto",
             stage_options=kit.options,

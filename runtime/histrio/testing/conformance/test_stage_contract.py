@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from histrio.config.settings import MemorySettings, SizeSettings
 from histrio.contracts.backend import CONTRACT, OLDEST_CONTRACT, Capability, StageSpec
 from histrio.errors import BackendError, ModelError
 from histrio.messages import StageCapacity
@@ -88,7 +89,7 @@ def test_capacity_is_sane(subject: StageSubject) -> None:
 
     assert capacity.max_blocks
     assert all(size > 0 and count > 0 for size, count in capacity.max_blocks.items())
-    assert 1 <= capacity.max_rows <= subject.options.max_rows
+    assert 1 <= capacity.max_rows <= subject.options.max_batch_size
     assert capacity.max_step_tokens >= 1
     assert capacity.block_bytes_per_token >= 0
     assert capacity.param_bytes >= 0
@@ -117,15 +118,18 @@ def test_more_blocks_than_memory_holds_are_refused(subject: StageSubject) -> Non
     most = max(subject.reference.capacities[0].max_blocks.values())
 
     assert most_blocks(subject, plain) == most
-    assert most_blocks(subject, msgspec.structs.replace(plain, num_blocks=_ABSURD_BLOCKS)) < _ABSURD_BLOCKS
-    assert most_blocks(subject, msgspec.structs.replace(plain, kvcache_mem_ratio=1e-12)) < most
+    assert (
+        most_blocks(subject, msgspec.structs.replace(plain, sizes=SizeSettings(num_cache_blocks=_ABSURD_BLOCKS)))
+        < _ABSURD_BLOCKS
+    )
+    assert most_blocks(subject, msgspec.structs.replace(plain, block_mem_ratio=1e-12)) < most
 
 
 def test_weights_beyond_their_share_of_memory_are_refused(subject: StageSubject) -> None:
     if subject.reference.capacities[0].param_bytes == 0:
         pytest.skip("a model without weights fits anywhere")
     with pytest.raises((ModelError, BackendError)) as refused:
-        opened(subject, subject.spec(param_mem_ratio=1e-12))
+        opened(subject, subject.spec(memory=MemorySettings(param_mem_ratio=1e-12)))
 
     assert str(refused.value)
     assert opened(subject, subject.spec()).param_bytes > 0

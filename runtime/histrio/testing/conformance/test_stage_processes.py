@@ -45,8 +45,8 @@ def test_stage_actors_in_two_processes_equal_the_whole(subject: StageSubject, re
 async def served(subject: StageSubject, workers: StageWorkers, traces: list[Trace]) -> list[list[int]]:
     """The greedy tokens of all traces' prompts, asked for at once."""
     got: dict[int, list[int]] = {}
-    run_stages = workers.runner(subject.kit.name, _CHUNK)
-    options = replace(subject.options, max_step_tokens=64)
+    options = replace(subject.options, chunked_prefill_size=_CHUNK, max_num_tokens_per_batch=64)
+    run_stages = workers.runner(subject.kit.name, options.batching)
     cut = (subject.model.num_layers // 2,)
     async with serving_with(
         run_stages, subject.model.folder, samplers=[], cuts=cut, options=options, process="driver"
