@@ -5,10 +5,12 @@ python docs/list_reference.py
 
 import ast
 import re
+from collections.abc import Mapping
 from importlib import import_module
-from inspect import getsource
 from pathlib import Path
 from textwrap import wrap
+
+from histrio.config.field_docs import class_source, field_docs
 
 PAGE = Path(__file__).parent / "reference.md"
 CONTRACTS = {
@@ -65,21 +67,20 @@ def page() -> str:
 
 def _class(module: str, name: str) -> list[str]:
     """A class with its fields and methods, each with its whole docstring."""
-    tree = ast.parse(getsource(import_module(module)))
-    node = next(each for each in tree.body if isinstance(each, ast.ClassDef) and each.name == name)
+    kind = getattr(import_module(module), name)
+    node, docs = class_source(kind), field_docs(kind)
     lines = [f"### `{module}.{name}`\n", *_text(ast.get_docstring(node) or ""), ""]
-    lines += [line for place, each in enumerate(node.body) for line in _member(node.body, place, each)]
+    lines += [line for each in node.body for line in _member(each, docs)]
     return [*lines, ""]
 
 
-def _member(body: list[ast.stmt], place: int, node: ast.stmt) -> list[str]:
-    following = body[place + 1] if place + 1 < len(body) else None
+def _member(node: ast.stmt, docs: Mapping[str, str]) -> list[str]:
     match node:
         case ast.AnnAssign(target=ast.Name(id=name)) if not name.startswith("_"):
             default = f" = {ast.unparse(node.value)}" if node.value is not None else ""
-            return _entry(f"{name}: {ast.unparse(node.annotation)}{default}", _docstring(following))
+            return _entry(f"{name}: {ast.unparse(node.annotation)}{default}", docs.get(name, ""))
         case ast.Assign(targets=[ast.Name(id=name)]) if not name.startswith("_"):
-            return _entry(f"{name} = {ast.unparse(node.value)}", _docstring(following))
+            return _entry(f"{name} = {ast.unparse(node.value)}", docs.get(name, ""))
         case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if not name.startswith("_") or name in _SHOWN:
             returns = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
             is_property = any(isinstance(each, ast.Name) and each.id == "property" for each in node.decorator_list)
@@ -93,13 +94,6 @@ def _member(body: list[ast.stmt], place: int, node: ast.stmt) -> list[str]:
 
 
 _SHOWN = ("__init__", "__anext__")
-
-
-def _docstring(node: ast.stmt | None) -> str:
-    """The text that stands under a field."""
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
-        return node.value.value
-    return ""
 
 
 def _entry(head: str, text: str) -> list[str]:

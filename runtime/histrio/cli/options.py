@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from histrio import __version__
+from histrio.cli.flags import add_flags
 
 __all__ = ["Options", "parse_options"]
 
@@ -149,177 +150,71 @@ def _stages(parser: argparse.ArgumentParser, count: int | None, layers: str | No
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="rt-launch",
-        usage="rt-launch TOPOLOGY.toml [options] | rt-launch --model MODEL [options]",
+        usage="rt-launch TOPOLOGY.toml [options] | rt-launch --model PATH [options]",
         description="Serve a language model as a topology file says, or by a few options.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
         add_help=False,
     )
-    parser.add_argument("file", nargs="?", metavar="TOPOLOGY.toml", help="topology file; options win over its keys")
-    _add_model(parser.add_argument_group("model"))
-    _add_stages(parser.add_argument_group("stages"))
-    _add_memory(parser.add_argument_group("memory"))
-    _add_scheduling(parser.add_argument_group("scheduling"))
-    _add_service(parser.add_argument_group("service"))
+    parser.add_argument("file", nargs="?", metavar="TOPOLOGY.toml", help="Topology file; options win over its keys")
+    groups = add_flags(parser)
+    _add_stages(groups["stage"])
+    _add_processes(groups["runtime"])
+    _add_service(parser.add_argument_group("endpoint"))
+    _add_others(parser.add_argument_group("every other key"))
     _add_questions(parser.add_argument_group("look, start nothing"))
     return parser
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", dest="model.path", metavar="MODEL", help="demo, a folder, or a model id of the hub")
-    group.add_argument("--revision", dest="model.revision", metavar="REV", help="branch, tag or commit on the hub")
-    group.add_argument(
-        "--offline", dest="model.offline", action="store_true", default=None, help="never ask the hub (HF_HUB_OFFLINE)"
-    )
-    group.add_argument("--served-name", dest="model.served-name", metavar="NAME", help="name that clients use")
-    group.add_argument("--dtype", dest="model.dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16")
-    group.add_argument("--adapter", dest="model.adapter", metavar="FOLDER", help="LoRA-like adapter for the weights")
-    group.add_argument(
-        "--max-sequence-length",
-        dest="model.max-sequence-length",
-        type=int,
-        metavar="TOKENS",
-        help="most tokens of prompt and output together",
-    )
-
-
 def _add_stages(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--stages", type=int, metavar="N", help="split the layers evenly into N stages")
-    group.add_argument("--layers", metavar="A:B,B:C", help="split them as given, e.g. 0:12,12:28")
-    group.add_argument(
-        "--backend", "--gpu-backend", dest="stage.backend", metavar="NAME", help="backend of every stage (torch)"
-    )
-    group.add_argument("--device", dest="stage.device", metavar="DEVICE", help="device of every stage (auto)")
-    group.add_argument("--attention-backend", dest="attention-backend", metavar="NAME", help="an option of the backend")
-    group.add_argument("--moe-runner-backend", dest="moe-runner-backend", metavar="NAME", help="likewise")
-    group.add_argument("--tp-size", dest="tp-size", type=int, metavar="N", help="likewise")
+    group.add_argument("--stages", type=int, metavar="N", help="Split the layers evenly into N stages")
+    group.add_argument("--layers", metavar="A:B,B:C", help="Split them as given, e.g. 0:12,12:28")
+    group.add_argument("--attention-backend", dest="attention-backend", metavar="NAME", help="An option of the backend")
+    group.add_argument("--moe-runner-backend", dest="moe-runner-backend", metavar="NAME", help="Likewise")
+    group.add_argument("--tp-size", dest="tp-size", type=int, metavar="N", help="Likewise")
     group.add_argument(
         "--backend-option",
         dest="backend-option",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="any other key of every stage's options; a backend refuses those it does not know",
-    )
-    group.add_argument("--threads", dest="stage.threads", type=int, metavar="N", help="CPU threads of every stage")
-    group.add_argument(
-        "--one-process",
-        dest="runtime.processes",
-        action="store_const",
-        const="one",
-        help="everything in one process, for development",
+        help="Any other key of every stage's options; a backend refuses those it does not know",
     )
 
 
-def _add_memory(group: argparse._ArgumentGroup) -> None:
+def _add_processes(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--param-mem-ratio",
-        dest="engine.param-mem-ratio",
-        type=float,
-        metavar="RATIO",
-        help="most of a device's memory for weights (0.65)",
+        "--one-process", dest="runtime.processes", action="store_const", const="one", help="Short for --processes one"
     )
-    group.add_argument(
-        "--kvcache-mem-ratio",
-        "--kv-cache-memory-fraction",
-        dest="engine.kvcache-mem-ratio",
-        type=float,
-        metavar="RATIO",
-        help="share of a device's memory for KV blocks (0.25)",
-    )
-    group.add_argument(
-        "--kv-block-size", dest="engine.kv-block-size", type=int, metavar="TOKENS", help="tokens in a KV block"
-    )
-    group.add_argument(
-        "--num-cache-blocks", dest="engine.num-cache-blocks", type=int, metavar="N", help="exact number of KV blocks"
-    )
-    group.add_argument(
-        "--kv-cache-dtype", dest="engine.kv-cache-dtype", metavar="DTYPE", help="number format of keys and values"
-    )
-    group.add_argument(
-        "--disable-prefix-cache",
-        dest="engine.prefix-cache",
-        action="store_const",
-        const=False,
-        help="forget KV blocks with their request",
-    )
-
-
-def _add_scheduling(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--max-batch-size", dest="engine.max-batch-size", type=int, metavar="N", help="most sequences in a step (256)"
-    )
-    group.add_argument(
-        "--max-num-tokens-per-batch",
-        dest="engine.max-num-tokens-per-batch",
-        type=int,
-        metavar="TOKENS",
-        help="most tokens in a step (2048)",
-    )
-    group.add_argument(
-        "--chunked-prefill-size",
-        dest="engine.chunked-prefill-size",
-        type=int,
-        metavar="TOKENS",
-        help="most tokens of one prompt in a step (512)",
-    )
-    group.add_argument(
-        "--prefill-priority",
-        dest="engine.prefill-priority",
-        type=int,
-        metavar="0|1",
-        help="1: prompts come before the next tokens of others (0)",
-    )
-    group.add_argument(
-        "--micro-batch-ratio",
-        dest="engine.micro-batch-ratio",
-        type=int,
-        metavar="N",
-        help="steps in flight at a time (one per stage)",
-    )
-    group.add_argument(
-        "--scheduler-wait-ms",
-        dest="engine.scheduler-wait-ms",
-        type=float,
-        metavar="MS",
-        help="how long the first request waits for others (0)",
-    )
-    group.add_argument("--drafter", dest="engine.drafter", metavar="NAME", help="which drafter: auto, off, ngram …")
-    group.add_argument(
-        "--request-timeout-s",
-        dest="engine.request-timeout-s",
-        type=float,
-        metavar="SECONDS",
-        help="time limit of a request (600)",
-    )
-
-
-def _add_service(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--host", dest="api.host", metavar="H", help="address of the endpoint (127.0.0.1)")
-    group.add_argument("--port", dest="api.port", type=int, metavar="P", help="port of the endpoint (3001)")
     group.add_argument(
         "--plugin",
         action="append",
         default=[],
         metavar="FILE",
-        help="load a plugin from a Python file, or a module, in every process; may be given several times",
+        help="Load a plugin from a Python file, or a module, in every process; may be given several times",
     )
-    group.add_argument("--log-format", dest="runtime.log-format", metavar="FORMAT", help="text or json")
-    group.add_argument("--log-level", dest="runtime.log-level", metavar="LEVEL", help="debug, info, warning or error")
+
+
+def _add_service(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--host", dest="api.host", metavar="HOST", help="Address of the endpoint (default: 127.0.0.1)")
+    group.add_argument("--port", dest="api.port", type=int, metavar="N", help="Port of the endpoint (default: 3001)")
+
+
+def _add_others(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="TABLE.KEY=VALUE",
-        help="any other key of a topology; stage.KEY sets it on every stage",
+        help="Any key of a topology; stage.KEY sets it on every stage",
     )
 
 
 def _add_questions(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--check", action="store_true", help="print the plan that would be started, or what is in the way"
+        "--check", action="store_true", help="Print the plan that would be started, or what is in the way"
     )
-    group.add_argument("--plugins", action="store_true", help="list hooks, backends, samplers and their plugins")
-    group.add_argument("--version", action="version", version=f"histrio {__version__}")
-    group.add_argument("-h", "--help", action="help", help="show this page")
+    group.add_argument("--plugins", action="store_true", help="List hooks, backends, samplers and their plugins")
+    group.add_argument("--version", action="version", version=f"histrio {__version__}", help="Show the version")
+    group.add_argument("-h", "--help", action="help", help="Show this page")
