@@ -235,8 +235,7 @@ def test_sampling_fields_are_those_that_samplers_registered() -> None:
     ("fields", "param"),
     [
         ({"messages": "hi"}, "messages"),
-        ({"messages": [{"role": "", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "a<|end|>", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": 3, "content": "x"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
         ({"messages": [{"role": "user", "content": "x", "colour": 1, "name": 3}]}, "messages[0].name"),
         ({"messages": [{"content": "x"}]}, "messages[0].role"),
@@ -266,7 +265,7 @@ def test_a_wrong_value_is_located(fields: dict[str, Any], param: str) -> None:
 @pytest.mark.parametrize("secret", ["s3cret-value", "x" * 5000])
 def test_the_text_never_repeats_a_value(secret: str) -> None:
     for fields in (
-        {"messages": [{"role": f"{secret}!"}]},
+        {"messages": [{"role": [secret]}]},
         {"tool_choice": secret},
         {"stream": secret},
         {"suffix": secret},

@@ -36,9 +36,9 @@ def roles_of(template: str, *roles: str) -> list[str]:
 def test_a_role_goes_to_a_template_that_takes_it() -> None:
     assert roles_of(ANY, "critic", "user") == ["critic", "user"]
     assert roles_of(SOME, "critic") == ["critic"]
-    for role in ("witness", "judge"):
+    for template, role in ((SOME, "witness"), (SOME, "judge"), (ANY, ""), (ANY, "a<|end|>"), (ANY, "a" * 33)):
         with pytest.raises(RequestError, match="no such role") as caught:
-            roles_of(SOME, "user", role)
+            roles_of(template, "user", role)
         assert caught.value.param == "messages[1].role"
 
 

@@ -67,10 +67,12 @@ def split_fields(
         else:
             _leave_out(_Place(name, given), value, ignored, honoured_by)
             target = None
-        if target is not None and value is not None:
-            meant = _MOST_TOKENS if given in _OF_TOKENS and value in (-1, -2) else value
-            if target.setdefault(name, meant) != meant:
-                raise _contradiction(name, request)
+        if target is None or value is None:
+            continue
+        meant = _MOST_TOKENS if name != given and given in _OF_TOKENS and value in (-1, -2) else value
+        if name in target and target[name] != meant:
+            raise _contradiction(name, request)
+        target[name] = meant
     return convert_fields(own, kind, ignored), sampling
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from histrio.messages import SamplingFields
 from histrio_api.request.fields import split_fields, within_vocabulary
@@ -23,8 +23,7 @@ MAX_USER_CHARS = 256
 """Of `user`; what is beyond is cut off."""
 
 
-@dataclass(frozen=True, slots=True)
-class Arrival:
+class Arrival(NamedTuple):
     """What is known of a request besides its body."""
 
     at_s: float

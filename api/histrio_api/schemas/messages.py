@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
-
-from msgspec import Meta
+from typing import Any, Literal
 
 from histrio_api.schemas.strict import Strict
 
 __all__ = ["ChatMessage", "ContentPart", "FunctionCall", "ToolCall"]
-
-
-_Role = Annotated[str, Meta(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,31}\Z")]
 
 
 class ContentPart(Strict, frozen=True):
@@ -40,7 +35,7 @@ class ToolCall(Strict, frozen=True):
 class ChatMessage(Strict, frozen=True):
     """One message of a chat. What clients add to an answer that they send back is left out."""
 
-    role: _Role
+    role: str
     """Whatever the model's template takes; `developer` and `function` are read as `system` and `tool` elsewhere."""
     content: str | list[ContentPart] | None = None
     name: str | None = None

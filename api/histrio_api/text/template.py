@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -34,6 +35,7 @@ __all__ = ["ChatTemplate", "Message", "load_chat_template"]
 MAX_ERROR_CHARS = 300
 _OURS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 _ASKS_WHETHER_GIVEN = frozenset({"defined", "undefined", "default", "d"})
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,31}")
 _MAX_ROLES = 64
 """Other roles that clients may ask for; beyond them none is taken."""
 _PROBE = "a text that no template writes"
@@ -66,7 +68,7 @@ class ChatTemplate:
             return role in ROLES
         if role == "developer":
             return any(role in source for source in self._sources.values())
-        if role not in self._roles and len(self._roles) < _MAX_ROLES:
+        if role not in self._roles and len(self._roles) < _MAX_ROLES and _ROLE.fullmatch(role):
             self._roles[role] = writes_role(partial(self._render_probe, "default", False), role)
         return self._roles.get(role, False)
 
