@@ -207,6 +207,17 @@ def test_an_answer_may_be_as_long_as_the_context_allows_though_more_is_asked_for
     assert served.answer(max_tokens=100_000)["stop_reason"] == "model_context_window_exceeded"
 
 
+@pytest.mark.parametrize("num_cached", [0, 4])
+def test_tokens_from_the_prefix_cache_are_counted_apart(served: Served, num_cached: int) -> None:
+    last = Delta([5, 2], RequestState.FINISHED_EOS, Extras(num_cached_tokens=num_cached))
+    served.gateway.script = lambda submission, choice: [last]
+    usage, events = served.answer()["usage"], served.events()
+    num_prompt_tokens = len(served.gateway.submissions[-1].ids)
+    assert (usage["input_tokens"], usage["cache_read_input_tokens"]) == (num_prompt_tokens - num_cached, num_cached)
+    assert events[-2]["usage"] == usage
+    assert events[0]["message"]["usage"]["input_tokens"] == num_prompt_tokens
+
+
 def test_turns_become_the_prompt_of_the_same_chat(served: Served) -> None:
     marked = {"cache_control": {"type": "ephemeral"}}
     history: Any = [
@@ -407,3 +418,41 @@ def test_the_official_client_reads_answers_and_streams(served: Served) -> None:
         assert client.messages.count_tokens(model="test/scripted", messages=history, tools=TOOLS).input_tokens > 10
         with pytest.raises(anthropic.BadRequestError, match="at least one message"):
             client.messages.create(**given | {"messages": []})
+
+
+@pytest.mark.anyio
+@pytest.mark.slow_start
+@pytest.mark.timeout(90)  # starts a replica, and a process that checks grammars
+@pytest.mark.parametrize("stream", [False, True])
+async def test_calls_and_forms_are_enforced_whatever_the_model_says(random_weights: Any, stream: bool) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"on": {"type": "boolean"}},
+        "required": ["on"],
+        "additionalProperties": False,
+    }
+    tools = [{"name": "switch", "input_schema": schema}, {"name": "other", "input_schema": schema}]
+    given = {"model": "toy", "messages": HELLO, "max_tokens": 3000, "thinking": {"type": "disabled"}, "stream": stream}
+    async with random_weights(TEMPLATE) as toy, httpx.AsyncClient(base_url=toy.url, timeout=60) as http:
+
+        async def answer(**fields: Any) -> dict[str, Any]:
+            response = await http.post("/v1/messages", json=given | {"temperature": 1, "seed": 1} | fields)
+            assert response.status_code == 200, response.text
+            if not stream:
+                whole: dict[str, Any] = response.json()
+                return whole
+            return folded([each for each in events_of(response.text) if each["type"] != "ping"])
+
+        one = await answer(tools=tools, tool_choice={"type": "tool", "name": "switch"})
+        assert [(block["type"], block["name"]) for block in one["content"]] == [("tool_use", "switch")]
+        assert one["content"][0]["input"] in ({"on": True}, {"on": False})
+        assert one["stop_reason"] == "tool_use"
+
+        single = await answer(tools=tools, tool_choice={"type": "any", "disable_parallel_tool_use": True})
+        assert [block["type"] for block in single["content"]] == ["tool_use"]
+
+        shaped = await answer(output_config={"format": {"type": "json_schema", "schema": schema}})
+        assert json.loads(shaped["content"][0]["text"]).keys() == {"on"}
+
+        free = await answer(tools=tools, max_tokens=20)
+        assert [block["type"] for block in free["content"]] == ["text"], "control: random weights call nothing unasked"
