@@ -16,6 +16,7 @@ from amounts import amount
 from demo_load import Load, at_once, conversations, launched, one_by_one, quotes, without_drafts
 
 from histrio.testing.launched import LaunchedServer
+from histrio.testing.wait import eventually
 
 DRAFT_MODEL = {"drafter": "draft-model", "drafter_options": '{model = "demo-draft"}'}
 WAYS: dict[str, dict[str, str]] = {
@@ -65,6 +66,8 @@ def test_a_draft_model(
 
     compared = in_turns(lambda: measure(bodies), lambda: measure(without_drafts(bodies)), ROUNDS[way])
 
+    # The engine tells its totals a little later than its last tokens.
+    eventually(lambda: counter(servers[way], names[0]) > before[0] and not counter(servers[way], "running_sequences"))
     generated, drafted, accepted = (counter(servers[way], name) - old for name, old in zip(names, before, strict=True))
     # Half of the tokens were generated without.
     note(f"{2 * drafted / generated:.2f} guesses per token, {accepted / max(drafted, 1):.2f} of them came true")

@@ -36,9 +36,9 @@ class OneMore:
         """These tokens came."""
         self._ids[request] += ids
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """For each sequence what followed its last token the last time."""
-        found = {request: self._after(self._ids[request], most) for request, most in wanted.items()}
+        found = {request: self._after(self._ids[request], most) for request, most in lengths.items()}
         return {request: Draft(ids) for request, ids in found.items() if ids}
 
     def close(self, request: int) -> None:

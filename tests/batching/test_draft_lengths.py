@@ -136,8 +136,8 @@ class Guesses:
     def extend(self, request: int, ids: Ids[int]) -> None:
         """Nothing to remember."""
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        return {request: Draft([7] * wanted[request]) for request in list(wanted)[: self.num_found]}
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
+        return {request: Draft([7] * lengths[request]) for request in list(lengths)[: self.num_found]}
 
     def close(self, request: int) -> None:
         """Nothing to forget."""

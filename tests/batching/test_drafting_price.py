@@ -29,10 +29,10 @@ class SlowDrafter:
     def extend(self, request: int, ids: Tokens[int]) -> None:
         """Nothing to remember."""
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         self.now += self.seconds
         self.num_rounds += 1
-        return {request: Draft([7] * count) for request, count in wanted.items() if request not in self.left_out}
+        return {request: Draft([7] * count) for request, count in lengths.items() if request not in self.left_out}
 
     def close(self, request: int) -> None:
         """Nothing to forget."""

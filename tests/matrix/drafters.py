@@ -79,8 +79,8 @@ class _Dice:
     def extend(self, request: int, ids: Sequence[int]) -> None:
         self._ids[request] += ids
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        return {request: self._draft(self._ids[request], count) for request, count in wanted.items()}
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
+        return {request: self._draft(self._ids[request], count) for request, count in lengths.items()}
 
     def close(self, request: int) -> None:
         del self._ids[request]

@@ -86,14 +86,14 @@ class OddDrafter:
         self._raise_in("extend")
         self._ids[request] += ids
 
-    def propose(self, wanted: Mapping[int, int]) -> Any:
+    def propose(self, lengths: Mapping[int, int]) -> Any:
         self.num_asked += 1
         self._raise_in("propose")
         if self.oddity == "exit":
             sys.exit(3)
         if not callable(self.oddity):
-            return {request: Draft(said(self._ids[request], count)) for request, count in wanted.items()}
-        return self.oddity({request: said(self._ids[request], count) for request, count in wanted.items()})
+            return {request: Draft(said(self._ids[request], count)) for request, count in lengths.items()}
+        return self.oddity({request: said(self._ids[request], count) for request, count in lengths.items()})
 
     def close(self, request: int) -> None:
         self._raise_in("close")

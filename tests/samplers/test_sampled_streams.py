@@ -175,8 +175,8 @@ class _Die:
 
 
 class _DieDrafter(GuessDrafter):
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        guesses = super().propose(wanted)
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
+        guesses = super().propose(lengths)
         return {
             request: Draft(draft.ids, [[(token, 0.25) for token in (1, 2, 3, 4)] for _ in draft.ids])
             for request, draft in guesses.items()

@@ -43,11 +43,11 @@ class FailingFactory:
     def extend(self, request: int, ids: Sequence[int]) -> None:
         self._ids[request] += ids
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         self.num_asked += 1
         if self.num_asked == 3:
             raise BackendError("the draft model failed: the device is gone")
-        return {request: Draft(said(self._ids[request], count)) for request, count in wanted.items()}
+        return {request: Draft(said(self._ids[request], count)) for request, count in lengths.items()}
 
     def close(self, request: int) -> None:
         del self._ids[request]

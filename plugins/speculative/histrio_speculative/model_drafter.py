@@ -82,11 +82,11 @@ class ModelDrafter:
         sequence.ids += ids
         sequence.is_foreign = sequence.is_foreign or self._has_foreign(ids)
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """Drafts of the draft model; only for sequences that have a place in it. Raises `BackendError`."""
         self.places.begin_round()
         try:
-            runs = self._race(wanted)
+            runs = self._race(lengths)
         except RuntimeError as error:
             raise BackendError(f"the draft model failed: {error}") from error
         return {run.sequence.order.request: run.draft for run in runs if run.draft.ids}
@@ -101,17 +101,17 @@ class ModelDrafter:
         self._sequences.clear()
         self._stage.close()
 
-    def _race(self, wanted: Mapping[int, int]) -> list[_Run]:
+    def _race(self, lengths: Mapping[int, int]) -> list[_Run]:
         """Catch up, then compute a token at a time as long as a sequence wants one."""
         rows: list[Row] = []
         ids: list[int] = []
         runs: list[_Run] = []
-        for sequence, place in self._places_for(wanted):
+        for sequence, place in self._places_for(lengths):
             row = self._catch_up(sequence, place, self._stage.size.max_step_tokens - len(ids))
             rows.append(row)
             ids += sequence.ids[row.start : row.start + row.num_tokens]
             if row.num_sampled:
-                runs.append(_Run(sequence, place, wanted[sequence.order.request]))
+                runs.append(_Run(sequence, place, lengths[sequence.order.request]))
             if len(ids) == self._stage.size.max_step_tokens:
                 break
         going_on = runs
@@ -123,10 +123,10 @@ class ModelDrafter:
             rows, ids = [self._next_row(run) for run in going_on], [run.draft.ids[-1] for run in going_on]
         return runs
 
-    def _places_for(self, wanted: Mapping[int, int]) -> list[tuple[_Sequence, Place]]:
+    def _places_for(self, lengths: Mapping[int, int]) -> list[tuple[_Sequence, Place]]:
         """Sequences that can be drafted for; the one that is least behind comes first."""
         found: list[tuple[_Sequence, Place]] = []
-        for request, num_wanted in wanted.items():
+        for request, num_wanted in lengths.items():
             sequence = self._sequences[request]
             if sequence.is_foreign:
                 continue

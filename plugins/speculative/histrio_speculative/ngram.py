@@ -49,9 +49,9 @@ class Ngram:
         """Add tokens, and note the n-grams that now have a successor."""
         self._tables[request].extend(ids)
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """The tokens after the longest tail that occurred before."""
-        found = {request: self._tables[request].propose(num_tokens) for request, num_tokens in wanted.items()}
+        found = {request: self._tables[request].propose(num_tokens) for request, num_tokens in lengths.items()}
         return {request: Draft(ids) for request, ids in found.items() if ids}
 
     def close(self, request: int) -> None:

@@ -68,11 +68,11 @@ class Suffix:
         """Add tokens, and check whether the match still holds."""
         self._sequences[request].extend(ids)
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """The tokens after the longest tail that occurred before."""
         num_free = _MOST_CAUGHT_UP
         found = {}
-        for request, num_tokens in wanted.items():
+        for request, num_tokens in lengths.items():
             sequence = self._sequences[request]
             num_free -= sequence.catch_up(num_free)
             ids = sequence.propose(num_tokens, self.answers)

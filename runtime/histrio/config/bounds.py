@@ -155,16 +155,16 @@ def _refusals(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _number_format(key, config.get(key))
     yield from _layer_types(config)
     yield from _heads(config)
-    for place, table in rope_tables(config):
-        yield from _rope(place, table)
+    for path, table in rope_tables(config):
+        yield from _rope(path, table)
 
 
-def _outside(values: Mapping[str, Any], bounds: Mapping[str, _Bound], place: str) -> Iterator[tuple[str, str]]:
+def _outside(values: Mapping[str, Any], bounds: Mapping[str, _Bound], path: str) -> Iterator[tuple[str, str]]:
     for key, bound in bounds.items():
         value = values.get(key)
         words = None if value is None else bound.refusal(value)
         if words is not None:
-            yield place + key, f"must be {words}"
+            yield path + key, f"must be {words}"
 
 
 def _number_format(key: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -193,17 +193,17 @@ def _heads(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "num_attention_heads", f"must divide hidden_size, {width}, where there is no head_dim"
 
 
-def _rope(place: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from _outside(table, _ROPE_BOUNDS, f"{place}.")
+def _rope(path: str, table: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    yield from _outside(table, _ROPE_BOUNDS, f"{path}.")
     for key in ("rope_type", "type"):
         kind = table.get(key)
         if kind is not None and not (isinstance(kind, str) and kind in _ROPE_TYPES):
-            yield f"{place}.{key}", f"is no known kind of rotary positions ({', '.join(sorted(_ROPE_TYPES))})"
+            yield f"{path}.{key}", f"is no known kind of rotary positions ({', '.join(sorted(_ROPE_TYPES))})"
     kind = str(table.get("rope_type") or table.get("type"))
     for key in _ROPE_NEEDS.get(kind, ()):
         if table.get(key) is None:
-            yield f"{place}.{key}", f"is missing; rotary positions of the kind {kind!r} need it"
+            yield f"{path}.{key}", f"is missing; rotary positions of the kind {kind!r} need it"
     for key, value in table.items():
         numbers = value if isinstance(value, list) else [value]
         if not all(math.isfinite(each) for each in numbers if isinstance(each, float)):
-            yield f"{place}.{key}", "must be finite"
+            yield f"{path}.{key}", "must be finite"

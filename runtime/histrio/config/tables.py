@@ -111,13 +111,13 @@ def _convert_value(value: Any, kind: Any, path: str) -> Any:
     except msgspec.ValidationError as error:
         text = str(error)
         inner = _INNER_PATH.search(text)
-        place, at_fault = (path + inner[1], _inner_value(value, inner[1])) if inner else (path, value)
-        raise TopologyError(place, _must_be(_INNER_PATH.sub("", text), at_fault, kind)) from None
+        inner_path, at_fault = (path + inner[1], _inner_value(value, inner[1])) if inner else (path, value)
+        raise TopologyError(inner_path, _must_be(_INNER_PATH.sub("", text), at_fault, kind)) from None
 
 
-def _inner_value(value: Any, place: str) -> Any:
+def _inner_value(value: Any, path: str) -> Any:
     """The value at `[0]`, `[0][1]` … of a list."""
-    for index in _INDEX.findall(place):
+    for index in _INDEX.findall(path):
         value = value[int(index)] if isinstance(value, list) else value
     return value
 

@@ -43,7 +43,7 @@ class Drafter(Protocol):
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """The sequence gained these tokens, whatever was proposed."""
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """For each request at most so many tokens that may come next; a request without a draft is left out.
 
         One call for all sequences of a step. Proposed tokens do not count as tokens of a sequence; only those of

@@ -54,9 +54,9 @@ class GuessDrafter:
         """And those that came."""
         self._ids[request] += ids
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """Ask the function."""
-        return {request: Draft(self._guess(self._ids[request], count)) for request, count in wanted.items()}
+        return {request: Draft(self._guess(self._ids[request], count)) for request, count in lengths.items()}
 
     def close(self, request: int) -> None:
         """Forget the sequence."""

@@ -144,8 +144,8 @@ class PoisonedDrafts:
     def extend(self, request: int, ids: Sequence[int]) -> None:
         pass
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
-        return {request: Draft([10**9]) for request in wanted if request in self._bad}
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
+        return {request: Draft([10**9]) for request in lengths if request in self._bad}
 
     def close(self, request: int) -> None:
         self._bad.discard(request)

@@ -47,10 +47,10 @@ class DrafterGuard:
         """As `Drafter.close`."""
         self._call(lambda: self._drafter.close(request))
 
-    def propose(self, wanted: Mapping[int, int]) -> dict[int, Draft]:
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """As `Drafter.propose`, with plain ids of the vocabulary; empty once it is off."""
         found: dict[int, Draft] = {}
-        self._call(lambda: found.update(self._checked(self._drafter.propose(wanted), wanted)))
+        self._call(lambda: found.update(self._checked(self._drafter.propose(lengths), lengths)))
         return found
 
     def _call(self, call: Callable[[], None]) -> None:
@@ -63,7 +63,7 @@ class DrafterGuard:
             self.is_on = False
             _log.error("nothing is guessed ahead any more: %s failed", self._code.name, exc_info=error)
 
-    def _checked(self, found: Any, wanted: Mapping[int, int]) -> Mapping[int, Draft]:
+    def _checked(self, found: Any, lengths: Mapping[int, int]) -> Mapping[int, Draft]:
         """The drafts with plain ints. Raises `TypeError` or `ValueError` for a draft that breaks the contract.
 
         All ids of a step are looked at together, and drafts that are plain already are passed on as they are.
@@ -72,8 +72,8 @@ class DrafterGuard:
         is_plain = True
         for request, draft in found.items():
             given, draft_probs = draft.ids, draft.draft_probs
-            if len(given) > wanted[request] or (draft_probs and len(draft_probs) != len(given)):
-                raise ValueError(f"{len(given)} tokens for {wanted[request]}, {len(draft_probs)} with probabilities")
+            if len(given) > lengths[request] or (draft_probs and len(draft_probs) != len(given)):
+                raise ValueError(f"{len(given)} tokens for {lengths[request]}, {len(draft_probs)} with probabilities")
             is_plain &= type(given) is list and not draft_probs
             ids.extend(given)
         if not is_plain or not set(map(type, ids)) <= {int}:
