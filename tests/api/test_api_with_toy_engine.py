@@ -89,7 +89,7 @@ async def test_a_chat_is_answered_with_usage_and_reason(tmp_path: Path) -> None:
 async def test_a_client_that_leaves_frees_its_blocks(tmp_path: Path) -> None:
     options = HarnessOptions(stage_options={"step-s": 0.002})
     async with endpoint(tmp_path, options) as served:
-        body = {"model": "toy", "prompt": "a", "ignore_eos": True}
+        body = {"model": "toy", "prompt": "a", "ignore_eos": True, "max_tokens": 400}
         async with httpx.AsyncClient(base_url=served.url) as http:
             async with http.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
                 received = response.aiter_bytes()
