@@ -114,7 +114,7 @@ def assert_same(logits: Any, wanted: torch.Tensor) -> None:
     assert logits_error(logits.flip(-1), wanted) > 100 * MOST_ERROR, "a control: other logits are far away"
 
 
-def test_scattered_pages_and_ragged_rows_give_the_logits_of_transformers(
+def test_scattered_blocks_and_ragged_rows_give_the_logits_of_transformers(
     stage: RunningSglangStage, reference: Reference
 ) -> None:
     one, two, three = prompt(1, 5), prompt(2, 37), prompt(3, 16)
@@ -255,8 +255,8 @@ def run_range(reference: Reference, batch: StepBatch, first: int, last: int) -> 
     return hidden
 
 
-def test_pages_that_do_not_fit_are_refused_with_the_numbers(reference: Reference) -> None:
-    with pytest.raises(DoesNotFit, match=r"1000000000 pages of 16 tokens need \d+\.\d\d GiB"):
+def test_blocks_that_do_not_fit_are_refused_with_the_numbers(reference: Reference) -> None:
+    with pytest.raises(DoesNotFit, match=r"1000000000 blocks of 16 tokens need \d+\.\d\d GiB"):
         open_stage(spec_of(reference.folder, sizes=SizeSettings(num_cache_blocks=10**9)), no_progress)
     stage = open_stage(spec_of(reference.folder, sizes=SizeSettings(max_batch_size=SIZE.max_rows)), no_progress)
     stage.close()
