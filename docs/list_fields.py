@@ -10,15 +10,7 @@ from histrio_api.request.known_fields import KNOWN_FIELDS, KnownField
 
 PAGE = Path(__file__).parent / "endpoint.md"
 BEGIN, END = "<!-- fields: python docs/list_fields.py -->\n", "<!-- end of fields -->\n"
-HONOURED_BY = {
-    "all": "chats, completions and messages",
-    "both": "chats and by completions",
-    "chats and messages": "chats and by messages",
-    "chats": "chats",
-    "completions": "completions",
-    "messages": "messages",
-    "samplers": "samplers, where one that has the field is registered",
-}
+SAMPLERS = "samplers, where one that has the field is registered"
 
 
 def table() -> str:
@@ -42,13 +34,21 @@ def rewritten(page: str) -> str:
 def _meaning(field: KnownField) -> str:
     match field.kind:
         case "honoured":
-            return f"honoured by {HONOURED_BY[field.reason]}, a 400 elsewhere"
+            return f"honoured by {_forms(field.reason)}, a 400 elsewhere"
         case "alias":
             return f"another name of `{field.reason}`"
         case "hint":
             return f"named: {field.reason}"
         case _:
             return f"400: {field.reason}"
+
+
+def _forms(names: str) -> str:
+    """`chats messages` as prose."""
+    if names == "samplers":
+        return SAMPLERS
+    *others, last = names.split()
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ class KnownField(NamedTuple):
     kind: Literal["honoured", "alias", "hint", "refused"]
     """`honoured`: by the endpoints or samplers that have it; others refuse it."""
     reason: str
-    """What honours it, or what its own name is, or why it need not be honoured, or cannot be."""
+    """What honours it (`chats messages`, or `samplers`), or what its own name is, or why it need not be honoured, or
+    cannot be."""
     neutral: tuple[Any, ...] = ()
     """Values besides null at which it does nothing."""
 
@@ -36,8 +37,11 @@ def _each(names: str, field: KnownField) -> _Fields:
     return dict.fromkeys(names.split(), field)
 
 
-def _honoured(by: str, **neutral: tuple[Any, ...]) -> _Fields:
-    return {name: KnownField("honoured", by, values) for name, values in neutral.items()}
+def _honoured(by: str, *names: str, **neutral: tuple[Any, ...]) -> _Fields:
+    """Those in `names` do nothing at null alone."""
+    return _each(" ".join(names), KnownField("honoured", by)) | {
+        name: KnownField("honoured", by, values) for name, values in neutral.items()
+    }
 
 
 def _hint(reason: str, *neutral: Any) -> KnownField:
@@ -49,23 +53,19 @@ def _refused(reason: str, *neutral: Any) -> KnownField:
 
 
 _HONOURED = (
-    _each(
-        """
-        model stream max_tokens seed stop_token_ids ignore_eos skip_special_tokens priority cache_salt max_speculation
-        response_format structured_outputs json_schema regex grammar ebnf guided_json guided_regex guided_choice
-        guided_grammar user safety_identifier
-        """,
-        KnownField("honoured", "all"),
+    _honoured(
+        "chats completions messages",
+        "model stream max_tokens seed stop_token_ids ignore_eos skip_special_tokens priority cache_salt",
+        "max_speculation response_format structured_outputs json_schema regex grammar ebnf guided_json guided_regex",
+        "guided_choice guided_grammar user safety_identifier",
     )
-    | _each("stream_options n prompt_logprobs logprobs stop add_special_tokens", KnownField("honoured", "both"))
-    | _each("prompt", KnownField("honoured", "completions"))
-    | _honoured("completions", echo=(False,))
-    | _each("messages", KnownField("honoured", "chats and messages"))
-    | _honoured("chats and messages", tools=([],), tool_choice=("auto", "none"))
+    | _honoured("chats completions", "stream_options n prompt_logprobs logprobs stop add_special_tokens")
+    | _honoured("completions", "prompt", echo=(False,))
+    | _honoured("chats messages", "messages", tools=([],), tool_choice=("auto", "none"))
     | _honoured("messages", stop_sequences=([],), output_config=({},))
-    | _each("max_completion_tokens", KnownField("honoured", "chats"))
     | _honoured(
         "chats",
+        "max_completion_tokens",
         top_logprobs=(0,),
         functions=([],),
         function_call=("auto", "none"),
