@@ -11,7 +11,7 @@ import msgspec
 
 from histrio.errors import HistrioError
 
-__all__ = ["MAX_PARAM_CHARS", "anthropic_error", "error_object", "openai_error"]
+__all__ = ["MAX_PARAM_CHARS", "anthropic_error", "error_object", "ollama_error", "openai_error"]
 
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
@@ -25,8 +25,9 @@ _ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_SCHEMA_FIELD = "response_format.json_schema.schema"
 _ANTHROPIC_FIELDS = {
-    "response_format.json_schema.schema": "output_config.format.schema",
+    _SCHEMA_FIELD: "output_config.format.schema",
     "continue_final_message": "messages",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
     "tool_choice.function": "tool_choice",
@@ -59,7 +60,12 @@ def anthropic_error(error: HistrioError) -> dict[str, Any]:
     return {"type": "error", "error": {"type": kind, "message": text[:MAX_MESSAGE_CHARS]}}
 
 
-_SHAPES = {"/v1/messages": anthropic_error}
+def ollama_error(error: HistrioError) -> dict[str, Any]:
+    """Ollama's, which is a text."""
+    return {"error": str(error).replace(_SCHEMA_FIELD, "format")[:MAX_MESSAGE_CHARS]}
+
+
+_SHAPES = {"/v1/messages": anthropic_error, "/api": ollama_error}
 """By the URL, and what is below it; OpenAI's for all others."""
 
 

@@ -16,7 +16,7 @@ __all__ = ["ApiService", "register_edges"]
 
 
 class ApiService:
-    """The endpoint, as clients of OpenAI and Anthropic know it; `[api]` in a topology."""
+    """The endpoint, as clients of OpenAI, Anthropic and Ollama know it; `[api]` in a topology."""
 
     name = "api"
     settings = ApiSettings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 from uuid import uuid4
 
 import anyio
@@ -22,7 +23,23 @@ from histrio_api.request_log import log_finished
 from histrio_api.schemas.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from histrio_api.shared.edge import Edge
 
-__all__ = ["Generation", "run_choices", "start_generation"]
+__all__ = ["Generation", "Timings", "run_choices", "start_generation"]
+
+
+class Timings(NamedTuple):
+    """Seconds that the parts of a request took."""
+
+    reading_s: float
+    """From its arrival until its prompts were submitted."""
+    prompt_s: float
+    """From there to the first token: waiting for its turn is a part of it."""
+    answer_s: float
+    """From there on."""
+
+    @property
+    def total_s(self) -> float:
+        """All of them."""
+        return self.reading_s + self.prompt_s + self.answer_s
 
 
 class Generation:
@@ -42,6 +59,7 @@ class Generation:
         self.edge = edge
         self._metrics = edge.metrics
         self._arrived_s = arrived_s
+        self._submitted_s = time.perf_counter()
         self._first_token_s: float | None = None
         self._failure = "cancelled"
         """How choices ended that have no reason of their own."""
@@ -60,6 +78,13 @@ class Generation:
                 self.num_accepted_tokens, self.num_drafted_tokens - self.num_accepted_tokens
             ),
         )
+
+    @property
+    def timings(self) -> Timings:
+        """Up to now."""
+        now_s, first_s = time.perf_counter(), self._first_token_s
+        began_s = now_s if first_s is None else self._arrived_s + first_s
+        return Timings(self._submitted_s - self._arrived_s, began_s - self._submitted_s, now_s - began_s)
 
     @property
     def num_scored_tokens(self) -> int:

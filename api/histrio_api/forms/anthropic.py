@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-import msgspec
-
 from histrio.errors import HistrioError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import encode
@@ -32,6 +30,7 @@ from histrio_api.schemas.anthropic import (
 from histrio_api.schemas.chat import CalledTool
 from histrio_api.shared.edge import Edge
 from histrio_api.text.answers import AnswerParser, Parts
+from histrio_api.text.call_arguments import as_object
 
 __all__ = ["MESSAGE", "MessageAnswer", "count_message_tokens", "prepare_message"]
 
@@ -171,14 +170,8 @@ def _content(parts: Parts) -> list[AnsweredBlock]:
 
 
 def _tool_use(call: CalledTool) -> ToolUseBlock:
-    """Arguments that are no object, which only a call that was not enforced can have, become a field of one."""
-    written = call.function.arguments
-    try:
-        value = msgspec.json.decode(written)
-    except (msgspec.DecodeError, RecursionError):
-        value = written
-    given = value if isinstance(value, dict) else {"arguments": value}
-    return ToolUseBlock(f"toolu_{call.id.removeprefix('call_')}", call.function.name, given)
+    function = call.function
+    return ToolUseBlock(f"toolu_{call.id.removeprefix('call_')}", function.name, as_object(function.arguments))
 
 
 def _event(kind: str, **fields: Any) -> bytes:

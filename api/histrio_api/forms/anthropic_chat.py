@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from histrio.errors import RequestError
+from histrio_api.request.absent import require_absent
 from histrio_api.request.received import Received
 from histrio_api.schemas.anthropic import Block, CountTokensRequest, InputMessage, OfferedTool, ResultBlock, ToolChoice
 from histrio_api.schemas.chat import ChatRequest
@@ -40,7 +41,7 @@ def to_chat(received: Received[CountTokensRequest]) -> Received[ChatRequest]:
     """The same request as a chat. Raises `RequestError`."""
     request = received.request
     common = {name: getattr(request, name) for name in GenerationRequest.__struct_fields__}
-    _check_absent(common)
+    require_absent(request, NOT_OF_MESSAGES, "/v1/messages")
     messages = [*_system(request.system), *_messages(request.messages)]
     continues = bool(messages) and messages[-1].role == "assistant"
     given = common | {
@@ -56,13 +57,6 @@ def to_chat(received: Received[CountTokensRequest]) -> Received[ChatRequest]:
     }
     chat = ChatRequest(**given)
     return Received(chat, received.sampling, received.arrived_s, received.key, received.user, received.ignored)
-
-
-def _check_absent(given: Mapping[str, object]) -> None:
-    for name, absent in NOT_OF_MESSAGES.items():
-        if given[name] != absent:
-            text = f"{name} is not supported by /v1/messages; leave it out"
-            raise RequestError(text, param=name, code="unsupported_parameter")
 
 
 def _system(given: str | list[ResultBlock]) -> Iterator[ChatMessage]:

@@ -131,7 +131,10 @@ _HINTS = (
         """,
         _hint("may only make the answer cheaper", {}),
     )
-    | _each("cache_prompt use_mmap", _hint("may only make the answer cheaper", True, False))
+    | _each(
+        "cache_prompt use_mmap use_mlock low_vram f16_kv numa", _hint("may only make the answer cheaper", True, False)
+    )
+    | _each("logits_all vocab_only embedding_only", _hint("says how a model is loaded, and it is loaded", False))
     | _each("timeout moderation", _hint("for a layer above"))
     | _each("verbosity", _hint("a wish for the length", "medium"))
     | _each(
@@ -205,7 +208,8 @@ _REFUSED = (
     | _each("use_beam_search", _refused("tokens are drawn, not searched for", False))
     | _each("length_penalty", _refused("tokens are drawn, not searched for", 1))
     | _each("suffix", _refused("models are not asked to fill in", ""))
-    | _each("chat_template role_mapping template system preset", _refused("the model's own template is used", ""))
+    | _each("chat_template role_mapping template preset", _refused("the model's own template is used", ""))
+    | _each("system", _refused("only messages and /api/generate have it; give a message of the role system", ""))
     | _each("documents context", _refused("put them into a message", []))
     | _each("messages[].tool_calls[].custom", _refused("tools are functions"))
     | _each("messages[].prefix messages[].partial", _refused("give continue_final_message", False))
@@ -231,9 +235,12 @@ _REFUSED = (
     )
     | _each("n_probs", _refused("give logprobs", 0))
     | _each("input_ids", _refused("give prompt"))
-    | _each("options", _refused("put its fields beside the others", {}))
-    | _each("format", _refused("give response_format", ""))
-    | _each("raw", _refused("completions are always raw", False))
+    | _each("options", _refused("only Ollama's endpoints have it; put its fields beside the others", {}))
+    | _each("format", _refused("only Ollama's endpoints have it; give response_format", ""))
+    | _each("raw", _refused("only /api/generate has it; completions are always raw", False))
+    | _each("truncate shift", _refused("prompts are not cut", False))
+    | _each("penalize_newline", _refused("penalties look at all tokens", True))
+    | _each("width height steps", _refused("text only"))
     | _each("lora lora_path adapters", _refused("one model is served, without adapters", [], ""))
     | _each("extra_key", _refused("give cache_salt", ""))
     | _each("session_params vllm_xargs custom_params", _refused("for plugins of another server", {}))

@@ -59,7 +59,7 @@ def receive(edge: Edge, body: bytes, schema: type[R], arrival: Arrival) -> Recei
     settings = edge.settings
     fields = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=UNREAD)
     vocab_size = edge.gateway.model.vocab_size
-    given = with_word_ids(fields, edge.tokenizer, edge.sampling_fields, vocab_size)
+    given = with_word_ids(schema.own_names(fields), edge.tokenizer, edge.sampling_fields, vocab_size)
     ignored = IgnoredFields(is_strict=arrival.is_strict)
     request, sampling = split_fields(given, schema, edge.sampling_fields, edge.honoured_by, ignored)
     edge.require_model(request.model)

@@ -9,22 +9,43 @@ from histrio_api.routes.cache import reset_cache
 from histrio_api.routes.chat import chat_completions
 from histrio_api.routes.completions import completions
 from histrio_api.routes.models import list_models, show_model
+from histrio_api.routes.ollama import ollama_chat, ollama_generate
+from histrio_api.routes.ollama_models import (
+    change_models,
+    delete_model,
+    embed,
+    list_tags,
+    ollama_version,
+    pull,
+    running_models,
+    show,
+)
 from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.tokenize import detokenize, tokenize
 
 __all__ = ["ROUTES"]
 
 ROUTES: list[HTTPRouteHandler] = [
+    change_models,
     chat_completions,
     completions,
     count_tokens,
+    delete_model,
     detokenize,
+    embed,
     health,
     list_models,
+    list_tags,
     liveness,
     messages,
     metrics,
+    ollama_chat,
+    ollama_generate,
+    ollama_version,
+    pull,
     reset_cache,
+    running_models,
+    show,
     show_model,
     tokenize,
     version,

@@ -75,6 +75,11 @@ class GenerationRequest(Strict, frozen=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
 
+    @classmethod
+    def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """A body's fields under the names that the rest of the endpoint has for them. Raises `RequestError`."""
+        return fields
+
     @property
     def user_name(self) -> str:
         """`safety_identifier`, or else `user`."""

@@ -52,6 +52,11 @@ class ChatTemplate:
         self._forms: dict[tuple[str, bool], TemplateForm] = {}
         self._roles: dict[str, bool] = {}
 
+    @property
+    def source(self) -> str:
+        """The template's text, of requests without tools where those with tools have another."""
+        return self._sources["default"]
+
     @cached_property
     def variables(self) -> frozenset[str]:
         """Names a request may set (`enable_thinking` …): read by the template, not set by the endpoint."""

@@ -1,0 +1,121 @@
+"""Ollama's /api: what is asked there, and the models that are listed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from histrio.errors import RequestError
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.local_options import without_idle_options
+from histrio_api.schemas.strict import NumTopLogprobs, Strict
+
+__all__ = ["ModelDetails", "ModelName", "OllamaChatRequest", "OllamaGenerateRequest", "without_tag"]
+
+_TAG = ":latest"
+_MESSAGE_NAMES = {"thinking": "reasoning_content", "tool_name": "name"}
+
+
+class OllamaChatRequest(ChatRequest, frozen=True, kw_only=True):
+    """POST /api/chat."""
+
+    stream: bool = True
+
+    @classmethod
+    def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Raises `RequestError`."""
+        given = _own_names(fields)
+        messages = given.get("messages")
+        if isinstance(messages, list):
+            given["messages"] = [_renamed(each, _MESSAGE_NAMES) for each in messages]
+        return given
+
+
+class OllamaGenerateRequest(GenerationRequest, frozen=True, kw_only=True):
+    """POST /api/generate."""
+
+    stream: bool = True
+    prompt: str = ""
+    """Empty to have the model loaded, and nothing else."""
+    system: str = ""
+    raw: bool = False
+    """The prompt is given to the model as it is, without the template."""
+    think: bool | str | None = None
+    logprobs: bool = False
+    top_logprobs: NumTopLogprobs = 0
+    """Needs `logprobs`."""
+
+    @classmethod
+    def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Raises `RequestError`."""
+        return _own_names(fields)
+
+
+class ModelName(Strict, frozen=True):
+    """Which model a request is about; older clients say `name`."""
+
+    model: str | None = None
+    name: str | None = None
+    stream: bool = True
+    insecure: bool = False
+    """Of a download, like what follows."""
+    username: str | None = None
+    password: str | None = None
+    verbose: bool = False
+    """Of what is shown of a model: all of it is."""
+
+    @property
+    def wanted(self) -> str:
+        """The name without Ollama's tag."""
+        return without_tag(self.model or self.name or "")
+
+
+class ModelDetails(msgspec.Struct):
+    """What Ollama's clients show of a model."""
+
+    family: str
+    families: list[str]
+    format: str = "safetensors"
+    parent_model: str = ""
+    parameter_size: str = ""
+    quantization_level: str = ""
+
+
+def without_tag(name: str) -> str:
+    """The model's name as it is served: Ollama's clients add `:latest` to names that have no tag."""
+    return name.removesuffix(_TAG)
+
+
+def _own_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """With the options beside the other fields. Raises `RequestError`."""
+    options = fields.get("options")
+    if not (options is None or isinstance(options, dict)):
+        raise RequestError("options: must be an object", param="options")
+
+    given = {name: value for name, value in fields.items() if name != "options"}
+    for name, value in (options or {}).items():
+        if given.setdefault(name, value) != value:
+            raise RequestError(f"options.{name}: differs from {name}; give one of them", param=f"options.{name}")
+    if isinstance(given.get("model"), str):
+        given["model"] = without_tag(given["model"])
+    if (form := given.pop("format", None)) not in (None, ""):
+        if given.get("response_format") is not None:
+            raise RequestError("format: response_format asks for a form already; give one", param="format")
+        given["response_format"] = _response_format(form)
+    return without_idle_options(given)
+
+
+def _response_format(form: Any) -> dict[str, Any]:
+    if form == "json":
+        return {"type": "json_object"}
+    if not isinstance(form, dict):
+        raise RequestError('format: must be "json" or a JSON schema', param="format")
+    return {"type": "json_schema", "json_schema": {"schema": form}}
+
+
+def _renamed(message: Any, names: dict[str, str]) -> Any:
+    if not isinstance(message, dict):
+        return message
+    return {names.get(name, name): value for name, value in message.items()}
