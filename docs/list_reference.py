@@ -44,6 +44,7 @@ CONTRACTS = {
         "histrio.contracts.hooks": "EdgeService EdgeContext",
         "histrio.contracts.gateway": "Gateway Submission TokenStream Delta ServedModel GatewayStatus",
     },
+    "Commands": {"histrio.contracts.command": "Command"},
     "Hooks that watch": {"histrio.contracts.observed": "FinishedRequest IntervalStats"},
 }
 HEAD = """# All contracts

@@ -24,6 +24,7 @@ from histrio.errors import (
     is_out_of_memory,
 )
 from histrio_api.error_shapes import MAX_PARAM_CHARS, error_object
+from histrio_api.keys.ring import sender_of
 from histrio_api.request_log import log_refusal
 
 __all__ = [
@@ -134,7 +135,7 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byte
     edge.metrics.count_request(request.scope["path"], shown.status)
     if edge.settings.log_requests:
         log_refusal(edge.metrics.label_of(request.scope["path"]), shown)
-    headers = {}
+    headers = edge.keys.limits_of(sender_of(request.scope)).headers()
     if isinstance(shown, Overloaded):
         headers["retry-after"] = str(_whole_seconds(shown.retry_after_s))
     elif shown.status == 503:

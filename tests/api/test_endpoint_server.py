@@ -69,9 +69,9 @@ def test_settings_are_kebab_case_numbers_with_bounds() -> None:
     [
         ({"api-keys": []}, "api-keys is an empty list"),
         ({"api-keys": [], "host": "0.0.0.0", "allow-anonymous": True}, "api-keys is an empty list"),
-        ({"host": "0.0.0.0"}, "give api-keys, or set allow-anonymous = true"),
-        ({"host": "::"}, "give api-keys, or set allow-anonymous = true"),
-        ({"host": "my-machine"}, "give api-keys, or set allow-anonymous = true"),
+        ({"host": "0.0.0.0"}, "give api-keys or a key-file, or set allow-anonymous = true"),
+        ({"host": "::"}, "give api-keys or a key-file, or set allow-anonymous = true"),
+        ({"host": "my-machine"}, "give api-keys or a key-file, or set allow-anonymous = true"),
     ],
 )
 def test_an_endpoint_open_to_everybody_has_to_be_asked_for(given: dict[str, Any], text: str) -> None:

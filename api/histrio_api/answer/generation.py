@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 from uuid import uuid4
@@ -16,6 +16,7 @@ from histrio_api.answer.choice import Choice
 from histrio_api.answer.logprobs import ChoiceLogprobs
 from histrio_api.answer.prompt_logprobs import PromptScores
 from histrio_api.errors import GenerationFailed
+from histrio_api.keys.limits import KeyLimits, Reservation
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt
 from histrio_api.request.submissions import submissions
@@ -42,6 +43,10 @@ class Timings(NamedTuple):
         return self.reading_s + self.prompt_s + self.answer_s
 
 
+ASSUMED_ANSWER_TOKENS = 1024
+"""Of an answer without `max_tokens`: what its API key must have left for it to begin. What it takes is counted."""
+
+
 class Generation:
     """All choices of one request. `close()` must be called however the request ends."""
 
@@ -64,6 +69,8 @@ class Generation:
         self._failure = "cancelled"
         """How choices ended that have no reason of their own."""
         self._is_closed = False
+        self._reservation: Reservation | None = None
+        """Of its API key's tokens."""
 
     @property
     def usage(self) -> Usage:
@@ -133,8 +140,15 @@ class Generation:
             self.close()
             raise
 
+    def reserve(self, limits: KeyLimits, num_tokens: int) -> None:
+        """Take the tokens from the limits of the request's API key until it is known how many were needed. Raises
+        `RateLimited`."""
+        self._reservation = limits.reserve(num_tokens)
+
     def close(self) -> None:
         """Cancel what still runs, and count the request if it was taken. Safe to call twice."""
+        if self._reservation is not None:
+            self._reservation.settle(self.usage.total_tokens)
         for choice in self.choices:
             if not choice.finish_reason:
                 choice.stream.cancel()
@@ -157,6 +171,7 @@ def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generati
     generation = Generation(edge, f"{id_prefix}{uuid4().hex}", prepared.received.arrived_s)
     ordered = submissions(edge, prepared, generation.id)
     with generation.closed_on_error():
+        generation.reserve(edge.keys.limits_of(prepared.received.key), _num_expected_tokens(prepared, ordered))
         for prompt, submission in zip(prepared.prompts, ordered, strict=True):
             _submit(generation, prepared, prompt, submission)
         for choice in generation.choices:
@@ -192,6 +207,14 @@ async def _run_choices(generation: Generation, show: Callable[[Choice, str], Awa
             tasks.start_soon(read, choice)
     if errors:
         raise errors[0]
+
+
+def _num_expected_tokens(prepared: Prepared, ordered: Sequence[Submission]) -> int:
+    """Of prompts and answers. An answer that may fill the context rarely does."""
+    bound = ASSUMED_ANSWER_TOKENS if prepared.num_wanted_tokens is None else None
+    return sum(
+        len(each.ids) + each.num_choices * min(each.max_new_tokens, bound or each.max_new_tokens) for each in ordered
+    )
 
 
 def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submission: Submission) -> None:

@@ -29,7 +29,7 @@ class Arrival(NamedTuple):
     at_s: float
     """On the clock of `time.perf_counter`."""
     key: str = ""
-    """The label of its API key; empty without one."""
+    """The name of its API key; empty without one."""
     is_strict: bool = False
     """What would be ignored is refused."""
 
@@ -44,7 +44,7 @@ class Received(Generic[R_co]):
     arrived_s: float
     """On the clock of `time.perf_counter`."""
     key: str = ""
-    """The label of the API key; empty without one."""
+    """The name of the API key; empty without one."""
     user: str = ""
     """Whom it is for, in the client's words."""
     ignored: IgnoredFields = field(default_factory=IgnoredFields)
@@ -63,6 +63,7 @@ def receive(edge: Edge, body: bytes, schema: type[R], arrival: Arrival) -> Recei
     ignored = IgnoredFields(is_strict=arrival.is_strict)
     request, sampling = split_fields(given, schema, edge.sampling_fields, edge.honoured_by, ignored)
     edge.require_model(request.model)
+    edge.keys.limits_of(arrival.key).require_model(edge.gateway.model.id)
     edge.require_accepting()
     sampling = within_vocabulary(sampling, vocab_size)
     return Received(request, sampling, arrival.at_s, arrival.key, request.user_name[:MAX_USER_CHARS], ignored)

@@ -50,7 +50,7 @@ def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: 
             eos_ids=[] if request.ignore_eos else model.eos_ids,
             stop_ids=request.stop_token_ids,
             seed=None if request.seed is None else request.seed & _UINT64,
-            priority=request.priority,
+            priority=edge.keys.limits_of(received.key).priority(request.priority),
             cache_salt=request.cache_salt,
             grammar=None if prepared.grammar is None else prepared.grammar.spec,
             num_logprobs=prepared.scores.num_top,

@@ -8,6 +8,7 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 
 from histrio_api.forms.anthropic import MESSAGE, count_message_tokens
+from histrio_api.keys.ring import sender_of
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.received import Arrival, receive
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
@@ -28,7 +29,7 @@ async def count_tokens(request: HttpRequest) -> ASGIResponse:
     """How many tokens a conversation has as a prompt."""
     edge = edge_of(request)
     async with request_body(request) as body:
-        arrival = Arrival(time.perf_counter(), is_strict=is_strict(request))
+        arrival = Arrival(time.perf_counter(), sender_of(request.scope), is_strict(request))
 
         def work() -> tuple[int, IgnoredFields]:
             received = receive(edge, body, CountTokensRequest, arrival)

@@ -1,48 +1,70 @@
-"""API keys: a guard on every route but /health."""
+"""API keys: a guard on every route that does not say that it is open."""
 
 from __future__ import annotations
 
-from hashlib import blake2s
-from hmac import compare_digest
 from typing import Any
 
-from litestar.connection import ASGIConnection
+from litestar.connection import ASGIConnection, Request
 from litestar.datastructures import Headers
 from litestar.handlers import BaseRouteHandler
 
 from histrio_api.errors import InvalidKey
+from histrio_api.keys.limits import KeyLimits
+from histrio_api.keys.ring import note_sender
+from histrio_api.shared.edge import Edge
 
-__all__ = ["KEY_LABEL", "key_label", "require_key"]
+__all__ = ["OPEN", "OPEN_METRICS", "is_known", "require_key"]
 
-OPEN_PATHS = ("/health", "/health/live")
-KEY_LABEL = "histrio.key_label"
-"""Where the label of a request's key stands in its ASGI scope."""
+OPEN = {"needs_key": "never"}
+"""`opt=OPEN` of a route that every client may use."""
+OPEN_METRICS = {"needs_key": "unless-open-metrics"}
+"""`opt=OPEN_METRICS` of a route that tells how busy the server is."""
+
+Connection = ASGIConnection[Any, Any, Any, Any]
 
 
-def require_key(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-    """Raise `InvalidKey` unless no keys are set, or the request carries one of them."""
-    keys: list[str] | None = connection.app.state.edge.settings.api_keys
-    if not keys or connection.scope["path"] in OPEN_PATHS:
+def require_key(connection: Connection, handler: BaseRouteHandler) -> None:
+    """Raise `InvalidKey` unless no keys are set, the route is open, or the request carries a key; `RateLimited` where
+    that key has sent enough for now."""
+    edge: Edge = connection.app.state.edge
+    if not edge.keys.asks or _is_open(handler, edge):
         return
 
-    sent = _sent_key(connection.headers)
+    limits = _sent_key(connection, edge)
+    if limits is None:
+        raise InvalidKey("the API key is wrong")
+    note_sender(connection.scope, limits)
+    if isinstance(connection, Request) and connection.method == "POST":
+        limits.take_request()
+
+
+def is_known(connection: Connection) -> bool:
+    """Whether a request to an open route may see what others may not."""
+    edge: Edge = connection.app.state.edge
+    if not edge.keys.asks or edge.settings.open_metrics:
+        return True
+    try:
+        return _sent_key(connection, edge) is not None
+    except InvalidKey:
+        return False
+
+
+def _is_open(handler: BaseRouteHandler, edge: Edge) -> bool:
+    needs_key = handler.opt.get("needs_key")
+    return needs_key == "never" or (needs_key == "unless-open-metrics" and edge.settings.open_metrics)
+
+
+def _sent_key(connection: Connection, edge: Edge) -> KeyLimits | None:
+    """None for a wrong one. Raises `InvalidKey` if there is none."""
+    sent = _key_of(connection.headers)
     if not sent:
         raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`")
-    # Every key is compared, so that the time taken tells nothing.
-    matches = [compare_digest(sent, key.encode()) for key in keys]
-    if not any(matches):
-        raise InvalidKey("the API key is wrong")
-    connection.scope[KEY_LABEL] = key_label(sent)  # type: ignore[literal-required]
+    return edge.keys.find(sent)
 
 
-def _sent_key(headers: Headers) -> bytes:
+def _key_of(headers: Headers) -> bytes:
     """The bytes as they came: of a bearer, as OpenAI's clients send it, or else of `x-api-key`, as Anthropic's do."""
     scheme, _, given = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not given.strip():
         given = headers.get("x-api-key", "")
     return given.strip().encode("latin-1")
-
-
-def key_label(key: bytes) -> str:
-    """What policies, hooks and logs know a key by: always the same for a key, and no way back to it."""
-    return blake2s(key, digest_size=8, person=b"api-key").hexdigest()

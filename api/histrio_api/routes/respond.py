@@ -16,11 +16,11 @@ from histrio_api.answer.generation import Generation, run_choices, start_generat
 from histrio_api.answer.sse import EventStream, Write
 from histrio_api.errors import STATUS_CLIENT_LEFT, presentable
 from histrio_api.forms.form import Answer, Form
+from histrio_api.keys.ring import sender_of
 from histrio_api.request.enforceable import require_enforceable
 from histrio_api.request.ignored import ignored_headers
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.received import Arrival, receive
-from histrio_api.routes.auth import KEY_LABEL
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.generation import GenerationRequest
 
@@ -37,7 +37,12 @@ async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
         await require_enforceable(edge, prepared.grammar, request.receive)
     generation = start_generation(edge, prepared, form.id_prefix)
     with generation.closed_on_error():
-        headers = {"x-request-id": generation.id} | ignored_headers(edge, prepared.received.ignored)
+        limits = edge.keys.limits_of(prepared.received.key)
+        headers = {
+            "x-request-id": generation.id,
+            **limits.headers(),
+            **ignored_headers(edge, prepared.received.ignored),
+        }
         answer = form.answer(edge, prepared, generation)
         if prepared.received.request.stream:
             source = _Events(request, generation, answer)
@@ -49,7 +54,7 @@ async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
 
 async def _prepare(request: HttpRequest, form: Form[R]) -> Prepared:
     """From the body to prompts, which keeps room for the body until they are there."""
-    edge, key = edge_of(request), str(request.scope.get(KEY_LABEL, ""))
+    edge, key = edge_of(request), sender_of(request.scope)
     async with request_body(request) as body:
         arrival = Arrival(time.perf_counter(), key, is_strict(request))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib.metadata import version as installed_version
+from typing import Any
 
 import msgspec
 from litestar import get
 from litestar.response.base import ASGIResponse
 
 from histrio_api.errors import RETRY_AFTER_S
+from histrio_api.routes.auth import OPEN, OPEN_METRICS, is_known
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
 from histrio_api.shared.metrics import exposition
 
@@ -17,16 +19,13 @@ __all__ = ["health", "liveness", "metrics", "version"]
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@get("/health")
+@get("/health", opt=OPEN)
 async def health(request: HttpRequest) -> ASGIResponse:
-    """200 if requests are generated now, else 503 with the reason and how far loading is."""
+    """200 if requests are generated now, else 503 with how far loading is. The reason may need a key."""
     status = edge_of(request).gateway.status
-    content = {
-        "status": status.state,
-        "detail": status.detail,
-        "progress": round(status.progress, 3),
-        "unfinished_requests": status.num_unfinished,
-    }
+    content: dict[str, Any] = {"status": status.state, "progress": round(status.progress, 3)}
+    if is_known(request):
+        content |= {"detail": status.detail, "unfinished_requests": status.num_unfinished}
     if status.state == "ready":
         return json_response(content)
 
@@ -34,13 +33,13 @@ async def health(request: HttpRequest) -> ASGIResponse:
     return ASGIResponse(body=msgspec.json.encode(content), status_code=503, headers=headers)
 
 
-@get("/health/live")
+@get("/health/live", opt=OPEN)
 async def liveness() -> ASGIResponse:
     """200 as long as this process answers at all."""
     return json_response({"status": "alive"})
 
 
-@get("/metrics")
+@get("/metrics", opt=OPEN_METRICS)
 async def metrics(request: HttpRequest) -> ASGIResponse:
     """Prometheus text."""
     edge = edge_of(request)

@@ -53,8 +53,8 @@ class GenerationRequest(Strict, frozen=True):
     stop_token_ids: list[TokenId] = msgspec.field(default_factory=list)
     ignore_eos: bool = False
     skip_special_tokens: bool = True
-    priority: _Priority = 0
-    """0 is let in first."""
+    priority: _Priority | None = None
+    """0 is let in first, and so is a request without one, unless its API key says otherwise."""
     cache_salt: _Salt = ""
     """Prefixes are shared only among requests of the same salt."""
     max_speculation: _NumDrafts | None = None

@@ -56,7 +56,7 @@ class Gate:
         self._origins = frozenset(settings.cors_origins)
         self._hosts = frozenset(name.lower().rstrip(".") for name in settings.allowed_hosts)
         # Elsewhere it goes by names that it does not know; and with keys a page would need one.
-        self._checks_host = bool(self._hosts) or (is_loopback(settings.host) and not settings.api_keys)
+        self._checks_host = bool(self._hosts) or (is_loopback(settings.host) and not settings.has_keys)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Answer with a refusal, or let the application answer."""

@@ -25,8 +25,8 @@ async def serve(app: Application, settings: ApiSettings, ready: Callable[[str], 
 
     Calls `ready` with the address once connections are accepted. Raises `TopologyError` if it cannot listen.
     """
-    if not (settings.api_keys or is_loopback(settings.host)):
-        logger.warning("any client that reaches %s may use the endpoint: there are no api-keys", settings.host)
+    if not (settings.has_keys or is_loopback(settings.host)):
+        logger.warning("any client that reaches %s may use the endpoint: it asks for no key", settings.host)
     listener = bind(settings)
     limits = HttpLimits(settings.max_header_bytes, settings.max_connections, settings.idle_connection_s)
     server = HttpServer(app, listener, limits)

@@ -6,6 +6,7 @@ import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
+from pathlib import Path
 
 import anyio
 from anyio import to_thread
@@ -14,8 +15,10 @@ from histrio.contracts.gateway import Gateway, ServedModel
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.contracts.hooks import EdgeContext
 from histrio.contracts.options import as_options
+from histrio.errors import TopologyError
 from histrio.front.grammar_check import GrammarChecker
 from histrio.plugins.registry import installed_plugins
+from histrio_api.keys.ring import KeyRing
 from histrio_api.service.app import create_app
 from histrio_api.service.gate import Gate
 from histrio_api.service.listener import serve
@@ -35,7 +38,7 @@ async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> No
     edge = await to_thread.run_sync(open_edge, context.gateway, settings, text)
     _spare_collector()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
-    async with _grammar_trials(edge):
+    async with _grammar_trials(edge), _watched_keys(edge.keys):
         await serve(app, settings, context.ready)
 
 
@@ -48,10 +51,19 @@ def _spare_collector() -> None:
 
 
 def open_edge(gateway: Gateway, settings: ApiSettings, text: TextSide | None = None) -> Edge:
-    """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`."""
+    """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`, `TopologyError`."""
     model = gateway.model
     tokenizer, template = text or read_text_side(model)
-    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model))
+    keys = _key_ring(settings)
+    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model), keys)
+
+
+def _key_ring(settings: ApiSettings) -> KeyRing:
+    file = None if settings.key_file is None else Path(settings.key_file)
+    try:
+        return KeyRing(settings.api_keys or (), settings.key, file)
+    except TopologyError as error:
+        raise TopologyError("api.key-file" if file else "api.key", str(error)) from None
 
 
 @asynccontextmanager
@@ -64,6 +76,14 @@ async def _grammar_trials(edge: Edge) -> AsyncIterator[None]:
     async with edge.grammars.running(), anyio.create_task_group() as tasks:
         if edge.settings.warm_grammars:
             tasks.start_soon(_warm_when_ready, edge.gateway, edge.grammars)
+        yield
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _watched_keys(keys: KeyRing) -> AsyncIterator[None]:
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(keys.watch)
         yield
         tasks.cancel_scope.cancel()
 

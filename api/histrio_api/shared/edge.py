@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2s
 from typing import TypeVar
@@ -13,6 +13,7 @@ from anyio import CapacityLimiter, to_thread
 from histrio.contracts.gateway import Gateway
 from histrio.errors import EngineError, ModelNotFound, Overloaded
 from histrio.front.grammar_check import GrammarChecker
+from histrio_api.keys.ring import KeyRing
 from histrio_api.shared.body_room import BodyRoom
 from histrio_api.shared.metrics import EndpointMetrics
 from histrio_api.shared.settings import ApiSettings
@@ -39,6 +40,7 @@ class Edge:
     metrics: EndpointMetrics
     grammars: GrammarChecker | None = None
     """None: the engine that enforces the served model's grammars checks them too."""
+    keys: KeyRing = field(default_factory=KeyRing)
     _num_encoding: int = 0
 
     @cached_property

@@ -8,6 +8,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from histrio_api.keys.key import ApiKey, require_distinct
+
 __all__ = ["ApiSettings", "is_loopback"]
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -18,7 +20,7 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Where the endpoint listens and what it accepts."""
 
     host: str = "127.0.0.1"
-    """Address to listen on; anything but loopback lets other machines in, so it needs `api-keys`."""
+    """Address to listen on; anything but loopback lets other machines in, so it needs keys."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 3001
     """0 picks a free port."""
     max_body_bytes: _Count = 8 * 1024 * 1024
@@ -35,10 +37,16 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Web origins that may call the endpoint from a browser; `*` allows all."""
     allowed_hosts: list[str] = []
     """Names that `Host` may have besides addresses, `localhost` and names without a dot. If there are any, others are
-    refused; if not, only where `host` is loopback and there are no `api-keys`."""
+    refused; if not, only where `host` is loopback and no keys are asked for."""
     api_keys: list[Annotated[str, Meta(min_length=1)]] | None = None
     """If any are given, a request must carry one as `Authorization: Bearer KEY` or as `x-api-key: KEY`; `/health` stays
     open."""
+    key: list[ApiKey] = []
+    """Keys by their hashes, `[[api.key]]`, with limits."""
+    key_file: Annotated[str, Meta(min_length=1)] | None = None
+    """A file of such keys, made by `histrio keys`, that is read again when it changes."""
+    open_metrics: bool = False
+    """Let requests without a key read `/metrics` and the details of `/health`."""
     allow_anonymous: bool = False
     """Let requests without a key in although `host` is not loopback."""
     keep_alive_s: _Seconds = 15.0
@@ -92,14 +100,20 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     max_encode_queue: _Count = 64
     """Most long requests that such threads work on, or that wait for one; further ones get 429."""
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need a key."""
+        return bool(self.api_keys or self.key or self.key_file)
+
     def __post_init__(self) -> None:
         """Raise `ValueError` for what would let in more than it seems to."""
         if self.api_keys == []:
             raise ValueError("api-keys is an empty list, which would let every client in; leave it out, or give a key")
-        if not (self.api_keys or self.allow_anonymous or is_loopback(self.host)):
+        require_distinct(self.key)
+        if not (self.has_keys or self.allow_anonymous or is_loopback(self.host)):
             raise ValueError(
-                "host is reached from other machines, and without api-keys by any client there; give api-keys, or set "
-                "allow-anonymous = true"
+                "host is reached from other machines, and without keys by any client there; give api-keys or a "
+                "key-file, or set allow-anonymous = true"
             )
 
 

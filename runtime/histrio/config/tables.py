@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -105,6 +105,8 @@ def _unknown_key(key: str, fields: Collection[str], hints: Mapping[str, str]) ->
 def _convert_value(value: Any, kind: Any, path: str) -> Any:
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         return convert_table(value, kind, path)
+    if (table := _table_of_list(kind)) is not None and isinstance(value, list):
+        return [convert_table(each, table, f"{path}[{index}]") for index, each in enumerate(value)]
 
     try:
         return msgspec.convert(value, kind)
@@ -113,6 +115,12 @@ def _convert_value(value: Any, kind: Any, path: str) -> Any:
         inner = _INNER_PATH.search(text)
         inner_path, at_fault = (path + inner[1], _inner_value(value, inner[1])) if inner else (path, value)
         raise TopologyError(inner_path, _must_be(_INNER_PATH.sub("", text), at_fault, kind)) from None
+
+
+def _table_of_list(kind: Any) -> type[msgspec.Struct] | None:
+    """The struct, if `kind` is a list of structs: `[[double.brackets]]` in the file."""
+    inner = get_args(kind)[0] if get_origin(kind) is list else None
+    return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
 
 
 def _inner_value(value: Any, path: str) -> Any:
