@@ -58,8 +58,8 @@ def uncached(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServe
 
 
 def reset(server: LaunchedServer) -> None:
-    order = urllib.request.Request(f"{server.base_url}/v1/cache/reset", method="POST")
-    with urllib.request.urlopen(order, timeout=5.0) as reply:
+    reset = urllib.request.Request(f"{server.base_url}/v1/cache/reset", method="POST")
+    with urllib.request.urlopen(reset, timeout=5.0) as reply:
         assert reply.status == 200
 
 

@@ -199,10 +199,10 @@ class _Line:
         """Send requests and run until all of them decode."""
         for request in range(num_rows):
             ids = [(request + token) % VOCAB for token in range(PROMPT_TOKENS)]
-            order = Generate(
+            command = Generate(
                 request, ids, PROMPT_TOKENS, MAX_SEQUENCE_LENGTH, Ask(sampling, grammar=grammar), seed=request
             )
-            self._directory.tell(BATCHING, order)
+            self._directory.tell(BATCHING, command)
         eventually(self._has_begun)  # a grammar is compiled on another thread first
         gained = 0
         while gained < num_rows:

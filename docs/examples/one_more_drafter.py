@@ -28,9 +28,9 @@ class OneMore:
         self._most_tokens = options.most_tokens
         self._ids: dict[int, list[int]] = {}
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """A sequence starts to decode."""
-        self._ids[order.request] = list(ids)
+        self._ids[command.request] = list(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """These tokens came."""

@@ -29,9 +29,9 @@ class PaidFirst:
     def __init__(self, options: PaidFirstOptions) -> None:
         self._free_behind = options.free_behind
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """How many later ones may overtake it."""
-        return 0 if order.ask.cache_salt.startswith("paid:") else self._free_behind
+        return 0 if command.ask.cache_salt.startswith("paid:") else self._free_behind
 
 
 @hookimpl

@@ -1,7 +1,7 @@
 """Everything one actor can tell another: read this page first.
 
 All messages are frozen, array-like msgspec structs of one tagged union, `Message`. Facts are nouns or participles
-(`Tokens`, `Opened`), orders are imperatives (`Generate`, `Cancel`). New fields go last and have defaults. Token ids
+(`Tokens`, `Opened`), commands are imperatives (`Generate`, `Cancel`). New fields go last and have defaults. Token ids
 are plain lists of ints; tensors are `Tensor` objects, which cross a link as raw buffers beside the header.
 """
 
@@ -267,7 +267,7 @@ class Generate(_Message, frozen=True):
 
     @property
     def num_prompt_logprobs(self) -> int | None:
-        """Those of `ask` that are still to be told by this order."""
+        """Those of `ask` that are still to be told by this command."""
         return _untold_prompt_logprobs(self)
 
 
@@ -477,10 +477,10 @@ class StepResult(_Message, frozen=True):
     """By slot, where there are any. A row with a `code` could not go on, and its id is none."""
 
 
-def _untold_prompt_logprobs(order: Generate | Open) -> int | None:
+def _untold_prompt_logprobs(command: Generate | Open) -> int | None:
     """They are told once for all choices, with the first token that follows the prompt."""
-    is_untold = order.choice == 0 and len(order.ids) == order.num_prompt_tokens
-    return order.ask.num_prompt_logprobs if is_untold else None
+    is_untold = command.choice == 0 and len(command.ids) == command.num_prompt_tokens
+    return command.ask.num_prompt_logprobs if is_untold else None
 
 
 # --- life of a replica -----------------------------------------------------------------------------------------------
@@ -679,7 +679,7 @@ class ReplicaDown(_Message, frozen=True):
 
 
 class OnTrial(_Message, frozen=True):
-    """Admission → root, before the order itself: from now on this request is alone in the replica; 0: no request is."""
+    """Admission → root, before `Generate`: from now on this request is alone in the replica; 0: no request is."""
 
     request: int
     has_got_on: bool = False

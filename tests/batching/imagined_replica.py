@@ -93,7 +93,7 @@ class Replica:
         self.ended: dict[int, RequestState] = {}
         self.scores: dict[int, list[float]] = {}
         """Request → positions of the prompt's tokens whose log probabilities were told."""
-        self.orders: dict[int, Generate] = {}
+        self.commands: dict[int, Generate] = {}
         self.device = _Device(num_blocks, self)
         self._lots = lots
         self._epoch = 0
@@ -137,24 +137,24 @@ class Replica:
         self._tell("batching", Start(self._epoch, self._size))
         while self._inbox:
             self._deliver()
-        for request, order in self.orders.items():
+        for request, command in self.commands.items():
             if request not in self.ended:
-                self._send(request, order)
+                self._send(request, command)
 
     def add(self, request: int, prompt: list[int], num_new_tokens: int, leader: int = 0, **fields: Any) -> None:
         """A client asks."""
         self.tokens[request] = list(prompt)
         self.scores[request] = []
         # The seed tells the device whose slot it is.
-        order = Generate(
+        command = Generate(
             request, list(prompt), len(prompt), len(prompt) + num_new_tokens, Ask(**fields), request, leader=leader
         )
-        self.orders[request] = order
-        self._send(request, order)
+        self.commands[request] = command
+        self._send(request, command)
 
     def cancel(self, request: int) -> None:
         """A client leaves, if it is still there."""
-        if request in self.orders and request not in self.ended:
+        if request in self.commands and request not in self.ended:
             self.ended[request] = RequestState.CANCELLED
             self._tell("batching", Cancel(request))
 
@@ -190,8 +190,8 @@ class Replica:
         self.scheduler.check_integrity()
         self.kv.check_integrity()
 
-    def _send(self, request: int, order: Generate) -> None:
-        self._tell("batching", replace(order, ids=list(self.tokens[request])))
+    def _send(self, request: int, command: Generate) -> None:
+        self._tell("batching", replace(command, ids=list(self.tokens[request])))
 
     def _tell(self, name: str, message: Message) -> None:
         if name in ("batching", "kv"):
@@ -241,7 +241,7 @@ class _Device:
         return sum(map(sum, self.steps))
 
     def take(self, message: Message, epoch: int) -> StepResult | None:
-        """An order, or a step, which has a result."""
+        """A command, or a step, which has a result."""
         match message:
             case Prepare(request):
                 self._prepared.add(request)
@@ -272,7 +272,7 @@ class _Device:
         drafted = iter(step.drafts)
         for row in step.rows:
             drafts = list(islice(drafted, max(row.num_sampled - 1, 0)))
-            most = self._replica.orders[self._opened[row.slot].seed].ask.max_speculation
+            most = self._replica.commands[self._opened[row.slot].seed].ask.max_speculation
             assert most is None or len(drafts) <= most, "more is guessed than the request allows"
             known = self._known(row.slot, len(drafts))
             if row.num_sampled:

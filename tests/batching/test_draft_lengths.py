@@ -130,7 +130,7 @@ class Guesses:
     def __init__(self, num_found: int) -> None:
         self.num_found = num_found
 
-    def open(self, order: Generate, ids: Ids[int]) -> None:
+    def open(self, command: Generate, ids: Ids[int]) -> None:
         """Nothing to remember."""
 
     def extend(self, request: int, ids: Ids[int]) -> None:
@@ -168,7 +168,7 @@ NUM_SEQUENCES = 16
 def num_drafting(num_found: int, limits: SpeculationSettings = LIMITS, num_right: int = 0) -> int:
     """Of 16 sequences, for so many of which the drafter has an idea, after `num_right` guesses that came true."""
     speculation = Speculation(limits, Guesses(num_found), Cost(), lambda: 0.0)
-    sequences = [Sequence.from_order(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
+    sequences = [Sequence.from_command(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
     for sequence in sequences if num_right else ():
         sequence.drafted.acceptance.observe(num_right, num_right, FOLLOW)
     speculation.set_price(NUM_SEQUENCES, 2 * NUM_SEQUENCES)

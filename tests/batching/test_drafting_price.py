@@ -23,7 +23,7 @@ class SlowDrafter:
         self.left_out: set[int] = set()
         self.num_rounds = 0
 
-    def open(self, order: Generate, ids: Tokens[int]) -> None:
+    def open(self, command: Generate, ids: Tokens[int]) -> None:
         """Nothing to remember."""
 
     def extend(self, request: int, ids: Tokens[int]) -> None:
@@ -50,8 +50,8 @@ def make(drafter: SlowDrafter) -> Speculation:
 
 def play(speculation: Speculation, count: int, max_speculation: int | None = None) -> int:
     """A step of so many sequences, in which nothing comes true; how many tokens were guessed for the first."""
-    orders = [Generate(index + 1, [1, 2, 3], 3, 900, Ask(max_speculation=max_speculation)) for index in range(count)]
-    sequences = [Sequence.from_order(order) for order in orders]
+    commands = [Generate(index + 1, [1, 2, 3], 3, 900, Ask(max_speculation=max_speculation)) for index in range(count)]
+    sequences = [Sequence.from_command(command) for command in commands]
     speculation.set_price(count, 3 * count)
     speculation.propose(sequences)
     rows = [Row(slot, 2, 1, 1, []) for slot in range(count)]

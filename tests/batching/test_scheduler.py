@@ -27,7 +27,7 @@ def make(num_blocks: int = 64, limits: SchedulerLimits = LIMITS) -> Scheduler:
     return Scheduler(limits, lease)
 
 
-def order(request: int, num_prompt_tokens: int, num_new_tokens: int = 4, **fields: Any) -> Generate:
+def command(request: int, num_prompt_tokens: int, num_new_tokens: int = 4, **fields: Any) -> Generate:
     ids = [1] * num_prompt_tokens
     return Generate(request, ids, num_prompt_tokens, num_prompt_tokens + num_new_tokens, Ask(**fields))
 
@@ -60,16 +60,16 @@ def step(scheduler: Scheduler, token: int = 7) -> Plan:
 
 def test_decode_rows_and_a_prefill_chunk_share_one_step() -> None:
     scheduler = make()
-    scheduler.add(order(1, 3))
+    scheduler.add(command(1, 3))
     step(scheduler)
-    scheduler.add(order(2, 20))
+    scheduler.add(command(2, 20))
     plan = step(scheduler)
     assert [(row.num_tokens, row.num_sampled) for row in plan.rows] == [(1, 1), (8, 0)]
 
 
 def test_a_prompt_is_cut_into_chunks_and_sampled_at_its_end() -> None:
     scheduler = make()
-    scheduler.add(order(1, 20))
+    scheduler.add(command(1, 20))
     rows = [step(scheduler).rows[0] for _ in range(3)]
     assert [(row.start, row.num_tokens, row.num_sampled) for row in rows] == [(0, 8, 0), (8, 8, 0), (16, 4, 1)]
     assert [len(row.block_ids) for row in rows] == [2, 2, 1]
@@ -78,14 +78,14 @@ def test_a_prompt_is_cut_into_chunks_and_sampled_at_its_end() -> None:
 def test_no_step_exceeds_its_token_budget() -> None:
     scheduler = make()
     for request in range(1, 5):
-        scheduler.add(order(request, 7))
+        scheduler.add(command(request, 7))
     assert sum(row.num_tokens for row in step(scheduler).rows) == LIMITS.max_step_tokens
 
 
 def test_requests_enter_in_the_order_of_arrival() -> None:
     scheduler = make()
     for request in range(1, 7):
-        scheduler.add(order(request, 2))
+        scheduler.add(command(request, 2))
     plan = step(scheduler)
     assert [sequence.request for sequence in plan.sequences] == [1, 2, 3, 4]
     assert scheduler.num_waiting == 2
@@ -93,9 +93,9 @@ def test_requests_enter_in_the_order_of_arrival() -> None:
 
 def test_states_name_why_a_sequence_ended() -> None:
     scheduler = make()
-    scheduler.add(order(1, 2, eos_ids=[9]))
-    scheduler.add(order(2, 2, stop_ids=[9]))
-    scheduler.add(order(3, 2, num_new_tokens=1))
+    scheduler.add(command(1, 2, eos_ids=[9]))
+    scheduler.add(command(2, 2, stop_ids=[9]))
+    scheduler.add(command(3, 2, num_new_tokens=1))
     plan = scheduler.plan()
     assert plan is not None
     rows = scheduler.apply(plan, result(plan, [9, 9, 5]))
@@ -110,8 +110,8 @@ def test_states_name_why_a_sequence_ended() -> None:
 
 def test_a_result_for_a_cancelled_sequence_is_ignored() -> None:
     scheduler = make()
-    scheduler.add(order(1, 2))
-    scheduler.add(order(2, 2))
+    scheduler.add(command(1, 2))
+    scheduler.add(command(2, 2))
     plan = scheduler.plan()
     assert plan is not None
     assert scheduler.cancel(1, RequestState.CANCELLED)
@@ -123,18 +123,18 @@ def test_a_result_for_a_cancelled_sequence_is_ignored() -> None:
 
 def test_a_sequence_in_flight_is_not_planned_again() -> None:
     scheduler = make()
-    scheduler.add(order(1, 2))
+    scheduler.add(command(1, 2))
     assert scheduler.plan() is not None
     assert scheduler.plan() is None
 
 
 def test_a_slot_is_closed_before_it_is_opened_again() -> None:
     scheduler = make()
-    scheduler.add(order(1, 2, num_new_tokens=1))
+    scheduler.add(command(1, 2, num_new_tokens=1))
     step(scheduler)
-    scheduler.add(order(2, 2))
+    scheduler.add(command(2, 2))
     plan = step(scheduler)
-    closed, opened = plan.orders
+    closed, opened = plan.commands
     assert isinstance(closed, Close)
     assert isinstance(opened, Open)
     assert closed.slot == opened.slot
@@ -142,8 +142,8 @@ def test_a_slot_is_closed_before_it_is_opened_again() -> None:
 
 def test_the_youngest_gives_way_when_blocks_run_out() -> None:
     scheduler = make(num_blocks=4)
-    scheduler.add(order(1, 7, num_new_tokens=8))
-    scheduler.add(order(2, 7, num_new_tokens=8))
+    scheduler.add(command(1, 7, num_new_tokens=8))
+    scheduler.add(command(2, 7, num_new_tokens=8))
     step(scheduler)
     step(scheduler)
     plan = step(scheduler)
@@ -154,8 +154,8 @@ def test_the_youngest_gives_way_when_blocks_run_out() -> None:
 
 def test_a_preempted_sequence_is_computed_again_from_all_its_tokens() -> None:
     scheduler = make(num_blocks=4)
-    scheduler.add(order(1, 7, num_new_tokens=3))
-    scheduler.add(order(2, 7, num_new_tokens=4))
+    scheduler.add(command(1, 7, num_new_tokens=3))
+    scheduler.add(command(2, 7, num_new_tokens=4))
     for _ in range(3):
         step(scheduler)
     assert scheduler.num_preemptions == 1
@@ -167,8 +167,8 @@ def test_a_preempted_sequence_is_computed_again_from_all_its_tokens() -> None:
 def test_nothing_is_preempted_while_kv_may_have_blocks() -> None:
     scheduler = make(num_blocks=4)
     scheduler.lease.is_exhausted = False
-    scheduler.add(order(1, 7, num_new_tokens=8))
-    scheduler.add(order(2, 7, num_new_tokens=8))
+    scheduler.add(command(1, 7, num_new_tokens=8))
+    scheduler.add(command(2, 7, num_new_tokens=8))
     step(scheduler)
     step(scheduler)
     assert scheduler.plan() is None

@@ -40,7 +40,7 @@ class RandomOrder:
     def __init__(self, seed: int) -> None:
         self._rng = Random(seed)
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """Up to so many later requests may go first."""
         return self._rng.randrange(8)
 
@@ -200,7 +200,7 @@ def _loses_releases(self: BlockLease) -> list[Release]:
 
 
 def _room_of_the_answer(self: Sequence) -> int:
-    return self.order.max_total_tokens - len(self.ids) - 1
+    return self.command.max_total_tokens - len(self.ids) - 1
 
 
 _FORGET, _RELEASES = Sequence.forget_blocks, BlockLease.take_releases

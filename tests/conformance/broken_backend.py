@@ -329,8 +329,8 @@ class BrokenStage(toy.ToyStage):
         blocks = self._blocks[layer - self._spec.first_layer]
         named = layer - self._spec.first_layer if self.defect == "counts-layers-from-0" else layer
         result = np.empty_like(states)
-        order = np.argsort(batch.slots) if self.defect == "sorts-rows" else np.arange(batch.num_rows)
-        for row, source in zip(range(batch.num_rows), order, strict=True):
+        sources = np.argsort(batch.slots) if self.defect == "sorts-rows" else np.arange(batch.num_rows)
+        for row, source in zip(range(batch.num_rows), sources, strict=True):
             own = slice(int(batch.offsets[row]), int(batch.offsets[row + 1]))
             positions, table = batch.positions[own], batch.block_tables[row]
             self._touch(batch, row, blocks, table)

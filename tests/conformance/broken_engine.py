@@ -27,7 +27,7 @@ ENGINE_DEFECTS = {
     "logprobs-unasked": "logprobs_come_when_asked_for",
     "mixes-requests": "requests_at_a_time_equal_single_ones",
     "obeys-its-own-eos": "the_models_own_eos_ends_nothing_by_itself",
-    "runs-beyond-its-length": "an_order_beyond_the_longest_sequence_ends_alone",
+    "runs-beyond-its-length": "a_command_beyond_the_longest_sequence_ends_alone",
     "shares-across-salts": "a_request_field_is_honoured_or_refused",
     "second-best": "engine_tokens_equal_the_reference",
     "wanders": "a_greedy_request_says_the_same_every_time",
@@ -66,8 +66,8 @@ class BoastfulEngineFactory(BrokenEngineFactory):
         return True
 
 
-def _asking(order: Generate, **changes: Any) -> Generate:
-    return msgspec.structs.replace(order, ask=msgspec.structs.replace(order.ask, **changes))
+def _asking(command: Generate, **changes: Any) -> Generate:
+    return msgspec.structs.replace(command, ask=msgspec.structs.replace(command.ask, **changes))
 
 
 class BrokenEngine(ToyEngine):
@@ -87,16 +87,16 @@ class BrokenEngine(ToyEngine):
             return msgspec.structs.replace(capacity, capabilities=[])
         return capacity
 
-    def submit(self, order: Generate) -> None:
+    def submit(self, command: Generate) -> None:
         if self.defect == "forgets-what-was-delivered":
-            order = msgspec.structs.replace(order, ids=order.ids[: order.num_prompt_tokens])
+            command = msgspec.structs.replace(command, ids=command.ids[: command.num_prompt_tokens])
         if self.defect == "obeys-its-own-eos":
-            order = _asking(order, eos_ids=[*order.ask.eos_ids, 257])
+            command = _asking(command, eos_ids=[*command.ask.eos_ids, 257])
         if self.defect == "logprobs-unasked":
-            order = _asking(order, sampling={**order.ask.sampling, "logprobs": True})
+            command = _asking(command, sampling={**command.ask.sampling, "logprobs": True})
         if self.defect == "runs-beyond-its-length":
             self._longest = 10**6
-        super().submit(order)
+        super().submit(command)
 
     def abort(self, request: int) -> None:
         if self.defect == "breaks-on-foreign-aborts" and request not in self._requests:

@@ -17,9 +17,9 @@ from histrio.messages import Ask, Extras, RequestState, TokenRow
 
 
 def accept(table: RequestTable, submission: Submission, heard: list[TokenRow]) -> int:
-    (order,) = table.accept(submission)
-    table.add(Ticket(order, 100.0, heard.append))
-    return order.request
+    (command,) = table.accept(submission)
+    table.add(Ticket(command, 100.0, heard.append))
+    return command.request
 
 
 def test_a_replay_carries_the_delivered_tokens_and_the_same_seed() -> None:
@@ -27,11 +27,11 @@ def test_a_replay_carries_the_delivered_tokens_and_the_same_seed() -> None:
     request = accept(table, Submission([1, 2], 10), [])
     table.deliver(TokenRow(request, [5], RequestState.DECODING))
     table.deliver(TokenRow(request, [6], RequestState.DECODING))
-    table.next_orders()
+    table.next_commands()
     table.down()
-    (order,) = table.next_orders()
-    assert order.ids == [1, 2, 5, 6]
-    assert (order.num_prompt_tokens, order.max_total_tokens, order.seed) == (2, 12, 77)
+    (command,) = table.next_commands()
+    assert command.ids == [1, 2, 5, 6]
+    assert (command.num_prompt_tokens, command.max_total_tokens, command.seed) == (2, 12, 77)
 
 
 def test_a_finished_request_is_not_replayed_and_its_credit_returns() -> None:
@@ -40,7 +40,7 @@ def test_a_finished_request_is_not_replayed_and_its_credit_returns() -> None:
     with pytest.raises(Overloaded):
         table.accept(Submission([1], 10))
     table.deliver(TokenRow(request, [5], RequestState.FINISHED_EOS))
-    assert table.next_orders() == []
+    assert table.next_commands() == []
     assert len(table.accept(Submission([1], 10))) == 1
 
 
@@ -50,8 +50,8 @@ def test_all_choices_get_credits_or_none() -> None:
     with pytest.raises(Overloaded) as refused:
         table.accept(Submission([1], 10, num_choices=3))
     assert refused.value.retry_after_s >= 1
-    orders = table.accept(Submission([1], 10, Ask(seed=5), num_choices=2))
-    assert [(order.seed, order.choice) for order in orders] == [(5, 0), (5, 1)]
+    commands = table.accept(Submission([1], 10, Ask(seed=5), num_choices=2))
+    assert [(command.seed, command.choice) for command in commands] == [(5, 0), (5, 1)]
 
 
 def test_a_request_without_a_seed_gets_one_that_differs() -> None:
@@ -80,17 +80,17 @@ def test_a_begun_answer_ends_where_no_other_engine_can_go_on() -> None:
     table.deliver(TokenRow(greedy, [5], RequestState.DECODING))
     table.deliver(TokenRow(drawn, [6], RequestState.DECODING))
     heard.clear()
-    table.next_orders()
+    table.next_commands()
     table.can_continue = lambda fields: bool(fields["temperature"] == 0)
     table.down()
     (ended,) = heard
     assert ended.extras is not None
     assert (ended.request, ended.state, ended.extras.code) == (drawn, RequestState.ERROR, "engine_restarted")
     assert "send the request again" in ended.extras.reason
-    assert [order.request for order in table.next_orders()] == [greedy]
+    assert [command.request for command in table.next_commands()] == [greedy]
     assert (len(table), table.num_suspects) == (2, 1), "what has not begun can begin anew"
     table.deliver(TokenRow(greedy, [5], RequestState.FINISHED_EOS))
-    assert [order.request for order in table.next_orders()] == [waiting]
+    assert [command.request for command in table.next_commands()] == [waiting]
 
 
 def test_the_last_five_states_are_final() -> None:
@@ -119,17 +119,17 @@ class Counting:
 def test_a_policy_hears_of_the_end_once_all_choices_have_ended() -> None:
     policy = Counting(NoOptions())
     table = RequestTable(9, policy=policy)
-    orders = table.accept(Submission([1], 10, num_choices=2, key="a"))
-    for order in orders:
-        table.add(Ticket(order, 100.0, lambda _row: None))
+    commands = table.accept(Submission([1], 10, num_choices=2, key="a"))
+    for command in commands:
+        table.add(Ticket(command, 100.0, lambda _row: None))
     other = accept(table, Submission([1], 10, key="b"), [])
     with pytest.raises(Overloaded):
         table.accept(Submission([1], 10, key="a"))
 
-    table.deliver(TokenRow(orders[0].request, [5], RequestState.FINISHED_EOS))
+    table.deliver(TokenRow(commands[0].request, [5], RequestState.FINISHED_EOS))
     assert policy.running == ["a", "b"], "the other choice still runs"
-    assert table.remove(orders[1].request)
-    assert not table.remove(orders[1].request)
+    assert table.remove(commands[1].request)
+    assert not table.remove(commands[1].request)
     assert policy.running == ["b"]
     table.fail_all("over")
     assert policy.running == []
@@ -142,14 +142,14 @@ def test_a_record_of_each_request_is_told_at_its_end() -> None:
     table.on_finished, now = records.append, iter([3.0, 7.0, 8.0])
     table.clock = lambda: next(now)
     submission = Submission([1, 2, 3], 10, id="cmpl-1", key="label", user="ada")
-    (order,) = table.accept(submission)
-    table.add(Ticket(order, 100.0, lambda _row: None, accepted_s=1.0))
-    table.deliver(TokenRow(order.request, [], RequestState.PREFILLING, Extras(num_cached_tokens=2)))
-    table.deliver(TokenRow(order.request, [5, 6], RequestState.DECODING, Extras(num_drafted=3, num_accepted=1)))
+    (command,) = table.accept(submission)
+    table.add(Ticket(command, 100.0, lambda _row: None, accepted_s=1.0))
+    table.deliver(TokenRow(command.request, [], RequestState.PREFILLING, Extras(num_cached_tokens=2)))
+    table.deliver(TokenRow(command.request, [5, 6], RequestState.DECODING, Extras(num_drafted=3, num_accepted=1)))
     assert records == []
-    table.deliver(TokenRow(order.request, [7], RequestState.FINISHED_EOS))
+    table.deliver(TokenRow(command.request, [7], RequestState.FINISHED_EOS))
     wanted = FinishedRequest(
-        request=order.request,
+        request=command.request,
         id="cmpl-1",
         key="label",
         user="ada",

@@ -29,18 +29,18 @@ class Front:
         self.num_failures = 0
 
     def submit(self, num_tokens: int = 30, *, poison: int | None = None, **fields: Any) -> int:
-        (order,) = self.table.accept(Submission([1, 2], num_tokens, Ask(**fields)))
-        heard = self.heard[order.request] = []
+        (command,) = self.table.accept(Submission([1, 2], num_tokens, Ask(**fields)))
+        heard = self.heard[command.request] = []
         if poison is not None:
-            self.poison[order.request] = poison
-        self.table.add(Ticket(order, 100.0, heard.append))
+            self.poison[command.request] = poison
+        self.table.add(Ticket(command, 100.0, heard.append))
         self.send()
-        return order.request
+        return command.request
 
     def send(self) -> None:
-        for order in self.table.next_orders():
-            assert order.request not in self.engine
-            self.engine[order.request] = msgspec.structs.replace(order, ids=list(order.ids))
+        for command in self.table.next_commands():
+            assert command.request not in self.engine
+            self.engine[command.request] = msgspec.structs.replace(command, ids=list(command.ids))
 
     def step(self) -> None:
         """One token for each request in the engine, or its end; then whatever may follow."""
@@ -49,14 +49,14 @@ class Front:
         if any(self.poison.get(each.request) == len(each.ids) for each in self.engine.values()):
             self.fail(on_trial)
             return
-        for order in list(self.engine.values()):
-            token = len(order.ids)
-            order.ids.append(token)
-            is_end = len(order.ids) == (order.trial_end or order.max_total_tokens)
+        for command in list(self.engine.values()):
+            token = len(command.ids)
+            command.ids.append(token)
+            is_end = len(command.ids) == (command.trial_end or command.max_total_tokens)
             state = RequestState.FINISHED_MAX_LENGTH if is_end else RequestState.DECODING
             if is_end:
-                del self.engine[order.request]
-            self.table.deliver(TokenRow(order.request, [token], state))
+                del self.engine[command.request]
+            self.table.deliver(TokenRow(command.request, [token], state))
         self.send()
 
     def fail(self, convicted: int = 0, suspects: list[int] | None = None, culprits: Ids[int] = ()) -> None:
@@ -247,14 +247,14 @@ def test_what_the_last_step_of_a_trial_gives_beyond_its_end_is_delivered() -> No
     front.fail()
     ids = list(range(2, 2 + TRIAL_TOKENS + 5))
     front.table.deliver(TokenRow(request, ids, RequestState.FINISHED_MAX_LENGTH))
-    (order,) = front.table.next_orders()
-    assert (order.ids[2:], order.trial_end) == (ids, 0)
-    sequence = Sequence.from_order(msgspec.structs.replace(order, trial_end=len(order.ids) + 4))
+    (command,) = front.table.next_commands()
+    assert (command.ids[2:], command.trial_end) == (ids, 0)
+    sequence = Sequence.from_command(msgspec.structs.replace(command, trial_end=len(command.ids) + 4))
     assert (sequence.take([1, 2]), sequence.state) == ([1, 2], RequestState.DECODING)
     assert (sequence.take([3, 4, 5]), sequence.state) == ([3, 4, 5], RequestState.FINISHED_MAX_LENGTH)
 
 
-def test_an_order_that_cannot_be_sent_holds_nobody_up() -> None:
+def test_a_command_that_cannot_be_sent_holds_nobody_up() -> None:
     front = Front()
     first, second = front.submit(), front.submit()
     front.fail()

@@ -121,7 +121,7 @@ async def test_verdicts_are_remembered_and_equal_grammars_share_a_trial(
 async def test_an_honest_grammar_does_not_wait_for_hostile_ones(
     toy: Any, tmp_path: Path, tries_s: tuple[float, ...], comes_first: bool
 ) -> None:
-    order: list[str] = []
+    answered: list[str] = []
     async with checking(toy.spec, tries_s=tries_s) as checker:
         await checker.warm()
         async with anyio.create_task_group() as tasks:
@@ -131,7 +131,7 @@ async def test_an_honest_grammar_does_not_wait_for_hostile_ones(
                     await checker.check(spec)
                 except RequestError:
                     pass
-                order.append(name)
+                answered.append(name)
                 if name == "honest":
                     tasks.cancel_scope.cancel()
 
@@ -140,7 +140,7 @@ async def test_an_honest_grammar_does_not_wait_for_hostile_ones(
                 tasks.start_soon(ask, "hostile", GrammarSpec("spin", str(tmp_path / str(index))))
             await anyio.lowlevel.checkpoint()
             tasks.start_soon(ask, "honest", FINE)
-    assert (order[0] == "honest") is comes_first, "a control: without a short slice it waits"
+    assert (answered[0] == "honest") is comes_first, "a control: without a short slice it waits"
 
 
 async def test_too_many_slow_grammars_are_refused_and_usual_ones_are_not(

@@ -223,10 +223,10 @@ class KvHistory(RuleBasedStateMachine):
         if self.naive.has_duplicates:
             return  # a private copy of a beginning may carry on a named tail
 
-        order = {self.naive.contents[block]: place for place, block in enumerate(self.naive.cached)}
-        for (salt, ids), place in order.items():
+        evicted_at = {self.naive.contents[block]: at for at, block in enumerate(self.naive.cached)}
+        for (salt, ids), at in evicted_at.items():
             assert len(ids) == SIZE or (salt, ids[:-SIZE]) in self.naive.contents.values()
-            assert place < order.get((salt, ids[:-SIZE]), len(order))
+            assert at < evicted_at.get((salt, ids[:-SIZE]), len(evicted_at))
 
     def _ask(self, request: int, ids: list[int], salt: str) -> None:
         self.naive.askers[request] = Asker(list(ids), salt)

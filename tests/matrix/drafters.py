@@ -73,8 +73,8 @@ class _Dice:
         self._rng = random.Random(1)
         self._ids: dict[int, list[int]] = {}
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
-        self._ids[order.request] = list(ids)
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
+        self._ids[command.request] = list(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         self._ids[request] += ids

@@ -43,7 +43,7 @@ class RandomOrder:
     def __init__(self, seed: int) -> None:
         self._rng = random.Random(seed)
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """Up to a crowd's worth of later requests may go first."""
         return self._rng.randrange(24)
 

@@ -150,8 +150,8 @@ def _names_a_block_only(parent: bytes, ids: list[int], block_size: int) -> list[
     return [b"%r" % ids[end - block_size : end] for end in range(block_size, len(ids) + 1, block_size)]
 
 
-def _opens_afresh(self: LastStage, order: Open) -> None:
-    _OPEN(self, msgspec.structs.replace(order, sampler_state={}))
+def _opens_afresh(self: LastStage, command: Open) -> None:
+    _OPEN(self, msgspec.structs.replace(command, sampler_state={}))
 
 
 def _keeps_scores(self: Sequence) -> list[int]:
@@ -206,7 +206,7 @@ def test_each_defect_changes_a_stream(defect: str, model: Path, alone: Alone, mo
     # Names and copies matter where blocks are found again; everything else while they are short.
     row = HARD | {"blocks": "many", "fails": False} if name in ("block_names", "copy") else HARD
     monkeypatch.setattr(owner, name, broken)
-    # When orders come, and so what is copied or preempted, is not the same each time.
+    # When commands come, and so what is copied or preempted, is not the same each time.
     assert any(differences(crowd, played(model, crowd, row, drafter, 0), wanted) for _attempt in range(15))
 
 

@@ -31,9 +31,9 @@ class Endless:
     name: ClassVar[str] = "endless"
     options: ClassVar[type[msgspec.Struct]] = NoOptions
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """More than will ever come."""
-        return 10**9 * order.ask.priority
+        return 10**9 * command.ask.priority
 
 
 async def num_overtaking(model: Path, options: HarnessOptions, priority: int, most: int) -> tuple[int, list[int]]:
@@ -91,7 +91,7 @@ class Even:
     def __init__(self) -> None:
         self._num_asked = 0
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """Ten at first, one less each time."""
         self._num_asked += 1
         return max(10 - self._num_asked, 0)

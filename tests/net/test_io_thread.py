@@ -323,16 +323,16 @@ def test_stopped_process_with_full_buffers_is_lost(node: MakeNode, child: StartP
 
 def test_last_words_are_heard_before_the_loss(node: MakeNode, child: StartPeer, until: Until) -> None:
     root = node("root.1")
-    order: list[Message | str] = []
-    root.io._deliver = lambda batch: order.extend(message for _, message, _ in batch)
-    root.io._on_lost = order.append
+    received: list[Message | str] = []
+    root.io._deliver = lambda batch: received.extend(message for _, message, _ in batch)
+    root.io._on_lost = received.append
     child("last-words", "engine.1", root)
-    until(lambda: order)
+    until(lambda: received)
     root.io.send("engine.1", "kv", Stop())
-    until(lambda: "engine.1" in order)
-    assert isinstance(order[0], Hello)
-    assert order[1] == Stop()
-    assert slots(order[2:-1]) == list(range(1000))
+    until(lambda: "engine.1" in received)
+    assert isinstance(received[0], Hello)
+    assert received[1] == Stop()
+    assert slots(received[2:-1]) == list(range(1000))
 
 
 def test_beats_come_while_the_main_thread_computes(node: MakeNode, child: StartPeer, until: Until) -> None:

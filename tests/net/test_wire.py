@@ -238,9 +238,9 @@ def test_foreign_values_are_not_sent(value: object) -> None:
 
 
 def test_seeds_use_all_64_bits() -> None:
-    _, order = decode(encode("stage1", Open(0, [], 0, seed=2**64 - 1)))
-    assert isinstance(order, Open)
-    assert order.seed == 2**64 - 1
+    _, command = decode(encode("stage1", Open(0, [], 0, seed=2**64 - 1)))
+    assert isinstance(command, Open)
+    assert command.seed == 2**64 - 1
 
 
 def test_large_tensors_are_referenced_and_small_ones_copied() -> None:

@@ -252,7 +252,7 @@ def test_names_and_settings_that_nobody_knows_are_refused_with_their_place(
 
 
 def test_policies_are_made_with_their_options(write_model: WriteModel, plugins: Plugins) -> None:
-    folder, order = write_model(), Generate(1, [1], 1, 5, Ask(priority=2))
+    folder, command = write_model(), Generate(1, [1], 1, 5, Ask(priority=2))
     options = {"batching-policy-options": {"places-per-priority": 3}}
     for engine, handicap in ((options, 6), ({}, 64)):
         plan = plan_for(folder, plugins, engine=engine)
@@ -261,7 +261,7 @@ def test_policies_are_made_with_their_options(write_model: WriteModel, plugins: 
         assert travelled.batching is not None
         policy = BatchingParts.of(travelled.batching, plugins).policy
         assert policy is not None
-        assert policy.handicap(order) == handicap
+        assert policy.handicap(command) == handicap
     tokens = {"admission-policy": "tokens", "admission-policy-options": {"times": 2}}
     submission, load = Submission([1], 499), Load(1, 9, 1600, 1000)
     with pytest.raises(Overloaded, match="2000"):

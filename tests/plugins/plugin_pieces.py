@@ -109,7 +109,7 @@ class Slowest:
     def __init__(self, options):
         pass
 
-    def handicap(self, order):
+    def handicap(self, command):
         return 0
 
 

@@ -78,9 +78,9 @@ class OddDrafter:
         self._raise_in("create")
         return self
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         self._raise_in("open")
-        self._ids[order.request] = list(ids)
+        self._ids[command.request] = list(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         self._raise_in("extend")
@@ -168,7 +168,7 @@ class OddBatching:
     def __init__(self, answer: Any) -> None:
         self.answer = answer
 
-    def handicap(self, order: Generate) -> Any:
+    def handicap(self, command: Generate) -> Any:
         if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer

@@ -85,7 +85,7 @@ class Slowest:
     def __init__(self, options: NoOptions) -> None:
         return
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         return 0
 
 

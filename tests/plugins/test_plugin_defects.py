@@ -169,7 +169,7 @@ DEFECTS = [
         "has the method create(spec), which is called as create(spec, tools)",
     ),
     (POLICIES, "options = NoOptions", "options = NoOptions()", "has options that are no class of msgspec.Struct"),
-    (POLICIES, "handicap(self, order)", "handicap(self, *, order)", "has the method handicap(*, order)"),
+    (POLICIES, "handicap(self, command)", "handicap(self, *, command)", "has the method handicap(*, command)"),
     (
         POLICIES,
         "finished(self, submission)",

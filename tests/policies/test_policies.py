@@ -81,23 +81,23 @@ def model(tmp_path: Path) -> Path:
     return write_toy_model(tmp_path / "toy", num_layers=3)
 
 
-def order(number: int, num_tokens: int = 4, priority: int = 0) -> Generate:
+def command(number: int, num_tokens: int = 4, priority: int = 0) -> Generate:
     return Generate(number, [1] * num_tokens, num_tokens, num_tokens + 4, Ask(priority=priority))
 
 
 # --- who enters first ------------------------------------------------------------------------------------------------
 
 
-def entered(policy: BatchingPolicy | None, orders: list[Generate]) -> list[int]:
+def entered(policy: BatchingPolicy | None, commands: list[Generate]) -> list[int]:
     """The requests in the order in which they enter a batch of one."""
     limits = SchedulerLimits(1, 10_000, 4, 100_000, has_prefix_cache=False)
     lease = BlockLease()
     lease.add(list(range(9000)), 0)
     scheduler = Scheduler(limits, lease, handicap=policy.handicap) if policy else Scheduler(limits, lease)
-    for each in orders:
+    for each in commands:
         scheduler.add(each)
     found = []
-    for _ in orders:
+    for _ in commands:
         plan = scheduler.plan()
         assert plan is not None
         found.append(plan.sequences[0].request)
@@ -106,20 +106,20 @@ def entered(policy: BatchingPolicy | None, orders: list[Generate]) -> list[int]:
 
 
 def test_the_number_of_a_priority_decides_and_equal_ones_enter_as_they_came() -> None:
-    orders = [order(1, priority=2), order(2), order(3, priority=1), order(4)]
-    assert entered(BY_PRIORITY, orders) == [2, 4, 3, 1]
-    assert entered(IN_ORDER, orders) == [1, 2, 3, 4], "a control: another policy, another order"
+    commands = [command(1, priority=2), command(2), command(3, priority=1), command(4)]
+    assert entered(BY_PRIORITY, commands) == [2, 4, 3, 1]
+    assert entered(IN_ORDER, commands) == [1, 2, 3, 4], "a control: another policy, another order"
 
 
 def test_a_scheduler_that_is_told_nothing_goes_by_priority() -> None:
-    orders = [order(number, priority=(5 * number) % 3) for number in range(1, 90)]
-    assert entered(None, orders) == entered(BY_PRIORITY, orders) != entered(IN_ORDER, orders)
+    commands = [command(number, priority=(5 * number) % 3) for number in range(1, 90)]
+    assert entered(None, commands) == entered(BY_PRIORITY, commands) != entered(IN_ORDER, commands)
 
 
 def test_short_prompts_enter_before_long_ones_of_the_same_priority() -> None:
-    orders = [order(1, 4000), order(2, 900), order(3, 5, priority=1), order(4, 5), order(5, 100)]
-    assert entered(SHORTEST_FIRST, orders) == [4, 5, 2, 1, 3]
-    assert entered(BY_PRIORITY, orders) == [1, 2, 4, 5, 3]
+    commands = [command(1, 4000), command(2, 900), command(3, 5, priority=1), command(4, 5), command(5, 100)]
+    assert entered(SHORTEST_FIRST, commands) == [4, 5, 2, 1, 3]
+    assert entered(BY_PRIORITY, commands) == [1, 2, 4, 5, 3]
 
 
 @pytest.mark.parametrize(
@@ -127,15 +127,15 @@ def test_short_prompts_enter_before_long_ones_of_the_same_priority() -> None:
     [(SHORTEST_FIRST, 64), (BY_PRIORITY, 0), (IN_ORDER, 0)],
 )
 def test_a_long_prompt_is_overtaken_by_a_bounded_number(policy: BatchingPolicy, most: int) -> None:
-    orders = [order(1, 30_000), *(order(number, 5) for number in range(2, 200))]
-    assert most - 1 <= entered(policy, orders).index(1) <= most
+    commands = [command(1, 30_000), *(command(number, 5) for number in range(2, 200))]
+    assert most - 1 <= entered(policy, commands).index(1) <= most
 
 
 def test_options_say_what_priorities_and_lengths_are_worth() -> None:
-    by_priority = [order(1, priority=1), *(order(number) for number in range(2, 60))]
+    by_priority = [command(1, priority=1), *(command(number) for number in range(2, 60))]
     for places in (0, 3, 32):
         assert entered(ByPriority(PriorityOptions(places)), by_priority).index(1) == places
-    by_length = [order(1, 1000), *(order(number, 5) for number in range(2, 60))]
+    by_length = [command(1, 1000), *(command(number, 5) for number in range(2, 60))]
     cases = ((ShortestFirstOptions(), 7), (ShortestFirstOptions(32, 100), 10), (ShortestFirstOptions(32, 10, 20), 20))
     for options, places in cases:
         assert entered(ShortestFirst(options), by_length).index(1) == places
@@ -178,10 +178,10 @@ def test_credits_leave_it_at_the_number_of_requests() -> None:
 
 
 def take(table: RequestTable, submission: Submission) -> list[int]:
-    orders = table.accept(submission)
-    for each in orders:
+    commands = table.accept(submission)
+    for each in commands:
         table.add(Ticket(each, 100.0, lambda _row: None))
-    return [each.request for each in orders]
+    return [each.request for each in commands]
 
 
 def test_the_load_counts_what_is_unfinished_however_it_ends() -> None:

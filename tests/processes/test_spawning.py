@@ -62,7 +62,7 @@ class World:
         self.refusals = refusals
         self.started = anyio.Event()
 
-    async def spawn(self, *_order: Any, **_options: Any) -> Child:
+    async def spawn(self, *_spec: Any, **_options: Any) -> Child:
         if self.refusals:
             raise self.refusals.pop(0)
         self.started.set()

@@ -56,10 +56,10 @@ class SeededFactory(ToyEngineFactory):
     honours = Honours(seed=True)
 
     def __init__(self) -> None:
-        self.orders: list[Generate] = []
+        self.commands: list[Generate] = []
 
     def create(self) -> ToyEngine:
-        return _NotingEngine(self.orders.append)
+        return _NotingEngine(self.commands.append)
 
 
 class _NotingEngine(ToyEngine):
@@ -67,9 +67,9 @@ class _NotingEngine(ToyEngine):
         super().__init__()
         self._note = note
 
-    def submit(self, order: Generate) -> None:
-        self._note(order)
-        super().submit(order)
+    def submit(self, command: Generate) -> None:
+        self._note(command)
+        super().submit(command)
 
 
 async def test_many_requests_give_what_the_plain_computation_gives(model: Path) -> None:
@@ -156,4 +156,4 @@ async def test_a_seed_is_refused_where_it_would_be_ignored_and_passed_on_where_n
             assert [delta.ids async for delta in stream]
         with pytest.raises(RequestError, match="seed must be an integer at least 0 and below"):
             harness.gateway.submit(Submission([1], 2, Ask(seed=2**40)))
-    assert [(order.seed, order.choice) for order in factory.orders] == [(7, 0), (7, 1)]
+    assert [(command.seed, command.choice) for command in factory.commands] == [(7, 0), (7, 1)]

@@ -72,10 +72,10 @@ class PaperEngine:
         self.events = events
         return EngineCapacity(2, 100, 800, "float32")
 
-    def submit(self, order: Generate) -> None:
-        if order.ask.sampling.get("temperature") == 13:
+    def submit(self, command: Generate) -> None:
+        if command.ask.sampling.get("temperature") == 13:
             raise RequestError("13 is unlucky")
-        self.submitted.append(order)
+        self.submitted.append(command)
 
     def abort(self, request: int) -> None:
         self.aborted.append(request)
@@ -180,7 +180,7 @@ def test_a_new_epoch_aborts_everything_and_takes_no_late_row_for_a_replays(world
     assert world.turn() == [[TokenRow(5, [7], DECODING)]], "a control: the replay's own rows pass"
 
 
-def test_an_order_that_the_engine_refuses_ends_alone(world: World) -> None:
+def test_a_command_that_the_engine_refuses_ends_alone(world: World) -> None:
     assert world.run(5, temperature=13) == -1
     run = world.run(6)
     world.say(TokenRow(run, [1], DECODING))
@@ -196,10 +196,10 @@ def test_a_request_longer_than_the_engine_that_came_back_is_refused(world: World
     assert (row.request, row.state) == (5, RequestState.ERROR)
     assert row.extras is not None
     assert "room for 100 tokens" in row.extras.reason
-    assert [order.max_total_tokens for order in world.engine.submitted] == [100]
+    assert [command.max_total_tokens for command in world.engine.submitted] == [100]
 
 
-def test_orders_of_no_epoch_are_dropped() -> None:
+def test_commands_of_no_epoch_are_dropped() -> None:
     world = World()
     world.actor.start()
     assert world.run(5) == -1

@@ -89,7 +89,7 @@ def test_blocks_released_while_kv_was_asked_are_asked_for_again() -> None:
     assert not asked_at_last(is_cancelled=False), "a control: nothing was released, so kv has nothing to give"
 
 
-def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp_path: Path) -> None:
+def test_a_stage_that_took_anothers_place_ignores_commands_of_the_chain_before(tmp_path: Path) -> None:
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     spec = StageSpec(model=str(model), first_layer=0, last_layer=2, num_layers=2, sizes=SizeSettings(max_batch_size=2))
     stage = StageActor(
@@ -99,14 +99,14 @@ def test_a_stage_that_took_anothers_place_ignores_orders_of_the_chain_before(tmp
         lambda _name, _message: None,
         LastStage(SamplerChain([], 2)),
     )
-    order = Open(slot=1, ids=[1, 2], num_prompt_tokens=2, seed=1)
+    command = Open(slot=1, ids=[1, 2], num_prompt_tokens=2, seed=1)
     stage.start()
-    for late in (order, Copy([3], [4]), Close(1)):
+    for late in (command, Copy([3], [4]), Close(1)):
         stage.receive(late)
     stage.receive(Start(2, SIZE))
-    stage.receive(order)
+    stage.receive(command)
     assert stage._table.lengths.tolist() == [0, 0]
     with pytest.raises(IndexError):
         stage.receive(
             Open(slot=2, ids=[1], num_prompt_tokens=1, seed=1)
-        )  # a control: orders of this chain are followed
+        )  # a control: commands of this chain are followed

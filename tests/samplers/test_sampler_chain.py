@@ -65,12 +65,12 @@ def test_a_draw_is_the_same_alone_embedded_and_permuted(xp: ArrayNamespace) -> N
     together = chain.sample(xp, xp.asarray(logits), slots, positions).ids
 
     alone = [chain.sample(xp, xp.asarray(logits[r : r + 1]), slots[[r]], positions[[r]]).ids[0] for r in slots]
-    order = np.array(random.Random(1).sample(range(len(fields)), len(fields)))
-    permuted = chain.sample(xp, xp.asarray(logits[order]), slots[order], positions[order]).ids
+    permutation = np.array(random.Random(1).sample(range(len(fields)), len(fields)))
+    permuted = chain.sample(xp, xp.asarray(logits[permutation]), slots[permutation], positions[permutation]).ids
     some = np.array([7, 1, 12])
 
     assert alone == together
-    assert permuted == [together[r] for r in order]
+    assert permuted == [together[r] for r in permutation]
     assert chain.sample(xp, xp.asarray(logits[some]), slots[some], positions[some]).ids == [together[r] for r in some]
     assert chain.sample(xp, xp.asarray(logits), slots, positions + 1).ids != together
 
@@ -141,11 +141,11 @@ def test_draws_follow_the_softmax(xp: ArrayNamespace, fields: dict[str, Any]) ->
 def _expected(row: npt.NDArray[np.float32], fields: dict[str, Any]) -> tuple[npt.NDArray[np.bool_], Any]:
     """Which tokens stay, and their probabilities, computed naively."""
     weights = np.exp(row.astype(np.float64) / fields.get("temperature", 1))
-    order = np.argsort(-weights)
-    ranked = weights[order] / weights.sum()
+    ranks = np.argsort(-weights)
+    ranked = weights[ranks] / weights.sum()
     rank_kept = (np.cumsum(ranked) - ranked < fields.get("top_p", 1)) & (np.arange(len(row)) < fields.get("top_k", 99))
     kept = np.zeros(len(row), np.bool_)
-    kept[order[rank_kept]] = True
+    kept[ranks[rank_kept]] = True
     return kept, np.where(kept, weights, 0) / weights[kept].sum()
 
 

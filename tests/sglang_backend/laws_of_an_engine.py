@@ -150,7 +150,7 @@ def test_sglang_forgets_what_was_aborted(driver: EngineDriver) -> None:
     assert len(known) == 2
     driver.abort(goes)
     driver.wait(driver.submit(PROMPT, 4, sampling=GREEDY))
-    assert [int(name) for name in known] == [stays.order.request], "a control: the other one still runs"
+    assert [int(name) for name in known] == [stays.command.request], "a control: the other one still runs"
     driver.wait(stays)
 
 

@@ -13,12 +13,12 @@ from histrio.messages import Ask, Extras, Generate, RequestState, TokenLogprobs,
 from histrio_sglang.engine import sampling_params
 from histrio_sglang.engine_options import SglangFields
 
-ORDER = Generate(7, [1, 2, 3], 3, 10, Ask(eos_ids=[90, 91], stop_ids=[50, 91]))
+COMMAND = Generate(7, [1, 2, 3], 3, 10, Ask(eos_ids=[90, 91], stop_ids=[50, 91]))
 
 
-def row(order: Generate, num_known: int, piece: Piece) -> tuple[list[int], RequestState]:
-    made = make_row(order, num_known, piece)
-    assert made.request == order.request
+def row(command: Generate, num_known: int, piece: Piece) -> tuple[list[int], RequestState]:
+    made = make_row(command, num_known, piece)
+    assert made.request == command.request
     return made.ids, made.state
 
 
@@ -36,28 +36,28 @@ def row(order: Generate, num_known: int, piece: Piece) -> tuple[list[int], Reque
     ],
 )
 def test_an_answer_ends_with_the_first_id_that_ends_it(ids: list[int], kept: list[int], state: RequestState) -> None:
-    assert row(ORDER, 3, Piece(ids)) == (kept, state)
+    assert row(COMMAND, 3, Piece(ids)) == (kept, state)
 
 
 def test_logprobs_are_cut_with_the_ids() -> None:
-    made = make_row(ORDER, 3, Piece([4, 90, 6], [-0.1, -0.2, -0.3]))
+    made = make_row(COMMAND, 3, Piece([4, 90, 6], [-0.1, -0.2, -0.3]))
     assert made.extras == Extras(logprobs=[TokenLogprobs(-0.1), TokenLogprobs(-0.2)])
-    assert make_row(ORDER, 3, Piece([4, 90, 6])).extras is None, "a control: nothing to tell"
+    assert make_row(COMMAND, 3, Piece([4, 90, 6])).extras is None, "a control: nothing to tell"
 
 
 def test_an_end_that_nobody_asked_for_is_an_error_with_its_reason() -> None:
-    made = make_row(ORDER, 3, Piece([4], ended="NaN happened"))
+    made = make_row(COMMAND, 3, Piece([4], ended="NaN happened"))
     assert made.extras is not None
     assert (made.ids, made.state, made.extras.code) == ([4], RequestState.ERROR, "engine_unavailable")
     assert "NaN happened" in made.extras.reason
-    assert make_row(ORDER, 3, Piece([90], ended="stop")).state is RequestState.FINISHED_EOS, "a control: the right end"
+    assert make_row(COMMAND, 3, Piece([90], ended="stop")).state is RequestState.FINISHED_EOS, "a control: its end"
 
 
 def test_sglang_is_told_ends_only_where_it_adds_none_of_its_own() -> None:
-    told = sampling_params(ORDER, SglangFields(), {90})
+    told = sampling_params(COMMAND, SglangFields(), {90})
     assert (told["ignore_eos"], told["stop_token_ids"]) == (False, [50, 90, 91])
     assert told["max_new_tokens"] == 7
-    untold = sampling_params(ORDER, SglangFields(), {90, 92})
+    untold = sampling_params(COMMAND, SglangFields(), {90, 92})
     assert (untold["ignore_eos"], untold["stop_token_ids"]) == (True, None)
 
 
@@ -72,9 +72,9 @@ class ListEngine:
         self.failures: list[str] = []
         self.streams = Streams(self, self.generate, self.abort)
 
-    async def generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
+    async def generate(self, command: Generate, name: str) -> AsyncIterator[Piece]:
         self.running.add(name)
-        for piece in self.said[order.request]:
+        for piece in self.said[command.request]:
             await asyncio.sleep(0)
             if name in self.aborted:
                 yield Piece([], ended="abort")
@@ -104,7 +104,7 @@ class ListEngine:
         return [token for rows in self.told for row in rows if row.request == request for token in row.ids]
 
 
-def order(request: int, **changes: Any) -> Generate:
+def command(request: int, **changes: Any) -> Generate:
     return Generate(request, [1], 1, 100, Ask(**changes))
 
 
@@ -112,7 +112,7 @@ def test_rows_of_one_step_are_told_together() -> None:
     async def run() -> ListEngine:
         engine = ListEngine({n: [Piece([n]), Piece([n + 1]), Piece([9], ended="stop")] for n in (1, 2, 3)})
         for request in engine.said:
-            engine.streams.start(order(request, stop_ids=[9]))
+            engine.streams.start(command(request, stop_ids=[9]))
         await engine.settle()
         return engine
 
@@ -125,7 +125,7 @@ def test_rows_of_one_step_are_told_together() -> None:
 def test_an_engine_that_goes_on_after_the_end_is_aborted() -> None:
     async def run() -> ListEngine:
         engine = ListEngine({1: [Piece([5]), Piece([6])] * 50})
-        engine.streams.start(order(1, stop_ids=[6]))
+        engine.streams.start(command(1, stop_ids=[6]))
         await engine.settle()
         return engine
 
@@ -137,8 +137,8 @@ def test_an_engine_that_goes_on_after_the_end_is_aborted() -> None:
 def test_an_abort_that_came_too_early_reaches_the_engine_later() -> None:
     async def run() -> ListEngine:
         engine = ListEngine({1: [Piece([5])] * 50, 10: [Piece([6])] * 5})
-        engine.streams.start(order(1))
-        engine.streams.start(order(10))
+        engine.streams.start(command(1))
+        engine.streams.start(command(10))
         engine.streams.abort(1)  # no task has had its turn yet
         assert engine.aborted == []
         await engine.settle()
@@ -155,13 +155,13 @@ def test_no_name_is_the_beginning_of_another() -> None:
         engine = ListEngine({})
         seen: list[str] = []
 
-        async def generate(_order: Generate, name: str) -> AsyncIterator[Piece]:
+        async def generate(_command: Generate, name: str) -> AsyncIterator[Piece]:
             seen.append(name)
             yield Piece([1], ended="abort")
 
         engine.streams = Streams(engine, generate, engine.abort)
         for request in (1, 10, 2**40 + 1, 2**62):
-            engine.streams.start(order(request))
+            engine.streams.start(command(request))
         await engine.settle()
         return seen
 
@@ -174,12 +174,12 @@ def test_what_an_engine_raises_ends_the_request_or_the_engine() -> None:
     async def run(error: Exception) -> ListEngine:
         engine = ListEngine({})
 
-        async def generate(_order: Generate, _name: str) -> AsyncIterator[Piece]:
+        async def generate(_command: Generate, _name: str) -> AsyncIterator[Piece]:
             raise error
             yield Piece([])
 
         engine.streams = Streams(engine, generate, engine.abort)
-        engine.streams.start(order(1))
+        engine.streams.start(command(1))
         await engine.settle()
         return engine
 

@@ -37,8 +37,8 @@ class FailingFactory:
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> FailingFactory:
         return self
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
-        self._ids[order.request] = list(ids)
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
+        self._ids[command.request] = list(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         self._ids[request] += ids

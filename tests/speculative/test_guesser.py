@@ -22,11 +22,11 @@ POSITIONS = [40 + slot for slot in SLOTS]
 def make_guesser(sampling: dict[str, Any], *, is_seeded: bool) -> Guesser:
     guesser = Guesser(SamplerChain(list(SAMPLERS), ROWS), NumpyArrays(), ROWS)
     for slot in SLOTS:
-        guesser.open(slot, order(slot, sampling, is_seeded=is_seeded))
+        guesser.open(slot, command(slot, sampling, is_seeded=is_seeded))
     return guesser
 
 
-def order(slot: int, sampling: dict[str, Any], *, is_seeded: bool) -> Generate:
+def command(slot: int, sampling: dict[str, Any], *, is_seeded: bool) -> Generate:
     seed = slot * 7 + 1
     return Generate(slot + 1, [1, 2, 3], 3, 100, Ask(sampling, seed=seed if is_seeded else None), seed)
 
@@ -64,8 +64,8 @@ def test_a_greedy_request_gets_the_most_likely_token_whatever_its_penalties() ->
 def test_rows_of_all_kinds_share_a_step() -> None:
     logits = make_logits(5)
     guesser = make_guesser({"temperature": 0.0}, is_seeded=False)
-    guesser.open(2, order(2, {"temperature": 0.9}, is_seeded=False))
-    guesser.open(4, order(4, {"temperature": 0.9}, is_seeded=True))
+    guesser.open(2, command(2, {"temperature": 0.9}, is_seeded=False))
+    guesser.open(4, command(4, {"temperature": 0.9}, is_seeded=True))
     guesses = guesser.guess(logits, SLOTS, POSITIONS)
     best = logits.argmax(axis=1).tolist()
     assert [guesses[slot].token for slot in (0, 1, 3, 5)] == [best[slot] for slot in (0, 1, 3, 5)]
@@ -86,13 +86,13 @@ FREE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("sampling", FREE)
 def test_chances_are_a_distribution_over_tokens_that_the_request_allows(sampling: dict[str, Any]) -> None:
     logits = make_logits(6)
-    order_of = (-logits).argsort(axis=1)
+    ranked = (-logits).argsort(axis=1)
     for slot, guess in enumerate(make_guesser(sampling, is_seeded=False).guess(logits, SLOTS, POSITIONS)):
         assert guess.draft_probs is not None
         tokens = [token for token, _ in guess.draft_probs]
         assert guess.token in tokens
         assert sum(chance for _, chance in guess.draft_probs) == pytest.approx(1)
-        assert tokens == order_of[slot, : len(tokens)].tolist(), "the most likely ones"
+        assert tokens == ranked[slot, : len(tokens)].tolist(), "the most likely ones"
         assert len(tokens) <= min(MOST_DRAFT_PROBS, sampling.get("top_k", MOST_DRAFT_PROBS))
         draft_probs = [chance for _, chance in guess.draft_probs]
         assert draft_probs == pytest.approx(plainly(logits[slot], **sampling))

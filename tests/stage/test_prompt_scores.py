@@ -224,15 +224,15 @@ async def test_a_replica_that_comes_back_without_them_ends_what_it_cannot_score(
 # --- the scorer alone ------------------------------------------------------------------------------------------------
 
 
-def order(slot: int, ids: list[int], num_prompt_logprobs: int | None) -> Open:
+def command(slot: int, ids: list[int], num_prompt_logprobs: int | None) -> Open:
     return Open(slot, ids, len(ids), Ask(num_prompt_logprobs=num_prompt_logprobs))
 
 
 def test_scored_positions_are_split_from_sampled_ones() -> None:
     scorer = PromptScorer()
-    scorer.open(order(0, [5, 6, 7, 8, 9], 0))
-    scorer.open(order(1, [1, 2], None))
-    scorer.open(order(2, [3, 4, 5], 1))
+    scorer.open(command(0, [5, 6, 7, 8, 9], 0))
+    scorer.open(command(1, [1, 2], None))
+    scorer.open(command(2, [3, 4, 5], 1))
     logits = np.random.default_rng(0).standard_normal((8, 12)).astype(np.float32) * 3
     wanted = log_softmax(logits)
     rows = [Row(0, 0, 3, 0, num_scored=3), Row(1, 9, 3, 2), Row(2, 0, 3, 1, num_scored=2)]
@@ -255,7 +255,7 @@ def test_scored_positions_are_split_from_sampled_ones() -> None:
 def test_without_scored_rows_the_same_array_passes() -> None:
     logits = np.zeros((2, 5), np.float32)
     scorer = PromptScorer()
-    scorer.open(order(0, [1, 2, 3], 0))
+    scorer.open(command(0, [1, 2, 3], 0))
     sampled, scores = scorer.split(NumpyArrays(), logits, [Row(0, 0, 1, 1), Row(1, 4, 1, 1)])
     assert sampled is logits
     assert scores == {}
@@ -264,7 +264,7 @@ def test_without_scored_rows_the_same_array_passes() -> None:
 
 def test_scores_that_are_not_numbers_are_an_error() -> None:
     scorer = PromptScorer()
-    scorer.open(order(0, [1, 2, 3], 0))
+    scorer.open(command(0, [1, 2, 3], 0))
     logits = np.full((2, 5), np.nan, np.float32)
     with pytest.raises(BackendError, match="not numbers"):
         scorer.split(NumpyArrays(), logits, [Row(0, 0, 2, 0, num_scored=2)])

@@ -1,4 +1,4 @@
-"""From orders that count from 0 to batches with the stage's own ids."""
+"""From commands that count from 0 to batches with the stage's own ids."""
 
 from __future__ import annotations
 

@@ -54,8 +54,8 @@ class MlxArrays:
 
     def topk(self, array: mx.array, k: int) -> tuple[mx.array, mx.array]:
         """The k largest values of each row in descending order, and their indices."""
-        order = mx.argsort(-array, axis=-1) if k >= array.shape[-1] else self._largest(array, k)
-        return mx.take_along_axis(array, order, axis=-1), order
+        indices = mx.argsort(-array, axis=-1) if k >= array.shape[-1] else self._largest(array, k)
+        return mx.take_along_axis(array, indices, axis=-1), indices
 
     def sorted_values(self, array: mx.array) -> mx.array:
         """All values of each row in descending order."""
@@ -111,8 +111,8 @@ class MlxArrays:
 
     def _largest(self, array: mx.array, k: int) -> mx.array:
         candidates = mx.argpartition(-array, kth=k - 1, axis=-1)[..., :k]
-        order = mx.argsort(-mx.take_along_axis(array, candidates, axis=-1), axis=-1)
-        return mx.take_along_axis(candidates, order, axis=-1)
+        ranked = mx.argsort(-mx.take_along_axis(array, candidates, axis=-1), axis=-1)
+        return mx.take_along_axis(candidates, ranked, axis=-1)
 
 
 def _indices(rows: npt.NDArray[np.intp]) -> mx.array:

@@ -179,16 +179,16 @@ def _inputs(group: Group, received: Parts | None, batch: StepBatch) -> mx.array 
 
 def _in_token_order(groups: list[Group], results: list[Any]) -> Parts:
     """The parts [rows, tokens, …] of all groups as [tokens of the step, …]."""
-    order = np.argsort(np.concatenate([group.tokens for group in groups]))
-    return {name: _reorder([result[name] for result in results], order) for name in results[0]}
+    permutation = np.argsort(np.concatenate([group.tokens for group in groups]))
+    return {name: _reorder([result[name] for result in results], permutation) for name in results[0]}
 
 
-def _reorder(parts: list[mx.array], order: npt.NDArray[np.int64]) -> mx.array:
+def _reorder(parts: list[mx.array], permutation: npt.NDArray[np.int64]) -> mx.array:
     if not parts[0].size:
         return parts[0]
 
     flat = mx.concatenate([part.reshape(-1, *part.shape[2:]) for part in parts])
-    return _take(flat, order)
+    return _take(flat, permutation)
 
 
 def _in_row_order(batch: StepBatch, groups: list[Group], results: list[Any]) -> mx.array | None:
@@ -198,10 +198,10 @@ def _in_row_order(batch: StepBatch, groups: list[Group], results: list[Any]) -> 
         return None
 
     firsts = np.cumsum(batch.num_sampled) - batch.num_sampled
-    places = [np.arange(firsts[row], firsts[row] + batch.num_sampled[row]) for group in groups for row in group.rows]
-    return _take(mx.concatenate(sampled), np.argsort(np.concatenate(places)))
+    rows = [np.arange(firsts[row], firsts[row] + batch.num_sampled[row]) for group in groups for row in group.rows]
+    return _take(mx.concatenate(sampled), np.argsort(np.concatenate(rows)))
 
 
-def _take(array: mx.array, order: npt.NDArray[np.int64]) -> mx.array:
-    is_ordered = bool((order == np.arange(len(order))).all())
-    return array if is_ordered else mx.take(array, mx.array(order.astype(np.int32)), axis=0)
+def _take(array: mx.array, permutation: npt.NDArray[np.int64]) -> mx.array:
+    is_ordered = bool((permutation == np.arange(len(permutation))).all())
+    return array if is_ordered else mx.take(array, mx.array(permutation.astype(np.int32)), axis=0)

@@ -73,13 +73,13 @@ class SglangEngine(HostedEngine):
         dtype, num_tokens = str(config.dtype).removeprefix("torch."), int(info["max_total_num_tokens"])
         return EngineCapacity(spec.sizes.max_batch_size, self._longest, num_tokens, dtype, [Capability.LOGPROBS])
 
-    def submit(self, order: Generate) -> None:
+    def submit(self, command: Generate) -> None:
         """Start a stream. Raises `RequestError` for biases of tokens that the model does not have."""
-        beyond = [token for token in order.ask.sampling.get("logit_bias", {}) if int(token) >= self._vocab_size]
+        beyond = [token for token in command.ask.sampling.get("logit_bias", {}) if int(token) >= self._vocab_size]
         if beyond:
             raise RequestError(f"the model has no token {beyond[0]}", param="logit_bias")
 
-        super().submit(order)
+        super().submit(command)
 
     def close(self) -> None:
         """End SGLang's processes, then the loop. Safe to call twice."""
@@ -87,17 +87,17 @@ class SglangEngine(HostedEngine):
             super().close()
             signal.signal(signal.SIGQUIT, self._before)
 
-    async def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
+    async def _generate(self, command: Generate, name: str) -> AsyncIterator[Piece]:
         from sglang.srt.managers.io_struct import GenerateReqInput
 
-        fields = msgspec.convert(order.ask.sampling, SglangFields)
+        fields = msgspec.convert(command.ask.sampling, SglangFields)
         asked = GenerateReqInput(
-            input_ids=order.ids,
-            sampling_params=sampling_params(order, fields, self._own_eos),
+            input_ids=command.ids,
+            sampling_params=sampling_params(command, fields, self._own_eos),
             return_logprob=fields.logprobs,
             rid=name,
             stream=True,
-            extra_key=order.ask.cache_salt or None,
+            extra_key=command.ask.cache_salt or None,
         )
         async for said in self._engine.tokenizer_manager.generate_request(asked, None):
             yield _piece(said)
@@ -173,12 +173,12 @@ def engine_settings(
     }
 
 
-def sampling_params(order: Generate, fields: SglangFields, own_eos: set[int]) -> dict[str, Any]:
+def sampling_params(command: Generate, fields: SglangFields, own_eos: set[int]) -> dict[str, Any]:
     """What SGLang is asked for. It ends at `own_eos` and at what it is told, or, ignoring the former, at neither."""
-    ends = set(order.ask.end_ids)
+    ends = set(command.ask.end_ids)
     is_told = own_eos <= ends
     return {
-        "max_new_tokens": order.max_total_tokens - len(order.ids),
+        "max_new_tokens": command.max_total_tokens - len(command.ids),
         "temperature": fields.temperature,
         "top_p": fields.top_p,
         "top_k": fields.top_k if fields.top_k > 0 else -1,

@@ -62,13 +62,13 @@ class Guesser:
         """Shape of the distribution by slot; None where the target's number is used."""
         self._random = np.random.default_rng()
 
-    def open(self, slot: int, order: Generate) -> None:
+    def open(self, slot: int, command: Generate) -> None:
         """A sequence takes the slot."""
-        sampling = {name: value for name, value in order.ask.sampling.items() if name in _SHAPING}
-        is_free = not order.ask.is_seeded and 0 < sampling.get("temperature", 1.0) <= _WARMEST
+        sampling = {name: value for name, value in command.ask.sampling.items() if name in _SHAPING}
+        is_free = not command.ask.is_seeded and 0 < sampling.get("temperature", 1.0) <= _WARMEST
         self._shapes[slot] = _shape(sampling) if is_free else None
-        ask = Ask(sampling, seed=order.ask.seed)
-        self._chain.open(Open(slot, order.ids, order.num_prompt_tokens, ask, order.seed, order.choice))
+        ask = Ask(sampling, seed=command.ask.seed)
+        self._chain.open(Open(slot, command.ids, command.num_prompt_tokens, ask, command.seed, command.choice))
 
     def guess(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[Guess]:
         """One for each row of `logits` [rows, vocab]; `positions` are those of the tokens to be guessed."""

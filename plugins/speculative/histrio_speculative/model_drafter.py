@@ -36,7 +36,7 @@ class Vocabularies:
 class _Sequence:
     """Known tokens, and those that the draft model has computed beyond them."""
 
-    order: Generate
+    command: Generate
     ids: list[int]
     end_ids: frozenset[int]
     computed_drafts: list[int] = field(default_factory=list)
@@ -65,11 +65,11 @@ class ModelDrafter:
         self._vocabularies = vocabularies
         self._sequences: dict[int, _Sequence] = {}
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """Remember the tokens; nothing is computed before `propose`."""
-        sequence = _Sequence(order, list(ids), frozenset(order.ask.end_ids))
+        sequence = _Sequence(command, list(ids), frozenset(command.ask.end_ids))
         sequence.is_foreign = self._has_foreign(ids)
-        self._sequences[order.request] = sequence
+        self._sequences[command.request] = sequence
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """Add tokens. Drafted tokens that equal them stay computed."""
@@ -89,7 +89,7 @@ class ModelDrafter:
             runs = self._race(lengths)
         except RuntimeError as error:
             raise BackendError(f"the draft model failed: {error}") from error
-        return {run.sequence.order.request: run.draft for run in runs if run.draft.ids}
+        return {run.sequence.command.request: run.draft for run in runs if run.draft.ids}
 
     def close(self, request: int) -> None:
         """Forget the sequence."""
@@ -111,7 +111,7 @@ class ModelDrafter:
             rows.append(row)
             ids += sequence.ids[row.start : row.start + row.num_tokens]
             if row.num_sampled:
-                runs.append(_Run(sequence, place, lengths[sequence.order.request]))
+                runs.append(_Run(sequence, place, lengths[sequence.command.request]))
             if len(ids) == self._stage.size.max_step_tokens:
                 break
         going_on = runs
@@ -136,7 +136,7 @@ class ModelDrafter:
                 continue
             if is_new:
                 self._stage.open_slot(place.slot)
-                self._guesser.open(place.slot, sequence.order)
+                self._guesser.open(place.slot, sequence.command)
             found.append((sequence, place))
         return sorted(found, key=lambda each: len(each[0].ids) - each[1].num_computed_tokens)
 

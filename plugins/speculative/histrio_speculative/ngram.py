@@ -40,9 +40,9 @@ class Ngram:
     def __init__(self) -> None:
         self._tables: dict[int, _Table] = {}
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """Remember where each n-gram of the sequence ends."""
-        self._tables[order.request] = table = _Table()
+        self._tables[command.request] = table = _Table()
         table.extend(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:

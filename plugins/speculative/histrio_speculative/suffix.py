@@ -60,9 +60,9 @@ class Suffix:
         self._options = options
         self._sequences: dict[int, _Sequence] = {}
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """Remember the tokens; they are taken in before the next steps, a part at a time."""
-        self._sequences[order.request] = _Sequence(order, list(ids))
+        self._sequences[command.request] = _Sequence(command, list(ids))
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """Add tokens, and check whether the match still holds."""
@@ -92,9 +92,9 @@ class Suffix:
 
 
 class _Sequence:
-    def __init__(self, order: Generate, ids: list[int]) -> None:
-        self.salt = order.ask.cache_salt
-        self.num_prompt_tokens = order.num_prompt_tokens
+    def __init__(self, command: Generate, ids: list[int]) -> None:
+        self.salt = command.ask.cache_salt
+        self.num_prompt_tokens = command.num_prompt_tokens
         self.ids = ids
         self._own = Automaton()
         self._place: Place | None = None

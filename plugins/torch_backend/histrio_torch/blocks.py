@@ -305,7 +305,7 @@ class PagedCache:
         pool = _zeros((self.num_blocks, num_layers, num_kv_heads, self.block_size, dim), dtype, self.device)
         self._pools.append(pool)
         values_per_layer = num_kv_heads * self.block_size * dim
-        return [pool.view(-1)[order * values_per_layer :] for order in range(num_layers)]
+        return [pool.view(-1)[layer * values_per_layer :] for layer in range(num_layers)]
 
     def _clear_entered_blocks(self, batch: StepBatch) -> None:
         # A block's former owner may have left NaN behind the tokens that this step writes; 0 * NaN would reach the row.

@@ -52,7 +52,7 @@ class StageModel:
 
 
 @dataclass(frozen=True)
-class _Order:
+class _Target:
     """What is to be loaded, and where it goes."""
 
     spec: StageSpec
@@ -76,10 +76,10 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
     if model_config.num_hidden_layers != spec.num_layers:
         raise BackendError(f"{folder} has {model_config.num_hidden_layers} layers, the plan says {spec.num_layers}")
 
-    order = _Order(spec, dtype, device)
+    target = _Target(spec, dtype, device)
     with _LOADING, _quiet_transformers():
-        model = _load(_stage_class(model_class, order, progress), folder, model_config, dtype)
-    stage = _finish(model, order)
+        model = _load(_stage_class(model_class, target, progress), folder, model_config, dtype)
+    stage = _finish(model, target)
     _settle(stage, progress)
     return stage
 
@@ -140,20 +140,20 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
     return model_class, config
 
 
-def _stage_class(model_class: Any, order: _Order, progress: Progress) -> Any:
+def _stage_class(model_class: Any, target: _Target, progress: Progress) -> Any:
     """A subclass that drops what other stages own, checks the memory, and reads only what is left."""
 
     class Stage(model_class):  # type: ignore[misc]
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
-            self.histrio_relay = splice(self, order.spec)
-            measure(order.device).check_weights(count_weights(self) * order.dtype.itemsize, order.spec)
+            self.histrio_relay = splice(self, target.spec)
+            measure(target.device).check_weights(count_weights(self) * target.dtype.itemsize, target.spec)
 
         @staticmethod
         def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], settings: Any, **kwargs: Any) -> Any:
             # Given to `from_pretrained`, the device would call for the package accelerate.
-            settings = replace(settings, device_map={"": order.device})
-            with _open_tensors(files, _other_layers(model, order.spec), progress) as tensors:
+            settings = replace(settings, device_map={"": target.device})
+            with _open_tensors(files, _other_layers(model, target.spec), progress) as tensors:
                 return model_class._load_pretrained_model(model, tensors, files, settings, **kwargs)
 
     # transformers looks some things up by the class's name
@@ -185,13 +185,13 @@ def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> An
     return model
 
 
-def _finish(model: Any, order: _Order) -> StageModel:
+def _finish(model: Any, target: _Target) -> StageModel:
     relay: Relay = vars(model).pop("histrio_relay")
-    structure = prepare(model, order.spec)
-    model.to(order.device)
-    param_bytes = count_weights(model) * order.dtype.itemsize
+    structure = prepare(model, target.spec)
+    model.to(target.device)
+    param_bytes = count_weights(model) * target.dtype.itemsize
     store_latents(model)
-    return StageModel(model, structure, relay, order.dtype, order.device, param_bytes)
+    return StageModel(model, structure, relay, target.dtype, target.device, param_bytes)
 
 
 def _settle(stage: StageModel, progress: Progress) -> None:

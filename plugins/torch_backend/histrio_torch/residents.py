@@ -199,14 +199,14 @@ class Residents:
         """Give the set's first seats to the members, where possible their own."""
         own = seats[members] - known.first_seat
         stays = (seats[members] >= 0) & (own >= 0) & (own < len(members))
-        order = np.full(len(members), -1)
-        order[own[stays]] = members[stays]
-        is_new = order < 0
-        order[is_new] = members[~stays]
+        seated = np.full(len(members), -1)
+        seated[own[stays]] = members[stays]
+        is_new = seated < 0
+        seated[is_new] = members[~stays]
         here = slice(known.first_seat, known.first_seat + len(members))
-        known.members, known.stale = order, is_new | (self._ends[here] < 0)
-        self._blocks[here, : known.capacity] = rows.blocks_of(order, known.capacity)
-        self._ends[here] = rows.start[order] + rows.count[order]
+        known.members, known.stale = seated, is_new | (self._ends[here] < 0)
+        self._blocks[here, : known.capacity] = rows.blocks_of(seated, known.capacity)
+        self._ends[here] = rows.start[seated] + rows.count[seated]
         known.step += 1
 
     def _add(self, num_seats: int, capacity: int) -> ResidentRows:

@@ -52,11 +52,11 @@ class VllmEngine(HostedEngine):
         dtype = str(config.model_config.dtype).removeprefix("torch.")
         return EngineCapacity(spec.sizes.max_batch_size, longest, num_tokens, dtype, [Capability.LOGPROBS])
 
-    async def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
-        prompt: dict[str, Any] = {"prompt_token_ids": order.ids}
-        if order.ask.cache_salt:
-            prompt["cache_salt"] = order.ask.cache_salt
-        async for said in self._engine.generate(prompt, _sampling_params(order), name):
+    async def _generate(self, command: Generate, name: str) -> AsyncIterator[Piece]:
+        prompt: dict[str, Any] = {"prompt_token_ids": command.ids}
+        if command.ask.cache_salt:
+            prompt["cache_salt"] = command.ask.cache_salt
+        async for said in self._engine.generate(prompt, _sampling_params(command), name):
             yield _piece(said)
 
     def _abort(self, name: str) -> None:
@@ -95,19 +95,19 @@ def _settings(spec: StageSpec, options: VllmOptions, dtype: str, longest: int) -
     }
 
 
-def _sampling_params(order: Generate) -> Any:
+def _sampling_params(command: Generate) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    fields = msgspec.convert(order.ask.sampling, VllmFields)
+    fields = msgspec.convert(command.ask.sampling, VllmFields)
     given = {name: getattr(fields, name) for name in VllmFields.__struct_fields__}
     given["logit_bias"] = {int(token): bias for token, bias in fields.logit_bias.items()} or None
     given["logprobs"] = 0 if fields.logprobs else None
     return SamplingParams(
         **given,
-        max_tokens=order.max_total_tokens - len(order.ids),
+        max_tokens=command.max_total_tokens - len(command.ids),
         ignore_eos=True,
-        stop_token_ids=order.ask.end_ids,
+        stop_token_ids=command.ask.end_ids,
         detokenize=False,
         output_kind=RequestOutputKind.DELTA,
     )

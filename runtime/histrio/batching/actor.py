@@ -142,8 +142,8 @@ class BatchingActor(Actor[ToBatching]):
         while len(self._in_flight) < num_micro_batches + self._spec.num_ahead:
             plan = scheduler.plan(num_micro_batches, is_ahead=len(self._in_flight) >= num_micro_batches)
             self._settle_blocks(scheduler, plan)
-            for order in plan.orders if plan is not None else scheduler.take_orders():
-                self._tell(_FIRST_STAGE, order)
+            for command in plan.commands if plan is not None else scheduler.take_commands():
+                self._tell(_FIRST_STAGE, command)
             if plan is None:
                 break
             self._in_flight[plan.step] = plan
@@ -200,15 +200,15 @@ class BatchingActor(Actor[ToBatching]):
             log.exception("nothing is guessed ahead: drafter %r cannot be made", self._spec.drafter)
             return None
 
-    def _take(self, order: Generate, scheduler: Scheduler) -> None:
+    def _take(self, command: Generate, scheduler: Scheduler) -> None:
         """Queue the request, unless a replica that came back smaller cannot hold it any more."""
         longest = scheduler.limits.max_sequence_length
-        if order.max_total_tokens <= longest:
-            scheduler.add(order)
+        if command.max_total_tokens <= longest:
+            scheduler.add(command)
             return
 
         error = EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
-        row = TokenRow.failed(order.request, str(error), error.code)
+        row = TokenRow.failed(command.request, str(error), error.code)
         self._tell(ADMISSION, Tokens(self._epoch, [row]))
 
     def _start(self, start: Start) -> None:

@@ -31,7 +31,7 @@ def token_row(
     parts: list[Extras] = []
     if not sequence.has_reported:
         sequence.has_reported = True
-        num_cached = min(sequence.num_cached_tokens, sequence.order.num_prompt_tokens)
+        num_cached = min(sequence.num_cached_tokens, sequence.command.num_prompt_tokens)
         parts += [Extras(num_cached_tokens=num_cached), *sequence.extras] if num_cached else sequence.extras
     if extras is not None:
         parts.append(extras.cut(len(ids)))

@@ -1,6 +1,6 @@
 """The sequences of one replica: the waiting ones by rank, and the running ones in slots.
 
-A sequence that takes a slot, or leaves it, causes orders to the stages; they are kept until a plan carries them.
+A sequence that takes a slot, or leaves it, causes commands to the stages; they are kept until a plan carries them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from histrio.batching.lease import BlockLease
 from histrio.batching.sequence import Sequence
-from histrio.batching.step_plan import SchedulerLimits, StageOrder
+from histrio.batching.step_plan import SchedulerLimits, StageCommand
 from histrio.messages import Close, Open, RequestState
 
 __all__ = ["Roster"]
@@ -33,7 +33,7 @@ class Roster:
         self._lease = lease
         self._on_vacated = on_vacated
         self._free_slots = list(range(limits.max_rows - 1, -1, -1))
-        self._orders: list[StageOrder] = []
+        self._commands: list[StageCommand] = []
 
     @property
     def num_free_slots(self) -> int:
@@ -53,7 +53,7 @@ class Roster:
         sequence.state = RequestState.PREFILLING
         sequence.num_cached_tokens = sequence.progress.computed
         self.running.append(sequence)
-        self._orders.append(_open(sequence))
+        self._commands.append(_open(sequence))
 
     def preempt(self, sequence: Sequence) -> None:
         """A running sequence gives slot and blocks back, and waits to be computed again."""
@@ -71,14 +71,14 @@ class Roster:
             self.waiting.remove(sequence)
             self._lease.release(sequence.request, sequence.forget_blocks())
 
-    def order(self, order: StageOrder) -> None:
-        """Queue an order to the stages, behind the orders that are queued already."""
-        self._orders.append(order)
+    def queue(self, command: StageCommand) -> None:
+        """Queue a command to the stages, behind the commands that are queued already."""
+        self._commands.append(command)
 
-    def take_orders(self) -> list[StageOrder]:
-        """Orders that no plan has carried yet."""
-        orders, self._orders = self._orders, []
-        return orders
+    def take_commands(self) -> list[StageCommand]:
+        """Commands that no plan has carried yet."""
+        commands, self._commands = self._commands, []
+        return commands
 
     def check_integrity(self) -> None:
         """Raise AssertionError if slots, blocks or queues disagree."""
@@ -93,13 +93,13 @@ class Roster:
 
     def _wait(self, sequence: Sequence) -> None:
         sequence.is_matched = not self._limits.has_prefix_cache
-        sequence.is_prepared = sequence.order.ask.grammar is None
+        sequence.is_prepared = sequence.command.ask.grammar is None
         insort(self.waiting, sequence, key=_rank)
 
     def _vacate(self, sequence: Sequence) -> None:
         """Free the slot. Steps already issued stay valid, because links are first in, first out."""
         self.running.remove(sequence)
-        self._orders.append(Close(sequence.slot))
+        self._commands.append(Close(sequence.slot))
         self._free_slots.append(sequence.slot)
         sequence.slot = -1
         self._lease.release(sequence.request, sequence.forget_blocks())
@@ -107,17 +107,17 @@ class Roster:
 
 
 def _open(sequence: Sequence) -> Open:
-    order = sequence.order
+    command = sequence.command
     return Open(
         slot=sequence.slot,
         ids=list(sequence.ids),
-        num_prompt_tokens=order.num_prompt_tokens,
-        ask=order.ask,
-        seed=order.seed,
-        choice=order.choice,
+        num_prompt_tokens=command.num_prompt_tokens,
+        ask=command.ask,
+        seed=command.seed,
+        choice=command.choice,
         num_cached_tokens=sequence.num_cached_tokens,
         sampler_state=sequence.sampler_state,
-        request=order.request,
+        request=command.request,
     )
 
 

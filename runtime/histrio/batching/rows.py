@@ -49,7 +49,7 @@ class RowMaker:
             sequence.progress.begin_at(start)
             self._roster.enter(sequence)
             if source is not None:
-                self._roster.order(Copy([source], [new_ids[0]]))
+                self._roster.queue(Copy([source], [new_ids[0]]))
                 self.num_forks += 1
             new_ids = sequence.block_ids + new_ids  # the stages hear of the shared ones too
             sequence.block_ids = list(new_ids)
@@ -80,13 +80,13 @@ class RowMaker:
 
     def _block_to_copy(self, sequence: Sequence) -> int | None:
         """The block that the prompt ends in, if another choice of the same request has computed it."""
-        order, size = sequence.order, self._limits.block_size
-        leader = self._roster.by_request.get(order.leader)
+        command, size = sequence.command, self._limits.block_size
+        leader = self._roster.by_request.get(command.leader)
         if leader is None or leader is sequence or not self._limits.can_copy:
             return None
 
         num_known = len(sequence.ids) - 1
-        is_fresh = len(sequence.ids) == order.num_prompt_tokens and len(sequence.block_ids) == num_known // size
+        is_fresh = len(sequence.ids) == command.num_prompt_tokens and len(sequence.block_ids) == num_known // size
         if not is_fresh or leader.slot < 0 or leader.progress.computed < num_known or num_known % size == 0:
             return None
         return leader.block_ids[num_known // size]
@@ -94,7 +94,7 @@ class RowMaker:
     def _allocate(self, sequence: Sequence, end: int) -> list[int] | None:
         """Blocks for the tokens up to `end`; None if kv has to grant some first, or a sequence to be preempted."""
         if not self._settings.enable_preemption:
-            end = sequence.order.max_total_tokens
+            end = sequence.command.max_total_tokens
         num_blocks = -(-end // self._limits.block_size) - len(sequence.block_ids)
         if num_blocks <= 0:
             return []

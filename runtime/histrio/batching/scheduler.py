@@ -22,7 +22,7 @@ from histrio.batching.rows import RowMaker
 from histrio.batching.sequence import Sequence
 from histrio.batching.speculation.cost import CostModel
 from histrio.batching.speculation.speculation import Speculation
-from histrio.batching.step_plan import Batch, Plan, SchedulerLimits, StageOrder
+from histrio.batching.step_plan import Batch, Plan, SchedulerLimits, StageCommand
 from histrio.contracts.policy import by_priority
 from histrio.messages import Generate, Match, Prepare, RequestState, Sealed, StepResult, TokenRow
 
@@ -37,7 +37,7 @@ _MOST_SCORED = 128
 class Scheduler:
     """Waiting and running sequences of one replica.
 
-    `handicap` tells how many later requests may enter before an order: it is finite, so no sequence waits for ever.
+    `handicap` tells how many later requests may enter before a command: it is finite, so no sequence waits for ever.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class Scheduler:
         tokens = min(pending, self.limits.max_step_tokens)
         return tokens // self.limits.block_size + min(len(roster.by_request), self.limits.max_rows)
 
-    def add(self, order: Generate) -> None:
+    def add(self, command: Generate) -> None:
         """A new or replayed request waits behind those that its handicap does not let it overtake."""
         self._num_arrived += 1
-        handicap = self._handicap(order)
-        sequence = Sequence.from_order(order)
+        handicap = self._handicap(command)
+        sequence = Sequence.from_command(command)
         sequence.rank = (self._num_arrived + handicap, handicap)
         self._roster.add(sequence)
 
@@ -191,9 +191,9 @@ class Scheduler:
         if self.speculation is not None and self.cost.is_trusted:
             self.speculation.settle(plan, busy_s)
 
-    def take_orders(self) -> list[StageOrder]:
-        """Orders for the stages that no plan has carried yet (when nothing is left to plan)."""
-        return self._roster.take_orders()
+    def take_commands(self) -> list[StageCommand]:
+        """Commands for the stages that no plan has carried yet (when nothing is left to plan)."""
+        return self._roster.take_commands()
 
     def take_matches(self) -> list[Match]:
         """Questions for kv, of sequences that could enter next."""
@@ -278,17 +278,17 @@ class Scheduler:
         return min(num_left, max(fitting, self.limits.block_size) if is_first else fitting)
 
     def _ask(self, sequence: Sequence) -> None:
-        order = sequence.order
-        if order.ask.grammar is not None and not sequence.is_prepared:
+        command = sequence.command
+        if command.ask.grammar is not None and not sequence.is_prepared:
             sequence.is_preparing = True
-            self._roster.order(Prepare(order.request, order.ask.grammar, sequence.ids[order.num_prompt_tokens :]))
+            self._roster.queue(Prepare(command.request, command.ask.grammar, sequence.ids[command.num_prompt_tokens :]))
         if sequence.is_matched:
             return
 
         sequence.is_matching = True
         # A prompt whose tokens are to be scored has to be computed, even where kv knows its blocks.
         ids = [] if sequence.wants_scores else list(sequence.ids)
-        self._matches.append(Match(sequence.request, ids, order.ask.cache_salt))
+        self._matches.append(Match(sequence.request, ids, command.ask.cache_salt))
 
     def _draft(self, max_rows: int) -> None:
         """Have tokens drafted for the sequences that decode in this step."""
@@ -322,7 +322,7 @@ class Scheduler:
 
     def _may_gain_several(self, sequence: Sequence) -> bool:
         """Whether a step may give the sequence more than one token."""
-        if sequence.order.ask.grammar is not None or sequence.drafted.ids:
+        if sequence.command.ask.grammar is not None or sequence.drafted.ids:
             return True
         return self.speculation is not None and self.speculation.may_draft(sequence)
 
@@ -345,7 +345,7 @@ class Scheduler:
                 drafts.extend(sequence.drafted.ids)
         return Plan(
             step=self._step,
-            orders=self.take_orders(),
+            commands=self.take_commands(),
             rows=batch.rows,
             ids=ids,
             sequences=batch.members,

@@ -19,7 +19,7 @@ class Sequence:
           |== computed ==|~~ in flight ~~|... pending ...|      pending > 1: prefilling, pending == 1: decoding
     """
 
-    order: Generate
+    command: Generate
     ids: list[int]
     state: RequestState = RequestState.WAITING
     block_ids: list[int] = field(default_factory=list)
@@ -53,21 +53,21 @@ class Sequence:
     """Ids that end the text, `eos_ids` included."""
 
     @classmethod
-    def from_order(cls, order: Generate) -> Sequence:
-        """A waiting sequence; after a failure `order.ids` already holds delivered tokens."""
+    def from_command(cls, command: Generate) -> Sequence:
+        """A waiting sequence; after a failure `command.ids` already holds delivered tokens."""
         return cls(
-            order,
-            list(order.ids),
-            sampler_state=order.sampler_state,
-            drafted=Drafted(next_look=order.max_total_tokens if order.ask.max_speculation == 0 else 0),
-            eos_ids=frozenset(order.ask.eos_ids),
-            end_ids=frozenset(order.ask.end_ids),
+            command,
+            list(command.ids),
+            sampler_state=command.sampler_state,
+            drafted=Drafted(next_look=command.max_total_tokens if command.ask.max_speculation == 0 else 0),
+            eos_ids=frozenset(command.ask.eos_ids),
+            end_ids=frozenset(command.ask.end_ids),
         )
 
     @property
     def request(self) -> int:
         """The request's id at the front."""
-        return self.order.request
+        return self.command.request
 
     @property
     def num_pending_tokens(self) -> int:
@@ -77,24 +77,24 @@ class Sequence:
     @property
     def may_have_drafts(self) -> bool:
         """Whether its request allows drafts."""
-        return self.order.ask.max_speculation != 0
+        return self.command.ask.max_speculation != 0
 
     @property
     def num_useful_drafts(self) -> int:
         """Most useful drafts: more would be cut off by the end of the answer, or exceed the request's bound."""
-        num_left = self.order.max_total_tokens - len(self.ids) - 1
-        most = self.order.ask.max_speculation
+        num_left = self.command.max_total_tokens - len(self.ids) - 1
+        most = self.command.ask.max_speculation
         return num_left if most is None else min(num_left, most)
 
     @property
     def end(self) -> int:
         """Length at which the sequence ends in any case."""
-        return self.order.trial_end or self.order.max_total_tokens
+        return self.command.trial_end or self.command.max_total_tokens
 
     @property
     def wants_scores(self) -> bool:
         """Whether log probabilities of its prompt are to be told and have not been."""
-        return not self.has_reported and self.order.num_prompt_logprobs is not None
+        return not self.has_reported and self.command.num_prompt_logprobs is not None
 
     def share(self, block_ids: list[int], block_size: int) -> None:
         """Begin with blocks that hold the first tokens already."""
@@ -121,7 +121,7 @@ class Sequence:
 
     def take(self, ids: list[int]) -> list[int]:
         """Add drawn tokens, up to the one that ends the text; returns the added tokens."""
-        num_left = self.order.max_total_tokens - len(self.ids)
+        num_left = self.command.max_total_tokens - len(self.ids)
         if len(ids) >= num_left or not self.end_ids.isdisjoint(ids):
             ids = self._up_to_end(ids[:num_left])
         else:

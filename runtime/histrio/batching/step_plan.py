@@ -10,10 +10,10 @@ from histrio.config.settings import BatchingSettings, SpeculationSettings
 from histrio.contracts.sampler import DraftProbs
 from histrio.messages import Close, Copy, Open, Prepare, Row, Sealed
 
-__all__ = ["Batch", "Plan", "SchedulerLimits", "StageOrder"]
+__all__ = ["Batch", "Plan", "SchedulerLimits", "StageCommand"]
 
-StageOrder = Open | Close | Copy | Prepare
-"""An order to the stages besides steps."""
+StageCommand = Open | Close | Copy | Prepare
+"""A command to the stages besides steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,10 @@ class SchedulerLimits:
 
 @dataclass(slots=True)
 class Plan:
-    """One step to run: the orders and rows for the stages, in this order, and the sequences of the rows."""
+    """One step to run: the commands and rows for the stages, in this order, and the sequences of the rows."""
 
     step: int
-    orders: list[StageOrder]
+    commands: list[StageCommand]
     rows: list[Row]
     ids: list[int]
     sequences: list[Sequence]

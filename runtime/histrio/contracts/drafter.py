@@ -37,7 +37,7 @@ class Draft:
 class Drafter(Protocol):
     """The drafter of one replica. A sequence is known by its request's number."""
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """A sequence starts to decode, with these tokens so far: prompt and what was generated."""
 
     def extend(self, request: int, ids: Sequence[int]) -> None:

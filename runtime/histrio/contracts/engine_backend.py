@@ -46,14 +46,14 @@ class EngineBackend(Protocol):
         same way.
         """
 
-    def submit(self, order: Generate) -> None:
-        """Run a request until it ends: FINISHED_EOS after an id of `order.ask.eos_ids`, FINISHED_STOP after one of
-        `order.ask.stop_ids`, FINISHED_MAX_LENGTH at `max_total_tokens`. The id that ended it is part of its tokens.
-        Fields were checked against `EngineFactory.fields`. `order.request` is a number of this one run, of up to 63
+    def submit(self, command: Generate) -> None:
+        """Run a request until it ends: FINISHED_EOS after an id of `command.ask.eos_ids`, FINISHED_STOP after one of
+        `command.ask.stop_ids`, FINISHED_MAX_LENGTH at `max_total_tokens`. The id that ended it is part of its tokens.
+        Fields were checked against `EngineFactory.fields`. `command.request` is a number of this one run, of up to 63
         bits.
 
         With more `ids` than `num_prompt_tokens` it goes on with an answer: what follows `ids` is told, and nothing of
-        them again. Raises `RequestError` for an order it cannot run, which ends that request alone.
+        them again. Raises `RequestError` for a command it cannot run, which ends that request alone.
         """
 
     def abort(self, request: int) -> None:

@@ -25,9 +25,9 @@ PLACES_PER_PRIORITY = 32
 """How many later requests may overtake one for each step of its priority, unless an option says otherwise."""
 
 
-def by_priority(order: Generate, places_per_priority: int = PLACES_PER_PRIORITY) -> int:
+def by_priority(command: Generate, places_per_priority: int = PLACES_PER_PRIORITY) -> int:
     """The handicap of a request's priority: each step down lets at most so many later ones overtake."""
-    return places_per_priority * order.ask.priority
+    return places_per_priority * command.ask.priority
 
 
 class BatchingPolicy(Protocol):
@@ -44,7 +44,7 @@ class BatchingPolicy(Protocol):
     def __init__(self, options: Any) -> None:
         """`options` is an instance of `self.options`."""
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """How many later requests without handicap may enter before this one: 0 for none. Asked once per request.
 
         A bounded count, not a comparison: at most this many later requests can overtake, so none starves.

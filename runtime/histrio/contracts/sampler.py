@@ -147,7 +147,7 @@ class SampledIds(Protocol):
 class DraftSampler(Protocol):
     """The last stage's samplers, in the hands of a drafter that computes logits of its own."""
 
-    def open(self, order: Open) -> None:
+    def open(self, command: Open) -> None:
         """A sequence takes a slot. Raises `RequestError` for a field that no sampler honours."""
 
     def close(self, slot: int) -> None:

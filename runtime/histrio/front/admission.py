@@ -85,11 +85,11 @@ class AdmissionActor(Actor[ToAdmission]):
 
         now = self._clock()
         deadline = now + (submission.timeout_s or self._request_timeout_s)
-        orders = self._table.accept(submission)
-        streams = [self._open(order, deadline, now) for order in orders]
+        commands = self._table.accept(submission)
+        streams = [self._open(command, deadline, now) for command in commands]
         try:
             # What cannot cross a link is refused while its client can be told; ids were checked, and are long.
-            encode(BATCHING, msgspec.structs.replace(orders[0], ids=[]))
+            encode(BATCHING, msgspec.structs.replace(commands[0], ids=[]))
         except WireError as error:
             log.warning("a request is refused: %s", error)
             for stream in streams:
@@ -139,12 +139,12 @@ class AdmissionActor(Actor[ToAdmission]):
             case _:
                 refuse("admission", message)
 
-    def _open(self, order: Generate, deadline: float, now: float) -> RequestStream:
-        request = order.request
+    def _open(self, command: Generate, deadline: float, now: float) -> RequestStream:
+        request = command.request
         stream = RequestStream(
-            order.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._is_recovering
+            command.num_prompt_tokens, lambda state: self._cancel(request, state), lambda: self._is_recovering
         )
-        self._table.add(Ticket(order, deadline, stream.push, accepted_s=now))
+        self._table.add(Ticket(command, deadline, stream.push, accepted_s=now))
         self.status.num_unfinished = len(self._table)
         return stream
 
@@ -164,23 +164,23 @@ class AdmissionActor(Actor[ToAdmission]):
 
     def _send_next(self) -> None:
         """Hand on what the engine may have now."""
-        while self._epoch is not None and (orders := self._table.next_orders()):
+        while self._epoch is not None and (commands := self._table.next_commands()):
             self._tell_trial()
-            for order in orders:
-                self._send(order)
+            for command in commands:
+                self._send(command)
         self._tell_trial()
 
-    def _send(self, order: Generate) -> None:
-        """An order that cannot be sent ends alone: those behind it are sent all the same."""
+    def _send(self, command: Generate) -> None:
+        """A command that cannot be sent ends alone: those behind it are sent all the same."""
         try:
-            self._tell(BATCHING, order)
+            self._tell(BATCHING, command)
         except Exception:
-            log.exception("request %d cannot be sent to the engine, so it ends", order.request)
-            self._table.fail(order.request, EngineError("the request cannot be sent to the engine"))
-            self._table.unsent(order.request)
+            log.exception("request %d cannot be sent to the engine, so it ends", command.request)
+            self._table.fail(command.request, EngineError("the request cannot be sent to the engine"))
+            self._table.unsent(command.request)
 
     def _tell_trial(self) -> None:
-        """Tell root which request is alone in the engine, before the order arrives there."""
+        """Tell root which request is alone in the engine, before the command arrives there."""
         trial = OnTrial(self._table.on_trial, self._table.on_trial != 0 and self._table.has_got_on)
         if trial == self._told_trial:
             return

@@ -1,6 +1,6 @@
 """The table of unfinished requests: credits, deadlines, and the tokens already delivered.
 
-It is what makes a crash of the engine invisible: `next_orders` gives every unfinished request again, with the prompt
+It is what makes a crash of the engine invisible: `next_commands` gives every unfinished request again, with the prompt
 followed by the tokens its client already has, so that generation goes on where it was. `trials.py` says in which order.
 """
 
@@ -32,9 +32,9 @@ _BROKE_ENGINE = (
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """One accepted request: its order, the delivered tokens, and its listener."""
+    """One accepted request: its command, the delivered tokens, and its listener."""
 
-    order: Generate
+    command: Generate
     deadline: float
     """Clock at which the request ends with ERROR."""
     listener: Callable[[TokenRow], None]
@@ -51,12 +51,12 @@ class Ticket:
     @property
     def num_known_tokens(self) -> int:
         """Prompt and delivered tokens."""
-        return len(self.order.ids) + len(self.delivered)
+        return len(self.command.ids) + len(self.delivered)
 
     @property
     def end(self) -> int:
         """Length at which the request has all tokens that it asked for."""
-        return self.order.max_total_tokens
+        return self.command.max_total_tokens
 
     def note(self, extras: Extras) -> None:
         """Keep what its end is told with, and what a replay needs."""
@@ -68,14 +68,14 @@ class Ticket:
     def record(self, submission: Submission, state: RequestState, code: str, now: float) -> FinishedRequest:
         """The record of the request for hooks, at its end."""
         return FinishedRequest(
-            request=self.order.request,
-            choice=self.order.choice,
+            request=self.command.request,
+            choice=self.command.choice,
             id=submission.id,
             key=submission.key,
             user=submission.user,
             state=state,
             code=code,
-            num_prompt_tokens=self.order.num_prompt_tokens,
+            num_prompt_tokens=self.command.num_prompt_tokens,
             num_tokens=len(self.delivered),
             num_cached_tokens=self.num_cached_tokens,
             num_drafted=self.num_drafted,
@@ -131,7 +131,7 @@ class RequestTable:
         return Load(len(self._tickets), self.max_unfinished_requests, self.num_tokens, self.num_cache_tokens)
 
     def accept(self, submission: Submission) -> list[Generate]:
-        """An order per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
+        """A command per choice, with credits taken for all of them. Raises `Overloaded` and takes none."""
         if len(self._tickets) + submission.num_choices > self.max_unfinished_requests:
             raise Overloaded(f"all {self.max_unfinished_requests} request slots are taken; try again shortly")
         self._policy.admit(submission, self.load)
@@ -139,16 +139,17 @@ class RequestTable:
         seed = submission.ask.seed if submission.ask.seed is not None else self._draw_seed()
         first = self._next_request
         self._next_request += submission.num_choices
-        orders = [self._order(submission, first + choice, seed, choice) for choice in range(submission.num_choices)]
+        choices = range(submission.num_choices)
+        commands = [self._make_command(submission, first + choice, seed, choice) for choice in choices]
         self._accepted[first] = _Accepted(submission, submission.num_choices)
-        leader = first if len(orders) > 1 else 0
-        return [replace(order, leader=leader) for order in orders] if leader else orders
+        leader = first if len(commands) > 1 else 0
+        return [replace(command, leader=leader) for command in commands] if leader else commands
 
     def add(self, ticket: Ticket) -> None:
-        """An accepted order gets its listener."""
-        self._tickets[ticket.order.request] = ticket
-        self._trials.add(ticket.order.request)
-        self.num_tokens += ticket.order.max_total_tokens
+        """An accepted command gets its listener."""
+        self._tickets[ticket.command.request] = ticket
+        self._trials.add(ticket.command.request)
+        self.num_tokens += ticket.command.max_total_tokens
 
     def deliver(self, row: TokenRow) -> None:
         """Pass new tokens to the listener; the credit returns with the last ones."""
@@ -198,19 +199,19 @@ class RequestTable:
         """Requests that have yet to be tried alone."""
         return self._trials.num_suspects
 
-    def next_orders(self) -> list[Generate]:
+    def next_commands(self) -> list[Generate]:
         """Requests to send to the engine now; ask again after every event that may have ended a trial. Suspects come
         alone and are bounded to a few tokens, at which the engine itself ends them."""
-        orders = [_resumed(self._tickets[request]) for request in self._trials.take()]
-        if not orders or not self._trials.current:
-            return orders
+        commands = [_resumed(self._tickets[request]) for request in self._trials.take()]
+        if not commands or not self._trials.current:
+            return commands
 
-        (order,) = orders
-        self._is_trial_bounded = self.can_continue(order.ask.sampling)
-        end = len(order.ids) + TRIAL_TOKENS
-        if not self._is_trial_bounded or end >= order.max_total_tokens:
-            return orders
-        return [replace(order, trial_end=end)]
+        (command,) = commands
+        self._is_trial_bounded = self.can_continue(command.ask.sampling)
+        end = len(command.ids) + TRIAL_TOKENS
+        if not self._is_trial_bounded or end >= command.max_total_tokens:
+            return commands
+        return [replace(command, trial_end=end)]
 
     def needs_cancel(self, request: int) -> bool:
         """Whether the engine must be told that a request has ended for its client. A request on a trial that has an
@@ -240,7 +241,7 @@ class RequestTable:
                 self.fail(request, errors[request])
         self._trials.down(suspects, is_current_alive=self._trials.current in self._tickets)
         for request, ticket in list(self._tickets.items()):
-            if ticket.delivered and not self.can_continue(ticket.order.ask.sampling):
+            if ticket.delivered and not self.can_continue(ticket.command.ask.sampling):
                 text = "the engine was lost, and another cannot continue this answer; send the request again"
                 self.fail(request, EngineRestarted(text))
         return errors
@@ -269,7 +270,7 @@ class RequestTable:
         self._pass_on(TokenRow.failed(request, str(error), error.code))
 
     def unsent(self, request: int) -> None:
-        """An order could not be handed on: whatever becomes of its request, the engine does not have it."""
+        """A command could not be handed on: whatever becomes of its request, the engine does not have it."""
         if request == self._trials.current:
             self._trials.over()
 
@@ -291,17 +292,17 @@ class RequestTable:
 
     def _reference(self, request: int) -> str:
         """The id by which client and log name a request."""
-        order = self._tickets[request].order
-        accepted = self._accepted.get(order.leader or request)
+        command = self._tickets[request].command
+        accepted = self._accepted.get(command.leader or request)
         return (accepted.submission.id if accepted is not None else "") or f"request {request}"
 
     def _end(self, ticket: Ticket, state: RequestState, code: str) -> None:
         """Return the credit, and tell the policies and hooks that count."""
-        order = ticket.order
-        del self._tickets[order.request]
-        self._trials.forget(order.request)
-        self.num_tokens -= order.max_total_tokens
-        first = order.leader or order.request
+        command = ticket.command
+        del self._tickets[command.request]
+        self._trials.forget(command.request)
+        self.num_tokens -= command.max_total_tokens
+        first = command.leader or command.request
         accepted = self._accepted.get(first)
         if accepted is None:
             return
@@ -313,7 +314,7 @@ class RequestTable:
             self._policy.finished(accepted.submission)
 
     @staticmethod
-    def _order(submission: Submission, request: int, seed: int, choice: int) -> Generate:
+    def _make_command(submission: Submission, request: int, seed: int, choice: int) -> Generate:
         return Generate(
             request=request,
             ids=submission.ids,
@@ -326,12 +327,12 @@ class RequestTable:
 
 
 def _resumed(ticket: Ticket) -> Generate:
-    """The order of a request for a new engine: its prompt and its delivered tokens."""
-    order, delivered = ticket.order, ticket.delivered
+    """The command of a request for a new engine: its prompt and its delivered tokens."""
+    command, delivered = ticket.command, ticket.delivered
     if not delivered:
-        return order
+        return command
     return replace(
-        order,
-        ids=order.ids + delivered,
+        command,
+        ids=command.ids + delivered,
         sampler_state=ticket.sampler_state,
     )

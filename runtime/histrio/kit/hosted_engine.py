@@ -30,14 +30,15 @@ class HostedEngine(ABC):
         self._longest = 0
         """Most tokens of a prompt and its answer; `open` sets it."""
 
-    def submit(self, order: Generate) -> None:
+    def submit(self, command: Generate) -> None:
         """Start a stream. Raises `ContextLengthExceeded`."""
         assert self._thread is not None, "open() comes first"
         assert self._streams is not None
-        if order.max_total_tokens > self._longest:
-            raise ContextLengthExceeded(f"the engine has room for {self._longest} tokens, not {order.max_total_tokens}")
+        if command.max_total_tokens > self._longest:
+            num_tokens = command.max_total_tokens
+            raise ContextLengthExceeded(f"the engine has room for {self._longest} tokens, not {num_tokens}")
 
-        self._thread.call(self._streams.start, order)
+        self._thread.call(self._streams.start, command)
 
     def abort(self, request: int) -> None:
         """Stop a stream, if it still runs."""
@@ -89,7 +90,7 @@ class HostedEngine(ABC):
             self._events.failed(text)
 
     @abstractmethod
-    def _generate(self, order: Generate, name: str) -> AsyncIterator[Piece]:
+    def _generate(self, command: Generate, name: str) -> AsyncIterator[Piece]:
         """Run a request under this name."""
 
     @abstractmethod

@@ -54,36 +54,36 @@ class Streams:
         self._rows: list[TokenRow] = []
         """Told once every task that the engine has woken has had its turn."""
 
-    def start(self, order: Generate) -> None:
+    def start(self, command: Generate) -> None:
         """Run a request."""
-        self._tasks[order.request] = asyncio.get_running_loop().create_task(self._run(order))
+        self._tasks[command.request] = asyncio.get_running_loop().create_task(self._run(command))
 
     def abort(self, request: int) -> None:
         """Tell nothing more of it, and have the engine forget it. Its task goes on until the engine has."""
         if self._tasks.pop(request, None) is not None:
             self._abort(_name(request))
 
-    async def _run(self, order: Generate) -> None:
-        name, num_known = _name(order.request), len(order.ids)
+    async def _run(self, command: Generate) -> None:
+        name, num_known = _name(command.request), len(command.ids)
         try:
-            async for piece in self._generate(order, name):
-                if order.request not in self._tasks:
+            async for piece in self._generate(command, name):
+                if command.request not in self._tasks:
                     # An abort that came before the engine knew the request was lost on it.
                     if not piece.ended:
                         self._abort(name)
                     continue
-                row = make_row(order, num_known, piece)
+                row = make_row(command, num_known, piece)
                 num_known += len(row.ids)
                 self._tell(row)
                 if row.state.is_finished and not piece.ended:
                     self._abort(name)
         except ValueError as error:
-            self._tell(_failure(order, str(error), RequestError.code))
+            self._tell(_failure(command, str(error), RequestError.code))
         except Exception as error:
             self._events.failed(f"{type(error).__name__}: {error}")
         finally:
-            if order.request in self._tasks:
-                self._tell(_failure(order, "the engine ended the request without a reason", EngineError.code))
+            if command.request in self._tasks:
+                self._tell(_failure(command, "the engine ended the request without a reason", EngineError.code))
 
     def _tell(self, row: TokenRow) -> None:
         if row.request not in self._tasks:
@@ -100,22 +100,22 @@ class Streams:
         self._events.tokens(rows)
 
 
-def make_row(order: Generate, num_known: int, piece: Piece) -> TokenRow:
+def make_row(command: Generate, num_known: int, piece: Piece) -> TokenRow:
     """What is told of `piece`, which follows `num_known` tokens: up to the id that ends the answer, and no further."""
-    ends = dict.fromkeys(order.ask.stop_ids, RequestState.FINISHED_STOP)
-    ends |= dict.fromkeys(order.ask.eos_ids, RequestState.FINISHED_EOS)
-    ids = piece.ids[: max(order.max_total_tokens - num_known, 0)]
+    ends = dict.fromkeys(command.ask.stop_ids, RequestState.FINISHED_STOP)
+    ends |= dict.fromkeys(command.ask.eos_ids, RequestState.FINISHED_EOS)
+    ids = piece.ids[: max(command.max_total_tokens - num_known, 0)]
     end = next((index for index, token in enumerate(ids) if token in ends), None)
     state = RequestState.DECODING
     if end is not None:
         ids, state = ids[: end + 1], ends[ids[end]]
-    elif num_known + len(ids) >= order.max_total_tokens:
+    elif num_known + len(ids) >= command.max_total_tokens:
         state = RequestState.FINISHED_MAX_LENGTH
     elif piece.ended:
-        failed = _failure(order, f"the engine ended the request: {piece.ended}", EngineError.code)
+        failed = _failure(command, f"the engine ended the request: {piece.ended}", EngineError.code)
         return replace(failed, ids=ids)
 
-    return TokenRow(order.request, ids, state, _extras(piece, len(ids)))
+    return TokenRow(command.request, ids, state, _extras(piece, len(ids)))
 
 
 def _extras(piece: Piece, num_ids: int) -> Extras | None:
@@ -125,8 +125,8 @@ def _extras(piece: Piece, num_ids: int) -> Extras | None:
     return Extras(logprobs=logprobs, num_cached_tokens=piece.num_cached_tokens)
 
 
-def _failure(order: Generate, reason: str, code: str) -> TokenRow:
-    return TokenRow.failed(order.request, reason[:_MOST_REASON_CHARS], code)
+def _failure(command: Generate, reason: str, code: str) -> TokenRow:
+    return TokenRow.failed(command.request, reason[:_MOST_REASON_CHARS], code)
 
 
 def _name(request: int) -> str:

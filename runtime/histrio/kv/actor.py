@@ -45,7 +45,7 @@ class KvActor(Actor[ToKv]):
         self._tell(ROOT, Ready(KV))
 
     def receive(self, message: ToKv) -> None:
-        """Handle one order of batching, or `Start`: an epoch begins with all blocks free."""
+        """Handle one command of batching, or `Start`: an epoch begins with all blocks free."""
         manager = self.manager
         match message:
             case LeaseBlocks(num_blocks):

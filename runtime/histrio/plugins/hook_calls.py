@@ -59,8 +59,8 @@ def find_implementations(plugin: object, owner: str) -> tuple[list[Implementatio
         else:
             takes = tuple(each for each in inspect.signature(function).parameters if each in _parameters(hook))
             found.append(Implementation(hook, owner, function, takes))
-    order = hook_names()
-    return sorted(found, key=lambda each: order.index(each.hook)), faults
+    known = hook_names()
+    return sorted(found, key=lambda each: known.index(each.hook)), faults
 
 
 def one_line(error: BaseException) -> str:

@@ -47,9 +47,9 @@ class ByPriority:
     def __init__(self, options: PriorityOptions) -> None:
         self._places_per_priority = options.places_per_priority
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """`places_per_priority` later requests for each step of its priority above 0."""
-        return by_priority(order, self._places_per_priority)
+        return by_priority(command, self._places_per_priority)
 
 
 class InOrder:
@@ -61,7 +61,7 @@ class InOrder:
     def __init__(self, options: NoOptions) -> None:
         """There is nothing to choose."""
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """Always 0: no later request may overtake."""
         return 0
 
@@ -88,10 +88,10 @@ class ShortestFirst:
     def __init__(self, options: ShortestFirstOptions) -> None:
         self._options = options
 
-    def handicap(self, order: Generate) -> int:
+    def handicap(self, command: Generate) -> int:
         """Later requests for its priority, and for its known tokens up to `most_places`."""
-        by_length = min(len(order.ids) // self._options.tokens_per_place, self._options.most_places)
-        return by_priority(order, self._options.places_per_priority) + by_length
+        by_length = min(len(command.ids) // self._options.tokens_per_place, self._options.most_places)
+        return by_priority(command, self._options.places_per_priority) + by_length
 
 
 class Credits:

@@ -21,18 +21,18 @@ _FAULTS = (Exception, SystemExit)
 
 
 def guarded_handicap(policy: BatchingPolicy) -> Callable[[Generate], int]:
-    """The policy's handicap of an order; that of its priority from the policy's first fault on."""
+    """The policy's handicap of a command; that of its priority from the policy's first fault on."""
     is_on = True
 
-    def handicap(order: Generate) -> int:
+    def handicap(command: Generate) -> int:
         nonlocal is_on
         if is_on:
             try:
-                return _checked_places(policy.handicap(order))
+                return _checked_places(policy.handicap(command))
             except _FAULTS as error:
                 is_on = False
                 _say("requests enter by priority from now on: batching policy %r (%s) failed", policy, error)
-        return by_priority(order)
+        return by_priority(command)
 
     return handicap
 

@@ -151,8 +151,8 @@ class ReplicaProcesses:
         for delay_s in _SPAWN_DELAYS_S:
             try:
                 self._make_room(spec.process)
-                order = msgspec.structs.replace(spec, front_endpoint=f"ipc://{self._front_socket}")
-                child = ChildSpec(_ENTRY, msgspec.to_builtins(order), spec.process)
+                started = msgspec.structs.replace(spec, front_endpoint=f"ipc://{self._front_socket}")
+                child = ChildSpec(_ENTRY, msgspec.to_builtins(started), spec.process)
                 return await spawn(child, python=self._pythons.get(role.process))
             except BackendError as error:
                 self._root.fail(error)

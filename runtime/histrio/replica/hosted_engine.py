@@ -66,7 +66,7 @@ class EngineActor(Actor[ToEngine]):
         self._tell(ROOT, EngineOpened(capacity))
 
     def receive(self, message: ToEngine) -> None:
-        """An order of the front, or news of the engine's threads."""
+        """A command of the front, or news of the engine's threads."""
         if self._is_closed:
             return
         match message:
@@ -106,26 +106,26 @@ class EngineActor(Actor[ToEngine]):
         self._num_submitted_tokens = self._num_generated_tokens = 0
         self._tell(ROOT, Allocated(ENGINE, start.epoch))
 
-    def _generate(self, order: Generate) -> None:
+    def _generate(self, command: Generate) -> None:
         if not self._epoch:
             return  # of an epoch that is over
 
         try:
-            if order.max_total_tokens > self._max_sequence_length:
+            if command.max_total_tokens > self._max_sequence_length:
                 longest = self._max_sequence_length
                 raise EngineError(f"the engine came back with room for {longest} tokens, which this request exceeds")
-            end = order.trial_end or order.max_total_tokens
-            run = self._run_of(order.request)
-            ask = _with_logprobs(order.ask)
+            end = command.trial_end or command.max_total_tokens
+            run = self._run_of(command.request)
+            ask = _with_logprobs(command.ask)
             self._backend.submit(
-                msgspec.structs.replace(order, request=run, max_total_tokens=end, ask=ask, trial_end=0)
+                msgspec.structs.replace(command, request=run, max_total_tokens=end, ask=ask, trial_end=0)
             )
         except (RequestError, EngineError) as error:
-            self._rows.append(TokenRow.failed(order.request, str(error), error.code))
+            self._rows.append(TokenRow.failed(command.request, str(error), error.code))
             return
 
-        self._unfinished.add(order.request)
-        self._num_submitted_tokens += len(order.ids)
+        self._unfinished.add(command.request)
+        self._num_submitted_tokens += len(command.ids)
 
     def _take(self, row: TokenRow) -> None:
         """Drop what belongs to a run of an earlier epoch, or to a request that has ended or was cancelled."""

@@ -373,10 +373,10 @@ class RootActor(Actor[ToRoot]):
         peers |= dict.fromkeys((ROOT, ADMISSION, METRICS), self._directory.process)
         self._awaited = {name for host in self._hosts.values() for name in host.actors}
         for host in self._hosts.values():
-            order = Start(self.epoch, size, peers, self._endpoints(host))
+            command = Start(self.epoch, size, peers, self._endpoints(host))
             for name in host.actors:
                 if name != KV:  # which batching tells, behind all that it told it before
-                    self._directory.tell(Ref[Start](name), order)
+                    self._directory.tell(Ref[Start](name), command)
 
     def _fit(self) -> ReplicaSize:
         """What the replica can hold. Raises `DoesNotFit`."""

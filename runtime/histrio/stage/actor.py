@@ -134,7 +134,7 @@ class StageActor(Actor[ToStage]):
         self._tell(ROOT, Opened(self._index, self._opened.capacity))
 
     def receive(self, message: ToStage) -> None:
-        """One order of the line."""
+        """One command of the line."""
         if self._is_closed:
             return
 
@@ -197,26 +197,26 @@ class StageActor(Actor[ToStage]):
         if self._opened is not None:
             self._opened.close()
 
-    def _open(self, order: Open, stage: _Allocated) -> None:
-        self._table.open(order.slot, order.num_cached_tokens, order.request)
-        seat(order.slot + stage.first_row, order.request)
+    def _open(self, command: Open, stage: _Allocated) -> None:
+        self._table.open(command.slot, command.num_cached_tokens, command.request)
+        seat(command.slot + stage.first_row, command.request)
         if self._last_stage is not None:
-            self._last_stage.open(order)
-        self._forward(order)
+            self._last_stage.open(command)
+        self._forward(command)
 
-    def _prepare(self, order: Prepare) -> None:
+    def _prepare(self, command: Prepare) -> None:
         """Compile the grammar on another thread, which tells batching when it is done."""
         if self._last_stage is None:
-            self._forward(order)
+            self._forward(command)
             return
 
-        answer = Prepared(order.request, self._epoch)
-        self._last_stage.prepare(order, lambda: self._tell(BATCHING, answer))
+        answer = Prepared(command.request, self._epoch)
+        self._last_stage.prepare(command, lambda: self._tell(BATCHING, answer))
 
-    def _forward(self, order: Open | Close | Copy | Prepare) -> None:
-        """Pass an order on to the next stage, so that it cannot overtake a step."""
+    def _forward(self, command: Open | Close | Copy | Prepare) -> None:
+        """Pass a command on to the next stage, so that it cannot overtake a step."""
         if self._last_stage is None:
-            self._tell(self._next, order)
+            self._tell(self._next, command)
 
     def _step(self, step: Step, stage: _Allocated) -> None:
         if step.epoch != self._epoch:

@@ -14,9 +14,9 @@ _Ints = npt.NDArray[np.int32]
 
 
 class SlotTable:
-    """Length and block table of every slot of one stage. Decides nothing: everything comes with the orders.
+    """Length and block table of every slot of one stage. Decides nothing: everything comes with the commands.
 
-    Orders count slots and blocks from 0; the batch has the stage's own ids, which begin at `first_row` and
+    Commands count slots and blocks from 0; the batch has the stage's own ids, which begin at `first_row` and
     `first_block_id`.
     """
 

@@ -45,10 +45,10 @@ class GuessDrafter:
         self._guess = guess
         self._ids: dict[int, list[int]] = {}
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """Remember the tokens."""
-        assert order.request not in self._ids, "a sequence was opened twice"
-        self._ids[order.request] = list(ids)
+        assert command.request not in self._ids, "a sequence was opened twice"
+        self._ids[command.request] = list(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """And those that came."""

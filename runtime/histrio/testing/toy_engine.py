@@ -84,20 +84,20 @@ class ToyEngineFactory:
 class Running:
     """A request and all of its tokens so far."""
 
-    order: Generate
+    command: Generate
     ids: list[int]
     fields: ToyEngineFields = field(init=False)
 
     def __post_init__(self) -> None:
-        self.fields = msgspec.convert(self.order.ask.sampling, ToyEngineFields)
+        self.fields = msgspec.convert(self.command.ask.sampling, ToyEngineFields)
 
     def state_after(self, token: int) -> RequestState:
         """Where the request stands once `token` is its last."""
-        if token in self.order.ask.eos_ids:
+        if token in self.command.ask.eos_ids:
             return RequestState.FINISHED_EOS
-        if token in self.order.ask.stop_ids:
+        if token in self.command.ask.stop_ids:
             return RequestState.FINISHED_STOP
-        if len(self.ids) >= self.order.max_total_tokens:
+        if len(self.ids) >= self.command.max_total_tokens:
             return RequestState.FINISHED_MAX_LENGTH
         return RequestState.DECODING
 
@@ -106,7 +106,7 @@ class ToyEngine:
     """Implements `histrio.contracts.engine_backend.EngineBackend`; computes on a thread of its own."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[Generate | int | None] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[Generate | int | None] = queue.SimpleQueue()
         self._requests: dict[int, Running] = {}
         self._random = np.random.default_rng()
         self._num_steps = 0
@@ -131,29 +131,29 @@ class ToyEngine:
         num_cache_tokens = spec.sizes.num_cache_tokens or max_rows * self._longest
         return EngineCapacity(max_rows, self._longest, num_cache_tokens, "int64", [Capability.LOGPROBS])
 
-    def submit(self, order: Generate) -> None:
+    def submit(self, command: Generate) -> None:
         """Hand the request to the thread. Raises `RequestError` for one that is too long."""
-        if len(order.ids) >= self._longest:
-            raise RequestError(f"{len(order.ids)} tokens leave no room in a sequence of {self._longest}")
+        if len(command.ids) >= self._longest:
+            raise RequestError(f"{len(command.ids)} tokens leave no room in a sequence of {self._longest}")
 
-        self._orders.put(order)
+        self._commands.put(command)
 
     def abort(self, request: int) -> None:
         """Tell the thread to forget the request."""
-        self._orders.put(request)
+        self._commands.put(request)
 
     def close(self) -> None:
         """End the thread after its step. Safe to call twice."""
         if self._thread is None:
             return
 
-        self._orders.put(None)
+        self._commands.put(None)
         self._thread.join(_CLOSE_TIMEOUT_S)
         self._thread = None
 
     def _run(self) -> None:
         """Orders, then a step, until closed or broken; waits while there is nothing to do."""
-        while self._take_orders():
+        while self._take_commands():
             try:
                 rows = self._step()
             except RuntimeError as error:
@@ -163,14 +163,14 @@ class ToyEngine:
             if rows:
                 self._events.tokens(rows)
 
-    def _take_orders(self) -> bool:
-        """Apply every order that waits; False where the engine shall end."""
-        while not self._orders.empty() or not self._requests:
-            match self._orders.get():
+    def _take_commands(self) -> bool:
+        """Apply every command that waits; False where the engine shall end."""
+        while not self._commands.empty() or not self._requests:
+            match self._commands.get():
                 case None:
                     return False
-                case Generate() as order:
-                    self._requests[order.request] = Running(order, list(order.ids))
+                case Generate() as command:
+                    self._requests[command.request] = Running(command, list(command.ids))
                 case int() as request:
                     self._requests.pop(request, None)
         return True
@@ -199,7 +199,7 @@ class ToyEngine:
 
         running.ids.append(token)
         shown = Extras(logprobs=[TokenLogprobs(float(logprobs[token]))]) if running.fields.logprobs else None
-        return TokenRow(running.order.request, [token], running.state_after(token), shown)
+        return TokenRow(running.command.request, [token], running.state_after(token), shown)
 
 
 def _log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -127,9 +127,9 @@ class StageWorkers:
         socket.connect(self._endpoint(name) + ".control")
         return socket
 
-    def _ask(self, name: str, order: _OpenStage | _CloseStage) -> None:
+    def _ask(self, name: str, command: _OpenStage | _CloseStage) -> None:
         control = self._controls[name]
-        control.send(msgspec.json.encode(order))
+        control.send(msgspec.json.encode(command))
         control.recv()
 
 
@@ -146,18 +146,18 @@ class _Worker:
         self._device: DeviceThread | None = None
         self._thread: threading.Thread | None = None
 
-    def handle(self, order: _OpenStage | _CloseStage) -> None:
-        """Carry out one order of the driver."""
+    def handle(self, command: _OpenStage | _CloseStage) -> None:
+        """Carry out one command of the driver."""
         self._close()
-        if isinstance(order, _OpenStage):
-            self._open(order)
+        if isinstance(command, _OpenStage):
+            self._open(command)
 
-    def _open(self, order: _OpenStage) -> None:
+    def _open(self, command: _OpenStage) -> None:
         plugins = installed_plugins()
-        factory = plugins.stage_backend(order.backend)
-        child = stage_child(order.index, order.spec, factory, Choosers.of(plugins), self._directory.tell)
+        factory = plugins.stage_backend(command.backend)
+        child = stage_child(command.index, command.spec, factory, Choosers.of(plugins), self._directory.tell)
         self._device = DeviceThread(self._directory, [child])
-        self._thread = threading.Thread(target=self._device.run, name=stage_ref(order.index), daemon=True)
+        self._thread = threading.Thread(target=self._device.run, name=stage_ref(command.index), daemon=True)
         self._thread.start()
 
     def _close(self) -> None:

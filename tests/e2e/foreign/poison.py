@@ -137,9 +137,9 @@ class PoisonedDrafts:
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> PoisonedDrafts:
         return PoisonedDrafts()
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
-        if BAD_DRAFT in order.ids[: order.num_prompt_tokens]:
-            self._bad.add(order.request)
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
+        if BAD_DRAFT in command.ids[: command.num_prompt_tokens]:
+            self._bad.add(command.request)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         pass

@@ -35,9 +35,9 @@ class DrafterGuard:
         self._code = Code(f"drafter {self._name!r} ({type(drafter).__module__})", is_request_code=False)
         self._num_ids = vocab_size or _MOST_IDS
 
-    def open(self, order: Generate, ids: Sequence[int]) -> None:
+    def open(self, command: Generate, ids: Sequence[int]) -> None:
         """As `Drafter.open`."""
-        self._call(lambda: self._drafter.open(order, ids))
+        self._call(lambda: self._drafter.open(command, ids))
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """As `Drafter.extend`."""

@@ -227,7 +227,7 @@ class Speculation:
         request = sequence.request
         num_told = self._num_told.get(request)
         if num_told is None:
-            self._drafter.open(sequence.order, sequence.ids)
+            self._drafter.open(sequence.command, sequence.ids)
         elif num_told < len(sequence.ids):
             self._drafter.extend(request, sequence.ids[num_told:])
         self._num_told[request] = len(sequence.ids)

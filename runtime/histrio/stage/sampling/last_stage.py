@@ -49,41 +49,41 @@ class LastStage:
         if self._grammars is not None:
             self._grammars.start()
 
-    def prepare(self, order: Prepare, done: Callable[[], None]) -> None:
+    def prepare(self, command: Prepare, done: Callable[[], None]) -> None:
         """A request with a grammar is about to take a slot; `done` is called, on another thread, when it may."""
         assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
-        self._grammars.prepare(order.request, order.grammar, order.output_ids, done)
+        self._grammars.prepare(command.request, command.grammar, command.output_ids, done)
 
     def forget_prepared(self) -> None:
         """No request that was prepared will come."""
         if self._grammars is not None:
             self._grammars.forget_prepared()
 
-    def open(self, order: Open) -> None:
+    def open(self, command: Open) -> None:
         """A sequence takes a slot. If a plugin fails at it, it ends alone, because no other's state is touched."""
-        self._unopened.discard(order.slot)
-        self._scorer.open(order)
+        self._unopened.discard(command.slot)
+        self._scorer.open(command)
         try:
-            self._open(order)
+            self._open(command)
         except MemoryError:
             raise
         except (Exception, SystemExit):
             log.exception("a request cannot be opened, and ends alone")
-            self._unopened.add(order.slot)
-            self._chain.open_bare(order.slot)
+            self._unopened.add(command.slot)
+            self._chain.open_bare(command.slot)
             if self._grammars is not None:
-                self._grammars.close(order.slot)
+                self._grammars.close(command.slot)
 
-    def _open(self, order: Open) -> None:
-        self._chain.open(order)
+    def _open(self, command: Open) -> None:
+        self._chain.open(command)
         if self._grammars is not None:
             # If batching's process died, it never sent `Close`; the slot may still hold a grammar of the old epoch.
             # Drop it.
-            self._grammars.close(order.slot)
-        if order.ask.grammar is not None:
+            self._grammars.close(command.slot)
+        if command.ask.grammar is not None:
             assert self._grammars is not None, "the front takes no grammars where nothing enforces them"
-            output_ids = order.ids[order.num_prompt_tokens :]
-            self._grammars.open(order.slot, order.ask.grammar, output_ids, request=order.request)
+            output_ids = command.ids[command.num_prompt_tokens :]
+            self._grammars.open(command.slot, command.ask.grammar, output_ids, request=command.request)
 
     def close(self, slot: int) -> None:
         """The slot is free."""

@@ -48,8 +48,8 @@ class NumpyArrays:
         # The smallest of the negated ones: numpy takes thirty times as long where most of a row is equal and smaller.
         chosen = np.argpartition(-array, k - 1, axis=-1)[..., :k] if k < array.shape[-1] else self._every(array)
         values = np.take_along_axis(array, chosen, axis=-1)
-        order = np.argsort(-values, axis=-1, kind="stable")
-        return np.take_along_axis(values, order, axis=-1), np.take_along_axis(chosen, order, axis=-1)
+        ranked = np.argsort(-values, axis=-1, kind="stable")
+        return np.take_along_axis(values, ranked, axis=-1), np.take_along_axis(chosen, ranked, axis=-1)
 
     def sorted_values(self, array: NumpyArray) -> NumpyArray:
         """All values of each row in descending order."""

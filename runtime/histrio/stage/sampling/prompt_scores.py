@@ -28,11 +28,11 @@ class PromptScorer:
     def __init__(self) -> None:
         self._asked: dict[int, Open] = {}
 
-    def open(self, order: Open) -> None:
+    def open(self, command: Open) -> None:
         """A sequence takes a slot."""
-        self.close(order.slot)
-        if order.num_prompt_logprobs is not None:
-            self._asked[order.slot] = order
+        self.close(command.slot)
+        if command.num_prompt_logprobs is not None:
+            self._asked[command.slot] = command
 
     def close(self, slot: int) -> None:
         """The slot is free. Closing a free slot does nothing."""
@@ -60,11 +60,11 @@ class PromptScorer:
         return xp.take_rows(logits, np.array(sampled, np.intp)) if sampled else None, scores
 
     def _score(self, xp: ArrayNamespace, logits: Array, row: Row) -> list[TokenLogprobs]:
-        order = self._asked[row.slot]
-        assert order.num_prompt_logprobs is not None, "only those are kept that ask"
+        command = self._asked[row.slot]
+        assert command.num_prompt_logprobs is not None, "only those are kept that ask"
         end = row.start + row.num_tokens - row.num_sampled + 1
-        ids = order.ids[end - row.num_scored : end]
-        found = token_logprobs(xp, logits, ids, [order.num_prompt_logprobs] * len(ids), with_ranks=True)
+        ids = command.ids[end - row.num_scored : end]
+        found = token_logprobs(xp, logits, ids, [command.num_prompt_logprobs] * len(ids), with_ranks=True)
         if any(math.isnan(each.logprob) for each in found):
             raise BackendError("the model's logits are not numbers: the prompt has no log probabilities")
         return found

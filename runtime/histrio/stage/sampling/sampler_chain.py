@@ -93,14 +93,14 @@ class SamplerChain:
         self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
         self._changed_slots: set[int] = set()
 
-    def open(self, order: Open) -> None:
+    def open(self, command: Open) -> None:
         """A sequence takes a slot; `RequestError` for a field that no sampler here knows, or out of its bounds.
 
         A temperature of 0 is known without any sampler. `seed` is taken modulo 2^64; if the client did not choose it,
         drafts may change which tokens come, though not how likely they are. `sampler_state` is what `take_states` gave
         last for the sequence.
         """
-        slot, ask, sampling = order.slot, order.ask, order.ask.sampling
+        slot, ask, sampling = command.slot, command.ask, command.ask.sampling
         is_greedy = sampling.get("temperature") == 0
         if is_greedy:
             sampling = {name: value for name, value in sampling.items() if name != "temperature"}
@@ -108,7 +108,7 @@ class SamplerChain:
         self.fields.check(sampling)
         end_ids = ask.end_ids
         for index, sampler in enumerate(self._samplers):
-            opening = Opening(order.ids, order.num_prompt_tokens, end_ids, order.sampler_state.get(sampler.name))
+            opening = Opening(command.ids, command.num_prompt_tokens, end_ids, command.sampler_state.get(sampler.name))
             with self._codes[index]:
                 is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
             self._wants[slot, index] = is_wanted and not (is_greedy and index >= self._num_changing)
@@ -121,8 +121,8 @@ class SamplerChain:
         self._is_plain[slot] = is_greedy and not is_scored and not self._wants[slot].any()
         is_constrained = bool(self._wants[slot, : self._num_constraining].any())
         self._can_skip_draws[slot] = not is_scored and not is_constrained
-        self._seeds[slot] = order.seed % 2**64
-        self._choices[slot] = order.choice
+        self._seeds[slot] = command.seed % 2**64
+        self._choices[slot] = command.choice
         self._can_refuse[slot] = not is_greedy and not ask.is_seeded
         self._changed_slots.discard(slot)
 

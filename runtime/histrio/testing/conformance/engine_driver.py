@@ -24,7 +24,7 @@ _TIMEOUT_S = 120.0
 class Run:
     """One request and its answer so far."""
 
-    order: Generate
+    command: Generate
     ids: list[int] = field(default_factory=list)
     extras: Extras = field(default_factory=Extras)
     """Of all its rows."""
@@ -66,7 +66,7 @@ class EngineDriver:
     def __init__(self, factory: EngineFactory, model: KitModel, options: dict[str, Any]) -> None:
         self._events = _Events()
         self._runs: dict[int, Run] = {}
-        self._num_orders = 0
+        self._num_commands = 0
         self.engine: EngineBackend = factory.create()
         try:
             self.capacity: EngineCapacity = self.engine.open(
@@ -87,14 +87,14 @@ class EngineDriver:
 
     def submit_ask(self, ids: Sequence[int], num_tokens: int, ask: Ask) -> Run:
         """The same with the fields as one."""
-        return self.submit_order(Generate(0, list(ids), len(ids), len(ids) + num_tokens, ask, ask.seed or 0))
+        return self.submit_command(Generate(0, list(ids), len(ids), len(ids) + num_tokens, ask, ask.seed or 0))
 
-    def submit_order(self, order: Generate) -> Run:
+    def submit_command(self, command: Generate) -> Run:
         """The same with everything said; the request gets a number of its own. Raises what submitting raises."""
-        self._num_orders += 1
-        run = Run(msgspec.structs.replace(order, request=self._num_orders))
-        self._runs[run.order.request] = run
-        self.engine.submit(run.order)
+        self._num_commands += 1
+        run = Run(msgspec.structs.replace(command, request=self._num_commands))
+        self._runs[run.command.request] = run
+        self.engine.submit(run.command)
         return run
 
     def wait(self, *runs: Run, num_tokens: int | None = None) -> None:
@@ -112,7 +112,7 @@ class EngineDriver:
     def abort(self, run: Run) -> None:
         """Abort the request; what still comes of it is counted, and nothing else."""
         run.state = RequestState.CANCELLED
-        self.engine.abort(run.order.request)
+        self.engine.abort(run.command.request)
 
     def close(self) -> None:
         """Close the engine."""

@@ -1,7 +1,7 @@
 """Where a stage of a chain runs: on this thread, or (`remote.py`) in a worker process that understands the same calls.
 
-A host is a stage actor without mailbox and samplers: it turns the orders of the line into calls of the backend. What a
-step gives stays in the host until it is taken, so that a backend which reuses its buffers is found out.
+A host is a stage actor without mailbox and samplers: it turns commands into calls of the backend. What a step
+gives stays in the host until it is taken, so that a backend which reuses its buffers is found out.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Host(Protocol):
     def start(self, size: ReplicaSize) -> None:
         """Allocate, and forget all slots."""
 
-    def tell(self, order: Open | Close | Copy) -> None:
-        """One order that has no answer."""
+    def tell(self, command: Open | Close | Copy) -> None:
+        """One command that has no answer."""
 
     def step(self, step: Step) -> None:
         """Compute; the output waits to be taken. If the backend raises, the lengths of the slots are as before."""
@@ -93,11 +93,11 @@ class LocalHost:
         max_blocks = -(-size.max_sequence_length // size.block_size)
         self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_block_id)
 
-    def tell(self, order: Open | Close | Copy) -> None:
+    def tell(self, command: Open | Close | Copy) -> None:
         """See `Host`."""
-        match order:
+        match command:
             case Open():
-                self._table.open(order.slot, order.num_cached_tokens)
+                self._table.open(command.slot, command.num_cached_tokens)
             case Close(slot):
                 self._running.close_slot(slot + self._capacity.first_row)
             case Copy(src, dst):

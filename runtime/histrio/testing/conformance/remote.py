@@ -162,9 +162,9 @@ class RemoteHost:
         """See `Host`."""
         self._worker.call("start", size)
 
-    def tell(self, order: Open | Close | Copy) -> None:
+    def tell(self, command: Open | Close | Copy) -> None:
         """See `Host`."""
-        self._worker.call("tell", order)
+        self._worker.call("tell", command)
 
     def step(self, step: Step) -> None:
         """See `Host`."""

@@ -115,7 +115,7 @@ def test_an_aborted_request_ends_and_harms_no_other(engine: EngineSubject) -> No
     assert long.num_rows == num_rows, "it went on while two other requests ran from begin to end"
 
 
-def test_an_order_beyond_the_longest_sequence_ends_alone(engine: EngineSubject) -> None:
+def test_a_command_beyond_the_longest_sequence_ends_alone(engine: EngineSubject) -> None:
     """Refused by `submit`, or answered with an error that says why."""
     ids = prompts(engine, 1)[0]
     wanted = engine.run(ids, 4).ids
@@ -135,7 +135,7 @@ def test_an_order_beyond_the_longest_sequence_ends_alone(engine: EngineSubject) 
 def test_aborting_what_ended_or_never_was_is_harmless(engine: EngineSubject) -> None:
     ids = prompts(engine, 1)[0]
     run = engine.run(ids, 4)
-    engine.driver.engine.abort(run.order.request)
+    engine.driver.engine.abort(run.command.request)
     engine.driver.engine.abort(10**6)
 
     assert engine.run(ids, 4).ids == run.ids
@@ -174,10 +174,10 @@ def test_what_can_be_continued_goes_on_with_the_same_tokens(engine: EngineSubjec
     ids = prompts(engine, 1)[0]
     whole = engine.run(ids, _NUM_TOKENS, sampling=sampling, seed=11)
     for num_delivered in (1, 7):
-        order = whole.order
+        command = whole.command
         delivered = ids + whole.ids[:num_delivered]
-        rest = engine.driver.submit_order(
-            Generate(0, delivered, len(ids), order.max_total_tokens, order.ask, order.seed)
+        rest = engine.driver.submit_command(
+            Generate(0, delivered, len(ids), command.max_total_tokens, command.ask, command.seed)
         )
         engine.driver.wait(rest)
         assert rest.ids == whole.ids[num_delivered:]

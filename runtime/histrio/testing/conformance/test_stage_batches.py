@@ -57,15 +57,15 @@ def test_swapped_rows_would_be_seen(subject: StageSubject) -> None:
 @needs(Capability.BATCH)
 def test_the_order_of_rows_does_not_matter(subject: StageSubject) -> None:
     traces = subject.traces(min(4, subject.num_rows))
-    order = list(reversed(range(len(traces))))
+    permutation = list(reversed(range(len(traces))))
     chain = subject.middle()
-    results = play(chain, [Replay(traces[index], slot) for slot, index in enumerate(order)])
+    results = play(chain, [Replay(traces[index], slot) for slot, index in enumerate(permutation)])
     chain.step([ChainRow(slot, trace.prompt) for slot, trace in enumerate(traces)])
-    logits = chain.step([ChainRow(slot, traces[slot].tokens[:1]) for slot in order])
+    logits = chain.step([ChainRow(slot, traces[slot].tokens[:1]) for slot in permutation])
 
-    for got, index in zip(results, order, strict=True):
+    for got, index in zip(results, permutation, strict=True):
         assert_same(got, traces[index].logits, f"row {index} in another place of the step")
-    assert_same(logits, np.stack([traces[slot].logits[1] for slot in order]), "rows in another order than before")
+    assert_same(logits, np.stack([traces[slot].logits[1] for slot in permutation]), "rows in another order than before")
     assert_differs(logits, np.stack([trace.logits[1] for trace in traces]), "the order itself")
 
 
