@@ -97,10 +97,10 @@ class RunningCountingStage:
         if not self._spec.is_last:
             return StageOutput([Tensor("float32", (len(state), 1), state)])
 
-        wanted = np.concatenate(
+        sampled = np.concatenate(
             [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
         )
-        return StageOutput([], self._logits(state[wanted]) if len(wanted) > 0 else None)
+        return StageOutput([], self._logits(state[sampled]) if len(sampled) > 0 else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy blocks in all layers."""

@@ -180,7 +180,7 @@ def played(model: Path, factory: Faulty, prompts: list[list[int]]) -> tuple[Answ
     return anyio.run(run)
 
 
-def wanted(prompt: list[int]) -> tuple[list[int], str]:
+def expected(prompt: list[int]) -> tuple[list[int], str]:
     return toy_continuation(prompt, 12, num_layers=NUM_LAYERS, vocab_size=VOCAB), ""
 
 
@@ -196,7 +196,7 @@ INNOCENT = [[index, index + 1, 3] for index in range(8)]
 def test_a_poisoned_request_among_others_ends_alone_within_two_failures(cuts: tuple[int, ...], model: Path) -> None:
     answers, num_failures = played(model, Faulty(cuts=cuts), [*INNOCENT, [7, POISON, 3]])
     assert answers.pop(len(INNOCENT)) == ([], RequestBrokeEngine.code)
-    assert answers == {index: wanted(prompt) for index, prompt in enumerate(INNOCENT)}
+    assert answers == {index: expected(prompt) for index, prompt in enumerate(INNOCENT)}
     assert 1 <= num_failures <= 2
 
 
@@ -213,5 +213,5 @@ def test_a_device_that_fails_twice_ends_no_request(prompts: list[list[int]], sec
     num_looked = len(prompts)  # rows that are computed once more after the first failure
     factory = Faulty(fails_at=frozenset({3, 3 + num_looked + second}))
     answers, num_failures = played(model, factory, prompts)
-    assert answers == {index: wanted(prompt) for index, prompt in enumerate(prompts)}
+    assert answers == {index: expected(prompt) for index, prompt in enumerate(prompts)}
     assert num_failures == 2, "a control: it did fail"

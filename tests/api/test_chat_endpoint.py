@@ -225,9 +225,9 @@ def test_too_long_a_prompt_is_refused_with_the_numbers(endpoint: Endpoint) -> No
 def test_the_bound_of_an_answer_may_be_beyond_the_room(endpoint: Endpoint, field: str) -> None:
     endpoint.chat()
     room = endpoint.gateway.submissions[0].max_new_tokens
-    for wanted in (room - 1, room, room + 1, 2**31 - 1):
-        assert endpoint.chat(**{field: wanted}).status_code == 200
-        assert endpoint.gateway.submissions[-1].max_new_tokens == min(wanted, room)
+    for requested in (room - 1, room, room + 1, 2**31 - 1):
+        assert endpoint.chat(**{field: requested}).status_code == 200
+        assert endpoint.gateway.submissions[-1].max_new_tokens == min(requested, room)
     full = [{"role": "user", "content": "word " * 600}]
     assert endpoint.chat(messages=full, **{field: 1}).status_code == 400, "control: no room at all"
 

@@ -73,7 +73,7 @@ FIELDS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class Wanted:
+class Asked:
     """What a request asked for."""
 
     prompt: list[int]
@@ -91,12 +91,12 @@ class Wanted:
         return ids
 
 
-def play(replica: Replica, history: list[Any]) -> dict[int, Wanted]:
+def play(replica: Replica, history: list[Any]) -> dict[int, Asked]:
     """Run a history to its end; what every request was."""
-    asked: dict[int, Wanted] = {}
+    asked: dict[int, Asked] = {}
 
     def add(prompt: list[int], num_new_tokens: int, **fields: Any) -> None:
-        asked[len(asked) + 1] = Wanted(prompt, num_new_tokens, fields)
+        asked[len(asked) + 1] = Asked(prompt, num_new_tokens, fields)
         replica.add(len(asked), prompt, num_new_tokens, **fields)
 
     for kind, first, num_new_tokens, priority in history:
@@ -173,12 +173,12 @@ def _every_request_gets_the_tokens_of_a_naive_run(
     replica = Replica(num_blocks, has_drafts=has_drafts, lots=lots, policy=policy, **options)
     asked = play(replica, history)
     assert not replica.scheduler.has_work, "somebody starved"
-    for request, wanted in asked.items():
-        naive, found = wanted.naive, replica.tokens[request]
+    for request, each in asked.items():
+        naive, found = each.naive, replica.tokens[request]
         is_cancelled = replica.ended[request] is RequestState.CANCELLED
         assert found == (naive[: len(found)] if is_cancelled else naive)
-        is_scored = "num_prompt_logprobs" in wanted.fields and len(found) > len(wanted.prompt)
-        scores = range(1, len(wanted.prompt)) if is_scored else ()
+        is_scored = "num_prompt_logprobs" in each.fields and len(found) > len(each.prompt)
+        scores = range(1, len(each.prompt)) if is_scored else ()
         assert replica.scores[request] == [float(position) for position in scores]
     assert options["enable_preemption"] or not replica.scheduler.num_preemptions
     assert replica.kv.num_free_blocks + replica.kv.num_cached_blocks == num_blocks

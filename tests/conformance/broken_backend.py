@@ -216,11 +216,11 @@ class BrokenStage(toy.ToyStage):
         if not self._spec.is_last:
             return StageOutput([self._tensor(states)])
 
-        wanted = self._wanted(batch)
-        if len(wanted) == 0 and self.defect != "logits-for-nobody":
+        sampled = self._sampled_tokens(batch)
+        if len(sampled) == 0 and self.defect != "logits-for-nobody":
             return StageOutput([])
 
-        logits = toy.logits_of(states[wanted], self._vocab_size)
+        logits = toy.logits_of(states[sampled], self._vocab_size)
         return StageOutput([], logits[::-1] if self.defect == "logits-in-wrong-order" else logits)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
@@ -380,7 +380,7 @@ class BrokenStage(toy.ToyStage):
             case _:
                 return int(self.past[row])
 
-    def _wanted(self, batch: StepBatch) -> _Ints:
+    def _sampled_tokens(self, batch: StepBatch) -> _Ints:
         """Indices of the sampled tokens."""
         counts = batch.num_sampled
         off = 1 if self.defect == "sampled-off-by-one" else 0

@@ -110,8 +110,8 @@ class ConstantState:
             return StageOutput([Tensor("int64", (len(values), 1), values)])
 
         ends = zip(batch.offsets[1:], batch.num_sampled, strict=True)
-        wanted = np.concatenate([np.arange(end - count, end) for end, count in ends])
-        return StageOutput([], _logits(values[wanted], self._vocab_size) if len(wanted) else None)
+        sampled = np.concatenate([np.arange(end - count, end) for end, count in ends])
+        return StageOutput([], _logits(values[sampled], self._vocab_size) if len(sampled) else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         raise AssertionError("not declared")

@@ -34,5 +34,5 @@ def test_the_backend_conforms(backend: str, modules: list[str], runs: KitRuns) -
 
     assert report.models == MODELS
     assert failures(report) == set()
-    wanted = names(committed(backend), "passed") - {ELSEWHERE}
-    assert names(report, "passed") == wanted, "write the report in docs/conformance/ anew"
+    expected = names(committed(backend), "passed") - {ELSEWHERE}
+    assert names(report, "passed") == expected, "write the report in docs/conformance/ anew"

@@ -22,7 +22,7 @@ from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually
 
 PROMPT = [5, 6, 7, 8, 9, 10]
-WANTED = toy_continuation(PROMPT, 5, num_layers=4, vocab_size=VOCAB_SIZE)
+EXPECTED = toy_continuation(PROMPT, 5, num_layers=4, vocab_size=VOCAB_SIZE)
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_worker_opens_stage_after_stage(model: KitModel, pool: WorkerPool) -> 
     used = []
     for cuts in [(1,), (), (2,), (3,)]:
         chain = StageChain(ToyFactory(), model.folder, cuts, workers=pool)
-        assert chain.greedy(PROMPT, 5) == WANTED
-        assert chain.greedy(PROMPT[1:], 5) != WANTED, "a control: another prompt"
+        assert chain.greedy(PROMPT, 5) == EXPECTED
+        assert chain.greedy(PROMPT[1:], 5) != EXPECTED, "a control: another prompt"
         chain.close()
         chain.close()
         used.append(pids())
@@ -83,7 +83,7 @@ def test_what_a_stage_raises_arrives_with_its_place_and_the_worker_goes_on(model
     assert "worker.py" in "".join(caught.value.__notes__)
 
     chain = StageChain(ToyFactory(), model.folder, (), workers=pool)
-    assert chain.greedy(PROMPT, 5) == WANTED
+    assert chain.greedy(PROMPT, 5) == EXPECTED
     chain.close()
     assert pids() == before, "no other worker was needed"
 
@@ -99,7 +99,7 @@ def test_a_worker_that_dies_is_told_of_and_replaced(model: KitModel) -> None:
         chain.close()
 
         chain = StageChain(ToyFactory(), model.folder, (), workers=pool)
-        assert chain.greedy(PROMPT, 5) == WANTED
+        assert chain.greedy(PROMPT, 5) == EXPECTED
         chain.close()
 
 

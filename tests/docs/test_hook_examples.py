@@ -78,9 +78,9 @@ async def test_the_drafter_changes_no_token_and_comes_true_sometimes(model: Path
     module, plugins = example("register_drafters")
     options = HarnessOptions(drafter=plugins.drafters.get("one-more"), drafter_options={"most-tokens": 2})
     async with serving(model, ToyFactory(), samplers=[Temperature]) as plain:
-        wanted = await plain.generate([3, 1, 4, 1, 5], 40)
+        expected = await plain.generate([3, 1, 4, 1, 5], 40)
     async with serving(model, ToyFactory(), samplers=[Temperature], options=options) as harness:
-        assert await harness.generate([3, 1, 4, 1, 5], 40) == wanted
+        assert await harness.generate([3, 1, 4, 1, 5], 40) == expected
     drafter = module.OneMore(module.OneMoreOptions(most_tokens=2))
     drafter.open(Generate(1, [7, 8, 9, 6, 7], 5, 99), [7, 8, 9, 6, 7])
     assert drafter.propose({1: 5})[1].ids == [8, 9]
@@ -141,7 +141,7 @@ async def test_the_admission_policy_bounds_each_key(model: Path) -> None:
 async def test_the_edge_answers_lines(model: Path) -> None:
     module, plugins = example("register_edges")
     async with serving(model, ToyFactory(), samplers=[Temperature]) as harness:
-        wanted = await harness.generate([1, 2, 3], 6)
+        expected = await harness.generate([1, 2, 3], 6)
         address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         context = EdgeContext(harness.gateway, module.LinesSettings(max_new_tokens=6), address.set_result)
         async with anyio.create_task_group() as tasks:
@@ -149,7 +149,7 @@ async def test_the_edge_answers_lines(model: Path) -> None:
             host, _, port = (await address).partition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(b"1 2 3\nnonsense\n")
-            assert await reader.readline() == (" ".join(map(str, wanted)) + "\n").encode()
+            assert await reader.readline() == (" ".join(map(str, expected)) + "\n").encode()
             assert (await reader.readline()).startswith(b"error: ")
             writer.close()
             tasks.cancel_scope.cancel()

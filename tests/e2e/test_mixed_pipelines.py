@@ -107,11 +107,11 @@ def test_any_chain_of_backends_says_what_transformers_says(
     workers: StageWorkers,
     excuses: Excuses,
 ) -> None:
-    folder, wanted = model(family)
-    got = anyio.run(continuations, workers, folder, backends, cuts, [each.ids for each in wanted])
-    for row, reference in enumerate(wanted):
+    folder, expected = model(family)
+    got = anyio.run(continuations, workers, folder, backends, cuts, [each.ids for each in expected])
+    for row, reference in enumerate(expected):
         excuses.compare(got[row], reference.first(NUM_TOKENS - 2 * row))
-    assert got[1] != wanted[2].tokens[: len(got[1])], "a control: another prompt gives other tokens"
+    assert got[1] != expected[2].tokens[: len(got[1])], "a control: another prompt gives other tokens"
 
 
 @pytest.mark.skipif(SGLANG is None, reason="HISTRIO_SGLANG_PYTHON does not name SGLang's environment")
@@ -121,9 +121,9 @@ def test_any_chain_of_backends_says_what_transformers_says(
 def test_sglang_is_a_stage_like_any_other(
     family: str, backends: tuple[str, ...], model: Callable[[str], tuple[Path, list[Reference]]], excuses: Excuses
 ) -> None:
-    folder, wanted = model(family)
+    folder, expected = model(family)
     pythons = [str(SGLANG) if backend == "sglang" else sys.executable for backend in backends]
     with StageWorkers(3, pythons) as workers:
-        got = anyio.run(continuations, workers, folder, backends, (1, 2), [each.ids for each in wanted])
-    for row, reference in enumerate(wanted):
+        got = anyio.run(continuations, workers, folder, backends, (1, 2), [each.ids for each in expected])
+    for row, reference in enumerate(expected):
         excuses.compare(got[row], reference.first(NUM_TOKENS - 2 * row))

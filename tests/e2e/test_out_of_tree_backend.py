@@ -71,7 +71,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def wanted(model: Path) -> list[str]:
+def expected(model: Path) -> list[str]:
     """What `generate` of transformers says, as text of the byte-level tokenizer."""
     from tokenizers import Tokenizer
 
@@ -102,14 +102,16 @@ def server(
         yield launched
 
 
-def test_it_serves_the_tokens_of_transformers_alone_and_beside_torch(server: LaunchedServer, wanted: list[str]) -> None:
+def test_it_serves_the_tokens_of_transformers_alone_and_beside_torch(
+    server: LaunchedServer, expected: list[str]
+) -> None:
     with openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="none", max_retries=0) as client:
         reply = client.completions.create(
             model="llama", prompt=PROMPTS, max_tokens=NUM_TOKENS, temperature=0, extra_body={"ignore_eos": True}
         )
     texts = [choice.text for choice in sorted(reply.choices, key=lambda choice: choice.index)]
-    assert texts == wanted
-    assert len(set(wanted)) == len(PROMPTS), "a control: other prompts give other texts"
+    assert texts == expected
+    assert len(set(expected)) == len(PROMPTS), "a control: other prompts give other texts"
 
 
 def test_without_its_distribution_it_is_unknown(model: Path) -> None:

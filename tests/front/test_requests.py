@@ -148,7 +148,7 @@ def test_a_record_of_each_request_is_told_at_its_end() -> None:
     table.deliver(TokenRow(command.request, [5, 6], RequestState.DECODING, Extras(num_drafted=3, num_accepted=1)))
     assert records == []
     table.deliver(TokenRow(command.request, [7], RequestState.FINISHED_EOS))
-    wanted = FinishedRequest(
+    expected = FinishedRequest(
         request=command.request,
         id="cmpl-1",
         key="label",
@@ -162,7 +162,7 @@ def test_a_record_of_each_request_is_told_at_its_end() -> None:
         first_token_s=2.0,
         elapsed_s=6.0,
     )
-    assert records == [wanted]
+    assert records == [expected]
 
     request = accept(table, Submission([1], 10), [])
     table.remove(request, RequestState.FINISHED_STOP)

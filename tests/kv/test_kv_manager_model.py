@@ -73,12 +73,12 @@ class NaiveKv:
 
     def answer(self, request: int) -> list[Matched]:
         asker = self.askers[request]
-        num_full, num_wanted = len(asker.ids) // SIZE, (len(asker.ids) - 1) // SIZE
+        num_full, num_shareable = len(asker.ids) // SIZE, (len(asker.ids) - 1) // SIZE
         num_known = 0
-        while num_known < num_wanted and self.block_with(asker.prefix(num_known + 1)) is not None:
+        while num_known < num_shareable and self.block_with(asker.prefix(num_known + 1)) is not None:
             num_known += 1
         coming = [prefix for prefix, _ in self.announced]
-        if num_known < num_wanted and asker.prefix(num_known + 1) in coming:
+        if num_known < num_shareable and asker.prefix(num_known + 1) in coming:
             self.waiting.append((asker.prefix(num_known + 1), request))
             return []
 
@@ -170,9 +170,9 @@ class KvHistory(RuleBasedStateMachine):
         if len(asker.table) * SIZE >= len(asker.ids):
             asker.ids += more
         num_missing = -(-len(asker.ids) // SIZE) - len(asker.table)
-        wanted = data.draw(st.integers(0, num_missing)) if num_missing else 0
-        granted = self.kv.lease(wanted)
-        self.naive.lease(wanted, granted)
+        requested = data.draw(st.integers(0, num_missing)) if num_missing else 0
+        granted = self.kv.lease(requested)
+        self.naive.lease(requested, granted)
         asker.table += granted
         num_full = min(len(asker.table), len(asker.ids) // SIZE)
         begin = asker.num_sealed
@@ -232,8 +232,8 @@ class KvHistory(RuleBasedStateMachine):
         self.naive.askers[request] = Asker(list(ids), salt)
         self._compare(self.kv.match(request, list(ids), salt), self.naive.answer(request))
 
-    def _compare(self, got: list[Matched], wanted: list[Matched]) -> None:
-        assert got == wanted
+    def _compare(self, got: list[Matched], expected: list[Matched]) -> None:
+        assert got == expected
         for matched in got:
             asker = self.naive.askers[matched.request]
             assert not asker.is_answered, "a request was answered twice"

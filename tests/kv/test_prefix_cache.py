@@ -115,5 +115,5 @@ async def test_few_blocks_many_micro_batches_and_shared_prefixes_change_nothing(
         await scheduled(harness)
         assert harness.gateway.status.counters["preemptions_total"] > 0
     for index, prompt in enumerate(prompts):
-        wanted = toy_continuation(prompt, 24 + index % 7, num_layers=NUM_LAYERS, vocab_size=VOCAB)
-        assert got[index] == wanted
+        expected = toy_continuation(prompt, 24 + index % 7, num_layers=NUM_LAYERS, vocab_size=VOCAB)
+        assert got[index] == expected

@@ -187,18 +187,18 @@ def differences(crowd: Crowd, run: Run, alone: Run, most_error: float = 0.0) -> 
     """Where an answer of the crowd is not the one that the request got alone. Log probabilities may be off by
     `most_error`."""
     found = []
-    for (index, choice), wanted in alone.answers.items():
+    for (index, choice), expected in alone.answers.items():
         got = run.answers[index, choice]
-        num_tokens = len(wanted.tokens)
+        num_tokens = len(expected.tokens)
         is_cancelled = got.state is RequestState.CANCELLED and crowd[index].is_leaving(choice)
         if is_cancelled:
             num_tokens = min(len(got.tokens), num_tokens)
-        scores = wanted.prompt_logprobs if num_tokens or not is_cancelled else []
-        if got.tokens != wanted.tokens[:num_tokens]:
-            found.append(f"request {index}, choice {choice}: {got.tokens} instead of {wanted.tokens[:num_tokens]}")
-        elif not is_cancelled and got.state is not wanted.state:
-            found.append(f"request {index}, choice {choice}: ends as {got.state.name} instead of {wanted.state.name}")
-        elif (error := _error(got.logprobs, wanted.logprobs[:num_tokens])) > most_error:
+        scores = expected.prompt_logprobs if num_tokens or not is_cancelled else []
+        if got.tokens != expected.tokens[:num_tokens]:
+            found.append(f"request {index}, choice {choice}: {got.tokens} instead of {expected.tokens[:num_tokens]}")
+        elif not is_cancelled and got.state is not expected.state:
+            found.append(f"request {index}, choice {choice}: ends as {got.state.name} instead of {expected.state.name}")
+        elif (error := _error(got.logprobs, expected.logprobs[:num_tokens])) > most_error:
             found.append(f"request {index}, choice {choice}: log probabilities are off by {error:.2g}")
         elif (error := _error(got.prompt_logprobs, scores)) > most_error:
             found.append(f"request {index}, choice {choice}: log probabilities of its prompt are off by {error:.2g}")
@@ -265,12 +265,12 @@ async def _ended(harness: Harness, answers: dict[tuple[int, int], Answer]) -> Ru
     return Run(answers, dict(status.counters), status.num_replays)
 
 
-def _error(got: Sequence[TokenLogprobs], wanted: Sequence[TokenLogprobs]) -> float:
+def _error(got: Sequence[TokenLogprobs], expected: Sequence[TokenLogprobs]) -> float:
     """The largest difference; infinite where they are of other tokens, or not as many."""
-    if [_tokens(each) for each in got] != [_tokens(each) for each in wanted]:
+    if [_tokens(each) for each in got] != [_tokens(each) for each in expected]:
         return math.inf
 
-    pairs = zip(got, wanted, strict=True)
+    pairs = zip(got, expected, strict=True)
     errors = (abs(a - b) for one, other in pairs for a, b in zip(_values(one), _values(other), strict=True))
     return max(errors, default=0.0)
 

@@ -135,9 +135,9 @@ def played(model: Path, crowd: Crowd, row: Combination, drafter: str, seed: int,
     return anyio.run(play, model, factory(row["kv_cache_dtype"], fails_at), crowd, options, row["cuts"])
 
 
-def knower(crowd: Crowd, wanted: Run) -> Callable[[list[int], int], list[int]]:
+def knower(crowd: Crowd, expected: Run) -> Callable[[list[int], int], list[int]]:
     """An oracle that has read the answers, and errs now and then."""
-    texts = [[*crowd[index].submission.ids, *answer.tokens] for (index, _), answer in wanted.answers.items()]
+    texts = [[*crowd[index].submission.ids, *answer.tokens] for (index, _), answer in expected.answers.items()]
 
     def guess(ids: list[int], num_tokens: int) -> list[int]:
         found = next((text for text in texts if text[: len(ids)] == ids), ids)
@@ -148,9 +148,9 @@ def knower(crowd: Crowd, wanted: Run) -> Callable[[list[int], int], list[int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_answer_alone_is_what_transformers_says(family: str, models: Models, alone: Alone) -> None:
-    crowd, wanted = alone(family, 1)
+    crowd, expected = alone(family, 1)
     excuses = Excuses()
-    for (index, choice), answer in wanted.answers.items():
+    for (index, choice), answer in expected.answers.items():
         submission = crowd[index].submission
         if submission.ask.sampling == {"temperature": 0.0} and choice == 0:
             reference = refer(models(family)[1], submission.ids, submission.max_new_tokens)
@@ -175,10 +175,10 @@ def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: M
             break
         family = row["family"]
         size = 16 if drafter in ("ngram", "suffix") else 12  # nothing is repeated in short answers
-        crowd, wanted = alone(family, seed, row["has_forms"], row["kv_cache_dtype"], size)
+        crowd, expected = alone(family, seed, row["has_forms"], row["kv_cache_dtype"], size)
         print(f"combination {number}: {row}")
-        run = played(models(family)[0], crowd, row, drafter, number, knower(crowd, wanted))
-        found = differences(crowd, run, wanted, MOST_ERROR[row["kv_cache_dtype"]])
+        run = played(models(family)[0], crowd, row, drafter, number, knower(crowd, expected))
+        found = differences(crowd, run, expected, MOST_ERROR[row["kv_cache_dtype"]])
         assert not found, f"{len(found)} answers differ with {drafter}: {found[0]}"
         seen.update(met(run))
     assert not not_met(seen, drafter, may_end_before_preemption=True), seen
@@ -213,12 +213,12 @@ DEFECTS: dict[str, tuple[Any, str, Any]] = {
 def test_each_defect_changes_a_stream_of_a_real_model(
     defect: str, models: Models, alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    crowd, wanted = alone("qwen3", CROWD)
+    crowd, expected = alone("qwen3", CROWD)
     owner, name, broken = DEFECTS[defect]
 
     def found() -> list[str]:
-        run = played(models("qwen3")[0], crowd, PLAIN, "nobody", 0, knower(crowd, wanted))
-        return differences(crowd, run, wanted, MOST_ERROR["int8"])
+        run = played(models("qwen3")[0], crowd, PLAIN, "nobody", 0, knower(crowd, expected))
+        return differences(crowd, run, expected, MOST_ERROR["int8"])
 
     assert not found()
     monkeypatch.setattr(owner, name, broken)
@@ -226,6 +226,6 @@ def test_each_defect_changes_a_stream_of_a_real_model(
 
 
 def test_int8_blocks_change_log_probabilities(models: Models, alone: Alone) -> None:
-    crowd, wanted = alone("llama", CROWD)
+    crowd, expected = alone("llama", CROWD)
     _, rounded = alone("llama", CROWD, kv_cache_dtype="int8")
-    assert differences(crowd, rounded, wanted, MOST_ERROR["int8"])
+    assert differences(crowd, rounded, expected, MOST_ERROR["int8"])

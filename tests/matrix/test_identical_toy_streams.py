@@ -112,10 +112,10 @@ def test_no_combination_changes_a_stream(drafter: str, model: Path, alone: Alone
     for number, (seed, row) in enumerate([*rows, *[(0, CROWDED)] * MOST_FURTHER]):
         if number >= len(rows) and not not_met(seen, drafter):
             break
-        crowd, wanted = alone(seed, has_forms=row["has_forms"])
+        crowd, expected = alone(seed, has_forms=row["has_forms"])
         print(f"combination {number}: {row}")
         run = played(model, crowd, row, drafter, number)
-        found = differences(crowd, run, wanted)
+        found = differences(crowd, run, expected)
         assert not found, f"{len(found)} answers differ with {drafter}: {found[0]}"
         seen.update(met(run))
         assert row["prefix_cache"] or not run.num_cached_tokens
@@ -195,23 +195,23 @@ DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
 def test_without_a_defect_the_hard_combination_changes_nothing(
     drafter: str, has_forms: bool, model: Path, alone: Alone
 ) -> None:
-    crowd, wanted = alone(0, has_forms=has_forms)
-    assert not differences(crowd, played(model, crowd, HARD, drafter, 0), wanted)
+    crowd, expected = alone(0, has_forms=has_forms)
+    assert not differences(crowd, played(model, crowd, HARD, drafter, 0), expected)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_each_defect_changes_a_stream(defect: str, model: Path, alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     drafter, owner, name, broken = DEFECTS[defect]
-    crowd, wanted = alone(0, has_forms=owner is GrammarTable)
+    crowd, expected = alone(0, has_forms=owner is GrammarTable)
     # Names and copies matter where blocks are found again; everything else while they are short.
     row = HARD | {"blocks": "many", "fails": False} if name in ("block_names", "copy") else HARD
     monkeypatch.setattr(owner, name, broken)
     # When commands come, and so what is copied or preempted, is not the same each time.
-    assert any(differences(crowd, played(model, crowd, row, drafter, 0), wanted) for _attempt in range(15))
+    assert any(differences(crowd, played(model, crowd, row, drafter, 0), expected) for _attempt in range(15))
 
 
 def test_another_seed_changes_its_own_stream_only(model: Path, alone: Alone) -> None:
-    crowd, wanted = alone(0)
+    crowd, expected = alone(0)
     index = next(
         i for i, each in enumerate(crowd) if each.submission.ask.sampling.get("top_k") and not each.is_leaving(0)
     )
@@ -219,6 +219,6 @@ def test_another_seed_changes_its_own_stream_only(model: Path, alone: Alone) -> 
     other_ask = msgspec.structs.replace(asked.ask, seed=12)
     other = replace(crowd[index], submission=msgspec.structs.replace(asked, ask=other_ask))
     changed = [*crowd[:index], other, *crowd[index + 1 :]]
-    found = differences(crowd, played(model, changed, HARD, "nobody", 0), wanted)
+    found = differences(crowd, played(model, changed, HARD, "nobody", 0), expected)
     assert found
     assert all(text.startswith(f"request {index},") for text in found)

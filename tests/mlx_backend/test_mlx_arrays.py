@@ -46,9 +46,9 @@ def test_rows_are_taken_and_put(xp: ArrayNamespace) -> None:
     array = xp.asarray(VALUES)
     taken = xp.take_rows(array, rows)
     np.testing.assert_array_equal(xp.to_host(taken), VALUES[rows])
-    wanted = VALUES.copy()
-    wanted[rows] = 7
-    np.testing.assert_array_equal(xp.to_host(xp.put_rows(array, rows, taken * 0 + 7)), wanted)
+    expected = VALUES.copy()
+    expected[rows] = 7
+    np.testing.assert_array_equal(xp.to_host(xp.put_rows(array, rows, taken * 0 + 7)), expected)
 
 
 def test_argmax_takes_the_first_of_equals(xp: ArrayNamespace) -> None:
@@ -61,9 +61,9 @@ def test_argmax_takes_the_first_of_equals(xp: ArrayNamespace) -> None:
 @pytest.mark.parametrize("count", [1, 6, 39])
 def test_topk_descends(xp: ArrayNamespace, count: int) -> None:
     values, indices = (xp.to_host(array) for array in xp.topk(xp.asarray(VALUES), count))
-    wanted = np.argsort(-VALUES, axis=-1)[:, :count]
-    np.testing.assert_array_equal(indices, wanted)
-    np.testing.assert_array_equal(values, np.take_along_axis(VALUES, wanted, -1))
+    expected = np.argsort(-VALUES, axis=-1)[:, :count]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(VALUES, expected, -1))
 
 
 def test_topk_beyond_the_width_gives_all(xp: ArrayNamespace) -> None:
@@ -109,10 +109,10 @@ def test_take_along_reads_within_rows(xp: ArrayNamespace) -> None:
 def test_put_along_writes_within_rows(xp: ArrayNamespace) -> None:
     indices = np.argsort(VALUES, axis=-1)[:, :3].astype(np.int64)
     values = np.arange(15, dtype=np.float32).reshape(5, 3)
-    wanted = VALUES.copy()
-    np.put_along_axis(wanted, indices, values, -1)
+    expected = VALUES.copy()
+    np.put_along_axis(expected, indices, values, -1)
     got = xp.put_along(xp.asarray(VALUES), xp.asarray(indices), xp.asarray(values))
-    np.testing.assert_array_equal(xp.to_host(got), wanted)
+    np.testing.assert_array_equal(xp.to_host(got), expected)
 
 
 def test_max_and_counts_keep_an_axis(xp: ArrayNamespace) -> None:

@@ -56,14 +56,14 @@ async def test_eight_streams_say_what_transformers_says(
         shutil.copy(toy / name, tiny.folder)
     tokenizer = Tokenizer.load(tiny.folder)
     prompts = [f"{index} tells " * (1 + index % 3) for index in range(NUM_STREAMS)]
-    wanted = {prompt: _transformers_text(tiny, tokenizer, prompt, NUM_TOKENS) for prompt in prompts}
+    expected = {prompt: _transformers_text(tiny, tokenizer, prompt, NUM_TOKENS) for prompt in prompts}
     texts: dict[str, str] = {}
 
     async with endpoint(tiny.folder) as client, anyio.create_task_group() as tasks:
         for prompt in prompts:
             tasks.start_soon(_stream, client, tiny.folder.name, prompt, texts)
 
-    assert texts == wanted
+    assert texts == expected
     assert len(set(texts.values())) > NUM_STREAMS // 2, "a control: other prompts get other answers"
 
 

@@ -76,7 +76,7 @@ def test_without_the_normaliser_rotary_positions_are_wrong(
 
 
 @pytest.mark.parametrize(
-    ("family", "device_bytes", "wanted", "dtype"),
+    ("family", "device_bytes", "requested", "dtype"),
     [
         ("llama", 10**9, "auto", "float32"),
         ("llama", 0, "auto", "bfloat16"),
@@ -87,7 +87,7 @@ def test_without_the_normaliser_rotary_positions_are_wrong(
 def test_the_dtype_is_the_checkpoints_or_what_a_cpu_can_do(
     family: str,
     device_bytes: int,
-    wanted: str,
+    requested: str,
     dtype: str,
     mlx_model: Callable[..., Any],
     tmp_path: Path,
@@ -97,7 +97,7 @@ def test_the_dtype_is_the_checkpoints_or_what_a_cpu_can_do(
     folder = shutil.copytree(mlx_model(family).folder, tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
-    stage, capacity = open_stage(folder, 0, NUM_LAYERS, NUM_LAYERS, dtype=wanted)
+    stage, capacity = open_stage(folder, 0, NUM_LAYERS, NUM_LAYERS, dtype=requested)
 
     assert capacity.dtype == dtype
     stage.close()

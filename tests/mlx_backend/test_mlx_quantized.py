@@ -33,12 +33,12 @@ def test_every_mode_is_the_same_whole_and_split(
 ) -> None:
     tiny = mlx_model(family)
     stock = quantize(tiny.folder, tmp_path, MODES[mode])
-    wanted = np.array(stock(mx.array([IDS]))[0])
+    expected = np.array(stock(mx.array([IDS]))[0])
     sizes = []
     for cuts in ((), (1,), (2,), (3,), (1, 2, 3)):
         chain = MlxChain(tmp_path, cuts)
         logits = np.array(chain.step([ChainRow(0, IDS, len(IDS))]))
-        np.testing.assert_allclose(logits, wanted, atol=2e-5 * np.abs(wanted).max())
+        np.testing.assert_allclose(logits, expected, atol=2e-5 * np.abs(expected).max())
         sizes.append(sum(capacity.param_bytes for capacity in chain.capacities))
         chain.close()
 
@@ -48,8 +48,8 @@ def test_every_mode_is_the_same_whole_and_split(
     chain.close()
     plain = MlxChain(tiny.folder)
     unquantized = np.array(plain.step([ChainRow(0, IDS, len(IDS))]))
-    assert np.abs(disturbed - wanted).max() > 1e-3 * np.abs(wanted).max(), "a control: the split carries the stream"
-    assert np.abs(unquantized - wanted).max() > 1e-4 * np.abs(wanted).max(), "a control: the mode rounds"
+    assert np.abs(disturbed - expected).max() > 1e-3 * np.abs(expected).max(), "a control: the split carries the stream"
+    assert np.abs(unquantized - expected).max() > 1e-4 * np.abs(expected).max(), "a control: the mode rounds"
     assert sizes[0] < 0.5 * plain.capacities[0].param_bytes, "weights stay packed"
     plain.close()
 

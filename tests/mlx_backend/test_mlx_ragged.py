@@ -102,8 +102,8 @@ def test_several_positions_of_a_row_are_sampled(cuts: tuple[int, ...], mlx_model
     chain = open_chain(tiny, cuts)
     logits = chain.step([ChainRow(0, one.ids, 3), ChainRow(1, two.ids, 0), ChainRow(2, two.ids, 2)])
 
-    wanted = [*one.logits[-3:].argmax(-1).tolist(), *two.logits[-2:].argmax(-1).tolist()]
-    assert np.array(logits).argmax(-1).tolist() == wanted
+    expected = [*one.logits[-3:].argmax(-1).tolist(), *two.logits[-2:].argmax(-1).tolist()]
+    assert np.array(logits).argmax(-1).tolist() == expected
     assert chain.step([ChainRow(1, two.tokens[:1], 0)]) is None
     chain.close()
 

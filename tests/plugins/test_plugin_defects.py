@@ -202,9 +202,9 @@ def test_a_defect_is_said_and_the_rest_goes_on(piece: str, old: str, new: str, s
     listing = describe_plugins(plugins)
     assert all(f"  - {text}" in listing for text in texts)
     names = {name for registry in registries(plugins) for name in registry.owners}
-    wanted = {name for each in others for name in NAMES if f'"{name}"' in each}
-    assert wanted <= names, "the rest of the plugin"
-    assert names <= wanted | {name for name in NAMES if f'"{name}"' in piece}
+    kept = {name for each in others for name in NAMES if f'"{name}"' in each}
+    assert kept <= names, "the rest of the plugin"
+    assert names <= kept | {name for name in NAMES if f'"{name}"' in piece}
 
 
 def test_a_defective_piece_that_is_named_says_why() -> None:

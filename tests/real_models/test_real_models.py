@@ -109,6 +109,6 @@ def _is_same_at_the_largest(candidate: Any, module: Any, weight: torch.Tensor) -
 
     inputs = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0)).to(weight)
     with torch.inference_mode():
-        wanted, result = module(inputs).double(), candidate(inputs).double()
-    error = (result - wanted).abs().amax(-1) / wanted.abs().amax(-1)
+        expected, result = module(inputs).double(), candidate(inputs).double()
+    error = (result - expected).abs().amax(-1) / expected.abs().amax(-1)
     return bool((error <= 4 * torch.finfo(weight.dtype).eps).all())

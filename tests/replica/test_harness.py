@@ -45,7 +45,7 @@ async def test_tokens_equal_the_plain_computation_for_every_cut(model: Path, cut
 
 async def test_many_requests_join_and_leave_without_touching_each_other(model: Path) -> None:
     prompts = [[i, 2 * i % 256, 7] * (1 + i % 9) for i in range(48)]
-    wanted = [reference(prompt, 5 + i % 20) for i, prompt in enumerate(prompts)]
+    expected = [reference(prompt, 5 + i % 20) for i, prompt in enumerate(prompts)]
     got: dict[int, list[int]] = {}
 
     async with serving(model, ToyFactory(), cuts=[2], samplers=[Temperature]) as harness:
@@ -56,7 +56,7 @@ async def test_many_requests_join_and_leave_without_touching_each_other(model: P
         async with anyio.create_task_group() as tasks:
             for i in range(len(prompts)):
                 tasks.start_soon(one, i)
-    assert [got[i] for i in range(len(prompts))] == wanted
+    assert [got[i] for i in range(len(prompts))] == expected
 
 
 async def test_too_few_blocks_preempt_and_still_give_the_same_tokens(model: Path) -> None:

@@ -72,7 +72,7 @@ def test_an_answer_of_kv_to_the_epoch_before_is_nobodys(late: ToBatching) -> Non
 
 def test_blocks_released_while_kv_was_asked_are_asked_for_again() -> None:
     def asked_at_last(*, is_cancelled: bool) -> bool:
-        """Whether kv is asked for more after it has granted less than was wanted."""
+        """Whether kv is asked for more after it has granted less than was asked for."""
         line = Line()
         line.say(Generate(1, [1] * 7, 7, 32), Generate(2, [2] * 7, 7, 32))
         line.say(Granted([0, 1, 2, 3], 0))

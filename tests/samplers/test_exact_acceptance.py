@@ -128,11 +128,11 @@ def _is_plausible(streams: Ints, expected: Floats) -> bool:
     for before in (second, first * VOCAB + second):
         counts = np.zeros((VOCAB**2, VOCAB))
         np.add.at(counts, (before, third), 1)
-        wanted = counts.sum(axis=1, keepdims=True) * np.tile(expected, (VOCAB, 1))
-        if (counts[wanted == 0] > 0).any():
+        mean_counts = counts.sum(axis=1, keepdims=True) * np.tile(expected, (VOCAB, 1))
+        if (counts[mean_counts == 0] > 0).any():
             return False
-        statistic = ((counts - wanted)[wanted > 0] ** 2 / wanted[wanted > 0]).sum()
-        freedom = np.count_nonzero(wanted) - np.count_nonzero(wanted.any(axis=1))
+        statistic = ((counts - mean_counts)[mean_counts > 0] ** 2 / mean_counts[mean_counts > 0]).sum()
+        freedom = np.count_nonzero(mean_counts) - np.count_nonzero(mean_counts.any(axis=1))
         if statistic > freedom + 5 * np.sqrt(2 * freedom):
             return False
     return True

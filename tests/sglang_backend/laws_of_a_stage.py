@@ -107,11 +107,11 @@ def stage(opened: SglangStage) -> RunningSglangStage:
     return opened.allocate(SIZE)
 
 
-def assert_same(logits: Any, wanted: torch.Tensor) -> None:
+def assert_same(logits: Any, expected: torch.Tensor) -> None:
     """Equal up to rounding; logits of other positions are not."""
-    assert logits.shape == wanted.shape
-    assert logits_error(logits, wanted) < MOST_ERROR
-    assert logits_error(logits.flip(-1), wanted) > 100 * MOST_ERROR, "a control: other logits are far away"
+    assert logits.shape == expected.shape
+    assert logits_error(logits, expected) < MOST_ERROR
+    assert logits_error(logits.flip(-1), expected) > 100 * MOST_ERROR, "a control: other logits are far away"
 
 
 def test_scattered_blocks_and_ragged_rows_give_the_logits_of_transformers(
@@ -119,8 +119,8 @@ def test_scattered_blocks_and_ragged_rows_give_the_logits_of_transformers(
 ) -> None:
     one, two, three = prompt(1, 5), prompt(2, 37), prompt(3, 16)
     rows = [NewTokens(1, 0, one, [9]), NewTokens(8, 0, two, [3, 32, 1]), NewTokens(4, 0, three, [20])]
-    wanted = torch.stack([reference.logits(ids)[-1] for ids in (one, two, three)])
-    assert_same(stage.step(make_step(*rows)).logits, wanted)
+    expected = torch.stack([reference.logits(ids)[-1] for ids in (one, two, three)])
+    assert_same(stage.step(make_step(*rows)).logits, expected)
 
 
 def test_a_decode_beside_a_prompt_and_a_chunk_is_undisturbed(stage: RunningSglangStage, reference: Reference) -> None:
@@ -131,8 +131,8 @@ def test_a_decode_beside_a_prompt_and_a_chunk_is_undisturbed(stage: RunningSglan
         NewTokens(2, 13, two[13:], [7, 8]),
         NewTokens(3, 0, three, [11]),
     ]
-    wanted = torch.stack([reference.logits(ids)[-1] for ids in (one, two, three)])
-    assert_same(stage.step(make_step(*rows)).logits, wanted)
+    expected = torch.stack([reference.logits(ids)[-1] for ids in (one, two, three)])
+    assert_same(stage.step(make_step(*rows)).logits, expected)
 
 
 def test_steps_of_single_tokens_give_the_logits_of_transformers(
@@ -146,20 +146,20 @@ def test_steps_of_single_tokens_give_the_logits_of_transformers(
             NewTokens(2, 17 + index, [two[17 + index]], [10, 12], index),
         ]
         got = stage.step(make_step(*[row for row in rows if row.num_sampled < 2])).logits
-        wanted = [reference.logits(one)[31 + index]] + [reference.logits(two)[17 + index]] * (index == 1)
-        assert_same(got, torch.stack(wanted))
+        expected = [reference.logits(one)[31 + index]] + [reference.logits(two)[17 + index]] * (index == 1)
+        assert_same(got, torch.stack(expected))
 
 
 def test_pages_shared_by_two_rows_serve_both(stage: RunningSglangStage, reference: Reference) -> None:
     prefix, one, two = prompt(9, 2 * PAGE), prompt(10, 3), prompt(11, 9)
     stage.step(make_step(NewTokens(1, 0, prefix, [14, 15], 0)))
     rows = [NewTokens(2, 32, one, [14, 15, 16]), NewTokens(3, 32, two, [14, 15, 17])]
-    wanted = torch.stack([reference.logits(prefix + ids)[-1] for ids in (one, two)])
-    assert_same(stage.step(make_step(*rows)).logits, wanted)
+    expected = torch.stack([reference.logits(prefix + ids)[-1] for ids in (one, two)])
+    assert_same(stage.step(make_step(*rows)).logits, expected)
 
     stage.step(make_step(NewTokens(1, 0, prompt(99, 2 * PAGE), [14, 15], 0)))
     overwritten = stage.step(make_step(*rows)).logits
-    assert logits_error(overwritten, wanted) > 100 * MOST_ERROR, "a control: the shared pages are what is read"
+    assert logits_error(overwritten, expected) > 100 * MOST_ERROR, "a control: the shared pages are what is read"
 
 
 def test_a_slot_and_its_pages_serve_another_sequence(stage: RunningSglangStage, reference: Reference) -> None:
@@ -183,8 +183,8 @@ def test_drafts_are_verified_at_all_their_positions(stage: RunningSglangStage, r
         NewTokens(2, 0, two, [28], num_sampled=0),
         NewTokens(3, 0, three, [29], num_sampled=2),
     ]
-    wanted = torch.cat([reference.logits(one)[18:], reference.logits(three)[-2:]])
-    assert_same(stage.step(make_step(*rows)).logits, wanted)
+    expected = torch.cat([reference.logits(one)[18:], reference.logits(three)[-2:]])
+    assert_same(stage.step(make_step(*rows)).logits, expected)
 
 
 def test_a_step_that_samples_nothing_has_no_logits(stage: RunningSglangStage) -> None:
@@ -204,8 +204,8 @@ def test_copied_pages_hold_what_the_originals_did(stage: RunningSglangStage, ref
 def test_the_first_and_the_last_page_and_row_are_usable(stage: RunningSglangStage, reference: Reference) -> None:
     one, two = prompt(20, 12), prompt(21, 14)
     rows = [NewTokens(1, 0, one, [1]), NewTokens(SIZE.max_rows, 0, two, [SIZE.num_blocks])]
-    wanted = torch.stack([reference.logits(one)[-1], reference.logits(two)[-1]])
-    assert_same(stage.step(make_step(*rows)).logits, wanted)
+    expected = torch.stack([reference.logits(one)[-1], reference.logits(two)[-1]])
+    assert_same(stage.step(make_step(*rows)).logits, expected)
 
 
 def test_a_new_epoch_of_another_size_works(opened: SglangStage, reference: Reference) -> None:
@@ -231,18 +231,18 @@ def test_a_closed_stage_makes_room_for_the_ranges_of_a_split(opened: SglangStage
     opened.close()
     assert weights() is None, "closing frees the weights"
     batch = make_step(NewTokens(1, 0, prompt(24, 21), [2, 7]), NewTokens(2, 0, prompt(25, 4), [5]))
-    wanted = torch.stack([reference.logits(prompt(24, 21))[-1], reference.logits(prompt(25, 4))[-1]])
+    expected = torch.stack([reference.logits(prompt(24, 21))[-1], reference.logits(prompt(25, 4))[-1]])
     batch.hidden = run_range(reference, batch, 0, 1)
     batch.token_ids = None
     batch.hidden = run_range(reference, batch, 1, 2)
     end = open_stage(spec_of(reference.folder, first_layer=2), no_progress)
     last = end.allocate(SIZE)
-    assert_same(last.step(batch).logits, wanted)
+    assert_same(last.step(batch).logits, expected)
 
     swapped = batch.hidden[0]
     rows = np.frombuffer(swapped.data, np.float32).reshape(swapped.shape)[::-1].copy()
     batch.hidden = [Tensor(swapped.dtype, swapped.shape, rows)]
-    assert logits_error(last.step(batch).logits, wanted) > 100 * MOST_ERROR, "a control: swapped hidden states"
+    assert logits_error(last.step(batch).logits, expected) > 100 * MOST_ERROR, "a control: swapped hidden states"
     end.close()
 
 

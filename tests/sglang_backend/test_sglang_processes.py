@@ -106,9 +106,9 @@ def test_batches_on_sglang_equal_single_runs_of_transformers(
     workers: StageWorkers,
     excuses: Excuses,
 ) -> None:
-    folder, wanted = model(name)
-    got, alone = anyio.run(continuations, workers, folder, cuts, [each.ids for each in wanted])
-    for row, reference in enumerate(wanted):
+    folder, expected = model(name)
+    got, alone = anyio.run(continuations, workers, folder, cuts, [each.ids for each in expected])
+    for row, reference in enumerate(expected):
         excuses.compare(got[row], reference.first(NUM_TOKENS - row))
-    excuses.compare(alone, wanted[0])
-    assert got[1] != wanted[2].tokens[: len(got[1])], "a control: another prompt gives other tokens"
+    excuses.compare(alone, expected[0])
+    assert got[1] != expected[2].tokens[: len(got[1])], "a control: another prompt gives other tokens"

@@ -49,8 +49,8 @@ def test_layers_on_sglang_and_on_torch_answer_as_transformers_does(sglang_python
         client = openai.OpenAI(base_url=f"{server.base_url}/v1", api_key="none", max_retries=0)
         answers = [complete(client, ids) for ids in prompts()]
         client.close()
-    wanted = [continuation(ids) for ids in prompts()]
-    assert answers == wanted
+    expected = [continuation(ids) for ids in prompts()]
+    assert answers == expected
     assert answers[0] != answers[1], "a control: another prompt gives another text"
 
 

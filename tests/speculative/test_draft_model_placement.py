@@ -146,9 +146,9 @@ def test_the_hub_is_asked_as_the_topology_says(
     asked: list[dict[str, Any]], offline: bool, revision: str | None
 ) -> None:
     options = {"model": "owner/name"} | ({"revision": revision} if revision else {})
-    wanted = spec(target_path(), options, offline=offline)
-    assert supports(wanted).available
-    DraftModelFactory().create(wanted, INSTALLED)
+    expected = spec(target_path(), options, offline=offline)
+    assert supports(expected).available
+    DraftModelFactory().create(expected, INSTALLED)
     same = {"path": "owner/name", "revision": revision, "offline": offline}
     assert asked == [same | {"weights": False}, same | {"weights": True}]
 

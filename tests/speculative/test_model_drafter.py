@@ -102,8 +102,8 @@ def said_by_toy(ids: list[int], num_tokens: int) -> list[int]:
     return toy_continuation(ids, num_tokens, num_layers=NUM_LAYERS, vocab_size=VOCAB)
 
 
-def proposed(drafter: ModelDrafter, wanted: dict[int, int]) -> dict[int, list[int]]:
-    drafts = drafter.propose(wanted)
+def proposed(drafter: ModelDrafter, expected: dict[int, int]) -> dict[int, list[int]]:
+    drafts = drafter.propose(expected)
     drafter.places.check_integrity()
     assert not any(draft.draft_probs for draft in drafts.values()), "greedy guesses are simply the best"
     return {request: draft.ids for request, draft in drafts.items()}
@@ -127,9 +127,9 @@ def test_whatever_came_true_it_goes_on_from_there(drafter: ModelDrafter) -> None
         open_sequence(drafter, request, list(ids))
     for _ in range(40):
         asked = rng.sample(sorted(texts), rng.randint(1, 5))
-        wanted = {request: rng.randint(1, 6) for request in asked}
-        drafts = proposed(drafter, wanted)
-        for request, count in wanted.items():
+        expected = {request: rng.randint(1, 6) for request in asked}
+        drafts = proposed(drafter, expected)
+        for request, count in expected.items():
             assert drafts[request] == said_by_toy(texts[request], count)
         for request in rng.sample(sorted(texts), 4):
             known = drafts.get(request, [])
@@ -187,9 +187,9 @@ def test_where_blocks_are_short_some_are_drafted_for(model: Path, factory: Noted
     drafter = make_drafter(model, factory, num_cache_tokens=64)
     for request in range(1, 5):
         open_sequence(drafter, request, [request] * 20)
-    wanted = dict.fromkeys(range(1, 5), 3)
-    assert list(proposed(drafter, wanted)) == [1, 2]
-    assert list(proposed(drafter, wanted)) == [1, 2], "they keep their places"
+    expected = dict.fromkeys(range(1, 5), 3)
+    assert list(proposed(drafter, expected)) == [1, 2]
+    assert list(proposed(drafter, expected)) == [1, 2], "they keep their places"
     for _ in range(_IDLE_ROUNDS + 1):
         proposed(drafter, {1: 3})
     drafts = proposed(drafter, {3: 3})

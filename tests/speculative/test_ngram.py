@@ -50,7 +50,7 @@ def test_the_latest_of_equal_matches_wins() -> None:
     assert propose([3, 4, 50, 3, 4, 60, 3, 4], 1) == [60]
 
 
-def test_a_loop_is_continued_for_as_long_as_wanted() -> None:
+def test_a_loop_is_continued_up_to_the_asked_length() -> None:
     assert propose([8, 1, 2, 1, 2], 5) == [1, 2, 1, 2, 1]
 
 

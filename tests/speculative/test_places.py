@@ -47,7 +47,7 @@ def test_nobody_loses_a_place_where_that_would_not_help() -> None:
     places, freed = make_places(4, 4)
     pass_rounds(places, 1, 1)
     pass_rounds(places, _IDLE_ROUNDS + 1, 2, 3)
-    assert places.reserve(4, 12) is None, "two blocks are free or could be, and three are wanted"
+    assert places.reserve(4, 12) is None, "two blocks are free or could be, and three are expected"
     assert not freed
     assert places.reserve(4, 8) is not None
     assert places.get(1) is None

@@ -54,18 +54,18 @@ def expected(ids: tuple[int, ...]) -> npt.NDArray[np.float64]:
 
 
 def check(found: list[TokenLogprobs], ids: list[int], num_top: int = 0) -> None:
-    wanted = expected(tuple(ids))
+    judged = expected(tuple(ids))
     assert len(found) == len(ids) - 1
     logprobs = np.array([each.logprob for each in found])
-    assert np.abs(logprobs - wanted[range(len(found)), ids[1:]]).max(initial=0) < MOST_ERROR
-    ranks = (wanted > wanted[range(len(found)), ids[1:]][:, None]).sum(-1) + 1
+    assert np.abs(logprobs - judged[range(len(found)), ids[1:]]).max(initial=0) < MOST_ERROR
+    ranks = (judged > judged[range(len(found)), ids[1:]][:, None]).sum(-1) + 1
     assert [each.rank for each in found] == ranks.tolist()
-    for each, row in zip(found, wanted, strict=True):
+    for each, row in zip(found, judged, strict=True):
         best = np.argsort(-row)[:num_top]
         assert [token for token, _ in each.top] == best.tolist()
         assert [logprob for _, logprob in each.top] == pytest.approx(row[best], abs=MOST_ERROR)
     if len(ids) > 3:
-        assert np.abs(logprobs[1:] - wanted[range(len(found) - 1), ids[1:-1]]).max() > 0.1, "a control: one off"
+        assert np.abs(logprobs[1:] - judged[range(len(found) - 1), ids[1:-1]]).max() > 0.1, "a control: one off"
         assert len(set(ranks.tolist())) > 1, "a control: ranks differ"
 
 
@@ -234,22 +234,22 @@ def test_scored_positions_are_split_from_sampled_ones() -> None:
     scorer.open(command(1, [1, 2], None))
     scorer.open(command(2, [3, 4, 5], 1))
     logits = np.random.default_rng(0).standard_normal((8, 12)).astype(np.float32) * 3
-    wanted = log_softmax(logits)
+    judged = log_softmax(logits)
     rows = [Row(0, 0, 3, 0, num_scored=3), Row(1, 9, 3, 2), Row(2, 0, 3, 1, num_scored=2)]
 
     sampled, scores = scorer.split(NumpyArrays(), logits, rows)
 
     assert sampled is not None
     assert sampled.tolist() == logits[[3, 4, 7]].tolist()
-    assert [each.logprob for each in scores[0].prompt_logprobs] == pytest.approx(wanted[[0, 1, 2], [6, 7, 8]], abs=1e-5)
-    assert [each.logprob for each in scores[2].prompt_logprobs] == pytest.approx(wanted[[5, 6], [4, 5]], abs=1e-5)
-    assert [each.top[0][0] for each in scores[2].prompt_logprobs] == wanted[[5, 6]].argmax(-1).tolist()
-    assert [each.logprob for each in scores[2].prompt_logprobs] != pytest.approx(wanted[[4, 5], [4, 5]], abs=1e-5)
+    assert [each.logprob for each in scores[0].prompt_logprobs] == pytest.approx(judged[[0, 1, 2], [6, 7, 8]], abs=1e-5)
+    assert [each.logprob for each in scores[2].prompt_logprobs] == pytest.approx(judged[[5, 6], [4, 5]], abs=1e-5)
+    assert [each.top[0][0] for each in scores[2].prompt_logprobs] == judged[[5, 6]].argmax(-1).tolist()
+    assert [each.logprob for each in scores[2].prompt_logprobs] != pytest.approx(judged[[4, 5], [4, 5]], abs=1e-5)
     assert set(scores) == {0, 2}
 
     sampled, scores = scorer.split(NumpyArrays(), logits[:1], [Row(0, 3, 1, 0, num_scored=1)])
     assert sampled is None
-    assert [each.logprob for each in scores[0].prompt_logprobs] == pytest.approx([wanted[0, 9]], abs=1e-5)
+    assert [each.logprob for each in scores[0].prompt_logprobs] == pytest.approx([judged[0, 9]], abs=1e-5)
 
 
 def test_without_scored_rows_the_same_array_passes() -> None:

@@ -32,7 +32,7 @@ def test_a_stage_gets_its_own_first_ids() -> None:
     assert batch.block_tables.tolist() == [[17, 10], [14, 11]]
 
 
-def test_scored_positions_are_wanted_along_with_the_sampled_ones() -> None:
+def test_scored_positions_are_computed_along_with_the_sampled_ones() -> None:
     table = SlotTable(3, 3)
     for slot in range(3):
         table.open(slot)

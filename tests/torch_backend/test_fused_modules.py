@@ -39,17 +39,17 @@ def test_norms_with_outliers_keep_their_numbers(name: str, dtype: torch.dtype) -
     assert fuse_norms(model) == 1
     assert formula_of(replaced_in(model), norm) == CLASSES[name] or dtype == torch.float32
     assert fuse_norms(model) == 0
-    wanted = norm(inputs)
-    assert mismatches(model(inputs), wanted) == 0
-    assert mismatches(model(inputs.flip(-1)), wanted) > 1000
+    expected = norm(inputs)
+    assert mismatches(model(inputs), expected) == 0
+    assert mismatches(model(inputs.flip(-1)), expected) > 1000
 
 
 def test_an_error_relative_to_the_largest_element_would_let_the_wrong_norm_pass() -> None:
     norm = make_norm("gemma3.Gemma3RMSNorm", real_weight(640), torch.bfloat16)
     plain = FusedRMSNorm(weight_of(norm), 1e-6, is_rounded_first=False)
     inputs = torch.randn(3, 640, generator=torch.Generator().manual_seed(0)).bfloat16()
-    wanted, result = norm(inputs).double(), plain(inputs).double()
-    by_row = (result - wanted).abs().amax(-1) / wanted.abs().amax(-1)
+    expected, result = norm(inputs).double(), plain(inputs).double()
+    by_row = (result - expected).abs().amax(-1) / expected.abs().amax(-1)
 
     assert float(by_row.max()) <= 4 * torch.finfo(torch.bfloat16).eps
     assert mismatches(plain(inputs), norm(inputs)) > 1000
@@ -165,16 +165,16 @@ def real_inputs(dim: int, dtype: torch.dtype) -> Tensor:
     return inputs.to(dtype)
 
 
-def mismatches(result: Tensor, wanted: Tensor) -> int:
+def mismatches(result: Tensor, expected: Tensor) -> int:
     """Elements that differ by more than rounding in the last place, of the element itself."""
-    allowed = 4 * torch.finfo(wanted.dtype).eps * wanted.double().abs()
-    num_beyond = int(((result.double() - wanted.double()).abs() > allowed).sum())
-    if wanted.dtype == torch.float32:
+    allowed = 4 * torch.finfo(expected.dtype).eps * expected.double().abs()
+    num_beyond = int(((result.double() - expected.double()).abs() > allowed).sum())
+    if expected.dtype == torch.float32:
         return num_beyond
 
     # In half precisions the same float32 numbers are rounded to the same ones.
-    num_flipped = int((result != wanted).sum())
-    return num_beyond + (num_flipped if num_flipped > wanted.numel() // 1000 else 0)
+    num_flipped = int((result != expected).sum())
+    return num_beyond + (num_flipped if num_flipped > expected.numel() // 1000 else 0)
 
 
 def formula_of(replaced: FusedRMSNorm, norm: nn.Module) -> str:

@@ -139,26 +139,26 @@ def test_resident_rows_hold_what_blocks_hold_to_the_last_bit(dtype: torch.dtype)
 
 def test_blocks_are_read_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     row, cache = draw(22), make_cache()
-    wanted = run(cache, [(0, 22, BLOCKS, row)])
+    expected = run(cache, [(0, 22, BLOCKS, row)])
     for num_values in (1, 3 * BLOCK_SIZE * SHAPE.key_dim):
         monkeypatch.setattr(stores, "_CHUNK_VALUES", num_values)
-        assert difference(run(cache, [(0, 22, BLOCKS, row)]), wanted) < 1e-6
+        assert difference(run(cache, [(0, 22, BLOCKS, row)]), expected) < 1e-6
     cache._pools[0][BLOCKS[3]] = 0
-    assert difference(run(cache, [(16, 6, BLOCKS, row)]), [wanted[0][16:]]) > 1e-3
+    assert difference(run(cache, [(16, 6, BLOCKS, row)]), [expected[0][16:]]) > 1e-3
 
 
 def test_a_copied_block_has_its_scales() -> None:
     row, cache = draw(9), make_cache()
     run(cache, [(0, 8, BLOCKS, row)])
     cache.copy(BLOCKS[:2], OTHER_BLOCKS[:2])
-    wanted = run(cache, [(8, 1, BLOCKS, row)])
+    expected = run(cache, [(8, 1, BLOCKS, row)])
 
     assert are_equal(stored(cache, BLOCKS[:2]), stored(cache, OTHER_BLOCKS[:2]))
-    assert difference(run(cache, [(8, 1, OTHER_BLOCKS, row)]), wanted) < 1e-6
+    assert difference(run(cache, [(8, 1, OTHER_BLOCKS, row)]), expected) < 1e-6
     assert cache._residents is not None
     cache._pools[1][OTHER_BLOCKS[0]] *= 1.5
     cache._residents.forget(OTHER_BLOCKS[:1])
-    assert difference(run(cache, [(8, 1, OTHER_BLOCKS, row)]), wanted) > 1e-3
+    assert difference(run(cache, [(8, 1, OTHER_BLOCKS, row)]), expected) > 1e-3
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])

@@ -87,11 +87,11 @@ def forced(factory: TorchFactory, prompts: list[list[int]], dtype: str) -> Tenso
     return torch.cat(logits)
 
 
-def distance(logits: Tensor, wanted: Tensor) -> tuple[float, float]:
+def distance(logits: Tensor, expected: Tensor) -> tuple[float, float]:
     """Mean Kullback-Leibler divergence in nats, and how often the likeliest token is another one."""
-    got, reference = torch.log_softmax(logits, -1), torch.log_softmax(wanted, -1)
+    got, reference = torch.log_softmax(logits, -1), torch.log_softmax(expected, -1)
     divergence = (reference.exp() * (reference - got)).sum(-1).mean()
-    return float(divergence), float((logits.argmax(-1) != wanted.argmax(-1)).double().mean())
+    return float(divergence), float((logits.argmax(-1) != expected.argmax(-1)).double().mean())
 
 
 def off_by_a_little(numbers: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,18 +110,18 @@ def test_the_demo_model_says_nearly_the_same(
     dtype: str, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert all(300 <= len(ids) <= 1000 for ids in prompts)
-    wanted = forced(TorchFactory(), prompts, dtype)
+    expected = forced(TorchFactory(), prompts, dtype)
     most_divergence, most_others = GATE[dtype]
-    divergence, others = distance(forced(Int8Factory(), prompts, dtype), wanted)
+    divergence, others = distance(forced(Int8Factory(), prompts, dtype), expected)
     assert 1e-5 < divergence <= most_divergence
     assert others <= most_others
 
     monkeypatch.setattr(stores, "_LARGEST_CODE", 31)
-    assert distance(forced(Int8Factory(), prompts, dtype), wanted)[0] > most_divergence, "6 bits"
+    assert distance(forced(Int8Factory(), prompts, dtype), expected)[0] > most_divergence, "6 bits"
     if dtype == "float32":
         monkeypatch.undo()
         monkeypatch.setattr(stores, "_quantize", off_by_a_little)
-        assert distance(forced(Int8Factory(), prompts, dtype), wanted)[0] > most_divergence, "scales of 2 % more"
+        assert distance(forced(Int8Factory(), prompts, dtype), expected)[0] > most_divergence, "scales of 2 % more"
 
 
 NUM_TOKENS = 12

@@ -22,9 +22,9 @@ def fresh_probe() -> Iterator[None]:
     can_pack.cache_clear()
 
 
-def relative_error(result: Tensor, wanted: Tensor) -> float:
+def relative_error(result: Tensor, expected: Tensor) -> float:
     """Largest difference relative to the largest value."""
-    return float((result.double() - wanted).abs().max() / wanted.abs().max())
+    return float((result.double() - expected).abs().max() / expected.abs().max())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -37,10 +37,10 @@ def test_packed_equals_plain(dtype: torch.dtype, leading: tuple[int, ...], has_b
     torch.manual_seed(0)
     plain = nn.Linear(96, 80, bias=has_bias).to(dtype).requires_grad_(False)
     inputs = torch.randn(*leading, 96).to(dtype)
-    wanted = F.linear(inputs.double(), plain.weight.double(), None if plain.bias is None else plain.bias.double())
+    expected = F.linear(inputs.double(), plain.weight.double(), None if plain.bias is None else plain.bias.double())
     packed = PackedLinear(plain.weight, plain.bias)
-    assert relative_error(packed(inputs), wanted) < 4 * torch.finfo(dtype).eps
-    assert relative_error(packed(inputs.roll(1, -1)), wanted) > 0.01
+    assert relative_error(packed(inputs), expected) < 4 * torch.finfo(dtype).eps
+    assert relative_error(packed(inputs.roll(1, -1)), expected) > 0.01
 
 
 def test_no_tokens_give_no_outputs() -> None:
@@ -51,11 +51,11 @@ def test_no_tokens_give_no_outputs() -> None:
 def test_every_linear_below_a_module_is_replaced() -> None:
     model = nn.Sequential(nn.Linear(4, 8), nn.Sequential(nn.ReLU(), nn.Linear(8, 2, bias=False)))
     inputs = torch.randn(3, 4)
-    wanted = model(inputs)
+    expected = model(inputs)
     assert pack_linears(model) == 2
     assert not [module for module in model.modules() if isinstance(module, nn.Linear)]
     assert not list(model.parameters())
-    torch.testing.assert_close(model(inputs), wanted)
+    torch.testing.assert_close(model(inputs), expected)
 
 
 def test_subclasses_of_linear_are_left_alone() -> None:
@@ -85,24 +85,24 @@ class Attention(nn.Module):
 def test_linears_of_one_input_are_joined(biases: tuple[bool, bool, bool]) -> None:
     model = Attention(biases).requires_grad_(False)
     first, second = torch.randn(2, 5, 16).unbind()
-    wanted = model(first), model(second)
+    expected = model(first), model(second)
     assert pack_linears(model) == 3
     assert isinstance(model.v_proj, JoinedPart)
-    for inputs, want in zip((first, second), wanted, strict=True):
+    for inputs, want in zip((first, second), expected, strict=True):
         torch.testing.assert_close(model(inputs), want)
-    assert (model(first)[0] - wanted[1][0]).abs().max() > 0.01
+    assert (model(first)[0] - expected[1][0]).abs().max() > 0.01
 
 
 def test_joined_parts_may_be_called_in_any_order_and_alone() -> None:
     model = Attention().requires_grad_(False)
     first, second = torch.randn(2, 5, 16).unbind()
-    wanted = {
+    expected = {
         name: (getattr(model, name)(first), getattr(model, name)(second)) for name in ("q_proj", "k_proj", "v_proj")
     }
     pack_linears(model)
     for name in ("v_proj", "q_proj", "k_proj", "q_proj", "v_proj"):
-        torch.testing.assert_close(getattr(model, name)(first), wanted[name][0])
-        torch.testing.assert_close(getattr(model, name)(second), wanted[name][1])
+        torch.testing.assert_close(getattr(model, name)(first), expected[name][0])
+        torch.testing.assert_close(getattr(model, name)(second), expected[name][1])
 
 
 def test_joined_parts_keep_no_activations() -> None:

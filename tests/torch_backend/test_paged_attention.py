@@ -90,8 +90,8 @@ class Bench:
 
     def errors(self, layer: Layer | None = None) -> list[float]:
         """Largest difference to the dense reference, for each row, over all tokens computed so far."""
-        wanted = [dense_attention(row, layer or self.layer)[: row.num_computed] for row in self.rows]
-        pairs = zip(self.rows, wanted, strict=True)
+        expected = [dense_attention(row, layer or self.layer)[: row.num_computed] for row in self.rows]
+        pairs = zip(self.rows, expected, strict=True)
         return [float((torch.cat(row.outputs).double() - want).abs().max()) for row, want in pairs]
 
 
@@ -326,9 +326,9 @@ def test_latent_blocks_equal_dense_multi_query_attention() -> None:
         span = slice(start, start + count)
         outputs.append(attend_latent(cache, 0, row.query[span], row.key[span, 0], scale=0.3, value_dim=16))
     row.value = row.key
-    wanted = dense_attention(row, layer)[..., :16]
-    assert (torch.cat(outputs) - wanted).abs().max() < 2e-6
-    assert (torch.cat(outputs) - wanted.flip(0)).abs().max() > 1e-2
+    expected = dense_attention(row, layer)[..., :16]
+    assert (torch.cat(outputs) - expected).abs().max() < 2e-6
+    assert (torch.cat(outputs) - expected.flip(0)).abs().max() > 1e-2
 
 
 def test_transformers_finds_the_adapter_and_makes_no_mask() -> None:

@@ -25,7 +25,7 @@ def groups_of(lengths: list[tuple[int, int]], window: int | None = None) -> list
     return [make_group(rows, members) for members in similar_rows(rows)]
 
 
-def wanted_tokens(group: RowGroup) -> list[int]:
+def kept_tokens(group: RowGroup) -> list[int]:
     """What all parts give together."""
     return [token for part in group.parts for token in part.tokens[~part.repeated].tolist()]
 
@@ -33,7 +33,7 @@ def wanted_tokens(group: RowGroup) -> list[int]:
 @pytest.mark.parametrize("window", [None, 20])
 def test_every_token_is_in_one_group(window: int | None) -> None:
     lengths = [(5, 1), (0, 300), (90, 1), (40, 5), (7, 1), (41, 4), (500, 17)]
-    tokens = [token for group in groups_of(lengths, window) for token in wanted_tokens(group)]
+    tokens = [token for group in groups_of(lengths, window) for token in kept_tokens(group)]
     assert sorted(tokens) == list(range(sum(count for _, count in lengths)))
 
 
@@ -48,7 +48,7 @@ def test_a_few_rows_with_drafts_attend_them_in_parts_over_the_same_blocks() -> N
     (group,) = groups_of(lengths)
     assert [part.rows for part in group.parts] == [slice(0, 32), slice(3, 4), slice(17, 19)]
     assert [part.num_queries for part in group.parts] == [1, 4, 4]
-    assert sorted(wanted_tokens(group)) == list(range(32 + 3 * 4))
+    assert sorted(kept_tokens(group)) == list(range(32 + 3 * 4))
 
 
 def test_many_rows_with_drafts_make_one_part_where_the_others_repeat_their_last_token() -> None:

@@ -44,9 +44,9 @@ def test_rows_are_taken_and_put(xp: ArrayNamespace) -> None:
     array = xp.asarray(VALUES)
     taken = xp.take_rows(array, rows)
     np.testing.assert_array_equal(xp.to_host(taken), VALUES[rows])
-    wanted = VALUES.copy()
-    wanted[rows] = 7
-    np.testing.assert_array_equal(xp.to_host(xp.put_rows(array, rows, taken * 0 + 7)), wanted)
+    expected = VALUES.copy()
+    expected[rows] = 7
+    np.testing.assert_array_equal(xp.to_host(xp.put_rows(array, rows, taken * 0 + 7)), expected)
 
 
 def test_argmax_takes_the_first_of_equals(xp: ArrayNamespace) -> None:
@@ -58,9 +58,9 @@ def test_argmax_takes_the_first_of_equals(xp: ArrayNamespace) -> None:
 
 def test_topk_descends(xp: ArrayNamespace) -> None:
     values, indices = (xp.to_host(array) for array in xp.topk(xp.asarray(VALUES), 6))
-    wanted = np.argsort(-VALUES, axis=-1)[:, :6]
-    np.testing.assert_array_equal(indices, wanted)
-    np.testing.assert_array_equal(values, np.take_along_axis(VALUES, wanted, -1))
+    expected = np.argsort(-VALUES, axis=-1)[:, :6]
+    np.testing.assert_array_equal(indices, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(VALUES, expected, -1))
 
 
 def test_topk_beyond_the_width_gives_all(xp: ArrayNamespace) -> None:
@@ -97,17 +97,17 @@ def test_max_is_kept_as_a_column(xp: ArrayNamespace) -> None:
 @pytest.mark.parametrize("width", [1, 7, 8, 40, 64])
 def test_block_sums_add_up_neighbours(xp: ArrayNamespace, width: int) -> None:
     got = xp.to_host(xp.block_sums(xp.asarray(VALUES), width))
-    wanted = [[row[start : start + width].sum() for start in range(0, 40, width)] for row in VALUES]
-    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+    expected = [[row[start : start + width].sum() for start in range(0, 40, width)] for row in VALUES]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_put_along_writes_within_rows(xp: ArrayNamespace) -> None:
     indices = np.array([[0, 5, 5], [39, 1, 2], [7, 7, 7], [0, 1, 2], [4, 3, 2]])
     values = np.array([[1, 2, 2], [3, 4, 5], [6, 6, 6], [-np.inf, 0, 1], [7, 8, 9]], np.float32)
     got = xp.to_host(xp.put_along(xp.asarray(VALUES), xp.asarray(indices), xp.asarray(values)))
-    wanted = VALUES.copy()
-    np.put_along_axis(wanted, indices, values, -1)
-    np.testing.assert_array_equal(got, wanted)
+    expected = VALUES.copy()
+    np.put_along_axis(expected, indices, values, -1)
+    np.testing.assert_array_equal(got, expected)
     assert not np.array_equal(got, VALUES)
 
 

@@ -86,9 +86,9 @@ def test_batches_in_processes_equal_single_runs_of_transformers(
     family: str, cuts: tuple[int, ...], tiny_model: Callable[[str], Any], workers: StageWorkers, excuses: Excuses
 ) -> None:
     tiny = tiny_model(family)
-    wanted = references(tiny)
-    got, alone = anyio.run(continuations, workers, tiny.folder, cuts, [each.ids for each in wanted])
-    for row, reference in enumerate(wanted):
+    expected = references(tiny)
+    got, alone = anyio.run(continuations, workers, tiny.folder, cuts, [each.ids for each in expected])
+    for row, reference in enumerate(expected):
         excuses.compare(got[row], reference.first(32 - 2 * row))
-    excuses.compare(alone, wanted[0])
-    assert got[1] != wanted[2].tokens[: len(got[1])], "a control: another prompt gives other tokens"
+    excuses.compare(alone, expected[0])
+    assert got[1] != expected[2].tokens[: len(got[1])], "a control: another prompt gives other tokens"

@@ -179,8 +179,8 @@ class LlguidanceVocabulary:
             masks[request.first_row] = mask[: masks.shape[1]]
 
 
-def _first_of(wanted: frozenset[int], ids: Sequence[int]) -> int:
-    return next(at for at, token in enumerate(ids) if token in wanted)
+def _first_of(sought: frozenset[int], ids: Sequence[int]) -> int:
+    return next(at for at, token in enumerate(ids) if token in sought)
 
 
 def _ours(request: MaskRequest) -> LlguidanceMatcher:

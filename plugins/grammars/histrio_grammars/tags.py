@@ -49,9 +49,9 @@ def tag_grammars(spec: TagSpec, tokens: OwnTokens, json_options: dict[str, Any])
     return grammars
 
 
-def free_tokens(tokens: OwnTokens, wanted: tuple[str, ...]) -> str:
+def free_tokens(tokens: OwnTokens, literals: tuple[str, ...]) -> str:
     """The rule `lead`: text and tokens that may stand before more text."""
-    ids = tokens.beside(wanted)
+    ids = tokens.beside(literals)
     return f"lead: (TEXT <[{ids}]>)*" if ids else 'lead: ""'
 
 

@@ -44,9 +44,9 @@ class OwnTokens:
         found = self._any_of.match(text) if self.ids else None
         return found[0] if found else ""
 
-    def beside(self, wanted: Iterable[str]) -> str:
-        """The tokens that free text may hold, as ranges of ids: no part of a wanted text hides in one of them."""
-        texts = list(wanted)
+    def beside(self, literals: Iterable[str]) -> str:
+        """The tokens that free text may hold, as ranges of ids: none of them contains a part of a literal."""
+        texts = list(literals)
         ids = (id_ for text, id_ in self.ids.items() if id_ in self.plain_ids and not _overlaps_any(text, texts))
         return _ranges(sorted(ids))
 

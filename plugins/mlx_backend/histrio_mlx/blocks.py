@@ -81,9 +81,9 @@ class Span:
         self._relative = group.starts - firsts * block_size
         self._num_tokens = group.num_tokens
         self.size = int(self._relative.max()) + group.num_tokens
-        wanted = firsts[:, None] + np.arange(-(-self.size // block_size))
+        columns = firsts[:, None] + np.arange(-(-self.size // block_size))
         # Blocks beyond a row's own are any block: what they hold is masked.
-        self._blocks = np.take_along_axis(group.tables, np.minimum(wanted, group.tables.shape[1] - 1), 1)
+        self._blocks = np.take_along_axis(group.tables, np.minimum(columns, group.tables.shape[1] - 1), 1)
         self._masks: dict[tuple[int | None, bool], Any] = {}
         self._indices: dict[int, mx.array] = {}
 

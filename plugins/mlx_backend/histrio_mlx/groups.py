@@ -48,7 +48,7 @@ class Group:
 
     @property
     def sampled(self) -> Ints:
-        """Places `row * num_tokens + token` whose logits are wanted, in order."""
+        """Indices `row * num_tokens + token` of the tokens that are sampled, in ascending order."""
         ends = (np.arange(self.num_rows) + 1) * self.num_tokens
         return np.concatenate([np.arange(end - count, end) for end, count in zip(ends, self.num_sampled, strict=True)])
 

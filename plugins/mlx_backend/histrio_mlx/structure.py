@@ -65,13 +65,13 @@ class Structure:
 
 def find_structure(model: Any) -> Structure:
     """Find the parts by mlx-lm's one convention, `Model.layers`. Raises `UnsupportedModel` where they're not there."""
-    wanted = [id(layer) for layer in getattr(model, "layers", [])]
+    own = [id(layer) for layer in getattr(model, "layers", [])]
     modules: dict[str, Module] = dict(model.named_modules())
     lists = [
         (path, value)
         for path, module in modules.items()
         for value in module.values()
-        if isinstance(value, list) and value and [id(layer) for layer in value] == wanted
+        if isinstance(value, list) and value and [id(layer) for layer in value] == own
     ]
     if len(lists) != 1:
         raise UnsupportedModel(f"{name_of(model)} has {len(lists)} lists of all its layers; one is needed to split it")

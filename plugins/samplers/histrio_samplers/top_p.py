@@ -1,7 +1,7 @@
 """Top-p: the smallest set of most likely tokens that holds probability p stays.
 
-Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". Only the values are sorted, not the tokens: what
-is wanted is the smallest logit to keep.
+Holtzman et al. 2019, "The Curious Case of Neural Text Degeneration". Only the values are sorted, not the tokens: the
+sampler needs the smallest logit to keep.
 """
 
 from __future__ import annotations

@@ -102,8 +102,8 @@ class RunningSglangStage:
             return last
 
         spans = zip(batch.offsets[1:], batch.num_sampled, strict=True)
-        wanted = np.concatenate([np.arange(end - count, end) for end, count in spans])
-        return self._runner.head(output.hidden_states[torch.from_numpy(wanted).to(self._device)])
+        sampled = np.concatenate([np.arange(end - count, end) for end, count in spans])
+        return self._runner.head(output.hidden_states[torch.from_numpy(sampled).to(self._device)])
 
 
 def open_stage(spec: StageSpec, progress: Progress) -> SglangStage:

@@ -77,8 +77,8 @@ class Guesser:
             return self._repeat(logits, slots, positions)
 
         guesses: list[Guess] = [Guess(-1)] * len(slots)
-        for is_wanted, find in ((~is_free, self._repeat), (is_free, self._draw)):
-            rows = np.flatnonzero(is_wanted)
+        for is_chosen, find in ((~is_free, self._repeat), (is_free, self._draw)):
+            rows = np.flatnonzero(is_chosen)
             if len(rows) == 0:
                 continue
             part = logits if len(rows) == len(slots) else self._xp.take_rows(logits, rows)

@@ -50,7 +50,7 @@ class _Run:
 
     sequence: _Sequence
     place: Place
-    num_wanted: int
+    num_drafts: int
     draft: Draft = field(default_factory=lambda: Draft([]))
     is_over: bool = False
 
@@ -126,12 +126,12 @@ class ModelDrafter:
     def _places_for(self, lengths: Mapping[int, int]) -> list[tuple[_Sequence, Place]]:
         """Sequences that can be drafted for; the one that is least behind comes first."""
         found: list[tuple[_Sequence, Place]] = []
-        for request, num_wanted in lengths.items():
+        for request, num_drafts in lengths.items():
             sequence = self._sequences[request]
             if sequence.is_foreign:
                 continue
             is_new = self.places.get(request) is None
-            place = self.places.reserve(request, len(sequence.ids) + num_wanted - 1)
+            place = self.places.reserve(request, len(sequence.ids) + num_drafts - 1)
             if place is None:
                 continue
             if is_new:
@@ -161,7 +161,7 @@ class ModelDrafter:
             run.draft.ids.append(guess.token)
             if guess.draft_probs is not None:
                 run.draft.draft_probs.append(guess.draft_probs)
-            run.is_over = len(run.draft.ids) == run.num_wanted or guess.token in run.sequence.end_ids
+            run.is_over = len(run.draft.ids) == run.num_drafts or guess.token in run.sequence.end_ids
 
     def _next_row(self, run: _Run) -> Row:
         """The token that was guessed last."""

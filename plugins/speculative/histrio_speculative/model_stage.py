@@ -74,8 +74,8 @@ def _size(spec: StageSpec, capacity: StageCapacity, num_cache_tokens: int | None
 
     sizes = msgspec.structs.replace(spec.sizes, num_cache_blocks=None)
     most = fit(SizeLimits(sizes, spec.max_sequence_length), [capacity])
-    wanted = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_rows, spec.max_sequence_length)
-    num_blocks = -(-wanted // most.block_size)
+    num_tokens = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_rows, spec.max_sequence_length)
+    num_blocks = -(-num_tokens // most.block_size)
     num_fitting = capacity.max_blocks[most.block_size]
     if num_cache_tokens is not None and num_blocks > num_fitting:
         raise DoesNotFit(

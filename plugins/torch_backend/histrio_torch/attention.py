@@ -155,7 +155,7 @@ def _put(output: Tensor, part: DevicePart, result: Tensor) -> None:
         return
 
     flat = result.reshape(-1, *output.shape[1:])
-    output[part.targets] = flat if part.wanted is None else flat[part.wanted]
+    output[part.targets] = flat if part.kept is None else flat[part.kept]
 
 
 def _fold(query: Tensor, part: DevicePart, num_kv_heads: int) -> Tensor:

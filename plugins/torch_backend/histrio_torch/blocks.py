@@ -60,10 +60,10 @@ class DevicePart:
     first_masked: int
     tokens: slice | Tensor
     """[rows * queries] which tokens of the step they are; a slice where they are neighbours."""
-    wanted: Tensor | None
-    """Which of [rows * queries] are wanted; None: all of them."""
+    kept: Tensor | None
+    """Which of [rows * queries] are kept; None: all of them."""
     targets: slice | Tensor
-    """The tokens of those that are wanted."""
+    """The tokens of those that are kept."""
     hidden: Tensor | None
     """[rows, 1, queries, 1, keys - first_masked] 0 or -inf; None where nothing is hidden."""
     biases: dict[int, Tensor] = field(default_factory=dict)
@@ -72,7 +72,7 @@ class DevicePart:
     @property
     def is_in_order(self) -> bool:
         """Whether the results are those of neighbouring tokens, one after the other."""
-        return self.wanted is None and isinstance(self.targets, slice)
+        return self.kept is None and isinstance(self.targets, slice)
 
     def bias(self, num_group: int) -> Tensor | None:
         """What to add to the scores of `num_group` query heads per key head."""
@@ -332,16 +332,14 @@ class PagedCache:
 
     def _device_part(self, part: Part) -> DevicePart:
         tokens = self._indices(part.tokens)
-        hidden = wanted = None
+        hidden = kept = None
         if part.hidden.any():
             bias = np.where(part.hidden, np.float32(-np.inf), np.float32(0))
             hidden = self._to_device(bias).to(self.dtype)[:, None, :, None, :]
         if part.repeated.any():
-            wanted = self._to_device(np.flatnonzero(~part.repeated))
-        targets = tokens if wanted is None else self._indices(part.tokens[~part.repeated])
-        return DevicePart(
-            part.rows, part.num_rows, part.num_queries, part.first_masked, tokens, wanted, targets, hidden
-        )
+            kept = self._to_device(np.flatnonzero(~part.repeated))
+        targets = tokens if kept is None else self._indices(part.tokens[~part.repeated])
+        return DevicePart(part.rows, part.num_rows, part.num_queries, part.first_masked, tokens, kept, targets, hidden)
 
     def _device_seats(self, rows: Rows, resident: ResidentRows) -> DeviceSeats:
         counts = rows.count[resident.members]

@@ -22,7 +22,7 @@ from histrio_torch.blocks import LayerShape
 __all__ = ["NUM_TRIED_TOKENS", "attending_modules", "check_side_channels", "record_shapes"]
 
 NUM_TRIED_TOKENS = 2
-"""In a trial step, of one sequence; the logits of the last are wanted."""
+"""In a trial step, of one sequence; the logits of the last one are computed."""
 _RECORDER = "histrio_recorder"
 _KNOWN = {"dropout", "scaling", "sliding_window", "softcap", "s_aux"}
 _HARMLESS = {

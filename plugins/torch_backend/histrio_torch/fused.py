@@ -104,25 +104,25 @@ def _is_same(candidate: FusedRMSNorm, module: nn.Module, weight: Tensor) -> bool
     for dtype in dict.fromkeys((weight.dtype, torch.float32, torch.bfloat16)):
         inputs = _probe_inputs(len(weight)).to(weight.device, dtype)
         with torch.inference_mode():
-            wanted = torch.func.functional_call(module, {"weight": weight}, (inputs,))
-            if not _are_same(candidate(inputs), wanted):
+            expected = torch.func.functional_call(module, {"weight": weight}, (inputs,))
+            if not _are_same(candidate(inputs), expected):
                 return False
 
     return True
 
 
-def _are_same(result: Tensor, wanted: Any) -> bool:
-    if not isinstance(wanted, Tensor) or wanted.dtype != result.dtype or wanted.shape != result.shape:
+def _are_same(result: Tensor, expected: Any) -> bool:
+    if not isinstance(expected, Tensor) or expected.dtype != result.dtype or expected.shape != result.shape:
         return False
 
-    flipped = result != wanted
-    error = (result.double() - wanted.double()).abs()
-    allowed = _MOST_EPS.get(wanted.dtype, 0) * torch.finfo(wanted.dtype).eps * wanted.double().abs()
+    flipped = result != expected
+    error = (result.double() - expected.double()).abs()
+    allowed = _MOST_EPS.get(expected.dtype, 0) * torch.finfo(expected.dtype).eps * expected.double().abs()
     # Beyond the largest number of a half precision both are infinite, and equal.
     if bool((flipped & ~(error <= allowed)).any()):
         return False
 
-    return wanted.dtype == torch.float32 or float(flipped.float().mean()) <= _MOST_FLIPPED
+    return expected.dtype == torch.float32 or float(flipped.float().mean()) <= _MOST_FLIPPED
 
 
 @cache

@@ -139,13 +139,13 @@ def _is_right(num_rows: int, num_inputs: int, dtype: torch.dtype) -> bool:
     if result.dtype != dtype:
         return False
 
-    wanted = F.linear(inputs.double(), weight.double(), bias.double())
+    expected = F.linear(inputs.double(), weight.double(), bias.double())
     magnitudes = F.linear(inputs.double().abs(), weight.double().abs(), bias.double().abs())
     # What is added up is rounded in float32, the sum once more in its own dtype: an outlier excuses its own sums only.
-    allowed = _MOST_SUM_EPS * torch.finfo(torch.float32).eps * magnitudes + torch.finfo(dtype).eps * wanted.abs()
-    error = (result.double() - wanted).abs()
+    allowed = _MOST_SUM_EPS * torch.finfo(torch.float32).eps * magnitudes + torch.finfo(dtype).eps * expected.abs()
+    error = (result.double() - expected).abs()
     # Beyond the largest number of float16 nothing can be compared.
-    return bool(((error <= allowed) | (wanted.abs() > torch.finfo(dtype).max)).all())
+    return bool(((error <= allowed) | (expected.abs() > torch.finfo(dtype).max)).all())
 
 
 def _probe(num_rows: int, num_inputs: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -185,8 +185,8 @@ def _cost(counts: IndexArray, num_shared: int) -> int:
 
 def _make_part(rows: Rows, members: IndexArray, which: slice, queries: Sequence[int], width: int) -> Part:
     """Those of the members' queries that are numbered so, the first being 0."""
-    wanted, last = np.asarray(queries), rows.count[members, None] - 1
-    numbers = np.minimum(wanted, last)
+    asked, last = np.asarray(queries), rows.count[members, None] - 1
+    numbers = np.minimum(asked, last)
     # Positions count from the start of a row's first block.
     positions = rows.start[members, None] - rows.first_block[members, None] * rows.block_size + numbers
     seen_from_start = rows.window is None or int(positions.max()) < rows.window
@@ -198,4 +198,4 @@ def _make_part(rows: Rows, members: IndexArray, which: slice, queries: Sequence[
         hidden |= keys <= positions[:, :, None] - rows.window
 
     tokens = (rows.token[members, None] + numbers).reshape(-1)
-    return Part(which, tokens.astype(np.int64), (wanted > last).reshape(-1), first_masked, hidden)
+    return Part(which, tokens.astype(np.int64), (asked > last).reshape(-1), first_masked, hidden)

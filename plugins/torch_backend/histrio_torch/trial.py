@@ -93,7 +93,7 @@ def _run(stage: StageModel, spec: StageSpec) -> None:
         hidden = torch.ones(*positions.shape, stage.model.config.hidden_size, dtype=stage.dtype, device=stage.device)
         arguments = hidden_arguments(stage, hidden, positions)
     if spec.is_last:
-        # Some models look at which tokens' logits are wanted before their layers are through.
+        # Some models look at which tokens' logits are to be computed before their layers are through.
         stage.model(**arguments, logits_to_keep=positions[0, -1:])
     else:
         run_layers(stage, arguments)

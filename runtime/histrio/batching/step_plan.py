@@ -66,7 +66,7 @@ class Batch:
     num_decoding: int = 0
     """Rows of sequences that had one token to compute."""
     num_scored: int = 0
-    """Positions of prompts whose logits are wanted."""
+    """Positions of prompts whose logits score the next prompt token."""
 
     def add(self, sequence: Sequence, row: Row) -> None:
         """The sequence takes part with this row."""

@@ -22,7 +22,7 @@ def describe_plan(plan: Plan) -> str:
     rows = [["stage", "layers", "backend", "level", "device", "dtype", "process", "weights", "capabilities"]]
     rows += [_stage_row(stage, plan.checkpoint_dtype) for stage in plan.stages]
     blocks = "from memory" if sizes.num_cache_blocks is None else str(sizes.num_cache_blocks)
-    block_size = f"{sizes.wanted_block_size} tokens" + (" or more" if sizes.kv_block_size is None else "")
+    block_size = f"{sizes.requested_block_size} tokens" + (" or more" if sizes.kv_block_size is None else "")
     adapter = plan.stages[0].spec.adapter
     facts = [
         ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),

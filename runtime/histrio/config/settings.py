@@ -55,14 +55,14 @@ class SizeSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Exact number of KV blocks; omitted: what fits into `kvcache-mem-ratio`."""
 
     @property
-    def wanted_block_size(self) -> int:
+    def requested_block_size(self) -> int:
         """Tokens in one KV block where all stages can do it."""
         return self.kv_block_size or _DEFAULT_BLOCK_SIZE
 
     @property
     def num_cache_tokens(self) -> int | None:
         """Tokens in all KV blocks; None where their number is not set."""
-        return None if self.num_cache_blocks is None else self.num_cache_blocks * self.wanted_block_size
+        return None if self.num_cache_blocks is None else self.num_cache_blocks * self.requested_block_size
 
 
 class MemorySettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):

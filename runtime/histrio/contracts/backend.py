@@ -146,7 +146,7 @@ class StepBatch:
     num_tokens: IntArray
     """[rows] new tokens of the row in this step, >= 1."""
     num_sampled: IntArray
-    """[rows] trailing positions whose logits are wanted, 0 for none; above 1 only with `ALL_POSITION_LOGITS`."""
+    """[rows] trailing positions whose logits the step returns, 0 for none; above 1 only with `ALL_POSITION_LOGITS`."""
     offsets: IntArray
     """[rows + 1] prefix sum of `num_tokens`."""
     block_tables: IntArray

@@ -51,13 +51,13 @@ _NO_EXTRAS = Extras()
 
 
 class Submission(msgspec.Struct, frozen=True):
-    """One prompt, already tokenized and checked, of which `num_choices` continuations are wanted."""
+    """One prompt, already tokenized and checked, which is to be continued `num_choices` times."""
 
     ids: list[int]
     max_new_tokens: int
     """At least 1; ids + max_new_tokens <= max_sequence_length."""
     ask: Ask = Ask()
-    """What is wanted of each continuation, checked: `sampling` with `Gateway.check_sampling`, a grammar for one of
+    """What each continuation has to be like, checked: `sampling` with `Gateway.check_sampling`, a grammar for one of
     `ServedModel.honours.grammar_kinds`."""
     num_choices: int = 1
     timeout_s: float | None = None

@@ -61,14 +61,14 @@ class Budget:
         """
         share = max(self._share(spec) - state_bytes, 0)
         blocks = {size: self._num_blocks(size, share, bytes_per_token, spec) for size in block_sizes}
-        wanted = 1 if spec.sizes.num_cache_blocks is None else spec.sizes.num_cache_blocks
-        fitting = {size: count for size, count in blocks.items() if count >= wanted}
+        num_requested = 1 if spec.sizes.num_cache_blocks is None else spec.sizes.num_cache_blocks
+        fitting = {size: count for size, count in blocks.items() if count >= num_requested}
         if fitting:
             return fitting
 
-        needed = block_sizes[0] * wanted * bytes_per_token
+        needed = block_sizes[0] * num_requested * bytes_per_token
         raise DoesNotFit(
-            f"{wanted} blocks of {block_sizes[0]} tokens need {_gib(needed)} ({bytes_per_token} bytes a token); "
+            f"{num_requested} blocks of {block_sizes[0]} tokens need {_gib(needed)} ({bytes_per_token} bytes a token); "
             f"{self.device} has {_gib(self.free_bytes)} free beside the weights, and kvcache-mem-ratio "
             f"{spec.block_mem_ratio} of {_gib(self.total_bytes)} allows {_gib(share)}: lower the number of blocks or "
             "raise the ratio"

@@ -20,14 +20,14 @@ DEFAULT_DRAFTER = "ngram"
 
 def drafter_name(settings: SpeculationSettings, plugins: Plugins) -> str:
     """The drafter's name, empty for none. Raises `TopologyError`, also for settings that no drafter would read."""
-    wanted = settings.drafter
-    if wanted == "off" or (wanted == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
+    requested = settings.drafter
+    if requested == "off" or (requested == "auto" and DEFAULT_DRAFTER not in plugins.drafters):
         if settings.drafter_options:
             raise TopologyError("engine.drafter-options", "there is no drafter to read them: name one in `drafter`")
         return ""
 
     try:
-        return plugins.drafters.get(DEFAULT_DRAFTER if wanted == "auto" else wanted).name
+        return plugins.drafters.get(DEFAULT_DRAFTER if requested == "auto" else requested).name
     except PluginError as error:
         raise TopologyError("engine.drafter", str(error)) from None
 

@@ -74,8 +74,8 @@ def _estimated_bytes(plan: Plan, stage: StagePlan, dtype: str) -> int | None:
         return None
 
     stored = _ELEMENT_BYTES.get(plan.checkpoint_dtype or "")
-    wanted = _ELEMENT_BYTES.get(dtype or stage.spec.dtype)
-    return stage.weight_bytes if stored is None or wanted is None else stage.weight_bytes * wanted // stored
+    loaded = _ELEMENT_BYTES.get(dtype or stage.spec.dtype)
+    return stage.weight_bytes if stored is None or loaded is None else stage.weight_bytes * loaded // stored
 
 
 def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence[StageAnswer]) -> None:

@@ -199,15 +199,15 @@ def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: 
     )
 
 
-def _max_sequence_length(wanted: int | None, config: ModelConfig) -> int:
-    if wanted is None:
+def _max_sequence_length(requested: int | None, config: ModelConfig) -> int:
+    if requested is None:
         return min(config.usual_positions, DEFAULT_MAX_SEQUENCE_LENGTH)
 
-    if config.names_context and wanted > config.max_positions:
+    if config.names_context and requested > config.max_positions:
         raise TopologyError(
-            "model.max-sequence-length", f"{wanted} is more than the model's own {config.max_positions}"
+            "model.max-sequence-length", f"{requested} is more than the model's own {config.max_positions}"
         )
-    return wanted
+    return requested
 
 
 def _check_context(table: ModelTable, config: ModelConfig) -> None:

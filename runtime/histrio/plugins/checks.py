@@ -144,10 +144,10 @@ def _methods(protocol: type) -> dict[str, Callable[..., Any]]:
 
 def _method_faults(item: Any, protocol: type, contract: Contract) -> Iterator[str]:
     where = f"{protocol.__module__}.{protocol.__name__}"
-    for name, wanted in _methods(protocol).items():
+    for name, expected in _methods(protocol).items():
         if name == "__init__" and not contract.is_class:
             continue
-        fault = signature_fault(item, name, wanted)
+        fault = signature_fault(item, name, expected)
         if fault:
             yield f"{fault}, as {where} has it"
 

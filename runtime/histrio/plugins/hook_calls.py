@@ -110,12 +110,12 @@ def _fault(hook: str, marker: Mapping[str, Any], function: Callable[..., Any]) -
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         return f"{hook} is called without await: write it as a plain def that returns nothing"
 
-    wanted = _parameters(hook)
+    expected = _parameters(hook)
     given = inspect.signature(function).parameters.values()
     needed = [each.name for each in given if each.default is each.empty and each.kind not in _ANY_NUMBER]
-    if any(name not in wanted for name in needed) or any(each.kind is each.POSITIONAL_ONLY for each in given):
+    if any(name not in expected for name in needed) or any(each.kind is each.POSITIONAL_ONLY for each in given):
         listed = ", ".join(each.name for each in given)
-        return f"{hook}({listed}) is called as {hook}({', '.join(wanted)}): give it these names, or fewer of them"
+        return f"{hook}({listed}) is called as {hook}({', '.join(expected)}): give it these names, or fewer of them"
     return ""
 
 

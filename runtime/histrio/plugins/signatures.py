@@ -14,8 +14,8 @@ _BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 def signature_fault(item: Any, name: str, contract: Callable[..., Any]) -> str:
     """What is wrong with the method `name` of an object or of a class, with the remedy; empty if nothing is."""
-    wanted = list(inspect.signature(contract).parameters.values())[1:]
-    call = f"{name}({', '.join(each.name for each in wanted)})"
+    expected = list(inspect.signature(contract).parameters.values())[1:]
+    call = f"{name}({', '.join(each.name for each in expected)})"
     method = _method(item, name)
     if method is None:
         return f"has no method {call}: write one"
@@ -31,7 +31,7 @@ def signature_fault(item: Any, name: str, contract: Callable[..., Any]) -> str:
     except (TypeError, ValueError):
         return ""  # written in another language, which tells nothing
     given = given[1:] if _has_self(item, name) else given
-    if _accepts(given, wanted):
+    if _accepts(given, expected):
         return ""
     return f"has the method {name}{_shown(given)}, which is called as {call}: give it these parameters"
 
@@ -58,17 +58,17 @@ def _has_self(item: Any, name: str) -> bool:
     return not isinstance(inspect.getattr_static(item, name, None), staticmethod | classmethod)
 
 
-def _accepts(given: Sequence[Parameter], wanted: Sequence[Parameter]) -> bool:
+def _accepts(given: Sequence[Parameter], expected: Sequence[Parameter]) -> bool:
     """By place and by name, whichever way the core calls it; a leading underscore says that a name is not used."""
     by_place = [each for each in given if each.kind in _BY_PLACE]
     takes_any = any(each.kind is Parameter.VAR_POSITIONAL for each in given)
-    if len(by_place) < len(wanted) and not takes_any:
+    if len(by_place) < len(expected) and not takes_any:
         return False
     same = all(
         mine.kind is Parameter.POSITIONAL_ONLY or mine.name.strip("_") == theirs.name
-        for mine, theirs in zip(by_place, wanted, strict=False)
+        for mine, theirs in zip(by_place, expected, strict=False)
     )
-    rest = by_place[len(wanted) :] + [each for each in given if each.kind is Parameter.KEYWORD_ONLY]
+    rest = by_place[len(expected) :] + [each for each in given if each.kind is Parameter.KEYWORD_ONLY]
     return same and all(each.default is not Parameter.empty for each in rest)
 
 

@@ -75,12 +75,12 @@ def name_plugins(names: Sequence[str]) -> None:
 
     Raises `PluginError` for a name that cannot be one.
     """
-    wanted = [_absolute(name) if _is_file(name) else name for name in names]
-    for name in wanted:
+    named = [_absolute(name) if _is_file(name) else name for name in names]
+    for name in named:
         if os.pathsep in name:
             raise PluginError(f"the path of a plugin cannot contain {os.pathsep!r}: rename the folder")
-    if wanted:
-        os.environ[NAMED_PLUGINS] = os.pathsep.join(dict.fromkeys(wanted))
+    if named:
+        os.environ[NAMED_PLUGINS] = os.pathsep.join(dict.fromkeys(named))
     else:
         os.environ.pop(NAMED_PLUGINS, None)
 

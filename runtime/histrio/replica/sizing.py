@@ -31,7 +31,7 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
         raise DoesNotFit(f"the stages share no block size: {[sorted(c.max_blocks) for c in capacities]}")
 
     sizes = limits.sizes
-    block_size = min((size for size in common if size >= sizes.wanted_block_size), default=max(common))
+    block_size = min((size for size in common if size >= sizes.requested_block_size), default=max(common))
     capabilities = sorted(set.intersection(*(set(capacity.capabilities) for capacity in capacities)))
     max_rows = min(sizes.max_batch_size, *(capacity.max_rows for capacity in capacities))
     if Capability.BATCH not in capabilities:
@@ -66,8 +66,8 @@ def fit_engine(limits: SizeLimits, capacity: EngineCapacity) -> ReplicaSize:
     sizes = limits.sizes
     if sizes.num_cache_tokens is not None and sizes.num_cache_tokens > capacity.num_cache_tokens:
         raise DoesNotFit(
-            f"num-cache-blocks asks for {sizes.num_cache_blocks} blocks of {sizes.wanted_block_size} tokens, and the "
-            f"engine holds {capacity.num_cache_tokens} tokens"
+            f"num-cache-blocks asks for {sizes.num_cache_blocks} blocks of {sizes.requested_block_size} tokens, and "
+            f"the engine holds {capacity.num_cache_tokens} tokens"
         )
     longest = min(limits.max_sequence_length, capacity.max_sequence_length, capacity.num_cache_tokens)
     return ReplicaSize(

@@ -165,8 +165,8 @@ class ToyStage:
         if not self._spec.is_last:
             return StageOutput([Tensor("int64", (len(state), 1), np.ascontiguousarray(state).data)])
 
-        wanted = [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
-        rows = np.concatenate(wanted)
+        sampled = [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
+        rows = np.concatenate(sampled)
         return StageOutput([], logits_of(state[rows], self._vocab_size) if len(rows) else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:

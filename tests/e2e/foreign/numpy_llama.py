@@ -94,9 +94,9 @@ class LlamaStage:
             return StageOutput([Tensor("float32", hidden.shape, np.ascontiguousarray(hidden))])
 
         ends = zip(batch.offsets[1:], batch.num_sampled, strict=True)
-        wanted = np.concatenate([np.arange(end - count, end) for end, count in ends])
+        sampled = np.concatenate([np.arange(end - count, end) for end, count in ends])
         head = self._weights.get("lm_head.weight", self._weights["model.embed_tokens.weight"])
-        return StageOutput([], self._norm(hidden[wanted], "norm") @ head.T if len(wanted) else None)
+        return StageOutput([], self._norm(hidden[sampled], "norm") @ head.T if len(sampled) else None)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy blocks in all layers."""

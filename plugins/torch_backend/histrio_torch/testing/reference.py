@@ -44,12 +44,12 @@ class Excuses:
     def compare(self, tokens: Sequence[int], reference: Reference) -> None:
         """Assert equality up to an excused token; what follows one isn't comparable."""
         assert len(tokens) == len(reference.tokens)
-        for index, (token, wanted) in enumerate(zip(tokens, reference.tokens, strict=True)):
+        for index, (token, expected) in enumerate(zip(tokens, reference.tokens, strict=True)):
             self.num_tokens += 1
-            if token == wanted:
+            if token == expected:
                 continue
 
-            assert reference.gaps[index] < _SMALLEST_GAP, f"token {index}: {token} instead of {wanted}"
+            assert reference.gaps[index] < _SMALLEST_GAP, f"token {index}: {token} instead of {expected}"
             self.num_excused += 1
             return
 
@@ -80,5 +80,5 @@ def refer(model: Any, ids: Sequence[int], num_tokens: int = 32) -> Reference:
 
 def logits_error(logits: torch.Tensor | Logits | None, reference: torch.Tensor | Logits) -> float:
     """Largest difference as a share of the reference's largest magnitude."""
-    wanted = torch.as_tensor(reference)
-    return float((torch.as_tensor(logits).float() - wanted).abs().max() / wanted.abs().max())
+    expected = torch.as_tensor(reference)
+    return float((torch.as_tensor(logits).float() - expected).abs().max() / expected.abs().max())

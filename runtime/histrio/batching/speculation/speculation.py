@@ -93,22 +93,22 @@ class Speculation:
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Fill in `drafts` of these sequences, which have one token to compute each."""
-        wanted = self._wanted(sequences)
-        if not wanted:
+        chosen = self._choose_lengths(sequences)
+        if not chosen:
             return
 
         began = self._clock()
-        for sequence, _ in wanted.values():
+        for sequence, _ in chosen.values():
             self._tell(sequence)
         asked = self._clock()
-        found = self._drafter.propose({request: length for request, (_, length) in wanted.items()})
+        found = self._drafter.propose({request: length for request, (_, length) in chosen.items()})
         ended = self._clock()
         num_paid = (ended - began) / self._plain_s
         self._account.pay(num_paid)
-        if len(found) == len(wanted):  # a sequence without a draft may have cost time for its next one
-            self._time(len(wanted), (ended - asked) / max(length for _, length in wanted.values()))
+        if len(found) == len(chosen):  # a sequence without a draft may have cost time for its next one
+            self._time(len(chosen), (ended - asked) / max(length for _, length in chosen.values()))
 
-        drafts = [(wanted[request][0], draft) for request, draft in found.items()]
+        drafts = [(chosen[request][0], draft) for request, draft in found.items()]
         lengths = [(self._rate(sequence), len(draft.ids)) for sequence, draft in drafts]
         if self._settings.is_obliging or tokens_gained(lengths) > self._price_of(sum(length for _, length in lengths)):
             for sequence, draft in drafts:
@@ -170,7 +170,7 @@ class Speculation:
             return False
         return self._settings.is_obliging or (self._account.is_open and not self._num_quiet_steps)
 
-    def _wanted(self, sequences: Iterable[Sequence]) -> dict[int, tuple[Sequence, int]]:
+    def _choose_lengths(self, sequences: Iterable[Sequence]) -> dict[int, tuple[Sequence, int]]:
         """Request → its sequence and how many tokens to draft; empty where all drafts together don't pay."""
         is_active = self._is_active
         looked_at = []
@@ -189,12 +189,12 @@ class Speculation:
             self._num_quiet_steps = _LOOK_EVERY
             return {}
 
-        wanted = {}
+        chosen = {}
         for sequence, length in zip(looked_at, lengths, strict=True):
             length = min(length, sequence.num_useful_drafts)
             if length > 0:
-                wanted[sequence.request] = (sequence, length)
-        return wanted
+                chosen[sequence.request] = (sequence, length)
+        return chosen
 
     def _is_hopeful(self, sequence: Sequence) -> bool:
         """Whether drafts could pay for this sequence; if not, it is not considered for a while."""

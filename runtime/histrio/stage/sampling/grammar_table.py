@@ -47,7 +47,7 @@ _EVERYTHING = -1
 """A word of a mask that lets all tokens through."""
 
 
-class _Wanted(NamedTuple):
+class _Constrained(NamedTuple):
     """A constrained sequence of a step: its matcher, on its way, and its rows of the logits."""
 
     slot: int
@@ -133,13 +133,13 @@ class GrammarTable:
 
         `sampled` lists slot and draft ids of every row that samples, in row order; it takes 1 + drafts rows of logits.
         """
-        wanted: list[_Wanted] = []
+        constrained: list[_Constrained] = []
         row = 0
         for slot, drafts in sampled:
             if slot in self._opened:
-                wanted.append(_Wanted(slot, self._opened[slot], row, drafts))
+                constrained.append(_Constrained(slot, self._opened[slot], row, drafts))
             row += 1 + len(drafts)
-        return StepMasks(self._thread.submit(self._fill, wanted)) if wanted else None
+        return StepMasks(self._thread.submit(self._fill, constrained)) if constrained else None
 
     def follow(self, slot: int, ids: Sequence[int], most_forced: int = 0) -> list[int]:
         """These tokens came, those the drafts were right about included. Without a grammar it does nothing.
@@ -216,12 +216,12 @@ class GrammarTable:
             self._ready[slot] = BROKEN_GRAMMAR, None
         return self._ready[slot]
 
-    def _fill(self, wanted: list[_Wanted]) -> _Masked:
-        num_rows = sum(each.num_rows for each in wanted)
+    def _fill(self, constrained: list[_Constrained]) -> _Masked:
+        num_rows = sum(each.num_rows for each in constrained)
         masks = np.full((num_rows, num_mask_words(self._spec.vocab_size)), _EVERYTHING, np.int32)
         requests: dict[Vocabulary, list[tuple[int, MaskRequest]]] = {}
         at = 0
-        for each in wanted:
+        for each in constrained:
             if each.compiled.exception() is not None:
                 masks[at : at + each.num_rows] = self._only_eos()
             else:
@@ -230,7 +230,7 @@ class GrammarTable:
             at += each.num_rows
         for vocabulary, group in requests.items():
             self._fill_group(vocabulary, group, masks)
-        return _Masked(np.concatenate([np.arange(each.row, each.row + each.num_rows) for each in wanted]), masks)
+        return _Masked(np.concatenate([np.arange(each.row, each.row + each.num_rows) for each in constrained]), masks)
 
     def _fill_group(self, vocabulary: Vocabulary, group: list[tuple[int, MaskRequest]], masks: Masks) -> None:
         """All side by side; where that fails, one after the other, to find out at which."""

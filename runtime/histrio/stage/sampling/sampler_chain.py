@@ -77,7 +77,7 @@ class SamplerChain:
         self._codes = [_SamplerCode(sampler) for sampler in self._samplers]
         self._num_constraining = sum(sampler.order < _FIRST_PENALTY_ORDER for sampler in self._samplers)
         self._num_changing = sum(sampler.order < _FIRST_SHAPING_ORDER for sampler in self._samplers)
-        self._wants = np.zeros((max_rows, len(self._samplers)), np.bool_)
+        self._is_active = np.zeros((max_rows, len(self._samplers)), np.bool_)
         self._is_open = np.zeros(max_rows, np.bool_)
         self._is_greedy = np.zeros(max_rows, np.bool_)
         self._is_plain = np.zeros(max_rows, np.bool_)
@@ -110,16 +110,16 @@ class SamplerChain:
         for index, sampler in enumerate(self._samplers):
             opening = Opening(command.ids, command.num_prompt_tokens, end_ids, command.sampler_state.get(sampler.name))
             with self._codes[index]:
-                is_wanted = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
-            self._wants[slot, index] = is_wanted and not (is_greedy and index >= self._num_changing)
+                is_active = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
+            self._is_active[slot, index] = is_active and not (is_greedy and index >= self._num_changing)
 
         self._is_open[slot] = True
         self._is_greedy[slot] = is_greedy
-        self._is_observed[slot] = self._wants[slot, self._observers].any()
+        self._is_observed[slot] = self._is_active[slot, self._observers].any()
         self._scorer.open(slot, ask)
         is_scored = self._scorer.is_asked[slot]
-        self._is_plain[slot] = is_greedy and not is_scored and not self._wants[slot].any()
-        is_constrained = bool(self._wants[slot, : self._num_constraining].any())
+        self._is_plain[slot] = is_greedy and not is_scored and not self._is_active[slot].any()
+        is_constrained = bool(self._is_active[slot, : self._num_constraining].any())
         self._can_skip_draws[slot] = not is_scored and not is_constrained
         self._seeds[slot] = command.seed % 2**64
         self._choices[slot] = command.choice
@@ -128,7 +128,7 @@ class SamplerChain:
 
     def open_bare(self, slot: int) -> None:
         """A sequence that cannot be opened takes the slot and is about to end: no sampler hears of it."""
-        self._wants[slot] = self._is_observed[slot] = self._can_refuse[slot] = False
+        self._is_active[slot] = self._is_observed[slot] = self._can_refuse[slot] = False
         self._is_open[slot] = self._is_greedy[slot] = self._is_plain[slot] = self._can_skip_draws[slot] = True
         self._scorer.open_bare(slot)
         self._changed_slots.discard(slot)
@@ -213,11 +213,11 @@ class SamplerChain:
     ) -> tuple[Ints, npt.NDArray[np.float32]]:
         """The token of each of these rows, and what probability it had."""
         ids, probabilities = np.zeros(len(rows), np.int64), np.ones(len(rows), np.float32)
-        wanted = np.flatnonzero(self._wants[rows.slots].any(axis=0)).tolist()
-        changing = [index for index in wanted if index < self._num_changing]
-        shaping = [index for index in wanted if index >= self._num_changing]
+        active = np.flatnonzero(self._is_active[rows.slots].any(axis=0)).tolist()
+        changing = [index for index in active if index < self._num_changing]
+        shaping = [index for index in active if index >= self._num_changing]
         # Samplers may work in place, so they get a copy.
-        changed = xp.float32(xp.take_rows(logits, np.arange(len(rows)))) if wanted else logits
+        changed = xp.float32(xp.take_rows(logits, np.arange(len(rows)))) if active else logits
         for index in changing:
             with self._codes[index]:
                 changed = self._samplers[index].apply(xp, changed, rows)
@@ -241,7 +241,7 @@ class SamplerChain:
     def _observe(self, slots: Slots, ids: Ints, probabilities: npt.NDArray[np.float32]) -> None:
         """Tell those samplers that follow the tokens of these sequences."""
         for index in self._observers:
-            rows = np.flatnonzero(self._wants[slots, index] & (ids >= 0))
+            rows = np.flatnonzero(self._is_active[slots, index] & (ids >= 0))
             if len(rows) == 0:
                 continue
 
@@ -253,8 +253,8 @@ class SamplerChain:
                 self._changed_slots.update(slots[rows].tolist())
 
     def _states(self, slot: int) -> dict[str, Any]:
-        wanted = zip(self._samplers, self._wants[slot], strict=True)
-        return {each.name: each.state(slot) for each, is_wanted in wanted if is_wanted and isinstance(each, Stateful)}
+        active = zip(self._samplers, self._is_active[slot], strict=True)
+        return {each.name: each.state(slot) for each, is_active in active if is_active and isinstance(each, Stateful)}
 
 
 def _chunks(slots: Slots, chunk_rows: int, has_drafts: bool) -> Iterator[slice]:

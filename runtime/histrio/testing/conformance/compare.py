@@ -16,21 +16,21 @@ _CLEARLY = 3 * MOST_ERROR
 Array = npt.NDArray[Any]
 
 
-def error(got: Array, wanted: Array) -> float:
-    """Largest difference as a share of the largest magnitude wanted; infinite for what is no number."""
-    assert got.shape == wanted.shape, f"shape {got.shape} instead of {wanted.shape}"
-    differences = np.abs(got.astype(np.float64) - wanted)
-    return float(np.nan_to_num(differences, nan=np.inf).max() / np.abs(wanted).max())
+def error(got: Array, expected: Array) -> float:
+    """Largest difference as a share of the largest expected magnitude; infinite for what is no number."""
+    assert got.shape == expected.shape, f"shape {got.shape} instead of {expected.shape}"
+    differences = np.abs(got.astype(np.float64) - expected)
+    return float(np.nan_to_num(differences, nan=np.inf).max() / np.abs(expected).max())
 
 
-def assert_same(got: Array | None, wanted: Array, what: str) -> None:
+def assert_same(got: Array | None, expected: Array, what: str) -> None:
     """The logits are equal within `MOST_ERROR`."""
     assert got is not None, f"{what}: no logits came"
-    found = error(got, wanted)
+    found = error(got, expected)
     assert found <= MOST_ERROR, f"{what}: the logits differ by {found:.2g} of the largest; allowed {MOST_ERROR:g}"
 
 
-def assert_differs(got: Array | None, wanted: Array, control: str) -> None:
+def assert_differs(got: Array | None, expected: Array, control: str) -> None:
     """A control: what was disturbed shows clearly, so that sameness means something."""
     assert got is not None, f"{control}: no logits came"
-    assert error(got, wanted) > _CLEARLY, f"control: {control} changed nothing, so the test above proves nothing"
+    assert error(got, expected) > _CLEARLY, f"control: {control} changed nothing, so the test above proves nothing"

@@ -54,10 +54,10 @@ class _Own:
 
     def logits(self, ids: list[int]) -> Logits:
         found: Logits = np.asarray(self._judge(self._model.folder, list(ids)), np.float32)
-        wanted = (len(ids), self._model.vocab_size)
-        if found.shape != wanted or np.isnan(found).any():
+        expected = (len(ids), self._model.vocab_size)
+        if found.shape != expected or np.isnan(found).any():
             text = f"the judge answered an array of shape {found.shape}, with NaN: {bool(np.isnan(found).any())}"
-            raise BackendError(f"{text}; it has to be {wanted}, [ids, vocab], without NaN")
+            raise BackendError(f"{text}; it has to be {expected}, [ids, vocab], without NaN")
         return found
 
     def greedy(self, ids: list[int], num_tokens: int) -> list[int]:

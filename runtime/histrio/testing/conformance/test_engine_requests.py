@@ -101,13 +101,13 @@ def test_the_models_own_eos_ends_nothing_by_itself(engine: EngineSubject) -> Non
 
 def test_an_aborted_request_ends_and_harms_no_other(engine: EngineSubject) -> None:
     one, two, three = prompts(engine, 3)
-    wanted = engine.run(two, _NUM_TOKENS).ids
+    expected = engine.run(two, _NUM_TOKENS).ids
     long = engine.driver.submit(one, 200, sampling=engine.greedy)
     other = engine.driver.submit(two, _NUM_TOKENS, sampling=engine.greedy)
     engine.driver.wait(long, num_tokens=1)
     engine.driver.abort(long)
     engine.driver.wait(other)
-    assert other.ids == wanted
+    assert other.ids == expected
 
     engine.run(three, _NUM_TOKENS)
     num_rows = long.num_rows
@@ -118,7 +118,7 @@ def test_an_aborted_request_ends_and_harms_no_other(engine: EngineSubject) -> No
 def test_a_command_beyond_the_longest_sequence_ends_alone(engine: EngineSubject) -> None:
     """Refused by `submit`, or answered with an error that says why."""
     ids = prompts(engine, 1)[0]
-    wanted = engine.run(ids, 4).ids
+    expected = engine.run(ids, 4).ids
     beside = engine.driver.submit(ids, 4, sampling=engine.greedy)
     try:
         run = engine.driver.submit([5] * (engine.driver.capacity.max_sequence_length + 8), 4, sampling=engine.greedy)
@@ -129,7 +129,7 @@ def test_a_command_beyond_the_longest_sequence_ends_alone(engine: EngineSubject)
         assert run.state is RequestState.ERROR
         assert run.reason
     engine.driver.wait(beside)
-    assert beside.ids == wanted
+    assert beside.ids == expected
 
 
 def test_aborting_what_ended_or_never_was_is_harmless(engine: EngineSubject) -> None:
@@ -159,10 +159,10 @@ def test_logprobs_equal_the_reference(engine: EngineSubject) -> None:
     run = engine.run(ids, _NUM_TOKENS, sampling={**engine.greedy, "logprobs": True})
     logits = judge.logits((ids + run.ids)[:-1])[len(ids) - 1 :].astype(np.float64)
     shifted = logits - logits.max(axis=-1, keepdims=True)
-    wanted = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))[range(len(run.ids)), run.ids]
+    expected = (shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))[range(len(run.ids)), run.ids]
 
-    assert np.abs(np.array(run.logprobs) - wanted).max() < _MOST_LOGPROB_ERROR
-    assert np.abs(np.array(run.logprobs)[1:] - wanted[:-1]).max() > 3 * _MOST_LOGPROB_ERROR, "a control: one off"
+    assert np.abs(np.array(run.logprobs) - expected).max() < _MOST_LOGPROB_ERROR
+    assert np.abs(np.array(run.logprobs)[1:] - expected[:-1]).max() > 3 * _MOST_LOGPROB_ERROR, "a control: one off"
 
 
 @pytest.mark.parametrize("kind", ["greedy", "drawn"])
@@ -189,11 +189,11 @@ def test_what_can_be_continued_goes_on_with_the_same_tokens(engine: EngineSubjec
 
 def test_an_engine_opened_again_says_the_same(engine: EngineSubject) -> None:
     one, two = prompts(engine, 2)
-    wanted = engine.run(one, 4).ids
+    expected = engine.run(one, 4).ids
     engine.driver.submit(two, 200, sampling=engine.greedy)
     engine.driver.close()
     engine.driver.close()
     engine.close()
 
-    assert engine.run(one, 4).ids == wanted
-    assert engine.run(two, 4).ids != wanted, "a control: another prompt"
+    assert engine.run(one, 4).ids == expected
+    assert engine.run(two, 4).ids != expected, "a control: another prompt"

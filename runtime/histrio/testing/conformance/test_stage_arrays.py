@@ -17,13 +17,13 @@ def test_array_functions_mean_what_they_mean_on_numpy(subject: StageSubject, nam
     values[0, 4:9] = -np.inf
     _, plain = ARRAY_LAWS[name]
     with np.errstate(divide="ignore"):
-        wanted = plain(values.copy())
+        expected = plain(values.copy())
     got = subject.reference.hosts[-1].computed(name, values.copy())
 
-    assert got.shape == wanted.shape
-    assert _is_near(got, wanted)
-    assert not _is_near(got, np.roll(wanted, 1, axis=-1) + 1), "a control: other values in other places"
+    assert got.shape == expected.shape
+    assert _is_near(got, expected)
+    assert not _is_near(got, np.roll(expected, 1, axis=-1) + 1), "a control: other values in other places"
 
 
-def _is_near(got: Values, wanted: Values) -> bool:
-    return bool(np.allclose(got.astype(np.float64), wanted.astype(np.float64), atol=_MOST_ERROR, rtol=_MOST_ERROR))
+def _is_near(got: Values, expected: Values) -> bool:
+    return bool(np.allclose(got.astype(np.float64), expected.astype(np.float64), atol=_MOST_ERROR, rtol=_MOST_ERROR))

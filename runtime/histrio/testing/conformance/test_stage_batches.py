@@ -144,10 +144,10 @@ def test_rows_with_none_one_and_many_positions_mix(subject: StageSubject) -> Non
         ChainRow(1, traces[1].prompt, 0),
         ChainRow(2, traces[2].prompt + traces[2].tokens[:1], 2),
     ]
-    wanted = np.concatenate([traces[0].logits[:3], traces[2].logits[:2]])
+    expected = np.concatenate([traces[0].logits[:3], traces[2].logits[:2]])
 
-    assert_same(chain.step(rows), wanted, "3, 0 and 2 positions")
-    assert_differs(chain.step([ChainRow(1, traces[1].tokens[:1])]), wanted[:1], "another row")
+    assert_same(chain.step(rows), expected, "3, 0 and 2 positions")
+    assert_differs(chain.step([ChainRow(1, traces[1].tokens[:1])]), expected[:1], "another row")
 
 
 def test_one_sequence_after_the_other_needs_no_batch(subject: StageSubject) -> None:

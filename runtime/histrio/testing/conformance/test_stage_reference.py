@@ -17,8 +17,8 @@ def test_greedy_tokens_equal_the_reference(subject: StageSubject) -> None:
         pytest.skip(judge)
     for seed, length in enumerate([1, 7, 2 * subject.block_size + 5]):
         trace = subject.trace(length, seed=seed, num_tokens=_NUM_TOKENS)
-        wanted = judge.logits(trace.ids[:-1])[length - 1 :]
-        assert_same(trace.logits, wanted, f"a prompt of {length} tokens")
+        expected = judge.logits(trace.ids[:-1])[length - 1 :]
+        assert_same(trace.logits, expected, f"a prompt of {length} tokens")
         assert trace.tokens == judge.greedy(trace.prompt, _NUM_TOKENS)
 
         changed = [(trace.prompt[0] + 1) % subject.model.vocab_size, *trace.ids[1:-1]]
