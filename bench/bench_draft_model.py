@@ -1,7 +1,7 @@
 """What a draft model gains: `demo` with `demo-draft` before it, as a multiple of the same without drafts, in turns.
 
 Conversations are what the small model says as well; passages to be repeated are what it is too small for. With *fixed*
-length it guesses four tokens whatever they are worth. With *adaptive* it guesses what pays, and nothing may be lost.
+length it drafts four tokens whatever they are worth. With *adaptive* it drafts what pays, and nothing may be lost.
 All requests are greedy, so both ways make the same tokens.
 """
 
@@ -70,6 +70,6 @@ def test_a_draft_model(
     eventually(lambda: counter(servers[way], names[0]) > before[0] and not counter(servers[way], "running_sequences"))
     generated, drafted, accepted = (counter(servers[way], name) - old for name, old in zip(names, before, strict=True))
     # Half of the tokens were generated without.
-    note(f"{2 * drafted / generated:.2f} guesses per token, {accepted / max(drafted, 1):.2f} of them came true")
+    note(f"{2 * drafted / generated:.2f} drafts per token, {accepted / max(drafted, 1):.2f} of them came true")
     if way == "adaptive":
         compared.assert_least(ratio_of_pairs=0.97)

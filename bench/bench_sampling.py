@@ -2,7 +2,7 @@
 
 Aims on two CPU cores: greedy at most 20 ms, all that requests usually ask for together at most 150 ms. `argmax` is what
 greedy rows would cost without a chain, so the difference to `greedy` is the chain's own. Flat logits are the hard case
-of a truncation: hundreds of thousands of tokens stay, and nobody can guess which.
+of a truncation: hundreds of thousands of tokens stay, and which ones cannot be known before.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ DRAWN_FROM = {slot: [[(token, 1 / 32) for token in range(32)]] * 4 for slot in r
 """32 tokens each, as many as a draft model tells of."""
 
 
-@pytest.mark.parametrize("draft_probs", [{}, DRAWN_FROM], ids=["guessed", "drawn"])
+@pytest.mark.parametrize("draft_probs", [{}, DRAWN_FROM], ids=["most likely", "drawn"])
 @pytest.mark.parametrize("vocab", [64, VOCAB])
 def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture, vocab: int, draft_probs: Any) -> None:
     logits = np.random.default_rng(0).standard_normal((80, vocab)).astype(np.float32)

@@ -1,6 +1,6 @@
 """What drafts gain: tokens per second with a drafter, as a multiple of those without, in turns.
 
-*ngram* serves the demo model: passages to be repeated word for word, where nearly every guess is right, and stories
+*ngram* serves the demo model: passages to be repeated word for word, where nearly every draft is right, and stories
 drawn at a high temperature, where nearly none pays. Nothing may be lost where drafts cannot help. One server answers
 both with drafts and without (`max_speculation` of the requests): two that were launched alike differ by some percent.
 
@@ -23,9 +23,9 @@ from amounts import amount
 from anyio.from_thread import start_blocking_portal
 from demo_load import Load, at_once, launched, one_by_one, quotes, stories, without_drafts
 
-from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import HarnessOptions, serving
 from histrio.testing.launched import LaunchedServer
+from histrio.testing.scripted_drafter import ScriptedDrafterFactory
 from histrio_samplers.temperature import Temperature
 from histrio_torch.factory import TorchFactory
 
@@ -108,7 +108,7 @@ class Oracle:
         self.acceptance = 0.0
         self._rng = random.Random(0)
 
-    def guess(self, ids: list[int], num_tokens: int) -> list[int]:
+    def draft(self, ids: list[int], num_tokens: int) -> list[int]:
         """Each token right or wrong, independently."""
         return [
             token if self._rng.random() < self.acceptance else (token + 1) % VOCAB_SIZE
@@ -135,7 +135,7 @@ def pair(qwen3_06b: Path) -> Iterator[Pair]:
                     serving(qwen3_06b, TorchFactory(), samplers=[Temperature], options=_options(drafter))
                 )
             )
-            for drafter in (None, GuessFactory(oracle.guess))
+            for drafter in (None, ScriptedDrafterFactory(oracle.draft))
         ]
 
         def run(has_drafts: bool) -> list[int]:
@@ -167,7 +167,7 @@ def test_synthetic_drafts(
     compared.assert_least(ratio=least)
 
 
-def _options(drafter: GuessFactory | None) -> HarnessOptions:
+def _options(drafter: ScriptedDrafterFactory | None) -> HarnessOptions:
     return HarnessOptions(
         kv_block_size=16,
         num_cache_blocks=64,

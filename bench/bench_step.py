@@ -43,8 +43,8 @@ from histrio.stage.sampling.grammar_table import GrammarTable
 from histrio.stage.sampling.last_stage import LastStage
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
-from histrio.testing.guesses import GuessDrafter
 from histrio.testing.models import EOS_ID, write_tokenizer
+from histrio.testing.scripted_drafter import ScriptedDrafter
 from histrio.testing.toy import ToyStage, write_toy_model
 from histrio.testing.wait import eventually
 from histrio_grammars.backend import Llguidance
@@ -101,7 +101,7 @@ class NullStage:
             {BLOCK_SIZE: 2**20}, spec.sizes.max_batch_size, spec.sizes.max_num_tokens_per_batch, "float32", 0, 0
         )
         self._row = np.random.default_rng(1).standard_normal(VOCAB).astype(np.float32)
-        self._row[LETTER] = 10.0  # a byte that grammars allow, and that drafts guess
+        self._row[LETTER] = 10.0  # a byte that grammars allow, and that is drafted
 
     def allocate(self, size: ReplicaSize) -> NullStage:
         """No blocks."""
@@ -179,7 +179,7 @@ class _Line:
         last_stage = LastStage(SamplerChain([Temperature, TopK, TopP], num_rows), grammars)
         speculation = SpeculationSettings(speculation_length=NUM_DRAFTS, adaptive=False)
         settings = BatchingSpec(speculation=speculation)
-        make_drafter = (lambda: GuessDrafter(lambda ids, num_tokens: [ids[-1]] * num_tokens)) if has_drafts else None
+        make_drafter = (lambda: ScriptedDrafter(lambda ids, num_tokens: [ids[-1]] * num_tokens)) if has_drafts else None
         actors: dict[str, Actor[Any]] = {
             BATCHING: BatchingActor(self._tell, settings, make_drafter=make_drafter),
             KV: KvActor(self._tell),

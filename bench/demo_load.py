@@ -54,7 +54,7 @@ def stories(num_requests: int) -> list[dict[str, Any]]:
 
 
 def without_drafts(bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The same requests, with nothing guessed. One server answers both: two that were launched alike differ by some
+    """The same requests, without drafts. One server answers both: two that were launched alike differ by some
     percent."""
     return [body | {"max_speculation": 0} for body in bodies]
 

@@ -1,4 +1,4 @@
-"""A drafter in one file: it guesses that a sequence goes on as it went on after the last time it said this token.
+"""A drafter in one file: it expects that a sequence goes on as it went on after the last time it said this token.
 
 Choose it with `[engine] drafter = "one-more"`, or `--drafter one-more`.
 """
@@ -18,7 +18,7 @@ class OneMoreOptions(msgspec.Struct, frozen=True, rename="kebab"):
     """`[engine.drafter-options]`."""
 
     most_tokens: Annotated[int, msgspec.Meta(ge=1, le=64)] = 4
-    """Most tokens guessed at a time."""
+    """Most tokens drafted at a time."""
 
 
 class OneMore:

@@ -433,7 +433,7 @@ class Step(_Message, frozen=True):
     """Drafted tokens of the rows that sample several positions, `num_sampled - 1` each; read by the last stage."""
     draft_probs: dict[int, list[list[tuple[int, float]]]] = {}
     """Slot → for each of its drafts the distribution it was drawn from: tokens and probabilities. Empty for drafts that
-    are simply a best guess."""
+    were not drawn."""
 
     def row(self, index: int) -> Step:
         """A step of this one row alone, for the last stage, without token ids and hidden states."""

@@ -15,8 +15,8 @@ import pytest
 
 from histrio.config.settings import SpeculationSettings
 from histrio.contracts.gateway import Submission
-from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.scripted_drafter import ScriptedDrafterFactory
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
 from histrio_api.testing import endpoint_over
@@ -141,9 +141,9 @@ async def test_usage_tells_what_the_prefix_cache_saved(tmp_path: Path) -> None:
     assert (cold, warm, salted, after_reset) == (0, 16, 0, 0)
 
 
-async def test_no_more_is_guessed_than_a_request_allows(tmp_path: Path) -> None:
+async def test_no_more_is_drafted_than_a_request_allows(tmp_path: Path) -> None:
     always = SpeculationSettings(speculation_length=4, adaptive=False)
-    options = HarnessOptions(drafter=GuessFactory(lambda ids, count: [7] * count), speculation=always)
+    options = HarnessOptions(drafter=ScriptedDrafterFactory(lambda ids, count: [7] * count), speculation=always)
     async with endpoint(tmp_path, options) as served:
 
         async def num_rejected(**extra: Any) -> int | None:

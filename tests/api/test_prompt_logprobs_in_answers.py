@@ -1,4 +1,4 @@
-"""Echoed prompts in answers: where their tokens stand, when they go out, and what usage says of guessed tokens."""
+"""Echoed prompts in answers: where their tokens stand, when they go out, and what usage says of drafted tokens."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_scores_that_a_backend_leaves_out_are_an_error(endpoint: Endpoint) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("route", ["chat", "completions"])
-def test_usage_counts_guesses_over_all_choices(endpoint: Endpoint, stream: bool, route: str) -> None:
+def test_usage_counts_drafts_over_all_choices(endpoint: Endpoint, stream: bool, route: str) -> None:
     ids = endpoint.ids("Hi!")
     deltas = [
         Delta(ids[:1], DECODING),

@@ -39,7 +39,7 @@ from histrio.messages import (
     TokenLogprobs,
     Tokens,
 )
-from histrio.testing.guesses import GuessDrafter
+from histrio.testing.scripted_drafter import ScriptedDrafter
 
 __all__ = ["BLOCK_SIZE", "FORM", "MAX_ROWS", "Replica", "half_right", "next_token"]
 
@@ -110,7 +110,7 @@ class Replica:
                 num_micro_batches=num_micro_batches,
                 num_ahead=num_ahead,
             ),
-            make_drafter=(lambda: GuessDrafter(half_right)) if has_drafts else None,
+            make_drafter=(lambda: ScriptedDrafter(half_right)) if has_drafts else None,
             policy=policy,
             clock=lambda: 0.0,
         )
@@ -273,7 +273,7 @@ class _Device:
         for row in step.rows:
             drafts = list(islice(drafted, max(row.num_sampled - 1, 0)))
             most = self._replica.commands[self._opened[row.slot].seed].ask.max_speculation
-            assert most is None or len(drafts) <= most, "more is guessed than the request allows"
+            assert most is None or len(drafts) <= most, "more is drafted than the request allows"
             known = self._known(row.slot, len(drafts))
             if row.num_sampled:
                 gained = self._draw(row.slot, known, drafts)

@@ -11,24 +11,24 @@ from histrio.batching.speculation.draft_account import ALLOWANCE, MOST_SAVED, Dr
 NUM_STEPS = 20_000
 
 
-def share_lost(cost: float, saved: float = 0.0, guessing: float = 0.0) -> float:
+def share_lost(cost: float, saved: float = 0.0, drafting: float = 0.0) -> float:
     """Of the time of many steps: what drafts have cost beyond what they saved, made whenever the account allows it."""
     account, lost = DraftAccount(), 0.0
     for _ in range(NUM_STEPS):
         if not account.is_open:
             account.enter_plain()
             continue
-        account.pay(guessing)
+        account.pay(drafting)
         account.enter_drafted(saved, cost)
-        lost += guessing + cost - saved
+        lost += drafting + cost - saved
     return lost / (NUM_STEPS + lost)
 
 
 @pytest.mark.parametrize("cost", [0.01, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("guessing", [0.0, 0.6, 1.9])
-def test_what_is_lost_is_bounded(cost: float, guessing: float) -> None:
-    one_more = cost + guessing
-    assert 0 < share_lost(cost, guessing=guessing) <= ALLOWANCE + (MOST_SAVED + one_more) / NUM_STEPS
+@pytest.mark.parametrize("drafting", [0.0, 0.6, 1.9])
+def test_what_is_lost_is_bounded(cost: float, drafting: float) -> None:
+    one_more = cost + drafting
+    assert 0 < share_lost(cost, drafting=drafting) <= ALLOWANCE + (MOST_SAVED + one_more) / NUM_STEPS
 
 
 def test_drafts_that_pay_are_never_stopped() -> None:

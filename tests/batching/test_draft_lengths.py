@@ -39,23 +39,23 @@ def test_the_last_token_drafted_is_the_last_that_pays(rate: float, price: float)
     assert both == [best_by_search(rate, price)], "it is the same who takes the time, for one sequence"
 
 
-@pytest.mark.parametrize("guessing", [0.0, 0.3, 1.0, 2.5])
+@pytest.mark.parametrize("drafting", [0.0, 0.3, 1.0, 2.5])
 @pytest.mark.parametrize("rates", [[0.9, 0.3], [0.8, 0.8, 0.1], [0.95, 0.6, 0.6]])
-def test_no_other_lengths_give_more_together(rates: list[float], guessing: float) -> None:
+def test_no_other_lengths_give_more_together(rates: list[float], drafting: float) -> None:
     limits, verifying = SpeculationSettings(max_speculation=4), 0.15
 
     def profit(lengths: Iterable[int]) -> float:
         lengths = list(lengths)
-        cost = verifying * sum(lengths) + guessing * max(lengths)
+        cost = verifying * sum(lengths) + drafting * max(lengths)
         return tokens_gained(zip(rates, lengths, strict=True)) - cost
 
-    chosen = worthwhile_lengths(rates, limits, verifying, guessing)
+    chosen = worthwhile_lengths(rates, limits, verifying, drafting)
     best = max(profit(lengths) for lengths in product(range(limits.max_speculation + 1), repeat=len(rates)))
     assert profit(chosen) == pytest.approx(best)
     assert profit([each + 40 for each in chosen]) < best, "a control: there are worse ones"
 
 
-def test_one_that_goes_far_alone_pays_for_all_the_guessing() -> None:
+def test_one_that_goes_far_alone_pays_for_all_the_drafting() -> None:
     assert worthwhile_lengths([0.9] * 8, LIMITS, 0.05, 2.0) == [8] * 8
     assert worthwhile_lengths([0.9] + [0.06] * 7, LIMITS, 0.05, 2.0) == [0] * 8
 
@@ -113,7 +113,7 @@ def test_several_that_came_true_count_one_by_one() -> None:
     assert at_once.num_seen == by_tokens.num_seen
 
 
-def test_a_few_wrong_guesses_are_enough_to_doubt_and_a_few_right_ones_to_hope() -> None:
+def test_a_few_rejected_drafts_are_enough_to_doubt_and_a_few_accepted_ones_to_hope() -> None:
     assert observed(6, 2, 0).rate < 0.15
     assert observed(6, 2, 2).rate > 0.9
 
@@ -124,7 +124,7 @@ def test_forgetting_leads_to_where_others_are() -> None:
     assert acceptance.rate == pytest.approx(0.2, abs=0.01)
 
 
-class Guesses:
+class LastTokens:
     """A drafter that always has an idea; a cost model with a surcharge."""
 
     def __init__(self, num_found: int) -> None:
@@ -166,8 +166,8 @@ NUM_SEQUENCES = 16
 
 
 def num_drafting(num_found: int, limits: SpeculationSettings = LIMITS, num_right: int = 0) -> int:
-    """Of 16 sequences, for so many of which the drafter has an idea, after `num_right` guesses that came true."""
-    speculation = Speculation(limits, Guesses(num_found), Cost(), lambda: 0.0)
+    """Of 16 sequences, for so many of which the drafter has an idea, after `num_right` accepted drafts."""
+    speculation = Speculation(limits, LastTokens(num_found), Cost(), lambda: 0.0)
     sequences = [Sequence.from_command(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
     for sequence in sequences if num_right else ():
         sequence.drafted.acceptance.observe(num_right, num_right, FOLLOW)

@@ -13,8 +13,8 @@ from histrio.config.settings import SpeculationSettings
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
 from histrio.messages import Ask
-from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.scripted_drafter import ScriptedDrafterFactory
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
 from histrio_samplers.repetition_penalty import RepetitionPenalty
@@ -48,7 +48,7 @@ def model(tmp_path: Path) -> Path:
 
 
 async def streams(
-    model: Path, drafter: GuessFactory | None, cuts: Sequence[int], **options: Any
+    model: Path, drafter: ScriptedDrafterFactory | None, cuts: Sequence[int], **options: Any
 ) -> tuple[list[list[int]], dict[str, float]]:
     """Eight streams side by side with all kinds of fields; and the engine's totals."""
     got: dict[int, list[int]] = {}
@@ -82,7 +82,7 @@ async def run(harness: Harness, index: int) -> list[int]:
 )
 async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int], options: dict[str, Any]) -> None:
     plain, without = await streams(model, None, cuts, **options)
-    drafted, totals = await streams(model, GuessFactory(erring_oracle), cuts, **options)
+    drafted, totals = await streams(model, ScriptedDrafterFactory(erring_oracle), cuts, **options)
     assert drafted == plain
     assert len({tuple(tokens) for tokens in plain}) == 8, "a control: other requests get other tokens"
     assert totals["accepted_tokens_total"] > 0
@@ -95,12 +95,12 @@ async def test_drafts_change_no_token_and_save_steps(model: Path, cuts: list[int
 async def test_a_request_may_bound_its_drafts(model: Path) -> None:
     bounds, most_asked = (0, 1, 3, None, 64), dict.fromkeys(range(1, 6), 0)
 
-    def guess(ids: list[int], num_tokens: int) -> list[int]:
+    def draft(ids: list[int], num_tokens: int) -> list[int]:
         most_asked[ids[0]] = max(most_asked[ids[0]], num_tokens)
         return erring_oracle(ids, num_tokens)
 
     always = SpeculationSettings(speculation_length=4, adaptive=False)
-    options = HarnessOptions(drafter=GuessFactory(guess), speculation=always)
+    options = HarnessOptions(drafter=ScriptedDrafterFactory(draft), speculation=always)
     async with serving(model, ToyFactory(), samplers=SAMPLERS, options=options) as harness:
 
         async def one(first: int, bound: int | None) -> None:
@@ -121,6 +121,6 @@ async def test_a_request_may_bound_its_drafts(model: Path) -> None:
 
 @pytest.mark.anyio
 async def test_greedy_streams_are_those_of_the_plain_computation(model: Path) -> None:
-    drafted, _ = await streams(model, GuessFactory(erring_oracle), [2])
+    drafted, _ = await streams(model, ScriptedDrafterFactory(erring_oracle), [2])
     assert drafted[0] == toy_continuation([1, 5, 6], NUM_TOKENS, num_layers=NUM_LAYERS, vocab_size=VOCAB)
     assert drafted[4] == toy_continuation([5, 5, 6], NUM_TOKENS, num_layers=NUM_LAYERS, vocab_size=VOCAB)

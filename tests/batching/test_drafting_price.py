@@ -1,4 +1,4 @@
-"""What a guess costs is learned from rounds in which everybody was guessed for, for each size of a batch."""
+"""What a draft costs is learned from rounds in which every sequence had one, for each size of a batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def make(drafter: SlowDrafter) -> Speculation:
 
 
 def play(speculation: Speculation, count: int, max_speculation: int | None = None) -> int:
-    """A step of so many sequences, in which nothing comes true; how many tokens were guessed for the first."""
+    """A step of so many sequences, in which nothing comes true; how many tokens were drafted for the first."""
     commands = [Generate(index + 1, [1, 2, 3], 3, 900, Ask(max_speculation=max_speculation)) for index in range(count)]
     sequences = [Sequence.from_command(command) for command in commands]
     speculation.set_price(count, 3 * count)
@@ -59,7 +59,7 @@ def play(speculation: Speculation, count: int, max_speculation: int | None = Non
     return len(sequences[0].drafted.ids)
 
 
-def test_a_guess_that_costs_a_step_is_not_made_again() -> None:
+def test_a_draft_that_costs_a_step_is_not_made_again() -> None:
     drafter = SlowDrafter()
     speculation = make(drafter)
     drafter.seconds = 0.5

@@ -14,8 +14,8 @@ from histrio.batching.scheduler import Scheduler
 from histrio.contracts.gateway import Submission
 from histrio.contracts.sampler import Sampler
 from histrio.messages import Ask, RequestState, StepResult
-from histrio.testing.guesses import GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.scripted_drafter import ScriptedDrafterFactory
 from histrio.testing.toy import ToyFactory, toy_continuation, write_toy_model
 from histrio.testing.wait import eventually_async
 from histrio_samplers.mirostat import Mirostat
@@ -83,7 +83,7 @@ def sometimes_right(ids: list[int], num_tokens: int) -> list[int]:
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_cache_blocks": 60}, {"drafter": GuessFactory(sometimes_right)}, {"prefix_cache": False}],
+    [{}, {"num_cache_blocks": 60}, {"drafter": ScriptedDrafterFactory(sometimes_right)}, {"prefix_cache": False}],
     ids=["plain", "few blocks", "drafts", "no prefix cache"],
 )
 async def test_streams_stay_the_same(model: Path, options: dict[str, Any]) -> None:

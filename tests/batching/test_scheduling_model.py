@@ -53,7 +53,7 @@ events = st.lists(
         st.tuples(st.just("add"), prompts, st.integers(1, 28), priorities),
         st.tuples(st.just("add"), prompts, st.integers(12, 28), priorities),
         st.tuples(st.just("add again"), st.integers(0, 30), st.integers(1, 16), priorities),
-        st.tuples(st.sampled_from(["ends", "formed", "bounded", "unguessed"]), prompts, st.integers(1, 28), priorities),
+        st.tuples(st.sampled_from(["ends", "formed", "bounded", "undrafted"]), prompts, st.integers(1, 28), priorities),
         st.tuples(st.sampled_from(["choices", "scored choices"]), prompts, st.integers(1, 12), st.integers(2, 4)),
         st.tuples(st.just("scored"), prompts, st.integers(1, 12), priorities),
         st.tuples(st.just("cancel"), st.integers(0, 30), st.just(0), st.just(0)),
@@ -68,7 +68,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "formed": {"grammar": FORM},
     "scored": {"num_prompt_logprobs": 0},
     "bounded": {"max_speculation": 1},
-    "unguessed": {"max_speculation": 0},
+    "undrafted": {"max_speculation": 0},
 }
 
 

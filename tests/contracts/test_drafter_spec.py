@@ -13,8 +13,8 @@ from histrio.contracts.backend import Probe, StageSpec
 from histrio.contracts.drafter import DrafterSpec, DrafterTools
 from histrio.plan.resolve import resolve
 from histrio.plugins.registry import load_plugins
-from histrio.testing.guesses import GuessDrafter, GuessFactory
 from histrio.testing.harness import HarnessOptions, serving
+from histrio.testing.scripted_drafter import ScriptedDrafter, ScriptedDrafterFactory
 from histrio.testing.toy import ToyFactory, write_toy_model
 
 STAGE = StageSpec(
@@ -30,7 +30,7 @@ STAGE = StageSpec(
 )
 
 
-class Watching(GuessFactory):
+class Watching(ScriptedDrafterFactory):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Watching(GuessFactory):
         self.told.append((spec, tools))
         return super().supports(spec, tools)
 
-    def create(self, spec: DrafterSpec, tools: DrafterTools) -> GuessDrafter:
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> ScriptedDrafter:
         self.told.append((spec, tools))
         return super().create(spec, tools)
 
@@ -66,7 +66,7 @@ def test_a_plan_and_a_harness_tell_a_drafter_alike(tmp_path: Path) -> None:
     plugins.drafters.add(factory.name, factory, "a test")
     tables = {
         "model": {"path": str(folder), "max-sequence-length": 512, "dtype": "float32"},
-        "engine": {"drafter": "guess", "max-batch-size": 16, "adaptive": False, "speculation-length": 12},
+        "engine": {"drafter": "scripted", "max-batch-size": 16, "adaptive": False, "speculation-length": 12},
         "stage": [{"backend": "toy", "device": "cpu"}],
     }
 

@@ -16,8 +16,8 @@ from histrio.contracts.options import NoOptions, as_options, with_options
 from histrio.errors import TopologyError
 from histrio.plan.resolve import resolve
 from histrio.plugins.registry import Plugins, load_plugins
-from histrio.testing.guesses import GuessDrafter, GuessFactory
 from histrio.testing.harness import HarnessOptions, serving
+from histrio.testing.scripted_drafter import ScriptedDrafter, ScriptedDrafterFactory
 from histrio.testing.toy import ToyFactory, ToyStage, write_toy_model
 
 
@@ -49,7 +49,7 @@ class Factory(ToyFactory):
         return Stage(spec, progress)
 
 
-class Parrot(GuessFactory):
+class Parrot(ScriptedDrafterFactory):
     """As `parrot`."""
 
     name = "parrot"
@@ -59,7 +59,7 @@ class Parrot(GuessFactory):
         TOLD.append(spec.options)
         return super().supports(spec, tools)
 
-    def create(self, spec: DrafterSpec, tools: DrafterTools) -> GuessDrafter:
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> ScriptedDrafter:
         TOLD.append(spec.options)
         return super().create(spec, tools)
 

@@ -18,9 +18,9 @@ from histrio.contracts.backend import BackendFactory
 from histrio.contracts.gateway import Delta, Submission
 from histrio.errors import RequestError
 from histrio.messages import Ask, GrammarSpec, RequestState
-from histrio.testing.guesses import Guess, GuessFactory
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio.testing.models import EOS_ID
+from histrio.testing.scripted_drafter import DraftFunction, ScriptedDrafterFactory
 from histrio.testing.toy import ToyFactory
 from histrio.testing.wait import eventually_async
 from histrio_grammars.backend import Llguidance
@@ -181,15 +181,15 @@ async def test_no_disturbance_changes_a_constrained_stream(toy_model: Path, dist
     assert len({tuple(ids) for ids in by_seed}) == len(by_seed), "a control: each way of sampling says something else"
 
 
-def prompter(known: list[list[int]]) -> Guess:
+def prompter(known: list[list[int]]) -> DraftFunction:
     """A drafter that knows the answers, the end included, and says a wrong token now and then."""
 
-    def guess(so_far: list[int], num_tokens: int) -> list[int]:
+    def draft(so_far: list[int], num_tokens: int) -> list[int]:
         end = len(so_far)
         rest = next((ids[end:] for ids in known if ids[:end] == so_far), [])
         return [token if (end + at) % 7 else token ^ 1 for at, token in enumerate(rest[:num_tokens])]
 
-    return guess
+    return draft
 
 
 async def test_drafts_change_no_constrained_stream(toy_model: Path) -> None:
@@ -198,7 +198,7 @@ async def test_drafts_change_no_constrained_stream(toy_model: Path) -> None:
     async with serve(served) as harness:
         expected = await answers(harness, asked)
     known = [[*submission.ids, *ids] for submission, (ids, _) in zip(asked, expected, strict=True)]
-    options = {"drafter": GuessFactory(prompter(known)), "stage_options": {"step-s": 0.002}}
+    options = {"drafter": ScriptedDrafterFactory(prompter(known)), "stage_options": {"step-s": 0.002}}
     async with serve(served, [1], **options) as harness:
         for form in range(len(FORMS)):
             some = slice(len(SAMPLINGS) * form, len(SAMPLINGS) * (form + 1))

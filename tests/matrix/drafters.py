@@ -12,7 +12,7 @@ from histrio.contracts.drafter import Draft, DrafterFactory, DrafterSpec, Drafte
 from histrio.contracts.options import NoOptions
 from histrio.messages import Generate
 from histrio.plugins.registry import installed_plugins
-from histrio.testing.guesses import Guess, GuessFactory
+from histrio.testing.scripted_drafter import DraftFunction, ScriptedDrafterFactory
 
 __all__ = ["OPTIONS", "DiceFactory", "drafter_options", "make_drafter", "names"]
 
@@ -32,14 +32,14 @@ def names() -> list[str]:
     return [*_OWN, *sorted(installed_plugins().drafters.owners)]
 
 
-def make_drafter(name: str, guess: Guess) -> DrafterFactory | None:
-    """`guess` is what `oracle` and `dice` go by."""
+def make_drafter(name: str, draft: DraftFunction) -> DrafterFactory | None:
+    """`draft` is what `oracle` and `dice` go by."""
     if name == "nobody":
         return None
     if name == "oracle":
-        return GuessFactory(guess)
+        return ScriptedDrafterFactory(draft)
     if name == "dice":
-        return DiceFactory(guess)
+        return DiceFactory(draft)
     return installed_plugins().drafters.get(name)
 
 
@@ -50,13 +50,13 @@ def drafter_options(name: str, draft: Path, backend: str) -> dict[str, Any]:
 
 
 class DiceFactory:
-    """Throws a die for each token, and says how it was loaded: for what is guessed, and for one token else."""
+    """Throws a die for each token, and says how it was loaded: for what is drafted, and for one token else."""
 
     name = "dice"
     options = NoOptions
 
-    def __init__(self, guess: Guess) -> None:
-        self._guess = guess
+    def __init__(self, draft: DraftFunction) -> None:
+        self._draft = draft
 
     def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model."""
@@ -64,12 +64,12 @@ class DiceFactory:
 
     def create(self, spec: DrafterSpec, tools: DrafterTools) -> _Dice:
         """Always the same throws."""
-        return _Dice(self._guess)
+        return _Dice(self._draft)
 
 
 class _Dice:
-    def __init__(self, guess: Guess) -> None:
-        self._guess = guess
+    def __init__(self, draft: DraftFunction) -> None:
+        self._draft = draft
         self._rng = random.Random(1)
         self._ids: dict[int, list[int]] = {}
 
@@ -80,7 +80,7 @@ class _Dice:
         self._ids[request] += ids
 
     def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
-        return {request: self._draft(self._ids[request], count) for request, count in lengths.items()}
+        return {request: self._throw(self._ids[request], count) for request, count in lengths.items()}
 
     def close(self, request: int) -> None:
         del self._ids[request]
@@ -88,7 +88,7 @@ class _Dice:
     def shutdown(self) -> None:
         self._ids.clear()
 
-    def _draft(self, ids: list[int], num_tokens: int) -> Draft:
-        draft_probs = [[(token, 0.75), (4 + token % 2, 0.25)] for token in self._guess(ids, num_tokens)]
+    def _throw(self, ids: list[int], num_tokens: int) -> Draft:
+        draft_probs = [[(token, 0.75), (4 + token % 2, 0.25)] for token in self._draft(ids, num_tokens)]
         drawn = [pair[0][0] if self._rng.random() < 0.75 else pair[1][0] for pair in draft_probs]
         return Draft(drawn, draft_probs)

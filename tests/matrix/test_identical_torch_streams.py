@@ -123,11 +123,11 @@ def factory(kv_cache_dtype: KvCacheDtype, fails_at: set[int] | None = None) -> F
     return FailingFactory(TorchFactory(), fails_at or set(), kv_cache_dtype)
 
 
-def played(model: Path, crowd: Crowd, row: Combination, drafter: str, seed: int, guess: Any) -> Run:
+def played(model: Path, crowd: Crowd, row: Combination, drafter: str, seed: int, draft: Any) -> Run:
     options = options_of(
         row,
         seed,
-        drafter=make_drafter(drafter, guess),
+        drafter=make_drafter(drafter, draft),
         drafter_options=drafter_options(drafter, model.parent / "draft", "torch"),
     )
     # A drafter's own stage counts along. One that has failed is not asked again, so the second failure is another's.
@@ -139,11 +139,11 @@ def knower(crowd: Crowd, expected: Run) -> Callable[[list[int], int], list[int]]
     """An oracle that has read the answers, and errs now and then."""
     texts = [[*crowd[index].submission.ids, *answer.tokens] for (index, _), answer in expected.answers.items()]
 
-    def guess(ids: list[int], num_tokens: int) -> list[int]:
+    def draft(ids: list[int], num_tokens: int) -> list[int]:
         found = next((text for text in texts if text[: len(ids)] == ids), ids)
         return [token if at % 3 < 2 else 7 for at, token in enumerate(found[len(ids) : len(ids) + num_tokens])]
 
-    return guess
+    return draft
 
 
 @pytest.mark.parametrize("family", FAMILIES)

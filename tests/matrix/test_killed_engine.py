@@ -1,4 +1,4 @@
-"""The engine's process is killed at random steps while prefixes are shared, tokens guessed ahead and choices forked:
+"""The engine's process is killed at random steps while prefixes are shared, tokens drafted and choices forked:
 what every client reads is what it reads undisturbed.
 
 `HISTRIO_COMBINATIONS=20` kills in as many runs.

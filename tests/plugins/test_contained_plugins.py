@@ -149,7 +149,7 @@ async def test_a_drafter_changes_no_stream_whatever_it_does(
         found = await run_all(harness, prompts)
         assert harness.front.gateway.status.epoch == 1, "nothing was started again"
     assert [ids for ids, _ in found] == [said(prompt) for prompt in prompts]
-    lines = [record.getMessage() for record in caplog.records if "nothing is guessed" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if "nothing is drafted" in record.getMessage()]
     if oddity in RIGHT:
         assert (lines, drafter.num_asked > 1) == ([], True)
     elif oddity != "shutdown":

@@ -28,7 +28,7 @@ from histrio.front.watchers import Watchers
 from histrio.messages import Generate, GrammarSpec, RequestState
 from histrio.plugins.hook_calls import hook_names
 from histrio.plugins.registry import Plugins
-from histrio.testing.guesses import GuessFactory
+from histrio.testing.scripted_drafter import ScriptedDrafterFactory
 
 PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 
@@ -127,7 +127,7 @@ class AllHooks:
 
     @hookimpl
     def register_drafters(self, register: Callable[[DrafterFactory], None]) -> None:
-        register(GuessFactory(lambda _ids, _count: [], "parrot"))
+        register(ScriptedDrafterFactory(lambda _ids, _count: [], "parrot"))
 
     @hookimpl
     def register_batching_policies(self, register: Callable[[type[BatchingPolicy]], None]) -> None:
@@ -212,7 +212,7 @@ def test_hook_register_grammars(plugins: Plugins) -> None:
 
 def test_hook_register_drafters(plugins: Plugins) -> None:
     assert plugins.drafters.owners == {"parrot": "everything"}
-    assert isinstance(plugins.drafters.get("parrot"), GuessFactory)
+    assert isinstance(plugins.drafters.get("parrot"), ScriptedDrafterFactory)
 
 
 def test_hook_register_batching_policies(plugins: Plugins) -> None:

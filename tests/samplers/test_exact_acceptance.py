@@ -32,8 +32,8 @@ NUM_DRAFTS = 2
 NUM_STREAMS = 1000
 TARGET = (np.random.default_rng(1).standard_normal((VOCAB, VOCAB)) * 1.5).astype(np.float32)
 """[token, next token] logits."""
-GUESSED = np.random.default_rng(2).standard_normal((VOCAB, VOCAB)) * 1.5
-GUESSED[:, 2] = -np.inf
+DRAFTED = np.random.default_rng(2).standard_normal((VOCAB, VOCAB)) * 1.5
+DRAFTED[:, 2] = -np.inf
 """Those of the drafter, who knows nothing of the target, and not all of its tokens."""
 
 
@@ -56,7 +56,7 @@ class _Numbers:
 class _Drafter:
     """Draws two tokens ahead of each stream; `told` is what it says they were drawn from, if anything."""
 
-    drawn_from: Floats = field(default_factory=lambda: _softmax(GUESSED))
+    drawn_from: Floats = field(default_factory=lambda: _softmax(DRAFTED))
     told: Floats | None = None
     numbers: Callable[[Ints], Floats] = field(default_factory=_Numbers)
     """From the positions of a token in all streams, the numbers to draw it with."""
@@ -157,14 +157,14 @@ def _same_numbers(positions: Ints) -> Floats:
 def test_drawn_drafts_leave_the_distribution_as_it_is(name: str) -> None:
     num_tokens, fields = FIELDS[name]
 
-    streams, per_step = _streams(NumpyArrays(), fields, _Drafter(told=_softmax(GUESSED)), num_tokens)
+    streams, per_step = _streams(NumpyArrays(), fields, _Drafter(told=_softmax(DRAFTED)), num_tokens)
 
     assert _is_plausible(streams, _expected(fields))
     assert not _is_plausible(streams, np.roll(_expected(fields), 1, axis=0))
     assert per_step > 1.5
 
 
-def test_guessed_drafts_leave_the_distribution_as_it_is() -> None:
+def test_drafts_that_were_not_drawn_leave_the_distribution_as_it_is() -> None:
     streams, _ = _streams(NumpyArrays(), {}, _Drafter(), MANY, is_seeded=True)
 
     assert _is_plausible(streams, _expected({}))
@@ -172,7 +172,7 @@ def test_guessed_drafts_leave_the_distribution_as_it_is() -> None:
     assert np.array_equal(streams[:, : FEW + 1], alone)
 
 
-@pytest.mark.parametrize("told", [None, _softmax(GUESSED)], ids=["guessed", "drawn"])
+@pytest.mark.parametrize("told", [None, _softmax(DRAFTED)], ids=["most likely", "drawn"])
 def test_drafts_change_no_token_of_a_stream_whose_seed_was_chosen(told: Floats | None) -> None:
     alone, _ = _streams(NumpyArrays(), {}, None, FEW)
 
@@ -180,12 +180,12 @@ def test_drafts_change_no_token_of_a_stream_whose_seed_was_chosen(told: Floats |
 
     assert np.array_equal(drafted, alone)
     assert per_step > 1.2
-    unseeded, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(GUESSED)), FEW)
+    unseeded, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(DRAFTED)), FEW)
     assert not np.array_equal(unseeded, alone)
 
 
 def test_a_drafter_may_draw_with_the_numbers_of_the_stream() -> None:
-    drafter = _Drafter(told=_softmax(GUESSED), numbers=_same_numbers)
+    drafter = _Drafter(told=_softmax(DRAFTED), numbers=_same_numbers)
 
     streams, per_step = _streams(NumpyArrays(), {}, drafter, FEW)
 
@@ -194,7 +194,7 @@ def test_a_drafter_may_draw_with_the_numbers_of_the_stream() -> None:
 
 
 def test_more_drafts_are_kept_than_by_comparing_draws() -> None:
-    drafter = _Drafter(told=_softmax(GUESSED))
+    drafter = _Drafter(told=_softmax(DRAFTED))
 
     _, kept = _streams(NumpyArrays(), {}, drafter, FEW)
     _, compared = _streams(NumpyArrays(), {}, drafter, FEW, is_seeded=True)
@@ -225,13 +225,13 @@ def _wrongly_accepted(rule: str) -> Callable[..., Any]:
 def test_wrong_acceptance_is_found_out(rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler_chain, "accept_or_draw", _wrongly_accepted(rule))
 
-    streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(GUESSED)), FEW)
+    streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(DRAFTED)), FEW)
 
     assert not _is_plausible(streams, _expected({}))
 
 
 def test_chances_that_are_not_those_of_the_drafts_are_found_out() -> None:
-    streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(GUESSED / 3)), FEW)
+    streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(DRAFTED / 3)), FEW)
 
     assert not _is_plausible(streams, _expected({}))
 
@@ -242,6 +242,6 @@ def test_one_number_for_acceptance_and_draw_is_found_out(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Rows, "uniform", same)
 
-    streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(GUESSED)), FEW)
+    streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(DRAFTED)), FEW)
 
     assert not _is_plausible(streams, _expected({}))

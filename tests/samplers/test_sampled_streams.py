@@ -22,8 +22,8 @@ from histrio.errors import RequestError
 from histrio.messages import Ask, RequestState
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
-from histrio.testing.guesses import GuessDrafter
 from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.scripted_drafter import ScriptedDrafter
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async
 from histrio_samplers.mirostat import Mirostat
@@ -174,12 +174,12 @@ class _Die:
         return _DieDrafter(lambda ids, count: [1 + (len(ids) + at) // 2 % 4 for at in range(count)])
 
 
-class _DieDrafter(GuessDrafter):
+class _DieDrafter(ScriptedDrafter):
     def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
-        guesses = super().propose(lengths)
+        drafts = super().propose(lengths)
         return {
             request: Draft(draft.ids, [[(token, 0.25) for token in (1, 2, 3, 4)] for _ in draft.ids])
-            for request, draft in guesses.items()
+            for request, draft in drafts.items()
         }
 
 

@@ -1,4 +1,4 @@
-"""Drafting with a model changes no token of a greedy or seeded stream, however many of its guesses come true."""
+"""Drafting with a model changes no token of a greedy or seeded stream, however many of its drafts are accepted."""
 
 from __future__ import annotations
 
@@ -251,4 +251,4 @@ def test_requests_without_a_seed_accept_by_the_ratio_of_both_models(
         return totals.num_accepted / totals.num_drafted
 
     assert anyio.run(share_accepted, 1) > 0.95, "the model drafts for itself, with the same numbers"
-    assert 0.5 < anyio.run(share_accepted, None) < 0.95, "the guesses are drawn at a lower temperature"
+    assert 0.5 < anyio.run(share_accepted, None) < 0.95, "the drafts are drawn at a lower temperature"

@@ -1,4 +1,4 @@
-"""A drafter that fails ends no request: it is said once, and nothing is guessed any more."""
+"""A drafter that fails ends no request: it is said once, and nothing is drafted any more."""
 
 from __future__ import annotations
 
@@ -74,4 +74,4 @@ def test_a_failing_drafter_ends_no_request(tmp_path: Path, caplog: pytest.LogCap
     assert streams == [said([5, 6, index], NUM_TOKENS) for index in range(2)]
     assert drafter.num_asked == 3, "twice before it failed, and never again"
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("nothing is guessed ahead any more: drafter 'failing'")
+    assert line.startswith("nothing is drafted any more: drafter 'failing'")

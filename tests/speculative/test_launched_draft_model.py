@@ -1,4 +1,4 @@
-"""rt-launch with a topology that names a draft model: it loads in the engine's process, and its guesses come true."""
+"""rt-launch with a topology that names a draft model: it loads in the engine's process, and its drafts are accepted."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def said_by_toy(ids: list[int], num_tokens: int) -> list[int]:
 def proposed(drafter: ModelDrafter, expected: dict[int, int]) -> dict[int, list[int]]:
     drafts = drafter.propose(expected)
     drafter.places.check_integrity()
-    assert not any(draft.draft_probs for draft in drafts.values()), "greedy guesses are simply the best"
+    assert not any(draft.draft_probs for draft in drafts.values()), "greedy drafts are simply the most likely tokens"
     return {request: draft.ids for request, draft in drafts.items()}
 
 
@@ -145,7 +145,7 @@ def test_tokens_that_came_true_are_not_computed_again(drafter: ModelDrafter, bac
     drafter.extend(1, [*draft[:2], 99])
     backend.steps.clear()
     proposed(drafter, {1: 1})
-    assert backend.steps == [[1]], "both guesses stay, the token behind them is new"
+    assert backend.steps == [[1]], "both drafts stay, the token behind them is new"
     drafter.extend(1, [98, 97])
     backend.steps.clear()
     proposed(drafter, {1: 1})

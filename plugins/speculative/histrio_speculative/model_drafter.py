@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from histrio.contracts.drafter import Draft
 from histrio.errors import BackendError
 from histrio.messages import Generate, Row
-from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_stage import ModelStage
 from histrio_speculative.places import Place, Places
+from histrio_speculative.token_chooser import TokenChooser
 
 __all__ = ["ModelDrafter", "Vocabularies"]
 
@@ -56,12 +56,12 @@ class _Run:
 
 
 class ModelDrafter:
-    """Drafts with the model in `stage`, whose guesses `guesser` makes."""
+    """Drafts with the model in `stage`; `chooser` makes tokens of its logits."""
 
-    def __init__(self, stage: ModelStage, guesser: Guesser, vocabularies: Vocabularies) -> None:
+    def __init__(self, stage: ModelStage, chooser: TokenChooser, vocabularies: Vocabularies) -> None:
         self.places = Places(stage.size, stage.close_slot)
         self._stage = stage
-        self._guesser = guesser
+        self._chooser = chooser
         self._vocabularies = vocabularies
         self._sequences: dict[int, _Sequence] = {}
 
@@ -118,7 +118,7 @@ class ModelDrafter:
         while rows:
             logits = self._stage.run(rows, ids)
             if going_on:
-                self._guess(going_on, logits)
+                self._add_tokens(going_on, logits)
             going_on = [run for run in going_on if not run.is_over]
             rows, ids = [self._next_row(run) for run in going_on], [run.draft.ids[-1] for run in going_on]
         return runs
@@ -136,7 +136,7 @@ class ModelDrafter:
                 continue
             if is_new:
                 self._stage.open_slot(place.slot)
-                self._guesser.open(place.slot, sequence.command)
+                self._chooser.open(place.slot, sequence.command)
             found.append((sequence, place))
         return sorted(found, key=lambda each: len(each[0].ids) - each[1].num_computed_tokens)
 
@@ -150,21 +150,21 @@ class ModelDrafter:
         is_near = num_tokens == num_pending and num_pending <= _MOST_BEHIND
         return Row(place.slot, start, num_tokens, int(is_near), place.take_new_blocks(), rewind=True)
 
-    def _guess(self, runs: list[_Run], logits: object) -> None:
+    def _add_tokens(self, runs: list[_Run], logits: object) -> None:
         """Add a token to each draft, and note whose is over."""
         slots = [run.place.slot for run in runs]
         positions = [run.place.num_computed_tokens for run in runs]
-        for run, guess in zip(runs, self._guesser.guess(logits, slots, positions), strict=True):
-            if not 0 <= guess.token < self._vocabularies.target:
+        for run, chosen in zip(runs, self._chooser.choose(logits, slots, positions), strict=True):
+            if not 0 <= chosen.token < self._vocabularies.target:
                 run.is_over = True
                 continue
-            run.draft.ids.append(guess.token)
-            if guess.draft_probs is not None:
-                run.draft.draft_probs.append(guess.draft_probs)
-            run.is_over = len(run.draft.ids) == run.num_drafts or guess.token in run.sequence.end_ids
+            run.draft.ids.append(chosen.token)
+            if chosen.draft_probs is not None:
+                run.draft.draft_probs.append(chosen.draft_probs)
+            run.is_over = len(run.draft.ids) == run.num_drafts or chosen.token in run.sequence.end_ids
 
     def _next_row(self, run: _Run) -> Row:
-        """The token that was guessed last."""
+        """A row for the token that was drafted last."""
         place = run.place
         row = Row(place.slot, place.num_computed_tokens, 1, 1, place.take_new_blocks(), rewind=True)
         run.sequence.computed_drafts.append(run.draft.ids[-1])

@@ -15,9 +15,9 @@ from histrio.contracts.first_contract import current
 from histrio.contracts.options import with_options
 from histrio.errors import PluginError
 from histrio.kit.checkpoint import checkpoint_bytes
-from histrio_speculative.guesser import Guesser
 from histrio_speculative.model_drafter import ModelDrafter, Vocabularies
 from histrio_speculative.model_stage import BLOCK_SIZE, ModelStage
+from histrio_speculative.token_chooser import TokenChooser
 
 __all__ = ["PlacementOptions", "bring_up", "check_backend"]
 
@@ -81,5 +81,5 @@ def bring_up(
     stage_spec = with_options(stage_spec, factory, "options")
     stage = ModelStage(current(factory), stage_spec, options.num_cache_tokens)
     max_rows = stage.size.max_rows
-    guesser = Guesser(tools.make_chain(max_rows), stage.xp, max_rows)
-    return ModelDrafter(stage, guesser, Vocabularies(spec.vocab_size, draft_vocab))
+    chooser = TokenChooser(tools.make_chain(max_rows), stage.xp, max_rows)
+    return ModelDrafter(stage, chooser, Vocabularies(spec.vocab_size, draft_vocab))

@@ -2,7 +2,7 @@
 
 The sequence is looked up in its suffix automaton, at any length, and in the answers that this replica gave lately:
 answers repeat across requests wherever the same documents, tools or templates are behind them. (The idea is that of
-Oliaro et al. 2024, "SuffixDecoding", arXiv 2411.04975.) The longer match decides. A short match is a bad guess, so it
+Oliaro et al. 2024, "SuffixDecoding", arXiv 2411.04975.) The longer match decides. A short match is a bad draft, so it
 is followed for a few tokens only.
 """
 

@@ -197,7 +197,7 @@ class BatchingActor(Actor[ToBatching]):
         except HistrioError:
             raise
         except Exception:
-            log.exception("nothing is guessed ahead: drafter %r cannot be made", self._spec.drafter)
+            log.exception("nothing is drafted: drafter %r cannot be made", self._spec.drafter)
             return None
 
     def _take(self, command: Generate, scheduler: Scheduler) -> None:

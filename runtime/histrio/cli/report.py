@@ -102,7 +102,7 @@ def _idle(plan: Plan, capabilities: Mapping[str, list[str]]) -> list[str]:
 
     idle = []
     if plan.drafter and (names := lacking(Capability.REWIND, Capability.ALL_POSITION_LOGITS)):
-        idle.append(f"the drafter {plan.drafter} cannot act: {names} cannot verify what it guesses")
+        idle.append(f"the drafter {plan.drafter} cannot act: {names} cannot verify what it drafts")
     if plan.engine.batching.prefix_cache and (names := lacking(Capability.PREFIX_SHARE)):
         idle.append(f"the prefix cache cannot act: {names} cannot share blocks")
     if not plan.model.honours.grammar_kinds:

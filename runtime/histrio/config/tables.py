@@ -98,8 +98,8 @@ def _unknown_key(key: str, fields: Collection[str], hints: Mapping[str, str]) ->
     if key in hints:
         return hints[key]
 
-    guess = did_you_mean(key, fields) or "."
-    return f"unknown key{guess} Known keys: {', '.join(sorted(fields)) or 'none'}"
+    hint = did_you_mean(key, fields) or "."
+    return f"unknown key{hint} Known keys: {', '.join(sorted(fields)) or 'none'}"
 
 
 def _convert_value(value: Any, kind: Any, path: str) -> Any:

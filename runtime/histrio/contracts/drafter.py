@@ -1,4 +1,4 @@
-"""The drafter contract: a drafter guesses the next tokens of sequences.
+"""The drafter contract: a drafter proposes the next tokens of sequences.
 
 A draft costs a few more tokens in the step: the model computes drafted tokens side by side with the token that it has
 to compute anyway, and accepts those that equal its own. So a drafter changes how fast tokens come, never which ones.
@@ -31,7 +31,7 @@ class Draft:
     ids: list[int]
     draft_probs: list[DraftProbs] = field(default_factory=list)
     """For each of `ids` the distribution it was drawn from, by numbers that have nothing to do with the request's seed.
-    Empty where the ids are the drafter's best guess and were not drawn."""
+    Empty where the ids were not drawn: they are the tokens the drafter finds most likely."""
 
 
 class Drafter(Protocol):

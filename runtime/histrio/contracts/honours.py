@@ -21,7 +21,7 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     cache_salt: bool = False
     """Prefixes are shared only among requests of the same `Ask.cache_salt`."""
     max_speculation: bool = False
-    """Not more than `Ask.max_speculation` tokens are guessed ahead at a time."""
+    """Not more than `Ask.max_speculation` tokens are drafted at a time."""
     seed: bool = False
     """With `Ask.seed`, tokens depend on `Generate.seed` and `choice`, and on no other request."""
     logprobs: bool = False

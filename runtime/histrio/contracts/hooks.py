@@ -94,7 +94,7 @@ def register_edges(register: Callable[[EdgeService], None]) -> None:
 
 @hookspec
 def register_drafters(register: Callable[[DrafterFactory], None]) -> None:
-    """Offer drafters, which guess tokens for the model to verify: call `register(factory)` for each."""
+    """Offer drafters, which propose tokens for the model to verify: call `register(factory)` for each."""
 
 
 @hookspec

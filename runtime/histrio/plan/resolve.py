@@ -168,8 +168,8 @@ def _edges(topology: Topology, plugins: Plugins) -> list[EdgePlan]:
         try:
             service = plugins.edges.get(name)
         except PluginError as error:
-            guess = did_you_mean(name, TABLES)
-            raise TopologyError(name, f"{error}" if not guess else f"no such table{guess}") from None
+            hint = did_you_mean(name, TABLES)
+            raise TopologyError(name, f"{error}" if not hint else f"no such table{hint}") from None
         plans.append(EdgePlan(name=name, settings=edge_settings(service, table)))
     return plans
 

@@ -38,7 +38,7 @@ _ENGINES_OWN = {
         "batching_policy_options",
     ],
     "keeps its cache": ["prefix_cache"],
-    "guesses tokens": [
+    "drafts tokens": [
         "drafter",
         "drafter_options",
         "speculation_length",

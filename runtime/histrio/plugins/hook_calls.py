@@ -103,8 +103,8 @@ def _fault(hook: str, marker: Mapping[str, Any], function: Callable[..., Any]) -
     known = hook_names()
     if hook not in known:
         close = get_close_matches(hook, known, n=1)
-        guess = f"did you mean {close[0]!r}? " if close else ""
-        return f"{hook} is no hook: {guess}Hooks are {', '.join(known)}"
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        return f"{hook} is no hook: {hint}Hooks are {', '.join(known)}"
     if marker.get("hookwrapper") or marker.get("wrapper"):
         return f"{hook} is marked as a wrapper, and hooks are not wrapped here: use a plain @hookimpl"
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

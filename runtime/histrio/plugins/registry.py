@@ -126,8 +126,8 @@ class Registry(Generic[T]):
 
         known = ", ".join(f"{known} (by {owner})" for known, owner in self.owners.items()) or "none"
         failed = "".join(f"; the plugin {each.name} cannot load: {each.reason}" for each in self._failed)
-        guess = did_you_mean(name, self._items)
-        raise PluginError(f"there is no {self._kind} {name!r}{guess}; known: {known}{failed}")
+        hint = did_you_mean(name, self._items)
+        raise PluginError(f"there is no {self._kind} {name!r}{hint}; known: {known}{failed}")
 
 
 class Plugins:

@@ -23,11 +23,11 @@ _HIGHEST_RATE = 0.98
 
 
 def worthwhile_lengths(
-    rates: Sequence[float], settings: SpeculationSettings, verifying: float, guessing: float
+    rates: Sequence[float], settings: SpeculationSettings, verifying: float, drafting: float
 ) -> list[int]:
     """Tokens to draft for each of these sequences, whose drafts are accepted at `rates`.
 
-    `verifying` is the cost of verifying one token, `guessing` that of drafting one token further, both in tokens:
+    `verifying` is the cost of verifying one token, `drafting` that of drafting one token further, both in tokens:
     b N / T and d N / T.
     """
     if not settings.adaptive:
@@ -38,7 +38,7 @@ def worthwhile_lengths(
     going = list(range(len(rates)))
     for length in range(1, settings.max_speculation + 1):
         going = [index for index in going if powers[index] > verifying]
-        if not going or sum(powers[index] for index in going) <= len(going) * verifying + guessing:
+        if not going or sum(powers[index] for index in going) <= len(going) * verifying + drafting:
             break
         for index in going:
             lengths[index] = max(length, settings.min_speculation)

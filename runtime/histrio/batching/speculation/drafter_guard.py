@@ -61,7 +61,7 @@ class DrafterGuard:
                 call()
         except _FAULTS as error:
             self.is_on = False
-            _log.error("nothing is guessed ahead any more: %s failed", self._code.name, exc_info=error)
+            _log.error("nothing is drafted any more: %s failed", self._code.name, exc_info=error)
 
     def _checked(self, found: Any, lengths: Mapping[int, int]) -> Mapping[int, Draft]:
         """The drafts with plain ints. Raises `TypeError` or `ValueError` for a draft that breaks the contract.

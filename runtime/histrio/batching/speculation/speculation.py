@@ -59,7 +59,7 @@ class Speculation:
         self._drafter = drafter if isinstance(drafter, DrafterGuard) else DrafterGuard(drafter)
         self._cost = cost
         self._clock = clock
-        self._guess_s: dict[int, float] = {}
+        self._drafting_s: dict[int, float] = {}
         """Bit length of a number of sequences → seconds to draft one token for each of them."""
         self._num_decoding = 1
         self._plain_s = 0.0
@@ -88,8 +88,8 @@ class Speculation:
         self._threshold = longer * num_decoding
         self._all.forget(num_decoding, FIRST_RATE, _FORGET_ALL_PER_TOKEN)
         self._num_quiet_steps = max(self._num_quiet_steps - 1, 0)
-        for size in self._guess_s:
-            self._guess_s[size] *= 1 - _FORGET_TIME
+        for size in self._drafting_s:
+            self._drafting_s[size] *= 1 - _FORGET_TIME
 
     def propose(self, sequences: Iterable[Sequence]) -> None:
         """Fill in `drafts` of these sequences, which have one token to compute each."""
@@ -182,9 +182,9 @@ class Speculation:
             return {}
 
         rates = [self._rate(sequence) for sequence in looked_at]
-        guessing = self._guess_time(len(looked_at)) / self._plain_s * self._num_decoding
-        lengths = worthwhile_lengths(rates, self._settings, self._verifying, guessing)
-        cost = self._price_of(sum(lengths)) + guessing * max(lengths)
+        drafting = self._drafting_time(len(looked_at)) / self._plain_s * self._num_decoding
+        lengths = worthwhile_lengths(rates, self._settings, self._verifying, drafting)
+        cost = self._price_of(sum(lengths)) + drafting * max(lengths)
         if not self._settings.is_obliging and tokens_gained(zip(rates, lengths, strict=True)) <= cost:
             self._num_quiet_steps = _LOOK_EVERY
             return {}
@@ -232,14 +232,14 @@ class Speculation:
             self._drafter.extend(request, sequence.ids[num_told:])
         self._num_told[request] = len(sequence.ids)
 
-    def _guess_time(self, num_sequences: int) -> float:
+    def _drafting_time(self, num_sequences: int) -> float:
         """Least seconds to draft one token for each of `num_sequences`, from the time measured for the nearest
         number. More sequences take no less, and fewer take no less than their share."""
         size = num_sequences.bit_length()
-        nearest = min(self._guess_s, key=lambda known: abs(known - size), default=size)
-        return self._guess_s.get(nearest, 0.0) * 2.0 ** min(size - nearest, 0)
+        nearest = min(self._drafting_s, key=lambda known: abs(known - size), default=size)
+        return self._drafting_s.get(nearest, 0.0) * 2.0 ** min(size - nearest, 0)
 
     def _time(self, num_sequences: int, seconds: float) -> None:
         size = num_sequences.bit_length()
-        known = self._guess_s.get(size)
-        self._guess_s[size] = seconds if known is None else known + _FOLLOW * (seconds - known)
+        known = self._drafting_s.get(size)
+        self._drafting_s[size] = seconds if known is None else known + _FOLLOW * (seconds - known)

@@ -18,7 +18,7 @@ from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.sampler import DraftProbs, DraftSampler
 from histrio.messages import Ask, Generate, Open
 
-__all__ = ["MOST_DRAFT_PROBS", "Guess", "Guesser"]
+__all__ = ["MOST_DRAFT_PROBS", "DraftToken", "TokenChooser"]
 
 MOST_DRAFT_PROBS = 32
 """Most tokens of a distribution that is sent along."""
@@ -35,7 +35,7 @@ _Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class DraftToken:
     """One token, and the distribution from which it was drawn; None for the most likely token."""
 
     token: int
@@ -52,8 +52,8 @@ class _Shape:
     min_p: float
 
 
-class Guesser:
-    """Guesses for the sequences in the slots of the draft model."""
+class TokenChooser:
+    """Chooses drafted tokens for the sequences in the slots of the draft model."""
 
     def __init__(self, chain: DraftSampler, xp: ArrayNamespace, max_rows: int) -> None:
         self._chain = chain
@@ -70,13 +70,13 @@ class Guesser:
         ask = Ask(sampling, seed=command.ask.seed)
         self._chain.open(Open(slot, command.ids, command.num_prompt_tokens, ask, command.seed, command.choice))
 
-    def guess(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[Guess]:
-        """One for each row of `logits` [rows, vocab]; `positions` are those of the tokens to be guessed."""
+    def choose(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[DraftToken]:
+        """One for each row of `logits` [rows, vocab]; `positions` are those of the tokens to choose."""
         is_free = np.array([self._shapes[slot] is not None for slot in slots])
         if not is_free.any():
             return self._repeat(logits, slots, positions)
 
-        guesses: list[Guess] = [Guess(-1)] * len(slots)
+        chosen: list[DraftToken] = [DraftToken(-1)] * len(slots)
         for is_chosen, find in ((~is_free, self._repeat), (is_free, self._draw)):
             rows = np.flatnonzero(is_chosen)
             if len(rows) == 0:
@@ -84,16 +84,16 @@ class Guesser:
             part = logits if len(rows) == len(slots) else self._xp.take_rows(logits, rows)
             indices = rows.tolist()
             found = find(part, [slots[row] for row in indices], [positions[row] for row in indices])
-            for row, guess in zip(indices, found, strict=True):
-                guesses[row] = guess
-        return guesses
+            for row, token in zip(indices, found, strict=True):
+                chosen[row] = token
+        return chosen
 
-    def _repeat(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[Guess]:
+    def _repeat(self, logits: Array, slots: Sequence[int], positions: Sequence[int]) -> list[DraftToken]:
         """Draw with the target's number, as the target would from this distribution."""
         sampled = self._chain.sample(self._xp, logits, np.array(slots, np.intp), np.array(positions, np.int64))
-        return [Guess(token) for token in sampled.ids]
+        return [DraftToken(token) for token in sampled.ids]
 
-    def _draw(self, logits: Array, slots: Sequence[int], _positions: Sequence[int]) -> list[Guess]:
+    def _draw(self, logits: Array, slots: Sequence[int], _positions: Sequence[int]) -> list[DraftToken]:
         """Draw with numbers of our own, among the most likely tokens."""
         values, tokens = self._xp.topk(self._xp.float32(logits), min(MOST_DRAFT_PROBS, logits.shape[-1]))
         shapes = [shape for slot in slots if (shape := self._shapes[slot]) is not None]
@@ -102,7 +102,9 @@ class Guesser:
         drawn = (ends < self._random.random(len(slots))[:, None] * ends[:, -1:]).sum(axis=1)
         weights /= ends[:, -1:]
         rows = zip(self._xp.to_host(tokens).tolist(), weights.tolist(), drawn.tolist(), strict=True)
-        return [Guess(ids[at], [(i, w) for i, w in zip(ids, each, strict=True) if w > 0]) for ids, each, at in rows]
+        return [
+            DraftToken(ids[at], [(i, w) for i, w in zip(ids, each, strict=True) if w > 0]) for ids, each, at in rows
+        ]
 
 
 def _shape(sampling: dict[str, Any]) -> _Shape:

@@ -1,4 +1,4 @@
-"""A drafter made of one function, for tests and benchmarks: `GuessFactory(lambda ids, num_tokens: [...])`."""
+"""A drafter made of one function, for tests and benchmarks: `ScriptedDrafterFactory(lambda ids, num_tokens: [...])`."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.options import NoOptions
 from histrio.messages import Generate
 
-__all__ = ["Guess", "GuessFactory"]
+__all__ = ["DraftFunction", "ScriptedDrafterFactory"]
 
-Guess = Callable[[list[int], int], list[int]]
+DraftFunction = Callable[[list[int], int], list[int]]
 """From all tokens of a sequence and a number, up to that many that may come next."""
 
 
-class GuessFactory:
-    """Drafts whatever `guess` says. Keeps count, so that a test can see that it was asked."""
+class ScriptedDrafterFactory:
+    """Its drafter drafts what `draft` says. Keeps count, so that a test can see that it was asked."""
 
     options = NoOptions
 
-    def __init__(self, guess: Guess, name: str = "guess") -> None:
+    def __init__(self, draft: DraftFunction, name: str = "scripted") -> None:
         self.name = name
         self.num_proposals = 0
-        self._guess = guess
+        self._draft = draft
 
     def supports(self, spec: DrafterSpec, tools: DrafterTools) -> Probe:
         """Any model."""
         return Probe(available=True)
 
-    def create(self, spec: DrafterSpec, tools: DrafterTools) -> GuessDrafter:
+    def create(self, spec: DrafterSpec, tools: DrafterTools) -> ScriptedDrafter:
         """A drafter that remembers the sequences."""
-        return GuessDrafter(self._count)
+        return ScriptedDrafter(self._count)
 
     def _count(self, ids: list[int], num_tokens: int) -> list[int]:
         self.num_proposals += 1
-        return self._guess(ids, num_tokens)
+        return self._draft(ids, num_tokens)
 
 
-class GuessDrafter:
-    """Every open sequence's tokens, and the guess."""
+class ScriptedDrafter:
+    """Keeps the tokens of every open sequence, and asks `draft` to continue them."""
 
-    def __init__(self, guess: Guess) -> None:
-        self._guess = guess
+    def __init__(self, draft: DraftFunction) -> None:
+        self._draft = draft
         self._ids: dict[int, list[int]] = {}
 
     def open(self, command: Generate, ids: Sequence[int]) -> None:
@@ -56,7 +56,7 @@ class GuessDrafter:
 
     def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
         """Ask the function."""
-        return {request: Draft(self._guess(self._ids[request], count)) for request, count in lengths.items()}
+        return {request: Draft(self._draft(self._ids[request], count)) for request, count in lengths.items()}
 
     def close(self, request: int) -> None:
         """Forget the sequence."""

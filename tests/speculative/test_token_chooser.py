@@ -1,4 +1,4 @@
-"""Guesses from the draft model's logits: the target's own draw where it can be repeated, else a draw of its own."""
+"""Drafted tokens from the draft model's logits: the target's own draw where it can be repeated, else another draw."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from histrio.messages import Ask, Generate, Open
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.plugin import SAMPLERS
-from histrio_speculative.guesser import MOST_DRAFT_PROBS, Guesser
+from histrio_speculative.token_chooser import MOST_DRAFT_PROBS, TokenChooser
 
 ROWS, VOCAB = 6, 90
 SLOTS = list(range(ROWS))
 POSITIONS = [40 + slot for slot in SLOTS]
 
 
-def make_guesser(sampling: dict[str, Any], *, is_seeded: bool) -> Guesser:
-    guesser = Guesser(SamplerChain(list(SAMPLERS), ROWS), NumpyArrays(), ROWS)
+def make_chooser(sampling: dict[str, Any], *, is_seeded: bool) -> TokenChooser:
+    chooser = TokenChooser(SamplerChain(list(SAMPLERS), ROWS), NumpyArrays(), ROWS)
     for slot in SLOTS:
-        guesser.open(slot, command(slot, sampling, is_seeded=is_seeded))
-    return guesser
+        chooser.open(slot, command(slot, sampling, is_seeded=is_seeded))
+    return chooser
 
 
 def command(slot: int, sampling: dict[str, Any], *, is_seeded: bool) -> Generate:
@@ -49,28 +49,28 @@ SEEDED: list[dict[str, Any]] = [{}, {"temperature": 0.7}, {"temperature": 1.3, "
 @pytest.mark.parametrize("sampling", SEEDED)
 def test_models_that_agree_draw_the_same_for_a_seeded_request(sampling: dict[str, Any]) -> None:
     logits = make_logits(3)
-    guesses = make_guesser(sampling, is_seeded=True).guess(logits, SLOTS, POSITIONS)
-    assert [guess.token for guess in guesses] == drawn_by_target(sampling, logits)
-    assert [guess.token for guess in guesses] != drawn_by_target(sampling, logits, shift=1), "a control"
-    assert all(guess.draft_probs is None for guess in guesses)
+    chosen = make_chooser(sampling, is_seeded=True).choose(logits, SLOTS, POSITIONS)
+    assert [each.token for each in chosen] == drawn_by_target(sampling, logits)
+    assert [each.token for each in chosen] != drawn_by_target(sampling, logits, shift=1), "a control"
+    assert all(each.draft_probs is None for each in chosen)
 
 
 def test_a_greedy_request_gets_the_most_likely_token_whatever_its_penalties() -> None:
     logits = make_logits(4)
-    guesser = make_guesser({"temperature": 0.0, "repetition_penalty": 1.5}, is_seeded=False)
-    assert [guess.token for guess in guesser.guess(logits, SLOTS, POSITIONS)] == logits.argmax(axis=1).tolist()
+    chooser = make_chooser({"temperature": 0.0, "repetition_penalty": 1.5}, is_seeded=False)
+    assert [each.token for each in chooser.choose(logits, SLOTS, POSITIONS)] == logits.argmax(axis=1).tolist()
 
 
 def test_rows_of_all_kinds_share_a_step() -> None:
     logits = make_logits(5)
-    guesser = make_guesser({"temperature": 0.0}, is_seeded=False)
-    guesser.open(2, command(2, {"temperature": 0.9}, is_seeded=False))
-    guesser.open(4, command(4, {"temperature": 0.9}, is_seeded=True))
-    guesses = guesser.guess(logits, SLOTS, POSITIONS)
+    chooser = make_chooser({"temperature": 0.0}, is_seeded=False)
+    chooser.open(2, command(2, {"temperature": 0.9}, is_seeded=False))
+    chooser.open(4, command(4, {"temperature": 0.9}, is_seeded=True))
+    chosen = chooser.choose(logits, SLOTS, POSITIONS)
     best = logits.argmax(axis=1).tolist()
-    assert [guesses[slot].token for slot in (0, 1, 3, 5)] == [best[slot] for slot in (0, 1, 3, 5)]
-    assert [guess.draft_probs is not None for guess in guesses] == [False, False, True, False, False, False]
-    assert guesses[4].token == drawn_by_target({"temperature": 0.9}, logits)[4]
+    assert [chosen[slot].token for slot in (0, 1, 3, 5)] == [best[slot] for slot in (0, 1, 3, 5)]
+    assert [each.draft_probs is not None for each in chosen] == [False, False, True, False, False, False]
+    assert chosen[4].token == drawn_by_target({"temperature": 0.9}, logits)[4]
 
 
 FREE: list[dict[str, Any]] = [
@@ -87,22 +87,22 @@ FREE: list[dict[str, Any]] = [
 def test_chances_are_a_distribution_over_tokens_that_the_request_allows(sampling: dict[str, Any]) -> None:
     logits = make_logits(6)
     ranked = (-logits).argsort(axis=1)
-    for slot, guess in enumerate(make_guesser(sampling, is_seeded=False).guess(logits, SLOTS, POSITIONS)):
-        assert guess.draft_probs is not None
-        tokens = [token for token, _ in guess.draft_probs]
-        assert guess.token in tokens
-        assert sum(chance for _, chance in guess.draft_probs) == pytest.approx(1)
+    for slot, each in enumerate(make_chooser(sampling, is_seeded=False).choose(logits, SLOTS, POSITIONS)):
+        assert each.draft_probs is not None
+        tokens = [token for token, _ in each.draft_probs]
+        assert each.token in tokens
+        assert sum(chance for _, chance in each.draft_probs) == pytest.approx(1)
         assert tokens == ranked[slot, : len(tokens)].tolist(), "the most likely ones"
         assert len(tokens) <= min(MOST_DRAFT_PROBS, sampling.get("top_k", MOST_DRAFT_PROBS))
-        draft_probs = [chance for _, chance in guess.draft_probs]
+        draft_probs = [chance for _, chance in each.draft_probs]
         assert draft_probs == pytest.approx(plainly(logits[slot], **sampling))
 
 
 def test_a_hot_request_is_drawn_for_with_its_own_number_whoever_chose_it() -> None:
     logits = make_logits(8)
-    guesses = make_guesser({"temperature": 1.6}, is_seeded=False).guess(logits, SLOTS, POSITIONS)
-    assert [guess.token for guess in guesses] == drawn_by_target({"temperature": 1.6}, logits)
-    assert all(guess.draft_probs is None for guess in guesses)
+    chosen = make_chooser({"temperature": 1.6}, is_seeded=False).choose(logits, SLOTS, POSITIONS)
+    assert [each.token for each in chosen] == drawn_by_target({"temperature": 1.6}, logits)
+    assert all(each.draft_probs is None for each in chosen)
 
 
 def plainly(
@@ -121,13 +121,13 @@ def plainly(
 
 def test_tokens_come_as_often_as_their_chances_say() -> None:
     logits = np.repeat(make_logits(7)[:1], ROWS, axis=0)
-    guesser = make_guesser({"temperature": 1.0}, is_seeded=False)
-    guesses = [guess for _ in range(2000) for guess in guesser.guess(logits, SLOTS, POSITIONS)]
-    counts = np.bincount([guess.token for guess in guesses], minlength=VOCAB)
-    assert guesses[0].draft_probs is not None
+    chooser = make_chooser({"temperature": 1.0}, is_seeded=False)
+    chosen = [each for _ in range(2000) for each in chooser.choose(logits, SLOTS, POSITIONS)]
+    counts = np.bincount([each.token for each in chosen], minlength=VOCAB)
+    assert chosen[0].draft_probs is not None
     expected = np.zeros(VOCAB)
-    for token, chance in guesses[0].draft_probs:
-        expected[token] = chance * len(guesses)
+    for token, chance in chosen[0].draft_probs:
+        expected[token] = chance * len(chosen)
     assert chi_squared(counts, expected) < 75, "31 degrees of freedom: 1 in 10,000 is above 68"
     assert chi_squared(counts, np.roll(expected, 1)) > 1000, "a control"
 
