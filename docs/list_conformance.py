@@ -39,12 +39,12 @@ def page() -> str:
     sys.path.insert(0, str(ROOT / "tests" / "conformance"))
     stages, engines = import_module("broken_backend"), import_module("broken_engine")
     defects = [stages.DEFECTS, stages.DEFECTS_OF_THE_SINGLE, stages.DEFECTS_OF_THE_LIMITED, engines.ENGINE_DEFECTS]
-    reports = [read_report(file) for file in sorted(REPORTS.glob("*.json"), key=_place)]
+    reports = [read_report(file) for file in sorted(REPORTS.glob("*.json"), key=_sort_key)]
     rows = [f"| {_words(defect)} | {_words(test)} |" for each in defects for defect, test in each.items()]
     return HEAD + tables(reports).replace("### ", "## ") + DEFECTS + "\n".join(rows) + "\n"
 
 
-def _place(file: Path) -> tuple[int, str]:
+def _sort_key(file: Path) -> tuple[int, str]:
     return (ORDER.index(file.stem) if file.stem in ORDER else len(ORDER), file.stem)
 
 

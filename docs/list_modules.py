@@ -30,7 +30,7 @@ first, and checks every import."""
 def module_files() -> list[Path]:
     """Every module of the packages that has anything in it, folder by folder."""
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
-    return sorted((file for file in files if file.name != "__init__.py"), key=_place)
+    return sorted((file for file in files if file.name != "__init__.py"), key=_sort_key)
 
 
 def page() -> str:
@@ -45,7 +45,7 @@ def page() -> str:
     return "\n".join([*lines, ""])
 
 
-def _place(file: Path) -> tuple[int, str, str]:
+def _sort_key(file: Path) -> tuple[int, str, str]:
     package = next(index for index, package in enumerate(PACKAGES) if file.is_relative_to(ROOT / package))
     return package, file.parent.as_posix(), file.name
 

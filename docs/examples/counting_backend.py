@@ -116,11 +116,11 @@ class RunningCountingStage:
         start, length = batch.starts[row], batch.starts[row] + batch.num_tokens[row]
         positions = np.arange(length)
         size = self._block_size
-        places = batch.block_tables[row, positions // size] * size + positions % size
+        cells = batch.block_tables[row, positions // size] * size + positions % size
 
-        blocks[places[start:]] = state[new]
+        blocks[cells[start:]] = state[new]
         is_earlier = positions[None, :] < positions[start:, None]
-        is_equal = blocks[places][None, :] == state[new, None]
+        is_equal = blocks[cells][None, :] == state[new, None]
         state[new] += (is_earlier & is_equal).sum(axis=1)
 
     def _logits(self, state: Floats) -> Floats:

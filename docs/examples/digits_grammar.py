@@ -17,8 +17,8 @@ from histrio.messages import GrammarSpec
 MOST_DIGITS = 100
 
 
-class Place:
-    """Where one sequence stands: how many digits it has said."""
+class DigitsMatcher:
+    """The state of one sequence: the digits it has said."""
 
     def __init__(self, num_digits: int, digits: frozenset[int], end_ids: frozenset[int]) -> None:
         self._num_digits, self._digits, self._end_ids = num_digits, digits, end_ids
@@ -62,14 +62,14 @@ class DigitTokens:
             raise UnsupportedModel("the tokenizer has no tokens for single digits, or none that ends a text")
         self._end_ids = frozenset(spec.eos_ids)
 
-    def matcher(self, spec: GrammarSpec) -> Place:
+    def matcher(self, spec: GrammarSpec) -> DigitsMatcher:
         """For one sequence."""
-        return Place(int(spec.text), self._digits, self._end_ids)
+        return DigitsMatcher(int(spec.text), self._digits, self._end_ids)
 
     def fill(self, requests: Sequence[MaskRequest], masks: Masks) -> None:
         """One bit per token that may come."""
         for request in requests:
-            assert isinstance(request.matcher, Place)
+            assert isinstance(request.matcher, DigitsMatcher)
             for row in range(request.num_rows):
                 ids = np.array(sorted(request.matcher.allowed(request.drafts[:row])))
                 masks[request.first_row + row] = 0

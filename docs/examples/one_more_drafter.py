@@ -50,9 +50,9 @@ class OneMore:
         self._ids.clear()
 
     def _after(self, ids: list[int], most: int) -> list[int]:
-        for place in range(len(ids) - 2, -1, -1):
-            if ids[place] == ids[-1]:
-                return ids[place + 1 :][: min(most, self._most_tokens)]
+        for index in range(len(ids) - 2, -1, -1):
+            if ids[index] == ids[-1]:
+                return ids[index + 1 :][: min(most, self._most_tokens)]
         return []
 
 

@@ -53,8 +53,8 @@ class Taken:
                 self.parser.begin_next()
 
     def feed_in_pieces(self, data: bytes, cuts: list[int]) -> None:
-        places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
-        for start, end in pairwise(places):
+        offsets = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+        for start, end in pairwise(offsets):
             self.feed(data[start:end])
 
 

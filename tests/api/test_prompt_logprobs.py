@@ -210,9 +210,9 @@ async def test_prompt_logprobs_are_reported_by_id(client_of: Any, tmp_path: Path
             assert next(iter(entry)) == str(token_id)
             assert entry[str(token_id)]["logprob"] == pytest.approx(row[token_id], abs=MOST_ERROR)
             assert entry[str(token_id)]["decoded_token"] == tokenizer.spell(token_id)[0]
-            places = np.argsort(-row).tolist()
+            ranked = np.argsort(-row).tolist()
             assert {key: each["rank"] for key, each in entry.items()} == {
-                str(each): places.index(each) + 1 for each in (token_id, *places[:2])
+                str(each): ranked.index(each) + 1 for each in (token_id, *ranked[:2])
             }
             ranks.append(entry[str(token_id)]["rank"])
     assert max(ranks) > 3, "a control: most are not among those that were asked for"

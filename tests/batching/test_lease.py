@@ -58,7 +58,7 @@ def test_what_is_given_up_is_no_longer_in_hand() -> None:
 
 
 class LeaseHistory(RuleBasedStateMachine):
-    """Batching takes blocks for sequences, shares others, and gives all back; the naive book has one list per place."""
+    """Batching takes blocks for sequences, shares others, and gives all back; the naive book has one list per owner."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -356,13 +356,13 @@ class BrokenStage(toy.ToyStage):
     def _read(self, blocks: _Ints, table: npt.NDArray[np.int32], length: int) -> _Ints:
         """[length] what the row has in its blocks."""
         block_size = blocks.shape[1]
-        places = np.arange(length)
+        positions = np.arange(length)
         if self.defect == "reads-beyond-length" and length % block_size:
-            places = np.append(places[:-1], length)
+            positions = np.append(positions[:-1], length)
         if self.defect == "block-offset-off-by-one":
-            moved: _Ints = blocks[table[places // block_size], (places + 1) % block_size]
+            moved: _Ints = blocks[table[positions // block_size], (positions + 1) % block_size]
             return moved
-        cached: _Ints = blocks[table[places // block_size], places % block_size]
+        cached: _Ints = blocks[table[positions // block_size], positions % block_size]
         if self.defect == "stale-blocks-visible":
             cached = cached.copy()
             cached[-1] += blocks[table[(length - 1) // block_size], (length - 1) % block_size + 1 :].sum()

@@ -103,8 +103,8 @@ class ConstantState:
         for row, slot in enumerate(batch.slots):
             if batch.starts[row] == 0:
                 self._states[slot] = 0
-            for place in range(batch.offsets[row], batch.offsets[row + 1]):
-                values[place] = self._advance(slot, int(values[place]))
+            for index in range(batch.offsets[row], batch.offsets[row + 1]):
+                values[index] = self._advance(slot, int(values[index]))
             self._lengths[slot] = batch.starts[row] + batch.num_tokens[row]
         if not self._spec.is_last:
             return StageOutput([Tensor("int64", (len(values), 1), values)])
@@ -123,9 +123,9 @@ class ConstantState:
         self._states = np.zeros((0, 0), np.int64)
 
     def _advance(self, slot: int, value: int) -> int:
-        for place, layer in enumerate(range(self._spec.first_layer, self._spec.last_layer)):
-            value = int((31 * self._states[slot, place] + value + layer + 1) % MODULUS)
-            self._states[slot, place] = value
+        for index, layer in enumerate(range(self._spec.first_layer, self._spec.last_layer)):
+            value = int((31 * self._states[slot, index] + value + layer + 1) % MODULUS)
+            self._states[slot, index] = value
         return value
 
 

@@ -44,8 +44,8 @@ class KitRuns:
         given = [word for key, value in options.items() for word in ("--backend-option", f"{key}={value}")]
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        place = ".".join(filter(None, ["histrio.testing.conformance", module]))
-        self._process.stdin.write(json.dumps([place, "--backend", backend, *given, *arguments]) + "\n")
+        target = ".".join(filter(None, ["histrio.testing.conformance", module]))
+        self._process.stdin.write(json.dumps([target, "--backend", backend, *given, *arguments]) + "\n")
         self._process.stdin.flush()
         answer = json.loads(self._process.stdout.readline())
         assert "said" not in answer, answer["said"]

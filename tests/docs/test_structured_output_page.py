@@ -26,9 +26,9 @@ def test_the_limits_stand_there() -> None:
     assert [float(most) for _, most in row(r"([\d.]+) s", trial)] == [*limits.tries_s, limits.max_s]
     assert [int(most) * 2**20 for _, most in row(r"(\d+) MiB", trial)] == [limits.max_bytes]
     assert [int(most) for _, most in row(r"(\d+)", trial)] == [MAX_WALK_TOKENS]
-    places = [*grammar_check.MAX_RUNNING[:2], *grammar_check.MAX_QUEUED]
-    places += [grammar_check.MAX_REMEMBERED, grammar_check.MAX_GRAMMAR_BYTES]
-    assert [int(most) for _, most in row(r"(\d+)(?: each)? \|.*", queue)] == places
+    numbers = [*grammar_check.MAX_RUNNING[:2], *grammar_check.MAX_QUEUED]
+    numbers += [grammar_check.MAX_REMEMBERED, grammar_check.MAX_GRAMMAR_BYTES]
+    assert [int(most) for _, most in row(r"(\d+)(?: each)? \|.*", queue)] == numbers
 
 
 def row(value: str, table: str) -> list[tuple[str, str]]:

@@ -166,7 +166,7 @@ def test_a_conviction_that_comes_too_late_hits_nobody() -> None:
     assert front.codes() == {}
 
 
-def test_one_that_is_cancelled_on_trial_keeps_its_place_until_the_engine_is_done_with_it() -> None:
+def test_one_that_is_cancelled_on_trial_stays_on_trial_until_the_engine_is_done_with_it() -> None:
     front = Front()
     first, second = front.submit(), front.submit()
     front.fail()

@@ -1,6 +1,6 @@
 """Random histories of the block manager against a naive rewrite without hashes: a prefix is the tokens themselves.
 
-`HISTRIO_HISTORIES=10000` plays that many histories in place of 300.
+`HISTRIO_HISTORIES=10000` plays that many histories in index of 300.
 """
 
 from __future__ import annotations
@@ -237,8 +237,8 @@ class KvHistory(RuleBasedStateMachine):
         for matched in got:
             asker = self.naive.askers[matched.request]
             assert not asker.is_answered, "a request was answered twice"
-            for place, block in enumerate(matched.block_ids):
-                assert self.naive.contents[block] == asker.prefix(place + 1), "a block holds something else"
+            for index, block in enumerate(matched.block_ids):
+                assert self.naive.contents[block] == asker.prefix(index + 1), "a block holds something else"
             asker.table, asker.num_sealed = list(matched.block_ids), len(matched.block_ids)
             asker.is_answered = True
 

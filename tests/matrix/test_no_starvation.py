@@ -37,7 +37,7 @@ class Endless:
 
 
 async def num_overtaking(model: Path, options: HarnessOptions, priority: int, most: int) -> tuple[int, list[int]]:
-    """How many requests of priority 0 ended before one of this priority, which came when all places were taken; and
+    """How many requests of priority 0 ended before one of this priority, which came when all slots were taken; and
     its tokens. Clients of priority 0 ask again as soon as they are answered, until it has ended or `most` were."""
     num_ended = 0
     tokens: list[int] = []

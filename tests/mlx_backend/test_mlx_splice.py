@@ -135,7 +135,7 @@ def test_stand_ins_answer_as_the_layer_they_stand_for() -> None:
         _ = layers[0].self_attn.q_proj.weight
 
 
-def test_only_sampled_places_reach_the_head() -> None:
+def test_only_sampled_tokens_reach_the_head() -> None:
     relay = stage(build("llama"), 0, 4)
     expected = plain("llama")
     logits = relay.run_model(IDS, make_prompt_cache(relay.model), mx.array([1, 4]))

@@ -101,9 +101,9 @@ class OddDrafter:
     def shutdown(self) -> None:
         self._raise_in("shutdown")
 
-    def _raise_in(self, place: str) -> None:
-        if self.oddity == place:
-            raise KeyError(place)
+    def _raise_in(self, method: str) -> None:
+        if self.oddity == method:
+            raise KeyError(method)
 
 
 def with_ids(change: Any) -> Any:
@@ -135,10 +135,10 @@ RIGHT = {
     "truth values": with_ids(lambda ids: [bool(each) for each in ids]),
     "nothing at all": with_ids(lambda ids: []),
 }
-PLACES = ["create", "open", "extend", "propose", "exit", "close", "shutdown"]
+METHODS = ["create", "open", "extend", "propose", "exit", "close", "shutdown"]
 
 
-@pytest.mark.parametrize("oddity", [*PLACES, *NONSENSE, *RIGHT])
+@pytest.mark.parametrize("oddity", [*METHODS, *NONSENSE, *RIGHT])
 async def test_a_drafter_changes_no_stream_whatever_it_does(
     model: Path, oddity: str, caplog: pytest.LogCaptureFixture
 ) -> None:

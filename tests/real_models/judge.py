@@ -46,7 +46,7 @@ class Reference:
     scores: dict[str, Scores]
     """dtype → log probabilities."""
     best: dict[str, list[list[int]]]
-    """dtype → the most likely token at each place, behind the reference's tokens."""
+    """dtype → the most likely token at each position, behind the reference's tokens."""
     texts: list[str]
 
 
@@ -62,7 +62,7 @@ def refer(folder: Path) -> Reference:
 
 
 def scores_of(logits: torch.Tensor, tokens: list[int]) -> list[float]:
-    """[places, vocab] → the log probability of each place's token."""
+    """[positions, vocab] → the log probability of each position's token."""
     chosen: list[float] = torch.log_softmax(logits.double(), dim=-1)[range(len(tokens)), tokens].tolist()
     return chosen
 

@@ -58,8 +58,8 @@ def run(folder: Path, subject: Subject, reference: Reference, disturb: Any = Non
         logits = list(_steps(chain, reference))
     finally:
         chain.close()
-    places = range(len(reference.prompts))
-    lines = [torch.stack([torch.as_tensor(step[place]).float() for step in logits]) for place in places]
+    indices = range(len(reference.prompts))
+    lines = [torch.stack([torch.as_tensor(step[index]).float() for step in logits]) for index in indices]
     scores = [scores_of(line, tokens) for line, tokens in zip(lines, reference.tokens, strict=True)]
     return scores, [line.argmax(-1).tolist() for line in lines]
 
@@ -76,11 +76,11 @@ def open_chain(folder: Path, subject: Subject) -> StageChain:
 
 def _steps(chain: StageChain, reference: Reference) -> Any:
     rows = [ChainRow(slot, prompt) for slot, prompt in enumerate(reference.prompts)]
-    for place in range(NUM_TOKENS):
+    for index in range(NUM_TOKENS):
         logits: Logits | None = chain.step(rows)
         assert logits is not None, "every row is sampled"
         yield logits
-        rows = [ChainRow(slot, [tokens[place]]) for slot, tokens in enumerate(reference.tokens)]
+        rows = [ChainRow(slot, [tokens[index]]) for slot, tokens in enumerate(reference.tokens)]
 
 
 def _torch() -> BackendFactory:

@@ -71,7 +71,7 @@ def test_a_failure_of_another_step_than_that_of_the_trial_is_not_its() -> None:
     assert blame.convicted(step((6, 1, 2)), is_own_doing=True) == 0
 
 
-def test_places_are_forgotten_when_no_request_is_suspected_any_more() -> None:
+def test_failure_points_are_forgotten_when_no_request_is_suspected_any_more() -> None:
     blame = after(COMPANY)
     blame.on_trial(OnTrial(0))
     blame.on_trial(OnTrial(7, has_got_on=True))

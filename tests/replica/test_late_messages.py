@@ -89,7 +89,7 @@ def test_blocks_released_while_kv_was_asked_are_asked_for_again() -> None:
     assert not asked_at_last(is_cancelled=False), "a control: nothing was released, so kv has nothing to give"
 
 
-def test_a_stage_that_took_anothers_place_ignores_commands_of_the_chain_before(tmp_path: Path) -> None:
+def test_a_stage_that_replaced_another_ignores_commands_of_the_chain_before(tmp_path: Path) -> None:
     model = write_toy_model(tmp_path / "toy", num_layers=2)
     spec = StageSpec(model=str(model), first_layer=0, last_layer=2, num_layers=2, sizes=SizeSettings(max_batch_size=2))
     stage = StageActor(

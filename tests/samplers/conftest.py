@@ -50,11 +50,11 @@ def run_samplers(
     seeds: Sequence[int] = (),
 ) -> Floats:
     """Row r of the logits after the samplers with `fields[r]`, each row a sequence, all of them in one batch."""
-    table, places = FieldTable(kinds), range(len(fields))
-    slots = np.array(places)
-    known = [list(ids[slot]) if ids else [] for slot in places]
-    lengths = [len(known[slot]) + len(observed[slot] if observed else ()) for slot in places]
-    positions = np.array([lengths[slot] + len(drafts[slot] if drafts else ()) for slot in places])
+    table, all_slots = FieldTable(kinds), range(len(fields))
+    slots = np.array(all_slots)
+    known = [list(ids[slot]) if ids else [] for slot in all_slots]
+    lengths = [len(known[slot]) + len(observed[slot] if observed else ()) for slot in all_slots]
+    positions = np.array([lengths[slot] + len(drafts[slot] if drafts else ()) for slot in all_slots])
     keys = np.array(seeds or [0] * len(slots), np.uint64)
     rows = Rows(slots, positions, keys, np.zeros(len(slots), np.uint32), drafts)
     array = xp.asarray(logits.copy())

@@ -30,15 +30,15 @@ def test_it_finds_where_the_running_sum_reaches_the_share(xp: ArrayNamespace, wi
 
 
 @pytest.mark.parametrize("width", [2048, 4096])
-@pytest.mark.parametrize("place", [0, 127, 128, 2047])
-def test_a_single_token_is_always_drawn(xp: ArrayNamespace, width: int, place: int) -> None:
+@pytest.mark.parametrize("column", [0, 127, 128, 2047])
+def test_a_single_token_is_always_drawn(xp: ArrayNamespace, width: int, column: int) -> None:
     logits = np.full((3, width), -np.inf, np.float32)
-    logits[:, place] = [-1e4, 0, 1e4]
+    logits[:, column] = [-1e4, 0, 1e4]
     uniforms = np.array([2.0**-24, 0.5, 1 - 2.0**-24], np.float32)
 
     ids, probabilities = draw(xp, xp.asarray(logits), uniforms)
 
-    assert ids.tolist() == [place] * 3
+    assert ids.tolist() == [column] * 3
     assert probabilities.tolist() == [1.0] * 3
 
 

@@ -1,4 +1,4 @@
-"""DRY against a naive rewrite of its definition, which compares every place of the sequence with its end."""
+"""DRY against a naive rewrite of its definition, which compares every position of the sequence with its end."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Shape = Callable[..., npt.NDArray[np.float32]]
 
 
 def _naive(ids: Sequence[int], params: DryParams) -> dict[int, float]:
-    """Token → penalty: for each place, how many tokens before it equal the end of the text."""
+    """Token → penalty: for each position, how many tokens before it equal the end of the text."""
     if params.dry_penalty_last_n >= 0:
         ids = ids[len(ids) - min(params.dry_penalty_last_n, len(ids)) :]
     lengths: dict[int, int] = {}
-    for place in range(1, len(ids)):
+    for position in range(1, len(ids)):
         length = 0
-        while length < place and ids[place - 1 - length] == ids[len(ids) - 1 - length]:
-            if ids[place - 1 - length] in params.dry_sequence_breaker_ids:
+        while length < position and ids[position - 1 - length] == ids[len(ids) - 1 - length]:
+            if ids[position - 1 - length] in params.dry_sequence_breaker_ids:
                 break
             length += 1
-        token = ids[place]
+        token = ids[position]
         if length >= params.dry_allowed_length and token not in params.dry_sequence_breaker_ids:
             lengths[token] = max(lengths.get(token, 0), length)
     return {

@@ -97,17 +97,17 @@ def test_given_tokens_have_logprobs_too(xp: ArrayNamespace, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("num_top", [0, 2])
-def test_a_rank_is_the_place_among_all_tokens(
+def test_a_rank_counts_the_tokens_that_are_more_likely(
     xp: ArrayNamespace, num_top: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xp, "chunk_values", 2 * VOCAB)
     given = [int(LOGITS[0].argmax()), int(LOGITS[1].argmin()), 0, 5, 6]
-    places = np.argsort(np.argsort(-LOGITS, axis=-1), axis=-1)[range(5), given]
+    ranks = np.argsort(np.argsort(-LOGITS, axis=-1), axis=-1)[range(5), given]
 
     found = token_logprobs(xp, xp.asarray(LOGITS), given, [num_top] * 5, with_ranks=True)
 
-    assert [each.rank for each in found] == (places + 1).tolist()
-    assert (places[0], places[1]) == (0, VOCAB - 1)
+    assert [each.rank for each in found] == (ranks + 1).tolist()
+    assert (ranks[0], ranks[1]) == (0, VOCAB - 1)
     others = token_logprobs(xp, xp.asarray(LOGITS[::-1].copy()), given, [num_top] * 5, with_ranks=True)
     assert [each.rank for each in others] != [each.rank for each in found], "a control: the rows of others"
     assert {each.rank for each in token_logprobs(xp, xp.asarray(LOGITS), given, [num_top] * 5)} == {0}

@@ -18,7 +18,7 @@ from histrio_sglang import versions
 from histrio_sglang.factory import SglangFactory
 from histrio_sglang.options import StageOptions, read_options
 from histrio_sglang.versions import check_version
-from histrio_sglang.virtual_rank import VirtualGroup, VirtualRank, place
+from histrio_sglang.virtual_rank import VirtualGroup, VirtualRank, virtual_rank
 from histrio_sglang.weights import link_model, weight_bytes
 from histrio_torch.testing import NUM_LAYERS, make_model
 
@@ -98,19 +98,19 @@ def test_one_stage_takes_a_process_for_itself() -> None:
     [(0, 3, VirtualRank(0, (3,))), (0, 1, VirtualRank(0, (1, 2))), (2, 3, VirtualRank(1, (2, 1)))],
 )
 def test_a_range_is_a_rank_of_a_pipeline(first: int, last: int, rank: VirtualRank) -> None:
-    assert place(spec_of(Path(), first, last)) == rank
+    assert virtual_rank(spec_of(Path(), first, last)) == rank
 
 
 def test_the_partition_is_announced_and_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(PARTITION, "of the user")
-    middle = place(spec_of(Path(), 1, 2))
+    middle = virtual_rank(spec_of(Path(), 1, 2))
     middle.announce()
     assert os.environ[PARTITION] == "1,1,1"
 
     group = VirtualGroup(torch, middle)
     assert (group.is_first_rank, group.is_last_rank, group.rank_in_group, group.world_size) == (False, False, 1, 3)
     assert group.get_num_threads == torch.get_num_threads, "everything else is asked of the real group"
-    place(spec_of(Path(), 0, NUM_LAYERS)).announce()
+    virtual_rank(spec_of(Path(), 0, NUM_LAYERS)).announce()
     assert PARTITION not in os.environ
 
 

@@ -18,7 +18,7 @@ from histrio.testing.toy import ToyFactory, ToyStage, toy_continuation, write_to
 from histrio_samplers.plugin import SAMPLERS
 from histrio_speculative.model_drafter import _MOST_BEHIND, ModelDrafter
 from histrio_speculative.placement import _FEW_BYTES, PlacementOptions, bring_up
-from histrio_speculative.places import _IDLE_ROUNDS
+from histrio_speculative.reservations import _IDLE_ROUNDS
 
 NUM_LAYERS, VOCAB = 2, 258
 NUM_THREADS = 7
@@ -104,7 +104,7 @@ def said_by_toy(ids: list[int], num_tokens: int) -> list[int]:
 
 def proposed(drafter: ModelDrafter, expected: dict[int, int]) -> dict[int, list[int]]:
     drafts = drafter.propose(expected)
-    drafter.places.check_integrity()
+    drafter.reservations.check_integrity()
     assert not any(draft.draft_probs for draft in drafts.values()), "greedy drafts are simply the most likely tokens"
     return {request: draft.ids for request, draft in drafts.items()}
 
@@ -189,7 +189,7 @@ def test_where_blocks_are_short_some_are_drafted_for(model: Path, factory: Noted
         open_sequence(drafter, request, [request] * 20)
     expected = dict.fromkeys(range(1, 5), 3)
     assert list(proposed(drafter, expected)) == [1, 2]
-    assert list(proposed(drafter, expected)) == [1, 2], "they keep their places"
+    assert list(proposed(drafter, expected)) == [1, 2], "they keep their slots"
     for _ in range(_IDLE_ROUNDS + 1):
         proposed(drafter, {1: 3})
     drafts = proposed(drafter, {3: 3})

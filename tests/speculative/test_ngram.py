@@ -1,4 +1,4 @@
-"""N-gram lookup: the longest tail that stood there before decides, and of several places the latest."""
+"""N-gram lookup: the longest tail that stood there before decides, and of several occurrences the latest."""
 
 from __future__ import annotations
 

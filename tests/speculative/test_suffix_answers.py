@@ -64,10 +64,10 @@ def test_the_longest_agreement_is_found_as_by_a_search(
         answers.add(answer.salt, answer.ids)
     kept = remembered(told, max_tokens)
     assert answers.num_tokens == sum(len(each.ids) for each in kept) <= max_tokens
-    place = answers.find(salt, tail)
-    assert (0 if place is None else place.length) == searched(kept, salt, tail)
-    if place is not None:
-        assert follows(kept, salt, tail, place.length, place.ids[place.end :].tolist())
+    occurrence = answers.find(salt, tail)
+    assert (0 if occurrence is None else occurrence.length) == searched(kept, salt, tail)
+    if occurrence is not None:
+        assert follows(kept, salt, tail, occurrence.length, occurrence.ids[occurrence.end :].tolist())
 
 
 @settings(deadline=None)
@@ -76,9 +76,9 @@ def test_an_answer_is_found_from_any_place_in_it(ids: list[int], data: st.DataOb
     answers = Answers(1000)
     answers.add("", ids)
     end = data.draw(st.integers(KEY_LENGTH, len(ids) - 1))
-    place = answers.find("", [7, *ids[:end]])
-    assert place is not None
-    assert (place.end, place.length) == (end, end)
+    occurrence = answers.find("", [7, *ids[:end]])
+    assert occurrence is not None
+    assert (occurrence.end, occurrence.length) == (end, end)
     assert answers.find("", [7, *ids]) is None, "a control: nothing follows its end"
 
 
@@ -88,7 +88,7 @@ def test_the_longer_agreement_wins_over_the_later_one_and_the_later_of_equal_one
     answers.add("", [2, 3, 4, 60])
     answers.add("", [9, 2, 3, 4, 70])
     found = [answers.find("", [1, 2, 3, 4]), answers.find("", [2, 3, 4])]
-    assert [place.ids[place.end] for place in found if place is not None] == [50, 70]
+    assert [occurrence.ids[occurrence.end] for occurrence in found if occurrence is not None] == [50, 70]
 
 
 def test_no_salt_finds_the_answers_of_another() -> None:
@@ -131,12 +131,12 @@ def test_what_is_said_again_is_kept_once_and_known_again_when_it_was_forgotten()
 def test_a_place_is_followed_as_long_as_its_tokens_come() -> None:
     answers = Answers(100)
     answers.add("", [1, 2, 3, 4, 5, 6])
-    place = answers.find("", [1, 2, 3])
-    assert place is not None
-    assert place.follow([4, 5])
-    assert (place.end, place.length) == (5, 5)
-    assert not place.follow([7])
-    assert not place.follow([6, 7]), "beyond the end"
+    occurrence = answers.find("", [1, 2, 3])
+    assert occurrence is not None
+    assert occurrence.follow([4, 5])
+    assert (occurrence.end, occurrence.length) == (5, 5)
+    assert not occurrence.follow([7])
+    assert not occurrence.follow([6, 7]), "beyond the end"
 
 
 def test_nothing_is_remembered_without_room() -> None:

@@ -15,7 +15,7 @@ def automaton_of(ids: list[int]) -> Automaton:
 
 
 def searched(ids: list[int]) -> tuple[int, int]:
-    """Length of the longest suffix that occurred before, and the index behind its latest earlier place."""
+    """Length of the longest suffix that occurred before, and the index behind its latest earlier occurrence."""
     for length in range(len(ids) - 1, 0, -1):
         for end in range(len(ids) - 1, length - 1, -1):
             if ids[end - length : end] == ids[-length:]:
@@ -46,7 +46,7 @@ def test_a_long_loop_has_its_longest_match_where_one_stands(ids: list[int]) -> N
     assert end < len(ids)
 
 
-def test_the_search_of_these_tests_tells_lengths_and_places_apart() -> None:
+def test_the_search_of_these_tests_tells_lengths_and_occurrences_apart() -> None:
     assert searched([1, 2, 3, 1, 2]) == (2, 2)
     assert searched([1, 2, 1, 2, 1]) == (3, 3)
     assert searched([1, 2, 3]) == (0, 0)

@@ -160,7 +160,7 @@ def test_a_rewind_over_the_border_of_a_block_stays_resident(pair: Pair) -> None:
     assert pair.tokens_read() == 0
 
 
-def test_rows_may_change_places(pair: Pair) -> None:
+def test_rows_may_change_seats(pair: Pair) -> None:
     pair.decode(5, 8, FIRST, SECOND)
     pair.tokens_read()
     assert pair.step((9, 1, SECOND), (8, 1, FIRST)) < 1e-6

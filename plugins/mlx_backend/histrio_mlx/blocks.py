@@ -50,7 +50,7 @@ class Pool:
         """Put the new tokens' [rows, heads, tokens, width] into their blocks."""
         # What is not finite would reach rows that have such a block later: zero times NaN is NaN, behind every mask.
         finite = mx.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-        self.array[context.places(self.heads)] = finite.astype(self.dtype)
+        self.array[context.cells(self.heads)] = finite.astype(self.dtype)
 
     def read(self, span: Span) -> mx.array:
         """[rows, heads, tokens of the span, width]"""
@@ -63,8 +63,8 @@ class Pool:
         """Copy blocks."""
         blocks = self.array.reshape(-1, self.heads * self._block_size * self.width)
         copied = mx.take(blocks, mx.array(src, mx.int32), axis=0)
-        places = np.asarray(dst, np.int64)[:, None] * self.heads * self._block_size
-        rows = (places + np.arange(self.heads * self._block_size)).reshape(-1)
+        firsts = np.asarray(dst, np.int64)[:, None] * self.heads * self._block_size
+        rows = (firsts + np.arange(self.heads * self._block_size)).reshape(-1)
         self.array[_indices(rows)] = copied.reshape(-1, self.width)
 
 
@@ -128,7 +128,7 @@ class CallContext:
         self.group = group
         self._block_size = block_size
         self._spans: dict[int | None, Span] = {}
-        self._places: dict[int, mx.array] = {}
+        self._cells: dict[int, mx.array] = {}
 
     @cached_property
     def is_fresh(self) -> bool:
@@ -147,14 +147,14 @@ class CallContext:
             self._spans[window] = Span(self.group, self._block_size, window)
         return self._spans[window]
 
-    def places(self, heads: int) -> mx.array:
+    def cells(self, heads: int) -> mx.array:
         """[rows, heads, tokens] where a pool holds the new tokens."""
-        if heads not in self._places:
+        if heads not in self._cells:
             positions = self.group.starts[:, None] + np.arange(self.group.num_tokens)
             blocks = np.take_along_axis(self.group.tables, positions // self._block_size, 1).astype(np.int64)
             by_head = blocks[:, None, :] * heads + np.arange(heads)[:, None]
-            self._places[heads] = _indices(by_head * self._block_size + positions[:, None, :] % self._block_size)
-        return self._places[heads]
+            self._cells[heads] = _indices(by_head * self._block_size + positions[:, None, :] % self._block_size)
+        return self._cells[heads]
 
 
 def _indices(values: Ints) -> mx.array:

@@ -25,7 +25,7 @@ _FIRST_TOKENS = 4096
 
 
 class _Entry(Protocol):
-    """One place of the list that the model's `make_cache` makes."""
+    """One item of the list that the model's `make_cache` makes."""
 
     @property
     def pools(self) -> list[Pool]:

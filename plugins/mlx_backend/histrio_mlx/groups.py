@@ -27,7 +27,7 @@ class Group:
     """Rows that the model computes in one call."""
 
     rows: Ints
-    """[rows] their places among the step's rows."""
+    """[rows] their indices among the step's rows."""
     slots: Ints
     """[rows]"""
     starts: Ints

@@ -13,7 +13,7 @@ __all__ = ["Parts", "arrays_in", "flatten", "rebuild"]
 
 Parts = dict[str, mx.array]
 """What goes from stage to stage: under "" the summed residual stream [rows, tokens, hidden]; what else the layers
-hand on, under its place in the tuple that they return, such as "1" or "1.0". An array of no size is None."""
+hand on, under its index in the tuple that they return, such as "1" or "1.0". An array of no size is None."""
 
 
 def flatten(output: Any, path: str = "") -> Iterator[tuple[str, mx.array]]:

@@ -67,7 +67,7 @@ class Relay:
         return {"": output} if self.structure is None else self._end()
 
     def run_model(self, inputs: mx.array | Parts, caches: list[Any], sampled: mx.array) -> mx.array:
-        """Logits [sampled, vocab] on the last stage, for places `row * tokens + token` of the step. Lazy."""
+        """Logits [sampled, vocab] on the last stage, at indices `row * tokens + token` of the step. Lazy."""
         ids = self.begin(inputs)
         self._sampled = sampled
         logits: mx.array = self.model(ids, cache=caches)
@@ -108,7 +108,7 @@ class Relay:
         return self.produced()
 
     def produced(self) -> Any:
-        """What a layer after the range returns. On the way to logits, only the places that are sampled."""
+        """What a layer after the range returns. On the way to logits, only the tokens that are sampled."""
         parts = dict(flatten(self._output))
         if self._sampled is not None:
             residual = parts[""]

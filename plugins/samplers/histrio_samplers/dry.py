@@ -1,7 +1,7 @@
 """DRY, "don't repeat yourself": tokens that would continue a repetition become less likely, the longer the more.
 
-By p-e-w, text-generation-webui pull request 5677 (2024). For every earlier place in the sequence we know how many
-tokens up to there equal those at the end. Appending a token moves these lengths one place on where it occurs, and
+By p-e-w, text-generation-webui pull request 5677 (2024). For every earlier position in the sequence we know how many
+tokens up to there equal those at the end. Appending a token moves these lengths one position on where it occurs, and
 makes them 0 elsewhere, so a step costs one pass over the sequence and none over its pairs.
 """
 
@@ -79,14 +79,14 @@ class Dry:
 
 
 class _Repeats:
-    """The tokens of one sequence, and for each place how many tokens up to it equal those at the sequence's end."""
+    """The tokens of one sequence, and for each position how many tokens up to it equal those at the sequence's end."""
 
     def __init__(self, params: DryParams, ids: Sequence[int]) -> None:
         self._params = params
         self._breakers = frozenset(params.dry_sequence_breaker_ids)
         self._ids = np.array(ids, np.int64)
         self._length = len(ids)
-        last_breaker = max((place for place, token in enumerate(ids) if token in self._breakers), default=-1)
+        last_breaker = max((position for position, token in enumerate(ids) if token in self._breakers), default=-1)
         self._matches = np.minimum(_common_suffixes(ids), self._length - 1 - last_breaker)
 
     def append(self, token: int) -> None:
@@ -119,7 +119,7 @@ class _Repeats:
         return tokens, params.dry_multiplier * np.exp(np.minimum(log_penalties, _MAX_LOG_PENALTY))
 
     def _after(self, ids: Ints, matches: Ints, token: int) -> Ints:
-        """The matches of the sequence with one token more; the last place, the end itself, counts as 0."""
+        """The matches of the sequence with one token more; the last position, the end itself, counts as 0."""
         after = np.zeros(len(ids) + 1, np.int64)
         if token in self._breakers:
             return after
@@ -130,15 +130,15 @@ class _Repeats:
 
 
 def _common_suffixes(ids: Sequence[int]) -> Ints:
-    """For each place but the last how many tokens up to it equal those at the end: the Z-function of the reverse."""
+    """For each position but the last how many tokens up to it equal those at the end: the Z-function of the reverse."""
     reverse, count = ids[::-1], len(ids)
     lengths = [0] * count
     left = right = 0
-    for place in range(1, count):
-        length = min(right - place, lengths[place - left]) if place < right else 0
-        while place + length < count and reverse[length] == reverse[place + length]:
+    for position in range(1, count):
+        length = min(right - position, lengths[position - left]) if position < right else 0
+        while position + length < count and reverse[length] == reverse[position + length]:
             length += 1
-        lengths[place] = length
-        if place + length > right:
-            left, right = place, place + length
+        lengths[position] = length
+        if position + length > right:
+            left, right = position, position + length
     return np.array(lengths[::-1], np.int64)

@@ -40,10 +40,10 @@ class RowTable:
         self._pages[rows[index], column] = changed
         within = np.arange(self._page_size)
         lines = np.repeat(rows[index], self._page_size)
-        places = (column[:, None] * self._page_size + within).ravel()
+        positions = (column[:, None] * self._page_size + within).ravel()
         slots = (changed[:, None] * self._page_size + within).ravel()
-        fits = places < self._table.shape[1]  # a row's longest length may end within a page
-        where = torch.from_numpy(lines[fits]), torch.from_numpy(places[fits])
+        fits = positions < self._table.shape[1]  # a row's longest length may end within a page
+        where = torch.from_numpy(lines[fits]), torch.from_numpy(positions[fits])
         device = self._table.device
         self._table[where[0].to(device), where[1].to(device)] = torch.from_numpy(slots[fits]).to(self._table)
 

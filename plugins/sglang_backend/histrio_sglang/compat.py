@@ -17,7 +17,7 @@ from sglang.srt.server_args import ServerArgs
 
 from histrio_sglang.virtual_rank import VirtualGroup, VirtualRank
 
-__all__ = ["bind_written_slots", "forget_place", "forward_batch", "make_runner", "publish", "server_args"]
+__all__ = ["bind_written_slots", "forget_rank", "forward_batch", "make_runner", "publish", "server_args"]
 
 _HAS_PARALLEL_STATE = "ps" in inspect.signature(ModelRunner.__init__).parameters
 """Up to 0.5.20 the runner builds the process groups, and its ranks come in one object."""
@@ -37,8 +37,8 @@ def publish(args: Any, gpu_id: int) -> None:
     runtime_context.publish(args, role="scheduler", **ranks)
 
 
-def make_runner(args: Any, model_config: Any, gpu_id: int, port: int, place: VirtualRank) -> Any:
-    """A model runner at `place`, its weights loaded."""
+def make_runner(args: Any, model_config: Any, gpu_id: int, port: int, rank: VirtualRank) -> Any:
+    """A model runner of this rank, its weights loaded."""
     arguments: dict[str, Any] = {
         "model_config": model_config,
         "mem_fraction_static": args.mem_fraction_static,
@@ -55,7 +55,7 @@ def make_runner(args: Any, model_config: Any, gpu_id: int, port: int, place: Vir
 
         bootstrap.init_parallel_runtime(server_args=args, device=args.device, dist_port=port)
         bootstrap.init_layer_runtime(model_config=model_config)
-    return _stage_runner(place)(**arguments)
+    return _stage_runner(rank)(**arguments)
 
 
 def forward_batch(runner: Any, values: dict[str, Any]) -> Any:
@@ -78,30 +78,30 @@ def bind_written_slots(runner: Any, batch: Any) -> None:
         translator.rebind_write_loc(batch)
 
 
-def forget_place() -> None:
+def forget_rank() -> None:
     """Give SGLang its real pipeline group back, so that it can take its groups down."""
     group = parallel_state._PP
     if isinstance(group, VirtualGroup):
         parallel_state._PP = group.real
 
 
-def _stage_runner(place: VirtualRank) -> type[Any]:
-    """A runner that takes its place once the groups are there, and before its model is built."""
+def _stage_runner(rank: VirtualRank) -> type[Any]:
+    """A runner that takes its rank once the groups are there, and before its model is built."""
 
     class StageRunner(ModelRunner):  # type: ignore[misc]
         def init_torch_distributed(self) -> None:
             super().init_torch_distributed()
-            _take_place(self, place)
+            _take_rank(self, rank)
 
     return StageRunner
 
 
-def _take_place(runner: Any, place: VirtualRank) -> None:
-    group = VirtualGroup(runner.pp_group, place)
+def _take_rank(runner: Any, rank: VirtualRank) -> None:
+    group = VirtualGroup(runner.pp_group, rank)
     runner.pp_group = group
     if not _HAS_PARALLEL_STATE:
-        runtime_context.get_parallel().override_permanently(pp_size=place.size, pp_rank=place.rank, pp_group=group)
+        runtime_context.get_parallel().override_permanently(pp_size=rank.size, pp_rank=rank.rank, pp_group=group)
         return
 
     parallel_state._PP = group
-    runner.ps = replace(runner.ps, pp_rank=place.rank, pp_size=place.size)
+    runner.ps = replace(runner.ps, pp_rank=rank.rank, pp_size=rank.size)

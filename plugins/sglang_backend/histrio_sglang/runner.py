@@ -18,10 +18,10 @@ from sglang.srt.runtime_context import get_schedule, reset_context
 from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
 from histrio.errors import DoesNotFit
 from histrio_sglang.batch import RowTable, make_forward_batch
-from histrio_sglang.compat import forget_place, make_runner, publish, server_args
+from histrio_sglang.compat import forget_rank, make_runner, publish, server_args
 from histrio_sglang.options import StageOptions
 from histrio_sglang.pages import bytes_per_token, copy_blocks
-from histrio_sglang.virtual_rank import place
+from histrio_sglang.virtual_rank import virtual_rank
 
 __all__ = ["RangeRunner"]
 
@@ -35,7 +35,7 @@ class RangeRunner:
         gpu_id = device.index or 0
         args = server_args(_settings(spec, options, folder, device, dtype))
         publish(args, gpu_id)
-        rank = place(spec)
+        rank = virtual_rank(spec)
         rank.announce()
         self._config = ModelConfig.from_server_args(args)
         try:
@@ -146,7 +146,7 @@ def _settings(spec: StageSpec, options: StageOptions, folder: Path, device: torc
 
 def _take_down() -> None:
     """End what SGLang keeps for the whole process: its groups and its configuration."""
-    forget_place()
+    forget_rank()
     destroy_model_parallel()
     destroy_distributed_environment()
     reset_context()

@@ -1,7 +1,7 @@
 """A range of layers as a rank of a pipeline that does not exist.
 
 SGLang builds a model's layers for its rank in the pipeline group, and asks that group whether it is the first and the
-last. A stage is given a group that answers for its place, over the real one, which has this process alone. How many
+last. A stage is given a group that answers for its rank, over the real one, which has this process alone. How many
 layers each rank of the pipeline has is said in an environment variable of SGLang's own.
 """
 
@@ -13,14 +13,14 @@ from typing import Any
 
 from histrio.contracts.backend import StageSpec
 
-__all__ = ["VirtualGroup", "VirtualRank", "place"]
+__all__ = ["VirtualGroup", "VirtualRank", "virtual_rank"]
 
 _PARTITION = "SGLANG_PP_LAYER_PARTITION"
 
 
 @dataclass(frozen=True)
 class VirtualRank:
-    """A stage's place in the imagined pipeline."""
+    """A stage's rank in the imagined pipeline."""
 
     rank: int
     layers: tuple[int, ...]
@@ -39,7 +39,7 @@ class VirtualRank:
             os.environ[_PARTITION] = ",".join(map(str, self.layers))
 
 
-def place(spec: StageSpec) -> VirtualRank:
+def virtual_rank(spec: StageSpec) -> VirtualRank:
     """What lies before the stage is one rank, what lies behind it another."""
     before, behind = spec.first_layer, spec.num_layers - spec.last_layer
     layers = [count for count in (before, spec.last_layer - spec.first_layer, behind) if count]
@@ -49,12 +49,12 @@ def place(spec: StageSpec) -> VirtualRank:
 class VirtualGroup:
     """The real pipeline group of one process, answering for a virtual rank."""
 
-    def __init__(self, group: Any, place: VirtualRank) -> None:
+    def __init__(self, group: Any, rank: VirtualRank) -> None:
         self.real = group
-        self.rank_in_group = place.rank
-        self.world_size = place.size
-        self.is_first_rank = place.rank == 0
-        self.is_last_rank = place.rank == place.size - 1
+        self.rank_in_group = rank.rank
+        self.world_size = rank.size
+        self.is_first_rank = rank.rank == 0
+        self.is_last_rank = rank.rank == rank.size - 1
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)

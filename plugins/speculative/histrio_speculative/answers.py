@@ -1,9 +1,9 @@
 """Recent answers, in which running sequences look up their next tokens.
 
-Each place of an answer is found by a hash of the few tokens before it: a table has the latest place of each hash, and
-every place the one before it, as in LZ77 compressors. A lookup walks back along that chain, and takes the
-place whose tokens agree for longest. An answer is dropped as a whole by forgetting its number: places in it are
-dead ends from then on, and nothing has to be cleaned up.
+Each occurrence of a few tokens is found by their hash: a table has the latest occurrence of each hash, and every
+occurrence the one before it, as in LZ77 compressors. A lookup walks back along that chain, and takes the occurrence
+whose tokens agree for longest. An answer is dropped as a whole by forgetting its number: its occurrences are dead ends
+from then on, and nothing has to be cleaned up.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["Answers", "Place"]
+__all__ = ["Answers", "Occurrence"]
 
 KEY_LENGTH = 3
 """Number of hashed tokens: shorter matches between answers mean nothing."""
@@ -28,12 +28,12 @@ class _Answer:
     salt: str
     ids: array[int]
     before: array[int]
-    """For each token: the earlier place with the same hash."""
+    """For each token: the earlier occurrence with the same hash."""
 
 
 @dataclass(slots=True)
-class Place:
-    """A place in an answer whose last tokens equal those of a sequence."""
+class Occurrence:
+    """An occurrence in an answer whose last tokens equal those of a sequence."""
 
     ids: array[int]
     """The answer."""
@@ -56,7 +56,7 @@ class Answers:
     """The latest answers, so many tokens of them at most. Those of one salt are never found by another."""
 
     def __init__(self, max_tokens: int, max_looks: int = 8) -> None:
-        """`max_looks` is how many places are compared at a time."""
+        """`max_looks` is how many occurrences are compared at a time."""
         self.num_tokens = 0
         self._max_tokens = max_tokens
         self._max_looks = max_looks
@@ -67,7 +67,7 @@ class Answers:
         """Hashes of whole answers, so that a repeated answer is kept once."""
         self._mask = (1 << max(max_tokens - 1, 1).bit_length()) - 1
         self._heads = array("q", bytes(8 * (self._mask + 1)))
-        """Hash → latest place."""
+        """Hash → latest occurrence."""
 
     def add(self, salt: str, ids: Sequence[int]) -> None:
         """Remember an answer, and forget the oldest ones where there are too many tokens."""
@@ -75,7 +75,7 @@ class Answers:
         if not KEY_LENGTH < len(ids) <= min(self._max_tokens, _OFFSET_MASK) or _digest(answer) in self._known:
             return
 
-        place = self._next_number << _OFFSET_BITS
+        base = self._next_number << _OFFSET_BITS
         self._answers[self._next_number] = answer
         self._known.add(_digest(answer))
         self._next_number += 1
@@ -87,22 +87,22 @@ class Answers:
         for end in range(KEY_LENGTH, len(ids)):
             slot = hash((salt, *ids[end - KEY_LENGTH : end])) & mask
             answer.before.append(heads[slot])
-            heads[slot] = place + end
+            heads[slot] = base + end
 
-    def find(self, salt: str, tail: Sequence[int]) -> Place | None:
+    def find(self, salt: str, tail: Sequence[int]) -> Occurrence | None:
         """Where the last tokens of `tail` stand in an answer with something behind them: the longest agreement, and of
         several the latest."""
-        place = self._heads[hash((salt, *tail[-KEY_LENGTH:])) & self._mask] if len(tail) >= KEY_LENGTH else _NOWHERE
-        best: Place | None = None
+        at = self._heads[hash((salt, *tail[-KEY_LENGTH:])) & self._mask] if len(tail) >= KEY_LENGTH else _NOWHERE
+        best: Occurrence | None = None
         for _ in range(self._max_looks):
-            answer = self._answers.get(place >> _OFFSET_BITS)
+            answer = self._answers.get(at >> _OFFSET_BITS)
             if answer is None:
                 break
-            end = place & _OFFSET_MASK
+            end = at & _OFFSET_MASK
             length = _agreement(answer.ids, end, tail) if answer.salt == salt else 0
             if length >= KEY_LENGTH and (best is None or length > best.length):
-                best = Place(answer.ids, end, length)
-            place = answer.before[end]
+                best = Occurrence(answer.ids, end, length)
+            at = answer.before[end]
         return best
 
     def _forget_oldest(self) -> None:

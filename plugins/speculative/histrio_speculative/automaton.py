@@ -1,8 +1,8 @@
 """The suffix automaton of a growing text: which of its suffixes has occurred before, and where last.
 
 Blumer et al. 1985, "The smallest automaton recognizing the subwords of a text", built token by token. Each state stands
-for the suffixes that have ended at the same places so far; its link leads to the longest shorter suffix that has ended
-at more of them. So the link of the state of the whole text is the longest suffix that is not new.
+for the suffixes that have ended at the same positions so far; its link leads to the longest shorter suffix that has
+ended at more of them. So the link of the state of the whole text is the longest suffix that is not new.
 
 Most states are left by one token only. That edge is kept in two arrays, and only the others in dictionaries, which
 take ten times the room.
@@ -46,7 +46,7 @@ class Automaton:
         self._links = array("i", [_NONE])
         self._lengths = array("i", [0])
         self._ends = array("i", [0])
-        """Of each state: index behind the latest place where its suffixes stood."""
+        """Of each state: index behind the latest occurrence of its suffixes."""
         self._tokens = array("i", [_NONE])
         self._targets = array("i", [_NONE])
         """Of each state: the first token by which it was left, and where that led."""

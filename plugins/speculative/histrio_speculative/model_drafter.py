@@ -15,7 +15,7 @@ from histrio.contracts.drafter import Draft
 from histrio.errors import BackendError
 from histrio.messages import Generate, Row
 from histrio_speculative.model_stage import ModelStage
-from histrio_speculative.places import Place, Places
+from histrio_speculative.reservations import Reservation, Reservations
 from histrio_speculative.token_chooser import TokenChooser
 
 __all__ = ["ModelDrafter", "Vocabularies"]
@@ -49,7 +49,7 @@ class _Run:
     """One sequence in one round."""
 
     sequence: _Sequence
-    place: Place
+    reservation: Reservation
     num_drafts: int
     draft: Draft = field(default_factory=lambda: Draft([]))
     is_over: bool = False
@@ -59,7 +59,7 @@ class ModelDrafter:
     """Drafts with the model in `stage`; `chooser` makes tokens of its logits."""
 
     def __init__(self, stage: ModelStage, chooser: TokenChooser, vocabularies: Vocabularies) -> None:
-        self.places = Places(stage.size, stage.close_slot)
+        self.reservations = Reservations(stage.size, stage.close_slot)
         self._stage = stage
         self._chooser = chooser
         self._vocabularies = vocabularies
@@ -74,17 +74,17 @@ class ModelDrafter:
     def extend(self, request: int, ids: Sequence[int]) -> None:
         """Add tokens. Drafted tokens that equal them stay computed."""
         sequence = self._sequences[request]
-        place = self.places.get(request)
-        if place is not None:
+        reservation = self.reservations.get(request)
+        if reservation is not None:
             num_right = _num_equal(sequence.computed_drafts, ids)
-            place.num_computed_tokens = min(place.num_computed_tokens, len(sequence.ids) + num_right)
+            reservation.num_computed_tokens = min(reservation.num_computed_tokens, len(sequence.ids) + num_right)
         sequence.computed_drafts.clear()
         sequence.ids += ids
         sequence.is_foreign = sequence.is_foreign or self._has_foreign(ids)
 
     def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
-        """Drafts of the draft model; only for sequences that have a place in it. Raises `BackendError`."""
-        self.places.begin_round()
+        """Drafts of the draft model; only for sequences that have a slot in it. Raises `BackendError`."""
+        self.reservations.begin_round()
         try:
             runs = self._race(lengths)
         except RuntimeError as error:
@@ -94,7 +94,7 @@ class ModelDrafter:
     def close(self, request: int) -> None:
         """Forget the sequence."""
         del self._sequences[request]
-        self.places.give_up(request)
+        self.reservations.release(request)
 
     def shutdown(self) -> None:
         """Free the model's memory. Safe to call twice."""
@@ -106,12 +106,12 @@ class ModelDrafter:
         rows: list[Row] = []
         ids: list[int] = []
         runs: list[_Run] = []
-        for sequence, place in self._places_for(lengths):
-            row = self._catch_up(sequence, place, self._stage.size.max_step_tokens - len(ids))
+        for sequence, reservation in self._reserve_for(lengths):
+            row = self._catch_up(sequence, reservation, self._stage.size.max_step_tokens - len(ids))
             rows.append(row)
             ids += sequence.ids[row.start : row.start + row.num_tokens]
             if row.num_sampled:
-                runs.append(_Run(sequence, place, lengths[sequence.command.request]))
+                runs.append(_Run(sequence, reservation, lengths[sequence.command.request]))
             if len(ids) == self._stage.size.max_step_tokens:
                 break
         going_on = runs
@@ -123,37 +123,37 @@ class ModelDrafter:
             rows, ids = [self._next_row(run) for run in going_on], [run.draft.ids[-1] for run in going_on]
         return runs
 
-    def _places_for(self, lengths: Mapping[int, int]) -> list[tuple[_Sequence, Place]]:
+    def _reserve_for(self, lengths: Mapping[int, int]) -> list[tuple[_Sequence, Reservation]]:
         """Sequences that can be drafted for; the one that is least behind comes first."""
-        found: list[tuple[_Sequence, Place]] = []
+        found: list[tuple[_Sequence, Reservation]] = []
         for request, num_drafts in lengths.items():
             sequence = self._sequences[request]
             if sequence.is_foreign:
                 continue
-            is_new = self.places.get(request) is None
-            place = self.places.reserve(request, len(sequence.ids) + num_drafts - 1)
-            if place is None:
+            is_new = self.reservations.get(request) is None
+            reservation = self.reservations.reserve(request, len(sequence.ids) + num_drafts - 1)
+            if reservation is None:
                 continue
             if is_new:
-                self._stage.open_slot(place.slot)
-                self._chooser.open(place.slot, sequence.command)
-            found.append((sequence, place))
+                self._stage.open_slot(reservation.slot)
+                self._chooser.open(reservation.slot, sequence.command)
+            found.append((sequence, reservation))
         return sorted(found, key=lambda each: len(each[0].ids) - each[1].num_computed_tokens)
 
-    def _catch_up(self, sequence: _Sequence, place: Place, most: int) -> Row:
+    def _catch_up(self, sequence: _Sequence, reservation: Reservation, most: int) -> Row:
         """The sequence's next tokens, its last one at least; the last is sampled if it was not far behind."""
-        start = min(place.num_computed_tokens, len(sequence.ids) - 1)
+        start = min(reservation.num_computed_tokens, len(sequence.ids) - 1)
         num_pending = len(sequence.ids) - start
         num_tokens = min(num_pending, most)
-        place.num_computed_tokens = start + num_tokens
+        reservation.num_computed_tokens = start + num_tokens
         sequence.computed_drafts.clear()
         is_near = num_tokens == num_pending and num_pending <= _MOST_BEHIND
-        return Row(place.slot, start, num_tokens, int(is_near), place.take_new_blocks(), rewind=True)
+        return Row(reservation.slot, start, num_tokens, int(is_near), reservation.take_new_blocks(), rewind=True)
 
     def _add_tokens(self, runs: list[_Run], logits: object) -> None:
         """Add a token to each draft, and note whose is over."""
-        slots = [run.place.slot for run in runs]
-        positions = [run.place.num_computed_tokens for run in runs]
+        slots = [run.reservation.slot for run in runs]
+        positions = [run.reservation.num_computed_tokens for run in runs]
         for run, chosen in zip(runs, self._chooser.choose(logits, slots, positions), strict=True):
             if not 0 <= chosen.token < self._vocabularies.target:
                 run.is_over = True
@@ -165,10 +165,10 @@ class ModelDrafter:
 
     def _next_row(self, run: _Run) -> Row:
         """A row for the token that was drafted last."""
-        place = run.place
-        row = Row(place.slot, place.num_computed_tokens, 1, 1, place.take_new_blocks(), rewind=True)
+        reservation = run.reservation
+        row = Row(reservation.slot, reservation.num_computed_tokens, 1, 1, reservation.take_new_blocks(), rewind=True)
         run.sequence.computed_drafts.append(run.draft.ids[-1])
-        place.num_computed_tokens += 1
+        reservation.num_computed_tokens += 1
         return row
 
     def _has_foreign(self, ids: Sequence[int]) -> bool:

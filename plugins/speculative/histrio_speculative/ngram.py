@@ -67,7 +67,7 @@ class _Table:
     def __init__(self) -> None:
         self._ids: list[int] = []
         self._ends: dict[tuple[int, ...], int] = {}
-        """N-gram → index after its latest place; the n-gram that ends the sequence is not in it yet."""
+        """N-gram → index after its latest occurrence; the n-gram that ends the sequence is not in it yet."""
 
     def extend(self, ids: Sequence[int]) -> None:
         known = self._ids

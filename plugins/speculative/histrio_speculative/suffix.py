@@ -17,7 +17,7 @@ from histrio.contracts.backend import Probe
 from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.options import as_options
 from histrio.messages import Generate
-from histrio_speculative.answers import Answers, Place
+from histrio_speculative.answers import Answers, Occurrence
 from histrio_speculative.automaton import Automaton
 
 __all__ = ["Suffix", "SuffixFactory", "SuffixOptions"]
@@ -97,12 +97,12 @@ class _Sequence:
         self.num_prompt_tokens = command.num_prompt_tokens
         self.ids = ids
         self._own = Automaton()
-        self._place: Place | None = None
+        self._occurrence: Occurrence | None = None
 
     def extend(self, ids: Sequence[int]) -> None:
         self.ids.extend(ids)
-        if self._place is not None and not self._place.follow(ids):
-            self._place = None
+        if self._occurrence is not None and not self._occurrence.follow(ids):
+            self._occurrence = None
 
     def catch_up(self, most: int) -> int:
         """Take in at most so many tokens; returns their number."""
@@ -111,13 +111,13 @@ class _Sequence:
         return len(self._own.ids) - begin
 
     def propose(self, num_tokens: int, answers: Answers) -> list[int]:
-        if self._place is None:
-            self._place = answers.find(self.salt, self.ids)
+        if self._occurrence is None:
+            self._occurrence = answers.find(self.salt, self.ids)
         own = self._own
         own_length = own.match_length if len(own.ids) == len(self.ids) else 0
-        place = self._place
-        if place is not None and place.length > own_length:
-            return place.ids[place.end : place.end + min(num_tokens, _DRAFT_PER_MATCH * place.length)].tolist()
+        found = self._occurrence
+        if found is not None and found.length > own_length:
+            return found.ids[found.end : found.end + min(num_tokens, _DRAFT_PER_MATCH * found.length)].tolist()
         if own_length < _SHORTEST_MATCH:
             return []
         return own.continuation(min(num_tokens, _DRAFT_PER_MATCH * own_length))

@@ -13,7 +13,7 @@ __all__ = ["token_row"]
 def token_row(
     sequence: Sequence, row: Row, result: StepResult, gained: slice, speculation: Speculation | None
 ) -> TokenRow:
-    """The tokens of a row (`gained` is their place in `result.ids`), up to the one that ends the text; or why the
+    """The tokens of a row (`gained` is their range in `result.ids`), up to the one that ends the text; or why the
     sequence cannot go on. The sequence takes them in.
 
     The first ones of a request come with what is known of its prompt.

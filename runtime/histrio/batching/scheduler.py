@@ -234,15 +234,15 @@ class Scheduler:
         A sequence whose prefix lookup is pending does not block those behind it: the lookup may be waiting for a block
         that one of them computes. Nor does one whose grammar is compiled, which may take long.
         """
-        num_places, num_preparing = self._roster.num_free_slots, 0
+        num_free_slots, num_preparing = self._roster.num_free_slots, 0
         for sequence in list(self._roster.waiting):
-            if self._rows.num_missing_blocks or self._rows.has_preempted or not num_places:
+            if self._rows.num_missing_blocks or self._rows.has_preempted or not num_free_slots:
                 return
             num_preparing += sequence.is_preparing
             is_bound = not sequence.is_prepared and num_preparing >= self.limits.max_rows
             if sequence.is_matching or sequence.is_preparing or is_bound:
                 continue
-            num_places -= 1
+            num_free_slots -= 1
             if not (sequence.is_matched and sequence.is_prepared):
                 self._ask(sequence)
                 continue

@@ -24,11 +24,11 @@ class Sequence:
     state: RequestState = RequestState.WAITING
     block_ids: list[int] = field(default_factory=list)
     slot: int = -1
-    """Its place in the stages' tables while it runs, -1 while it waits."""
+    """Its slot on every stage while it runs, -1 while it waits."""
     progress: Progress = field(default_factory=Progress)
     drafted: Drafted = field(default_factory=Drafted)
     rank: tuple[int, int] = (0, 0)
-    """Its place among waiting sequences: lower ranks enter first. No two ranks are equal, so that of any two sequences
+    """Its rank among waiting sequences: lower ranks enter first. No two ranks are equal, so that of any two sequences
     one can be preempted for the other."""
     is_matched: bool = False
     """kv has answered the match; the shared blocks are in `block_ids`."""

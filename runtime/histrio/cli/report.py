@@ -8,8 +8,8 @@ from typing import Any
 from histrio.config.topology import EngineTable
 from histrio.contracts.backend import Capability
 from histrio.kit.memory import describe_bytes, memory_bytes
-from histrio.plan.place import FRONT
 from histrio.plan.plans import EdgePlan, Plan, StagePlan
+from histrio.plan.process_names import FRONT
 from histrio.replica.sizing import lost_capabilities
 
 __all__ = ["describe_plan"]

@@ -51,7 +51,7 @@ class Drafter(Protocol):
         """
 
     def close(self, request: int) -> None:
-        """The sequence has ended or lost its place; it may be opened again."""
+        """The sequence has ended or was preempted; in the second case it is opened again."""
 
     def shutdown(self) -> None:
         """Free everything. Safe to call twice."""

@@ -47,7 +47,7 @@ REASONING_BREAK = "\n\n"
 
 
 class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A place where a text has a form: JSON after a schema, between two fixed texts."""
+    """A part of a text that has a form: JSON after a schema, between two fixed texts."""
 
     begin: str
     """Starts with one of the triggers."""

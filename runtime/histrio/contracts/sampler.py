@@ -2,7 +2,7 @@
 
 A *sampler* is one link of the chain from logits to a token. It owns its per-slot state, works on all rows of a step at
 once through the backend's `ArrayNamespace`, and never sees text. What it does to a row depends on that row alone: on
-its logits, its request fields, its tokens and its place in the sequence, never on the batch.
+its logits, its request fields, its tokens and its position in the sequence, never on the batch.
 
 Most samplers need `open` and `apply`. One that counts or matches tokens is an `Observer` too; one with a state that
 tokens cannot rebuild, which therefore has to survive a restart, is `Stateful`. A class is what it has methods for.

@@ -119,7 +119,7 @@ class GrammarChecker:
     async def _verdict(self, backend: GrammarBackend, spec: GrammarSpec) -> RequestError | None:
         """A refusal that would be the same next time, or None. Raises what might be otherwise next time."""
         for queue in self._queues:
-            async with queue.place():
+            async with queue.turn():
                 outcome = await self._try(backend.name, spec, queue.max_cpu_s)
             if outcome.signal != signal.SIGPROF:
                 break
@@ -148,13 +148,13 @@ class GrammarChecker:
 class _Queue:
     """Tries of one length: so many at a time, and so many that wait."""
 
-    def __init__(self, max_cpu_s: float, num_at_once: int, num_places: int) -> None:
+    def __init__(self, max_cpu_s: float, num_at_once: int, max_tries: int) -> None:
         self.max_cpu_s = max_cpu_s
         self._limit = anyio.Semaphore(num_at_once)
-        self._num_free = num_places
+        self._num_free = max_tries
 
     @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def turn(self) -> AsyncIterator[None]:
         """Wait for a turn. Raises `Overloaded` where too many do."""
         if not self._num_free:
             raise Overloaded("too many grammars are waiting to be checked; try again soon")

@@ -15,7 +15,7 @@ __all__ = ["LAG_TOKENS", "TRIAL_TOKENS", "Trials"]
 TRIAL_TOKENS = 8
 """Tokens of a trial: at least as many as a request may have come further in the engine than was heard of it."""
 LAG_TOKENS = 2
-"""As many as it has come further most often: a request that brings the engine down does so at the same place again."""
+"""As many as it has come further most often: a request that brings the engine down does so at the same token again."""
 
 
 class Trials:

@@ -35,7 +35,7 @@ class KvActor(Actor[ToKv]):
         self.manager = KvManager(0)
 
     def idle(self) -> None:
-        """Check that no block is lost or in two places, and tell metrics how many hold something."""
+        """Check that no block is lost or owned twice, and tell metrics how many hold something."""
         self.manager.check_integrity()
         sizes = {"cached_blocks": self.manager.num_cached_blocks, "evicted_blocks_total": self.manager.num_evictions}
         self._tell(METRICS, Stats(self._epoch, dict(sizes)))

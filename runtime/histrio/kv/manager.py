@@ -142,12 +142,12 @@ class KvManager:
         return num_cached
 
     def check_integrity(self) -> None:
-        """Raise AssertionError unless every block is in exactly one place."""
-        places = [set(self._free), self._leased, set(self._num_readers), set(self._cached)]
-        assert len(self._free) == len(places[0]), "a block is free twice"
-        assert sum(map(len, places)) == self.num_blocks, "blocks were lost or made, or are in two places"
-        assert len(set().union(*places)) == self.num_blocks, "a block is in two places"
-        assert set(self._name_of) == places[2] | places[3], "a named block is neither shared nor cached"
+        """Raise AssertionError unless every block is in exactly one of the sets."""
+        sets = [set(self._free), self._leased, set(self._num_readers), set(self._cached)]
+        assert len(self._free) == len(sets[0]), "a block is free twice"
+        assert sum(map(len, sets)) == self.num_blocks, "blocks were lost or made, or are in two sets"
+        assert len(set().union(*sets)) == self.num_blocks, "a block is in two sets"
+        assert set(self._name_of) == sets[2] | sets[3], "a named block is neither shared nor cached"
         assert {name: block for block, name in self._name_of.items()} == self._block_of, "names and blocks disagree"
         assert all(count > 0 for count in self._num_readers.values()), "a block is shared with no request"
         assert set(self._computing.values()) <= set(self._readers), "no request computes an announced block"

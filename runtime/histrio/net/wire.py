@@ -32,7 +32,7 @@ _SHOWN_CHARACTERS = 200
 def encode(actor: str, message: Message) -> list[Frame]:
     """The frames that tell `actor` this message. Tensors of `COPY_BELOW_BYTES` and more are referenced, not copied.
 
-    Raises `WireError` for a value that has no place on the wire: a strided or mislabelled tensor, an integer beyond
+    Raises `WireError` for a value that the wire cannot carry: a strided or mislabelled tensor, an integer beyond
     64 bits, an object of a foreign type.
     """
     try:
@@ -90,7 +90,7 @@ class _Codec:
 
     def _take_out(self, value: Any) -> tuple[int, str, tuple[int, ...], str]:
         if not isinstance(value, Tensor):
-            raise TypeError(f"a {type(value).__name__} has no place on the wire")
+            raise TypeError(f"a {type(value).__name__} cannot be sent over the wire")
 
         view = memoryview(value.data)
         if not view.c_contiguous:

@@ -16,7 +16,7 @@ from histrio.contracts.backend import StageSpec
 from histrio.contracts.drafter import DrafterSpec
 from histrio.contracts.gateway import ServedModel
 from histrio.messages import Placement
-from histrio.plan.place import ENGINE, FRONT
+from histrio.plan.process_names import ENGINE, FRONT
 
 __all__ = ["EdgePlan", "Plan", "StagePlan"]
 

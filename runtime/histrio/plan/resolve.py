@@ -26,9 +26,9 @@ from histrio.contracts.hooks import EdgeService
 from histrio.contracts.request_fields import FieldTable
 from histrio.errors import PluginError, RequestError, TopologyError
 from histrio.plan.draft import drafter_name, drafter_spec
-from histrio.plan.place import place_stages
 from histrio.plan.plans import EdgePlan, Plan, StagePlan
 from histrio.plan.policies import check_policies
+from histrio.plan.process_names import assign_processes
 from histrio.plan.support import (
     backend_traits,
     check_adapter,
@@ -61,7 +61,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     settled later (`histrio.plan.placement`): asking for them imports array libraries, which the front never needs.
     """
     edges = _edges(topology, plugins)
-    traits, processes = _place(topology, plugins)
+    traits, processes = _assign(topology, plugins)
     engine = topology.stages[0].backend if traits[0].level == "engine" else ""
     table = topology.model
     folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=not is_check)
@@ -113,10 +113,10 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     )
 
 
-def _place(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str]]:
+def _assign(topology: Topology, plugins: Plugins) -> tuple[list[Traits], list[str]]:
     """Traits and process of every stage, and every check that needs no model. Raises `TopologyError`."""
     traits = backend_traits(topology.stages, plugins)
-    processes = place_stages(topology.stages, traits, topology.runtime)
+    processes = assign_processes(topology.stages, traits, topology.runtime)
     check_adapter(topology.model.adapter, topology.stages, traits)
     check_kv_cache_dtype(topology.engine.memory.kv_cache_dtype, topology.stages, traits)
     is_engine = traits[0].level == "engine"

@@ -9,7 +9,7 @@ from typing import Any
 
 __all__ = ["signature_fault"]
 
-_BY_PLACE = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 
 
 def signature_fault(item: Any, name: str, contract: Callable[..., Any]) -> str:
@@ -59,16 +59,16 @@ def _has_self(item: Any, name: str) -> bool:
 
 
 def _accepts(given: Sequence[Parameter], expected: Sequence[Parameter]) -> bool:
-    """By place and by name, whichever way the core calls it; a leading underscore says that a name is not used."""
-    by_place = [each for each in given if each.kind in _BY_PLACE]
+    """Whether it can be called by position and by name; a leading underscore says that a name is not used."""
+    positional = [each for each in given if each.kind in _POSITIONAL]
     takes_any = any(each.kind is Parameter.VAR_POSITIONAL for each in given)
-    if len(by_place) < len(expected) and not takes_any:
+    if len(positional) < len(expected) and not takes_any:
         return False
     same = all(
         mine.kind is Parameter.POSITIONAL_ONLY or mine.name.strip("_") == theirs.name
-        for mine, theirs in zip(by_place, expected, strict=False)
+        for mine, theirs in zip(positional, expected, strict=False)
     )
-    rest = by_place[len(expected) :] + [each for each in given if each.kind is Parameter.KEYWORD_ONLY]
+    rest = positional[len(expected) :] + [each for each in given if each.kind is Parameter.KEYWORD_ONLY]
     return same and all(each.default is not Parameter.empty for each in rest)
 
 

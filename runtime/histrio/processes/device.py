@@ -24,8 +24,8 @@ from histrio.batching.actor import BatchingSpec
 from histrio.errors import WireError
 from histrio.messages import PROTOCOL_VERSION, ChildFailed, Hello
 from histrio.net.io_thread import IoThread
-from histrio.plan.place import FRONT
 from histrio.plan.plans import StagePlan
+from histrio.plan.process_names import FRONT
 from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.processes.compose import (
     BatchingParts,

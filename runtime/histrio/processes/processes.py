@@ -17,8 +17,8 @@ from histrio.errors import BackendError, EngineError, WireError
 from histrio.messages import FailedRow, FailedStep
 from histrio.net.io_thread import IoThread
 from histrio.net.runtime_dir import check_room
-from histrio.plan.place import ENGINE, FRONT
 from histrio.plan.plans import Plan
+from histrio.plan.process_names import ENGINE, FRONT
 from histrio.processes.device import DeviceProcess, record_file
 from histrio.processes.process_view import look
 from histrio.replica.lifecycle import HostedActors, RootActor

@@ -27,10 +27,10 @@ from histrio.contracts.options import as_options
 from histrio.errors import EngineError
 from histrio.net.io_thread import IoThread, LinkLimits
 from histrio.net.runtime_dir import runtime_dir
-from histrio.plan.place import FRONT
 from histrio.plan.placement import settle
 from histrio.plan.plans import EdgePlan, Plan
 from histrio.plan.policies import admission_policy
+from histrio.plan.process_names import FRONT
 from histrio.plan.resolve import field_table
 from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.processes.compose import BatchingParts, Choosers

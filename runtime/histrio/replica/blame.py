@@ -14,8 +14,8 @@ from histrio.messages import FailedStep, OnTrial
 __all__ = ["Blame"]
 
 
-class _Place(NamedTuple):
-    """Where a row was when its step failed: tokens `start:end`, in whose code."""
+class _FailurePoint(NamedTuple):
+    """How far a sequence was when its step failed: at tokens `start:end`, in which code."""
 
     start: int
     end: int
@@ -23,7 +23,7 @@ class _Place(NamedTuple):
     is_own_doing: bool
     """The failure came from inside the process."""
 
-    def is_same(self, other: _Place) -> bool:
+    def is_same(self, other: _FailurePoint) -> bool:
         """Whether both computed some token in common, in the same code. With drafts, or as a prompt, a step has more
         tokens of a row than another time."""
         return self.start < other.end and other.start < self.end and self.code == other.code
@@ -36,8 +36,8 @@ class Blame:
         self._trial = OnTrial(0)
         self._doubted = 0
         """The request during whose trial the replica went down once already, maybe by chance."""
-        self._places: dict[int, _Place] = {}
-        """Request → where it was in the last failed step that it was in, while any request is suspected."""
+        self._points: dict[int, _FailurePoint] = {}
+        """Request → its point in the last failed step that it took part in, while any request is suspected."""
         self._is_suspicion_own = False
         """Whether a failure that made the present suspects came from inside, and not by a signal, say."""
 
@@ -45,7 +45,7 @@ class Blame:
         """This request is alone in the replica; with 0 no request is suspected any more."""
         self._trial = trial
         if not trial.request:
-            self._places.clear()
+            self._points.clear()
             self._is_suspicion_own = False
 
     def convicted(self, step: FailedStep | None, *, is_own_doing: bool) -> int:
@@ -59,13 +59,13 @@ class Blame:
         is_own_in_step = is_own_doing or raises_again or (step is not None and step.is_request_code)
         rows = [] if step is None else step.rows
         code = "" if step is None else step.code
-        places = {row.request: _Place(row.start, row.end, code, is_own_in_step) for row in rows}
-        before, now = self._places.get(trial.request), places.get(trial.request)
-        self._places |= places
+        points = {row.request: _FailurePoint(row.start, row.end, code, is_own_in_step) for row in rows}
+        before, now = self._points.get(trial.request), points.get(trial.request)
+        self._points |= points
         if not trial.request:
             self._is_suspicion_own |= is_own_doing or raises_again
             return 0
-        if places and now is None:
+        if points and now is None:
             return 0
         if before is not None:
             is_proof = now is not None and before.is_same(now)

@@ -257,7 +257,7 @@ class RootActor(Actor[ToRoot]):
         """Once the backends of all stages have answered, the processes that wait learn where their stages run."""
         self._unplaced[probed.process] = [answer.stage for answer in probed.answers]
         self._answers |= {answer.stage: answer for answer in probed.answers}
-        if len(self._answers) < max(len(self._actors - {BATCHING, KV}), 1):  # an engine has batching's place
+        if len(self._answers) < max(len(self._actors - {BATCHING, KV}), 1):  # an engine stands for batching
             return
 
         try:

@@ -133,9 +133,9 @@ class LlamaStage:
         for row in range(batch.num_rows):
             new = slice(batch.offsets[row], batch.offsets[row + 1])
             known = np.arange(batch.starts[row] + batch.num_tokens[row])
-            places = batch.block_tables[row, known // self._block_size] * self._block_size + known % self._block_size
-            keys[places[batch.starts[row] :]], values[places[batch.starts[row] :]] = key[new], value[new]
-            mixed[new] = self._mix(query[new], keys[places], values[places], batch.positions[new])
+            cells = batch.block_tables[row, known // self._block_size] * self._block_size + known % self._block_size
+            keys[cells[batch.starts[row] :]], values[cells[batch.starts[row] :]] = key[new], value[new]
+            mixed[new] = self._mix(query[new], keys[cells], values[cells], batch.positions[new])
         return self._linear(mixed, f"{layer}.self_attn.o_proj")
 
     def _mix(self, query: Floats, keys: Floats, values: Floats, positions: npt.NDArray[np.int64]) -> Floats:

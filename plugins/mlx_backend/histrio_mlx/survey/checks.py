@@ -222,7 +222,7 @@ def _check_split(trial: _Trial, cut: int, disturb: Disturb | None) -> tuple[floa
 
 
 def _check_batch(trial: _Trial) -> tuple[float, float]:
-    """Four rows of different lengths in every step. Control: two of equal length continue in each other's place."""
+    """Four rows of different lengths in every step. Control: two of equal length continue as each other."""
     with closing(trial.chain(_middle(trial))) as chain:
         found = _play_together(chain, trial, [0, 1, 2, 3])
         swapped = _play_together(chain, trial, [3, 1, 2, 0])
@@ -266,8 +266,7 @@ def _play_together(chain: StageChain, trial: _Trial, slots: list[int]) -> _Float
     rows = range(len(slots))
     found = [_logits(chain, [ChainRow(row, trial.prompt(row)) for row in rows])]
     found += [
-        _logits(chain, [ChainRow(slots[row], [trial.rest(row)[place]]) for row in rows])
-        for place in range(_NUM_DECODED)
+        _logits(chain, [ChainRow(slots[row], [trial.rest(row)[step]]) for row in rows]) for step in range(_NUM_DECODED)
     ]
     for row in rows:
         chain.leave(row)

@@ -1,4 +1,4 @@
-"""How many drafted tokens are worth their place in a step.
+"""How many drafted tokens a step should verify.
 
 A step of T seconds gives N tokens, so a second is worth N / T tokens. The n-th drafted token of a sequence is accepted
 with probability a^n, where a is the recent share of accepted drafts. To verify it costs b seconds more. To draft one

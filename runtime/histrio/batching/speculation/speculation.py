@@ -151,7 +151,7 @@ class Speculation:
             self._account.enter_drafted(saved, busy_s / max(plain_s, 1e-9) - 1)
 
     def close(self, sequence: Sequence) -> None:
-        """The sequence ended, or lost its place."""
+        """The sequence ended, or was preempted."""
         if sequence.request in self._num_told:
             self._tell(sequence)
             del self._num_told[sequence.request]

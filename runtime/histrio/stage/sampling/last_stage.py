@@ -168,8 +168,8 @@ def _gained(rows: list[Row], sampled: Sampled) -> Iterator[tuple[Row, list[int],
     at = 0
     for index, row in enumerate(rows):
         end = at + (sampled.num_ids[index] if sampled.num_ids else 1)
-        places = range(at, end) if sampled.logprobs else ()
-        logprobs = [sampled.logprobs[each] for each in places if each in sampled.logprobs]
+        positions = range(at, end) if sampled.logprobs else ()
+        logprobs = [sampled.logprobs[each] for each in positions if each in sampled.logprobs]
         yield row, sampled.ids[at:end], logprobs
         at = end
 

@@ -18,7 +18,7 @@ __all__ = ["ARRAY_LAWS", "Values", "computed"]
 Values = npt.NDArray[Any]
 
 _ROWS = np.array([2, 0])
-_PLACES = np.array([[0, 36, 5], [7, 7, 7], [1, 2, 3]])
+_INDICES = np.array([[0, 36, 5], [7, 7, 7], [1, 2, 3]])
 _NEW = np.array([[0.5, 1.5, 2.5], [4.0, 4.0, 4.0], [7.0, 8.0, 9.0]], np.float32)
 
 ARRAY_LAWS: dict[str, tuple[Callable[[ArrayNamespace, Array], Array], Callable[[Values], Values]]] = {
@@ -29,13 +29,13 @@ ARRAY_LAWS: dict[str, tuple[Callable[[ArrayNamespace, Array], Array], Callable[[
     "float32": (lambda xp, x: xp.float32(xp.arange(5)), lambda x: np.arange(5, dtype=np.float32)),
     "log_softmax": (lambda xp, x: xp.log_softmax(x), lambda x: np.log(_softmax(x))),
     "max": (lambda xp, x: xp.max(x), lambda x: x.max(-1, keepdims=True)),
-    "put_along": (lambda xp, x: xp.put_along(x, xp.asarray(_PLACES), xp.asarray(_NEW)), lambda x: _put_along(x)),
+    "put_along": (lambda xp, x: xp.put_along(x, xp.asarray(_INDICES), xp.asarray(_NEW)), lambda x: _put_along(x)),
     "put_rows": (lambda xp, x: xp.put_rows(x, _ROWS, xp.take_rows(x, _ROWS[::-1].copy())), lambda x: x[[2, 1, 0]]),
     "softmax": (lambda xp, x: xp.softmax(x), lambda x: _softmax(x)),
     "sorted_values": (lambda xp, x: xp.sorted_values(x), lambda x: np.sort(x)[:, ::-1]),
     "sum": (lambda xp, x: xp.sum(xp.softmax(x)), lambda x: np.ones((len(x), 1))),
     "sum of a condition": (lambda xp, x: xp.sum(x > 0), lambda x: (x > 0).sum(-1, keepdims=True)),
-    "take_along": (lambda xp, x: xp.take_along(x, xp.asarray(_PLACES)), lambda x: np.take_along_axis(x, _PLACES, -1)),
+    "take_along": (lambda xp, x: xp.take_along(x, xp.asarray(_INDICES)), lambda x: np.take_along_axis(x, _INDICES, -1)),
     "take_rows": (lambda xp, x: xp.take_rows(x, _ROWS), lambda x: x[_ROWS]),
     "topk indices": (lambda xp, x: xp.topk(x, 4)[1], lambda x: np.argsort(-x, kind="stable")[:, :4]),
     "topk values": (lambda xp, x: xp.topk(x, 4)[0], lambda x: np.sort(x)[:, :-5:-1]),
@@ -61,5 +61,5 @@ def _blocks(values: Values, width: int) -> Values:
 
 
 def _put_along(values: Values) -> Values:
-    np.put_along_axis(values, _PLACES, _NEW, -1)
+    np.put_along_axis(values, _INDICES, _NEW, -1)
     return values

@@ -71,8 +71,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if foreign:
         config.hook.pytest_deselected(items=foreign)
         items[:] = [item for item in items if item not in foreign]
-    places = {name: place for place, name in enumerate(kit.models)}
-    items.sort(key=lambda item: places.get(_model_of(item), -1))
+    ranks = {name: rank for rank, name in enumerate(kit.models)}
+    items.sort(key=lambda item: ranks.get(_model_of(item), -1))
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ def test_array_functions_mean_what_they_mean_on_numpy(subject: StageSubject, nam
 
     assert got.shape == expected.shape
     assert _is_near(got, expected)
-    assert not _is_near(got, np.roll(expected, 1, axis=-1) + 1), "a control: other values in other places"
+    assert not _is_near(got, np.roll(expected, 1, axis=-1) + 1), "a control: other values at other indices"
 
 
 def _is_near(got: Values, expected: Values) -> bool:

@@ -64,7 +64,7 @@ def test_the_order_of_rows_does_not_matter(subject: StageSubject) -> None:
     logits = chain.step([ChainRow(slot, traces[slot].tokens[:1]) for slot in permutation])
 
     for got, index in zip(results, permutation, strict=True):
-        assert_same(got, traces[index].logits, f"row {index} in another place of the step")
+        assert_same(got, traces[index].logits, f"row {index} as another row of the step")
     assert_same(logits, np.stack([traces[slot].logits[1] for slot in permutation]), "rows in another order than before")
     assert_differs(logits, np.stack([trace.logits[1] for trace in traces]), "the order itself")
 

@@ -6,32 +6,32 @@ from histrio.config.topology import RuntimeTable, StageTable
 from histrio.contracts.backend import Capability, Traits
 from histrio.errors import TopologyError
 
-__all__ = ["ENGINE", "FRONT", "place_stages"]
+__all__ = ["ENGINE", "FRONT", "assign_processes"]
 
 FRONT = "front"
 """Process of the edges and admission; with `processes = "one"` of everything."""
 ENGINE = "engine"
-"""Process of batching, kv and, by default, stage 0; or of an engine backend, which takes the place of all three."""
+"""Process of batching, kv and, by default, stage 0; or of an engine backend, instead of all three."""
 
 
-def place_stages(stages: list[StageTable], traits: list[Traits], runtime: RuntimeTable) -> list[str]:
+def assign_processes(stages: list[StageTable], traits: list[Traits], runtime: RuntimeTable) -> list[str]:
     """The process of each stage: `front`, `engine`, or `stage0`, `stage1` … for processes of their own.
 
-    Raises `TopologyError` where the file puts a stage where its backend cannot be.
+    Raises `TopologyError` where the file puts a stage into a process that its backend does not allow.
     """
     for index, (stage, its) in enumerate(zip(stages, traits, strict=True)):
         if its.level == "engine" and len(stages) > 1:
             text = f"{stage.backend!r} is a whole engine, which must be the only stage, not one of {len(stages)}"
             raise TopologyError(f"stage[{index}].backend", text)
 
-    places = [
+    processes = [
         _own_process(stage, index, its, runtime) if _needs_own_process(its) else _process(stage, index, runtime)
         for index, (stage, its) in enumerate(zip(stages, traits, strict=True))
     ]
     for index, its in enumerate(traits):
         if Capability.ONE_STAGE_PER_PROCESS in its.capabilities:
-            _check_alone(stages, places, index, runtime)
-    return places
+            _check_alone(stages, processes, index, runtime)
+    return processes
 
 
 def _needs_own_process(traits: Traits) -> bool:
@@ -56,11 +56,11 @@ def _process(stage: StageTable, index: int, runtime: RuntimeTable) -> str:
     return f"stage{index}"
 
 
-def _check_alone(stages: list[StageTable], places: list[str], index: int, runtime: RuntimeTable) -> None:
+def _check_alone(stages: list[StageTable], processes: list[str], index: int, runtime: RuntimeTable) -> None:
     """No earlier stage of the same backend is in the same process."""
-    mine = (stages[index].backend, places[index])
+    mine = (stages[index].backend, processes[index])
     for other in range(index):
-        if (stages[other].backend, places[other]) == mine:
+        if (stages[other].backend, processes[other]) == mine:
             key = "process" if runtime.processes == "split" else "backend"
             text = f"{mine[0]!r} needs a process for each of its stages, and stage[{other}] is in the same one"
             raise TopologyError(f"stage[{index}].{key}", text)

@@ -9,7 +9,7 @@ import pytest
 from histrio.config.topology import parse_tables
 from histrio.contracts.backend import Capability, Traits
 from histrio.errors import TopologyError
-from histrio.plan.place import place_stages
+from histrio.plan.process_names import assign_processes
 
 PLAIN = Traits(contract=1)
 ALONE = Traits(contract=1, capabilities=[Capability.OWN_PROCESS])
@@ -17,27 +17,27 @@ SINGLE = Traits(contract=1, capabilities=[Capability.ONE_STAGE_PER_PROCESS])
 WHOLE = Traits(contract=1, level="engine")
 
 
-def place(*stages: tuple[dict[str, Any], Traits], processes: str = "split") -> list[str]:
+def assigned(*stages: tuple[dict[str, Any], Traits], processes: str = "split") -> list[str]:
     tables = {"model": {"path": "x"}, "stage": [table for table, _ in stages], "runtime": {"processes": processes}}
     topology = parse_tables(tables)
-    return place_stages(topology.stages, [traits for _, traits in stages], topology.runtime)
+    return assign_processes(topology.stages, [traits for _, traits in stages], topology.runtime)
 
 
 def test_stage_0_shares_the_engines_process_unless_its_backend_cannot() -> None:
-    assert place(({}, PLAIN), ({}, PLAIN)) == ["engine", "stage1"]
-    assert place(({}, ALONE), ({}, PLAIN)) == ["stage0", "stage1"]
-    assert place(({"process": "own"}, PLAIN), ({"process": "engine"}, PLAIN)) == ["stage0", "engine"]
+    assert assigned(({}, PLAIN), ({}, PLAIN)) == ["engine", "stage1"]
+    assert assigned(({}, ALONE), ({}, PLAIN)) == ["stage0", "stage1"]
+    assert assigned(({"process": "own"}, PLAIN), ({"process": "engine"}, PLAIN)) == ["stage0", "engine"]
 
 
 def test_an_engine_has_the_engines_process() -> None:
-    assert place(({}, WHOLE)) == ["engine"]
-    assert place(({"process": "own"}, WHOLE)) == ["engine"]
+    assert assigned(({}, WHOLE)) == ["engine"]
+    assert assigned(({"process": "own"}, WHOLE)) == ["engine"]
 
 
 def test_stages_of_one_backend_are_apart_by_default() -> None:
-    assert place(({}, SINGLE), ({}, SINGLE), ({}, SINGLE)) == ["engine", "stage1", "stage2"]
-    assert place(({}, SINGLE), processes="one") == ["front"]
-    assert place(({"backend": "x"}, SINGLE), ({"backend": "y"}, SINGLE), processes="one") == ["front", "front"]
+    assert assigned(({}, SINGLE), ({}, SINGLE), ({}, SINGLE)) == ["engine", "stage1", "stage2"]
+    assert assigned(({}, SINGLE), processes="one") == ["front"]
+    assert assigned(({"backend": "x"}, SINGLE), ({"backend": "y"}, SINGLE), processes="one") == ["front", "front"]
 
 
 @pytest.mark.parametrize(
@@ -56,6 +56,6 @@ def test_what_a_backend_cannot_bear_is_refused_with_its_place(
     stages: list[tuple[dict[str, Any], Traits]], processes: str, path: str, text: str
 ) -> None:
     with pytest.raises(TopologyError) as caught:
-        place(*stages, processes=processes)
+        assigned(*stages, processes=processes)
     assert caught.value.path == path
     assert text in str(caught.value)
