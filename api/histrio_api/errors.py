@@ -26,6 +26,7 @@ from histrio.errors import (
 from histrio_api.error_shapes import MAX_PARAM_CHARS, error_object
 from histrio_api.keys.ring import sender_of
 from histrio_api.request_log import log_refusal
+from histrio_api.usage.counts import Counts
 
 __all__ = [
     "STATUS_CLIENT_LEFT",
@@ -133,9 +134,12 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byte
     shown = presentable(error)
     edge = request.app.state.edge
     edge.metrics.count_request(request.scope["path"], shown.status)
+    sender = sender_of(request.scope)
+    if shown.status != STATUS_CLIENT_LEFT and (sender or not edge.keys.asks):
+        edge.count_usage(sender, Counts(errors=1))
     if edge.settings.log_requests:
         log_refusal(edge.metrics.label_of(request.scope["path"]), shown)
-    headers = edge.keys.limits_of(sender_of(request.scope)).headers()
+    headers = edge.keys.limits_of(sender).headers()
     if isinstance(shown, Overloaded):
         headers["retry-after"] = str(_whole_seconds(shown.retry_after_s))
     elif shown.status == 503:

@@ -25,7 +25,7 @@ LAYERS = {
     ),
     "histrio_api": (
         ("http", "schemas"),
-        ("error_shapes", "keys", "request_log", "text"),
+        ("error_shapes", "keys", "request_log", "text", "usage"),
         ("errors",),
         ("shared",),
         ("request",),

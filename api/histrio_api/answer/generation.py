@@ -23,6 +23,7 @@ from histrio_api.request.submissions import submissions
 from histrio_api.request_log import log_finished
 from histrio_api.schemas.usage import CompletionTokensDetails, PromptTokensDetails, Usage
 from histrio_api.shared.edge import Edge
+from histrio_api.usage.counts import Counts
 
 __all__ = ["Generation", "Timings", "run_choices", "start_generation"]
 
@@ -50,7 +51,7 @@ ASSUMED_ANSWER_TOKENS = 1024
 class Generation:
     """All choices of one request. `close()` must be called however the request ends."""
 
-    def __init__(self, edge: Edge, request_id: str, arrived_s: float) -> None:
+    def __init__(self, edge: Edge, request_id: str, arrived_s: float, key: str) -> None:
         self.id = request_id
         self.created = int(time.time())
         self.choices: list[Choice] = []
@@ -64,6 +65,7 @@ class Generation:
         self.edge = edge
         self._metrics = edge.metrics
         self._arrived_s = arrived_s
+        self._key = key
         self._submitted_s = time.perf_counter()
         self._first_token_s: float | None = None
         self._failure = "cancelled"
@@ -156,6 +158,7 @@ class Generation:
             self._is_closed = True
             usage = self.usage
             elapsed_s = time.perf_counter() - self._arrived_s
+            self.edge.count_usage(self._key, _counts(usage))
             self._metrics.count_finished(usage.prompt_tokens, usage.completion_tokens, elapsed_s)
             if self.edge.settings.log_requests:
                 states = {choice.finish_reason or self._failure for choice in self.choices}
@@ -166,12 +169,18 @@ class Generation:
         self._failure = (isinstance(error, HistrioError) and error.code) or "internal_error"
 
 
+def _counts(usage: Usage) -> Counts:
+    cached = usage.prompt_tokens_details.cached_tokens
+    return Counts(1, usage.prompt_tokens, cached, usage.completion_tokens)
+
+
 def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generation:
     """Submit every prompt: all or none. Raises `RequestError`, `Overloaded`, `EngineError`."""
-    generation = Generation(edge, f"{id_prefix}{uuid4().hex}", prepared.received.arrived_s)
+    received = prepared.received
+    generation = Generation(edge, f"{id_prefix}{uuid4().hex}", received.arrived_s, received.key)
     ordered = submissions(edge, prepared, generation.id)
     with generation.closed_on_error():
-        generation.reserve(edge.keys.limits_of(prepared.received.key), _num_expected_tokens(prepared, ordered))
+        generation.reserve(edge.keys.limits_of(received.key), _num_expected_tokens(prepared, ordered))
         for prompt, submission in zip(prepared.prompts, ordered, strict=True):
             _submit(generation, prepared, prompt, submission)
         for choice in generation.choices:

@@ -22,6 +22,7 @@ from histrio_api.routes.ollama_models import (
 )
 from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.tokenize import detokenize, tokenize
+from histrio_api.routes.usage import usage
 
 __all__ = ["ROUTES"]
 
@@ -48,5 +49,6 @@ ROUTES: list[HTTPRouteHandler] = [
     show,
     show_model,
     tokenize,
+    usage,
     version,
 ]

@@ -23,6 +23,7 @@ from histrio_api.request.prepared import Prepared
 from histrio_api.request.received import Arrival, receive
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.usage.counts import Counts
 
 __all__ = ["respond"]
 
@@ -106,6 +107,7 @@ class _Events:
     def __init__(self, request: HttpRequest, generation: Generation, answer: Answer) -> None:
         self._edge = edge_of(request)
         self._path = request.scope["path"]
+        self._sender = sender_of(request.scope)
         self._generation = generation
         self._answer = answer
         self._status = 200
@@ -117,6 +119,7 @@ class _Events:
         except Exception as error:
             shown = presentable(error)
             self._status = shown.status
+            self._edge.count_usage(self._sender, Counts(errors=1))
             await write(self._answer.failure(shown))
 
     def waiting(self) -> bytes:

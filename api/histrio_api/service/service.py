@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from histrio_api.shared.edge import Edge
 from histrio_api.shared.metrics import EndpointMetrics
 from histrio_api.shared.settings import ApiSettings
 from histrio_api.text.side import TextSide, read_text_side
+from histrio_api.usage.ledger import UsageLedger
+from histrio_api.usage.usage_file import UsageFile
 
 __all__ = ["open_edge", "run_endpoint"]
 
@@ -38,7 +40,8 @@ async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> No
     edge = await to_thread.run_sync(open_edge, context.gateway, settings, text)
     _spare_collector()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
-    async with _grammar_trials(edge), _watched_keys(edge.keys):
+    kept = edge.usage.writing() if edge.usage is not None else nullcontext()
+    async with _grammar_trials(edge), _watched_keys(edge.keys), kept:
         await serve(app, settings, context.ready)
 
 
@@ -54,8 +57,8 @@ def open_edge(gateway: Gateway, settings: ApiSettings, text: TextSide | None = N
     """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`, `TopologyError`."""
     model = gateway.model
     tokenizer, template = text or read_text_side(model)
-    keys = _key_ring(settings)
-    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model), keys)
+    keys, usage = _key_ring(settings), _usage_ledger(settings)
+    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model), keys, usage)
 
 
 def _key_ring(settings: ApiSettings) -> KeyRing:
@@ -64,6 +67,12 @@ def _key_ring(settings: ApiSettings) -> KeyRing:
         return KeyRing(settings.api_keys or (), settings.key, file)
     except TopologyError as error:
         raise TopologyError("api.key-file" if file else "api.key", str(error)) from None
+
+
+def _usage_ledger(settings: ApiSettings) -> UsageLedger | None:
+    if settings.usage_file is None:
+        return None
+    return UsageLedger(UsageFile(Path(settings.usage_file)), settings.usage_days)
 
 
 @asynccontextmanager

@@ -19,6 +19,8 @@ from histrio_api.shared.metrics import EndpointMetrics
 from histrio_api.shared.settings import ApiSettings
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
+from histrio_api.usage.counts import Counts
+from histrio_api.usage.ledger import UsageLedger
 
 __all__ = ["Edge"]
 
@@ -41,6 +43,8 @@ class Edge:
     grammars: GrammarChecker | None = None
     """None: the engine that enforces the served model's grammars checks them too."""
     keys: KeyRing = field(default_factory=KeyRing)
+    usage: UsageLedger | None = None
+    """None: usage is not kept."""
     _num_encoding: int = 0
 
     @cached_property
@@ -77,6 +81,11 @@ class Edge:
         """Raise `ModelNotFound` unless `name` is the id of what is served here."""
         if name != self.gateway.model.id:
             raise ModelNotFound(f"no such model here; this server has: {self.gateway.model.id}", param="model")
+
+    def count_usage(self, key: str, counts: Counts) -> None:
+        """Count what a request with this key used, if usage is kept."""
+        if self.usage is not None:
+            self.usage.count(key, self.gateway.model.id, counts)
 
     def require_accepting(self) -> None:
         """Raise `EngineError` while requests cannot be taken: loading, draining, failed."""

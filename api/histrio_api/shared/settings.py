@@ -45,6 +45,10 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Keys by their hashes, `[[api.key]]`, with limits."""
     key_file: Annotated[str, Meta(min_length=1)] | None = None
     """A file of such keys, made by `histrio keys`, that is read again when it changes."""
+    usage_file: Annotated[str, Meta(min_length=1)] | None = None
+    """A file of SQLite in which is counted what each key uses; made if there is none."""
+    usage_days: Annotated[int, Meta(ge=1, le=36_500)] = 400
+    """Days for which it is kept."""
     open_metrics: bool = False
     """Let requests without a key read `/metrics` and the details of `/health`."""
     allow_anonymous: bool = False

@@ -1,0 +1,1 @@
+"""What each key has used of each model on each day, in a file of SQLite."""
