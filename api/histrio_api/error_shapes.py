@@ -11,7 +11,7 @@ import msgspec
 
 from histrio.errors import HistrioError
 
-__all__ = ["MAX_PARAM_CHARS", "anthropic_error", "error_object", "ollama_error", "openai_error"]
+__all__ = ["MAX_PARAM_CHARS", "anthropic_error", "error_object", "llama_error", "ollama_error", "openai_error"]
 
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
@@ -24,6 +24,13 @@ _ANTHROPIC_TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
     504: "timeout_error",
+}
+_LLAMA_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    501: "not_supported_error",
+    503: "unavailable_error",
 }
 _SCHEMA_FIELD = "response_format.json_schema.schema"
 _ANTHROPIC_FIELDS = {
@@ -65,7 +72,15 @@ def ollama_error(error: HistrioError) -> dict[str, Any]:
     return {"error": str(error).replace(_SCHEMA_FIELD, "format")[:MAX_MESSAGE_CHARS]}
 
 
-_SHAPES = {"/v1/messages": anthropic_error, "/api": ollama_error}
+def llama_error(error: HistrioError) -> dict[str, Any]:
+    """llama.cpp's, whose code is the status."""
+    kind = _LLAMA_TYPES.get(error.status, "server_error" if error.status >= 500 else "invalid_request_error")
+    return {"error": {"code": error.status, "message": str(error)[:MAX_MESSAGE_CHARS], "type": kind}}
+
+
+_SHAPES = {"/v1/messages": anthropic_error, "/api": ollama_error} | dict.fromkeys(
+    ("/completion", "/completions", "/infill", "/props", "/slots", "/apply-template"), llama_error
+)
 """By the URL, and what is below it; OpenAI's for all others."""
 
 

@@ -110,15 +110,16 @@ def test_every_known_field_is_silent_at_its_neutral_values_and_else_named_or_ref
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_another_name_of_a_field_means_the_field(alias: str, name: str) -> None:
     fields = SAMPLING | {"repetition_penalty"}
+    value, other = (True, False) if name == "add_special_tokens" else (5, 6)
 
     def honoured(**given: Any) -> tuple[ChatRequest, dict[str, Any]]:
         return split_fields(BASE | given, ChatRequest, fields, ignored=IgnoredFields(is_strict=True))
 
-    for given in ({alias: 5}, {alias: 5, name: 5}, {alias: 5, name: None}, {alias: None, name: 5}):
-        assert honoured(**given) == honoured(**{name: 5}) != honoured()
+    for given in ({alias: value}, {alias: value, name: value}, {alias: value, name: None}, {alias: None, name: value}):
+        assert honoured(**given) == honoured(**{name: value}) != honoured()
     for first, second in ((alias, name), (name, alias)):
         with pytest.raises(RequestError, match=f"{second}: differs from {first}") as caught:
-            honoured(**{first: 5, second: 6})
+            honoured(**{first: value, second: other})
         assert caught.value.param == second
 
 

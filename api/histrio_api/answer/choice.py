@@ -38,6 +38,7 @@ class Choice:
     __slots__ = (
         "_detokenizer",
         "_ending",
+        "_kept_ids",
         "_stops",
         "counts_prompt",
         "echoes",
@@ -71,6 +72,7 @@ class Choice:
         self.finish_reason = ""
         """"stop" or "length" once the last piece was taken."""
         self._ending = ending
+        self._kept_ids: list[int] | None = None
         self._detokenizer: Detokenizer
         self._stops: StopStrings | None = None
 
@@ -93,6 +95,15 @@ class Choice:
     def has_logprobs(self) -> bool:
         """Whether log probabilities wait to go out."""
         return bool(self.num_shown_logprobs)
+
+    def keep_ids(self) -> None:
+        """Ids are asked for; called once, before the first delta."""
+        self._kept_ids = []
+
+    def take_ids(self) -> list[int]:
+        """Those of the tokens that were counted since this was called last, of a choice that keeps them."""
+        ids, self._kept_ids = self._kept_ids or [], []
+        return ids
 
     def decode_with(
         self, detokenizer: Detokenizer, stops: Sequence[str], logprobs: ChoiceLogprobs | None = None
@@ -127,12 +138,15 @@ class Choice:
         ids = delta.ids
         has_end = bool(ids) and ids[-1] in self._ending
         ids = ids[:-1] if has_end else ids
+        num_before = self.num_tokens
         if self._stops is not None:
             text = self._take_singly(delta, ids, self._stops)
             has_end = has_end and not self._stops.is_stopped
         else:
             text = self._take_at_once(delta, ids)
         self.num_tokens += has_end  # counted where it was reached, but no part of the text
+        if self._kept_ids is not None:
+            self._kept_ids += delta.ids[: self.num_tokens - num_before]
         return text
 
     def _take_at_once(self, delta: Delta, ids: list[int]) -> str:

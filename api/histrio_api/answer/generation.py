@@ -237,6 +237,8 @@ def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submissi
         choice.scores = scores
         choice.echoes = prepared.echoes
         choice.has_answer = prepared.num_wanted_tokens != 0
+        if prepared.keeps_ids:
+            choice.keep_ids()
         generation.choices.append(choice)
     generation.num_prompt_tokens += len(prompt.ids)
 
@@ -248,5 +250,7 @@ def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
     logprobs = None
     if prepared.scores.num_top is not None:
         num_prompt_chars = len(choice.prompt.text) if prepared.echoes else 0
-        logprobs = ChoiceLogprobs(edge.tokenizer, prepared.scores.num_top, num_prompt_chars)
+        logprobs = ChoiceLogprobs(
+            edge.tokenizer, prepared.scores.num_top, num_prompt_chars, names_ids=prepared.scores.names_ids
+        )
     choice.decode_with(detokenizer, prepared.received.request.stop_strings, logprobs)

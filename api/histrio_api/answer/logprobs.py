@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 
+from msgspec import UNSET, UnsetType
+
 from histrio.contracts.gateway import Delta
 from histrio.messages import TokenLogprobs
 from histrio_api.errors import GenerationFailed
@@ -39,11 +41,14 @@ _LEAST_LOGPROB = -9999.0
 class ChoiceLogprobs:
     """The entries of one choice, from its deltas to its answer."""
 
-    __slots__ = ("_held", "_num_chars", "_num_shown_chars", "_num_top", "_shown", "_tokenizer")
+    __slots__ = ("_held", "_names_ids", "_num_chars", "_num_shown_chars", "_num_top", "_shown", "_tokenizer")
 
-    def __init__(self, tokenizer: Tokenizer, num_top: int, num_prompt_chars: int = 0) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, num_top: int, num_prompt_chars: int = 0, *, names_ids: bool = False
+    ) -> None:
         """`num_prompt_chars` of the prompt stand before the answer, if the text begins with it."""
         self._tokenizer = tokenizer
+        self._names_ids = names_ids
         self._num_top = num_top
         self._num_chars = num_prompt_chars
         self._num_shown_chars = num_prompt_chars
@@ -94,11 +99,14 @@ class ChoiceLogprobs:
     def _entry(self, token_id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> TokenLogprob:
         text, values = self._tokenizer.spell(token_id)
         said = None if logprob is None else sayable(logprob)
-        return TokenLogprob(text, said, values, [self._top_entry(*each) for each in top])
+        return TokenLogprob(text, said, values, [self._top_entry(*each) for each in top], self._named(token_id))
 
     def _top_entry(self, token_id: int, logprob: float) -> TopLogprob:
         text, values = self._tokenizer.spell(token_id)
-        return TopLogprob(text, sayable(logprob), values)
+        return TopLogprob(text, sayable(logprob), values, self._named(token_id))
+
+    def _named(self, token_id: int) -> int | UnsetType:
+        return token_id if self._names_ids else UNSET
 
 
 def chat_logprobs(tokens: Sequence[PlacedToken]) -> ChatLogprobs:

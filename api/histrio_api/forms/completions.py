@@ -11,8 +11,9 @@ from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import Chunks, encode, logprobs_field
 from histrio_api.answer.logprobs import completion_logprobs
 from histrio_api.forms.form import Form
+from histrio_api.request.gaps import Gap, gap_prompt
 from histrio_api.request.prepared import Prepared
-from histrio_api.request.prompts import Prompt, ids_prompt, require_at_most, text_prompt
+from histrio_api.request.prompts import Prompt, given_prompts, ids_prompt, text_prompt
 from histrio_api.request.reasoning import prompts_reasoning
 from histrio_api.request.received import Received
 from histrio_api.request.scores import Scores, wanted_scores
@@ -34,7 +35,7 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
     if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
         raise RequestError("max_tokens: 0 is only allowed with echo or prompt_logprobs", param="max_tokens")
 
-    given = _given_prompts(edge, request)
+    given = given_prompts(edge, request.prompt)
     prompts = [_prompt(edge, request, each, param) for param, each in given]
     grammar = requested_grammar(edge, received)
     if grammar is not None:
@@ -47,33 +48,25 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
         scores=scores,
         grammar=grammar,
         hides_special=request.skip_special_tokens,
-        continues_prompt=True,
+        continues_prompt=not request.suffix,
         echoes=request.echo,
     )
 
 
-def _given_prompts(edge: Edge, request: CompletionRequest) -> list[tuple[str, str | list[int]]]:
-    """Each with the place in the request that errors name."""
-    given = request.prompt
-    if isinstance(given, str):
-        return [("prompt", given)]
-    if not given:
-        raise RequestError("prompt: must not be empty", param="prompt")
-
-    ids = [entry for entry in given if isinstance(entry, int)]
-    if len(ids) == len(given):
-        return [("prompt", ids)]
-    require_at_most("prompt", "prompts are accepted", len(given), edge.settings.max_prompts)
-    if ids:
-        raise RequestError("prompt: token ids and texts cannot be mixed in one list", param="prompt")
-    prompts = [entry for entry in given if not isinstance(entry, int)]
-    return [("prompt" if isinstance(each, str) else f"prompt[{at}]", each) for at, each in enumerate(prompts)]
-
-
 def _prompt(edge: Edge, request: CompletionRequest, given: str | list[int], param: str) -> Prompt:
+    if request.suffix:
+        return _filled_prompt(edge, request, given)
     if isinstance(given, str):
         return text_prompt(edge, given, param, add_special=request.add_special_tokens, is_placed=request.echo)
     return ids_prompt(edge, given, param, is_placed=request.echo)
+
+
+def _filled_prompt(edge: Edge, request: CompletionRequest, given: str | list[int]) -> Prompt:
+    if not isinstance(given, str):
+        raise RequestError("suffix: the prompt has to be a text beside it", param="suffix")
+    if request.echo:
+        raise RequestError("suffix: cannot be combined with echo", param="suffix")
+    return gap_prompt(edge, Gap(given, request.suffix), "suffix", add_special=request.add_special_tokens)
 
 
 class CompletionAnswer(Chunks[CompletionChoice]):

@@ -18,8 +18,9 @@ from histrio_api.error_shapes import ollama_error
 from histrio_api.forms.chat import prepare_chat
 from histrio_api.forms.form import Form
 from histrio_api.request.absent import require_absent
+from histrio_api.request.gaps import Gap, gap_prompt
 from histrio_api.request.prepared import Prepared
-from histrio_api.request.prompts import text_prompt
+from histrio_api.request.prompts import Prompt, text_prompt
 from histrio_api.request.received import Received
 from histrio_api.request.scores import Scores, wanted_scores
 from histrio_api.request.structured import requested_grammar
@@ -52,7 +53,7 @@ def prepare_ollama_generate(edge: Edge, received: Received[OllamaGenerateRequest
     require_absent(request, _NOT_OF_OLLAMA, "/api/generate")
     if not request.prompt:
         return _nothing(received)
-    if request.raw or edge.template is None:
+    if request.raw or request.suffix or edge.template is None:
         return _prepare_raw(edge, received)
 
     chat = prepare_chat(edge, _as_chat(received))
@@ -69,19 +70,25 @@ def _nothing(received: Received[GenerationRequest]) -> Prepared:
 def _prepare_raw(edge: Edge, received: Received[OllamaGenerateRequest]) -> Prepared:
     request = received.request
     if request.system:
-        why = "a raw prompt has none" if request.raw else "this model has no chat template"
+        why = "this model has no chat template" if edge.template is None else "a prompt without a template has none"
         raise RequestError(f"system: {why}; put it into the prompt", param="system", code="unsupported_parameter")
 
     return Prepared(
         received=received,
-        prompts=[text_prompt(edge, request.prompt, "prompt", add_special=True)],
+        prompts=[_raw_prompt(edge, request)],
         prompt_param="prompt",
         num_wanted_tokens=request.max_tokens,
         scores=wanted_scores(edge, Scores(_num_top(request)), is_stream=request.stream),
         grammar=requested_grammar(edge, received),
         hides_special=request.skip_special_tokens,
-        continues_prompt=True,
+        continues_prompt=not request.suffix,
     )
+
+
+def _raw_prompt(edge: Edge, request: OllamaGenerateRequest) -> Prompt:
+    if request.suffix:
+        return gap_prompt(edge, Gap(request.prompt, request.suffix), "suffix", add_special=True)
+    return text_prompt(edge, request.prompt, "prompt", add_special=True)
 
 
 def _num_top(request: OllamaGenerateRequest) -> int | None:

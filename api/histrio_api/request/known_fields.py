@@ -60,7 +60,7 @@ _HONOURED = (
         "guided_choice guided_grammar user safety_identifier",
     )
     | _honoured("chats completions", "stream_options n prompt_logprobs logprobs stop add_special_tokens")
-    | _honoured("completions", "prompt", echo=(False,))
+    | _honoured("completions", "prompt", echo=(False,), suffix=("",))
     | _honoured("chats messages", "messages", tools=([],), tool_choice=("auto", "none"))
     | _honoured("messages", stop_sequences=([],), output_config=({},))
     | _honoured(
@@ -105,8 +105,10 @@ _HONOURED = (
     )
 )
 
-_ALIASES = _each("n_predict num_predict", KnownField("alias", "max_tokens")) | _each(
-    "repeat_penalty", KnownField("alias", "repetition_penalty")
+_ALIASES = (
+    _each("n_predict num_predict", KnownField("alias", "max_tokens"))
+    | _each("repeat_penalty", KnownField("alias", "repetition_penalty"))
+    | _each("add_special", KnownField("alias", "add_special_tokens"))
 )
 
 _TEMPLATE = _each(
@@ -207,7 +209,6 @@ _REFUSED = (
     | _each("best_of", _refused("choices are not ranked", 1))
     | _each("use_beam_search", _refused("tokens are drawn, not searched for", False))
     | _each("length_penalty", _refused("tokens are drawn, not searched for", 1))
-    | _each("suffix", _refused("models are not asked to fill in", ""))
     | _each("chat_template role_mapping template preset", _refused("the model's own template is used", ""))
     | _each("system", _refused("only messages and /api/generate have it; give a message of the role system", ""))
     | _each("documents context", _refused("put them into a message", []))
@@ -233,7 +234,11 @@ _REFUSED = (
         """,
         _refused("answers are texts", False),
     )
-    | _each("n_probs", _refused("give logprobs", 0))
+    | _each("n_probs", _refused("only llama.cpp's endpoints have it; give logprobs", 0))
+    | _each("input_prefix input_suffix", _refused("only /infill has it", ""))
+    | _each("input_extra", _refused("only /infill has it", []))
+    | _each("parse_special", _refused("special tokens that are written in a text count as such", True))
+    | _each("min_keep", _refused("no such sampler", 0))
     | _each("input_ids", _refused("give prompt"))
     | _each("options", _refused("only Ollama's endpoints have it; put its fields beside the others", {}))
     | _each("format", _refused("only Ollama's endpoints have it; give response_format", ""))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from histrio.contracts.gateway import ServedModel
 from histrio.errors import ContextLengthExceeded, RequestError
 from histrio_api.shared.edge import Edge
 from histrio_api.text.tokenizer import TooManyTokens
 
-__all__ = ["Prompt", "counted_ids", "ids_prompt", "num_new_tokens", "require_at_most", "text_prompt"]
+__all__ = ["Prompt", "counted_ids", "given_prompts", "ids_prompt", "num_new_tokens", "require_at_most", "text_prompt"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +23,28 @@ class Prompt:
     """As the client gave it, or what its ids mean where it is echoed."""
     starts: list[int] = field(default_factory=list)
     """Where in the text each token begins, in characters, where it is echoed."""
+    ends: Sequence[int] = ()
+    """Ids that end its answer, besides those that end any."""
+
+
+def given_prompts(edge: Edge, given: str | list[Any]) -> list[tuple[str, str | list[int]]]:
+    """The prompts of the field `prompt`: one text or list of ids, or several; each with the place that errors name.
+
+    Raises `RequestError`.
+    """
+    if isinstance(given, str):
+        return [("prompt", given)]
+    if not given:
+        raise RequestError("prompt: must not be empty", param="prompt")
+
+    ids = [entry for entry in given if isinstance(entry, int)]
+    if len(ids) == len(given):
+        return [("prompt", ids)]
+    require_at_most("prompt", "prompts are accepted", len(given), edge.settings.max_prompts)
+    if ids:
+        raise RequestError("prompt: token ids and texts cannot be mixed in one list", param="prompt")
+    prompts = [entry for entry in given if not isinstance(entry, int)]
+    return [("prompt" if isinstance(each, str) else f"prompt[{at}]", each) for at, each in enumerate(prompts)]
 
 
 def text_prompt(edge: Edge, text: str, param: str, *, add_special: bool, is_placed: bool = False) -> Prompt:

@@ -19,6 +19,8 @@ class Scores(NamedTuple):
     """Of the prompts' tokens, wherever the answer shows them."""
     num_reported: int | None = None
     """Of the prompts' tokens, in a field of their own."""
+    names_ids: bool = False
+    """Entries have the ids of their tokens."""
 
 
 def wanted_scores(edge: Edge, scores: Scores, *, is_stream: bool, echoes: bool = False) -> Scores:

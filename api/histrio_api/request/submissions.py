@@ -48,7 +48,7 @@ def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: 
         ask=Ask(
             sampling=model.default_sampling | received.sampling,
             eos_ids=[] if request.ignore_eos else model.eos_ids,
-            stop_ids=request.stop_token_ids,
+            stop_ids=[*request.stop_token_ids, *(() if request.ignore_eos else prompt.ends)],
             seed=None if request.seed is None else request.seed & _UINT64,
             priority=edge.keys.limits_of(received.key).priority(request.priority),
             cache_salt=request.cache_salt,

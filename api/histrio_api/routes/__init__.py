@@ -8,6 +8,7 @@ from histrio_api.routes.anthropic import count_tokens, messages
 from histrio_api.routes.cache import reset_cache
 from histrio_api.routes.chat import chat_completions
 from histrio_api.routes.completions import completions
+from histrio_api.routes.llama_cpp import infill, llama_completion, llama_props, llama_slots
 from histrio_api.routes.models import list_models, show_model
 from histrio_api.routes.ollama import ollama_chat, ollama_generate
 from histrio_api.routes.ollama_models import (
@@ -20,6 +21,7 @@ from histrio_api.routes.ollama_models import (
     running_models,
     show,
 )
+from histrio_api.routes.render import apply_template, render
 from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.tokenize import detokenize, tokenize
 from histrio_api.routes.usage import usage
@@ -27,6 +29,7 @@ from histrio_api.routes.usage import usage
 __all__ = ["ROUTES"]
 
 ROUTES: list[HTTPRouteHandler] = [
+    apply_template,
     change_models,
     chat_completions,
     completions,
@@ -35,15 +38,20 @@ ROUTES: list[HTTPRouteHandler] = [
     detokenize,
     embed,
     health,
+    infill,
     list_models,
     list_tags,
     liveness,
+    llama_completion,
+    llama_props,
+    llama_slots,
     messages,
     metrics,
     ollama_chat,
     ollama_generate,
     ollama_version,
     pull,
+    render,
     reset_cache,
     running_models,
     show,

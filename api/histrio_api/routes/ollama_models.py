@@ -155,6 +155,7 @@ def _capabilities(edge: Edge) -> list[str]:
     template = edge.template
     has = {
         "completion": True,
+        "insert": edge.tokenizer.gap_marks is not None,
         "tools": template is not None and template.has_hermes_calls,
         "thinking": template is not None and (template.knows_reasoning or template.has_channels),
     }

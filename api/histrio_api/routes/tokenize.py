@@ -48,14 +48,14 @@ async def _answer(request: HttpRequest, work: Callable[[Edge, bytes, IgnoredFiel
 def _tokenized(edge: Edge, body: bytes, ignored: IgnoredFields) -> bytes:
     """From the body of a request to that of its answer."""
     wanted = _convert(edge, body, TokenizeRequest, ignored)
-    if (wanted.prompt is None) == (wanted.messages is None):
-        raise RequestError("prompt: give either prompt or messages", param="prompt")
+    if [wanted.prompt, wanted.content, wanted.messages].count(None) != 2:
+        raise RequestError("prompt: give one of prompt, messages and content", param="prompt")
 
     ids = _encode(edge, wanted)
     content: dict[str, Any] = {
         "count": len(ids),
         "max_model_len": edge.gateway.model.max_sequence_length,
-        "tokens": ids,
+        "tokens": [*map(partial(_piece, edge), ids)] if wanted.with_pieces else ids,
         "token_strs": [edge.tokenizer.token(token_id) for token_id in ids] if wanted.return_token_strs else None,
     }
     return msgspec.json.encode(content)
@@ -70,12 +70,24 @@ def _detokenized(edge: Edge, body: bytes, ignored: IgnoredFields) -> bytes:
     if wanted.tokens and max(wanted.tokens) >= vocab_size:
         raise RequestError(f"tokens: ids must be below {vocab_size}", param="tokens")
 
-    return msgspec.json.encode({"prompt": edge.tokenizer.decode(wanted.tokens, skip_special=False)})
+    text = edge.tokenizer.decode(wanted.tokens, skip_special=False)
+    return msgspec.json.encode({"prompt": text, "content": text})
+
+
+def _piece(edge: Edge, token_id: int) -> dict[str, Any]:
+    """A part of a character has its bytes."""
+    _, values = edge.tokenizer.spell(token_id)
+    try:
+        return {"id": token_id, "piece": bytes(values).decode()}
+    except UnicodeDecodeError:
+        return {"id": token_id, "piece": values}
 
 
 def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
     if wanted.prompt is not None:
         text, param, adds_special = wanted.prompt, "prompt", wanted.add_special_tokens is not False
+    elif wanted.content is not None:
+        text, param, adds_special = wanted.content, "content", bool(wanted.add_special_tokens)
     else:
         messages = wanted.messages or []
         text = render_messages(edge, messages, add_generation_prompt=wanted.add_generation_prompt)

@@ -20,6 +20,8 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     prompt: str | list[str | TokenId | list[TokenId]]
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     """0 to have nothing but the prompt scored."""
+    suffix: str = ""
+    """What stands behind the answer: a model with tokens for it fills in what is between. Not with `echo`."""
     echo: bool = False
     """The text begins with the prompt, and `logprobs` with its tokens."""
     logprobs: NumTopLogprobs | None = None

@@ -16,6 +16,8 @@ class TopLogprob(msgspec.Struct, gc=False):
     """Its text; `bytes:\\xe2\\x80` where it is only part of a character."""
     logprob: float
     bytes: list[int]
+    id: int | msgspec.UnsetType = msgspec.UNSET
+    """Where ids are asked for."""
 
 
 class TokenLogprob(msgspec.Struct, gc=False):
@@ -27,6 +29,8 @@ class TokenLogprob(msgspec.Struct, gc=False):
     bytes: list[int]
     top_logprobs: list[TopLogprob]
     """The likeliest first."""
+    id: int | msgspec.UnsetType = msgspec.UNSET
+    """Where ids are asked for."""
 
 
 class ChatLogprobs(msgspec.Struct):

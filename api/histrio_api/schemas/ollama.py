@@ -39,6 +39,8 @@ class OllamaGenerateRequest(GenerationRequest, frozen=True, kw_only=True):
     stream: bool = True
     prompt: str = ""
     """Empty to have the model loaded, and nothing else."""
+    suffix: str = ""
+    """What stands behind the answer, of a model with tokens for it."""
     system: str = ""
     raw: bool = False
     """The prompt is given to the model as it is, without the template."""

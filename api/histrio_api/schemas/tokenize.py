@@ -13,10 +13,14 @@ class TokenizeRequest(Strict, frozen=True):
 
     model: str | None = None
     prompt: str | None = None
+    content: str | None = None
+    """What llama.cpp calls `prompt`; no special tokens are added unless asked for."""
     messages: list[ChatMessage] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool = True
     return_token_strs: bool = False
+    with_pieces: bool = False
+    """Each token is an object of its id and its text, as llama.cpp has it."""
 
 
 class DetokenizeRequest(Strict, frozen=True):

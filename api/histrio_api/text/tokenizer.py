@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from histrio.errors import ModelUnavailable, UnsupportedModel
 from histrio_api.text.detokenizer import Detokenizer
+from histrio_api.text.gap_marks import GapMarks, gap_marks
 from histrio_api.text.pieces import TokenPieces
 from histrio_api.text.token_bytes import TokenBytes, shown_bytes
 from histrio_api.text.token_search import TokenSearch
@@ -137,6 +138,16 @@ class Tokenizer:
         """The vocabulary's own spelling of one id."""
         spelling: str | None = self._tokenizer.id_to_token(token_id)
         return "" if spelling is None else spelling
+
+    def id_of(self, token: str) -> int | None:
+        """Of the vocabulary's own spelling; None if there is no such token."""
+        found: int | None = self._tokenizer.token_to_id(token)
+        return found
+
+    @cached_property
+    def gap_marks(self) -> GapMarks | None:
+        """How models of this vocabulary are asked to fill a gap; None if they cannot be."""
+        return gap_marks(self.id_of)
 
     @cached_property
     def search(self) -> TokenSearch:

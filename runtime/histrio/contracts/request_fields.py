@@ -27,7 +27,7 @@ _OF_EDGES = frozenset(
     include_reasoning json_schema max_completion_tokens max_tokens messages metadata model n parallel_tool_calls
     prediction prompt prompt_cache_key prompt_cache_retention reasoning reasoning_effort regex request_id
     response_format safety_identifier skip_special_tokens stop stop_token_ids stream stream_options
-    structured_outputs think thinking tool_choice tools user
+    structured_outputs suffix think thinking tool_choice tools user
     """.split()
 )
 CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds"}

@@ -1,0 +1,71 @@
+"""llama.cpp's own URLs: /completion, /infill, /props and /slots."""
+
+from __future__ import annotations
+
+from importlib.metadata import version as installed_version
+from typing import Any
+
+from litestar import get, post
+from litestar.response.base import ASGIResponse
+
+from histrio.errors import EngineError
+from histrio_api.forms.llama_cpp import INFILL, LLAMA_COMPLETION
+from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.respond import respond
+from histrio_api.shared.edge import Edge
+
+__all__ = ["infill", "llama_completion", "llama_props", "llama_slots"]
+
+_MAX_SHOWN_SLOTS = 1024
+
+
+@post(["/completion", "/completions"], status_code=200)
+async def llama_completion(request: HttpRequest) -> ASGIResponse:
+    """Continue one or several prompts, at once or as a stream."""
+    return await respond(request, LLAMA_COMPLETION)
+
+
+@post("/infill", status_code=200)
+async def infill(request: HttpRequest) -> ASGIResponse:
+    """Fill the gap between two texts."""
+    return await respond(request, INFILL)
+
+
+@get("/props")
+async def llama_props(request: HttpRequest) -> ASGIResponse:
+    """What the model is, and how many requests run side by side."""
+    edge = edge_of(request)
+    model, status = edge.gateway.model, edge.gateway.status
+    content = {
+        "default_generation_settings": {"n_ctx": model.max_sequence_length, "params": model.default_sampling},
+        "total_slots": status.max_unfinished_requests,
+        "model_alias": model.id,
+        "model_path": model.id,
+        "chat_template": "" if edge.template is None else edge.template.source,
+        "bos_token": "" if model.bos_id is None else edge.tokenizer.token(model.bos_id),
+        "eos_token": edge.tokenizer.token(model.eos_ids[0]) if model.eos_ids else "",
+        "modalities": {"vision": False, "audio": False},
+        "is_sleeping": False,
+        "build_info": f"histrio-{installed_version('histrio')}",
+    }
+    return json_response(content)
+
+
+@get("/slots")
+async def llama_slots(request: HttpRequest) -> ASGIResponse:
+    """A slot for each request that may run; as many of them are busy as requests are unfinished."""
+    edge = edge_of(request)
+    status = edge.gateway.status
+    if "fail_on_no_slot" in request.query_params and status.num_unfinished >= status.max_unfinished_requests:
+        raise EngineError("all slots are busy; try again soon")
+    return json_response([_slot(edge, at) for at in range(min(status.max_unfinished_requests, _MAX_SHOWN_SLOTS))])
+
+
+def _slot(edge: Edge, at: int) -> dict[str, Any]:
+    gateway = edge.gateway
+    return {
+        "id": at,
+        "n_ctx": gateway.model.max_sequence_length,
+        "is_processing": at < gateway.status.num_unfinished,
+        "speculative": gateway.model.honours.max_speculation,
+    }
