@@ -134,6 +134,11 @@ class ScriptedGateway:
             if name == "temperature" and not (isinstance(value, int | float) and 0 <= value <= 2):
                 raise RequestError("temperature: must be between 0 and 2", param="temperature")
 
+    def sampling_schemas(self) -> dict[str, dict[str, Any]]:
+        """Of temperature its bounds; other fields may be any number."""
+        bounds = {"temperature": {"type": "number", "minimum": 0, "maximum": 2, "default": 1.0}}
+        return {name: bounds.get(name, {"type": "number"}) for name in self.model.sampling_fields}
+
     def reset_cache(self) -> None:
         """Count it."""
         self.num_resets += 1

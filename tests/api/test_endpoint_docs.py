@@ -44,4 +44,4 @@ def test_the_list_of_fields_is_what_its_script_writes() -> None:
 def test_every_url_stands_there() -> None:
     for handler in ROUTES:
         for path in handler.paths:
-            assert path.replace("{model_id:path}", "{id}") in PAGE
+            assert path.replace("{model_id:path}", "{id}").replace("{name:path}", "{file}") in PAGE

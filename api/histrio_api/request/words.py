@@ -6,12 +6,13 @@ sequence may stand anywhere in a token, such as a line break behind a full stop;
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from histrio.errors import RequestError
 from histrio_api.text.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_BREAKERS", "MAX_BAD_WORDS", "MAX_BREAKERS", "with_word_ids"]
+__all__ = ["DEFAULT_BREAKERS", "MAX_BAD_WORDS", "MAX_BREAKERS", "with_word_ids", "with_word_schemas"]
 
 DEFAULT_BREAKERS = ("\n", ":", '"', "*")
 """Where DRY is on and nothing is said of breakers, as in llama.cpp, koboldcpp and text-generation-webui."""
@@ -34,6 +35,21 @@ def with_word_ids(
     if "dry_sequence_breaker_ids" in sampling_fields:
         request = _with_breakers(request, tokenizer, vocab_size)
     return request
+
+
+def with_word_schemas(schemas: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The JSON schemas of sampling fields, with those of texts in place of those of the ids that they become."""
+    found = dict(schemas)
+    if found.pop("bad_words_ids", None) is not None:
+        found["bad_words"] = _texts_schema(MAX_BAD_WORDS, _MAX_WORD_CHARS, ())
+    if found.pop("dry_sequence_breaker_ids", None) is not None:
+        found["dry_sequence_breakers"] = _texts_schema(MAX_BREAKERS, _MAX_BREAKER_CHARS, DEFAULT_BREAKERS)
+    return found
+
+
+def _texts_schema(most: int, most_chars: int, default: Sequence[str]) -> dict[str, Any]:
+    item = {"type": "string", "minLength": 1, "maxLength": most_chars}
+    return {"type": "array", "items": item, "maxItems": most, "default": list(default)}
 
 
 def _with_bad_words(request: dict[str, Any], tokenizer: Tokenizer, vocab_size: int) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from histrio_api.routes.ollama_models import (
     running_models,
     show,
 )
+from histrio_api.routes.page import index, page_file, settings_of_page
 from histrio_api.routes.render import apply_template, render
 from histrio_api.routes.state import health, liveness, metrics, version
+from histrio_api.routes.status import status
 from histrio_api.routes.tokenize import detokenize, tokenize
 from histrio_api.routes.usage import usage
 
@@ -38,6 +40,7 @@ ROUTES: list[HTTPRouteHandler] = [
     detokenize,
     embed,
     health,
+    index,
     infill,
     list_models,
     list_tags,
@@ -50,12 +53,15 @@ ROUTES: list[HTTPRouteHandler] = [
     ollama_chat,
     ollama_generate,
     ollama_version,
+    page_file,
     pull,
     render,
     reset_cache,
     running_models,
+    settings_of_page,
     show,
     show_model,
+    status,
     tokenize,
     usage,
     version,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import cache
@@ -31,6 +32,8 @@ from histrio_api.usage.usage_file import UsageFile
 
 __all__ = ["open_edge", "run_endpoint"]
 
+logger = logging.getLogger(__name__)
+
 _LOOK_S = 0.25
 
 
@@ -41,8 +44,14 @@ async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> No
     _spare_collector()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
     kept = edge.usage.writing() if edge.usage is not None else nullcontext()
+
+    def ready(address: str) -> None:
+        context.ready(address)
+        if settings.ui:
+            logger.info("the page to talk to the model is at %s/", address)
+
     async with _grammar_trials(edge), _watched_keys(edge.keys), kept:
-        await serve(app, settings, context.ready)
+        await serve(app, settings, ready)
 
 
 @cache

@@ -50,6 +50,11 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += times
         self._total += value * times
 
+    @property
+    def summary(self) -> dict[str, float]:
+        """How many observations there were, and their sum."""
+        return {"count": sum(self._counts), "sum": self._total}
+
     def lines(self, name: str) -> Iterator[str]:
         """Its part of the exposition."""
         yield f"# HELP {name} {self.help}"

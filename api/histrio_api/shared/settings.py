@@ -39,8 +39,8 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Names that `Host` may have besides addresses, `localhost` and names without a dot. If there are any, others are
     refused; if not, only where `host` is loopback and no keys are asked for."""
     api_keys: list[Annotated[str, Meta(min_length=1)]] | None = None
-    """If any are given, a request must carry one as `Authorization: Bearer KEY` or as `x-api-key: KEY`; `/health` stays
-    open."""
+    """If any are given, a request must carry one as `Authorization: Bearer KEY` or as `x-api-key: KEY`; `/health` and
+    the files of the page stay open."""
     key: list[ApiKey] = []
     """Keys by their hashes, `[[api.key]]`, with limits."""
     key_file: Annotated[str, Meta(min_length=1)] | None = None
@@ -93,6 +93,8 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Longest entry of `stop`."""
     any_model: bool = False
     """Answer requests for models of any name with the one that is served."""
+    ui: bool = True
+    """Serve the page at `/`, with which people talk to the model and look at the service."""
     strict: bool = False
     """Refuse hints and unknown fields instead of naming them in `x-histrio-ignored`."""
     log_requests: bool = True

@@ -199,6 +199,7 @@ def _add_processes(group: argparse._ArgumentGroup) -> None:
 def _add_service(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--host", dest="api.host", metavar="HOST", help="Address of the endpoint (default: 127.0.0.1)")
     group.add_argument("--port", dest="api.port", type=int, metavar="N", help="Port of the endpoint (default: 3001)")
+    group.add_argument("--no-ui", dest="api.ui", action="store_const", const=False, help="Serve no page at /")
 
 
 def _add_others(group: argparse._ArgumentGroup) -> None:

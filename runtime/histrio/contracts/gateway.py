@@ -5,16 +5,30 @@ The gateway lives in the front process. Text never crosses it: the edge that sub
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 
 from histrio.contracts.honours import OF_STAGES, Honours
 from histrio.messages import Ask, Extras, RequestState, SamplingFields
 
-__all__ = ["Delta", "Gateway", "GatewayStatus", "ServedModel", "Submission", "TokenStream"]
+__all__ = [
+    "MAX_EVENTS",
+    "Delta",
+    "Event",
+    "Gateway",
+    "GatewayStatus",
+    "ServedModel",
+    "StageStatus",
+    "Submission",
+    "TokenStream",
+]
+
+MAX_EVENTS = 100
+"""That a status keeps; older ones are forgotten."""
 
 
 class ServedModel(msgspec.Struct, frozen=True):
@@ -99,6 +113,35 @@ class TokenStream(Protocol):
         """Stop generating and free the blocks; no delta follows. Does nothing after the end."""
 
 
+class StageStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One stage, or the engine backend that takes the place of all, as the front knows it."""
+
+    index: int
+    first_layer: int
+    last_layer: int
+    """The layer after its last one."""
+    backend: str
+    process: str
+    """Role of the process that it runs in."""
+    device: str = ""
+    """As its backend names it; empty until it is placed."""
+    dtype: str = ""
+    """Number format that it computes in; empty until it is open."""
+    param_bytes: int = 0
+    """Of its weights; 0 until it is open, and for an engine backend."""
+    block_bytes_per_token: int = 0
+    """Bytes that one token takes in its blocks."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to the service, in words that clients may see."""
+
+    time_s: float
+    """Unix seconds."""
+    level: Literal["info", "warning", "error"]
+    text: str
+
+
 @dataclass(slots=True)
 class GatewayStatus:
     """For /health and /metrics."""
@@ -118,6 +161,10 @@ class GatewayStatus:
     """Present values, e.g. `running_sequences`, `free_blocks`."""
     plugin_metrics: Mapping[str, float] = field(default_factory=dict)
     """What plugins add, by name and labels; replaced as a whole after each interval."""
+    stages: dict[int, StageStatus] = field(default_factory=dict)
+    """By index; an engine backend has index 0."""
+    events: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
+    """The latest ones, the oldest first."""
 
 
 class Gateway(Protocol):
@@ -128,6 +175,9 @@ class Gateway(Protocol):
 
     def check_sampling(self, fields: dict[str, Any]) -> None:
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
+
+    def sampling_schemas(self) -> dict[str, dict[str, Any]]:
+        """For each of `ServedModel.sampling_fields` the JSON schema of its values, with its default."""
 
     def submit(self, submission: Submission) -> Sequence[TokenStream]:
         """One stream per choice. Raises `RequestError` for a seed or prompt log probabilities that cannot be honoured,

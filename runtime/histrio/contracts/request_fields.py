@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
+from histrio.config.field_docs import field_docs
 from histrio.contracts.engine_backend import EngineFactory
 from histrio.contracts.honours import OF_STAGES, Honours
 from histrio.contracts.sampler import Sampler
@@ -84,6 +85,17 @@ class FieldTable:
     def known_fields(self) -> list[str]:
         """Every field that is honoured, sorted."""
         return sorted(self._owners)
+
+    def schemas(self) -> dict[str, dict[str, Any]]:
+        """For each field the JSON schema of its values, with its default, and a description if its owner has one."""
+        found: dict[str, dict[str, Any]] = {}
+        for owner in dict.fromkeys(self._owners.values()):
+            _, kinds = msgspec.json.schema_components([owner.params], ref_template="{name}")
+            properties = kinds[owner.params.__name__]["properties"]
+            for field, text in field_docs(owner.params).items():
+                properties.get(field, {}).setdefault("description", text)
+            found |= properties
+        return found
 
     def check(self, fields: Mapping[str, Any], vocab_size: int | None = None) -> None:
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds.

@@ -72,6 +72,10 @@ class AdmissionActor(Actor[ToAdmission]):
         """Raise `RequestError` with the field as `param` for an unknown field or a value out of its bounds."""
         self._fields.check(fields, self.model.vocab_size)
 
+    def sampling_schemas(self) -> dict[str, dict[str, Any]]:
+        """For each field that is honoured the JSON schema of its values, with its default."""
+        return self._fields.schemas()
+
     def submit(self, submission: Submission) -> list[RequestStream]:
         """One stream per choice. Raises `RequestError` for a field that would be ignored, `Overloaded`, `EngineError`
         while loading, draining or after a failure."""
@@ -208,6 +212,7 @@ class AdmissionActor(Actor[ToAdmission]):
         self._epoch = message.epoch
         self.status.epoch = message.epoch
         self.status.gauges["num_blocks"] = message.size.num_blocks
+        self.status.gauges["block_size"] = message.size.block_size
         self._table.num_cache_tokens = message.size.num_blocks * message.size.block_size
         self._limit_length(message.size.max_sequence_length)
         self._limit_scoring(Capability.ALL_POSITION_LOGITS in message.size.capabilities)

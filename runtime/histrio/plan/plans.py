@@ -14,7 +14,7 @@ from histrio.batching.actor import BatchingSpec
 from histrio.config.topology import EngineTable, RuntimeTable
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.drafter import DrafterSpec
-from histrio.contracts.gateway import ServedModel
+from histrio.contracts.gateway import ServedModel, StageStatus
 from histrio.messages import Placement
 from histrio.plan.process_names import ENGINE, FRONT
 
@@ -38,6 +38,19 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Of its layers as stored; None where that is not known without fetching the weights."""
     placement: Placement | None = None
     """None until the backends of all stages have been asked."""
+
+    @property
+    def status(self) -> StageStatus:
+        """What the front shows of it before it has been placed and opened."""
+        placement = self.placement
+        return StageStatus(
+            index=self.index,
+            first_layer=self.spec.first_layer,
+            last_layer=self.spec.last_layer,
+            backend=self.backend,
+            process=self.process,
+            device=placement.device if placement is not None else "",
+        )
 
     @property
     def is_engine(self) -> bool:

@@ -17,7 +17,7 @@ from histrio.actors.refs import ADMISSION, METRICS, ROOT
 from histrio.actors.supervisor import Supervisor
 from histrio.config.settings import AdmissionSettings, SizeSettings
 from histrio.config.topology import RuntimeTable
-from histrio.contracts.gateway import ServedModel
+from histrio.contracts.gateway import ServedModel, StageStatus
 from histrio.contracts.observed import IntervalStats
 from histrio.contracts.policy import AdmissionPolicy
 from histrio.contracts.request_fields import FieldTable
@@ -25,6 +25,7 @@ from histrio.errors import EngineError, is_out_of_memory
 from histrio.front.admission import AdmissionActor
 from histrio.front.metrics import MetricsActor
 from histrio.front.requests import RequestTable
+from histrio.front.status_notes import StatusNotes
 from histrio.front.watchers import Watchers
 from histrio.messages import Message
 from histrio.plugins.hook_calls import Implementation
@@ -53,6 +54,8 @@ class FrontSettings:
     """Which request fields are honoured."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """What is chosen by name: part → name, for /metrics."""
+    stages: Sequence[StageStatus] = ()
+    """As they are planned."""
     sizes: SizeSettings = SizeSettings()
     admission: AdmissionSettings = AdmissionSettings()
     admission_policy: AdmissionPolicy | None = None
@@ -95,6 +98,8 @@ class Front:
             runtime=settings.runtime,
         )
         self.root.on_failed = self._failed
+        self._notes = StatusNotes(self.gateway.status, settings.stages)
+        self.root.on_opened, self.root.on_placed = self._notes.opened, self._notes.placed
         self._failures: Counter[str] = Counter()
         self._interval_s = settings.runtime.metrics_interval_s
         self._interval_began_s = time.monotonic()
@@ -103,7 +108,7 @@ class Front:
         self.directory.host(METRICS, self.dispatcher, MetricsActor(self.gateway.status))
         self._supervisor: Supervisor | None = None
         self._changed = asyncio.Event()
-        self.gateway.on_change = self._changed.set
+        self.gateway.on_change = self._on_change
 
     def call_soon(self, call: Callable[[], None]) -> None:
         """Run `call` on the front's loop; for other threads."""
@@ -161,8 +166,13 @@ class Front:
         )
         self.watchers.tell("on_interval", stats=stats)
 
+    def _on_change(self) -> None:
+        self._notes.changed()
+        self._changed.set()
+
     def _failed(self, actor: str, error: str) -> None:
         self._failures[actor] += 1
+        self._notes.failed(actor)
         self.watchers.tell("on_actor_failed", actor=actor, error=error, restarts=self._failures[actor])
 
     def _loading(self, stage: int, fraction: float, text: str) -> None:

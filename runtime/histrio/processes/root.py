@@ -228,6 +228,7 @@ def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:
             "batching_policy": "" if plan.model.engine else engine.batching.batching_policy,
             "admission_policy": engine.admission.admission_policy,
         },
+        stages=[stage.status for stage in plan.stages],
         sizes=engine.sizes,
         admission=engine.admission,
         admission_policy=admission_policy(engine.admission, plugins),

@@ -149,6 +149,10 @@ class RootActor(Actor[ToRoot]):
         """The placements of all stages from the answers for all stages. Raises `HistrioError` for what cannot be."""
         self.on_failed: Callable[[str, str], None] = lambda _actor, _error: None
         """Told of every actor and process that failed, by its name and why."""
+        self.on_placed: Callable[[Placement], None] = lambda _placement: None
+        """Told where each stage is going to run."""
+        self.on_opened: Callable[[str, StageCapacity | EngineCapacity], None] = lambda _actor, _capacity: None
+        """Told of every stage and engine that has opened, by its name."""
         self.epoch = 0
         self.failure: Exception | None = None
         """Why no replica will come up again."""
@@ -271,6 +275,8 @@ class RootActor(Actor[ToRoot]):
                 weights = describe_bytes(each.weight_bytes)
                 log.info("stage %d: device %s, dtype %s, weights %s", each.stage, each.device, each.dtype, weights)
             self._directory.tell(process_ref(process), LoadStages(mine))
+        for placement in placements:
+            self.on_placed(placement)
         self._unplaced.clear()
 
     def _loading(self, stage: int, fraction: float, text: str) -> None:
@@ -327,6 +333,7 @@ class RootActor(Actor[ToRoot]):
 
     def _open(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:
         self._capacities[actor] = capacity
+        self.on_opened(actor, capacity)
         self._join(actor)
 
     def _join(self, actor: str) -> None:

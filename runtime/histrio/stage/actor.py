@@ -38,6 +38,8 @@ from histrio.system.heap import release_free_memory
 
 __all__ = ["Activity", "StageActor"]
 
+_FOLLOW = 0.2
+_STATS_EVERY_S = 1.0
 
 OpenStage: TypeAlias = Callable[[StageSpec, Progress], OpenedStage]
 """`BackendFactory.open`."""
@@ -55,6 +57,8 @@ class Activity:
         """Clock at the begin of the running step; 0 when idle."""
         self.total_s = 0.0
         """Seconds of all steps so far."""
+        self.latency_s = 0.0
+        """Of a step: a moving average that follows the newest one by a fifth."""
 
     @property
     def busy_s(self) -> float:
@@ -86,6 +90,7 @@ class Activity:
         self.since = 0.0
         self._expected[self._shape] = took
         self.total_s += took
+        self.latency_s += (took - self.latency_s) * (_FOLLOW if self.latency_s else 1.0)
         return took
 
 
@@ -124,6 +129,7 @@ class StageActor(Actor[ToStage]):
         self._table = SlotTable(0, 0)
         self._drawn = DrawnTokens(0)
         self.activity = Activity()
+        self._stats_due = 0.0
 
     def start(self) -> None:
         """Open the stage, which may take minutes; raises what the backend raises."""
@@ -168,10 +174,25 @@ class StageActor(Actor[ToStage]):
             case Prepare():
                 self._prepare(message)
 
+    def flush(self) -> None:
+        """Tell metrics what steps take, at most once a second."""
+        if self._allocated is not None and self.activity.now() >= self._stats_due:
+            self._report()
+
     def idle(self) -> None:
         """Steps of many shapes leave a scattered heap behind; give it back while no step waits."""
         release_free_memory()
-        self._tell(METRICS, Stats(self._epoch, {f"{self._name}_busy_seconds_total": self.activity.total_s}))
+        self._report()
+
+    def _report(self) -> None:
+        activity, spec = self.activity, self._spec
+        self._stats_due = activity.now() + _STATS_EVERY_S
+        latency_s = activity.latency_s / max(spec.last_layer - spec.first_layer, 1)
+        values = {
+            f"{self._name}_busy_seconds_total": activity.total_s,
+            f'layer_latency_seconds{{stage="{self._index}"}}': latency_s,
+        }
+        self._tell(METRICS, Stats(self._epoch, values))
 
     def _progress(self, fraction: float, text: str) -> None:
         self._tell(ROOT, Loading(self._index, fraction, text))

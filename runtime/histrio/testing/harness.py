@@ -25,7 +25,7 @@ from histrio.config.topology import RuntimeTable
 from histrio.contracts.backend import BackendFactory, StageSpec
 from histrio.contracts.drafter import DrafterFactory, DrafterSpec, DrafterTools
 from histrio.contracts.engine_backend import EngineFactory
-from histrio.contracts.gateway import Gateway, ServedModel, Submission
+from histrio.contracts.gateway import Gateway, ServedModel, StageStatus, Submission
 from histrio.contracts.grammar import GrammarBackend, GrammarKinds
 from histrio.contracts.options import as_options
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
@@ -176,7 +176,7 @@ async def serving_engine(
         served, engine=factory.name, honours=fields.honours, honoured_by=fields.honoured_by
     )
     spec = _spec(model, served, 0, served.num_layers, options)
-    front = Front(_settings(served, 0, fields, options), "front")
+    front = Front(_settings(served, [], fields, options), "front")
     with run_local_engine(front, spec, factory):
         async with _up(front) as harness:
             yield harness
@@ -199,7 +199,11 @@ async def serving_with(
     served = msgspec.structs.replace(_served(model, fields, options), honours=honours)
     bounds = [0, *cuts, served.num_layers]
     specs = [_spec(model, served, first, last, options) for first, last in pairwise(bounds)]
-    front = Front(_settings(served, len(specs), fields, options), process)
+    stages = [
+        StageStatus(index=index, first_layer=spec.first_layer, last_layer=spec.last_layer, backend="", process=process)
+        for index, spec in enumerate(specs)
+    ]
+    front = Front(_settings(served, stages, fields, options), process)
     with run_stages(front, specs):
         async with _up(front) as harness:
             yield harness
@@ -266,11 +270,15 @@ def _spec(model: Path, served: ServedModel, first: int, last: int, options: Harn
     )
 
 
-def _settings(served: ServedModel, num_stages: int, fields: FieldTable, options: HarnessOptions) -> FrontSettings:
+def _settings(
+    served: ServedModel, stages: list[StageStatus], fields: FieldTable, options: HarnessOptions
+) -> FrontSettings:
+    """Without stages an engine serves."""
     return FrontSettings(
         model=served,
-        actors=replica_actors(num_stages),
+        actors=replica_actors(len(stages)),
         fields=fields,
+        stages=stages,
         sizes=options.sizes,
         admission=AdmissionSettings(max_unfinished_requests=options.max_unfinished_requests),
         admission_policy=options.admission,
