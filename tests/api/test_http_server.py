@@ -362,6 +362,45 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_left() -> None:
         client.writer.transport.abort()
 
 
+async def test_a_client_that_takes_its_answer_too_slowly_is_left() -> None:
+    async with running(idle_s=0.3, min_bytes_per_s=10**9) as at:
+        client = await at.client()
+        await client.send(GET.replace(b"/a", b"/endless"))
+        num_read = 0
+        with suppress(OSError):
+            while data := await client.reader.read(50_000):
+                num_read += len(data)
+                await asyncio.sleep(0.01)
+        assert num_read > 50_000, "a control: it took some all the time"
+        await until(lambda: at.server.num_connections == 0)
+
+
+async def test_a_client_that_takes_enough_is_served_for_long() -> None:
+    async with running(idle_s=0.1, min_bytes_per_s=1024) as at:
+        client = await at.client()
+        await client.send(GET.replace(b"/a", b"/endless"))
+        async with asyncio.timeout(45):
+            for _ in range(100):
+                assert await client.reader.readexactly(50_000)
+                await asyncio.sleep(0.005)
+
+
+async def test_beyond_the_limit_connections_that_send_their_heads_slowly_are_closed_first() -> None:
+    async with running(max_connections=2) as at:
+        slow, busy = await at.client(), await at.client()
+        await busy.send(GET.replace(b"/a", b"/wait"))
+        await until(lambda: at.app.num_begun == 1)
+        await slow.send(b"GET /a HTTP/1.1\r\nX: ")
+        await until(lambda: all(each._num_received for each in at.server._connections))
+        served = await at.client()
+        await served.send(GET)
+        assert (await served.answer())[0] == 200
+        with suppress(OSError):
+            assert await slow.rest() == b""
+        at.app.gate.set()
+        assert (await busy.answer())[0] == 200, "a control"
+
+
 async def test_a_client_that_leaves_during_its_upload_is_lost_quietly(caplog: pytest.LogCaptureFixture) -> None:
     async with running() as at:
         client = await at.client()

@@ -20,8 +20,6 @@ __all__ = ["Connection", "Host"]
 
 MAX_HELD_BYTES = 65_536
 """Of further requests, received while one is answered; more is left to the system's buffers."""
-MIN_BYTES_PER_S = 1024
-"""A body that comes more slowly than this, over the time that a client may be idle, is not waited for."""
 LARGE_BYTES = 1024 * 1024
 """Requests above this leave memory behind that is worth giving back."""
 PROBE_S = (0.0, 0.1, 0.5)
@@ -77,7 +75,9 @@ class Connection(asyncio.Protocol):
         self._write_timer: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
         self._writable.set()
-        self._num_unwritten = 0
+        self._num_written = 0
+        """Bytes of all answers, and how many of them the client had taken when that was looked at last."""
+        self._num_taken_before = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport's: a client is here."""
@@ -140,11 +140,12 @@ class Connection(asyncio.Protocol):
 
     def on_begin(self) -> None:
         """The parser's: a request begins."""
-        self._host.is_waiting(self, waits=False)
+        self._host.is_waiting(self, waits=True)  # for its turn to be closed where there are too many, this is news
         self._arm(self._end_slow_head)
 
     def on_head(self, head: Head) -> None:
         """The parser's: a head is complete."""
+        self._host.is_waiting(self, waits=False)
         self._exchange = Exchange(self, head, self._scope(head))
         self._exchange.keeps_alive &= not self._is_draining
         self._num_seen = self._num_received
@@ -165,6 +166,7 @@ class Connection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         """The exchange's: send."""
         if not self._transport.is_closing():
+            self._num_written += len(data)
             self._transport.write(data)
 
     async def drain(self) -> None:
@@ -274,9 +276,9 @@ class Connection(asyncio.Protocol):
         self._refuse(Malformed(408, "the request's headers did not come in time", "request_timeout"))
 
     def _check_progress(self) -> None:
-        """Over each time that a client may be idle, some of the body must come, unless we did not read."""
+        """Over each time that a client may be idle, enough of the body must come, unless we did not read."""
         num_new, self._num_seen = self._num_received - self._num_seen, self._num_received
-        if num_new >= MIN_BYTES_PER_S * self._limits.idle_s or not self._is_reading:
+        if num_new >= self._num_needed_bytes or not self._is_reading:
             self._arm(self._check_progress)
         else:
             self._refuse(Malformed(408, "the request's body did not come in time", "request_timeout"))
@@ -286,15 +288,25 @@ class Connection(asyncio.Protocol):
             self.write(_PROBE)
 
     def _watch_writing(self) -> None:
-        self._num_unwritten = self._transport.get_write_buffer_size()
+        self._num_taken_before = self._num_taken
         self._write_timer = self._loop.call_later(self._limits.idle_s, self._check_writing)
 
     def _check_writing(self) -> None:
-        """A client that takes nothing of its answer for so long will not take the rest."""
-        if self._transport.get_write_buffer_size() >= self._num_unwritten:
+        """Over each time that a client may be idle, it must take enough of its answer, or all there is of it."""
+        if self._num_taken - self._num_taken_before < self._num_needed_bytes:
             self.abort()
         else:
             self._watch_writing()
+
+    @property
+    def _num_taken(self) -> int:
+        """Bytes that have left for the client."""
+        return self._num_written - self._transport.get_write_buffer_size()
+
+    @property
+    def _num_needed_bytes(self) -> float:
+        """What a client that is not too slow sends or takes between two looks."""
+        return self._limits.min_bytes_per_s * self._limits.idle_s
 
     def _arm(self, callback: Callable[[], Any], delay_s: float | None = None) -> None:
         self._disarm()

@@ -21,4 +21,6 @@ class HttpLimits:
     max_connections: int = 1024
     """Open at the same time."""
     idle_s: float = 75.0
-    """Longest time for a request's head to come, for a body to bring something, and for an answer to be taken."""
+    """Longest time for a request's head to come; progress of bodies and answers is looked at as often."""
+    min_bytes_per_s: int = 1024
+    """Over each such time a body has to bring, and an answer that waits to be sent has to lose, so much on average."""

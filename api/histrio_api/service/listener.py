@@ -28,7 +28,12 @@ async def serve(app: Application, settings: ApiSettings, ready: Callable[[str], 
     if not (settings.has_keys or is_loopback(settings.host)):
         logger.warning("any client that reaches %s may use the endpoint: it asks for no key", settings.host)
     listener = bind(settings)
-    limits = HttpLimits(settings.max_header_bytes, settings.max_connections, settings.idle_connection_s)
+    limits = HttpLimits(
+        max_head_bytes=settings.max_header_bytes,
+        max_connections=settings.max_connections,
+        idle_s=settings.idle_connection_s,
+        min_bytes_per_s=settings.min_bytes_per_s,
+    )
     server = HttpServer(app, listener, limits)
     try:
         ready(_address(listener))

@@ -32,7 +32,7 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Request line and headers of a request; longer ones get 431."""
     max_connections: _Count = 1024
     """Open at the same time; less where the system allows fewer open files. Beyond it the connection that has been
-    without a request for longest is closed, or the new one gets 503."""
+    without a whole request's head for longest is closed, or the new one gets 503."""
     cors_origins: list[str] = []
     """Web origins that may call the endpoint from a browser; `*` allows all."""
     allowed_hosts: list[str] = []
@@ -56,8 +56,10 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     keep_alive_s: _Seconds = 15.0
     """A stream without data for so long gets a comment, so that proxies keep it open."""
     idle_connection_s: _Count = 75
-    """Seconds that a client may send nothing, or take nothing of its answer. A request's head has to come within them,
-    and of a body a KiB for each."""
+    """Seconds without a request after which a connection is closed. A request's head has to come within them."""
+    min_bytes_per_s: _Count = 1024
+    """Slowest average, over each `idle_connection_s`, at which a client may send a body, or take what of its answer is
+    ready to be sent."""
     warm_grammars: bool = True
     """Read the model's tokens for checking grammars as soon as the model is ready, not with the first request that
     asks for a form of its answer: a process beside the front keeps them, 40 MB to 250 MB."""
