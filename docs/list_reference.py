@@ -35,9 +35,17 @@ CONTRACTS = {
     },
     "Grammars": {
         "histrio.contracts.grammar": (
-            "GrammarBackend GrammarCapability Vocabulary VocabularySpec Matcher MaskRequest TagSpec TagStructure"
+            "GrammarBackend GrammarCapability Vocabulary VocabularySpec Matcher MaskRequest TagSpec"
         ),
         "histrio.messages": "GrammarSpec",
+    },
+    "Tool formats": {
+        "histrio.contracts.tool_format": "ToolFormat CallParser CallPiece Found CallLayout WrittenCall FormatExample",
+        "histrio.contracts.grammar": "TagStructure TagParameter",
+    },
+    "Reasoning formats": {
+        "histrio.contracts.reasoning_format": "ReasoningFormat ReasoningParser WrittenAnswer",
+        "histrio.messages": "ReasoningMarks",
     },
     "Policies": {"histrio.contracts.policy": "BatchingPolicy AdmissionPolicy HearsOfEnds Load"},
     "Services and the gateway": {

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from histrio.contracts.gateway import ServedModel
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
+from histrio.contracts.reasoning_format import ReasoningFormat
+from histrio.contracts.tool_format import ToolFormat
 from histrio_api.shared.settings import ApiSettings
 
 if TYPE_CHECKING:
     from histrio_api.text.side import TextSide
 
-__all__ = ["ApiService", "register_edges"]
+__all__ = ["ApiService", "register_edges", "register_reasoning_formats", "register_tool_formats"]
 
 
 class ApiService:
@@ -41,3 +43,21 @@ class ApiService:
 def register_edges(register: Callable[[EdgeService], None]) -> None:
     """Offer the endpoint."""
     register(ApiService())
+
+
+@hookimpl
+def register_tool_formats(register: Callable[[ToolFormat], None]) -> None:
+    """Offer those of the families of models that people run."""
+    from histrio_api.text.calls.families.known import FORMATS
+
+    for each in FORMATS:
+        register(each)
+
+
+@hookimpl
+def register_reasoning_formats(register: Callable[[ReasoningFormat], None]) -> None:
+    """Offer marks and channels."""
+    from histrio_api.text.reasoning_formats import FORMATS
+
+    for each in FORMATS:
+        register(each)

@@ -46,6 +46,7 @@ __all__ = [
     "Probed",
     "Ready",
     "Reasoning",
+    "ReasoningMarks",
     "Release",
     "ReplicaDown",
     "ReplicaSize",
@@ -76,8 +77,17 @@ SamplingFields: TypeAlias = dict[str, Any]
 
 
 Reasoning: TypeAlias = Literal["never", "maybe", "already"]
-"""Whether an answer begins with reasoning. `maybe`: if `REASONING_OPEN` comes first; `already`: the prompt
-opened it."""
+"""Whether an answer begins with reasoning. `maybe`: if its opening mark comes first; `already`: the prompt opened
+it."""
+
+
+class ReasoningMarks(msgspec.Struct, frozen=True, array_like=True):
+    """Between which texts a model reasons."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+    separator: str = "\n\n"
+    """Between the reasoning and an answer that has a grammar; it belongs to neither."""
 
 
 class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -90,8 +100,10 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """The schema as JSON, the expression, the choices as a JSON list, the grammar, a `TagSpec` as JSON; empty for
     `json_object`."""
     reasoning: Reasoning = "never"
-    """Reasoning is free; the text after `REASONING_CLOSE` and `REASONING_BREAK` has the grammar. Any value but `never`
-    needs `GrammarCapability.REASONING`."""
+    """Reasoning is free; the text after its closing mark and the separator has the grammar. Any value but `never` needs
+    `GrammarCapability.REASONING`."""
+    marks: ReasoningMarks = ReasoningMarks()
+    """Of the reasoning."""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):

@@ -79,12 +79,13 @@ def folded(events: list[dict[str, Any]]) -> dict[str, Any]:
                 block, delta = message["content"][event["index"]], event["delta"]
                 if delta["type"] == "input_json_delta":
                     written += delta["partial_json"]
-                    block["input"] = json.loads(written)
                 else:
                     field = delta["type"].removesuffix("_delta")
                     block[field] += delta[field]
             case "message_delta":
                 message |= event["delta"] | {"usage": event["usage"]}
+            case "content_block_stop" if written:
+                message["content"][event["index"]]["input"] = json.loads(written)
             case kind:
                 assert kind in ("content_block_stop", "message_stop")
     return message

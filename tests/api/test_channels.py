@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from histrio_api.text.channels import ChannelParser
+from histrio_api.text.reasoning_formats import FORMATS
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
 
@@ -28,8 +29,8 @@ FINAL = "<|channel|>final<|message|>Hello, 5 <| 6!"
 WHOLE = f"{ANALYSIS}<|end|><|start|>assistant{FINAL}"
 
 
-def parse(pieces: list[str]) -> tuple[str, str]:
-    parser = ChannelParser()
+def parse(pieces: list[str], passes_calls: bool = False) -> tuple[str, str]:
+    parser = ChannelParser(passes_calls)
     found = [*(parser.push(piece) for piece in pieces), parser.flush()]
     return "".join(reasoning for reasoning, _ in found), "".join(answer for _, answer in found)
 
@@ -64,9 +65,27 @@ def test_a_header_without_end_is_not_held_for_ever() -> None:
 
 
 def test_the_template_says_whether_there_are_channels() -> None:
-    assert ChatTemplate({"default": TEMPLATE}, {}).has_channels
     other = "{# <|channel|>final<|message|> #}" + TEMPLATE.replace("final", "x")
-    assert not ChatTemplate({"default": other}, {}).has_channels
+    for source, name in ((TEMPLATE, "harmony"), (other, None)):
+        written = ChatTemplate({"default": source}, {}).written_answer
+        assert next((each.name for each in FORMATS if each.recognises(written)), None) == name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>",
+        "<|channel|>analysis<|message|>So.<|end|><|start|>assistant to=functions.f<|channel|>commentary"
+        " json<|message|>{}",
+        " to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
+        "<|channel|>final<|message|>Hi<|end|><|start|>assistant<|channel|>analysis to=functions.f<|message|>{}<|end|>",
+    ],
+)
+def test_calls_are_passed_on_in_one_spelling_where_they_are_read(text: str) -> None:
+    whole = parse([text], passes_calls=True)
+    assert parse(list(text), passes_calls=True) == whole
+    assert "<|channel|>commentary to=functions.f<|message|>{}" in whole[1]
+    assert "to=functions" not in parse([text])[1], "a control: without tools they are none"
 
 
 @pytest.fixture(scope="module")
@@ -91,5 +110,5 @@ def test_a_chat_shows_the_final_channel_and_the_analysis_apart(client: openai.Op
     deltas: list[Any] = [chunk.choices[0].delta for chunk in client.chat.completions.create(stream=True, **chat)]
     assert "".join(delta.content or "" for delta in deltas) == "Hello, 5 <| 6!"
     assert "".join(getattr(delta, "reasoning_content", None) or "" for delta in deltas) == "The user greets me."
-    with pytest.raises(openai.BadRequestError, match="Hermes format"):
+    with pytest.raises(openai.BadRequestError, match="tool-parser"):
         client.chat.completions.create(tools=[{"type": "function", "function": {"name": "f"}}], **chat)

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from histrio.contracts.honours import Honours
 from histrio.messages import Reasoning
+from histrio.plugins.registry import installed_plugins
 from histrio_api.service import service
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
-from histrio_api.text.reasoning import ReasoningParser
+from histrio_api.text.reasoning import MarkedReasoning
+from histrio_api.text.reasoning_formats import FORMATS
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
 from histrio_grammars.backend import Llguidance
@@ -32,7 +34,7 @@ CALL = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
 
 
 def parse(reasoning: Reasoning, pieces: list[str]) -> tuple[str, str]:
-    parser = ReasoningParser(reasoning)
+    parser = MarkedReasoning(reasoning)
     found = [*(parser.push(piece) for piece in pieces), parser.flush()]
     return "".join(reasoning for reasoning, _ in found), "".join(answer for _, answer in found)
 
@@ -75,7 +77,8 @@ def test_it_does_not_matter_how_the_answer_is_cut(case: Any, cuts: list[int]) ->
 )
 def test_a_template_tells_whether_the_model_reasons(source: str, knows: bool, unasked: bool) -> None:
     template = ChatTemplate({"default": source}, {})
-    assert (template.knows_reasoning, template.reasons_unasked) == (knows, unasked)
+    taken = next((each for each in FORMATS if each.recognises(template.written_answer)), None)
+    assert (taken is not None, taken is not None and template.reasons_unasked("<think>")) == (knows, unasked)
 
 
 class Thinker:
@@ -110,7 +113,8 @@ class Thinker:
                 (choice,) = json.loads(line.removeprefix("data: "))["choices"]
                 reasoning += choice["delta"].get("reasoning_content") or ""
                 content += choice["delta"].get("content") or ""
-                names += [call["function"]["name"] for call in choice["delta"].get("tool_calls") or []]
+                calls = choice["delta"].get("tool_calls") or []
+                names += [call["function"]["name"] for call in calls if "name" in call["function"]]
                 reason = choice["finish_reason"] or reason
         return reasoning or None, content or None, names, reason
 
@@ -214,6 +218,8 @@ def plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Thinker]:
 
     class Installed:
         grammars = [Llguidance()]  # noqa: RUF012
+        tool_formats = installed_plugins().tool_formats
+        reasoning_formats = installed_plugins().reasoning_formats
 
     Installed.grammars[0].capabilities = ()
     monkeypatch.setattr(service, "installed_plugins", Installed)

@@ -22,13 +22,15 @@ from histrio_api.request.structured import wanted_grammar
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model
+from histrio_api.text.calls.families import hermes
 
 KINDS = ["choice", "gbnf", "json_object", "json_schema", "lark", "regex", "structural_tag"]
 SCHEMA = {"type": "object", "properties": {"z": {"type": "integer"}, "a": {"type": "string"}}, "required": ["z"]}
 TEXT = msgspec.json.encode(SCHEMA).decode()
 CHAT = {"model": "test/scripted", "messages": [{"role": "user", "content": "Hello"}]}
 TAG = {"structures": [{"begin": "<f=1>", "schema": SCHEMA, "end": "</f>"}], "triggers": ["<f"]}
-TAG_TEXT = msgspec.json.encode(TAG | {"separator": None, "is_single": False}).decode()
+TAG_TEXT = msgspec.json.encode(TAG).decode()
+(HERMES,) = hermes.FORMATS
 GBNF, LARK = 'root ::= "a"', 'start: "a"'
 
 FORMS: list[tuple[dict[str, Any], str, str, str]] = [
@@ -73,7 +75,7 @@ FORMS: list[tuple[dict[str, Any], str, str, str]] = [
 
 def wanted(kinds: list[str] = KINDS, **fields: Any) -> Any:
     request, sampling = split_fields(CHAT | fields, ChatRequest, frozenset({"min_tokens"}))
-    return wanted_grammar(request, sampling, kinds, or_calls=partial(form_or_calls, request, ()))
+    return wanted_grammar(request, sampling, kinds, or_calls=partial(form_or_calls, request, HERMES, ()))
 
 
 @pytest.mark.parametrize(("fields", "kind", "text", "param"), FORMS)
@@ -124,7 +126,6 @@ def test_any_text_needs_no_grammar(fields: dict[str, Any]) -> None:
         ({"regex": "a", "response_format": {"type": "json_object"}}, "regex"),
         ({"regex": "a", "ignore_eos": True}, "ignore_eos"),
         ({"regex": "a", "min_tokens": 3}, "min_tokens"),
-        ({"regex": "a", "tools": [{"function": {"name": "f"}}]}, "tools"),
     ],
 )
 def test_what_is_malformed_or_contradicts_itself_is_refused(fields: dict[str, Any], param: str) -> None:

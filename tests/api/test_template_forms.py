@@ -10,6 +10,7 @@ import pytest
 
 from histrio.errors import RequestError
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio_api.text.calls.families.known import FORMATS
 from histrio_api.text.template import ChatTemplate
 
 TURN = "{{ '<' + m.role + '>' + (m.content or '') }}"
@@ -31,6 +32,13 @@ def template(source: str) -> ChatTemplate:
     return ChatTemplate({"default": source}, {})
 
 
+def is_hermes(found: ChatTemplate) -> bool:
+    """Whether its calls are told to be those of Hermes, among all forms that are known."""
+    written = found.written_call
+    taken = None if written is None else next((each for each in FORMATS if each.recognises(written)), None)
+    return taken is not None and taken.name == "hermes"
+
+
 def rendered(source: str, *messages: dict[str, Any], **fields: Any) -> str:
     return template(source).render(messages, **fields)
 
@@ -50,25 +58,23 @@ NOT_HERMES = {
 @pytest.mark.parametrize("kind", NOT_HERMES)
 def test_other_calls_than_hermes_are_not_taken_for_it(kind: str) -> None:
     example = '{{ "<tool_call>{\\"name\\": …, \\"arguments\\": …}</tool_call>" }}{{ tools | tojson }}'
-    assert not template(calling(NOT_HERMES[kind], example)).has_hermes_calls
-    assert template(calling(HERMES, example)).has_hermes_calls, "control"
+    assert not is_hermes(template(calling(NOT_HERMES[kind], example)))
+    assert is_hermes(template(calling(HERMES, example))), "control"
 
 
 def test_a_template_that_writes_no_earlier_calls_is_taken_at_its_word() -> None:
     example = '{{ "Answer with <tool_call>{…}</tool_call>" }}{{ tools | tojson }}'
-    assert template(calling("", example)).has_hermes_calls
-    assert not template(calling("")).has_hermes_calls
-    assert not template(calling("", example.replace("{…}", "<function=f>"))).has_hermes_calls
+    assert is_hermes(template(calling("", example)))
+    assert not is_hermes(template(calling("")))
+    assert not is_hermes(template(calling("", example.replace("{…}", "<function=f>"))))
 
 
 def test_calls_of_tools_that_are_not_written_are_none() -> None:
-    assert not template(calling(HERMES, offer="")).has_hermes_calls
-    assert not template(calling(HERMES, offer="{{ raise_exception('no tools') }}")).has_hermes_calls
-    assert template(
-        calling(HERMES.replace("c.function.arguments", "a if a is string else a | tojson"))
-    ).has_hermes_calls
+    assert not is_hermes(template(calling(HERMES, offer="")))
+    assert not is_hermes(template(calling(HERMES, offer="{{ raise_exception('no tools') }}")))
+    assert is_hermes(template(calling(HERMES.replace("c.function.arguments", "a if a is string else a | tojson"))))
     two = ChatTemplate({"default": TURN, "tool_use": calling(HERMES)}, {})
-    assert two.has_hermes_calls, "the one for tools is asked"
+    assert is_hermes(two), "the one for tools is asked"
 
 
 PARTS_ALONE = "{% for m in messages %}{% for p in m.content %}[{{ p.text }}]{% endfor %}{% endfor %}"
@@ -156,7 +162,7 @@ def test_names_that_a_template_sets_are_none_of_its_variables() -> None:
 @pytest.fixture(scope="module")
 def other_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.OpenAI]:
     folder = tmp_path_factory.mktemp("other_calls")
-    write_tokenizer(folder, chat_template=calling(NOT_HERMES["keys and values"]))
+    write_tokenizer(folder, chat_template=calling(NOT_HERMES["name before"]))
     gateway = ScriptedGateway(served_model(folder), lambda submission, choice: saying([5]))
     with running_endpoint(gateway) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         yield client
@@ -165,7 +171,7 @@ def other_calls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai.Ope
 def test_tools_are_a_400_that_says_what_is_missing(other_calls: openai.OpenAI) -> None:
     tools: Any = [{"type": "function", "function": {"name": "add"}}]
     chat: Any = {"model": "test/scripted", "messages": [ASKED]}
-    with pytest.raises(openai.BadRequestError, match="Hermes format") as caught:
+    with pytest.raises(openai.BadRequestError, match="tool-parser") as caught:
         other_calls.chat.completions.create(tools=tools, **chat)
     assert (caught.value.param, caught.value.code) == ("tools", "unsupported_parameter")
     other_calls.chat.completions.create(tools=tools, tool_choice="none", **chat)

@@ -15,11 +15,14 @@ from histrio.contracts.gateway import Submission
 from histrio.contracts.grammar import GrammarKinds
 from histrio.contracts.hooks import EdgeContext
 from histrio.contracts.policy import Load
+from histrio.contracts.reasoning_format import WrittenAnswer
+from histrio.contracts.tool_format import WrittenCall
 from histrio.errors import Overloaded, RequestError
 from histrio.messages import Ask, Generate, GrammarSpec, RequestState
 from histrio.plugins.hook_calls import hook_names
 from histrio.plugins.registry import Plugins
 from histrio.testing.harness import HarnessOptions, serving
+from histrio.testing.tool_formats import tool_format_faults
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio.testing.wait import eventually_async
 from histrio_samplers.temperature import Temperature
@@ -29,6 +32,8 @@ HOOKS = {
     "register_backends": "counting_backend.py",
     "register_samplers": "eta_sampler.py",
     "register_grammars": "digits_grammar.py",
+    "register_tool_formats": "arrow_calls.py",
+    "register_reasoning_formats": "arrow_calls.py",
     "register_edges": "line_edge.py",
     "register_drafters": "one_more_drafter.py",
     "register_batching_policies": "paid_first_policy.py",
@@ -108,6 +113,21 @@ async def test_the_grammar_gives_so_many_digits(model: Path) -> None:
     for text in ("0", "101", "many", "-1"):
         with pytest.raises(RequestError, match="number of digits from 1 to 100"):
             backend.check(GrammarSpec("digits", text))
+
+
+def test_the_formats_tell_calls_and_reasoning_from_text() -> None:
+    _, plugins = example("register_tool_formats")
+    arrow = plugins.tool_formats.get("arrow")
+    assert tool_format_faults(arrow) == []
+    source = "((think)) {% for call in calls %}-> {{ call.name }} {{ call.arguments }}{% endfor %}"
+    assert arrow.recognises(WrittenCall('-> f {"k": "v"}', source, "f", {"k": "v"}))
+    assert not arrow.recognises(WrittenCall('f {"k": "v"}', source, "f", {"k": "v"})), "a control"
+    brackets = plugins.reasoning_formats.get("brackets")
+    assert brackets.recognises(WrittenAnswer("", source, ""))
+    parser = brackets.parser("maybe", has_tools=False)
+    found = [parser.push(char) for char in "((So.))-> no"]
+    assert "".join(reasoning for reasoning, _ in found) == "So."
+    assert "".join(answer for _, answer in found) == "-> no"
 
 
 def test_the_batching_policy_lets_who_pays_overtake() -> None:

@@ -33,6 +33,7 @@ BANNED = {
 
 ALLOWED: dict[str, int] = {
     "api/histrio_api/testing.py": 1,
+    "api/histrio_api/text/reasoning_formats.py": 1,  # the mark of a model
 }
 """File → how many banned words it still has."""
 

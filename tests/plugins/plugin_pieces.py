@@ -97,6 +97,51 @@ class Parrot:
 def register_drafters(register):
     register(Parrot())
 """
+FORMATS = """
+from histrio.contracts.hooks import hookimpl
+from histrio.contracts.tool_format import CallLayout
+
+
+class Shouts:
+    name = "shouts"
+    marks = ("!",)
+    layout = CallLayout(trigger="!")
+    examples = ()
+
+    def recognises(self, written):
+        return False
+
+    def parser(self, schemas):
+        pass
+
+    def structure(self, name, schema):
+        pass
+
+    def call_id(self, name, position):
+        return name
+
+
+class Whispers:
+    name = "whispers"
+    marks = None
+    hidden_marks = ("...",)
+
+    def recognises(self, written):
+        return False
+
+    def parser(self, reasoning, has_tools):
+        pass
+
+
+@hookimpl
+def register_tool_formats(register):
+    register(Shouts())
+
+
+@hookimpl
+def register_reasoning_formats(register):
+    register(Whispers())
+"""
 POLICIES = """
 from histrio.contracts.hooks import hookimpl
 from histrio.contracts.options import NoOptions

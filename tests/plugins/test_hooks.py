@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -18,14 +18,23 @@ from histrio.contracts.backend import Array, ArrayNamespace, Probe, StageSpec, T
 from histrio.contracts.drafter import DrafterFactory
 from histrio.contracts.first_contract import FirstBackendFactory, StageBackend
 from histrio.contracts.gateway import Submission
-from histrio.contracts.grammar import GrammarBackend, GrammarCapability, GrammarKinds, Vocabulary, VocabularySpec
+from histrio.contracts.grammar import (
+    GrammarBackend,
+    GrammarCapability,
+    GrammarKinds,
+    TagStructure,
+    Vocabulary,
+    VocabularySpec,
+)
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
 from histrio.contracts.observed import FinishedRequest, IntervalStats
 from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy, Load
+from histrio.contracts.reasoning_format import ReasoningFormat, ReasoningParser, WrittenAnswer
 from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.contracts.tool_format import CallLayout, CallParser, FormatExample, Schemas, ToolFormat, WrittenCall
 from histrio.front.watchers import Watchers
-from histrio.messages import Generate, GrammarSpec, RequestState
+from histrio.messages import Generate, GrammarSpec, Reasoning, RequestState
 from histrio.plugins.hook_calls import hook_names
 from histrio.plugins.registry import Plugins
 from histrio.testing.scripted_drafter import ScriptedDrafterFactory
@@ -78,6 +87,37 @@ class Rhymes:
         raise NotImplementedError
 
 
+class Shouts:
+    name = "shouts"
+    marks = ("!",)
+    layout = CallLayout(trigger="!")
+    examples: tuple[FormatExample, ...] = ()
+
+    def recognises(self, written: WrittenCall) -> bool:
+        return False
+
+    def parser(self, schemas: Schemas) -> CallParser:
+        raise NotImplementedError
+
+    def structure(self, name: str, schema: Mapping[str, Any]) -> TagStructure:
+        raise NotImplementedError
+
+    def call_id(self, name: str, position: int) -> str:
+        return name
+
+
+class Whispers:
+    name = "whispers"
+    marks = None
+    hidden_marks: tuple[str, ...] = ()
+
+    def recognises(self, written: WrittenAnswer) -> bool:
+        return False
+
+    def parser(self, reasoning: Reasoning, has_tools: bool) -> ReasoningParser:
+        raise NotImplementedError
+
+
 class Slowest:
     name: ClassVar[str] = "slowest"
     options: ClassVar[type[msgspec.Struct]] = NoOptions
@@ -124,6 +164,14 @@ class AllHooks:
     @hookimpl
     def register_grammars(self, register: Callable[[GrammarBackend], None]) -> None:
         register(Rhymes())
+
+    @hookimpl
+    def register_tool_formats(self, register: Callable[[ToolFormat], None]) -> None:
+        register(Shouts())
+
+    @hookimpl
+    def register_reasoning_formats(self, register: Callable[[ReasoningFormat], None]) -> None:
+        register(Whispers())
 
     @hookimpl
     def register_drafters(self, register: Callable[[DrafterFactory], None]) -> None:
@@ -210,6 +258,16 @@ def test_hook_register_grammars(plugins: Plugins) -> None:
     assert GrammarKinds(plugins.grammars).backend(GrammarSpec("limerick", "")).name == "rhymes"
 
 
+def test_hook_register_tool_formats(plugins: Plugins) -> None:
+    assert plugins.tool_formats.owners == {"shouts": "everything"}
+    assert plugins.tool_formats.get("shouts").layout.trigger == "!"
+
+
+def test_hook_register_reasoning_formats(plugins: Plugins) -> None:
+    assert plugins.reasoning_formats.owners == {"whispers": "everything"}
+    assert plugins.reasoning_formats.get("whispers").marks is None
+
+
 def test_hook_register_drafters(plugins: Plugins) -> None:
     assert plugins.drafters.owners == {"parrot": "everything"}
     assert isinstance(plugins.drafters.get("parrot"), ScriptedDrafterFactory)
@@ -273,6 +331,8 @@ def test_a_plugin_need_not_implement_every_hook() -> None:
         "register_backends": [],
         "register_samplers": [],
         "register_grammars": [],
+        "register_tool_formats": [],
+        "register_reasoning_formats": [],
         "register_drafters": [],
         "register_batching_policies": [],
         "register_admission_policies": [],

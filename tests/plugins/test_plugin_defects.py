@@ -17,10 +17,10 @@ from histrio.errors import BackendError, PluginError, TopologyError
 from histrio.plan.policies import check_policies
 from histrio.plugins.asked import asked
 from histrio.plugins.registry import Plugins, Registry
-from tests.plugins.plugin_pieces import BACKEND, DRAFTER, EDGE, GRAMMAR, POLICIES, SAMPLER
+from tests.plugins.plugin_pieces import BACKEND, DRAFTER, EDGE, FORMATS, GRAMMAR, POLICIES, SAMPLER
 
-ALL = [BACKEND, SAMPLER, GRAMMAR, DRAFTER, POLICIES, EDGE]
-NAMES = ("abacus", "loud", "rhymes", "parrot", "slowest", "bouncer", "telegraph")
+ALL = [BACKEND, SAMPLER, GRAMMAR, FORMATS, DRAFTER, POLICIES, EDGE]
+NAMES = ("abacus", "loud", "rhymes", "shouts", "whispers", "parrot", "slowest", "bouncer", "telegraph")
 _numbers = count()
 
 
@@ -33,6 +33,7 @@ def module(source: str) -> ModuleType:
 
 def registries(plugins: Plugins) -> list[Registry[Any]]:
     found: list[Registry[Any]] = [plugins.backends, plugins.samplers, plugins.grammars, plugins.drafters]
+    found += [plugins.tool_formats, plugins.reasoning_formats]
     return [*found, plugins.batching_policies, plugins.admission_policies, plugins.edges]
 
 
@@ -45,6 +46,15 @@ def added(*sources: str) -> Plugins:
 
 
 DEFECTS = [
+    (
+        FORMATS,
+        'marks = ("!",)',
+        'marks = "!"',
+        "has no marks: set marks to a tuple of the texts by",
+    ),
+    (FORMATS, 'layout = CallLayout(trigger="!")', "", "has no layout: set layout ="),
+    (FORMATS, "    marks = None", '    marks = ("a", "b")', "has marks that are none: set marks to"),
+    (FORMATS, "    def call_id(self, name, position)", "    def id(self, name, position)", "has no method call_id("),
     # which piece, what is replaced, by what, and what is said
     (
         BACKEND,
@@ -186,7 +196,7 @@ DEFECTS = [
 def test_sound_pieces_have_no_defects() -> None:
     plugins = added("\n".join(ALL))
     assert (plugins.failed, plugins.defects) == ([], [])
-    assert [len(owners) for owners in plugins.providers.values()] == [1] * 7 + [0] * 3
+    assert [len(owners) for owners in plugins.providers.values()] == [1] * 9 + [0] * 3
 
 
 @pytest.mark.parametrize(("piece", "old", "new", "said"), DEFECTS, ids=[str(n) for n in range(len(DEFECTS))])

@@ -29,7 +29,7 @@ from histrio_api.schemas.anthropic import (
 )
 from histrio_api.schemas.chat import CalledTool
 from histrio_api.shared.edge import Edge
-from histrio_api.text.answers import AnswerParser, Parts
+from histrio_api.text.answers import AnswerParser, Parts, called_tools
 from histrio_api.text.call_arguments import as_object
 
 __all__ = ["MESSAGE", "MessageAnswer", "count_message_tokens", "prepare_message"]
@@ -113,9 +113,12 @@ class _BlockEvents:
 
     def __init__(self) -> None:
         self._index = -1
-        self._open: Literal["thinking", "text"] | None = None
+        self._open: Literal["thinking", "text", "tool_use"] | None = None
         self._blanks = ""
         """What a text would begin with; dropped if a call comes instead."""
+        self._arguments = ""
+        """Of the open call, held back as long as they do not begin an object; they become a field of one."""
+        self._has_object = False
 
     def take(self, parts: Parts) -> Iterator[bytes]:
         if parts.reasoning:
@@ -126,9 +129,14 @@ class _BlockEvents:
                 yield from self._more("text", text)
             else:
                 self._blanks = text
-        for call in parts.calls:
+        for piece in parts.calls:
             self._blanks = ""
-            yield from self._called(call)
+            if piece.name:
+                yield from self._close()
+                yield self._begin(ToolUseBlock(_use_id(piece.id), piece.name, {}))
+                self._open, self._has_object = "tool_use", False
+            if self._is_object(piece.arguments):
+                yield self._json(piece.arguments)
 
     def end(self) -> Iterator[bytes]:
         if self._blanks:
@@ -142,12 +150,15 @@ class _BlockEvents:
             self._open = kind
         yield self._delta({"type": f"{kind}_delta", kind: text})
 
-    def _called(self, call: CalledTool) -> Iterator[bytes]:
-        yield from self._close()
-        block = _tool_use(call)
-        yield self._begin(ToolUseBlock(block.id, block.name, {}))
-        yield self._delta({"type": "input_json_delta", "partial_json": encode(block.input).decode()})
-        yield _event("content_block_stop", index=self._index)
+    def _is_object(self, arguments: str) -> bool:
+        if not self._has_object:
+            self._has_object = not self._arguments.strip() and arguments.lstrip().startswith("{")
+            if not self._has_object:
+                self._arguments += arguments
+        return self._has_object
+
+    def _json(self, text: str) -> bytes:
+        return self._delta({"type": "input_json_delta", "partial_json": text})
 
     def _begin(self, block: AnsweredBlock) -> bytes:
         self._index += 1
@@ -157,6 +168,9 @@ class _BlockEvents:
         return _event("content_block_delta", index=self._index, delta=delta)
 
     def _close(self) -> Iterator[bytes]:
+        if self._open == "tool_use" and not self._has_object:
+            yield self._json(encode(as_object(self._arguments)).decode())
+        self._arguments = ""
         if self._open is not None:
             self._open = None
             yield _event("content_block_stop", index=self._index)
@@ -166,12 +180,15 @@ def _content(parts: Parts) -> list[AnsweredBlock]:
     content: list[AnsweredBlock] = [ThinkingBlock(parts.reasoning)] if parts.reasoning else []
     if parts.text and not (parts.calls and parts.text.isspace()):
         content.append(TextBlock(parts.text))
-    return [*content, *map(_tool_use, parts.calls)]
+    return [*content, *map(_tool_use, called_tools(parts.calls))]
 
 
 def _tool_use(call: CalledTool) -> ToolUseBlock:
-    function = call.function
-    return ToolUseBlock(f"toolu_{call.id.removeprefix('call_')}", function.name, as_object(function.arguments))
+    return ToolUseBlock(_use_id(call.id), call.function.name, as_object(call.function.arguments))
+
+
+def _use_id(call_id: str) -> str:
+    return f"toolu_{call_id.removeprefix('call_')}"
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -34,6 +34,9 @@ _SHOWN_KINDS = frozenset(
 NOT_OF_MESSAGES: Mapping[str, object] = {"n": 1, "stop": [], "stream_options": StreamOptions()}
 """What chats have, and this form in another way or not at all; and what it is where it is not given."""
 
+_OURS = "toolu_"
+"""Ids of calls have it in this form only; some templates take no other than their own."""
+
 _Texts = Sequence[Block | ResultBlock]
 
 
@@ -95,7 +98,7 @@ def _result(block: Block, path: str) -> ChatMessage:
     return ChatMessage(
         role="tool",
         content=content if isinstance(content, str) else _parts(content, f"{path}.content"),
-        tool_call_id=_required(block.tool_use_id, f"{path}.tool_use_id"),
+        tool_call_id=_required(block.tool_use_id, f"{path}.tool_use_id").removeprefix(_OURS),
     )
 
 
@@ -114,7 +117,10 @@ def _assistant(blocks: Sequence[Block], path: str) -> ChatMessage:
 
 def _call(block: Block, path: str) -> ToolCall:
     name = _required(block.name, f"{path}.name")
-    return ToolCall(id=_required(block.id, f"{path}.id"), function=FunctionCall(name=name, arguments=block.input or {}))
+    return ToolCall(
+        id=_required(block.id, f"{path}.id").removeprefix(_OURS),
+        function=FunctionCall(name=name, arguments=block.input or {}),
+    )
 
 
 def _parts(blocks: _Texts, path: str) -> list[ContentPart]:

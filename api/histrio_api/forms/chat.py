@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
-import msgspec
-
+from histrio.contracts.tool_format import CallPiece
 from histrio.errors import RequestError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import Chunks, encode, logprobs_field
@@ -21,9 +21,9 @@ from histrio_api.request.received import Received
 from histrio_api.request.rendering import chat_prompt
 from histrio_api.request.scores import Scores, wanted_scores
 from histrio_api.request.structured import requested_grammar
-from histrio_api.schemas.chat import AnswerMessage, CalledTool, ChatChoice, ChatCompletion, ChatRequest
+from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.shared.edge import Edge
-from histrio_api.text.answers import AnswerParser, AnswerParts, Parts
+from histrio_api.text.answers import AnswerParser, AnswerParts, Parts, called_tools
 
 __all__ = ["CHAT", "ChatAnswer", "prepare_chat"]
 
@@ -33,20 +33,24 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
     chat = with_tools(received.request)
     scores, num_wanted_tokens = _wanted_scores(edge, chat), _num_wanted_tokens(chat)
     prompt = chat_prompt(edge, chat, received.ignored)
+    has_tools = bool(chat.tools) and chat.tool_choice != "none"
     parts = AnswerParts(
         reasoning=chat_reasoning(edge, chat, prompt),
-        has_tools=bool(chat.tools) and chat.tool_choice != "none",
-        has_channels=edge.template is not None and edge.template.has_channels,
+        reasoning_format=edge.reasoning_format,
+        tool_format=edge.tool_format if has_tools else None,
+        schemas={each.function.name: each.function.parameters for each in chat.tools} if has_tools else {},
         hides_reasoning=not chat.shows_reasoning,
     )
-    grammar = requested_grammar(edge, received, partial(form_or_calls, chat, edge.tokenizer.special_texts))
+    grammar = requested_grammar(
+        edge, received, partial(form_or_calls, chat, edge.tool_format, edge.tokenizer.special_texts)
+    )
     return Prepared(
         received=received,
         prompts=[prompt],
         prompt_param="messages",
         num_wanted_tokens=num_wanted_tokens,
         scores=scores,
-        grammar=None if grammar is None else grammar.after(parts.reasoning),
+        grammar=None if grammar is None else grammar.after(parts.reasoning, edge.reasoning_marks),
         parts=parts,
         hides_special=chat.skip_special_tokens and not any(map(edge.tokenizer.hides, parts.marks)),
     )
@@ -85,13 +89,16 @@ class ChatAnswer(Chunks[ChatChoice]):
     def piece(self, choice: Choice, text: str) -> bytes:
         """A chunk for each thing that the piece turns out to be."""
         parser = self._parsers[choice.index]
-        num_before = parser.num_calls
         parts = parser.push(text, is_last=bool(choice.finish_reason))
         events = [self._reasoning(choice, parts.reasoning)] if parts.reasoning else []
-        # Log probabilities of reasoning and calls go out as they come; a call itself waits until it is whole.
+        # Log probabilities of reasoning and calls go out as they come.
         if parts.text or choice.has_logprobs:
             events.append(self.text(choice, parts.text))
-        events += [self._tool_call(choice, call, num_before + at) for at, call in enumerate(parts.calls)]
+        if parts.calls:
+            at = parser.num_calls - sum(bool(each.name) for each in parts.calls) - 1
+            for each in parts.calls:
+                at += bool(each.name)
+                events.append(self._tool_call(choice, each, at))
         if choice.finish_reason:
             end = encode(_finish_reason(choice, parser))
             events.append(self.chunk(choice, b'"delta":{},"logprobs":null', end))
@@ -126,9 +133,12 @@ class ChatAnswer(Chunks[ChatChoice]):
     def _reasoning(self, choice: Choice, text: str) -> bytes:
         return self.chunk(choice, b'"delta":{"reasoning_content":' + encode(text) + b'},"logprobs":null')
 
-    def _tool_call(self, choice: Choice, call: CalledTool, at: int) -> bytes:
-        """A whole tool call, the `at`-th of the choice."""
-        delta = {"index": at} | msgspec.to_builtins(call)
+    def _tool_call(self, choice: Choice, piece: CallPiece, at: int) -> bytes:
+        """A piece of the `at`-th tool call of the choice."""
+        function = {"arguments": piece.arguments}
+        delta: dict[str, Any] = {"index": at, "function": function}
+        if piece.name:
+            delta |= {"id": piece.id, "type": "function", "function": {"name": piece.name} | function}
         return self.chunk(choice, b'"delta":{"tool_calls":[' + encode(delta) + b']},"logprobs":null')
 
 
@@ -137,7 +147,7 @@ def _message(parts: Parts) -> AnswerMessage:
     if parts.reasoning:
         message.reasoning_content = parts.reasoning
     if parts.calls:
-        message.tool_calls = parts.calls
+        message.tool_calls = called_tools(parts.calls)
         message.content = parts.text.strip()
     if parts.reasoning or parts.calls:
         message.content = message.content or None

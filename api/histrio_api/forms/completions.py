@@ -39,7 +39,7 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
     prompts = [_prompt(edge, request, each, param) for param, each in given]
     grammar = requested_grammar(edge, received)
     if grammar is not None:
-        grammar = grammar.after(prompts_reasoning(edge, [each for _, each in given]))
+        grammar = grammar.after(prompts_reasoning(edge, [each for _, each in given]), edge.reasoning_marks)
     return Prepared(
         received=received,
         prompts=prompts,

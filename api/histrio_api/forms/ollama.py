@@ -29,7 +29,7 @@ from histrio_api.schemas.generation import GenerationRequest, StreamOptions
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.ollama import OllamaChatRequest, OllamaGenerateRequest
 from histrio_api.shared.edge import Edge
-from histrio_api.text.answers import AnswerParser, Parts
+from histrio_api.text.answers import AnswerParser, Parts, WholeCalls, called_tools
 from histrio_api.text.call_arguments import as_object
 
 __all__ = ["OLLAMA_CHAT", "OLLAMA_GENERATE", "OllamaAnswer", "timestamp"]
@@ -116,6 +116,7 @@ class OllamaAnswer:
     def __init__(self, edge: Edge, prepared: Prepared, generation: Generation) -> None:
         self._generation = generation
         self._parser = AnswerParser(prepared.parts)
+        self._calls = WholeCalls()
         self._model = edge.gateway.model.id
         self._head = b'{"model":' + encode(self._model) + b',"created_at":"'
 
@@ -125,11 +126,13 @@ class OllamaAnswer:
 
     def piece(self, choice: Choice, text: str) -> bytes:
         """A line, if the piece has anything in it."""
-        parts = self._parser.push(text, is_last=bool(choice.finish_reason))
+        is_last = bool(choice.finish_reason)
+        parts = self._parser.push(text, is_last=is_last)
+        calls = self._calls.take(parts, is_last=is_last)
         logprobs = _logprobs(choice)
-        if not (parts.text or parts.reasoning or parts.calls or logprobs):
+        if not (parts.text or parts.reasoning or calls or logprobs):
             return b""
-        return self._line(self.content(parts) | logprobs | {"done": False})
+        return self._line(self.content(parts, calls) | logprobs | {"done": False})
 
     def waiting(self, *, is_recovering: bool) -> bytes:
         """A space before the next line, which JSON allows: clients read an empty line as a broken one."""
@@ -148,15 +151,15 @@ class OllamaAnswer:
         parts = self._parser.push(texts[0], is_last=True) if texts else Parts()
         head = {"model": self._model, "created_at": timestamp()}
         logprobs = _logprobs(self._generation.choices[0]) if texts else {}
-        return head | self.content(parts) | logprobs | self._end()
+        return head | self.content(parts, called_tools(parts.calls)) | logprobs | self._end()
 
-    def content(self, parts: Parts) -> dict[str, Any]:
-        """A piece of the answer in its place."""
+    def content(self, parts: Parts, calls: Sequence[CalledTool] = ()) -> dict[str, Any]:
+        """A piece of the answer in its place, with the calls that have ended."""
         message: dict[str, Any] = {"role": "assistant", "content": parts.text}
         if parts.reasoning:
             message["thinking"] = parts.reasoning
-        if parts.calls:
-            message["tool_calls"] = [*map(_called, parts.calls)]
+        if calls:
+            message["tool_calls"] = [*map(_called, calls)]
         return {"message": message}
 
     def _line(self, fields: dict[str, Any]) -> bytes:
@@ -183,7 +186,7 @@ class OllamaAnswer:
 class OllamaText(OllamaAnswer):
     """An answer of /api/generate."""
 
-    def content(self, parts: Parts) -> dict[str, Any]:
+    def content(self, parts: Parts, calls: Sequence[CalledTool] = ()) -> dict[str, Any]:
         """A piece of the answer in its place."""
         thinking = {"thinking": parts.reasoning} if parts.reasoning else {}
         return {"response": parts.text} | thinking

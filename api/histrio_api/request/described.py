@@ -55,7 +55,7 @@ def page_settings(edge: Edge) -> dict[str, Any]:
             "num_layers": model.num_layers,
             "max_sequence_length": model.max_sequence_length,
             "has_chat_template": edge.template is not None,
-            "takes_tools": edge.template is not None and edge.template.has_hermes_calls,
+            "takes_tools": edge.template is not None and edge.tool_format is not None,
             "takes_forms": bool(model.honours.grammar_kinds),
             "default_sampling": model.default_sampling,
         },

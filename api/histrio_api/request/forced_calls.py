@@ -1,4 +1,5 @@
-"""What `tool_choice`, `strict` and `parallel_tool_calls` demand of an answer, as a grammar of the calls' own form.
+"""What `tool_choice`, `strict` and `parallel_tool_calls` demand of an answer, as a grammar of the model's own form of
+calls.
 
 A call that the grammar has let through parses, names a tool of the request, and has arguments that follow its schema.
 """
@@ -9,58 +10,70 @@ from collections.abc import Collection
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from histrio.contracts.grammar import TagSpec, TagStructure
+from histrio.contracts.tool_format import CallLayout, ToolFormat
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition
-from histrio_api.text.tools import CALL_CLOSE, CALL_OPEN
 
-__all__ = ["forced_calls", "form_or_calls"]
+__all__ = ["calls_grammar", "form_or_calls"]
 
 _ANY_ARGUMENTS = {"type": "object"}
 _NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
+_BESIDE_CALLS = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf")
+"""Kinds of grammars that a text can have where the answer may also be calls."""
 
 
 def form_or_calls(
-    request: ChatRequest, special_texts: Collection[str], form: WantedGrammar | None
+    request: ChatRequest,
+    tool_format: ToolFormat | None,
+    special_texts: Collection[str],
+    form: WantedGrammar | None,
 ) -> WantedGrammar | None:
-    """The form that the answer's text must have, or else that of its calls. Raises `RequestError` for both together."""
-    if form is None:
-        return forced_calls(request, special_texts)
-    if request.tools and request.tool_choice != "none":
-        text = f"tools: cannot be combined with {form.param}, unless tool_choice is none"
-        raise RequestError(text, param="tools")
-    return form
+    """The grammar of the whole answer: calls as the request demands them, text of the form, or either of them.
+
+    Raises `RequestError`.
+    """
+    if not request.tools or request.tool_choice == "none" or tool_format is None:
+        if request.tool_choice not in ("auto", "none"):
+            raise RequestError("tool_choice: asks for a call, but the request has no tools", param="tool_choice")
+        return form
+    return calls_grammar(tool_format, request, form, special_texts)
 
 
-def forced_calls(request: ChatRequest, special_texts: Collection[str] = ()) -> WantedGrammar | None:
-    """The grammar of the answer's calls; None where whatever the model says will do. Raises `RequestError`.
+def calls_grammar(
+    tool_format: ToolFormat,
+    request: ChatRequest,
+    form: WantedGrammar | None = None,
+    special_texts: Collection[str] = (),
+) -> WantedGrammar | None:
+    """The grammar of an answer that may have calls; None where whatever the model says will do.
 
-    No name of a tool may contain one of the `special_texts`, which are tokens that answers do not show.
+    No name of a tool may contain one of the `special_texts`, which are tokens that answers do not show. Raises
+    `RequestError`.
     """
     choice = request.tool_choice
-    if not request.tools or choice == "none":
-        _check_needless(choice)
-        return None
-
-    param = _param(request)
+    param = _param(request) or (None if form is None else form.param)
     if param is None:
         return None
 
     is_forced = choice != "auto"
     offered = _offered(request.tools, choice)
-    structures = [_call(tool, f"tools[{at}].function", is_forced) for at, tool in offered]
+    structures = [_call(tool_format, tool, f"tools[{at}].function", is_forced) for at, tool in offered]
     _check_names(offered, special_texts)
-    spec = TagSpec(
-        structures,
-        triggers=[] if is_forced else [CALL_OPEN],
-        separator="\n" if is_forced else None,
-        is_single=isinstance(choice, NamedTool) or not request.parallel_tool_calls,
-    )
+    is_single = isinstance(choice, NamedTool) or not request.parallel_tool_calls
+    if is_forced or form is not None:
+        instead = None if is_forced or form is None else _beside_calls(form)
+        spec = _only_calls(tool_format.layout, structures, is_single, instead)
+    else:
+        spec = _calls_in_text(tool_format.layout, structures, is_single)
     places = {f"structures[{nth}].schema": f"tools[{at}].function.parameters" for nth, (at, _) in enumerate(offered)}
+    if form is not None:
+        places["instead"] = form.param
     return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param, places)
 
 
@@ -74,9 +87,29 @@ def _param(request: ChatRequest) -> str | None:
     return None if request.parallel_tool_calls else "parallel_tool_calls"
 
 
-def _check_needless(choice: str | NamedTool) -> None:
-    if choice not in ("auto", "none"):
-        raise RequestError("tool_choice: asks for a call, but the request has no tools", param="tool_choice")
+def _only_calls(
+    layout: CallLayout, structures: list[TagStructure], is_single: bool, instead: GrammarSpec | None
+) -> TagSpec:
+    return TagSpec(structures, [], layout.separator, is_single, layout.before, layout.after, instead)
+
+
+def _calls_in_text(layout: CallLayout, structures: list[TagStructure], is_single: bool) -> TagSpec:
+    if not layout.trigger:
+        # Nothing tells calls from text but how each of them begins.
+        whole = [
+            replace(each, begin=f"{layout.before}{each.begin}", end=f"{each.end}{layout.after}") for each in structures
+        ]
+        return TagSpec(whole, [each.begin for each in whole], is_single=is_single)
+    if layout.takes_text_after:
+        return TagSpec(structures, [layout.trigger], is_single=is_single)
+    return TagSpec(structures, [layout.trigger], layout.separator, is_single, layout.before, layout.after)
+
+
+def _beside_calls(form: WantedGrammar) -> GrammarSpec:
+    if form.spec.kind not in _BESIDE_CALLS:
+        text = f"tools: cannot be combined with {form.param}, unless tool_choice is none"
+        raise RequestError(text, param="tools")
+    return form.spec
 
 
 def _offered(tools: list[ToolDefinition], choice: str | NamedTool) -> list[tuple[int, ToolDefinition]]:
@@ -103,15 +136,18 @@ def _check_names(offered: list[tuple[int, ToolDefinition]], special_texts: Colle
         known.add(tool.function.name)
 
 
-def _call(tool: ToolDefinition, path: str, is_forced: bool) -> TagStructure:
-    name = msgspec.json.encode(tool.function.name).decode()
-    begin = f'{CALL_OPEN}\n{{"name": {name}, "arguments": '
-    return TagStructure(begin, _arguments(tool.function, path, is_forced), f"}}\n{CALL_CLOSE}")
+def _call(tool_format: ToolFormat, tool: ToolDefinition, path: str, is_forced: bool) -> TagStructure:
+    schema = _arguments(tool.function, path, is_forced)
+    try:
+        return tool_format.structure(tool.function.name, schema)
+    except RequestError as error:
+        param = f"{path}.name" if error.param == "name" else f"{path}.parameters.{error.param or ''}".rstrip(".")
+        raise RequestError(f"{param}: {error}", param=param, code=error.code) from None
 
 
 def _arguments(function: FunctionDefinition, path: str, is_forced: bool) -> dict[str, Any]:
     """The schema that the arguments have to follow."""
-    if function.strict is False or (function.strict is None and not is_forced):
+    if not (is_forced or function.strict):
         return _ANY_ARGUMENTS
     if function.parameters is None:
         return _NO_ARGUMENTS

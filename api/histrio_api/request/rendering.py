@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -34,7 +33,10 @@ def chat_text(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> str:
     """What the messages become; `ignored` takes the fields for which the template has no use. Raises `RequestError`."""
     _check_messages(edge, request.messages)
     require_at_most("tools", "tools are accepted", len(request.tools), edge.settings.max_tools)
-    return _render(_template_of(edge), request, ignored)
+    template = _template_of(edge)
+    if request.tools and request.tool_choice != "none":
+        _require_tools(edge)
+    return _render(template, request, ignored)
 
 
 def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:
@@ -72,7 +74,7 @@ def _template_of(edge: Edge) -> ChatTemplate:
 def _render(template: ChatTemplate, request: ChatRequest, ignored: IgnoredFields) -> str:
     variables = template_variables(template.variables, request, ignored)
     messages = to_template_messages(request.messages, template.takes_role)
-    tools = _template_tools(template, request.tools) if request.tool_choice != "none" else None
+    tools = None if request.tool_choice == "none" else [_tool_definition(tool) for tool in request.tools] or None
     if not request.continue_final_message:
         return template.render(messages, tools=tools, add_generation_prompt=request.add_generation_prompt, **variables)
 
@@ -106,18 +108,13 @@ def _check_continuable(messages: list[ChatMessage], add_generation_prompt: bool)
         )
 
 
-def _template_tools(template: ChatTemplate, tools: Iterable[ToolDefinition]) -> list[dict[str, Any]] | None:
-    definitions = [_tool_definition(tool) for tool in tools]
-    if not definitions:
-        return None
-    if not template.has_hermes_calls:
-        raise RequestError(
-            "tools: this model's chat template does not write calls as JSON between <tool_call> and </tool_call> "
-            "(Hermes format), and no other form is supported",
-            param="tools",
-            code="unsupported_parameter",
+def _require_tools(edge: Edge) -> None:
+    if edge.tool_format is None:
+        text = (
+            "tools: the model's chat template does not write tools and calls of them in a form that is known here; set "
+            "tool-parser in [api] to the form in which the model calls them"
         )
-    return definitions
+        raise RequestError(text, param="tools", code="unsupported_parameter")
 
 
 def _tool_definition(tool: ToolDefinition) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from histrio.contracts.grammar import TagSpec
+from histrio.contracts.grammar import TagSpec, TagStructure
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec, SamplingFields
 from histrio_api.error_shapes import MAX_PARAM_CHARS
@@ -176,7 +176,7 @@ def _of_tag(given: StructuralTag | str, param: str) -> WantedGrammar:
             raise from_validation(error, prefix=f"{param}.") from None
         except (msgspec.DecodeError, RecursionError):
             raise RequestError(f"{param}: not valid JSON", param=param) from None
-    spec = TagSpec(given.structures, given.triggers)
+    spec = TagSpec([TagStructure(each.begin, each.schema, each.end) for each in given.structures], given.triggers)
     return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param)
 
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec.structs import replace
 
 from histrio.errors import RequestError
-from histrio.messages import GrammarSpec, Reasoning
+from histrio.messages import GrammarSpec, Reasoning, ReasoningMarks
 
 __all__ = ["WantedGrammar"]
 
@@ -20,9 +20,11 @@ class WantedGrammar(msgspec.Struct, frozen=True):
     places: dict[str, str] = {}
     """Place in the grammar → path of the field that it was made of, where that is not `param`."""
 
-    def after(self, reasoning: Reasoning) -> WantedGrammar:
+    def after(self, reasoning: Reasoning, marks: ReasoningMarks | None) -> WantedGrammar:
         """The same for an answer that begins so."""
-        return replace(self, spec=replace(self.spec, reasoning=reasoning))
+        if reasoning == "never" or marks is None:
+            return self
+        return replace(self, spec=replace(self.spec, reasoning=reasoning, marks=marks))
 
     def locate(self, error: RequestError) -> RequestError:
         """The same refusal, with its place in the request."""

@@ -152,12 +152,11 @@ def _modified_at(model: ServedModel) -> str:
 
 
 def _capabilities(edge: Edge) -> list[str]:
-    template = edge.template
     has = {
         "completion": True,
         "insert": edge.tokenizer.gap_marks is not None,
-        "tools": template is not None and template.has_hermes_calls,
-        "thinking": template is not None and (template.knows_reasoning or template.has_channels),
+        "tools": edge.template is not None and edge.tool_format is not None,
+        "thinking": edge.reasoning_format is not None,
     }
     return [name for name, is_there in has.items() if is_there]
 

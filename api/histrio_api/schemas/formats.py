@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from histrio.contracts.grammar import TagStructure
 from histrio_api.schemas.strict import Strict
 
 __all__ = ["ResponseFormat", "StructuralTag", "StructuredOutputs"]
@@ -19,6 +18,15 @@ class SchemaFormat(Strict, frozen=True):
     strict: bool | None = None
 
 
+class Structure(Strict, frozen=True):
+    """A place where a text has a form: JSON after a schema, between two fixed texts."""
+
+    begin: str
+    """Starts with one of the triggers."""
+    schema: dict[str, Any] | bool
+    end: str
+
+
 class ResponseFormat(Strict, frozen=True):
     """`response_format`: any text, any JSON object, JSON after a schema, or text with structures in it."""
 
@@ -26,7 +34,7 @@ class ResponseFormat(Strict, frozen=True):
     json_schema: SchemaFormat | None = None
     schema: dict[str, Any] | bool | None = None
     """Of `json_object`, as some servers have it."""
-    structures: list[TagStructure] | None = None
+    structures: list[Structure] | None = None
     """Of `structural_tag`, like `triggers`."""
     triggers: list[str] | None = None
 
@@ -34,7 +42,7 @@ class ResponseFormat(Strict, frozen=True):
 class StructuralTag(Strict, frozen=True):
     """Text in which each trigger begins one of the structures."""
 
-    structures: list[TagStructure]
+    structures: list[Structure]
     triggers: list[str]
     type: Literal["structural_tag"] = "structural_tag"
 

@@ -16,7 +16,7 @@ class FunctionDefinition(Strict, frozen=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
-    """True: the arguments follow `parameters`. False: they are any object, even where a call is demanded."""
+    """True: the arguments of every call follow `parameters`. They do anyway where a call is demanded."""
 
 
 class ToolDefinition(Strict, frozen=True):

@@ -21,6 +21,7 @@ from histrio.front.grammar_check import GrammarChecker
 from histrio.plugins.registry import installed_plugins
 from histrio_api.keys.ring import KeyRing
 from histrio_api.service.app import create_app
+from histrio_api.service.formats import chosen_reasoning_format, chosen_tool_format
 from histrio_api.service.gate import Gate
 from histrio_api.service.listener import serve
 from histrio_api.shared.edge import Edge
@@ -63,11 +64,23 @@ def _spare_collector() -> None:
 
 
 def open_edge(gateway: Gateway, settings: ApiSettings, text: TextSide | None = None) -> Edge:
-    """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`, `TopologyError`."""
+    """The endpoint's parts; reads the model's text side if it has not been. Raises `ModelError`, and `TopologyError`
+    for a format that is not known."""
     model = gateway.model
     tokenizer, template = text or read_text_side(model)
-    keys, usage = _key_ring(settings), _usage_ledger(settings)
-    return Edge(gateway, settings, tokenizer, template, EndpointMetrics(), _grammar_checker(model), keys, usage)
+    plugins = installed_plugins()
+    return Edge(
+        gateway,
+        settings,
+        tokenizer,
+        template,
+        EndpointMetrics(),
+        chosen_tool_format(plugins.tool_formats, settings.tool_parser, template),
+        chosen_reasoning_format(plugins.reasoning_formats, settings.reasoning_parser, template),
+        _grammar_checker(model),
+        _key_ring(settings),
+        _usage_ledger(settings),
+    )
 
 
 def _key_ring(settings: ApiSettings) -> KeyRing:

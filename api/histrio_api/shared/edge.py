@@ -11,12 +11,14 @@ from typing import TypeVar
 from anyio import CapacityLimiter, to_thread
 
 from histrio.contracts.gateway import Gateway
+from histrio.contracts.reasoning_format import ReasoningFormat
+from histrio.contracts.tool_format import ToolFormat
 from histrio.errors import EngineError, ModelNotFound, Overloaded
 from histrio.front.grammar_check import GrammarChecker
+from histrio.messages import ReasoningMarks
 from histrio_api.keys.ring import KeyRing
 from histrio_api.shared.body_room import BodyRoom
 from histrio_api.shared.metrics import EndpointMetrics
-from histrio_api.shared.response_store import ResponseStore
 from histrio_api.shared.settings import ApiSettings
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
@@ -41,6 +43,10 @@ class Edge:
     tokenizer: Tokenizer
     template: ChatTemplate | None
     metrics: EndpointMetrics
+    tool_format: ToolFormat | None = None
+    """How the model writes calls of tools; None if that is not known."""
+    reasoning_format: ReasoningFormat | None = None
+    """How it writes what it thinks before it answers; None if it does not, as far as is known."""
     grammars: GrammarChecker | None = None
     """None: the engine that enforces the served model's grammars checks them too."""
     keys: KeyRing = field(default_factory=KeyRing)
@@ -53,6 +59,11 @@ class Edge:
         """Changes when the served model does."""
         model = self.gateway.model
         return "fp_" + blake2s(f"{model.id} {model.path} {model.created}".encode(), digest_size=5).hexdigest()
+
+    @property
+    def reasoning_marks(self) -> ReasoningMarks | None:
+        """Between which the model reasons, if it does so between marks."""
+        return None if self.reasoning_format is None else self.reasoning_format.marks
 
     @cached_property
     def sampling_fields(self) -> frozenset[str]:
@@ -68,13 +79,6 @@ class Edge:
     def body_room(self) -> BodyRoom:
         """For the bodies of all requests."""
         return BodyRoom(max(self.settings.max_waiting_body_bytes, self.settings.max_body_bytes))
-
-    @cached_property
-    def responses(self) -> ResponseStore:
-        """What `/v1/responses` answered."""
-        settings = self.settings
-        max_responses = settings.max_stored_responses if settings.store_responses else 0
-        return ResponseStore(max_responses, settings.max_stored_response_bytes)
 
     @cached_property
     def _encode_threads(self) -> CapacityLimiter:

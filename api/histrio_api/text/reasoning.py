@@ -1,17 +1,17 @@
-"""Reasoning: the text that a model writes between `<think>` and `</think>` before it answers."""
+"""Reasoning: the text that a model writes between two marks before it answers."""
 
 from __future__ import annotations
 
 from enum import Enum, auto
 
-from histrio.contracts.grammar import REASONING_BREAK, REASONING_CLOSE, REASONING_OPEN
-from histrio.messages import Reasoning
+from histrio.messages import Reasoning, ReasoningMarks
 from histrio_api.text.stops import Wanted
 
-__all__ = ["ReasoningParser"]
+__all__ = ["MarkedReasoning"]
 
-_OPENINGS = (REASONING_OPEN, f"\n{REASONING_OPEN}")
-_CLOSING = Wanted([REASONING_CLOSE])
+_MARKS = ReasoningMarks()
+_MOST_BREAKS = 2
+"""Line breaks behind the reasoning that only separate."""
 
 
 class _Stage(Enum):
@@ -26,16 +26,18 @@ class _Stage(Enum):
 _FIRST: dict[Reasoning, _Stage] = {"never": _Stage.AFTER, "maybe": _Stage.BEFORE, "already": _Stage.WITHIN}
 
 
-class ReasoningParser:
+class MarkedReasoning:
     """Separates reasoning from the answer that follows it. Line breaks around the reasoning belong to neither."""
 
-    __slots__ = ("_buffer", "_has_begun", "_num_breaks", "_num_held_breaks", "_stage")
+    __slots__ = ("_buffer", "_closing", "_has_begun", "_num_breaks", "_num_held_breaks", "_openings", "_stage")
 
-    def __init__(self, reasoning: Reasoning) -> None:
+    def __init__(self, reasoning: Reasoning, marks: ReasoningMarks = _MARKS) -> None:
+        self._openings = (marks.open, f"\n{marks.open}")
+        self._closing = Wanted([marks.close])
         self._stage = _FIRST[reasoning]
         self._buffer = ""
         self._has_begun = False
-        self._num_breaks = len(REASONING_BREAK)
+        self._num_breaks = _MOST_BREAKS
         self._num_held_breaks = 0
         """Line breaks that do not belong to the reasoning if it ends behind them."""
 
@@ -57,20 +59,20 @@ class ReasoningParser:
         return "", rest
 
     def _look_for_opening(self) -> None:
-        if any(opening.startswith(self._buffer) and opening != self._buffer for opening in _OPENINGS):
+        if any(opening.startswith(self._buffer) and opening != self._buffer for opening in self._openings):
             return
 
-        found = next((opening for opening in _OPENINGS if self._buffer.startswith(opening)), None)
+        found = next((opening for opening in self._openings if self._buffer.startswith(opening)), None)
         self._stage = _Stage.AFTER if found is None else _Stage.WITHIN
         self._buffer = self._buffer.removeprefix(found or "")
 
     def _take_reasoning(self) -> str:
-        before, found, after = self._buffer.partition(REASONING_CLOSE)
+        before, found, after = self._buffer.partition(self._closing.strings[0])
         if found:
             self._buffer, self._stage = after, _Stage.BREAK
             return self._without_breaks(self._held_breaks() + before)
 
-        cut = _CLOSING.partial_start(before)
+        cut = self._closing.partial_start(before)
         self._buffer = before[cut:]
         reasoning = before[:cut].rstrip("\n")
         num_breaks = cut - len(reasoning)

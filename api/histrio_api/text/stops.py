@@ -70,9 +70,10 @@ class Wanted:
         self._firsts = frozenset(string[0] for string in strings)
         self._num_tail_chars = max(map(len, strings), default=1) - 1
 
-    def partial_start(self, text: str) -> int:
-        """Where the longest tail that is a proper prefix of a wanted string begins; the text's length if none is."""
-        for at in range(max(0, len(text) - self._num_tail_chars), len(text)):
+    def partial_start(self, text: str, start: int = 0) -> int:
+        """Where the longest tail, from `start` on, that is a proper prefix of a wanted string begins; the text's length
+        if none is."""
+        for at in range(max(start, len(text) - self._num_tail_chars), len(text)):
             if text[at] in self._firsts and any(string.startswith(text[at:]) for string in self.strings):
                 return at
 

@@ -12,9 +12,9 @@ import jinja2
 from jinja2 import meta, nodes
 
 from histrio.config.model_files import read_json_object, read_model_text
-from histrio.contracts.grammar import REASONING_CLOSE, REASONING_OPEN
+from histrio.contracts.reasoning_format import WrittenAnswer
+from histrio.contracts.tool_format import WrittenCall
 from histrio.errors import RequestError, UnsupportedModel
-from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
 from histrio_api.text.sandbox import template_environment
 from histrio_api.text.sandbox_limits import TemplateLimit
 from histrio_api.text.template_forms import (
@@ -25,9 +25,9 @@ from histrio_api.text.template_forms import (
     Message,
     TemplateForm,
     learn_form,
-    writes_harmony,
-    writes_hermes_calls,
     writes_role,
+    written_answer,
+    written_call,
 )
 
 __all__ = ["ChatTemplate", "Message", "load_chat_template"]
@@ -51,6 +51,7 @@ class ChatTemplate:
         self._compiled = {name: _compile(name, source) for name, source in sources.items()}
         self._forms: dict[tuple[str, bool], TemplateForm] = {}
         self._roles: dict[str, bool] = {}
+        self._unasked: dict[str, bool] = {}
 
     @property
     def source(self) -> str:
@@ -78,34 +79,22 @@ class ChatTemplate:
         return self._roles.get(role, False)
 
     @cached_property
-    def has_hermes_calls(self) -> bool:
-        """Whether it writes tools into the prompt, and calls as JSON between `<tool_call>` and `</tool_call>`.
-
-        Of one that writes no earlier calls at all there is only its text to go by.
-        """
+    def written_call(self) -> WrittenCall | None:
+        """What it makes of a call; None if it does not write tools into the prompt."""
         name = self._name_for(has_tools=True)
-        found = writes_hermes_calls(partial(self._render_probe, name, True), self._form(name, True))
-        if found is not None:
-            return found
-        source = self._sources[name]
-        return all(each in source for each in ("tools", CALL_OPEN, CALL_CLOSE)) and "<function=" not in source
+        return written_call(partial(self._render_probe, name, True), self._form(name, True), self._sources[name])
 
     @cached_property
-    def has_channels(self) -> bool:
-        """Whether answers come in channels, as those of gpt-oss do."""
-        return writes_harmony(partial(self._render_probe, "default", False))
+    def written_answer(self) -> WrittenAnswer:
+        """What it makes of an answer."""
+        return written_answer(partial(self._render_probe, "default", False), "\n".join(self._sources.values()))
 
-    @cached_property
-    def knows_reasoning(self) -> bool:
-        """Whether answers may begin with reasoning between `<think>` and `</think>`."""
-        return any(REASONING_CLOSE in source for source in self._sources.values())
-
-    @cached_property
-    def reasons_unasked(self) -> bool:
-        """Whether the model opens it by itself: it knows reasoning, and no variable makes the prompt open it."""
-        return self.knows_reasoning and not any(
-            self._opens_reasoning(given) for given in ({}, *({name: True} for name in self.variables))
-        )
+    def reasons_unasked(self, opening: str) -> bool:
+        """Whether a model that reasons behind this mark writes it by itself: no variable makes the prompt do so."""
+        if opening not in self._unasked:
+            given = ({}, *({name: True} for name in self.variables))
+            self._unasked[opening] = not any(self._opens(opening, each) for each in given)
+        return self._unasked[opening]
 
     def render(
         self,
@@ -142,7 +131,7 @@ class ChatTemplate:
         """
         for has_tools in (False, True):
             self._form(self._name_for(has_tools=has_tools), has_tools)
-        _ = self.has_hermes_calls, self.has_channels, self.reasons_unasked, self.variables
+        _ = self.written_call, self.written_answer, self.variables
 
     def _name_for(self, *, has_tools: bool) -> str:
         return "tool_use" if has_tools and "tool_use" in self._compiled else "default"
@@ -163,14 +152,14 @@ class ChatTemplate:
         except TemplateLimit as error:
             raise UnsupportedModel(f"chat template {name!r}: {error}") from None
 
-    def _opens_reasoning(self, variables: Mapping[str, Any]) -> bool:
+    def _opens(self, opening: str, variables: Mapping[str, Any]) -> bool:
         try:
             text = self.render([{"role": "user", "content": _PROBE}], **variables)
         except RequestError as error:
             if isinstance(error.__cause__, TemplateLimit):
                 raise UnsupportedModel(f"chat template: {error.__cause__}") from None
             return False  # it refuses what it is asked
-        return text.rstrip().endswith(REASONING_OPEN)
+        return text.rstrip().endswith(opening.rstrip())
 
 
 def load_chat_template(folder: str | Path) -> ChatTemplate | None:

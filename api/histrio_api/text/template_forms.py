@@ -12,11 +12,11 @@ from typing import Any
 
 import msgspec
 
+from histrio.contracts.reasoning_format import WrittenAnswer
+from histrio.contracts.tool_format import WrittenCall
 from histrio.errors import UnsupportedModel
-from histrio_api.text.call_body import CALL_CLOSE, CALL_OPEN
 
 __all__ = [
-    "FINAL_CHANNEL",
     "PLAIN",
     "PROBE_TOOLS",
     "ROLES",
@@ -24,9 +24,9 @@ __all__ = [
     "Message",
     "TemplateForm",
     "learn_form",
-    "writes_harmony",
-    "writes_hermes_calls",
     "writes_role",
+    "written_answer",
+    "written_call",
 ]
 
 Message = dict[str, Any]
@@ -34,8 +34,6 @@ Message = dict[str, Any]
 
 Render = Callable[[Sequence[Message]], str]
 """Renders messages, and lets every error out."""
-
-FINAL_CHANNEL = "<|channel|>final<|message|>"
 
 ROLES = frozenset({"system", "user", "assistant", "tool"})
 """What messages of these roles become, a template may say as it likes."""
@@ -45,7 +43,8 @@ _CALLED, _OFFERED, _KEY, _VALUE = "called_probe", "offered_probe", "probe_key", 
 _ARGUMENTS = {_KEY: _VALUE}
 _PARTS = [{"type": "text", "text": _FIRST}, {"type": "text", "text": _SECOND}]
 _WRITTEN_OUT = ("{'type': 'text'", '{"type": "text"')
-_ASKED = {"role": "user", "content": "a question"}
+_QUESTION = "a question that is asked"
+_ASKED = {"role": "user", "content": _QUESTION}
 _ANSWER = "an answer that is given"
 _CALL_ID = "probe1234"
 """Some templates want nine letters and digits."""
@@ -116,24 +115,19 @@ def learn_form(render: Render) -> TemplateForm:
     return msgspec.structs.replace(calls, roles_with_parts=roles, takes_only_parts=takes_only_parts)
 
 
-def writes_hermes_calls(render: Render, form: TemplateForm) -> bool | None:
-    """Whether tools are written, and calls of them as JSON between `<tool_call>` and `</tool_call>`.
-
-    None if no trace of a call is written.
-    """
+def written_call(render: Render, form: TemplateForm, source: str) -> WrittenCall | None:
+    """What is made of a call, where `render` offers tools; None if they are not written into the prompt."""
     text = _rendered(render, [_ASKED, form.fit(_calling()), *_results()])
-    if text and _VALUE not in text:
-        return None
     if _OFFERED not in text:
-        return False
-    written = (part.partition(CALL_CLOSE)[0] for part in text.split(CALL_OPEN)[1:])
-    return any(_is_call(each) for each in written)
+        return None
+    behind = text.rpartition(_QUESTION)[2] if _VALUE in text else ""
+    return WrittenCall(behind, source, _CALLED, _ARGUMENTS)
 
 
-def writes_harmony(render: Render) -> bool:
-    """Whether answers are written in channels, of which the one named `final` is what is said."""
+def written_answer(render: Render, source: str) -> WrittenAnswer:
+    """What is made of an answer."""
     text = _rendered(render, [_ASKED, {"role": "assistant", "content": _ANSWER}, _ASKED])
-    return f"{FINAL_CHANNEL}{_ANSWER}" in text
+    return WrittenAnswer(text, source, _ANSWER)
 
 
 def writes_role(render: Render, role: str) -> bool:
@@ -194,16 +188,6 @@ def _rendered(render: Render, messages: Sequence[Message]) -> str:
         raise
     except Exception:  # a template is a program of its own; what it cannot take, it does not take
         return ""
-
-
-def _is_call(text: str) -> bool:
-    try:
-        call = json.loads(text)
-        arguments = call["arguments"]
-        found = json.loads(arguments) if isinstance(arguments, str) else arguments
-    except (ValueError, KeyError, TypeError):
-        return False
-    return bool(call.get("name") == _CALLED and found == _ARGUMENTS)
 
 
 def _as_text(arguments: Any) -> str:

@@ -11,8 +11,9 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
+from histrio_grammars.bodies import within
 from histrio_grammars.schema import Path, decode_schema, show, subschemas
-from histrio_grammars.tags import decode_tags, within
+from histrio_grammars.tags import decode_tags
 
 __all__ = ["refusal"]
 
@@ -65,9 +66,11 @@ def _of_schema(schema: dict[str, Any], complaint: str) -> RequestError:
 def _of_structures(text: str) -> RequestError | None:
     """The first schema that is refused by itself."""
     for at, structure in enumerate(decode_tags(text).structures):
-        assert isinstance(structure.schema, dict), "decode_tags makes objects of true and false"
-        if complaint := _complaint(structure.schema):
-            return within(f"structures[{at}].schema", _of_schema(structure.schema, complaint))
+        parameters = structure.parameters
+        schemas = [structure.schema] if parameters is None else [each.schema for each in parameters]
+        for schema in schemas:
+            if isinstance(schema, dict) and (complaint := _complaint(schema)):
+                return within(f"structures[{at}].schema", _of_schema(schema, complaint))
     return None
 
 

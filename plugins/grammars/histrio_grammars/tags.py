@@ -5,21 +5,19 @@ A trigger is a lazy lexeme: of all that could still match, llguidance takes the 
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from histrio.contracts.grammar import TagSpec, TagStructure
 from histrio.errors import RequestError
+from histrio_grammars.bodies import FREE_TEXT, Bodies, Grammar, free_tokens, within
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.schema import decode_schema
 from histrio_grammars.tokens import OwnTokens
 
-__all__ = ["FREE_TEXT", "Grammar", "decode_tags", "free_tokens", "tag_grammars", "within"]
-
-FREE_TEXT = "TEXT: /(.|\\n)*/"
-Grammar: TypeAlias = dict[str, Any]
-"""One of llguidance's grammars; others refer to it by its `name`."""
+__all__ = ["decode_tags", "tag_grammars"]
 
 
 def decode_tags(text: str) -> TagSpec:
@@ -32,68 +30,61 @@ def decode_tags(text: str) -> TagSpec:
         raise RequestError(f"there must be 1 to {LIMITS['structures']} structures", param="structures")
     if spec.separator is None:
         _check_triggers(spec)
-    structures = [
-        msgspec.structs.replace(each, schema=_checked_schema(each, f"structures[{at}].schema"))
-        for at, each in enumerate(spec.structures)
-    ]
-    return msgspec.structs.replace(spec, structures=structures)
+    structures = [_checked(each, f"structures[{at}].schema") for at, each in enumerate(spec.structures)]
+    return replace(spec, structures=structures)
 
 
 def tag_grammars(spec: TagSpec, tokens: OwnTokens, json_options: dict[str, Any]) -> list[Grammar]:
-    """llguidance's grammars of it, the outermost first."""
-    lines = _with_text(spec, tokens) if spec.separator is None else _without_text(spec, tokens)
-    grammars: list[Grammar] = [{"lark_grammar": "\n".join(lines)}]
-    for at, each in enumerate(spec.structures):
-        assert isinstance(each.schema, dict), "decode_tags makes objects of true and false"
-        grammars.append({"name": f"schema_{at}", "json_schema": each.schema | {"x-guidance": json_options}})
-    return grammars
+    """llguidance's grammars of it, the outermost first; `instead` is one of them only by its name."""
+    bodies = Bodies(tokens, json_options)
+    lines = _with_text(spec, bodies) if spec.separator is None else _in_a_row(spec, spec.separator, bodies)
+    return [{"lark_grammar": "\n".join([*lines, *bodies.lines])}, *bodies.grammars]
 
 
-def free_tokens(tokens: OwnTokens, literals: tuple[str, ...]) -> str:
-    """The rule `lead`: text and tokens that may stand before more text."""
-    ids = tokens.beside(literals)
-    return f"lead: (TEXT <[{ids}]>)*" if ids else 'lead: ""'
+def _in_a_row(spec: TagSpec, separator: str, bodies: Bodies) -> list[str]:
+    """Structures that follow each other, as the whole text or at its end."""
+    tokens = bodies.tokens
+    items = [bodies.body(each, at, each.begin) for at, each in enumerate(spec.structures)]
+    more = "" if spec.is_single else f"({tokens.literal(separator)} item)*"
+    last = tokens.literal(spec.after) if spec.after else ""
+    lines = [f"item: {' | '.join(items)}"]
+    if not (spec.triggers and spec.before):
+        first = tokens.literal(spec.before) if spec.before else ""
+        return [f"start: {first} item {more} {last}{' | @instead' if spec.instead else ''}", *lines]
+
+    bodies.once(FREE_TEXT)
+    trigger = spec.triggers[0]
+    rest = tokens.literal(spec.before[len(trigger) :]) if len(spec.before) > len(trigger) else ""
+    own = tokens.first(spec.before)
+    whole = tokens.literal(spec.before)
+    return [
+        f"start: text | calls {rest} item {more} {last}" + (f" | lead TEXT {whole} item {more} {last}" if own else ""),
+        "calls: lead head",
+        "text: lead TEXT",
+        *lines,
+        free_tokens(tokens, (trigger, *([own] if own else []))),
+        f"head[lazy]: TEXT {msgspec.json.encode(trigger).decode()}",
+    ]
 
 
-def within(place: str, error: RequestError) -> RequestError:
-    """The same refusal, with its place in the whole specification."""
-    param = f"{place}.{error.param}".replace(".[", "[") if error.param else place
-    return RequestError(str(error), param=param, code=error.code)
-
-
-def _without_text(spec: TagSpec, tokens: OwnTokens) -> list[str]:
-    bodies = (_body(tokens, each, at, each.begin) for at, each in enumerate(spec.structures))
-    more = f"({tokens.literal(spec.separator or '')} item)*"
-    return [f"start: item {'' if spec.is_single else more}", f"item: {' | '.join(bodies)}"]
-
-
-def _with_text(spec: TagSpec, tokens: OwnTokens) -> list[str]:
+def _with_text(spec: TagSpec, bodies: Bodies) -> list[str]:
+    bodies.once(FREE_TEXT)
+    tokens = bodies.tokens
     begun: dict[str, list[str]] = {}
     for at, each in enumerate(spec.structures):
         trigger = _trigger_of(spec, each)
-        begun.setdefault(trigger, []).append(_body(tokens, each, at, each.begin[len(trigger) :]))
-    heads = [f"head_{at} ({' | '.join(bodies)})" for at, bodies in enumerate(begun.values())]
+        begun.setdefault(trigger, []).append(bodies.body(each, at, each.begin[len(trigger) :]))
+    heads = [f"head_{at} ({' | '.join(each)})" for at, each in enumerate(begun.values())]
     # A trigger may also come as a token of its own, or within one.
     firsts = {at: first for at, each in enumerate(spec.structures) if (first := tokens.first(each.begin))}
-    heads += [f"TEXT {_body(tokens, spec.structures[at], at, spec.structures[at].begin)}" for at in firsts]
+    heads += [f"TEXT {bodies.body(spec.structures[at], at, spec.structures[at].begin)}" for at in firsts]
     return [
         "start: item | text" if spec.is_single else "start: item* text",
         f"item: lead ({' | '.join(heads)})",
         "text: lead TEXT",
         free_tokens(tokens, (*begun, *firsts.values())),
         *(f"head_{at}[lazy]: TEXT {msgspec.json.encode(each).decode()}" for at, each in enumerate(begun)),
-        FREE_TEXT,
     ]
-
-
-def _body(tokens: OwnTokens, structure: TagStructure, at: int, begin: str) -> str:
-    parts = []
-    for field, text in (("begin", begin), ("end", structure.end)):
-        try:
-            parts.append(tokens.literal(text))
-        except RequestError as error:
-            raise within(f"structures[{at}].{field}", error) from None
-    return f"{parts[0]} @schema_{at} {parts[1]}"
 
 
 def _trigger_of(spec: TagSpec, structure: TagStructure) -> str:
@@ -111,8 +102,18 @@ def _check_triggers(spec: TagSpec) -> None:
             raise RequestError("begin must start with one of the triggers", param=f"structures[{at}].begin")
 
 
-def _checked_schema(structure: TagStructure, place: str) -> dict[str, Any]:
+def _checked(structure: TagStructure, place: str) -> TagStructure:
     try:
-        return decode_schema(msgspec.json.encode(structure.schema).decode())
+        if structure.parameters is None:
+            return replace(structure, schema=_decoded(structure.schema))
+        checked = []
+        for each in structure.parameters:
+            schema = None if each.schema is None else _decoded(each.schema)
+            checked.append(replace(each, schema=schema))
+        return replace(structure, parameters=checked)
     except RequestError as error:
         raise within(place, error) from None
+
+
+def _decoded(schema: Any) -> dict[str, Any]:
+    return decode_schema(msgspec.json.encode(schema).decode())

@@ -9,11 +9,12 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
+from histrio_grammars.bodies import Grammar, within
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.expressions import portable
 from histrio_grammars.reasoning import after_reasoning
 from histrio_grammars.schema import decode_schema
-from histrio_grammars.tags import Grammar, decode_tags, tag_grammars
+from histrio_grammars.tags import decode_tags, tag_grammars
 from histrio_grammars.tokens import OwnTokens
 
 __all__ = ["to_llguidance"]
@@ -31,10 +32,20 @@ def to_llguidance(spec: GrammarSpec, tokens: OwnTokens = _NO_TOKENS) -> str:
         raise RequestError(f"the grammar is longer than {LIMITS['bytes']} bytes")
 
     if spec.kind == "structural_tag":
-        grammars = tag_grammars(decode_tags(spec.text), tokens, _JSON_OPTIONS)
+        tags = decode_tags(spec.text)
+        grammars = tag_grammars(tags, tokens, _JSON_OPTIONS)
+        if tags.instead is not None:
+            grammars.append(_instead(tags.instead) | {"name": "instead"})
     else:
         grammars = [_CONVERTERS[spec.kind](spec.text)]
-    return msgspec.json.encode({"grammars": after_reasoning(grammars, spec.reasoning, tokens)}).decode()
+    return msgspec.json.encode({"grammars": after_reasoning(grammars, spec, tokens)}).decode()
+
+
+def _instead(spec: GrammarSpec) -> Grammar:
+    try:
+        return _CONVERTERS[spec.kind](spec.text)
+    except RequestError as error:
+        raise within("instead", error) from None
 
 
 def _from_schema(text: str) -> Grammar:

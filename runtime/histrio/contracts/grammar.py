@@ -20,15 +20,13 @@ from histrio.errors import PluginError, RequestError
 from histrio.messages import GrammarSpec
 
 __all__ = [
-    "REASONING_BREAK",
-    "REASONING_CLOSE",
-    "REASONING_OPEN",
     "GrammarBackend",
     "GrammarCapability",
     "GrammarKinds",
     "MaskRequest",
     "Masks",
     "Matcher",
+    "TagParameter",
     "TagSpec",
     "TagStructure",
     "Vocabulary",
@@ -40,22 +38,35 @@ Masks = npt.NDArray[np.int32]
 """[rows, words] one bit per token: token t is bit t % 32 of word t // 32; 1 lets it through."""
 
 
-REASONING_OPEN, REASONING_CLOSE = "<think>", "</think>"
-"""Around what a model thinks before it answers."""
-REASONING_BREAK = "\n\n"
-"""Between reasoning and the answer that has a grammar; it belongs to neither."""
+class TagParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One argument in a structure that writes each of them by itself: a value between two fixed texts."""
+
+    begin: str
+    end: str
+    schema: dict[str, Any] | bool | None = None
+    """The value is JSON after a schema."""
+    texts: list[str] | None = None
+    """The value is one of these texts. Without them and a schema it is any text that does not contain `stop`."""
+    stop: str = ""
+    is_required: bool = True
+    name_end: str | None = None
+    """Given: behind `begin` comes any name, then this, and the whole may come any number of times."""
 
 
-class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A part of a text that has a form: JSON after a schema, between two fixed texts."""
 
     begin: str
     """Starts with one of the triggers."""
     schema: dict[str, Any] | bool
     end: str
+    parameters: list[TagParameter] | None = None
+    """Given: these stand between the texts, in their order, instead of JSON; the schema is left aside."""
+    separator: str = ""
+    """Between two parameters."""
 
 
-class TagSpec(msgspec.Struct, frozen=True):
+class TagSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """Text in which every trigger begins a structure, and nothing else does."""
 
     structures: list[TagStructure]
@@ -65,6 +76,13 @@ class TagSpec(msgspec.Struct, frozen=True):
     """Given: there is no free text, but one structure or several with this between them."""
     is_single: bool = False
     """At most one structure, which ends the text."""
+    before: str = ""
+    """With a separator: stands before the first structure. If there is a trigger, this begins with it, and free text
+    may come before it or instead of it."""
+    after: str = ""
+    """With a separator: stands behind the last structure."""
+    instead: GrammarSpec | None = None
+    """With a separator and without triggers: the text may follow this grammar instead."""
 
 
 class VocabularySpec(msgspec.Struct, frozen=True):

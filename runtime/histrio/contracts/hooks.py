@@ -18,7 +18,9 @@ from histrio.contracts.engine_backend import EngineFactory
 from histrio.contracts.grammar import GrammarBackend
 from histrio.contracts.observed import FinishedRequest, IntervalStats
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
+from histrio.contracts.reasoning_format import ReasoningFormat
 from histrio.contracts.sampler import Sampler
+from histrio.contracts.tool_format import ToolFormat
 
 if TYPE_CHECKING:
     from histrio.contracts.gateway import Gateway
@@ -36,7 +38,9 @@ __all__ = [
     "register_drafters",
     "register_edges",
     "register_grammars",
+    "register_reasoning_formats",
     "register_samplers",
+    "register_tool_formats",
 ]
 
 PROJECT = "histrio"
@@ -85,6 +89,16 @@ def register_samplers(register: Callable[[type[Sampler]], None]) -> None:
 @hookspec
 def register_grammars(register: Callable[[GrammarBackend], None]) -> None:
     """Offer what enforces grammars: call `register(backend)` for each."""
+
+
+@hookspec
+def register_tool_formats(register: Callable[[ToolFormat], None]) -> None:
+    """Offer forms in which models write calls of tools: call `register(tool_format)` for each."""
+
+
+@hookspec
+def register_reasoning_formats(register: Callable[[ReasoningFormat], None]) -> None:
+    """Offer forms in which models write what they think: call `register(reasoning_format)` for each."""
 
 
 @hookspec

@@ -23,8 +23,11 @@ from histrio.contracts.grammar import GrammarBackend, GrammarCapability
 from histrio.contracts.honours import Honours
 from histrio.contracts.hooks import EdgeService
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy, HearsOfEnds
+from histrio.contracts.reasoning_format import ReasoningFormat
 from histrio.contracts.request_fields import CORE_FIELDS
 from histrio.contracts.sampler import Observer, Sampler, Stateful
+from histrio.contracts.tool_format import CallLayout, FormatExample, ToolFormat
+from histrio.messages import ReasoningMarks
 from histrio.plugins.signatures import signature_fault
 
 __all__ = ["CONTRACTS", "Contract", "faults", "words_for"]
@@ -33,7 +36,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _ENGINE_FIELDS = frozenset({"seed", "logprobs", "top_logprobs"})
 """Request fields that an engine honours itself."""
 _LAST_ORDER = 299
-_RESERVED = {"drafter": ("auto", "off")}
+_RESERVED = {
+    "drafter": ("auto", "off"),
+    "tool format": ("auto", "off"),
+    "reasoning format": ("auto", "off"),
+}
 """Kind → names that mean something else in a topology."""
 
 
@@ -209,6 +216,28 @@ def _check_grammar(backend: Any) -> Iterator[str]:
         yield "declares a capability that is none: use histrio.contracts.grammar.GrammarCapability"
 
 
+def _check_tool_format(item: Any) -> Iterator[str]:
+    yield from _check_texts(item, "marks", "by which calls are told from text")
+    if not isinstance(getattr(item, "layout", None), CallLayout):
+        yield "has no layout: set layout = histrio.contracts.tool_format.CallLayout(trigger=…)"
+    examples = getattr(item, "examples", None)
+    if not isinstance(examples, tuple) or not all(isinstance(each, FormatExample) for each in examples):
+        yield "has no examples: set examples to a tuple of histrio.contracts.tool_format.FormatExample"
+
+
+def _check_reasoning_format(item: Any) -> Iterator[str]:
+    yield from _check_texts(item, "hidden_marks", "by which reasoning is told from the answer")
+    marks = getattr(item, "marks", None)
+    if marks is not None and not isinstance(marks, ReasoningMarks):
+        yield "has marks that are none: set marks to histrio.messages.ReasoningMarks(open, close), or None"
+
+
+def _check_texts(item: Any, attribute: str, what_for: str) -> Iterator[str]:
+    texts = getattr(item, attribute, None)
+    if not isinstance(texts, tuple) or not all(isinstance(each, str) and each for each in texts):
+        yield f"has no {attribute}: set {attribute} to a tuple of the texts {what_for}"
+
+
 def _check_edge(service: Any) -> Iterator[str]:
     settings = getattr(service, "settings", None)
     if not _is_struct(settings):
@@ -223,6 +252,8 @@ CONTRACTS = {
     "register_backends": Contract("backend", BackendFactory, False, _check_backend),
     "register_samplers": Contract("sampler", Sampler, True, _check_sampler, (Observer, Stateful)),
     "register_grammars": Contract("grammar backend", GrammarBackend, False, _check_grammar),
+    "register_tool_formats": Contract("tool format", ToolFormat, False, _check_tool_format),
+    "register_reasoning_formats": Contract("reasoning format", ReasoningFormat, False, _check_reasoning_format),
     "register_drafters": Contract("drafter", DrafterFactory, False, _check_options),
     "register_batching_policies": Contract("batching policy", BatchingPolicy, True, _check_options),
     "register_admission_policies": Contract("admission policy", AdmissionPolicy, True, _check_options, (HearsOfEnds,)),

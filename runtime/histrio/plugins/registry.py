@@ -24,7 +24,9 @@ from histrio.contracts.first_contract import FirstBackendFactory, current
 from histrio.contracts.grammar import GrammarBackend
 from histrio.contracts.hooks import EdgeService
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy
+from histrio.contracts.reasoning_format import ReasoningFormat
 from histrio.contracts.sampler import Sampler
+from histrio.contracts.tool_format import ToolFormat
 from histrio.errors import PluginError
 from histrio.plugins.checks import CONTRACTS, faults, words_for
 from histrio.plugins.hook_calls import Implementation, find_implementations, hook_names, one_line
@@ -140,6 +142,8 @@ class Plugins:
         self.backends: Registry[BackendFactory | EngineFactory] = Registry("backend", self.failed)
         self.samplers: Registry[type[Sampler]] = Registry("sampler", self.failed)
         self.grammars: Registry[GrammarBackend] = Registry("grammar backend", self.failed)
+        self.tool_formats: Registry[ToolFormat] = Registry("tool format", self.failed)
+        self.reasoning_formats: Registry[ReasoningFormat] = Registry("reasoning format", self.failed)
         self.drafters: Registry[DrafterFactory] = Registry("drafter", self.failed)
         self.batching_policies: Registry[type[BatchingPolicy]] = Registry("batching policy", self.failed)
         self.admission_policies: Registry[type[AdmissionPolicy]] = Registry("admission policy", self.failed)
@@ -263,6 +267,8 @@ class Plugins:
             "register_backends": self.backends,
             "register_samplers": self.samplers,
             "register_grammars": self.grammars,
+            "register_tool_formats": self.tool_formats,
+            "register_reasoning_formats": self.reasoning_formats,
             "register_drafters": self.drafters,
             "register_batching_policies": self.batching_policies,
             "register_admission_policies": self.admission_policies,

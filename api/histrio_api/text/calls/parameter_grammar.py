@@ -1,0 +1,107 @@
+"""Arguments that stand by themselves, as a grammar: one parameter for each property of their schema.
+
+A string stands there as plain text, so that nothing of it can be enforced but what a list of texts says; anything else
+is JSON after its own schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from histrio.contracts.grammar import TagParameter
+from histrio.errors import RequestError
+from histrio_api.text.calls.typed_values import types_of
+
+__all__ = ["Element", "keyword_parameters", "parameters_of"]
+
+Element = Callable[[str], tuple[str, str]]
+"""What stands before and behind the value of an argument of this name."""
+
+_OF_OBJECTS = frozenset(
+    {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "strict", "propertyNames"}
+)
+_DESCRIBING = frozenset({"title", "description", "default", "examples", "deprecated", "$schema", "$id", "$comment"})
+_OF_TEXTS = frozenset({"minLength", "maxLength", "pattern", "format"})
+_ANY_KEY = "\x00"
+
+
+def parameters_of(schema: Mapping[str, Any], element: Element, stop: str) -> list[TagParameter]:
+    """In the order of the properties. `stop` is what no plain text can contain.
+
+    Raises `RequestError`, with the place in the schema, for what calls of this form cannot be held to.
+    """
+    properties, required = _properties(schema)
+    if not properties and schema.get("additionalProperties") is not False:
+        begin, end = element(_ANY_KEY)
+        first, _, name_end = begin.partition(_ANY_KEY)
+        return [TagParameter(first, end, stop=stop, is_required=False, name_end=name_end)]
+    return [_parameter(key, each, schema, (element, stop, key in required)) for key, each in properties.items()]
+
+
+def keyword_parameters(schema: Mapping[str, Any]) -> list[TagParameter]:
+    """As `name=value`, where every value is JSON. Raises `RequestError` as `parameters_of` does."""
+    properties, required = _properties(schema)
+    if not properties and schema.get("additionalProperties") is not False:
+        return [TagParameter("", "", schema=True, is_required=False, name_end="=")]
+    return [
+        TagParameter(f"{key}=", "", schema=_alone(each, schema), is_required=key in required)
+        for key, each in properties.items()
+    ]
+
+
+def _properties(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], frozenset[str]]:
+    for keyword in schema.keys() - _OF_OBJECTS - _DESCRIBING:
+        raise _cannot(keyword)
+    properties: Mapping[str, Any] = schema.get("properties") or {}
+    required = frozenset(schema.get("required") or ())
+    if required - properties.keys():
+        raise RequestError("a required name is no property", param="required")
+    return properties, required
+
+
+def _parameter(key: str, schema: Any, root: Mapping[str, Any], how: tuple[Element, str, bool]) -> TagParameter:
+    element, stop, is_required = how
+    begin, end = element(key)
+    types = types_of(schema, root)
+    if "string" not in types:
+        return TagParameter(begin, end, schema=_alone(schema, root), is_required=is_required)
+    if texts := _texts(schema):
+        return TagParameter(begin, end, texts=texts, is_required=is_required)
+    if isinstance(schema, Mapping):
+        for place, keyword in _bounds(schema):
+            if keyword in _OF_TEXTS or types != {"string"}:
+                raise _cannot(f"properties.{key}.{place}{keyword}")
+    return TagParameter(begin, end, stop=stop, is_required=is_required)
+
+
+def _texts(schema: Any) -> list[str]:
+    """The texts that a value may be, if the schema lists them."""
+    if not isinstance(schema, Mapping):
+        return []
+    listed = schema.get("enum", [schema["const"]] if "const" in schema else [])
+    return [each if isinstance(each, str) else msgspec.json.encode(each).decode() for each in listed]
+
+
+def _bounds(schema: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
+    """Keywords that restrict a value, with their places; those of strings, and of what else it may be."""
+    plain = {"type", "anyOf", *_DESCRIBING}
+    for keyword in schema.keys() - plain:
+        yield place, keyword
+    for at, each in enumerate(schema.get("anyOf") or ()):
+        if isinstance(each, Mapping):
+            yield from _bounds(each, f"{place}anyOf[{at}].")
+
+
+def _alone(schema: Any, root: Mapping[str, Any]) -> dict[str, Any] | bool:
+    """The schema of one property as a whole one: what it refers to goes with it."""
+    if not isinstance(schema, Mapping):
+        return bool(schema)
+    return {name: root[name] for name in ("$schema", "$defs", "definitions") if name in root} | dict(schema)
+
+
+def _cannot(place: str) -> RequestError:
+    text = "cannot be enforced in this model's form of calls, which writes each argument by itself"
+    return RequestError(text, param=place)
