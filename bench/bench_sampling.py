@@ -60,7 +60,7 @@ def _inference_mode() -> Iterator[None]:
 
 
 def _chain(rows: int, fields: dict[str, Any]) -> SamplerChain:
-    chain = SamplerChain(SAMPLERS, max_rows=rows)
+    chain = SamplerChain(SAMPLERS, max_slots=rows)
     for slot in range(rows):
         chain.open(Open(slot, PROMPT, len(PROMPT), Ask(fields, stop_ids=[0], seed=slot), slot))
     return chain
@@ -124,7 +124,7 @@ DRAWN_FROM = {slot: [[(token, 1 / 32) for token in range(32)]] * 4 for slot in r
 def test_speculation_of_4_drafts_for_16_rows(benchmark: BenchmarkFixture, vocab: int, draft_probs: Any) -> None:
     logits = np.random.default_rng(0).standard_normal((80, vocab)).astype(np.float32)
     slots, positions = np.repeat(np.arange(16), 5), np.tile(np.arange(5), 16) + len(PROMPT)
-    chain = SamplerChain(SAMPLERS, max_rows=16)
+    chain = SamplerChain(SAMPLERS, max_slots=16)
     for slot in range(16):
         chain.open(Open(slot, PROMPT, len(PROMPT), seed=slot))
 

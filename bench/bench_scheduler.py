@@ -20,7 +20,7 @@ BLOCK_SIZE = 16
 def _scheduler(num_sequences: int, num_long: int = 0) -> Scheduler:
     """A scheduler with as many waiting sequences, of which the last ones have long prompts, and blocks for all."""
     limits = SchedulerLimits(
-        max_rows=num_sequences,
+        max_slots=num_sequences,
         max_step_tokens=2048,
         block_size=BLOCK_SIZE,
         max_sequence_length=100_000,

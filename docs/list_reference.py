@@ -26,7 +26,7 @@ CONTRACTS = {
         "histrio.contracts.engine_backend": "EngineFactory EngineBackend EngineEvents",
         "histrio.messages": "EngineCapacity Generate Ask TokenRow Extras RequestState",
     },
-    "Samplers": {"histrio.contracts.sampler": "Sampler Observer Stateful Opening Rows"},
+    "Samplers": {"histrio.contracts.sampler": "Sampler Observer Stateful Opening LogitsRows"},
     "Drafters": {
         "histrio.contracts.drafter": "DrafterFactory Drafter Draft DrafterSpec DrafterTools",
         "histrio.config.settings": "SpeculationSettings",

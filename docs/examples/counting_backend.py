@@ -60,7 +60,7 @@ class CountingStage:
         progress(1.0, "nothing to load")
         self.capacity = StageCapacity(
             max_blocks={block_size: num_tokens // block_size for block_size in BLOCK_SIZES},
-            max_rows=spec.sizes.max_batch_size,
+            max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="float32",
             param_bytes=0,

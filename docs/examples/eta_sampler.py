@@ -13,7 +13,7 @@ import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.hooks import hookimpl
-from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.contracts.sampler import LogitsRows, Opening, Sampler
 
 
 class EtaParams(msgspec.Struct, frozen=True):
@@ -29,8 +29,8 @@ class Eta:
     order: ClassVar[int] = 250
     params: ClassVar[type[msgspec.Struct]] = EtaParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._cutoffs = np.zeros(max_rows, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._cutoffs = np.zeros(max_slots, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember what this sequence asked for, and say whether it asked for anything."""
@@ -38,7 +38,7 @@ class Eta:
         self._cutoffs[slot] = params.eta_cutoff
         return params.eta_cutoff > 0
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Remove (-inf) what is too unlikely; rows that did not ask have the limit 0 and stay as they are."""
         cutoffs = xp.asarray(self._cutoffs[rows.slots][:, None])
         probabilities, logprobs = xp.softmax(logits), xp.log_softmax(logits)

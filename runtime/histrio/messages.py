@@ -413,7 +413,7 @@ class Prepared(_Message, frozen=True):
 
 
 class Row(msgspec.Struct, frozen=True, array_like=True):
-    """One sequence's part of a step."""
+    """One sequence's share of a step."""
 
     slot: int
     start: int
@@ -503,8 +503,8 @@ class StageCapacity(msgspec.Struct, frozen=True):
 
     max_blocks: dict[int, int]
     """Block size in tokens → most blocks of that size that fit into memory, besides those it keeps for itself."""
-    max_rows: int
-    """Most slots, and so most rows of a step, besides those it keeps for itself."""
+    max_slots: int
+    """Most sequences it can hold, and so most rows of a step, besides the slots it keeps for itself."""
     max_step_tokens: int
     """Most tokens of all rows of a step together."""
     dtype: str
@@ -516,14 +516,14 @@ class StageCapacity(msgspec.Struct, frozen=True):
     """Lowest block id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
     capabilities: list[str] = []
     """Of `histrio.contracts.backend.Capability`; names that the core does not know are passed over."""
-    first_row: int = 0
+    first_slot: int = 0
     """Lowest slot in a `StepBatch` of this stage."""
 
 
 class EngineCapacity(msgspec.Struct, frozen=True):
     """What an engine backend can hold, answered by its `open`."""
 
-    max_rows: int
+    max_requests: int
     """Most requests it runs at a time; further ones wait inside it."""
     max_sequence_length: int
     num_cache_tokens: int
@@ -537,8 +537,8 @@ class ReplicaSize(msgspec.Struct, frozen=True, array_like=True):
 
     num_blocks: int
     block_size: int
-    """Tokens per block, and so per block."""
-    max_rows: int
+    """Tokens per block."""
+    max_slots: int
     max_step_tokens: int
     max_sequence_length: int
     capabilities: list[str] = []

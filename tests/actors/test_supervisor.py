@@ -15,7 +15,7 @@ from histrio.errors import BackendError, DoesNotFit, note_request_code
 from histrio.messages import ChildFailed, Message, ReplicaSize, Start, Stop
 from histrio.testing.wait import eventually
 
-SIZE = ReplicaSize(num_blocks=8, block_size=4, max_rows=2, max_step_tokens=64, max_sequence_length=32)
+SIZE = ReplicaSize(num_blocks=8, block_size=4, max_slots=2, max_step_tokens=64, max_sequence_length=32)
 
 
 class Part(Actor[Message]):

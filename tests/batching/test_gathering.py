@@ -28,7 +28,7 @@ from histrio.messages import (
 )
 from histrio.testing.wait import eventually
 
-SIZE = ReplicaSize(num_blocks=64, block_size=4, max_rows=3, max_step_tokens=64, max_sequence_length=64)
+SIZE = ReplicaSize(num_blocks=64, block_size=4, max_slots=3, max_step_tokens=64, max_sequence_length=64)
 WAIT_S = 0.5
 
 
@@ -84,7 +84,7 @@ def test_a_full_batch_waits_for_nobody() -> None:
     desk = Desk()
     assert desk.hear(request(1), request(2)) == []
     (rows,) = desk.hear(request(3))
-    assert len(rows) == SIZE.max_rows
+    assert len(rows) == SIZE.max_slots
     assert desk.batching.pause_s() is None
 
 

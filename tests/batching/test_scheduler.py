@@ -11,7 +11,7 @@ from histrio.config.settings import BatchingSettings
 from histrio.messages import Ask, Close, Generate, Open, RequestState, StepResult
 
 LIMITS = SchedulerLimits(
-    max_rows=4,
+    max_slots=4,
     max_step_tokens=16,
     block_size=4,
     settings=BatchingSettings(chunked_prefill_size=8),

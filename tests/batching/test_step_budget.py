@@ -27,7 +27,7 @@ def seconds(plan: Plan, rng: random.Random) -> float:
 def play(step_budget_ms: float) -> tuple[list[float], float]:
     """Seconds of each step while four sequences decode beside the prompt, and how long the prompt took."""
     limits = SchedulerLimits(
-        max_rows=8,
+        max_slots=8,
         max_step_tokens=2048,
         block_size=16,
         max_sequence_length=40_000,

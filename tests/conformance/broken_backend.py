@@ -245,7 +245,7 @@ class BrokenStage(toy.ToyStage):
     def _changed_capacity(self, spec: StageSpec, capacity: StageCapacity) -> dict[str, Any]:
         changes: dict[str, Any] = {"param_bytes": _PARAM_BYTES}
         if self.variant == "own-ids":
-            changes |= {"first_block_id": self.first, "first_row": 2}
+            changes |= {"first_block_id": self.first, "first_slot": 2}
         if self.variant == "single":
             changes |= {"capabilities": []}
         if self.variant == "limited":

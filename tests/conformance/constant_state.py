@@ -81,7 +81,7 @@ class ConstantState:
         progress(1.0, "nothing to load")
         return StageCapacity(
             max_blocks={size: num_tokens // size for size in BLOCK_SIZES},
-            max_rows=spec.sizes.max_batch_size,
+            max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="float32",
             param_bytes=0,
@@ -91,8 +91,8 @@ class ConstantState:
 
     def allocate(self, size: ReplicaSize) -> None:
         num_layers = self._spec.last_layer - self._spec.first_layer
-        self._states = np.full((size.max_rows, num_layers), -1, np.int64)
-        self._lengths = np.zeros(size.max_rows, np.int64)
+        self._states = np.full((size.max_slots, num_layers), -1, np.int64)
+        self._lengths = np.zeros(size.max_slots, np.int64)
 
     def step(self, batch: StepBatch) -> StageOutput:
         if any(start not in (0, self._lengths[slot]) for slot, start in zip(batch.slots, batch.starts, strict=True)):

@@ -60,11 +60,11 @@ def test_a_number_of_blocks_that_is_asked_for_is_bound_by_what_is_free_alone() -
 
 
 def test_states_of_rows_take_at_most_half_of_the_share() -> None:
-    assert BUDGET.max_rows(0, SPEC) == SPEC.sizes.max_batch_size
-    assert BUDGET.max_rows(50, SPEC) == 2
-    assert BUDGET.max_rows(125, SPEC) == 1
+    assert BUDGET.max_slots(0, SPEC) == SPEC.sizes.max_batch_size
+    assert BUDGET.max_slots(50, SPEC) == 2
+    assert BUDGET.max_slots(125, SPEC) == 1
     with pytest.raises(DoesNotFit, match="one row's state"):
-        BUDGET.max_rows(126, SPEC)
+        BUDGET.max_slots(126, SPEC)
 
 
 def test_the_container_counts_where_it_has_less_than_the_machine(

@@ -22,7 +22,7 @@ from histrio.contracts.backend import (
 )
 from histrio.contracts.first_contract import FirstBackendFactory, StageBackend
 from histrio.contracts.hooks import EdgeContext, EdgeService, hookimpl
-from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.contracts.sampler import LogitsRows, Opening, Sampler
 from histrio.plugins.registry import Plugins
 from histrio.policies import builtin as builtin_policies
 
@@ -96,13 +96,13 @@ class _Temperature:
     order: ClassVar[int] = 100
     params: ClassVar[type[msgspec.Struct]] = _Params
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         return
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         return False
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         return logits
 
 

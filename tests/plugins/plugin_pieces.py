@@ -43,7 +43,7 @@ class Loud:
     order = 50
     params = Params
 
-    def __init__(self, max_rows):
+    def __init__(self, max_slots):
         pass
 
     def open(self, slot, params, opening):

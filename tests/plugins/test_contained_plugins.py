@@ -18,7 +18,7 @@ from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.gateway import Submission
 from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import Load
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 from histrio.errors import Overloaded, PluginFailed
 from histrio.messages import Ask, Generate, RequestState
 from histrio.testing.harness import Harness, HarnessOptions, serving
@@ -230,8 +230,8 @@ class Picky:
     order: ClassVar[int] = 20
     params: ClassVar[type[msgspec.Struct]] = PickyParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._is_open = np.zeros(max_rows, np.bool_)
+    def __init__(self, max_slots: int) -> None:
+        self._is_open = np.zeros(max_slots, np.bool_)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         assert isinstance(params, PickyParams)
@@ -239,7 +239,7 @@ class Picky:
             raise ValueError("this one I do not open")
         return params.picky == "apply"
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         raise ValueError("these I do not take")
 
 

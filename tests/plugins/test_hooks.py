@@ -31,7 +31,7 @@ from histrio.contracts.observed import FinishedRequest, IntervalStats
 from histrio.contracts.options import NoOptions
 from histrio.contracts.policy import AdmissionPolicy, BatchingPolicy, Load
 from histrio.contracts.reasoning_format import ReasoningFormat, ReasoningParser, WrittenAnswer
-from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.contracts.sampler import LogitsRows, Opening, Sampler
 from histrio.contracts.tool_format import CallLayout, CallParser, FormatExample, Schemas, ToolFormat, WrittenCall
 from histrio.front.watchers import Watchers
 from histrio.messages import Generate, GrammarSpec, Reasoning, RequestState
@@ -65,13 +65,13 @@ class Loud:
     order: ClassVar[int] = 50
     params: ClassVar[type[msgspec.Struct]] = Params
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         return
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         return False
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         return logits
 
 

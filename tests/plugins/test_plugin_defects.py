@@ -148,8 +148,8 @@ DEFECTS = [
         "max_tokens: float",
         "has the request field 'max_tokens', which every request has already",
     ),
-    (SAMPLER, "(self, max_rows)", "(self)", "has the method __init__(), which is called as __init__(max_rows)"),
-    (SAMPLER, "    def __init__(self, max_rows):\n        pass\n", "", "has no method __init__(max_rows): write one"),
+    (SAMPLER, "(self, max_slots)", "(self)", "has the method __init__(), which is called as __init__(max_slots)"),
+    (SAMPLER, "    def __init__(self, max_slots):\n        pass\n", "", "has no method __init__(max_slots): write one"),
     (
         SAMPLER,
         "apply(self, xp, logits, rows)",

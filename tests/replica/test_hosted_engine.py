@@ -34,7 +34,7 @@ from histrio.messages import (
 from histrio.replica.hosted_engine import EngineActor
 
 DECODING, DONE = RequestState.DECODING, RequestState.FINISHED_MAX_LENGTH
-SIZE = ReplicaSize(num_blocks=800, block_size=1, max_rows=2, max_step_tokens=64, max_sequence_length=100)
+SIZE = ReplicaSize(num_blocks=800, block_size=1, max_slots=2, max_step_tokens=64, max_sequence_length=100)
 
 
 class _Fields(msgspec.Struct, frozen=True):

@@ -33,7 +33,7 @@ from histrio.testing.toy import ToyFactory, write_toy_model
 SIZE = ReplicaSize(
     num_blocks=8,
     block_size=4,
-    max_rows=2,
+    max_slots=2,
     max_step_tokens=64,
     max_sequence_length=32,
     capabilities=[Capability.BATCH, Capability.PREFIX_SHARE],

@@ -304,7 +304,7 @@ def test_an_engine_is_a_whole_replica() -> None:
     ((process, actor, start),) = links.taken(Start)
     assert (process, actor) == ("engine.1", "batching")
     assert isinstance(start, Start)
-    assert (start.size.num_blocks, start.size.block_size, start.size.max_rows) == (1000, 1, 4)
+    assert (start.size.num_blocks, start.size.block_size, start.size.max_slots) == (1000, 1, 4)
     assert (start.size.max_sequence_length, start.size.capabilities) == (200, ["logprobs"])
     root.receive(Allocated("batching", 1))
     assert len(links.taken(ReplicaUp)) == 1

@@ -26,8 +26,8 @@ def stage(**changes: object) -> StageCapacity:
 
 
 def test_the_smallest_stage_decides() -> None:
-    size = fit(LIMITS, [STAGE, stage(max_blocks={16: 40}, max_rows=4, max_step_tokens=64)])
-    assert (size.num_blocks, size.block_size, size.max_rows, size.max_step_tokens) == (40, 16, 4, 64)
+    size = fit(LIMITS, [STAGE, stage(max_blocks={16: 40}, max_slots=4, max_step_tokens=64)])
+    assert (size.num_blocks, size.block_size, size.max_slots, size.max_step_tokens) == (40, 16, 4, 64)
     assert fit(LIMITS, [STAGE]).num_blocks == 100
 
 
@@ -44,12 +44,12 @@ def test_capabilities_are_those_of_all_stages() -> None:
 
 
 def test_without_batches_one_sequence_runs_at_a_time() -> None:
-    assert fit(LIMITS, [STAGE, stage(capabilities=["rewind"])]).max_rows == 1
-    assert fit(LIMITS, [STAGE, STAGE]).max_rows == 8
+    assert fit(LIMITS, [STAGE, stage(capabilities=["rewind"])]).max_slots == 1
+    assert fit(LIMITS, [STAGE, STAGE]).max_slots == 8
 
 
 def test_ids_that_a_stage_keeps_for_itself_take_nothing_from_the_replica() -> None:
-    assert fit(LIMITS, [stage(first_block_id=1, first_row=1)]) == fit(LIMITS, [STAGE])
+    assert fit(LIMITS, [stage(first_block_id=1, first_slot=1)]) == fit(LIMITS, [STAGE])
 
 
 def test_blocks_that_no_stage_can_hold_are_refused() -> None:
@@ -61,7 +61,7 @@ def test_blocks_that_no_stage_can_hold_are_refused() -> None:
 
 def test_an_engine_holds_single_tokens_and_no_more_than_the_topology_asks_of_a_sequence() -> None:
     size = fit_engine(LIMITS, EngineCapacity(4, 200, 1000, "float32"))
-    assert (size.num_blocks, size.block_size, size.max_rows, size.max_sequence_length) == (1000, 1, 4, 200)
+    assert (size.num_blocks, size.block_size, size.max_slots, size.max_sequence_length) == (1000, 1, 4, 200)
     assert fit_engine(LIMITS, EngineCapacity(4, 900, 1000, "float32")).max_sequence_length == 256
     assert fit_engine(LIMITS, EngineCapacity(4, 200, 150, "float32")).max_sequence_length == 150
 

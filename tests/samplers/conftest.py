@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.request_fields import FieldTable
-from histrio.contracts.sampler import Observer, Opening, Rows, Sampler
+from histrio.contracts.sampler import LogitsRows, Observer, Opening, Sampler
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 
 Fields: TypeAlias = dict[str, Any]
@@ -56,10 +56,10 @@ def run_samplers(
     lengths = [len(known[slot]) + len(observed[slot] if observed else ()) for slot in all_slots]
     positions = np.array([lengths[slot] + len(drafts[slot] if drafts else ()) for slot in all_slots])
     keys = np.array(seeds or [0] * len(slots), np.uint64)
-    rows = Rows(slots, positions, keys, np.zeros(len(slots), np.uint32), drafts)
+    rows = LogitsRows(slots, positions, keys, np.zeros(len(slots), np.uint32), drafts)
     array = xp.asarray(logits.copy())
     for kind in kinds:
-        sampler = kind(max_rows=len(fields))
+        sampler = kind(max_slots=len(fields))
         wants = []
         for slot in slots.tolist():
             prompt = num_prompt_tokens[slot] if num_prompt_tokens else len(known[slot])

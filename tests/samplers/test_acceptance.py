@@ -10,7 +10,7 @@ import pytest
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.philox import uniform
-from histrio.contracts.sampler import DraftProbs, Rows
+from histrio.contracts.sampler import DraftProbs, LogitsRows
 from histrio.messages import Ask, Open
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
@@ -46,9 +46,9 @@ def _logits(rows: int, vocab: int = VOCAB) -> npt.NDArray[np.float32]:
     return (np.random.default_rng(8).standard_normal((rows, vocab)) * 1.5).astype(np.float32)
 
 
-def _rows(count: int) -> Rows:
+def _rows(count: int) -> LogitsRows:
     seeds = np.arange(count, dtype=np.uint64)
-    return Rows(np.arange(count), np.full(count, 5), seeds, np.zeros(count, np.uint32))
+    return LogitsRows(np.arange(count), np.full(count, 5), seeds, np.zeros(count, np.uint32))
 
 
 def _draft_probs(token: int, weight: float = 0.5) -> DraftProbs:
@@ -60,7 +60,7 @@ def _verified(
     xp: ArrayNamespace, fields: dict[str, Any], *, is_seeded: bool, draft_probs: Any = None
 ) -> tuple[Sampled, SamplerChain]:
     """One step of a sequence with three drafts."""
-    chain = SamplerChain(SAMPLERS, max_rows=1)
+    chain = SamplerChain(SAMPLERS, max_slots=1)
     chain.open(
         Open(0, PROMPT, len(PROMPT), Ask(fields, stop_ids=[9, 5], num_logprobs=2, seed=4 if is_seeded else None), 4)
     )
@@ -158,7 +158,7 @@ def test_tokens_that_the_drafter_likes_more_are_never_drawn_instead(xp: ArrayNam
 def test_rows_that_verify_nothing_are_drawn_as_ever(xp: ArrayNamespace) -> None:
     """The last row of a sequence, rows without drafts, and drafts that could not have been drawn."""
     logits, slots = _logits(5), np.array([0, 0, 1, 2, 2])
-    rows = Rows(slots, np.arange(5), np.arange(5, dtype=np.uint64), np.zeros(5, np.uint32))
+    rows = LogitsRows(slots, np.arange(5), np.arange(5, dtype=np.uint64), np.zeros(5, np.uint32))
     proposals = Proposals.of_step(slots, {0: [7], 2: [8]}, {0: [_draft_probs(7)], 2: [_draft_probs(9)]})
 
     ids, probabilities = accept_or_draw(xp, xp.asarray(logits), rows, proposals)
@@ -199,7 +199,7 @@ def test_a_row_without_a_distribution_is_told_and_so_are_broken_logits(xp: Array
     sampled, _ = _verified(xp, nothing, is_seeded=False)
 
     assert (sampled.ids, sampled.num_ids) == ([-1], [1])
-    chain = SamplerChain(SAMPLERS, max_rows=1)
+    chain = SamplerChain(SAMPLERS, max_slots=1)
     chain.open(Open(0, PROMPT, len(PROMPT), seed=4))
     broken = xp.asarray(np.full((2, VOCAB), np.nan, np.float32))
     with np.errstate(invalid="ignore"):

@@ -41,7 +41,7 @@ def _row(ids: Sequence[int]) -> npt.NDArray[np.float32]:
 
 
 def _chain() -> SamplerChain:
-    chain = SamplerChain(SAMPLERS, max_rows=len(FIELDS))
+    chain = SamplerChain(SAMPLERS, max_slots=len(FIELDS))
     for slot, fields in enumerate(FIELDS):
         chain.open(Open(slot, [slot, 1, 2], 3, Ask(fields, stop_ids=[7], seed=slot), slot))
     return chain

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histrio.contracts.backend import ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio_samplers.dry import Dry, DryParams
 
@@ -42,9 +42,9 @@ def _naive(ids: Sequence[int], params: DryParams) -> dict[int, float]:
     }
 
 
-def _rows(length: int, drafts: Sequence[int] = ()) -> Rows:
+def _rows(length: int, drafts: Sequence[int] = ()) -> LogitsRows:
     seeds, choices = np.zeros(1, np.uint64), np.zeros(1, np.uint32)
-    return Rows(np.zeros(1, np.intp), np.array([length]), seeds, choices, [drafts] if drafts else ())
+    return LogitsRows(np.zeros(1, np.intp), np.array([length]), seeds, choices, [drafts] if drafts else ())
 
 
 def _penalties(dry: Dry, length: int, drafts: Sequence[int] = ()) -> dict[int, float]:
@@ -65,7 +65,7 @@ def test_penalties_equal_the_naive_ones_at_every_step(
     prompt: list[int], output: list[int], num_drafts: int, allowed: int, last_n: int, breakers: list[int]
 ) -> None:
     params = DryParams(0.8, 1.75, allowed, last_n, breakers)
-    dry = Dry(max_rows=1)
+    dry = Dry(max_slots=1)
     assert dry.open(0, params, Opening(prompt, len(prompt)))
 
     for step in range(len(output) + 1):
@@ -79,7 +79,7 @@ def test_penalties_equal_the_naive_ones_at_every_step(
 
 def test_the_naive_rewrite_can_fail() -> None:
     ids, params = [1, 2, 3, 1, 2], DryParams(0.8)
-    dry = Dry(max_rows=1)
+    dry = Dry(max_slots=1)
     dry.open(0, params, Opening(ids, len(ids)))
 
     assert _penalties(dry, 5) == pytest.approx({3: 0.8})

@@ -10,7 +10,7 @@ import pytest
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.request_fields import FieldTable
-from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.contracts.sampler import LogitsRows, Opening, Sampler
 from histrio.messages import Ask, Open
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, SamplerChain
 from histrio_samplers.plugin import SAMPLERS
@@ -43,7 +43,7 @@ def _logits(rows: int, seed: int = 2) -> npt.NDArray[np.float32]:
 
 
 def _chain(fields: list[dict[str, Any]], known: list[list[int]] | None = None, states: Any = None) -> SamplerChain:
-    chain = SamplerChain(SAMPLERS, max_rows=len(fields))
+    chain = SamplerChain(SAMPLERS, max_slots=len(fields))
     for slot, own in enumerate(fields):
         ids = [*PROMPT, *(known[slot] if known else [])]
         state = (states or {}).get(slot)
@@ -91,12 +91,12 @@ def test_a_row_is_the_same_alone_and_in_a_batch_with_all_samplers_on(xp: ArrayNa
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_row_that_does_not_want_it_stays_as_it_is(xp: ArrayNamespace, name: str) -> None:
     kind: type[Sampler] = KINDS[name]
-    sampler, table, logits = kind(max_rows=4), FieldTable(SAMPLERS), _logits(4)
+    sampler, table, logits = kind(max_slots=4), FieldTable(SAMPLERS), _logits(4)
     logits[:, 9] = -np.inf
     wants = []
     for slot, fields in enumerate([{}, FIELDS[name], {}, FIELDS[name]]):
         wants.append(sampler.open(slot, table.params(kind, fields), Opening(PROMPT, len(PROMPT) - 20, [5])))
-    rows = Rows(np.arange(4), np.full(4, len(PROMPT)), np.arange(4, dtype=np.uint64), np.zeros(4, np.uint32))
+    rows = LogitsRows(np.arange(4), np.full(4, len(PROMPT)), np.arange(4, dtype=np.uint64), np.zeros(4, np.uint32))
 
     shaped = xp.to_host(sampler.apply(xp, xp.asarray(logits.copy()), rows))
 

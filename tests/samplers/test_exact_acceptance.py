@@ -15,7 +15,7 @@ import pytest
 
 from histrio.contracts.backend import ArrayNamespace
 from histrio.contracts.philox import uniform
-from histrio.contracts.sampler import DraftProbs, Rows
+from histrio.contracts.sampler import DraftProbs, LogitsRows
 from histrio.messages import Ask, Open
 from histrio.stage.sampling import sampler_chain
 from histrio.stage.sampling.acceptance import Proposals
@@ -80,7 +80,7 @@ def _streams(
     xp: ArrayNamespace, fields: dict[str, Any], drafter: _Drafter | None, num_tokens: int, *, is_seeded: bool = False
 ) -> tuple[Ints, float]:
     """[streams, num_tokens] after token 0, and how many tokens a step gave on average."""
-    chain, slots = SamplerChain(SAMPLERS, max_rows=NUM_STREAMS), np.arange(NUM_STREAMS)
+    chain, slots = SamplerChain(SAMPLERS, max_slots=NUM_STREAMS), np.arange(NUM_STREAMS)
     for slot in range(NUM_STREAMS):
         chain.open(Open(slot, [0], 1, Ask(fields, seed=slot if is_seeded else None), slot))
     known = [[0] for _ in range(NUM_STREAMS)]
@@ -205,7 +205,7 @@ def test_more_drafts_are_kept_than_by_comparing_draws() -> None:
 def _wrongly_accepted(rule: str) -> Callable[..., Any]:
     """What must be found out: a draft is kept with another probability, or another token is drawn when it is not."""
 
-    def accept_or_draw(xp: ArrayNamespace, logits: Floats, rows: Rows, proposals: Proposals) -> Any:
+    def accept_or_draw(xp: ArrayNamespace, logits: Floats, rows: LogitsRows, proposals: Proposals) -> Any:
         weights = _softmax(logits)
         has_draft = proposals.drafted >= 0
         of_target = weights[np.arange(len(rows)), np.maximum(proposals.drafted, 0)]
@@ -237,10 +237,10 @@ def test_chances_that_are_not_those_of_the_drafts_are_found_out() -> None:
 
 
 def test_one_number_for_acceptance_and_draw_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def same(rows: Rows, name: str) -> Floats:
+    def same(rows: LogitsRows, name: str) -> Floats:
         return uniform(rows.seeds, rows.choices, rows.positions.astype(np.uint32), stream=9)
 
-    monkeypatch.setattr(Rows, "uniform", same)
+    monkeypatch.setattr(LogitsRows, "uniform", same)
 
     streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(DRAFTED)), FEW)
 

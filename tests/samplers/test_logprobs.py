@@ -23,7 +23,7 @@ BENT: dict[str, Any] = {"temperature": 0.2, "repetition_penalty": 3.0, "logit_bi
 def _sample(
     xp: ArrayNamespace, asked: list[int | None], fields: dict[str, Any], logits: Any = LOGITS, raw: Any = None
 ) -> Any:
-    chain = SamplerChain(SAMPLERS, max_rows=len(asked))
+    chain = SamplerChain(SAMPLERS, max_slots=len(asked))
     for slot, count in enumerate(asked):
         chain.open(Open(slot, [1, 2], 2, Ask(fields, num_logprobs=count, seed=slot), slot))
     return chain.sample(xp, xp.asarray(logits), np.arange(len(asked)), np.full(len(asked), 2), raw=raw)
@@ -74,7 +74,7 @@ def test_a_mask_that_leaves_nothing_is_not_the_model_s_fault(xp: ArrayNamespace)
 
 
 def test_with_drafts_they_belong_to_the_accepted_tokens(xp: ArrayNamespace) -> None:
-    chain = SamplerChain(SAMPLERS, max_rows=2)
+    chain = SamplerChain(SAMPLERS, max_slots=2)
     for slot in (0, 1):
         chain.open(Open(slot, [1], 1, Ask({"temperature": 0}, num_logprobs=1, seed=0), 0))
     best = LOGITS.argmax(axis=1).tolist()

@@ -49,7 +49,7 @@ class _Naive:
 
 
 def _chain(states: dict[int, dict[str, Any]] | None = None, known: list[list[int]] | None = None) -> SamplerChain:
-    chain = SamplerChain([Temperature, TopP, Mirostat], max_rows=len(FIELDS))
+    chain = SamplerChain([Temperature, TopP, Mirostat], max_slots=len(FIELDS))
     for slot, fields in enumerate(FIELDS):
         ids = [1, *(known[slot] if known else [])]
         chain.open(Open(slot, ids, 1, Ask(fields, seed=slot), slot, sampler_state=(states or {}).get(slot, {})))
@@ -91,7 +91,7 @@ def test_mu_and_the_tokens_it_allows_follow_the_paper(xp: ArrayNamespace) -> Non
 
 
 def test_the_surprise_comes_to_the_target(xp: ArrayNamespace) -> None:
-    chain = SamplerChain([Mirostat], max_rows=1)
+    chain = SamplerChain([Mirostat], max_slots=1)
     chain.open(Open(0, [1], 1, Ask({"mirostat": 2, "mirostat_tau": 2.5, "mirostat_eta": 0.2}, seed=5), 5))
     surprises, mu = [], 5.0
     row = np.random.default_rng(8).standard_normal((1, VOCAB)).astype(np.float32)

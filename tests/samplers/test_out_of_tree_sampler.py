@@ -56,13 +56,13 @@ def test_installed_samplers_come_from_their_plugin() -> None:
 
 def test_its_field_is_known_once_the_file_is_registered(plugins: Plugins) -> None:
     installed = list(installed_plugins().samplers)
-    chain = SamplerChain([*installed, *plugins.samplers], max_rows=1)
+    chain = SamplerChain([*installed, *plugins.samplers], max_slots=1)
 
     chain.fields.check({"eta_cutoff": 0.1, "temperature": 0.5})
     with pytest.raises(RequestError, match="eta_cutoff must be a number at least 0 and below 1"):
         chain.fields.check({"eta_cutoff": 1.5})
     with pytest.raises(RequestError):
-        SamplerChain(installed, max_rows=1).fields.check({"eta_cutoff": 0.1})
+        SamplerChain(installed, max_slots=1).fields.check({"eta_cutoff": 0.1})
 
 
 @pytest.mark.parametrize("cutoff", [0.3, 0.02, 3e-4])
@@ -81,7 +81,7 @@ def test_it_keeps_what_transformers_keeps(
 
 def test_rows_that_ask_draw_from_what_stays_and_others_from_all(plugins: Plugins, xp: ArrayNamespace) -> None:
     kept = _kept(0, 0.02)
-    chain = SamplerChain(list(plugins.samplers), max_rows=2)
+    chain = SamplerChain(list(plugins.samplers), max_slots=2)
     chain.open(Open(0, [], 0, Ask({"eta_cutoff": 0.02}, seed=1), 1))
     chain.open(Open(1, [], 0, Ask(seed=1), 1))
     logits, positions = xp.asarray(np.repeat(LOGITS[:1], 600, axis=0)), np.arange(600) // 2

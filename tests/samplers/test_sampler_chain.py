@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, Sampler
+from histrio.contracts.sampler import LogitsRows, Opening, Sampler
 from histrio.errors import RequestError
 from histrio.messages import Ask, Open
 from histrio.stage.sampling.numpy_arrays import NumpyArrays
@@ -35,7 +35,7 @@ KINDS: list[dict[str, Any]] = [
 
 
 def _chain(fields: list[dict[str, Any]], seeds: list[int] | None = None) -> SamplerChain:
-    chain = SamplerChain(SAMPLERS, max_rows=len(fields))
+    chain = SamplerChain(SAMPLERS, max_slots=len(fields))
     for slot, row in enumerate(fields):
         chain.open(
             Open(slot, [], 0, Ask(row, seed=seeds[slot] if seeds else slot), seeds[slot] if seeds else slot, slot % 2)
@@ -108,7 +108,7 @@ def test_seed_and_choice_decide_the_stream(xp: ArrayNamespace) -> None:
     logits, slots = xp.asarray(np.repeat(_logits(1), 30, axis=0)), np.zeros(30, np.intp)
     streams = []
     for seed, choice in [(5, 0), (5, 0), (6, 0), (5, 1), (5 + 2**64, 0), (-1, 0), (2**64 - 1, 0)]:
-        chain = SamplerChain(SAMPLERS, max_rows=1)
+        chain = SamplerChain(SAMPLERS, max_slots=1)
         chain.open(Open(0, [], 0, Ask(seed=seed), seed, choice))
         streams.append(chain.sample(xp, logits, slots, np.arange(30)).ids)
 
@@ -197,7 +197,7 @@ def test_a_slot_forgets_the_fields_of_the_sequence_before(xp: ArrayNamespace) ->
 
 
 def test_an_unknown_field_is_not_ignored_when_a_slot_opens() -> None:
-    chain = SamplerChain([TopK], max_rows=1)
+    chain = SamplerChain([TopK], max_slots=1)
 
     with pytest.raises(RequestError):
         chain.open(Open(0, [], 0, Ask({"top_p": 0.5}, seed=0), 0))
@@ -216,15 +216,15 @@ class _Forbid:
     order: ClassVar[int] = 10
     params: ClassVar[type[msgspec.Struct]] = _ForbidParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._forbidden = np.full(max_rows, -1)
+    def __init__(self, max_slots: int) -> None:
+        self._forbidden = np.full(max_slots, -1)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         assert isinstance(params, _ForbidParams)
         self._forbidden[slot] = params.forbid
         return params.forbid >= 0
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         forbidden = xp.asarray(self._forbidden[rows.slots][:, None])
         return xp.where(xp.arange(logits.shape[-1]) == forbidden, -np.inf, logits)
 
@@ -232,7 +232,7 @@ class _Forbid:
 def test_biases_act_on_greedy_rows_too(xp: ArrayNamespace) -> None:
     logits = _logits(2)
     best, second = np.argsort(-logits[0])[:2].tolist()
-    chain = SamplerChain([*SAMPLERS, _Forbid], max_rows=2)
+    chain = SamplerChain([*SAMPLERS, _Forbid], max_slots=2)
     chain.open(Open(0, [], 0, Ask({"temperature": 0, "forbid": best}, seed=0), 0))
     chain.open(Open(1, [], 0, Ask({"temperature": 0}, seed=0), 0))
 

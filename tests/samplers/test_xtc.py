@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from histrio.contracts.backend import ArrayNamespace
-from histrio.contracts.sampler import Rows
+from histrio.contracts.sampler import LogitsRows
 from histrio.messages import Ask, Open
 from histrio.stage.sampling.sampler_chain import SamplerChain
 from histrio_samplers.xtc import Xtc
@@ -57,11 +57,11 @@ def test_it_happens_as_often_as_asked_and_always_at_the_same_positions(xp: Array
     row[2] = 1.0
     slots, positions = np.zeros(4000, np.intp), np.arange(4000)
     logits = np.repeat(row[None], 4000, axis=0)
-    rows = Rows(slots, positions, np.full(4000, 9, np.uint64), np.zeros(4000, np.uint32))
+    rows = LogitsRows(slots, positions, np.full(4000, 9, np.uint64), np.zeros(4000, np.uint32))
     fields: dict[str, Any] = {"xtc_probability": 0.25, "xtc_threshold": 0.1}
     streams = []
     for seed in (9, 9, 10):
-        chain = SamplerChain([Xtc], max_rows=1)
+        chain = SamplerChain([Xtc], max_slots=1)
         chain.open(Open(0, [], 0, Ask(fields, seed=seed), seed))
         streams.append(np.array(chain.sample(xp, xp.asarray(logits), slots, positions).ids))
 
@@ -74,7 +74,7 @@ def test_it_happens_as_often_as_asked_and_always_at_the_same_positions(xp: Array
 
 
 def test_its_numbers_are_not_those_of_the_draw() -> None:
-    rows = Rows(np.zeros(500, np.intp), np.arange(500), np.ones(500, np.uint64), np.zeros(500, np.uint32))
+    rows = LogitsRows(np.zeros(500, np.intp), np.arange(500), np.ones(500, np.uint64), np.zeros(500, np.uint32))
 
     own, others = rows.uniform("xtc"), rows.uniform("another sampler")
 

@@ -25,7 +25,7 @@ from histrio_torch.testing import MOST_ERROR, NUM_LAYERS, VOCAB_SIZE, logits_err
 pytestmark = pytest.mark.timeout(120)
 
 PAGE = 16
-SIZE = ReplicaSize(num_blocks=32, block_size=PAGE, max_rows=8, max_step_tokens=256, max_sequence_length=64)
+SIZE = ReplicaSize(num_blocks=32, block_size=PAGE, max_slots=8, max_step_tokens=256, max_sequence_length=64)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
 
 def spec_of(folder: Path, **settings: Any) -> StageSpec:
     whole = {"first_layer": 0, "last_layer": NUM_LAYERS, "num_layers": NUM_LAYERS, "device": "cpu", "dtype": "float32"}
-    sizes = SizeSettings(max_batch_size=SIZE.max_rows, num_cache_blocks=SIZE.num_blocks)
+    sizes = SizeSettings(max_batch_size=SIZE.max_slots, num_cache_blocks=SIZE.num_blocks)
     limits = {"max_sequence_length": 64, "sizes": sizes}
     return StageSpec(str(folder), **{**whole, **limits, **settings})
 
@@ -203,14 +203,14 @@ def test_copied_pages_hold_what_the_originals_did(stage: RunningSglangStage, ref
 
 def test_the_first_and_the_last_page_and_row_are_usable(stage: RunningSglangStage, reference: Reference) -> None:
     one, two = prompt(20, 12), prompt(21, 14)
-    rows = [NewTokens(1, 0, one, [1]), NewTokens(SIZE.max_rows, 0, two, [SIZE.num_blocks])]
+    rows = [NewTokens(1, 0, one, [1]), NewTokens(SIZE.max_slots, 0, two, [SIZE.num_blocks])]
     expected = torch.stack([reference.logits(one)[-1], reference.logits(two)[-1]])
     assert_same(stage.step(make_step(*rows)).logits, expected)
 
 
 def test_a_new_epoch_of_another_size_works(opened: SglangStage, reference: Reference) -> None:
     stage = opened.allocate(
-        ReplicaSize(num_blocks=8, block_size=PAGE, max_rows=2, max_step_tokens=64, max_sequence_length=64)
+        ReplicaSize(num_blocks=8, block_size=PAGE, max_slots=2, max_step_tokens=64, max_sequence_length=64)
     )
     ids = prompt(22, 33)
     assert_same(stage.step(make_step(NewTokens(2, 0, ids, [8, 2, 5]))).logits, reference.logits(ids)[-1:])
@@ -258,9 +258,9 @@ def run_range(reference: Reference, batch: StepBatch, first: int, last: int) -> 
 def test_blocks_that_do_not_fit_are_refused_with_the_numbers(reference: Reference) -> None:
     with pytest.raises(DoesNotFit, match=r"1000000000 blocks of 16 tokens need \d+\.\d\d GiB"):
         open_stage(spec_of(reference.folder, sizes=SizeSettings(num_cache_blocks=10**9)), no_progress)
-    stage = open_stage(spec_of(reference.folder, sizes=SizeSettings(max_batch_size=SIZE.max_rows)), no_progress)
+    stage = open_stage(spec_of(reference.folder, sizes=SizeSettings(max_batch_size=SIZE.max_slots)), no_progress)
     stage.close()
-    useful = SIZE.max_rows * 64 // PAGE
+    useful = SIZE.max_slots * 64 // PAGE
     assert stage.capacity.max_blocks == {PAGE: useful}, "no more than all rows at full length can use"
 
 
@@ -272,7 +272,7 @@ def test_what_the_factory_says_of_a_placement_is_what_opens(reference: Reference
     capacity = stage.capacity
     stage.close()
     assert capacity.capabilities == list(CAPABILITIES)
-    assert (capacity.first_block_id, capacity.first_row) == (1, 1)
+    assert (capacity.first_block_id, capacity.first_slot) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_a_quarter_of_the_layers_draft_where_nothing_is_said(monkeypatch: pytest
         max_draft=4,
         dtype="float32",
     )
-    tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
+    tools = DrafterTools(lambda _name: factory, lambda max_slots: SamplerChain(list(SAMPLERS), max_slots))
     drafter = EarlyExitFactory().create(spec, tools)
     assert (opened[0].first_layer, opened[0].last_layer, opened[0].num_layers) == (0, 1, 1)
     drafter.open(Generate(1, PROMPT, len(PROMPT), 100, Ask({"temperature": 0.0})), PROMPT)

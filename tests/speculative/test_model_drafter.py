@@ -89,7 +89,7 @@ def make_drafter(
         max_draft=8,
         threads=NUM_THREADS,
     )
-    tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(list(SAMPLERS), max_rows))
+    tools = DrafterTools(lambda _name: factory, lambda max_slots: SamplerChain(list(SAMPLERS), max_slots))
     options = PlacementOptions(num_cache_tokens=num_cache_tokens, threads=threads)
     return bring_up(str(model), NUM_LAYERS, draft_vocab, options, spec, tools)
 

@@ -24,7 +24,7 @@ def test_rows_become_flat_arrays() -> None:
 
 
 def test_a_stage_gets_its_own_first_ids() -> None:
-    table = SlotTable(4, 3, first_row=1, first_block_id=10)
+    table = SlotTable(4, 3, first_slot=1, first_block_id=10)
     table.open(2)
     table.open(0)
     batch = table.batch(step(Row(2, 0, 3, 0, [7]), Row(0, 0, 5, 1, [4, 1])))

@@ -145,16 +145,16 @@ def open_stage(spec: StageSpec, progress: Progress) -> MlxStage:
 
 def _capacity(spec: StageSpec, loaded: Loaded, device: mx.Device) -> StageCapacity:
     budget, caches = measure(device), loaded.caches
-    max_rows = budget.max_rows(caches.bytes_per_row, spec)
-    state_bytes = max_rows * caches.bytes_per_row
+    max_slots = budget.max_slots(caches.bytes_per_slot, spec)
+    state_bytes = max_slots * caches.bytes_per_slot
     return StageCapacity(
         max_blocks=budget.max_blocks(caches.bytes_per_token, spec, BLOCK_SIZES, state_bytes),
-        max_rows=max_rows,
+        max_slots=max_slots,
         max_step_tokens=spec.sizes.max_num_tokens_per_batch,
         dtype=DTYPE_NAMES[loaded.stage.dtype],
         param_bytes=loaded.stage.param_bytes,
         block_bytes_per_token=caches.bytes_per_token,
-        capabilities=list(capabilities(rewindable=not caches.bytes_per_row)),
+        capabilities=list(capabilities(rewindable=not caches.bytes_per_slot)),
     )
 
 

@@ -61,9 +61,9 @@ class StageCaches:
         return sum(pool.bytes_per_token for pool in self.pools)
 
     @property
-    def bytes_per_row(self) -> int:
+    def bytes_per_slot(self) -> int:
         """Of all recurrent states."""
-        return sum(state.bytes_per_row for state in self._states)
+        return sum(state.bytes_per_slot for state in self._states)
 
     @property
     def arrays(self) -> list[mx.array]:
@@ -81,7 +81,7 @@ class StageCaches:
         for pool in self.pools:
             pool.allocate(self._num_blocks, size.block_size)
         for state in self._states:
-            state.allocate(size.max_rows)
+            state.allocate(size.max_slots)
         mx.eval(self.arrays)
 
     def free(self) -> None:
@@ -169,7 +169,7 @@ class _StateRows:
         self.arrays: list[mx.array] = []
 
     @property
-    def bytes_per_row(self) -> int:
+    def bytes_per_slot(self) -> int:
         """Of one slot."""
         return int(np.prod(self._shape)) * int(self._dtype.size)
 
@@ -281,4 +281,4 @@ def _slots(context: CallContext) -> mx.array:
 
 
 def _sizes(size: ReplicaSize) -> tuple[int, int, int]:
-    return size.num_blocks, size.block_size, size.max_rows
+    return size.num_blocks, size.block_size, size.max_slots

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, TokenId
+from histrio.contracts.sampler import LogitsRows, Opening, TokenId
 from histrio_samplers.edits import padded
 
 __all__ = ["AllowedTokenIds", "AllowedTokenIdsParams"]
@@ -31,7 +31,7 @@ class AllowedTokenIds:
     order: ClassVar[int] = 10
     params: ClassVar[type[msgspec.Struct]] = AllowedTokenIdsParams
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         self._allowed: dict[int, npt.NDArray[np.int64]] = {}
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
@@ -44,7 +44,7 @@ class AllowedTokenIds:
         self._allowed[slot] = np.unique(np.array(params.allowed_token_ids, np.int64))
         return True
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Keep the logits of the allowed tokens, remove all others of the row."""
         allowed = {row: self._allowed[slot] for row, slot in enumerate(rows.slots.tolist()) if slot in self._allowed}
         tokens, _ = padded({row: (ids, ids) for row, ids in allowed.items()}, logits.shape, neutral=0)

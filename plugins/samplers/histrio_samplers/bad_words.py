@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, Slots, TokenId
+from histrio.contracts.sampler import LogitsRows, Opening, Slots, TokenId
 from histrio_samplers.edits import add_to
 
 __all__ = ["BadWords", "BadWordsParams"]
@@ -34,7 +34,7 @@ class BadWords:
     order: ClassVar[int] = 20
     params: ClassVar[type[msgspec.Struct]] = BadWordsParams
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         self._words: dict[int, list[list[int]]] = {}
         self._tails: dict[int, list[int]] = {}
         """The sequence's last tokens, as many as its longest word needs."""
@@ -57,7 +57,7 @@ class BadWords:
             tail.append(token)
             del tail[: -self._tail_length(slot)]
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Remove the tokens that would complete a word."""
         edits = {}
         for row, slot in enumerate(rows.slots.tolist()):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, Slots, TokenId
+from histrio.contracts.sampler import LogitsRows, Opening, Slots, TokenId
 from histrio_samplers.edits import add_to
 
 __all__ = ["Dry", "DryParams"]
@@ -50,7 +50,7 @@ class Dry:
     order: ClassVar[int] = 70
     params: ClassVar[type[msgspec.Struct]] = DryParams
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         self._repeats: dict[int, _Repeats] = {}
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
@@ -68,7 +68,7 @@ class Dry:
         for slot, token in zip(slots.tolist(), ids.tolist(), strict=True):
             self._repeats[slot].append(token)
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Subtract the penalties of each row."""
         edits = {}
         for row, slot in enumerate(rows.slots.tolist()):

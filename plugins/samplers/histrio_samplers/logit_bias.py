@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, TokenIdKey
+from histrio.contracts.sampler import LogitsRows, Opening, TokenIdKey
 from histrio_samplers.edits import add_to
 
 __all__ = ["LogitBias", "LogitBiasParams"]
@@ -36,7 +36,7 @@ class LogitBias:
     order: ClassVar[int] = 40
     params: ClassVar[type[msgspec.Struct]] = LogitBiasParams
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         self._biases: dict[int, tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]] = {}
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
@@ -50,7 +50,7 @@ class LogitBias:
         self._biases[slot] = np.array(list(biases), np.int64), np.array(list(biases.values()), np.float32)
         return True
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Add the biases of each row."""
         slots = rows.slots.tolist()
         return add_to(xp, logits, {row: self._biases[slot] for row, slot in enumerate(slots) if slot in self._biases})

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 
 __all__ = ["MinP", "MinPParams"]
 
@@ -30,8 +30,8 @@ class MinP:
     order: ClassVar[int] = 230
     params: ClassVar[type[msgspec.Struct]] = MinPParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._log_min_ps = np.full(max_rows, -np.inf, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._log_min_ps = np.full(max_slots, -np.inf, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's limit, as a difference of logits."""
@@ -39,7 +39,7 @@ class MinP:
         self._log_min_ps[slot] = math.log(params.min_p) if params.min_p > 0 else -math.inf
         return params.min_p > 0
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set everything below the row's limit to -inf."""
         limits = xp.max(logits) + xp.asarray(self._log_min_ps[rows.slots][:, None])
         return xp.where(logits < limits, -np.inf, logits)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 from histrio_samplers.edits import add_to
 
 __all__ = ["MinTokens", "MinTokensParams"]
@@ -28,8 +28,8 @@ class MinTokens:
     order: ClassVar[int] = 30
     params: ClassVar[type[msgspec.Struct]] = MinTokensParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._first_ends = np.zeros(max_rows, np.int64)
+    def __init__(self, max_slots: int) -> None:
+        self._first_ends = np.zeros(max_slots, np.int64)
         """First position of the sequence where it may end."""
         self._end_ids: dict[int, npt.NDArray[np.int64]] = {}
 
@@ -44,7 +44,7 @@ class MinTokens:
         self._first_ends[slot] = 0
         return False
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Remove the end tokens of rows that are too short yet."""
         edits = {}
         for row in np.flatnonzero(rows.positions < self._first_ends[rows.slots]).tolist():

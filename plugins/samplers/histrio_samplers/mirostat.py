@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, Slots
+from histrio.contracts.sampler import LogitsRows, Opening, Slots
 
 __all__ = ["Mirostat", "MirostatParams"]
 
@@ -35,9 +35,9 @@ class Mirostat:
     order: ClassVar[int] = 290
     params: ClassVar[type[msgspec.Struct]] = MirostatParams
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         self._params: dict[int, MirostatParams] = {}
-        self._mus = np.full(max_rows, np.inf)
+        self._mus = np.full(max_slots, np.inf)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Begin with μ = 2τ, or go on with the μ that was reached."""
@@ -59,7 +59,7 @@ class Mirostat:
         """μ."""
         return float(self._mus[slot])
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set what is too surprising to -inf. A row behind drafts has the μ that they would lead to."""
         if not rows.drafts:
             return _truncate(xp, logits, self._mus[rows.slots])

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, Slots
+from histrio.contracts.sampler import LogitsRows, Opening, Slots
 from histrio_samplers.edits import padded
 from histrio_samplers.token_counts import TokenCounts, counts_of
 
@@ -35,9 +35,9 @@ class OccurrencePenalties:
     order: ClassVar[int] = 60
     params: ClassVar[type[msgspec.Struct]] = OccurrencePenaltiesParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._presence = np.zeros((max_rows, 1), np.float32)
-        self._frequency = np.zeros((max_rows, 1), np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._presence = np.zeros((max_slots, 1), np.float32)
+        self._frequency = np.zeros((max_slots, 1), np.float32)
         self._counts: dict[int, TokenCounts] = {}
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
@@ -57,7 +57,7 @@ class OccurrencePenalties:
         for slot, token in zip(slots.tolist(), ids.tolist(), strict=True):
             self._counts[slot].add(token)
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Subtract the penalties of each row."""
         tokens, counts = padded(counts_of(self._counts, rows), logits.shape, neutral=0)
         penalties = self._frequency[rows.slots] * counts + self._presence[rows.slots] * (counts > 0)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows, Slots
+from histrio.contracts.sampler import LogitsRows, Opening, Slots
 from histrio_samplers.edits import padded
 from histrio_samplers.token_counts import TokenCounts, counts_of
 
@@ -32,8 +32,8 @@ class RepetitionPenalty:
     order: ClassVar[int] = 50
     params: ClassVar[type[msgspec.Struct]] = RepetitionPenaltyParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._penalties = np.ones(max_rows, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._penalties = np.ones(max_slots, np.float32)
         self._counts: dict[int, TokenCounts] = {}
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
@@ -52,7 +52,7 @@ class RepetitionPenalty:
         for slot, token in zip(slots.tolist(), ids.tolist(), strict=True):
             self._counts[slot].add(token)
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Penalise the tokens of each row; those of other rows are divided by 1."""
         tokens, _ = padded(counts_of(self._counts, rows), logits.shape, neutral=0)
         indices, penalties = xp.asarray(tokens), xp.asarray(self._penalties[rows.slots][:, None])

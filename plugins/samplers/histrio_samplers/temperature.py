@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 
 __all__ = ["Temperature", "TemperatureParams"]
 
@@ -29,8 +29,8 @@ class Temperature:
     order: ClassVar[int] = 100
     params: ClassVar[type[msgspec.Struct]] = TemperatureParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._temperatures = np.ones(max_rows, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._temperatures = np.ones(max_slots, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's temperature."""
@@ -38,7 +38,7 @@ class Temperature:
         self._temperatures[slot] = max(params.temperature, _LEAST)
         return params.temperature != 1
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Divide each row; rows of temperature 1 stay exactly as they are."""
         logits /= xp.asarray(self._temperatures[rows.slots][:, None])
         return logits

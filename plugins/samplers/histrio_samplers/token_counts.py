@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from histrio.contracts.sampler import Rows
+from histrio.contracts.sampler import LogitsRows
 from histrio_samplers.edits import Edits
 
 __all__ = ["TokenCounts", "counts_of"]
@@ -56,7 +56,7 @@ class TokenCounts:
         )
 
 
-def counts_of(counts: Mapping[int, TokenCounts], rows: Rows) -> Edits:
+def counts_of(counts: Mapping[int, TokenCounts], rows: LogitsRows) -> Edits:
     """The distinct tokens before each row whose slot is counted, and how often they occurred."""
     slots = rows.slots.tolist()
     if not rows.drafts:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 from histrio_samplers.largest_values import MOST_SOUGHT, largest_values
 
 __all__ = ["TopK", "TopKParams"]
@@ -28,8 +28,8 @@ class TopK:
     order: ClassVar[int] = 210
     params: ClassVar[type[msgspec.Struct]] = TopKParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._ks = np.zeros(max_rows, np.int64)
+    def __init__(self, max_slots: int) -> None:
+        self._ks = np.zeros(max_slots, np.int64)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's k."""
@@ -37,7 +37,7 @@ class TopK:
         self._ks[slot] = max(params.top_k, 0)
         return bool(self._ks[slot] > 0)
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set everything below the row's k-th largest logit to -inf."""
         ks = np.minimum(self._ks[rows.slots], logits.shape[-1])
         thresholds = xp.asarray(np.full((len(ks), 1), -np.inf, np.float32))

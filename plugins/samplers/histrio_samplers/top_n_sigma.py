@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 
 __all__ = ["TopNSigma", "TopNSigmaParams"]
 
@@ -30,8 +30,8 @@ class TopNSigma:
     order: ClassVar[int] = 200
     params: ClassVar[type[msgspec.Struct]] = TopNSigmaParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._ns = np.full(max_rows, np.inf, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._ns = np.full(max_slots, np.inf, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's n."""
@@ -39,7 +39,7 @@ class TopNSigma:
         self._ns[slot] = params.top_n_sigma if params.top_n_sigma > 0 else np.inf
         return params.top_n_sigma > 0
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set everything below largest - n * deviation to -inf."""
         ns = self._ns[rows.slots]
         limited = np.flatnonzero(np.isfinite(ns))

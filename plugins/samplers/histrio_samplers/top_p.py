@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 from histrio.stage.sampling.inverse_cdf import first_reaching
 from histrio_samplers.largest_values import NARROW, largest_values
 
@@ -35,8 +35,8 @@ class TopP:
     order: ClassVar[int] = 220
     params: ClassVar[type[msgspec.Struct]] = TopPParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._ps = np.ones(max_rows, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._ps = np.ones(max_slots, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's p."""
@@ -44,7 +44,7 @@ class TopP:
         self._ps[slot] = params.top_p
         return params.top_p < 1
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set everything below the row's threshold to -inf."""
         ps = self._ps[rows.slots]
         has_few = np.zeros(len(ps), np.bool_)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 
 __all__ = ["TypicalP", "TypicalPParams"]
 
@@ -38,8 +38,8 @@ class TypicalP:
     order: ClassVar[int] = 240
     params: ClassVar[type[msgspec.Struct]] = TypicalPParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._ps = np.ones(max_rows, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._ps = np.ones(max_slots, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's p."""
@@ -47,7 +47,7 @@ class TypicalP:
         self._ps[slot] = params.typical_p
         return params.typical_p < 1
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set everything further from the expected information than the row's threshold to -inf."""
         ps = self._ps[rows.slots]
         limited = np.flatnonzero(ps < 1)

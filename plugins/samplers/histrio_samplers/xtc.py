@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 
 __all__ = ["Xtc", "XtcParams"]
 
@@ -33,9 +33,9 @@ class Xtc:
     order: ClassVar[int] = 260
     params: ClassVar[type[msgspec.Struct]] = XtcParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._probabilities = np.zeros(max_rows, np.float32)
-        self._thresholds = np.zeros(max_rows, np.float32)
+    def __init__(self, max_slots: int) -> None:
+        self._probabilities = np.zeros(max_slots, np.float32)
+        self._thresholds = np.zeros(max_slots, np.float32)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember the slot's probability and threshold."""
@@ -44,7 +44,7 @@ class Xtc:
         self._thresholds[slot] = params.xtc_threshold
         return params.xtc_probability > 0
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Set the top choices of those rows to -inf whose turn it is."""
         is_turn = rows.uniform(self.name) < self._probabilities[rows.slots]
         if not is_turn.any():

@@ -44,13 +44,13 @@ class SglangStage:
         self.xp = TorchArrays(device)
         self.capacity = StageCapacity(
             max_blocks=measure(device).max_blocks(runner.token_bytes, spec, [page_size]),
-            max_rows=spec.sizes.max_batch_size,
+            max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype=str(runner.dtype).removeprefix("torch."),
             param_bytes=runner.param_bytes,
             block_bytes_per_token=runner.token_bytes,
             first_block_id=_FIRST_ID,
-            first_row=_FIRST_ID,
+            first_slot=_FIRST_ID,
             capabilities=list(CAPABILITIES),
         )
         self._spec, self._runner, self._device = spec, runner, device

@@ -71,12 +71,12 @@ class RangeRunner:
         self._size = self._rows = None
         self._runner.req_to_token_pool = self._runner.token_to_kv_pool_allocator = None
         num_tokens = size.num_blocks * size.block_size
-        with get_schedule().override(max_total_tokens=num_tokens, max_running_requests=size.max_rows):
+        with get_schedule().override(max_total_tokens=num_tokens, max_running_requests=size.max_slots):
             self._runner.alloc_memory_pool()
-        if self._runner.max_total_num_tokens < num_tokens or self._runner.max_running_requests < size.max_rows:
+        if self._runner.max_total_num_tokens < num_tokens or self._runner.max_running_requests < size.max_slots:
             raise DoesNotFit(
                 f"SGLang made room for {self._runner.max_total_num_tokens} tokens and "
-                f"{self._runner.max_running_requests} rows; {num_tokens} and {size.max_rows} were planned: raise "
+                f"{self._runner.max_running_requests} rows; {num_tokens} and {size.max_slots} were planned: raise "
                 "mem-fraction-static, or lower the number of pages"
             )
 

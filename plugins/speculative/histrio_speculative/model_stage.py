@@ -38,9 +38,9 @@ class ModelStage:
         except BaseException:
             self._stage.close()
             raise
-        self._first_row = capacity.first_row
+        self._first_slot = capacity.first_slot
         max_blocks = -(-spec.max_sequence_length // self.size.block_size)
-        self._table = SlotTable(self.size.max_rows, max_blocks, capacity.first_row, capacity.first_block_id)
+        self._table = SlotTable(self.size.max_slots, max_blocks, capacity.first_slot, capacity.first_block_id)
         self._num_steps = 0
 
     @property
@@ -54,7 +54,7 @@ class ModelStage:
 
     def close_slot(self, slot: int) -> None:
         """The slot is free."""
-        self._running.close_slot(slot + self._first_row)
+        self._running.close_slot(slot + self._first_slot)
 
     def run(self, rows: list[Row], ids: list[int]) -> Array | None:
         """Compute the rows, whose tokens are `ids`; logits [rows that sample, vocab], None where none does."""
@@ -74,7 +74,7 @@ def _size(spec: StageSpec, capacity: StageCapacity, num_cache_tokens: int | None
 
     sizes = msgspec.structs.replace(spec.sizes, num_cache_blocks=None)
     most = fit(SizeLimits(sizes, spec.max_sequence_length), [capacity])
-    num_tokens = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_rows, spec.max_sequence_length)
+    num_tokens = num_cache_tokens or max(_TOKENS_PER_ROW * most.max_slots, spec.max_sequence_length)
     num_blocks = -(-num_tokens // most.block_size)
     num_fitting = capacity.max_blocks[most.block_size]
     if num_cache_tokens is not None and num_blocks > num_fitting:

@@ -80,6 +80,6 @@ def bring_up(
     factory = tools.stage_backend(options.backend)
     stage_spec = with_options(stage_spec, factory, "options")
     stage = ModelStage(current(factory), stage_spec, options.num_cache_tokens)
-    max_rows = stage.size.max_rows
-    chooser = TokenChooser(tools.make_chain(max_rows), stage.xp, max_rows)
+    max_slots = stage.size.max_slots
+    chooser = TokenChooser(tools.make_chain(max_slots), stage.xp, max_slots)
     return ModelDrafter(stage, chooser, Vocabularies(spec.vocab_size, draft_vocab))

@@ -37,7 +37,7 @@ class Reservations:
     def __init__(self, size: ReplicaSize, freed: Callable[[int], None]) -> None:
         self._size = size
         self._freed = freed
-        self._free_slots = list(range(size.max_rows - 1, -1, -1))
+        self._free_slots = list(range(size.max_slots - 1, -1, -1))
         self._free_blocks = list(range(size.num_blocks - 1, -1, -1))
         self._reservations: dict[int, Reservation] = {}
         """By request, the longest unused one first."""
@@ -81,7 +81,7 @@ class Reservations:
         """Raise AssertionError if slots or blocks were lost or given twice."""
         slots = [reservation.slot for reservation in self._reservations.values()]
         blocks = [block for reservation in self._reservations.values() for block in reservation.block_ids]
-        assert sorted(slots + self._free_slots) == list(range(self._size.max_rows)), "slots were lost or doubled"
+        assert sorted(slots + self._free_slots) == list(range(self._size.max_slots)), "slots were lost or doubled"
         assert sorted(blocks + self._free_blocks) == list(range(self._size.num_blocks)), "blocks were lost or doubled"
 
     def _make_room(self, request: int, num_slots: int, num_blocks: int) -> bool:

@@ -55,10 +55,10 @@ class _Shape:
 class TokenChooser:
     """Chooses drafted tokens for the sequences in the slots of the draft model."""
 
-    def __init__(self, chain: DraftSampler, xp: ArrayNamespace, max_rows: int) -> None:
+    def __init__(self, chain: DraftSampler, xp: ArrayNamespace, max_slots: int) -> None:
         self._chain = chain
         self._xp = xp
-        self._shapes: list[_Shape | None] = [None] * max_rows
+        self._shapes: list[_Shape | None] = [None] * max_slots
         """Shape of the distribution by slot; None where the target's number is used."""
         self._random = np.random.default_rng()
 

@@ -35,7 +35,7 @@ class TorchStage:
         self.xp = TorchArrays(stage.device)
         self.capacity = StageCapacity(
             max_blocks=measure(stage.device).max_blocks(cache.reserved_bytes_per_token, spec, BLOCK_SIZES),
-            max_rows=spec.sizes.max_batch_size,
+            max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype=str(stage.dtype).removeprefix("torch."),
             param_bytes=stage.param_bytes,

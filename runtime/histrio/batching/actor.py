@@ -177,7 +177,7 @@ class BatchingActor(Actor[ToBatching]):
             return False
 
         is_idle = scheduler.num_running == 0 and not self._in_flight
-        if not is_idle or not 0 < scheduler.num_waiting < scheduler.limits.max_rows:
+        if not is_idle or not 0 < scheduler.num_waiting < scheduler.limits.max_slots:
             self._gathering_since = None
         elif self._gathering_since is None:
             self._gathering_since = self._clock()
@@ -217,7 +217,7 @@ class BatchingActor(Actor[ToBatching]):
         self._totals = dict.fromkeys(_TOTALS, 0)
         size = start.size
         limits = SchedulerLimits(
-            max_rows=size.max_rows,
+            max_slots=size.max_slots,
             max_step_tokens=size.max_step_tokens,
             block_size=size.block_size,
             max_sequence_length=size.max_sequence_length,

@@ -32,7 +32,7 @@ class Roster:
         self._limits = limits
         self._lease = lease
         self._on_vacated = on_vacated
-        self._free_slots = list(range(limits.max_rows - 1, -1, -1))
+        self._free_slots = list(range(limits.max_slots - 1, -1, -1))
         self._commands: list[StageCommand] = []
 
     @property
@@ -83,7 +83,7 @@ class Roster:
     def check_integrity(self) -> None:
         """Raise AssertionError if slots, blocks or queues disagree."""
         slots = [sequence.slot for sequence in self.running]
-        assert sorted(slots + self._free_slots) == list(range(self._limits.max_rows)), "slots were lost or doubled"
+        assert sorted(slots + self._free_slots) == list(range(self._limits.max_slots)), "slots were lost or doubled"
         assert len(self.waiting) + len(self.running) == len(self.by_request), "a sequence is in no queue, or in two"
         assert self.waiting == sorted(self.waiting, key=_rank), "waiting sequences are out of order"
         self._lease.check_integrity([sequence.block_ids for sequence in self.by_request.values()])

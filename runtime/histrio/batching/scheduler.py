@@ -104,7 +104,7 @@ class Scheduler:
         pending = sum(sequence.num_pending_tokens for sequence in roster.running)
         pending += sum(sequence.num_pending_tokens for sequence in roster.waiting[: roster.num_free_slots])
         tokens = min(pending, self.limits.max_step_tokens)
-        return tokens // self.limits.block_size + min(len(roster.by_request), self.limits.max_rows)
+        return tokens // self.limits.block_size + min(len(roster.by_request), self.limits.max_slots)
 
     def add(self, command: Generate) -> None:
         """A new or replayed request waits behind those that its handicap does not let it overtake."""
@@ -147,7 +147,7 @@ class Scheduler:
         """
         self._rows.begin()
         batch = Batch()
-        max_rows = -(-min(len(self._roster.by_request), self.limits.max_rows) // num_micro_batches)
+        max_rows = -(-min(len(self._roster.by_request), self.limits.max_slots) // num_micro_batches)
         self._draft(max_rows)
         if is_ahead:
             self._schedule_ahead(batch)
@@ -239,7 +239,7 @@ class Scheduler:
             if self._rows.num_missing_blocks or self._rows.has_preempted or not num_free_slots:
                 return
             num_preparing += sequence.is_preparing
-            is_bound = not sequence.is_prepared and num_preparing >= self.limits.max_rows
+            is_bound = not sequence.is_prepared and num_preparing >= self.limits.max_slots
             if sequence.is_matching or sequence.is_preparing or is_bound:
                 continue
             num_free_slots -= 1

@@ -20,7 +20,7 @@ StageCommand = Open | Close | Copy | Prepare
 class SchedulerLimits:
     """Bounds of one step and of one sequence."""
 
-    max_rows: int
+    max_slots: int
     max_step_tokens: int
     block_size: int
     max_sequence_length: int

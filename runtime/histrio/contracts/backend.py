@@ -140,7 +140,7 @@ class StepBatch:
     """One step's rows, ragged: row r owns tokens `offsets[r]:offsets[r+1]` of all flat arrays."""
 
     slots: IntArray
-    """[rows] ids `first_row` … `first_row + max_rows - 1` of this stage's own `StageCapacity`."""
+    """[rows] ids `first_slot` … `first_slot + max_slots - 1` of this stage's own `StageCapacity`."""
     starts: IntArray
     """[rows] tokens of the row already in its blocks."""
     num_tokens: IntArray
@@ -281,7 +281,7 @@ class OpenedStage(Protocol):
         """The array functions for its logits."""
 
     def allocate(self, size: ReplicaSize) -> RunningStage:
-        """Make room for `size.num_blocks` blocks and `size.max_rows` rows, besides those the backend keeps for itself.
+        """Make room for `size.num_blocks` blocks and `size.max_slots` rows, besides those the backend keeps for itself.
 
         Called again with a new epoch, when nothing uses the running stage before it any more: same sizes may keep the
         memory, its contents are garbage then.

@@ -1,8 +1,9 @@
 """The sampler contract.
 
-A *sampler* is one link of the chain from logits to a token. It owns its per-slot state, works on all rows of a step at
-once through the backend's `ArrayNamespace`, and never sees text. What it does to a row depends on that row alone: on
-its logits, its request fields, its tokens and its position in the sequence, never on the batch.
+A *sampler* is one link of the chain from logits to a token. It owns its per-slot state, works on the logits of a
+whole step at once through the backend's `ArrayNamespace`, and never sees text. A row here is a row of logits: one per
+sampled position, so several for a sequence with drafts. What a sampler does to a row depends on that row alone: on its
+logits, its request fields, its tokens and its position in the sequence, never on the batch.
 
 Most samplers need `open` and `apply`. One that counts or matches tokens is an `Observer` too; one with a state that
 tokens cannot rebuild, which therefore has to survive a restart, is `Stateful`. A class is what it has methods for.
@@ -26,9 +27,9 @@ from histrio.messages import Open
 __all__ = [
     "DraftProbs",
     "DraftSampler",
+    "LogitsRows",
     "Observer",
     "Opening",
-    "Rows",
     "Sampler",
     "Slots",
     "Stateful",
@@ -64,11 +65,11 @@ class Opening:
 
 
 @dataclass(slots=True)
-class Rows:
-    """The rows of the logits a sampler works on. All arrays are on the host."""
+class LogitsRows:
+    """To which sequence and position each row of logits belongs. All arrays are on the host."""
 
     slots: Slots
-    """[rows]"""
+    """[rows] slot of the sequence."""
     positions: Ints
     """[rows] index in its sequence of the token that is to be chosen, so also the number of tokens before it."""
     seeds: npt.NDArray[np.uint64]
@@ -81,10 +82,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.slots)
 
-    def take(self, rows: Ints) -> Rows:
+    def take(self, rows: Ints) -> LogitsRows:
         """Some of these rows."""
         drafts = [self.drafts[row] for row in rows] if self.drafts else ()
-        return Rows(self.slots[rows], self.positions[rows], self.seeds[rows], self.choices[rows], drafts)
+        return LogitsRows(self.slots[rows], self.positions[rows], self.seeds[rows], self.choices[rows], drafts)
 
     def uniform(self, name: str) -> npt.NDArray[np.float32]:
         """[rows] a number in (0, 1) for each row, always the same for this row; `name` tells users of them apart."""
@@ -101,7 +102,7 @@ class Sampler(Protocol):
     params: ClassVar[type[msgspec.Struct]]
     """Request fields that the sampler honours, with their bounds as `msgspec.Meta`; defaults mean "does nothing"."""
 
-    def __init__(self, max_rows: int) -> None:
+    def __init__(self, max_slots: int) -> None:
         """Make the per-slot state."""
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
@@ -110,7 +111,7 @@ class Sampler(Protocol):
         Answers whether the sequence wants this sampler. If no row of a step does, `apply` is not called at all.
         """
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Change float32 logits [rows, vocab], in place or not; -inf removes a token.
 
         Rows that do not want this sampler stay as they are.

@@ -36,17 +36,17 @@ class Budget:
             f"{spec.memory.param_mem_ratio} allows {_gib(allowed)}: give the stage fewer layers, or raise the ratio"
         )
 
-    def max_rows(self, bytes_per_row: int, spec: StageSpec) -> int:
+    def max_slots(self, bytes_per_slot: int, spec: StageSpec) -> int:
         """Most rows whose states take half of the share for blocks. Raises `DoesNotFit` if that is not even one."""
-        if bytes_per_row == 0:
+        if bytes_per_slot == 0:
             return spec.sizes.max_batch_size
 
-        rows = min(spec.sizes.max_batch_size, self._share(spec) // 2 // bytes_per_row)
+        rows = min(spec.sizes.max_batch_size, self._share(spec) // 2 // bytes_per_slot)
         if rows > 0:
             return rows
 
         raise DoesNotFit(
-            f"one row's state needs {_gib(bytes_per_row)}; {self.device} has {_gib(self.free_bytes)} free beside the "
+            f"one row's state needs {_gib(bytes_per_slot)}; {self.device} has {_gib(self.free_bytes)} free beside the "
             f"weights, and kvcache-mem-ratio {spec.block_mem_ratio} of {_gib(self.total_bytes)} allows half of "
             f"{_gib(self._share(spec))}: raise the ratio"
         )
@@ -54,7 +54,7 @@ class Budget:
     def max_blocks(
         self, bytes_per_token: int, spec: StageSpec, block_sizes: Sequence[int], state_bytes: int = 0
     ) -> dict[int, int]:
-        """Block size → most blocks, at most what `max_rows` sequences of full length take.
+        """Block size → most blocks, at most what `max_slots` sequences of full length take.
 
         `state_bytes` of the share are taken by the rows' states. Only block sizes that give the blocks that are asked
         for are in the answer. Raises `DoesNotFit` where none does.

@@ -57,4 +57,4 @@ def drafter_spec(topology: Topology, stage: StageSpec, config: ModelConfig, plug
 
 def drafter_tools(plugins: Plugins) -> DrafterTools:
     """The backends and samplers of these plugins."""
-    return DrafterTools(plugins.stage_backend, lambda max_rows: SamplerChain(list(plugins.samplers), max_rows))
+    return DrafterTools(plugins.stage_backend, lambda max_slots: SamplerChain(list(plugins.samplers), max_slots))

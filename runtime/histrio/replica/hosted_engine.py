@@ -51,7 +51,7 @@ class EngineActor(Actor[ToEngine]):
         self._clock = clock
         self._epoch = 0
         self._is_closed = False
-        self._max_rows = 0
+        self._max_requests = 0
         self._max_sequence_length = 0
         self._unfinished: set[int] = set()
         self._rows: list[TokenRow] = []
@@ -101,7 +101,7 @@ class EngineActor(Actor[ToEngine]):
             self._forget(request)
         self._rows = []
         self._epoch = start.epoch
-        self._max_rows = start.size.max_rows
+        self._max_requests = start.size.max_slots
         self._max_sequence_length = start.size.max_sequence_length
         self._num_submitted_tokens = self._num_generated_tokens = 0
         self._tell(ROOT, Allocated(ENGINE, start.epoch))
@@ -153,7 +153,7 @@ class EngineActor(Actor[ToEngine]):
             return
 
         self._stats_due = now + _STATS_EVERY_S
-        num_running = min(len(self._unfinished), self._max_rows)
+        num_running = min(len(self._unfinished), self._max_requests)
         values: dict[str, float] = {
             "running_sequences": num_running,
             "waiting_sequences": len(self._unfinished) - num_running,

@@ -33,10 +33,10 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
     sizes = limits.sizes
     block_size = min((size for size in common if size >= sizes.requested_block_size), default=max(common))
     capabilities = sorted(set.intersection(*(set(capacity.capabilities) for capacity in capacities)))
-    max_rows = min(sizes.max_batch_size, *(capacity.max_rows for capacity in capacities))
+    max_slots = min(sizes.max_batch_size, *(capacity.max_slots for capacity in capacities))
     if Capability.BATCH not in capabilities:
-        max_rows = 1
-    useful = max_rows * -(-limits.max_sequence_length // block_size)
+        max_slots = 1
+    useful = max_slots * -(-limits.max_sequence_length // block_size)
     num_blocks = min(useful, *(capacity.max_blocks[block_size] for capacity in capacities))
     if sizes.num_cache_blocks is not None:
         if sizes.num_cache_blocks > min(capacity.max_blocks[block_size] for capacity in capacities):
@@ -51,7 +51,7 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
     return ReplicaSize(
         num_blocks=num_blocks,
         block_size=block_size,
-        max_rows=max_rows,
+        max_slots=max_slots,
         max_step_tokens=min(sizes.max_num_tokens_per_batch, *(capacity.max_step_tokens for capacity in capacities)),
         max_sequence_length=min(limits.max_sequence_length, num_blocks * block_size),
         capabilities=capabilities,
@@ -73,7 +73,7 @@ def fit_engine(limits: SizeLimits, capacity: EngineCapacity) -> ReplicaSize:
     return ReplicaSize(
         num_blocks=capacity.num_cache_tokens,
         block_size=1,
-        max_rows=capacity.max_rows,
+        max_slots=capacity.max_requests,
         max_step_tokens=sizes.max_num_tokens_per_batch,
         max_sequence_length=longest,
         capabilities=sorted(capacity.capabilities),

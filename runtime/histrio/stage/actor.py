@@ -100,7 +100,7 @@ class _Allocated:
 
     running: RunningStage
     xp: ArrayNamespace
-    first_row: int
+    first_slot: int
     first_block_id: int
     code: Code
     """What the flight record says while the backend computes."""
@@ -163,7 +163,7 @@ class StageActor(Actor[ToStage]):
             case Open():
                 self._open(message, stage)
             case Close(slot):
-                stage.running.close_slot(slot + stage.first_row)
+                stage.running.close_slot(slot + stage.first_slot)
                 if self._last_stage is not None:
                     self._last_stage.close(slot)
                 self._forward(message)
@@ -203,10 +203,10 @@ class StageActor(Actor[ToStage]):
         size, capacity = start.size, self._opened.capacity
         running = self._opened.allocate(size)
         code = Code(f"backend ({type(running).__module__})", is_request_code=False)
-        self._allocated = _Allocated(running, self._opened.xp, capacity.first_row, capacity.first_block_id, code)
+        self._allocated = _Allocated(running, self._opened.xp, capacity.first_slot, capacity.first_block_id, code)
         max_blocks = -(-size.max_sequence_length // size.block_size)
-        self._table = SlotTable(size.max_rows, max_blocks, capacity.first_row, capacity.first_block_id)
-        self._drawn = DrawnTokens(size.max_rows)
+        self._table = SlotTable(size.max_slots, max_blocks, capacity.first_slot, capacity.first_block_id)
+        self._drawn = DrawnTokens(size.max_slots)
         if self._last_stage is not None:
             self._last_stage.forget_prepared()
         self._tell(ROOT, Allocated(self._name, start.epoch))
@@ -220,7 +220,7 @@ class StageActor(Actor[ToStage]):
 
     def _open(self, command: Open, stage: _Allocated) -> None:
         self._table.open(command.slot, command.num_cached_tokens, command.request)
-        seat(command.slot + stage.first_row, command.request)
+        seat(command.slot + stage.first_slot, command.request)
         if self._last_stage is not None:
             self._last_stage.open(command)
         self._forward(command)

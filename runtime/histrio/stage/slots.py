@@ -16,17 +16,17 @@ _Ints = npt.NDArray[np.int32]
 class SlotTable:
     """Length and block table of every slot of one stage. Decides nothing: everything comes with the commands.
 
-    Commands count slots and blocks from 0; the batch has the stage's own ids, which begin at `first_row` and
+    Commands count slots and blocks from 0; the batch has the stage's own ids, which begin at `first_slot` and
     `first_block_id`.
     """
 
-    def __init__(self, max_rows: int, max_blocks_per_row: int, first_row: int = 0, first_block_id: int = 0) -> None:
-        self.lengths = np.zeros(max_rows, np.int32)
-        self._num_blocks = np.zeros(max_rows, np.int32)
-        self._tables = np.full((max_rows, max_blocks_per_row), first_block_id, np.int32)
-        self._first_row = first_row
+    def __init__(self, max_slots: int, max_blocks_per_slot: int, first_slot: int = 0, first_block_id: int = 0) -> None:
+        self.lengths = np.zeros(max_slots, np.int32)
+        self._num_blocks = np.zeros(max_slots, np.int32)
+        self._tables = np.full((max_slots, max_blocks_per_slot), first_block_id, np.int32)
+        self._first_slot = first_slot
         self._first_block_id = first_block_id
-        self._requests = [0] * max_rows
+        self._requests = [0] * max_slots
 
     def open(self, slot: int, num_cached_tokens: int = 0, request: int = 0) -> None:
         """A sequence takes the slot; its first tokens may be in blocks that come with its first row."""
@@ -54,7 +54,7 @@ class SlotTable:
         np.cumsum(num_tokens, out=offsets[1:])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_tokens)
         return StepBatch(
-            slots=slots + np.int32(self._first_row),
+            slots=slots + np.int32(self._first_slot),
             starts=starts,
             num_tokens=num_tokens,
             num_sampled=np.array([row.num_scored + row.num_sampled for row in rows], np.int32),
@@ -81,8 +81,8 @@ class DrawnTokens:
     """The token drawn last for each slot, on a stage that is the first and the last one: steps of async scheduling
     continue from it."""
 
-    def __init__(self, max_rows: int) -> None:
-        self._ids = np.zeros(max_rows, np.int64)
+    def __init__(self, max_slots: int) -> None:
+        self._ids = np.zeros(max_slots, np.int64)
 
     def fill_in(self, token_ids: npt.NDArray[np.int64], step: Step) -> None:
         """Put them in place of the -1 of rows that wait for one; such a row has one token."""

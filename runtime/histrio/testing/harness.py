@@ -230,7 +230,7 @@ def _parts(
     if drafter is None:
         return BatchingParts(policy=options.policy)
 
-    tools = DrafterTools(lambda _name: factory, lambda max_rows: SamplerChain(samplers, max_rows))
+    tools = DrafterTools(lambda _name: factory, lambda max_slots: SamplerChain(samplers, max_slots))
     settings = DrafterSpec.of_stage(
         spec,
         options.speculation,

@@ -134,7 +134,7 @@ class ToyStage:
         num_tokens = min(fitting, (spec.sizes.num_cache_blocks or 4096) * 16)
         self.capacity = StageCapacity(
             max_blocks={size: num_tokens // size for size in (4, 8, 16, 32)},
-            max_rows=spec.sizes.max_batch_size,
+            max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="int64",
             param_bytes=0,

@@ -127,9 +127,9 @@ class ToyEngine:
         self._thread = threading.Thread(target=self._run, name="toy-engine", daemon=True)
         self._thread.start()
         self._longest = min(spec.max_sequence_length, int(config["max_position_embeddings"]))
-        max_rows = spec.sizes.max_batch_size
-        num_cache_tokens = spec.sizes.num_cache_tokens or max_rows * self._longest
-        return EngineCapacity(max_rows, self._longest, num_cache_tokens, "int64", [Capability.LOGPROBS])
+        max_requests = spec.sizes.max_batch_size
+        num_cache_tokens = spec.sizes.num_cache_tokens or max_requests * self._longest
+        return EngineCapacity(max_requests, self._longest, num_cache_tokens, "int64", [Capability.LOGPROBS])
 
     def submit(self, command: Generate) -> None:
         """Hand the request to the thread. Raises `RequestError` for one that is too long."""

@@ -65,13 +65,13 @@ class LlamaStage:
         progress(1.0, "read")
         return StageCapacity(
             max_blocks={size: num_tokens // size for size in BLOCK_SIZES},
-            max_rows=spec.sizes.max_batch_size,
+            max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
             dtype="float32",
             param_bytes=param_bytes,
             block_bytes_per_token=token_bytes,
             first_block_id=1,  # as engines have it that keep block 0 for padding
-            first_row=1,
+            first_slot=1,
             capabilities=list(CAPABILITIES),
         )
 

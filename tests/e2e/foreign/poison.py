@@ -26,7 +26,7 @@ from histrio.contracts.drafter import Draft, DrafterSpec, DrafterTools
 from histrio.contracts.grammar import MaskRequest, Masks, VocabularySpec
 from histrio.contracts.hooks import hookimpl
 from histrio.contracts.options import NoOptions
-from histrio.contracts.sampler import Opening, Rows
+from histrio.contracts.sampler import LogitsRows, Opening
 from histrio.messages import Generate, GrammarSpec
 from histrio.testing.toy import ToyFactory, ToyStage
 
@@ -51,10 +51,10 @@ class Poison:
     order: ClassVar[int] = 20
     params: ClassVar[type[msgspec.Struct]] = PoisonParams
 
-    def __init__(self, max_rows: int) -> None:
-        self._kinds = [""] * max_rows
-        self._from = np.zeros(max_rows, np.int64)
-        self._num_known = np.zeros(max_rows, np.int64)
+    def __init__(self, max_slots: int) -> None:
+        self._kinds = [""] * max_slots
+        self._from = np.zeros(max_slots, np.int64)
+        self._num_known = np.zeros(max_slots, np.int64)
 
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """Remember what for, and from which position on."""
@@ -66,7 +66,7 @@ class Poison:
         self._num_known[slot] = len(opening.ids)
         return bool(params.poison)
 
-    def apply(self, xp: ArrayNamespace, logits: Array, rows: Rows) -> Array:
+    def apply(self, xp: ArrayNamespace, logits: Array, rows: LogitsRows) -> Array:
         """Fail in the rows that are due."""
         for slot, position in zip(rows.slots.tolist(), rows.positions.tolist(), strict=True):
             if position >= self._from[slot]:

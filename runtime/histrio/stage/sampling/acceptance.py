@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.philox import uniform
-from histrio.contracts.sampler import Rows, Slots
+from histrio.contracts.sampler import LogitsRows, Slots
 from histrio.stage.sampling.inverse_cdf import first_reaching
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Proposals:
 
 
 def accept_or_draw(
-    xp: ArrayNamespace, logits: Array, rows: Rows, proposals: Proposals
+    xp: ArrayNamespace, logits: Array, rows: LogitsRows, proposals: Proposals
 ) -> tuple[Ints, npt.NDArray[np.float32]]:
     """As `draw`, with float32 `logits` [rows, vocab] in which every sampler had its say: the drafts or other tokens.
 

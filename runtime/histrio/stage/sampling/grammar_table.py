@@ -131,7 +131,8 @@ class GrammarTable:
     def begin(self, sampled: Sequence[tuple[int, Sequence[int]]]) -> StepMasks | None:
         """Start to compute the masks of a step; None where no sequence has a grammar.
 
-        `sampled` lists slot and draft ids of every row that samples, in row order; it takes 1 + drafts rows of logits.
+        `sampled` lists slot and draft ids of every sequence that samples in this step, in the order of the step's rows;
+        each has 1 + drafts rows of logits.
         """
         constrained: list[_Constrained] = []
         row = 0

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.philox import uniform
 from histrio.contracts.request_fields import FieldTable
-from histrio.contracts.sampler import Observer, Opening, Rows, Sampler, Slots, Stateful
+from histrio.contracts.sampler import LogitsRows, Observer, Opening, Sampler, Slots, Stateful
 from histrio.errors import note_request_code
 from histrio.messages import Open, TokenLogprobs
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
@@ -68,28 +68,28 @@ class Sampled:
 class SamplerChain:
     """The samplers of one last stage with their per-slot state, and the draws.
 
-    `samplers` are classes in any order, `max_rows` is the number of slots. Raises `PluginError` as `FieldTable` does.
+    `samplers` are classes in any order, `max_slots` is the number of slots. Raises `PluginError` as `FieldTable` does.
     """
 
-    def __init__(self, samplers: Sequence[type[Sampler]], max_rows: int) -> None:
+    def __init__(self, samplers: Sequence[type[Sampler]], max_slots: int) -> None:
         self.fields = FieldTable(samplers)
-        self._samplers = [kind(max_rows) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
+        self._samplers = [kind(max_slots) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
         self._codes = [_SamplerCode(sampler) for sampler in self._samplers]
         self._num_constraining = sum(sampler.order < _FIRST_PENALTY_ORDER for sampler in self._samplers)
         self._num_changing = sum(sampler.order < _FIRST_SHAPING_ORDER for sampler in self._samplers)
-        self._is_active = np.zeros((max_rows, len(self._samplers)), np.bool_)
-        self._is_open = np.zeros(max_rows, np.bool_)
-        self._is_greedy = np.zeros(max_rows, np.bool_)
-        self._is_plain = np.zeros(max_rows, np.bool_)
+        self._is_active = np.zeros((max_slots, len(self._samplers)), np.bool_)
+        self._is_open = np.zeros(max_slots, np.bool_)
+        self._is_greedy = np.zeros(max_slots, np.bool_)
+        self._is_plain = np.zeros(max_slots, np.bool_)
         """Open, greedy, and no sampler wants more than an argmax."""
-        self._is_observed = np.zeros(max_rows, np.bool_)
+        self._is_observed = np.zeros(max_slots, np.bool_)
         """Some sampler that wants the slot follows its tokens."""
-        self._scorer = TokenScorer(max_rows)
-        self._seeds = np.zeros(max_rows, np.uint64)
-        self._choices = np.zeros(max_rows, np.uint32)
-        self._can_refuse = np.zeros(max_rows, np.bool_)
+        self._scorer = TokenScorer(max_slots)
+        self._seeds = np.zeros(max_slots, np.uint64)
+        self._choices = np.zeros(max_slots, np.uint32)
+        self._can_refuse = np.zeros(max_slots, np.bool_)
         """Sampled, and the client chose no seed: which tokens come may depend on what was drafted."""
-        self._can_skip_draws = [True] * max_rows
+        self._can_skip_draws = [True] * max_slots
         self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
         self._changed_slots: set[int] = set()
 
@@ -199,8 +199,8 @@ class SamplerChain:
         scores = self._scorer.score(xp, raw, accepted, kept, ids[kept])
         return Sampled(ids[kept].tolist(), num_ids, scores)
 
-    def _rows(self, slots: Slots, positions: Ints, drafts: Sequence[Sequence[int]]) -> Rows:
-        return Rows(slots, positions, self._seeds[slots], self._choices[slots], drafts)
+    def _rows(self, slots: Slots, positions: Ints, drafts: Sequence[Sequence[int]]) -> LogitsRows:
+        return LogitsRows(slots, positions, self._seeds[slots], self._choices[slots], drafts)
 
     def _proposals(
         self, slots: Slots, drafts: Drafts, draft_probs: Mapping[int, Sequence[DraftProbs]]
@@ -209,7 +209,7 @@ class SamplerChain:
         return Proposals.of_step(slots, drafts, usable) if usable else None
 
     def _sample_chunk(
-        self, xp: ArrayNamespace, logits: Array, rows: Rows, proposals: Proposals | None
+        self, xp: ArrayNamespace, logits: Array, rows: LogitsRows, proposals: Proposals | None
     ) -> tuple[Ints, npt.NDArray[np.float32]]:
         """The token of each of these rows, and what probability it had."""
         ids, probabilities = np.zeros(len(rows), np.int64), np.ones(len(rows), np.float32)
@@ -303,7 +303,7 @@ def _num_equal(drafted: list[int], drawn: list[int]) -> int:
 
 
 def _draw(
-    xp: ArrayNamespace, logits: Array, rows: Rows, proposals: Proposals | None
+    xp: ArrayNamespace, logits: Array, rows: LogitsRows, proposals: Proposals | None
 ) -> tuple[Ints, npt.NDArray[np.float32]]:
     """A token for each row, from what the samplers have left, and its probability."""
     if proposals is not None and not proposals.is_empty:

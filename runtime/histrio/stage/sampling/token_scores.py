@@ -16,10 +16,10 @@ __all__ = ["TokenScorer"]
 class TokenScorer:
     """Keeps what the sequence of each slot asks for."""
 
-    def __init__(self, max_rows: int) -> None:
-        self.is_asked = np.zeros(max_rows, np.bool_)
+    def __init__(self, max_slots: int) -> None:
+        self.is_asked = np.zeros(max_slots, np.bool_)
         """Slots whose tokens are scored."""
-        self._num_top = np.zeros(max_rows, np.int64)
+        self._num_top = np.zeros(max_slots, np.int64)
 
     def open(self, slot: int, ask: Ask) -> None:
         """A sequence takes a slot."""

@@ -49,7 +49,7 @@ def check_honoured(engine: EngineSubject, field: str) -> None:
 
 def _priority(engine: EngineSubject) -> None:
     """Every slot is taken and two requests wait; one of a lower number that comes later enters before the last."""
-    running = [_start(engine, seed, 48) for seed in range(engine.driver.capacity.max_rows)]
+    running = [_start(engine, seed, 48) for seed in range(engine.driver.capacity.max_requests)]
     waiting = [_start(engine, 100 + seed, 48, Ask(engine.greedy, priority=100)) for seed in range(2)]
     first = _start(engine, 200, 4, Ask(engine.greedy, priority=0))
     engine.driver.wait(first, num_tokens=1)

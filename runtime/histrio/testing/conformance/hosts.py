@@ -91,7 +91,7 @@ class LocalHost:
         self._outputs = {}
         self._running, self._capacity = self._stage.allocate(size), self._stage.capacity
         max_blocks = -(-size.max_sequence_length // size.block_size)
-        self._table = SlotTable(size.max_rows, max_blocks, self._capacity.first_row, self._capacity.first_block_id)
+        self._table = SlotTable(size.max_slots, max_blocks, self._capacity.first_slot, self._capacity.first_block_id)
 
     def tell(self, command: Open | Close | Copy) -> None:
         """See `Host`."""
@@ -99,7 +99,7 @@ class LocalHost:
             case Open():
                 self._table.open(command.slot, command.num_cached_tokens)
             case Close(slot):
-                self._running.close_slot(slot + self._capacity.first_row)
+                self._running.close_slot(slot + self._capacity.first_slot)
             case Copy(src, dst):
                 first = self._capacity.first_block_id
                 self._running.copy([block + first for block in src], [block + first for block in dst])

@@ -65,7 +65,7 @@ class StageSubject:
     @property
     def num_rows(self) -> int:
         """How many sequences a test may run at a time."""
-        return min(_MOST_ROWS, self.reference.size.max_rows)
+        return min(_MOST_ROWS, self.reference.size.max_slots)
 
     def spec(self, **changes: Any) -> StageSpec:
         """The placement of the whole model with the options of the run, and with changes."""

@@ -57,7 +57,7 @@ def test_the_engine_refuses_an_unknown_option_by_name(engine: EngineSubject) -> 
 def test_engine_capacity_is_sane(engine: EngineSubject) -> None:
     capacity = engine.driver.capacity
 
-    assert capacity.max_rows >= 1
+    assert capacity.max_requests >= 1
     assert 1 <= capacity.max_sequence_length <= engine.spec().max_sequence_length
     assert capacity.num_cache_tokens >= 1
     assert capacity.dtype

@@ -65,7 +65,7 @@ def test_tokens_come_as_they_are_made(engine: EngineSubject) -> None:
 
 def test_requests_at_a_time_equal_single_ones(engine: EngineSubject) -> None:
     """More than the engine runs at a time, of different lengths; those that wait are served, too."""
-    asked = prompts(engine, engine.driver.capacity.max_rows + 3)
+    asked = prompts(engine, engine.driver.capacity.max_requests + 3)
     alone = [engine.run(ids, 4 + index).ids for index, ids in enumerate(asked)]
     runs = [engine.driver.submit(ids, 4 + index, sampling=engine.greedy) for index, ids in enumerate(asked)]
     engine.driver.wait(*runs)

@@ -98,7 +98,7 @@ def test_a_new_epoch_forgets_everything_and_computes_the_same(subject: StageSubj
     chain.restart()
     assert_same(replay(chain, trace), trace.logits, "after allocating the same again")
 
-    chain.restart(msgspec.structs.replace(usual, num_blocks=usual.num_blocks // 2, max_rows=1))
+    chain.restart(msgspec.structs.replace(usual, num_blocks=usual.num_blocks // 2, max_slots=1))
     assert_same(replay(chain, trace), trace.logits, "after allocating less")
     chain.restart(usual)
     assert_same(replay(chain, trace), trace.logits, "after allocating as at first")

@@ -89,11 +89,11 @@ def test_capacity_is_sane(subject: StageSubject) -> None:
 
     assert capacity.max_blocks
     assert all(size > 0 and count > 0 for size, count in capacity.max_blocks.items())
-    assert 1 <= capacity.max_rows <= subject.options.max_batch_size
+    assert 1 <= capacity.max_slots <= subject.options.max_batch_size
     assert capacity.max_step_tokens >= 1
     assert capacity.block_bytes_per_token >= 0
     assert capacity.param_bytes >= 0
-    assert min(capacity.first_block_id, capacity.first_row) >= 0
+    assert min(capacity.first_block_id, capacity.first_slot) >= 0
     assert capacity.dtype
     assert set(capacity.capabilities) <= set(map(str, _OF_STAGES))
 
