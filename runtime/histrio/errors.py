@@ -13,11 +13,11 @@ HistrioError                    500
 │   └── DoesNotFit                   not enough memory, with the numbers
 ├── BackendError                     a backend cannot be used, with reason and remedy
 ├── GenerationStuck            422  an answer cannot go on as its request demands
-├── RequestBrokeEngine         500  the engine failed again with this request alone in it
+├── RequestBrokeEngine         500  the replica failed again with this request alone in it
 ├── PluginFailed               500  a plugin failed at one request, which ends alone
 ├── EngineError                 503  generation is not possible now
 │   ├── RequestTimeout          504  the request's own time limit passed
-│   ├── EngineRestarted              the engine that answered is gone, and no other can go on
+│   ├── EngineRestarted              the replica that answered is gone, and no other can go on
 │   └── RestartLimitReached          a child failed too often
 └── WireError                        frames that are not ours, or a peer that left
 """
@@ -154,7 +154,7 @@ class GenerationStuck(HistrioError):
 
 
 class RequestBrokeEngine(HistrioError):
-    """The engine went down while the request was in it, and again while the request was alone in it."""
+    """The replica went down while the request was in it, and again while the request was alone in it."""
 
     code = "request_broke_engine"
 
@@ -180,7 +180,7 @@ class RequestTimeout(EngineError):
 
 
 class EngineRestarted(EngineError):
-    """Part of the answer was delivered, and the engine that follows cannot go on with it."""
+    """Part of the answer was delivered, and the replica that follows cannot go on with it."""
 
     code = "engine_restarted"
 

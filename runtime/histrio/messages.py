@@ -128,7 +128,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     num_prompt_logprobs: int | None = None
     """The same of the prompt's tokens, told once, with the first tokens of the first choice."""
     max_speculation: int | None = None
-    """Most tokens drafted at a time, 0 for none; None for what the engine's settings allow."""
+    """Most tokens drafted at a time, 0 for none; None for what `[engine]` allows."""
 
     @property
     def is_seeded(self) -> bool:
@@ -511,7 +511,7 @@ class StageCapacity(msgspec.Struct, frozen=True):
     param_bytes: int
     block_bytes_per_token: int
     """Bytes one token takes in this stage's blocks, all its layers together; 0 for a model that keeps a state of
-    constant size per row, whose `max_blocks` are as many as its rows can be long."""
+    constant size per slot, whose `max_blocks` are as many as its sequences can be long."""
     first_block_id: int = 0
     """Lowest block id in a `StepBatch` of this stage. The core counts from 0; each stage adds its own first id."""
     capabilities: list[str] = []

@@ -106,7 +106,7 @@ def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
 @pytest.mark.parametrize("capability", [Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS])
 def test_a_backend_that_shares_no_process_is_refused(capability: Capability, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ToyFactory, "traits", Traits(contract=1, capabilities=[capability]))
-    assert "a drafter runs beside the engine" in refusal(target_path(), {"model": "demo-draft", "backend": "toy"})
+    assert "a drafter runs in the engine process" in refusal(target_path(), {"model": "demo-draft", "backend": "toy"})
 
 
 def test_backends_are_looked_up_where_the_caller_says() -> None:

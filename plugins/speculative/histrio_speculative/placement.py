@@ -44,14 +44,14 @@ class PlacementOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
 
 def check_backend(name: str, tools: DrafterTools) -> Probe:
-    """Whether the backend may run beside the engine's other actors; imports nothing."""
+    """Whether the backend may run in the engine process beside batching and kv; imports nothing."""
     try:
         factory = tools.stage_backend(name)
     except PluginError as error:
         return Probe(False, str(error), "name another one as drafter-options.backend")
 
     if {Capability.OWN_PROCESS, Capability.ONE_STAGE_PER_PROCESS} & set(factory.traits.capabilities):
-        reason = f"the backend {name!r} shares its process with nothing else, and a drafter runs beside the engine"
+        reason = f"the backend {name!r} shares its process with nothing else, and a drafter runs in the engine process"
         return Probe(False, reason, "name another one as drafter-options.backend")
     return Probe(available=True)
 

@@ -74,7 +74,7 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     host: Text = "127.0.0.1"
     """Machine that runs the stage; only this one for now."""
     process: Literal["engine", "own"] | None = None
-    """Omitted: stage 0 shares the engine's process, each later stage has its own."""
+    """Omitted: stage 0 is in the engine process, each later stage has its own."""
     python: Text | None = None
     """Interpreter of another virtual environment for this stage's own process."""
     threads: Count | None = None

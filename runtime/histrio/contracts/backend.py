@@ -281,7 +281,7 @@ class OpenedStage(Protocol):
         """The array functions for its logits."""
 
     def allocate(self, size: ReplicaSize) -> RunningStage:
-        """Make room for `size.num_blocks` blocks and `size.max_slots` rows, besides those the backend keeps for itself.
+        """Make room for `size.num_blocks` blocks and `size.max_slots` slots, besides those that it keeps for itself.
 
         Called again with a new epoch, when nothing uses the running stage before it any more: same sizes may keep the
         memory, its contents are garbage then.

@@ -5,7 +5,7 @@ to compute anyway, and accepts those that equal its own. So a drafter changes ho
 (If it gives the probabilities of its drafts, requests without a seed may get other tokens of the same distribution:
 see `Draft.draft_probs`.)
 
-All calls come from one thread, the engine's, between steps.
+All calls come from one thread, that of the engine process, between steps.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Drafter(Protocol):
 
 
 class DrafterSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The model that a drafter drafts for, and its settings. Plain data: it travels to the engine's process."""
+    """The model that a drafter drafts for, and its settings. Plain data: it travels to the engine process."""
 
     model: str
     """Folder of the model that is served."""

@@ -39,7 +39,7 @@ class StageBackend(RunningStage, Protocol):
         """Load the weights of the range; answer what fits beside them. Raises `ModelError`, `BackendError`."""
 
     def allocate(self, size: ReplicaSize) -> None:
-        """Make room for `size.num_blocks` blocks and `size.max_slots` rows."""
+        """Make room for `size.num_blocks` blocks and `size.max_slots` slots."""
 
     def close(self) -> None:
         """Free everything. Safe to call twice, and before `open`."""

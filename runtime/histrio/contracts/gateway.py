@@ -168,7 +168,7 @@ class GatewayStatus:
 
 
 class Gateway(Protocol):
-    """The front's door to the engine."""
+    """The front's door to the replica."""
 
     model: ServedModel
     status: GatewayStatus

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 class AdmissionActor(Actor[ToAdmission]):
     """Lives on the front's loop. After a failure every unfinished request is sent to the replica that follows: those
-    that were in the failed one at first alone, one after the other (`engine/trials.py`)."""
+    that were in the failed one at first alone, one after the other (`front/trials.py`)."""
 
     def __init__(
         self,
@@ -167,7 +167,7 @@ class AdmissionActor(Actor[ToAdmission]):
             self._cancel(row.request, RequestState.ERROR)
 
     def _send_next(self) -> None:
-        """Hand on what the engine may have now."""
+        """Hand on what the replica may have now."""
         while self._epoch is not None and (commands := self._table.next_commands()):
             self._tell_trial()
             for command in commands:
@@ -184,7 +184,7 @@ class AdmissionActor(Actor[ToAdmission]):
             self._table.unsent(command.request)
 
     def _tell_trial(self) -> None:
-        """Tell root which request is alone in the engine, before the command arrives there."""
+        """Tell root which request is alone in the replica, before the command arrives there."""
         trial = OnTrial(self._table.on_trial, self._table.on_trial != 0 and self._table.has_got_on)
         if trial == self._told_trial:
             return

@@ -11,7 +11,7 @@ __all__ = ["MetricsActor"]
 
 
 class MetricsActor(Actor[ToMetrics]):
-    """Keeps totals monotonic although an engine that restarts counts from zero again."""
+    """Keeps totals monotonic although a replica that restarts counts from zero again."""
 
     def __init__(self, status: GatewayStatus) -> None:
         self._status = status

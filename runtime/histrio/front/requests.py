@@ -1,6 +1,6 @@
 """The table of unfinished requests: credits, deadlines, and the tokens already delivered.
 
-It is what makes a crash of the engine invisible: `next_commands` gives every unfinished request again, with the prompt
+It is what makes a crash of the replica invisible: `next_commands` gives every unfinished request again, with the prompt
 followed by the tokens its client already has, so that generation goes on where it was. `trials.py` says in which order.
 """
 
@@ -116,7 +116,7 @@ class RequestTable:
         self._trials = Trials()
         self._is_trial_bounded = True
         self.can_continue: Callable[[dict[str, Any]], bool] = lambda _fields: True
-        """Whether another engine can go on with a begun answer that has these sampling fields."""
+        """Whether another replica can go on with a begun answer that has these sampling fields."""
         self.clock: Callable[[], float] = lambda: 0.0
         """The clock of the tickets' deadlines."""
         self.on_finished: Callable[[FinishedRequest], None] = lambda _record: None
@@ -186,12 +186,12 @@ class RequestTable:
 
     @property
     def on_trial(self) -> int:
-        """The request that is alone in the engine, because it may have brought the last one down; 0 for none."""
+        """The request that is alone in the replica, because it may have brought the last one down; 0 for none."""
         return self._trials.current
 
     @property
     def has_got_on(self) -> bool:
-        """Whether the request on trial has come further than where it was when the engine before failed."""
+        """Whether the request on trial has come further than where it was when the replica before failed."""
         return self._trials.num_tokens > LAG_TOKENS
 
     @property
@@ -200,8 +200,8 @@ class RequestTable:
         return self._trials.num_suspects
 
     def next_commands(self) -> list[Generate]:
-        """Requests to send to the engine now; ask again after every event that may have ended a trial. Suspects come
-        alone and are bounded to a few tokens, at which the engine itself ends them."""
+        """Requests to send to the replica now; ask again after every event that may have ended a trial. Suspects come
+        alone and are bounded to a few tokens, at which the replica itself ends them."""
         commands = [_resumed(self._tickets[request]) for request in self._trials.take()]
         if not commands or not self._trials.current:
             return commands
@@ -214,8 +214,8 @@ class RequestTable:
         return [replace(command, trial_end=end)]
 
     def needs_cancel(self, request: int) -> bool:
-        """Whether the engine must be told that a request has ended for its client. A request on a trial that has an
-        end stays in the engine: no other may be tried before it has left."""
+        """Whether the replica must be told that a request has ended for its client. A request on a trial that has an
+        end stays in the replica: no other may be tried before it has left."""
         if request != self._trials.current:
             return True
         if self._is_trial_bounded:
@@ -230,8 +230,8 @@ class RequestTable:
         culprits: Collection[int] = (),
         code: str = "",
     ) -> dict[int, RequestBrokeEngine]:
-        """The engine is gone. The one convicted, if it was alone there, and the culprits end with the errors returned;
-        so do begun answers with which another engine could not go on. Of the others `suspects` may be at fault, or
+        """The replica is gone. The one convicted, if it was alone there, and the culprits end with the errors returned;
+        so do begun answers with which another replica could not go on. Of the others `suspects` may be at fault, or
         any if that is None. `code` is what failed, for the text of the errors."""
         errors = {}
         for request in [*culprits, *([convicted] if convicted and convicted == self._trials.current else ())]:
@@ -247,21 +247,21 @@ class RequestTable:
         return errors
 
     def end_scoring(self) -> None:
-        """The engine that comes back cannot score prompts: end the requests whose prompts still have to be."""
+        """The replica that comes back cannot score prompts: end the requests whose prompts still have to be."""
         for request, ticket in list(self._tickets.items()):
             if _resumed(ticket).num_prompt_logprobs is not None:
                 text = "the engine was lost, and the one that follows cannot score prompts; send the request again"
                 self.fail(request, EngineRestarted(text))
 
     def expire(self, now: float) -> list[int]:
-        """End requests whose time is over; their ids, for the engine to forget them."""
+        """End requests whose time is over; their ids, for the replica to forget them."""
         expired = [request for request, ticket in self._tickets.items() if ticket.deadline <= now]
         for request in expired:
             self.fail(request, RequestTimeout("the request did not finish within its time limit"))
         return expired
 
     def fail_all(self, reason: str) -> None:
-        """No engine will come back: every listener hears why."""
+        """No replica will come back: every listener hears why."""
         for request in list(self._tickets):
             self.fail(request, EngineError(reason))
 
@@ -270,14 +270,14 @@ class RequestTable:
         self._pass_on(TokenRow.failed(request, str(error), error.code))
 
     def unsent(self, request: int) -> None:
-        """A command could not be handed on: whatever becomes of its request, the engine does not have it."""
+        """A command could not be handed on: whatever becomes of its request, the replica does not have it."""
         if request == self._trials.current:
             self._trials.over()
 
     def _tried(self, row: TokenRow, ticket: Ticket | None) -> TokenRow:
         """A row of the request on trial. The end of the trial is no end of the request."""
         self._trials.num_tokens += len(row.ids)
-        if ticket is None:  # ended for its client, and now for the engine
+        if ticket is None:  # ended for its client, and now for the replica
             if row.state.is_finished:
                 self._trials.over()
             return row
@@ -327,7 +327,7 @@ class RequestTable:
 
 
 def _resumed(ticket: Ticket) -> Generate:
-    """The command of a request for a new engine: its prompt and its delivered tokens."""
+    """The command of a request for a new replica: its prompt and its delivered tokens."""
     command, delivered = ticket.command, ticket.delivered
     if not delivered:
         return command

@@ -1,9 +1,9 @@
-"""Which request is sent to the engine next, so that one that brings it down is found and ends alone.
+"""Which request is sent to the replica next, so that one that brings it down is found and ends alone.
 
-Every request that was in the engine when it went down is a suspect. Suspects go back one at a time, each alone in the
-engine, for a few tokens; what brings the engine down again while it is alone there is at fault. When all suspects have
-been tried, they go on together, and those that came meanwhile with them. So a request at fault costs two failures,
-however many run beside it, and the others lose nothing but time.
+Every request that was in the replica when it went down is a suspect. Suspects go back one at a time, each alone in the
+replica, for a few tokens; a request that brings the replica down again while it is alone there is at fault. When all
+suspects have been tried, they go on together, and with them those that came meanwhile. So a request at fault costs two
+failures, however many run beside it, and the others lose nothing but time.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections.abc import Collection
 __all__ = ["LAG_TOKENS", "TRIAL_TOKENS", "Trials"]
 
 TRIAL_TOKENS = 8
-"""Tokens of a trial: at least as many as a request may have come further in the engine than was heard of it."""
+"""Tokens of a trial: at least as many as a request may have come further in the replica than was heard of it."""
 LAG_TOKENS = 2
-"""As many as it has come further most often: a request that brings the engine down does so at the same token again."""
+"""As many as it has come further most often: a request that brings the replica down does so at the same token again."""
 
 
 class Trials:
@@ -29,8 +29,8 @@ class Trials:
         self.num_tokens = 0
         """Tokens of the trial so far."""
         self.current = 0
-        """The request that is alone in the engine, 0 for none. It may have ended for its client: it is over when the
-        engine is done with it."""
+        """The request that is alone in the replica, 0 for none. It may have ended for its client: it is over when the
+        replica is done with it."""
 
     @property
     def num_suspects(self) -> int:
@@ -62,7 +62,7 @@ class Trials:
         self.current = 0
 
     def over(self) -> None:
-        """The engine is done with the one on trial, for good."""
+        """The replica is done with the one on trial, for good."""
         self.current = 0
 
     def forget(self, request: int) -> None:
@@ -72,7 +72,7 @@ class Trials:
         self._suspects.pop(request, None)
 
     def down(self, suspects: Collection[int] | None = None, *, is_current_alive: bool) -> None:
-        """The engine is gone: of what was in it those named are suspected, or all, the one that was on trial first of
+        """The replica is gone: of what was in it those named are suspected, or all, the one that was on trial first of
         all."""
         first = [self.current] if self.current and is_current_alive else []
         suspected = self._sent if suspects is None else self._sent.intersection(suspects)

@@ -8,15 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from histrio.actors.refs import ENGINE as ENGINE_ACTOR
-from histrio.actors.refs import stage_ref
+from histrio.actors.refs import ENGINE, stage_ref
 from histrio.batching.actor import BatchingSpec
 from histrio.config.topology import EngineTable, RuntimeTable
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.drafter import DrafterSpec
 from histrio.contracts.gateway import ServedModel, StageStatus
 from histrio.messages import Placement
-from histrio.plan.process_names import ENGINE, FRONT
+from histrio.plan.process_names import ENGINE_PROCESS, FRONT
 
 __all__ = ["EdgePlan", "Plan", "StagePlan"]
 
@@ -60,7 +59,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def actor(self) -> str:
         """Name of the actor that hosts it."""
-        return ENGINE_ACTOR if self.is_engine else stage_ref(self.index)
+        return ENGINE if self.is_engine else stage_ref(self.index)
 
     def placed(self, placement: Placement) -> StagePlan:
         """The stage as it is to be opened: on this device, with this share of its memory."""
@@ -117,7 +116,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             settings=self.engine.batching,
             speculation=self.engine.speculation,
             num_micro_batches=self.engine.batching.micro_batch_ratio or max(self.num_stages, 1),
-            num_ahead=int(self.num_stages == 1 and self.stages[0].process != ENGINE),
+            num_ahead=int(self.num_stages == 1 and self.stages[0].process != ENGINE_PROCESS),
             drafter=self.drafter,
             drafter_spec=self.drafter_spec,
         )
@@ -125,5 +124,5 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def processes(self) -> list[str]:
         """Every process of the plan in starting order, the front first."""
-        core = [FRONT] if self.runtime.processes == "one" else [FRONT, ENGINE]
+        core = [FRONT] if self.runtime.processes == "one" else [FRONT, ENGINE_PROCESS]
         return list(dict.fromkeys([*core, *(stage.process for stage in self.stages)]))

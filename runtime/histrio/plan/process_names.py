@@ -6,11 +6,11 @@ from histrio.config.topology import RuntimeTable, StageTable
 from histrio.contracts.backend import Capability, Traits
 from histrio.errors import TopologyError
 
-__all__ = ["ENGINE", "FRONT", "assign_processes"]
+__all__ = ["ENGINE_PROCESS", "FRONT", "assign_processes"]
 
 FRONT = "front"
 """Process of the edges and admission; with `processes = "one"` of everything."""
-ENGINE = "engine"
+ENGINE_PROCESS = "engine"
 """Process of batching, kv and, by default, stage 0; or of an engine backend, instead of all three."""
 
 
@@ -45,14 +45,14 @@ def _own_process(stage: StageTable, index: int, traits: Traits, runtime: Runtime
     if stage.process == "engine":
         text = f'the backend {stage.backend!r} needs a process of its own: remove process = "engine"'
         raise TopologyError(f"stage[{index}].process", text)
-    return ENGINE if traits.level == "engine" else f"stage{index}"
+    return ENGINE_PROCESS if traits.level == "engine" else f"stage{index}"
 
 
 def _process(stage: StageTable, index: int, runtime: RuntimeTable) -> str:
     if runtime.processes == "one":
         return FRONT
     if stage.process == "engine" or (index == 0 and not stage.wants_own_process):
-        return ENGINE
+        return ENGINE_PROCESS
     return f"stage{index}"
 
 

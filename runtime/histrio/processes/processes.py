@@ -18,7 +18,7 @@ from histrio.messages import FailedRow, FailedStep
 from histrio.net.io_thread import IoThread
 from histrio.net.runtime_dir import check_room
 from histrio.plan.plans import Plan
-from histrio.plan.process_names import ENGINE, FRONT
+from histrio.plan.process_names import ENGINE_PROCESS, FRONT
 from histrio.processes.device import DeviceProcess, record_file
 from histrio.processes.process_view import look
 from histrio.replica.lifecycle import HostedActors, RootActor
@@ -45,7 +45,7 @@ def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
             secret=secret,
             stages=[stage for stage in plan.stages if stage.process == role],
             num_stages=plan.num_stages,
-            batching=plan.batching if role == ENGINE and plan.num_stages > 0 else None,
+            batching=plan.batching if role == ENGINE_PROCESS and plan.num_stages > 0 else None,
             log_format=plan.runtime.log_format,
             log_level=plan.runtime.log_level,
         )
