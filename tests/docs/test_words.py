@@ -1,13 +1,16 @@
 """One word for one thing, plain sentences, narrow pages: what `BANNED` has stands nowhere in the sources and pages.
 
-`ALLOWED` has what is still to be rewritten, and only ever gets shorter.
+`ALLOWED` has what is still to be rewritten, and only ever gets shorter. `NAMES` holds the words of `docs/words.md`, which
+are good words with one meaning each: a name may have them in that meaning only.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -36,6 +39,68 @@ ALLOWED: dict[str, int] = {
     "api/histrio_api/text/reasoning_formats.py": 1,  # the mark of a model
 }
 """File → how many banned words it still has."""
+
+
+class Rule(NamedTuple):
+    """Names that mislead, and where the same names say what the word means."""
+
+    names: str
+    instead: str
+    right_in: tuple[str, ...] = ()
+
+
+NAMES = (
+    Rule(r"_*orders?|\w+_orders", "command, permutation or position"),
+    Rule(r"(\w+_)?wanted(_\w+)?|_?Wanted\w*", "requested, expected or sampled", ("api/", "tests/api/")),
+    Rule(r"\w*guess\w*", "draft"),
+    Rule(
+        r"(\w+_)?places?|_?Places?",
+        "position, slot, index, occurrence or reservation",
+        ("plugins/grammars/", "runtime/histrio/policies/", "tests/policies/", "api/", "tests/api/"),
+    ),
+    Rule(
+        r"max_rows|(\w+_)?first_row",
+        "max_slots, first_slot",
+        (
+            "runtime/histrio/batching/scheduler.py",
+            "runtime/histrio/contracts/grammar.py",
+            "docs/examples/digits_grammar.py",
+        ),
+    ),
+)
+"""In the policies, `place` is one in the queue, as in the setting `places-per-priority`. The rows of the grammar contract
+are rows of logits."""
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Every name that a module gives, but the fields of classes that are constants: a sampler has an `order`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.id if isinstance(node, ast.Name) else node.attr
+
+
+def constants_in(tree: ast.AST) -> set[str]:
+    """The names of classes' own constants."""
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    fields = [each for body in bodies for each in body if isinstance(each, ast.AnnAssign)]
+    return {each.target.id for each in fields if isinstance(each.target, ast.Name) and "ClassVar" in ast.dump(each)}
+
+
+def find_misnamed(source: str, path: str) -> list[str]:
+    """Every name of a module, its own included, that has one of the words in another meaning."""
+    tree = ast.parse(source)
+    names = {Path(path).stem, *names_in(tree)} - constants_in(tree)
+    return [
+        f"{name}: {rule.instead}"
+        for rule in NAMES
+        if not path.startswith(rule.right_in)
+        for name in sorted(names)
+        if re.fullmatch(rule.names, name, re.IGNORECASE if name.isupper() else 0) and not name.startswith("test_")
+    ]
 
 
 def find_banned(text: str) -> list[str]:
@@ -82,6 +147,14 @@ def test_banned_words_stand_nowhere_but_where_they_stood() -> None:
     assert fewer == {}, "write these lower numbers into ALLOWED, which only gets shorter"
 
 
+def test_names_have_each_word_in_its_one_meaning() -> None:
+    folders = (*SOURCES, "tests", "bench")
+    modules = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert len(modules) >= 700
+    paths = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in modules}
+    assert {path: found for path, text in paths.items() if (found := find_misnamed(text, path))} == {}
+
+
 def test_pages_are_narrow() -> None:
     wide = {path.name: lines for path in pages() if (lines := find_wide(path.read_text(encoding="utf-8")))}
     assert wide == {}, f"wrap at {MOST_COLUMNS} columns"
@@ -111,3 +184,33 @@ def test_plain_sentences_and_longer_words_are_left_alone() -> None:
 def test_a_planted_wide_line_is_found() -> None:
     wide = "word " * 30
     assert find_wide(f"{wide}\n| {wide} |\n```\n{wide}\n```\n- `{wide}`\n{wide}") == [1, 7]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def submit(order): ...",
+        "self._orders = []",
+        "for wanted in sizes: ...",
+        "class GuessDrafter: ...",
+        "place = ids.index(token)",
+        "PLACES = [1, 2]",
+        "@dataclass\nclass Capacity:\n    max_rows: int",
+        "if (num_wanted := 3): ...",
+    ],
+)
+def test_a_planted_name_is_found(source: str) -> None:
+    assert find_misnamed(source, "tests/kv/test_kv.py")
+
+
+def test_a_planted_module_name_is_found() -> None:
+    assert find_misnamed("", "runtime/histrio/plan/place.py")
+
+
+def test_names_in_the_right_meaning_are_left_alone() -> None:
+    assert (
+        find_misnamed("class Sampler:\n    order: ClassVar[int]\n    is_in_order = replaced = True", "plugins/x.py")
+        == []
+    )
+    assert find_misnamed("def check(place): ...", "plugins/grammars/histrio_grammars/values.py") == []
+    assert find_misnamed("def test_they_run_in_order(): ...", "tests/x.py") == []
