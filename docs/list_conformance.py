@@ -14,7 +14,7 @@ from histrio.testing.conformance.table import tables
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs" / "conformance"
 PAGE = ROOT / "docs" / "conformance-table.md"
-ORDER = ("toy", "torch", "mlx", "sglang", "toy-engine", "sglang-engine")
+BACKENDS = ("toy", "torch", "mlx", "sglang", "toy-engine", "sglang-engine")
 HEAD = """# Conformance table
 
 `python docs/list_conformance.py` generates this page from the reports in `docs/conformance/`, each
@@ -45,7 +45,7 @@ def page() -> str:
 
 
 def _sort_key(file: Path) -> tuple[int, str]:
-    return (ORDER.index(file.stem) if file.stem in ORDER else len(ORDER), file.stem)
+    return (BACKENDS.index(file.stem) if file.stem in BACKENDS else len(BACKENDS), file.stem)
 
 
 def _words(name: str) -> str:

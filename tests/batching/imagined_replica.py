@@ -41,9 +41,9 @@ from histrio.messages import (
 )
 from histrio.testing.scripted_drafter import ScriptedDrafter
 
-__all__ = ["BLOCK_SIZE", "FORM", "MAX_ROWS", "Replica", "half_right", "next_token"]
+__all__ = ["BLOCK_SIZE", "FORM", "MAX_SLOTS", "Replica", "half_right", "next_token"]
 
-BLOCK_SIZE, MAX_ROWS = 4, 4
+BLOCK_SIZE, MAX_SLOTS = 4, 4
 FORM = GrammarSpec("imagined", "")
 LONGEST_STEP_MS = 1e6
 """Up to two tokens behind each that is drawn must come."""
@@ -97,7 +97,7 @@ class Replica:
         self.device = _Device(num_blocks, self)
         self._lots = lots
         self._epoch = 0
-        self._size = ReplicaSize(num_blocks, BLOCK_SIZE, MAX_ROWS, 16, 64, list(_CAPABILITIES))
+        self._size = ReplicaSize(num_blocks, BLOCK_SIZE, MAX_SLOTS, 16, 64, list(_CAPABILITIES))
         self._inbox: deque[tuple[str, Message]] = deque()
         self._link: deque[Message] = deque()
         bounds = {"chunked_prefill_size": 8, "step_budget_ms": LONGEST_STEP_MS, "preemption_threshold": 0.0}

@@ -26,7 +26,7 @@ from histrio.batching.sequence import Sequence
 from histrio.contracts.policy import NoOptions
 from histrio.kv.manager import KvManager
 from histrio.messages import Generate, Release, RequestState
-from tests.batching.imagined_replica import FORM, LONGEST_STEP_MS, MAX_ROWS, Replica, next_token
+from tests.batching.imagined_replica import FORM, LONGEST_STEP_MS, MAX_SLOTS, Replica, next_token
 
 NUM_HISTORIES = int(os.environ.get("HISTRIO_HISTORIES", "300"))
 
@@ -271,9 +271,9 @@ def test_a_higher_priority_enters_first_and_a_lower_one_is_not_overtaken_for_eve
             replica.turn()
         return len(replica.ended) - 1
 
-    assert entered(8) >= 8 - MAX_ROWS
-    assert entered(80) <= 32 + MAX_ROWS
-    assert entered(80) >= 32 - MAX_ROWS
+    assert entered(8) >= 8 - MAX_SLOTS
+    assert entered(80) <= 32 + MAX_SLOTS
+    assert entered(80) >= 32 - MAX_SLOTS
 
 
 def test_nothing_runs_for_ever_when_blocks_hold_one_sequence_only() -> None:

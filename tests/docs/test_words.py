@@ -1,7 +1,7 @@
 """One word for one thing, plain sentences, narrow pages: what `BANNED` has stands nowhere in the sources and pages.
 
-`ALLOWED` has what is still to be rewritten, and only ever gets shorter. `NAMES` holds the words of `docs/words.md`, which
-are good words with one meaning each: a name may have them in that meaning only.
+`ALLOWED` has what is still to be rewritten, and only ever gets shorter. `NAMES` holds the words of `docs/words.md`,
+which have one meaning each: no name has them in another one.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Rule(NamedTuple):
 
 
 NAMES = (
-    Rule(r"_*orders?|\w+_orders", "command, permutation or position"),
+    Rule(r"_*orders?|\w+_orders", "command, permutation or position", ("runtime/histrio/plugins/checks.py",)),
     Rule(r"(\w+_)?wanted(_\w+)?|_?Wanted\w*", "requested, expected or sampled", ("api/", "tests/api/")),
-    Rule(r"\w*guess\w*", "draft"),
+    Rule(r"\w*[gG]uess\w*", "draft"),
     Rule(
         r"(\w+_)?places?|_?Places?",
         "position, slot, index, occurrence or reservation",
@@ -68,32 +68,28 @@ NAMES = (
         ),
     ),
 )
-"""In the policies, `place` is one in the queue, as in the setting `places-per-priority`. The rows of the grammar contract
+"""In policies a place is one in the queue, as in the setting `places-per-priority`. The rows of the grammar contract
 are rows of logits."""
 
 
 def names_in(tree: ast.AST) -> Iterator[str]:
-    """Every name that a module gives, but the fields of classes that are constants: a sampler has an `order`."""
+    """Every name that a module gives, but for constants of classes: a sampler has an `order`."""
+    constants: set[int] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield node.name
         elif isinstance(node, ast.arg):
             yield node.arg
+        elif isinstance(node, ast.AnnAssign) and "ClassVar" in ast.dump(node.annotation):
+            constants.add(id(node.target))
         elif isinstance(node, ast.Name | ast.Attribute) and isinstance(node.ctx, ast.Store):
-            yield node.id if isinstance(node, ast.Name) else node.attr
-
-
-def constants_in(tree: ast.AST) -> set[str]:
-    """The names of classes' own constants."""
-    bodies = [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
-    fields = [each for body in bodies for each in body if isinstance(each, ast.AnnAssign)]
-    return {each.target.id for each in fields if isinstance(each.target, ast.Name) and "ClassVar" in ast.dump(each)}
+            if id(node) not in constants:
+                yield node.id if isinstance(node, ast.Name) else node.attr
 
 
 def find_misnamed(source: str, path: str) -> list[str]:
     """Every name of a module, its own included, that has one of the words in another meaning."""
-    tree = ast.parse(source)
-    names = {Path(path).stem, *names_in(tree)} - constants_in(tree)
+    names = {Path(path).stem, *names_in(ast.parse(source))}
     return [
         f"{name}: {rule.instead}"
         for rule in NAMES

@@ -19,7 +19,7 @@ from histrio.testing.wait import eventually_async
 from tests.matrix.crowds import ALL_SAMPLERS
 
 NUM_LAYERS, VOCAB = 2, 258
-MAX_ROWS, NUM_CLIENTS = 3, 6
+MAX_SLOTS, NUM_CLIENTS = 3, 6
 HANDICAP = 32
 """Later requests of priority 0 that may enter before one of priority 1: twice as many before one of priority 2."""
 LOW = [9, 8, 7, 6, 5]
@@ -75,7 +75,7 @@ def model(tmp_path: Path) -> Path:
 
 def options(policy: Callable[[], BatchingPolicy] | None = None, num_blocks: int = 64) -> HarnessOptions:
     return HarnessOptions(
-        max_batch_size=MAX_ROWS,
+        max_batch_size=MAX_SLOTS,
         num_cache_blocks=num_blocks,
         max_sequence_length=28,
         policy=policy() if policy else None,

@@ -21,7 +21,7 @@ MIB = 2**20
 
 
 @pytest.fixture
-def place(plugins: Plugins) -> Callable[..., list[Placement]]:
+def placed(plugins: Plugins) -> Callable[..., list[Placement]]:
     """The placements of a topology with a model in this folder."""
 
     def placements(folder: Path, **tables: Any) -> list[Placement]:
@@ -45,34 +45,34 @@ def place(plugins: Plugins) -> Callable[..., list[Placement]]:
     ],
 )
 def test_a_device_is_one_that_the_backend_sees(
-    named: str, seen: list[str], device: str, write_model: WriteModel, place: Any, factory: Any
+    named: str, seen: list[str], device: str, write_model: WriteModel, placed: Any, factory: Any
 ) -> None:
     factory.machine = Probe(available=True, devices=seen)
     folder, tables = write_model(), {"stage": [{"device": named}]}
     if device:
-        assert [each.device for each in place(folder, **tables)] == [device]
+        assert [each.device for each in placed(folder, **tables)] == [device]
         return
     with pytest.raises(TopologyError, match=rf"stage\[0\]\.device: .* cannot use '{named}' here; it sees cuda:0, cpu"):
-        place(folder, **tables)
+        placed(folder, **tables)
 
 
-def test_auto_shares_the_memory_of_the_device_that_it_means(write_model: WriteModel, place: Any, factory: Any) -> None:
+def test_auto_shares_the_memory_of_the_device_that_it_means(write_model: WriteModel, placed: Any, factory: Any) -> None:
     factory.machine = Probe(available=True, devices=["cuda:0", "cuda:1"])
     stages = [{"layers": "0:1"}, {"layers": "1:4", "device": "cuda:0"}, {"layers": "4:6", "device": "cuda:1"}]
-    placements = place(write_model(), stage=stages, engine={"kvcache-mem-ratio": 0.2})
+    placements = placed(write_model(), stage=stages, engine={"kvcache-mem-ratio": 0.2})
     assert [each.block_mem_ratio for each in placements] == pytest.approx([0.05, 0.15, 0.2])
 
 
 def test_bytes_are_the_backends_or_the_files_in_the_number_format(
-    write_model: WriteModel, place: Any, factory: Any
+    write_model: WriteModel, placed: Any, factory: Any
 ) -> None:
     folder = write_model(dtype="bfloat16")
-    assert place(folder)[0].weight_bytes == 7 * MIB
-    assert place(folder, model={"dtype": "float32"})[0].weight_bytes == 14 * MIB
+    assert placed(folder)[0].weight_bytes == 7 * MIB
+    assert placed(folder, model={"dtype": "float32"})[0].weight_bytes == 14 * MIB
     factory.model = Probe(available=True, dtype="float32")
-    assert place(folder)[0].weight_bytes == 14 * MIB
+    assert placed(folder)[0].weight_bytes == 14 * MIB
     factory.model = Probe(available=True, dtype="float32", weight_bytes=3)
-    assert place(folder)[0].weight_bytes == 3
+    assert placed(folder)[0].weight_bytes == 3
 
 
 @pytest.mark.parametrize(
@@ -98,29 +98,29 @@ def test_a_refusal_says_why_and_what_to_do(
     error: type[HistrioError],
     sentence: str,
     write_model: WriteModel,
-    place: Any,
+    placed: Any,
     factory: Any,
 ) -> None:
     folder = write_model(auto_map={"AutoModelForCausalLM": "modeling_paper.PaperForCausalLM"})
-    assert place(folder), "a control"
+    assert placed(folder), "a control"
     factory.machine, factory.probed_model, factory.num_probes = machine, model, 0
     with pytest.raises(error) as caught:
-        place(folder)
+        placed(folder)
     assert sentence in str(caught.value)
 
 
 def test_weights_that_do_not_fit_into_main_memory_are_refused_with_the_numbers(
-    write_model: WriteModel, place: Any, factory: Any, monkeypatch: pytest.MonkeyPatch
+    write_model: WriteModel, placed: Any, factory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, stages = write_model(dtype="bfloat16"), [{"device": "cpu"}, {"device": "cpu"}]
     factory.machine = Probe(available=True, devices=["cpu"])
     monkeypatch.setattr("histrio.plan.placement.memory_bytes", lambda: 20 * MIB)
-    assert len(place(folder, stage=stages)) == 2
+    assert len(placed(folder, stage=stages)) == 2
     numbers = r"need 16\.0 MiB; this machine has 20\.0 MiB, of which param-mem-ratio 0\.65 allows 13\.0 MiB"
     with pytest.raises(DoesNotFit, match=numbers):
-        place(folder, stage=stages, model={"dtype": "float32"})
+        placed(folder, stage=stages, model={"dtype": "float32"})
     factory.machine = Probe(available=True, devices=["cuda:0"])
-    assert place(folder, model={"dtype": "float32"}), "no main memory is needed"
+    assert placed(folder, model={"dtype": "float32"}), "no main memory is needed"
     factory.model = Probe(available=True, device_bytes=21 * MIB)
     with pytest.raises(DoesNotFit, match=r"need 16\.0 MiB; cuda:0 has 21\.0 MiB"):
-        place(folder, stage=[{}, {"device": "cuda"}], model={"dtype": "float32"})
+        placed(folder, stage=[{}, {"device": "cuda"}], model={"dtype": "float32"})

@@ -72,9 +72,9 @@ def test_every_sampler_is_tested_here() -> None:
 
 
 def test_they_run_in_the_order_in_which_they_are_listed() -> None:
-    orders = [kind.order for kind in SAMPLERS]
+    numbers = [kind.order for kind in SAMPLERS]
 
-    assert orders == sorted(set(orders))
+    assert numbers == sorted(set(numbers))
 
 
 @pytest.mark.parametrize("name", FIELDS)
