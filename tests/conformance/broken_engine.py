@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from histrio.contracts.backend import Capability, Probe, StageSpec, Traits
 from histrio.contracts.engine_backend import EngineBackend, EngineEvents
+from histrio.contracts.honours import Honours
 from histrio.messages import EngineCapacity, Extras, Generate, RequestState, TokenLogprobs, TokenRow
-from histrio.testing.toy import ToyFactory
-from histrio.testing.toy_engine import Running, ToyEngine, ToyEngineFactory
+from histrio.testing.toy import ToyFactory, toy_logits
+from histrio.testing.toy_engine import Running, ToyEngine, ToyEngineFactory, log_softmax
 
 ENGINE_DEFECTS = {
     "abort-ignored": "an_aborted_request_ends_and_harms_no_other",
@@ -22,6 +24,7 @@ ENGINE_DEFECTS = {
     "closes-once": "an_engine_opened_again_says_the_same",
     "drops-the-last-id": "an_id_that_ends_a_request_is_its_last",
     "forgets-what-was-delivered": "what_can_be_continued_goes_on_with_the_same_tokens",
+    "hides-its-top": "a_request_field_is_honoured_or_refused",
     "hides-logprobs": "logprobs_are_declared_where_they_can_be_asked_for",
     "logprobs-a-little-off": "logprobs_equal_the_reference",
     "logprobs-unasked": "logprobs_come_when_asked_for",
@@ -45,6 +48,7 @@ class BrokenEngineFactory(ToyEngineFactory):
     """Not registered: `--backend broken_engine:BrokenEngineFactory`."""
 
     name = "broken-engine"
+    honours = Honours(cache_salt=True, logprobs=True, top_logprobs=True)
     options: Any = None  # it gets the plain table, and refuses what it does not know by itself
 
     def supports(self, spec: StageSpec) -> Probe:
@@ -115,7 +119,7 @@ class BrokenEngine(ToyEngine):
         return self._hold(rows) if self.defect == "all-at-once" else rows
 
     def _next_token(self, running: Running) -> TokenRow:
-        row = super()._next_token(running)
+        row = self._with_top(super()._next_token(running), running)
         is_off = (
             self.defect == "second-best"
             or (self.defect == "mixes-requests" and len(self._requests) > 3)
@@ -127,6 +131,18 @@ class BrokenEngine(ToyEngine):
         running.ids[-1] ^= 1
         return msgspec.structs.replace(row, ids=running.ids[-1:])
 
+    def _with_top(self, row: TokenRow, running: Running) -> TokenRow:
+        """The toy engine tells nothing of the most likely tokens."""
+        num_top = running.command.ask.num_logprobs
+        if not num_top or row.extras is None or self.defect == "hides-its-top":
+            return row
+
+        logits = toy_logits(running.ids[:-1], num_layers=self._spec.num_layers, vocab_size=self._vocab_size)
+        logprobs = log_softmax(logits)
+        top = [(int(id_), float(logprobs[id_])) for id_ in np.argsort(-logits, kind="stable")[:num_top]]
+        (chosen,) = row.extras.logprobs
+        return msgspec.structs.replace(row, extras=Extras(logprobs=[TokenLogprobs(chosen.logprob, top)]))
+
     def _changed(self, row: TokenRow) -> TokenRow:
         ended = row.state in (RequestState.FINISHED_EOS, RequestState.FINISHED_STOP)
         if self.defect == "drops-the-last-id" and ended:
@@ -134,7 +150,7 @@ class BrokenEngine(ToyEngine):
         if self.defect == "shares-across-salts":
             return msgspec.structs.replace(row, extras=Extras(num_cached_tokens=16))
         if self.defect == "logprobs-a-little-off" and row.extras is not None:
-            off = [TokenLogprobs(each.logprob - 0.01) for each in row.extras.logprobs]
+            off = [msgspec.structs.replace(each, logprob=each.logprob - 0.01) for each in row.extras.logprobs]
             return msgspec.structs.replace(row, extras=Extras(logprobs=off))
         return row
 

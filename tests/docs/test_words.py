@@ -89,11 +89,14 @@ def names_in(tree: ast.AST) -> Iterator[str]:
 
 def find_misnamed(source: str, path: str) -> list[str]:
     """Every name of a module, its own included, that has one of the words in another meaning."""
+    rules = [rule for rule in NAMES if not path.startswith(rule.right_in)]
+    if not re.search("|".join(rf"\b(?:{rule.names})\b" for rule in rules), f"{path} {source}", re.IGNORECASE):
+        return []  # without being parsed
+
     names = {Path(path).stem, *names_in(ast.parse(source))}
     return [
         f"{name}: {rule.instead}"
-        for rule in NAMES
-        if not path.startswith(rule.right_in)
+        for rule in rules
         for name in sorted(names)
         if re.fullmatch(rule.names, name, re.IGNORECASE if name.isupper() else 0) and not name.startswith("test_")
     ]

@@ -25,7 +25,7 @@ from histrio.errors import BackendError, RequestError, TopologyError, Unsupporte
 from histrio.messages import EngineCapacity, Extras, Generate, RequestState, TokenLogprobs, TokenRow
 from histrio.testing.toy import ToyFactory, read_toy_config, toy_logits
 
-__all__ = ["Running", "ToyEngine", "ToyEngineFactory", "ToyEngineFields", "ToyEngineOptions"]
+__all__ = ["Running", "ToyEngine", "ToyEngineFactory", "ToyEngineFields", "ToyEngineOptions", "log_softmax"]
 
 _CLOSE_TIMEOUT_S = 10.0
 
@@ -191,10 +191,10 @@ class ToyEngine:
 
     def _next_token(self, running: Running) -> TokenRow:
         logits = toy_logits(running.ids, num_layers=self._spec.num_layers, vocab_size=self._vocab_size)
-        logprobs = _log_softmax(logits)
+        logprobs = log_softmax(logits)
         token = int(np.argmax(logits))
         if running.fields.temperature > 0:
-            weights = np.exp(_log_softmax(logits / running.fields.temperature))
+            weights = np.exp(log_softmax(logits / running.fields.temperature))
             token = int(self._random.choice(len(weights), p=weights / weights.sum()))
 
         running.ids.append(token)
@@ -202,7 +202,8 @@ class ToyEngine:
         return TokenRow(running.command.request, [token], running.state_after(token), shown)
 
 
-def _log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def log_softmax(logits: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The log probabilities of one position."""
     shifted = logits.astype(np.float64) - logits.max()
     result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum())
     return result

@@ -22,9 +22,12 @@ FIELDS: dict[str, Ask] = {
     "max_speculation": Ask(max_speculation=0),
     "seed": Ask(seed=7),
     "logprobs": Ask(num_logprobs=0),
+    "top_logprobs": Ask(num_logprobs=2),
     "prompt_logprobs": Ask(num_prompt_logprobs=0),
 }
-"""A request for each field that gives this field alone."""
+"""Flag of `Honours` → a request that gives this field alone."""
+_REFUSED_AS = {"top_logprobs": "logprobs"}
+"""The most likely tokens are a number beside the log probabilities, so a refusal names these."""
 _NUM_TOKENS = 16
 
 
@@ -38,7 +41,11 @@ def is_honoured(factory: EngineFactory, field: str) -> bool:
 
     with pytest.raises(RequestError, match=factory.name) as caught:
         require_honoured(FIELDS[field], table.honours, table.honoured_by)
-    assert (caught.value.status, caught.value.code, caught.value.param) == (400, "unsupported_parameter", field)
+    assert (caught.value.status, caught.value.code, caught.value.param) == (
+        400,
+        "unsupported_parameter",
+        _REFUSED_AS.get(field, field),
+    )
     return False
 
 
@@ -80,6 +87,17 @@ def _logprobs(engine: EngineSubject) -> None:
     assert len(run.extras.logprobs) == len(run.ids)
 
 
+def _top_logprobs(engine: EngineSubject) -> None:
+    """As many as asked for, the most likely first; a greedy token is the first of its own."""
+    sampling = engine.greedy | {"logprobs": True}
+    run = engine.run(prompt(engine.model.vocab_size, 8, 7), _NUM_TOKENS, sampling=sampling, num_logprobs=2)
+    tops = [each.top for each in run.extras.logprobs]
+    assert [len(top) for top in tops] == [2] * _NUM_TOKENS
+    assert [top[0][0] for top in tops] == run.ids
+    assert [top[0][1] for top in tops] == pytest.approx([each.logprob for each in run.extras.logprobs], abs=1e-3)
+    assert all(first >= second for (_, first), (_, second) in tops)
+
+
 def _prompt_logprobs(engine: EngineSubject) -> None:
     ids = prompt(engine.model.vocab_size, 8, 8)
     assert len(engine.run(ids, 1, num_prompt_logprobs=0).extras.prompt_logprobs) == len(ids) - 1
@@ -96,5 +114,6 @@ _CHECKS: dict[str, Callable[[EngineSubject], None]] = {
     "max_speculation": _max_speculation,
     "seed": _seed,
     "logprobs": _logprobs,
+    "top_logprobs": _top_logprobs,
     "prompt_logprobs": _prompt_logprobs,
 }
