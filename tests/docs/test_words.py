@@ -62,6 +62,7 @@ NAMES = (
         r"max_rows|(\w+_)?first_row",
         "max_slots, first_slot",
         (
+            "api/",
             "runtime/histrio/batching/scheduler.py",
             "runtime/histrio/contracts/grammar.py",
             "docs/examples/digits_grammar.py",
@@ -90,8 +91,9 @@ def names_in(tree: ast.AST) -> Iterator[str]:
 def find_misnamed(source: str, path: str) -> list[str]:
     """Every name of a module, its own included, that has one of the words in another meaning."""
     rules = [rule for rule in NAMES if not path.startswith(rule.right_in)]
-    if not re.search("|".join(rf"\b(?:{rule.names})\b" for rule in rules), f"{path} {source}", re.IGNORECASE):
-        return []  # without being parsed
+    code = re.sub(r'"""[\s\S]*?"""|#.*', "", source)
+    if not re.search("|".join(rf"\b(?:{rule.names})\b" for rule in rules), f"{path} {code}", re.IGNORECASE):
+        return []  # as most modules have none of the words, and parsing takes long
 
     names = {Path(path).stem, *names_in(ast.parse(source))}
     return [

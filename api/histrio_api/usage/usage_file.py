@@ -65,8 +65,8 @@ class UsageFile:
         where, given = "day BETWEEN ? AND ?", [question.start, question.end]
         if question.key is not None:
             where, given = f"{where} AND key = ?", [*given, question.key]
-        order = f"GROUP BY {groups} ORDER BY {groups}" if groups else "GROUP BY NULL"
-        query = f"SELECT {', '.join([*question.groups, sums])} FROM usage WHERE {where} {order} LIMIT {MAX_ROWS + 1}"
+        grouped = f"GROUP BY {groups} ORDER BY {groups}" if groups else "GROUP BY NULL"
+        query = f"SELECT {', '.join([*question.groups, sums])} FROM usage WHERE {where} {grouped} LIMIT {MAX_ROWS + 1}"
         names = [*question.groups, *_COLUMNS]
         return [dict(zip(names, row, strict=True)) for row in self._connection.execute(query, given)]
 
