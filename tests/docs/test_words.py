@@ -50,7 +50,11 @@ class Rule(NamedTuple):
 
 
 NAMES = (
-    Rule(r"_*orders?|\w+_orders", "command, permutation or position", ("runtime/histrio/plugins/checks.py",)),
+    Rule(
+        r"_*orders?|\w+_orders",
+        "command, permutation or position",
+        ("api/", "tests/api/", "runtime/histrio/plugins/checks.py"),
+    ),
     Rule(r"(\w+_)?wanted(_\w+)?|_?Wanted\w*", "requested, expected or sampled", ("api/", "tests/api/")),
     Rule(r"\w*[gG]uess\w*", "draft"),
     Rule(
