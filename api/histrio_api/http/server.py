@@ -25,6 +25,10 @@ RELEASE_AFTER_S = 5.0
 """How long after a large request its memory is given back."""
 CANCEL_S = 1.0
 """What cancelled requests have to say that they are."""
+MAX_UNSENT = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+"""Not every system has it."""
+MAX_UNSENT_BYTES = 131_072
+"""Of an answer, in the system's buffers: megabytes there would hide how slowly a client takes it, and cost as much."""
 _RETRY_S = 0.1
 _RETRY_AFTER_S = 1
 
@@ -67,6 +71,8 @@ class HttpServer:
                 continue
             self._is_short = False
             client.setblocking(False)
+            if MAX_UNSENT is not None:
+                client.setsockopt(socket.IPPROTO_TCP, MAX_UNSENT, MAX_UNSENT_BYTES)
             if len(self._connections) >= self._max_connections and not self._make_room():
                 _turn_away(client)
                 continue
