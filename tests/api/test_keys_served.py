@@ -20,7 +20,8 @@ from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying,
 
 MODEL = "test/scripted"
 BODY = {"model": MODEL, "prompt": "Hello", "max_tokens": 3}
-OPEN_ROUTES = {"/health", "/health/live"}
+OPEN_ROUTES = {"/", "/health", "/health/live", "/ui/{name:path}"}
+"""What tells nothing that a stranger may not know."""
 
 
 def key(name: str, **limits: Any) -> dict[str, Any]:
