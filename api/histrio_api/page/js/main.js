@@ -60,8 +60,13 @@ async function remove(conversation) {
 
 function show(conversation) {
   chat.open(conversation);
-  if (described) byId("settings-body").replaceChildren(settingsView(conversation.settings, described, settingsChanged));
+  showSettings();
   list();
+}
+
+function showSettings() {
+  byId("settings-body").replaceChildren(settingsView(chat.conversation.settings, described, settingsChanged));
+  changed();
 }
 
 function settingsChanged() {
@@ -94,7 +99,8 @@ async function describe() {
     return;
   }
   byId("model").textContent = described.model.id;
-  show(chat.conversation ?? newConversation());
+  if (!chat.conversation) show(newConversation());
+  else showSettings();
 }
 
 keyEvents.addEventListener("needed", async () => {

@@ -79,14 +79,14 @@ function latency(found, since, name) {
 function chart(points) {
   const [width, height] = [600, 90];
   const most = Math.max(...points, 1);
-  const at = (value, index) => `${((index * width) / (MOST_POINTS - 1)).toFixed(1)},${(height - 4 - (value / most) * (height - 12)).toFixed(1)}`;
+  const across = (index) => (((MOST_POINTS - points.length + index) * width) / (MOST_POINTS - 1)).toFixed(1); // the newest right
+  const at = (value, index) => `${across(index)},${(height - 4 - (value / most) * (height - 12)).toFixed(1)}`;
   const line = points.map(at).join(" ");
-  const last = ((Math.max(points.length - 1, 0) * width) / (MOST_POINTS - 1)).toFixed(1);
   const label = `Tokens per second of the last minutes, at most ${most.toFixed(1)}`;
   return s(
     "svg",
     { class: "chart", viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": label },
-    points.length > 1 ? s("polygon", { points: `0,${height} ${line} ${last},${height}` }) : null,
+    points.length > 1 ? s("polygon", { points: `${across(0)},${height} ${line} ${width},${height}` }) : null,
     points.length > 1 ? s("polyline", { points: line }) : null,
   );
 }
