@@ -9,9 +9,19 @@ from typing import Any
 from histrio.contracts.gateway import ServedModel
 from histrio.errors import ContextLengthExceeded, RequestError
 from histrio_api.shared.edge import Edge
+from histrio_api.text.literals import ChatText
 from histrio_api.text.tokenizer import TooManyTokens
 
-__all__ = ["Prompt", "counted_ids", "given_prompts", "ids_prompt", "num_new_tokens", "require_at_most", "text_prompt"]
+__all__ = [
+    "Prompt",
+    "chat_text_prompt",
+    "counted_ids",
+    "given_prompts",
+    "ids_prompt",
+    "num_new_tokens",
+    "require_at_most",
+    "text_prompt",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,16 @@ def text_prompt(edge: Edge, text: str, param: str, *, add_special: bool, is_plac
     return Prompt(_checked(edge, ids, param), text, starts)
 
 
+def chat_text_prompt(edge: Edge, text: ChatText, *, add_special: bool) -> Prompt:
+    """Of what the messages of a chat become. Raises `RequestError`."""
+    limit = edge.gateway.model.max_sequence_length
+    try:
+        ids = edge.tokenizer.encode_pieces(text.pieces, add_special=add_special, max_tokens=limit)
+    except TooManyTokens as error:
+        raise _too_long(limit, error, "messages") from None
+    return Prompt(_checked(edge, ids, "messages"), text.whole)
+
+
 def ids_prompt(edge: Edge, ids: list[int], param: str, *, is_placed: bool = False) -> Prompt:
     """Of a client's own ids, otherwise as `text_prompt`."""
     model = edge.gateway.model
@@ -76,13 +96,14 @@ def ids_prompt(edge: Edge, ids: list[int], param: str, *, is_placed: bool = Fals
     return Prompt(_checked(edge, ids, param), *(edge.tokenizer.decode_placed(ids) if is_placed else ()))
 
 
-def counted_ids(edge: Edge, text: str, param: str, *, add_special: bool) -> list[int]:
+def counted_ids(edge: Edge, text: str | ChatText, param: str, *, add_special: bool) -> list[int]:
     """Of a text that is only to be counted or shown, so that it may be longer than the context. Raises `RequestError`
     beyond a limit of its own."""
     limit = edge.settings.max_tokenize_chars
-    if len(text) > limit:
+    pieces = [text] if isinstance(text, str) else text.pieces
+    if sum(map(len, pieces)) > limit:
         raise RequestError(f"{param}: at most {limit} characters are accepted; send the text in parts", param=param)
-    return edge.tokenizer.encode(text, add_special=add_special)
+    return edge.tokenizer.encode_pieces(pieces, add_special=add_special)
 
 
 def num_new_tokens(model: ServedModel, prompt: Prompt, wanted: int | None, param: str) -> int:

@@ -8,14 +8,15 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio_api.request.ignored import IgnoredFields
-from histrio_api.request.prompts import Prompt, require_at_most, text_prompt
+from histrio_api.request.prompts import Prompt, chat_text_prompt, require_at_most
 from histrio_api.request.template_variables import template_variables
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.messages import ChatMessage
 from histrio_api.schemas.tools import ToolDefinition
 from histrio_api.shared.edge import Edge
+from histrio_api.text.literals import ChatText
 from histrio_api.text.messages import to_template_messages
-from histrio_api.text.template import ChatTemplate
+from histrio_api.text.template import ChatTemplate, Message
 
 __all__ = ["chat_prompt", "chat_text", "render_messages"]
 
@@ -25,26 +26,26 @@ CONTINUE_MARK = "\u241ehistrio continues here\u241e"
 
 def chat_prompt(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> Prompt:
     """Render the messages and encode the result; the template writes BOS itself, so none is added."""
-    text = chat_text(edge, request, ignored)
-    return text_prompt(edge, text, "messages", add_special=request.add_special_tokens)
+    return chat_text_prompt(edge, chat_text(edge, request, ignored), add_special=request.add_special_tokens)
 
 
-def chat_text(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> str:
+def chat_text(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> ChatText:
     """What the messages become; `ignored` takes the fields for which the template has no use. Raises `RequestError`."""
     _check_messages(edge, request.messages)
     require_at_most("tools", "tools are accepted", len(request.tools), edge.settings.max_tools)
     template = _template_of(edge)
     if request.tools and request.tool_choice != "none":
         _require_tools(edge)
-    return _render(template, request, ignored)
+    messages, cut = _without_special(edge, to_template_messages(request.messages, template.takes_role))
+    return _cut(_render(template, request, messages, ignored), cut)
 
 
-def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> str:
+def render_messages(edge: Edge, messages: list[ChatMessage], *, add_generation_prompt: bool) -> ChatText:
     """The text that plain messages become."""
     template = _template_of(edge)
     _check_messages(edge, messages)
-    converted = to_template_messages(messages, template.takes_role)
-    return template.render(converted, add_generation_prompt=add_generation_prompt)
+    converted, cut = _without_special(edge, to_template_messages(messages, template.takes_role))
+    return _cut(template.render(converted, add_generation_prompt=add_generation_prompt), cut)
 
 
 def _check_messages(edge: Edge, messages: list[ChatMessage]) -> None:
@@ -71,9 +72,20 @@ def _template_of(edge: Edge) -> ChatTemplate:
     return edge.template
 
 
-def _render(template: ChatTemplate, request: ChatRequest, ignored: IgnoredFields) -> str:
+def _without_special(edge: Edge, messages: list[Message]) -> tuple[list[Message], str]:
+    """The messages with a mark in every special token that is written there, and the mark."""
+    if edge.settings.parse_special:
+        return messages, ""
+    marks = edge.reasoning_marks
+    return edge.tokenizer.literals.mark(messages, () if marks is None else (marks.open, marks.close))
+
+
+def _cut(text: str, mark: str) -> ChatText:
+    return ChatText(text.split(mark) if mark else [text])
+
+
+def _render(template: ChatTemplate, request: ChatRequest, messages: list[Message], ignored: IgnoredFields) -> str:
     variables = template_variables(template.variables, request, ignored)
-    messages = to_template_messages(request.messages, template.takes_role)
     tools = None if request.tool_choice == "none" else [_tool_definition(tool) for tool in request.tools] or None
     if not request.continue_final_message:
         return template.render(messages, tools=tools, add_generation_prompt=request.add_generation_prompt, **variables)

@@ -17,6 +17,7 @@ from histrio_api.request.rendering import chat_text
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.shared.edge import Edge
+from histrio_api.text.literals import ChatText
 
 __all__ = ["apply_template", "render"]
 
@@ -30,7 +31,7 @@ async def render(request: HttpRequest) -> ASGIResponse:
 @post("/apply-template", status_code=200)
 async def apply_template(request: HttpRequest) -> ASGIResponse:
     """Its text alone."""
-    return await _answer(request, lambda edge, received: {"prompt": _text(edge, received)})
+    return await _answer(request, lambda edge, received: {"prompt": _text(edge, received).whole})
 
 
 async def _answer(request: HttpRequest, work: Callable[[Edge, Received[ChatRequest]], dict[str, Any]]) -> ASGIResponse:
@@ -49,8 +50,8 @@ async def _answer(request: HttpRequest, work: Callable[[Edge, Received[ChatReque
 def _rendered(edge: Edge, received: Received[ChatRequest]) -> dict[str, Any]:
     text = _text(edge, received)
     ids = counted_ids(edge, text, "messages", add_special=received.request.add_special_tokens)
-    return {"prompt": text, "token_ids": ids, "count": len(ids), "model": edge.gateway.model.id}
+    return {"prompt": text.whole, "token_ids": ids, "count": len(ids), "model": edge.gateway.model.id}
 
 
-def _text(edge: Edge, received: Received[ChatRequest]) -> str:
+def _text(edge: Edge, received: Received[ChatRequest]) -> ChatText:
     return chat_text(edge, with_tools(received.request), received.ignored)

@@ -20,6 +20,7 @@ from histrio_api.request.rendering import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from histrio_api.shared.edge import Edge
+from histrio_api.text.literals import ChatText
 
 __all__ = ["detokenize", "tokenize"]
 
@@ -84,6 +85,7 @@ def _piece(edge: Edge, token_id: int) -> dict[str, Any]:
 
 
 def _encode(edge: Edge, wanted: TokenizeRequest) -> list[int]:
+    text: str | ChatText
     if wanted.prompt is not None:
         text, param, adds_special = wanted.prompt, "prompt", wanted.add_special_tokens is not False
     elif wanted.content is not None:

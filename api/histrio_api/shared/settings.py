@@ -93,6 +93,8 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Most entries of `stop`, and of `stop_token_ids`."""
     max_stop_chars: _Count = 256
     """Longest entry of `stop`."""
+    parse_special: bool = False
+    """Special tokens that are written in messages count as such; else they are text like any other."""
     tool_parser: str = "auto"
     """Tool format in which the model writes calls; `auto` tells it from the chat template, `off` takes no tools."""
     reasoning_parser: str = "auto"

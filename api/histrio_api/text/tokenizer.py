@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from histrio.errors import ModelUnavailable, UnsupportedModel
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.gap_marks import GapMarks, gap_marks
+from histrio_api.text.literals import Literals
 from histrio_api.text.pieces import TokenPieces
 from histrio_api.text.token_bytes import TokenBytes, shown_bytes
 from histrio_api.text.token_search import TokenSearch
@@ -96,6 +97,19 @@ class Tokenizer:
         _require_few(encoding, max_tokens)
         ids: list[int] = encoding.ids
         return ids[self._num_doubled(ids, add_special) :]
+
+    def encode_pieces(self, pieces: Sequence[str], *, add_special: bool, max_tokens: int | None = None) -> list[int]:
+        """Ids of the pieces of one text, each encoded by itself; otherwise as `encode`."""
+        ids: list[int] = []
+        for at, piece in enumerate(pieces):
+            rest = None if max_tokens is None else max(0, max_tokens - len(ids))
+            try:
+                ids += self.encode(piece, add_special=add_special and at == 0, max_tokens=rest)
+            except TooManyTokens as error:
+                raise TooManyTokens(
+                    len(ids) + error.num_tokens, is_exact=error.is_exact and at == len(pieces) - 1
+                ) from None
+        return ids
 
     def encode_placed(
         self, text: str, *, add_special: bool, max_tokens: int | None = None
@@ -184,6 +198,11 @@ class Tokenizer:
         """The special tokens as they are written, which decoding leaves out."""
         added = self._tokenizer.get_added_tokens_decoder().values()
         return frozenset(each.content for each in added if each.special)
+
+    @cached_property
+    def literals(self) -> Literals:
+        """Finds special tokens in messages."""
+        return Literals(self.special_texts)
 
     def detokenizer(self, *, skip_special: bool = True, continues: Sequence[int] = ()) -> Detokenizer:
         """Incremental decoding of one choice; `continues` are the prompt's ids if its text goes on without a break."""
