@@ -103,7 +103,7 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """Reasoning is free; the text after its closing mark and the separator has the grammar. Any value but `never` needs
     `GrammarCapability.REASONING`."""
     marks: ReasoningMarks = ReasoningMarks()
-    """Of the reasoning."""
+    """The marks around the reasoning."""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):
@@ -181,29 +181,29 @@ class Extras(msgspec.Struct, frozen=True, array_like=True):
     """
 
     reason: str = ""
-    """With ERROR: what went wrong, safe to show to the client."""
+    """What went wrong, in words that are safe to show to the client; only with ERROR."""
     code: str = ""
-    """With ERROR: the `code` of the error class it belongs to, such as `request_timeout`."""
+    """The `code` of the error's class, such as `request_timeout`; only with ERROR."""
     logprobs: list[TokenLogprobs] = []
-    """Of each id, where they were asked for."""
+    """One entry for each id, where they were asked for."""
     prompt_logprobs: list[TokenLogprobs] = []
-    """With the first tokens, where they were asked for: of every token of the prompt but the first."""
+    """One entry for every token of the prompt but the first, where asked for; they come with the first tokens."""
     sampler_state: SamplerState = {}
     """After these tokens, where it has changed; a replay gives it back."""
     num_cached_tokens: int = 0
-    """With the first tokens: how many of the prompt were taken from the prefix cache."""
+    """Tokens of the prompt that were taken from the prefix cache; told with the first tokens."""
     num_drafted: int = 0
     """Tokens that were drafted."""
     num_accepted: int = 0
     """How many of them were accepted."""
 
     def cut(self, num_ids: int) -> Extras:
-        """Of the first ids only."""
+        """The extras of the first `num_ids` ids only."""
         return self if len(self.logprobs) <= num_ids else replace(self, logprobs=self.logprobs[:num_ids])
 
     @classmethod
     def joined(cls, parts: Sequence[Extras]) -> Extras:
-        """Of rows that follow each other, in one."""
+        """The extras of rows that follow each other, in one."""
         if len(parts) == 1:
             return parts[0]
 
@@ -279,7 +279,7 @@ class Generate(_Message, frozen=True):
 
     @property
     def num_prompt_logprobs(self) -> int | None:
-        """Those of `ask` that are still to be told by this command."""
+        """`Ask.num_prompt_logprobs`, or None where the prompt's scores have been told already."""
         return _untold_prompt_logprobs(self)
 
 
@@ -388,11 +388,11 @@ class Open(_Message, frozen=True):
     """Tokens whose keys and values are in the blocks that come with the first row: it starts there."""
     sampler_state: SamplerState = {}
     request: int = 0
-    """Whose grammar was prepared."""
+    """The request whose grammar was prepared."""
 
     @property
     def num_prompt_logprobs(self) -> int | None:
-        """Those of `ask` that are still to be computed."""
+        """`Ask.num_prompt_logprobs`, or None where the prompt's scores have been told already."""
         return _untold_prompt_logprobs(self)
 
 
@@ -486,7 +486,7 @@ class StepResult(_Message, frozen=True):
     num_ids: list[int] = []
     """How many ids each sampled row gained; empty if each gained one."""
     extras: dict[int, Extras] = {}
-    """By slot, where there are any. A row with a `code` could not go on, and its id is none."""
+    """Slot → extras, where there are any. A row with a `code` could not go on, and its id means nothing."""
 
 
 def _untold_prompt_logprobs(command: Generate | Open) -> int | None:
@@ -576,7 +576,7 @@ class StageAnswer(msgspec.Struct, frozen=True, array_like=True):
     stage: int
     machine: Probe | None = None
     model: Probe | None = None
-    """Of the placement; None where the machine cannot run the backend, or lacks the device."""
+    """What `supports` answers; None where the machine cannot run the backend, or lacks the device."""
     device: str = ""
     """Which of the machine's devices the topology means; as it says where the backend lists none."""
     error: str = ""
@@ -588,13 +588,13 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
 
     stage: int
     device: str
-    """As its backend names it; never `auto` where the backend lists its devices."""
+    """The device as its backend names it; never `auto` where the backend lists its devices."""
     block_mem_ratio: float
     """Share of the device's memory for this stage's blocks: stages on one device divide it by their layers."""
     dtype: str = ""
     """Number format that it computes in; empty where the backend does not say."""
     weight_bytes: int | None = None
-    """Of its weights in that format; None where that is not known."""
+    """Bytes of its weights in that format; None where that is not known."""
     capabilities: list[str] = []
 
 
@@ -677,7 +677,7 @@ class ReplicaDown(_Message, frozen=True):
 
     replica: int
     reason: str
-    """One sentence, safe to show to a client."""
+    """Why, in a sentence that is safe to show to a client."""
     final: bool = False
     """No restart will follow: fail what waits."""
     convicted: int = 0
@@ -695,7 +695,7 @@ class OnTrial(_Message, frozen=True):
 
     request: int
     has_got_on: bool = False
-    """It has come further than where it can have been when the replica before went down."""
+    """Whether it has come further than it can have been when the replica before went down."""
 
 
 class FailedRow(msgspec.Struct, frozen=True, array_like=True):
@@ -713,17 +713,17 @@ class FailedStep(msgspec.Struct, frozen=True, array_like=True):
     rows: list[FailedRow]
     """Empty where they are not known."""
     code: str = ""
-    """Whose code it was in, such as `sampler 'mirostat' (module)`; empty where that is not known."""
+    """The code it was in, such as `sampler 'mirostat' (module)`; empty where that is not known."""
     is_request_code: bool = False
-    """That code works for single requests."""
+    """Whether that code works for single requests, as samplers and grammars do."""
     culprits: list[int] = []
-    """Those whose rows raise again alone, while others of the same step do not."""
+    """Requests whose rows raise again when computed alone, while others of the same step do not."""
     raises_again: bool = False
-    """It has one row, and raises again with it."""
+    """Whether the step has one row and raises again with it."""
 
     @property
     def requests(self) -> list[int]:
-        """Whose rows it had."""
+        """The requests of its rows."""
         return [row.request for row in self.rows]
 
 

@@ -89,13 +89,13 @@ def test_the_plugin_is_found_by_its_entry_point_and_is_one_however_often(tmp_pat
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: histrio\nVersion: 0.0.0\n")
         plugin = "histrio.testing.conformance.plugin"
         (info / "entry_points.txt").write_text(f"[pytest11]\n{plugin} = {plugin}\n{TOY}")
-    path = f"{tmp_path / 'site0'}:{tmp_path / 'site1'}"
+    path = os.pathsep.join([str(tmp_path / "site0"), str(tmp_path / "site1")])
     (tmp_path / "test_own.py").write_text("def test_own(): pass\n")
     done = pytest_in(tmp_path, "test_own.py", path=path)
     assert "1 passed" in done.stdout, done.stderr
 
     command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--pyargs", "histrio.testing.conformance"]
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = with_path(path)
     found = subprocess.run(
         [*command, "--backend", "toy", "-k", "sane"], cwd=tmp_path, env=environment, capture_output=True, check=False
     )
@@ -110,10 +110,15 @@ def test_the_plugin_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def with_path(path: str) -> dict[str, str]:
+    """The environment with these folders before those that sources of this checkout come from."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}
+
+
 def pytest_in(folder: Path, *arguments: str, path: str = "") -> subprocess.CompletedProcess[str]:
     """Pytest with the kit's plugin, in a folder that has no settings."""
     command = [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "-p", "histrio.testing.conformance.plugin"]
-    environment = {**os.environ, "PYTHONPATH": path} if path else None
+    environment = with_path(path) if path else None
     return subprocess.run(
         [*command, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )

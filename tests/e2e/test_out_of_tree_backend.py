@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -98,7 +99,8 @@ def server(
     file.write_text(TOPOLOGY.format(model=model, cut=1, first=first, second=second))
     if second == "alone":
         arguments = ["--model", str(model), "--backend", first]
-    with LaunchedServer(*arguments, log=folder / "log.txt", env={"PYTHONPATH": str(site)}) as launched:
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    with LaunchedServer(*arguments, log=folder / "log.txt", env={"PYTHONPATH": path}) as launched:
         yield launched
 
 

@@ -24,7 +24,7 @@ class Bodies:
     def __init__(self, tokens: OwnTokens, json_options: dict[str, Any]) -> None:
         self.tokens = tokens
         self.grammars: list[Grammar] = []
-        """Of the schemas, by name."""
+        """The grammars of the schemas, each under its name."""
         self.lines: list[str] = []
         """Rules that the bodies refer to, and that no other part of the grammar has."""
         self._json_options = json_options

@@ -113,7 +113,7 @@ class Loaded:
     stage: StageModel
     caches: StageCaches
     most_rows: int | None
-    """Of one call of the model; None for any number."""
+    """Most rows of one call of the model; None for any number."""
 
     def free(self) -> None:
         """Drop weights and blocks."""

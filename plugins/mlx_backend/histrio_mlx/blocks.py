@@ -31,7 +31,7 @@ class Pool:
 
     @property
     def bytes_per_token(self) -> int:
-        """Of one token."""
+        """Bytes that one token takes in the pool."""
         return self.heads * self.width * self.dtype.size
 
     def allocate(self, num_blocks: int, block_size: int) -> None:

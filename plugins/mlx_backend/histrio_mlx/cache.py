@@ -29,11 +29,11 @@ class _Entry(Protocol):
 
     @property
     def pools(self) -> list[Pool]:
-        """Of its keys and values."""
+        """The pools of its keys and values."""
 
     @property
     def states(self) -> list[_StateRows]:
-        """Of its recurrent states."""
+        """Its recurrent states, by slot."""
 
     def view(self, context: CallContext) -> Any:
         """The cache object for one call."""
@@ -52,17 +52,17 @@ class StageCaches:
         self._states = [state for entry in self._entries for state in entry.states]
         self._block_size = 1
         self._num_blocks = 0
-        """In the pools now."""
+        """Blocks that the pools have now."""
         self._size: ReplicaSize | None = None
 
     @property
     def bytes_per_token(self) -> int:
-        """Of all blocks."""
+        """Bytes that one token takes in the blocks of all layers."""
         return sum(pool.bytes_per_token for pool in self.pools)
 
     @property
     def bytes_per_slot(self) -> int:
-        """Of all recurrent states."""
+        """Bytes that all recurrent states of one slot take."""
         return sum(state.bytes_per_slot for state in self._states)
 
     @property
@@ -94,7 +94,7 @@ class StageCaches:
         mx.clear_cache()
 
     def reserve(self, last_block: int) -> None:
-        """See to it that the pools have this block."""
+        """Grow the pools until they have this block."""
         if last_block < self._num_blocks:
             return
 
@@ -170,7 +170,7 @@ class _StateRows:
 
     @property
     def bytes_per_slot(self) -> int:
-        """Of one slot."""
+        """Bytes that the state of one slot takes."""
         return int(np.prod(self._shape)) * int(self._dtype.size)
 
     def allocate(self, num_rows: int) -> None:

@@ -10,7 +10,7 @@ from histrio.kit.memory import Budget, main_memory
 __all__ = ["choose_device", "devices", "limit_cache", "measure"]
 
 _CACHE_SHARE = 1 / 16
-"""Of the device's memory, for buffers that MLX keeps to use again."""
+"""Share of the device's memory for buffers that MLX keeps to use again."""
 
 
 def devices() -> list[str]:

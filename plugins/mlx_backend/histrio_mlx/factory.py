@@ -29,7 +29,7 @@ class MlxFactory:
 
     def __init__(self) -> None:
         self._has_mlx = False
-        """This process has imported it."""
+        """Whether this process has imported the library."""
 
     def probe(self) -> Probe:
         """Whether MLX loads here, and the devices that it sees."""

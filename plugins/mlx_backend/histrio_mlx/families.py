@@ -35,7 +35,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cuts: list[int] = []
     """At which that was found, of a model with `num_layers`."""
     num_layers: int = 0
-    """Of the model that was run."""
+    """Layers of the model that was run."""
     batchable: bool = False
     """Rows of different lengths in one step give the logits that each gives by itself."""
     rewindable: bool = False
@@ -43,7 +43,7 @@ class Family(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     parts: list[str] = []
     """What its layers hand on beside the residual stream, by the names of `histrio_mlx.splice.Parts`."""
     metal_only: bool = False
-    """It uses Metal kernels that nothing else runs; no other verdict could be found here."""
+    """Whether it uses Metal kernels, which run on Apple's GPUs only; then no other verdict could be found here."""
     reason: str = ""
     """What stands in the way of a verdict that is not yes."""
     judge: dict[str, float] = {}

@@ -38,7 +38,7 @@ class Structure:
     layers: list[Any]
     """The list that the model loops over, itself."""
     embeddings: dict[str, Embedding]
-    """By name within `inner`; all of them, positions too."""
+    """Name within `inner` → embedding, those of positions too."""
 
     @property
     def entry(self) -> Any:
@@ -95,7 +95,7 @@ def _is_within(path: str, other: str) -> bool:
 
 
 def _embeddings(module: Any, layers: list[Any]) -> dict[str, Embedding]:
-    """By path, all embeddings in the module, but for those in layers."""
+    """Path → embedding, for all embeddings of the module but those in layers."""
     in_layers = {id(part) for layer in layers for part in layer.modules()}
     found = module.named_modules()
     return {path: part for path, part in found if isinstance(part, Embedding) and id(part) not in in_layers}

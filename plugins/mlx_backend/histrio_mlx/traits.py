@@ -21,7 +21,7 @@ _OF_BLOCKS = (Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_BLOCKS
 
 
 def capabilities(*, rewindable: bool) -> list[Capability]:
-    """Of a stage; one that keeps a recurrent state can neither rewind a row nor share what it has."""
+    """What a stage can do; one that keeps a recurrent state can neither rewind a row nor share a prefix."""
     blocks = _OF_BLOCKS if rewindable else ()
     return [Capability.BATCH, *blocks, Capability.ALL_POSITION_LOGITS]
 

@@ -51,7 +51,7 @@ class BadWords:
         return True
 
     def observe(self, slots: Slots, ids: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
-        """One more token in each."""
+        """Count one more token in each of these slots."""
         for slot, token in zip(slots.tolist(), ids.tolist(), strict=True):
             tail = self._tails[slot]
             tail.append(token)

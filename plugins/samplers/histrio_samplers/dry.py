@@ -64,7 +64,7 @@ class Dry:
         return True
 
     def observe(self, slots: Slots, ids: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
-        """One more token in each."""
+        """Count one more token in each of these slots."""
         for slot, token in zip(slots.tolist(), ids.tolist(), strict=True):
             self._repeats[slot].append(token)
 
@@ -90,7 +90,7 @@ class _Repeats:
         self._matches = np.minimum(_common_suffixes(ids), self._length - 1 - last_breaker)
 
     def append(self, token: int) -> None:
-        """One more token."""
+        """Append the token, and move the matches on."""
         if self._length == len(self._ids):
             room = np.zeros(max(64, self._length), np.int64)
             self._ids, self._matches = np.concatenate([self._ids, room]), np.concatenate([self._matches, room])

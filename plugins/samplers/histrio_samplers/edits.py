@@ -53,6 +53,6 @@ def padded(
 
 
 def _known(edits: Edits, vocab: int) -> Edits:
-    """Without the ids beyond the vocabulary."""
+    """The edits whose ids are in the vocabulary."""
     masks = {row: tokens < vocab for row, (tokens, _) in edits.items()}
     return {row: (tokens[masks[row]], values[masks[row]]) for row, (tokens, values) in edits.items()}

@@ -7,7 +7,7 @@ from histrio.contracts.backend import Array, ArrayNamespace
 __all__ = ["MOST_SOUGHT", "NARROW", "largest_values"]
 
 MOST_SOUGHT = 1024
-"""For more values than that the row is sorted."""
+"""Most values that are searched for; for more of them the row is sorted."""
 NARROW = 1024
 """Rows up to this long are sorted in less time than their largest values are looked for."""
 

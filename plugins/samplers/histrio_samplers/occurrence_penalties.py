@@ -53,7 +53,7 @@ class OccurrencePenalties:
         return True
 
     def observe(self, slots: Slots, ids: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
-        """One more token in each."""
+        """Count one more token in each of these slots."""
         for slot, token in zip(slots.tolist(), ids.tolist(), strict=True):
             self._counts[slot].add(token)
 

@@ -41,7 +41,7 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     Xtc,
     Mirostat,
 )
-"""In the order in which they run."""
+"""Offer all samplers, in the order in which they run."""
 
 
 @hookimpl

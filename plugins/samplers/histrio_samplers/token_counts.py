@@ -24,7 +24,7 @@ class TokenCounts:
         self._index = {token: index for index, token in enumerate(self._tokens.tolist())}
 
     def add(self, token: int) -> None:
-        """One more of this token."""
+        """Count this token once more."""
         index = self._index.get(token)
         if index is not None:
             self._counts[index] += 1

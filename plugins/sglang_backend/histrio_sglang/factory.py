@@ -25,7 +25,7 @@ class SglangFactory:
 
     def __init__(self) -> None:
         self._has_torch = False
-        """This process has imported it."""
+        """Whether this process has imported the library."""
 
     def probe(self) -> Probe:
         """Whether SGLang and its kernels are installed, and the devices that torch sees."""

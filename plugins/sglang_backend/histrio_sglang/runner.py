@@ -48,7 +48,7 @@ class RangeRunner:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of weights and hidden states."""
+        """The number format of weights and hidden states."""
         dtype: torch.dtype = self._runner.dtype
         return dtype
 
@@ -153,7 +153,7 @@ def _take_down() -> None:
 
 
 def _free_port() -> int:
-    """For the rendezvous of a group that has one member."""
+    """A free port for the rendezvous of a group that has one member."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -61,7 +61,7 @@ class Answers:
         self._max_tokens = max_tokens
         self._max_looks = max_looks
         self._answers: dict[int, _Answer] = {}
-        """By number; numbers are given one after the other."""
+        """Number → answer; numbers are given one after the other."""
         self._oldest = self._next_number = 1
         self._known: set[int] = set()
         """Hashes of whole answers, so that a repeated answer is kept once."""

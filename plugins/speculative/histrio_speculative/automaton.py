@@ -46,7 +46,7 @@ class Automaton:
         self._links = array("i", [_NONE])
         self._lengths = array("i", [0])
         self._ends = array("i", [0])
-        """Of each state: index behind the latest occurrence of its suffixes."""
+        """For each state, the index behind the latest occurrence of its suffixes."""
         self._tokens = array("i", [_NONE])
         self._targets = array("i", [_NONE])
         """Of each state: the first token by which it was left, and where that led."""

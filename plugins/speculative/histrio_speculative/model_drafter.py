@@ -41,7 +41,7 @@ class _Sequence:
     end_ids: frozenset[int]
     computed_drafts: list[int] = field(default_factory=list)
     is_foreign: bool = False
-    """It has tokens that the draft model does not know."""
+    """Whether it has tokens that the draft model does not know."""
 
 
 @dataclass(slots=True, eq=False)

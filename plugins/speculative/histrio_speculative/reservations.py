@@ -26,7 +26,7 @@ class Reservation:
     last_round: int = 0
 
     def take_new_blocks(self) -> list[int]:
-        """For the next row."""
+        """The blocks that the next row has to carry; they are carried once."""
         taken, self.new_block_ids = self.new_block_ids, []
         return taken
 
@@ -40,7 +40,7 @@ class Reservations:
         self._free_slots = list(range(size.max_slots - 1, -1, -1))
         self._free_blocks = list(range(size.num_blocks - 1, -1, -1))
         self._reservations: dict[int, Reservation] = {}
-        """By request, the longest unused one first."""
+        """Request → its reservation, the longest unused one first."""
         self._round = 0
 
     def begin_round(self) -> None:

@@ -22,7 +22,7 @@ from histrio_torch.blocks import LayerShape
 __all__ = ["NUM_TRIED_TOKENS", "attending_modules", "check_side_channels", "record_shapes"]
 
 NUM_TRIED_TOKENS = 2
-"""In a trial step, of one sequence; the logits of the last one are computed."""
+"""Tokens of the one sequence of a trial step; the logits of the last one are computed."""
 _RECORDER = "histrio_recorder"
 _KNOWN = {"dropout", "scaling", "sliding_window", "softcap", "s_aux"}
 _HARMLESS = {
@@ -73,7 +73,7 @@ def record_shapes(model: Any, forward: Callable[[], Any], spec: StageSpec) -> di
 
 
 def attending_modules(model: Any) -> list[nn.Module]:
-    """Those that know their layer: where attention finds what belongs to its stage."""
+    """The modules that know their layer's number, by which attention finds the blocks of its stage."""
     return [module for module in model.modules() if "layer_idx" in vars(module)]
 
 

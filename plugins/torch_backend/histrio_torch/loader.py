@@ -36,7 +36,7 @@ from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structu
 __all__ = ["StageModel", "count_weights", "load_stage", "make_spliced", "prepare", "store_latents"]
 
 _READ_SHARE = 0.5
-"""Of the time to load; the rest is packing."""
+"""Share of the loading time that reading takes; the rest is packing."""
 
 
 @dataclass

@@ -101,7 +101,7 @@ class Rows:
 
     @classmethod
     def of(cls, batch: StepBatch, block_size: int, window: int | None) -> Rows:
-        """With a window, only blocks that hold a visible key count."""
+        """The rows of a step. With a window, only blocks that hold a visible key count."""
         num_blocks = np.where(batch.num_tokens > MOST_SHARED_TOKENS, -(-batch.num_tokens // BLOCK_TOKENS), 1)
         table = np.repeat(np.arange(batch.num_rows), num_blocks)
         before = np.concatenate([np.arange(count) for count in num_blocks.tolist()]) * BLOCK_TOKENS
@@ -168,7 +168,7 @@ def _can_join(rows: Rows, row: int, longest: int) -> bool:
 
 
 def _shared_queries(counts: IndexArray) -> int:
-    """Of how many queries the first part is, so that all parts together cost the least."""
+    """How many queries of each row the first part has, so that all parts together cost the least."""
     choices = np.unique(counts)
     if len(choices) == 1:
         return int(choices[0])
@@ -178,13 +178,13 @@ def _shared_queries(counts: IndexArray) -> int:
 
 
 def _cost(counts: IndexArray, num_shared: int) -> int:
-    """In queries."""
+    """The cost of all parts together, in queries."""
     further = [counts[which] - num_shared for which in spans(counts > num_shared)]
     return num_shared * len(counts) + sum(PART_QUERIES + len(each) * int(each.max()) for each in further)
 
 
 def _make_part(rows: Rows, members: IndexArray, which: slice, queries: Sequence[int], width: int) -> Part:
-    """Those of the members' queries that are numbered so, the first being 0."""
+    """The part with these queries of the members; a row's first query has number 0."""
     asked, last = np.asarray(queries), rows.count[members, None] - 1
     numbers = np.minimum(asked, last)
     # Positions count from the start of a row's first block.

@@ -79,10 +79,10 @@ ToBatching: TypeAlias = Cancel | Generate | Granted | Matched | Prepared | Start
 ToKv: TypeAlias = LeaseBlocks | Match | Release | ResetCache | ReturnBlocks | Sealed | Start | Stop
 ToStage: TypeAlias = Close | Copy | Open | Prepare | Start | Step | Stop
 ToEngine: TypeAlias = Cancel | ChildFailed | Generate | Start | Stop | Tokens
-"""Of a whole engine, which is addressed as batching; `Tokens` and `ChildFailed` come from its own threads."""
+"""What a whole engine takes, which is addressed as batching; `Tokens` and `ChildFailed` come from its own threads."""
 
 ToProcess: TypeAlias = LoadStages
-"""Of a device process before it has made its actors."""
+"""What a device process takes before it has made its actors."""
 
 
 class Ref(str, Generic[M_contra]):

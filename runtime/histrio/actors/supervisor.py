@@ -156,7 +156,7 @@ def _described(
 
 
 def _log_failure(sentence: str, name: str, error: BaseException) -> None:
-    """With the place, unless memory has run out: that can happen anywhere."""
+    """Log with the traceback, unless memory has run out, which can happen anywhere."""
     if is_out_of_memory(error):
         log.error(f"{sentence}: %s", name, _in_words(error))
     else:
@@ -164,6 +164,6 @@ def _log_failure(sentence: str, name: str, error: BaseException) -> None:
 
 
 def _in_words(error: BaseException) -> str:
-    """For the log: what was raised, and where it adds a note, in whose code."""
+    """The error for the log: its text and its notes, which say in whose code it was raised."""
     words = "; ".join([f"{type(error).__name__}: {error}".removesuffix(": "), *getattr(error, "__notes__", ())])
     return f"{_NO_MEMORY} ({words})" if is_out_of_memory(error) else words

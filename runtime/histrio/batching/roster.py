@@ -24,9 +24,9 @@ class Roster:
     ) -> None:
         """`on_vacated` hears of each sequence that has lost its slot."""
         self.waiting: list[Sequence] = []
-        """By rank."""
+        """Waiting sequences, the lowest rank first."""
         self.running: list[Sequence] = []
-        """By when they entered."""
+        """Running sequences, the one that entered first comes first."""
         self.by_request: dict[int, Sequence] = {}
         self.num_preemptions = 0
         self._limits = limits

@@ -29,7 +29,7 @@ from histrio.messages import Generate, Match, Prepare, RequestState, Sealed, Ste
 __all__ = ["Scheduler"]
 
 _DRAWN_LAST = -1
-"""In place of a token id: the one that the last step has drawn for the slot."""
+"""Stands for a token id: the one that the last step draws for the slot."""
 _MOST_SCORED = 128
 """Prompt positions whose logits are asked for in one step: all of them would be large."""
 

@@ -35,7 +35,7 @@ class Sequence:
     is_matching: bool = False
     """kv was asked for a match and has not answered."""
     is_prepared: bool = True
-    """Its grammar is compiled on the last stage, or it has none."""
+    """Whether its grammar is compiled on the last stage, or it has none."""
     is_preparing: bool = False
     """The last stage was told of its grammar and has not answered."""
     num_cached_tokens: int = 0

@@ -78,7 +78,7 @@ class Batch:
         self.num_scored += row.num_scored
 
     def without_preempted(self) -> Batch:
-        """Without the rows whose sequence lost its slot to an older one while the plan was made."""
+        """The batch without rows of sequences that were preempted while the plan was made."""
         pairs = list(zip(self.members, self.rows, strict=True))
         if all(sequence.slot == row.slot for sequence, row in pairs):
             return self

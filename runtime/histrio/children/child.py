@@ -42,7 +42,7 @@ class ChildSpec(msgspec.Struct, frozen=True):
     payload: Any = None
     """The function's only argument: JSON values."""
     name: str = "child"
-    """For `ps`, `top` and error messages."""
+    """The process's name in `ps`, `top` and error messages."""
 
 
 def main() -> None:
@@ -122,7 +122,7 @@ def _watch(life_line: int) -> None:
 
 
 def _tell_kernel(name: str) -> None:
-    """On Linux: die with the parent even if this process is stuck, and have the name in `ps` and `top`."""
+    """On Linux, have this process killed when its parent ends, even if it is stuck, and named in `ps` and `top`."""
     if sys.platform != "linux":
         return
 

@@ -100,7 +100,7 @@ def _add_flag(group: argparse._ArgumentGroup, path: str, field: msgspec.structs.
 
 
 def _type(field: msgspec.structs.FieldInfo) -> inspect.Type:
-    """Of the value, if there is one."""
+    """The type of the field's value, without None."""
     found = inspect.type_info(field.type)
     kinds = found.types if isinstance(found, inspect.UnionType) else (found,)
     return next(each for each in kinds if not isinstance(each, inspect.NoneType))

@@ -105,7 +105,7 @@ def _topology(options: Options) -> Topology:
 
 
 def _named_plugins(options: Options) -> list[str]:
-    """Those that options and file name, whatever else is in the file."""
+    """The plugins that options and file name, even where the rest of the file is wrong."""
     tables = {} if options.file is None else read_tables(read_file(Path(options.file)))
     runtime = options.applied_to(tables).get("runtime", {})
     return convert_table(runtime, RuntimeTable, "runtime").plugins

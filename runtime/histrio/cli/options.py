@@ -122,7 +122,7 @@ def _assignment(parser: argparse.ArgumentParser, flag: str, name: str, text: str
 
 
 def _backend_options(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those with flags of their own, then those named by `--backend-option`."""
+    """Backend options from flags of their own, then those from `--backend-option`."""
     options = {key: given[key] for key in _BACKEND_FLAGS if given[key] is not None}
     return options | dict(_assignment(parser, "--backend-option", "KEY", text) for text in given["backend-option"])
 

@@ -22,7 +22,7 @@ DEMO_DRAFT = "demo-draft"
 _CONFIGURATION = ["*.json", "tokenizer*", "*.jinja"]
 _WEIGHTS = ["*.safetensors"]
 _NEVER = ["*/*", "consolidated*", "*.bin", "*.pt", "*.pth", "*.py"]
-"""Other copies of the weights, pickles and code. Subfolders hold exports to other formats."""
+"""Never fetched: other copies of the weights, pickles, code, and subfolders, which hold exports to other formats."""
 _CLIENTS = ("huggingface_hub", "httpx", "httpx2", "httpcore", "requests")
 """Packages whose errors mean the network or the hub."""
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")

@@ -57,7 +57,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     default_sampling: dict[str, Any] = {}
     """What generation_config.json sets of temperature, top_k, top_p, min_p, repetition_penalty."""
     is_wrapper: bool = False
-    """It has parts for images or sound beside the language model."""
+    """Whether it has parts for images or sound beside the language model."""
     own_code: list[str] = []
     """Python files the model would like to be run; they never are."""
 

@@ -81,7 +81,7 @@ def _keys(kind: type[msgspec.Struct]) -> list[str]:
 
 
 def _check_keys(table: Any, known: Collection[str], path: str, hints: Mapping[str, str]) -> None:
-    """It is a table, and has no other keys."""
+    """Raise unless it is a table that has no other keys."""
     if not isinstance(table, Mapping):
         raise TopologyError(path, f"must be a table ([{path}] and keys below it), not {_type_words(table)}")
 

@@ -63,7 +63,7 @@ class StoredTensor(msgspec.Struct, frozen=True):
 
     @property
     def num_bytes(self) -> int:
-        """Of its data."""
+        """Bytes of the tensor's data."""
         return self.data_offsets[1] - self.data_offsets[0]
 
 

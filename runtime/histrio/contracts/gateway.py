@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MAX_EVENTS = 100
-"""That a status keeps; older ones are forgotten."""
+"""Most of them that a status keeps; older ones are forgotten."""
 
 
 class ServedModel(msgspec.Struct, frozen=True):
@@ -124,11 +124,11 @@ class StageStatus(msgspec.Struct, frozen=True, kw_only=True):
     process: str
     """Role of the process that it runs in."""
     device: str = ""
-    """As its backend names it; empty until it is placed."""
+    """The device as its backend names it; empty until the stage is placed."""
     dtype: str = ""
     """Number format that it computes in; empty until it is open."""
     param_bytes: int = 0
-    """Of its weights; 0 until it is open, and for an engine backend."""
+    """Bytes of its weights; 0 until it is open, and for an engine backend."""
     block_bytes_per_token: int = 0
     """Bytes that one token takes in its blocks."""
 
@@ -144,7 +144,7 @@ class Event(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class GatewayStatus:
-    """For /health and /metrics."""
+    """What /health and /metrics show."""
 
     state: str = "loading"
     """"loading" | "ready" | "recovering" | "draining" | "failed"."""
@@ -162,7 +162,7 @@ class GatewayStatus:
     plugin_metrics: Mapping[str, float] = field(default_factory=dict)
     """What plugins add, by name and labels; replaced as a whole after each interval."""
     stages: dict[int, StageStatus] = field(default_factory=dict)
-    """By index; an engine backend has index 0."""
+    """Index → stage; an engine backend has index 0."""
     events: deque[Event] = field(default_factory=lambda: deque(maxlen=MAX_EVENTS))
     """The latest ones, the oldest first."""
 

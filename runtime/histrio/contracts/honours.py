@@ -17,7 +17,7 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     """One flag for each request field; a request that gives another field than these is refused with 400."""
 
     priority: bool = False
-    """Of requests that wait, those with the lowest `Ask.priority` enter first."""
+    """Waiting requests enter by `Ask.priority`, the lowest first."""
     cache_salt: bool = False
     """Prefixes are shared only among requests of the same `Ask.cache_salt`."""
     max_speculation: bool = False
@@ -27,9 +27,9 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: bool = False
     """With `Ask.num_logprobs`, every token comes with its log probability."""
     top_logprobs: bool = False
-    """And with those of the `Ask.num_logprobs` most likely tokens."""
+    """Every token also comes with the log probabilities of the `Ask.num_logprobs` most likely tokens."""
     prompt_logprobs: bool = False
-    """With `Ask.num_prompt_logprobs`, the tokens of the prompt have theirs."""
+    """With `Ask.num_prompt_logprobs`, every token of the prompt but the first comes with its log probability."""
     grammar_kinds: list[str] = []
     """Kinds of `Ask.grammar` that are enforced."""
 

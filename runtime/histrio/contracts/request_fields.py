@@ -35,7 +35,7 @@ CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds"}
 """Fields that requests have whatever the samplers are; none of them can be a sampler's."""
 _MAX_PARAM_CHARS = 64
 _MAX_INT = 2**63 - 1
-"""Of a field whose owner sets no bound; larger integers fit into no message and no array."""
+"""Largest integer of a field without a bound of its own; larger ones fit into no message and no array."""
 
 
 class _Owner(NamedTuple):
@@ -190,7 +190,7 @@ def _is_sendable(value: Any) -> bool:
 
 
 def _largest_token_id(expected: inspect.Type, value: Any) -> int:
-    """Of all in a value of this type that are declared as `TokenId` or `TokenIdKey`; -1 if there are none."""
+    """The largest number in the value that its type declares as `TokenId` or `TokenIdKey`; -1 if there is none."""
     match expected:
         case inspect.Metadata(extra={"is_token_id": True}):
             return int(value)

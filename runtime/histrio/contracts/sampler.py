@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31, extra={"is_token_id": True})]
-"""In the fields of a sampler or an engine: an id that has to be one of the model's."""
+"""Type of a sampler's or an engine's field for ids that must be in the model's vocabulary."""
 TokenIdKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z", extra={"is_token_id": True})]
 """The same as a key of a JSON object."""
 

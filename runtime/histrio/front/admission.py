@@ -60,7 +60,7 @@ class AdmissionActor(Actor[ToAdmission]):
         self._request_timeout_s = request_timeout_s
         self._clock = clock
         self._epoch: int | None = None
-        """Of the replica that serves; None while there is none."""
+        """Epoch of the replica that serves; None while there is none."""
         self._told_trial = OnTrial(0)
         """What root was told last."""
         self.on_change: Callable[[], None] = lambda: None
@@ -157,7 +157,7 @@ class AdmissionActor(Actor[ToAdmission]):
         return self._epoch is None or self._table.on_trial != 0
 
     def _deliver(self, row: TokenRow) -> None:
-        """To its stream. One that fails costs no other stream its tokens."""
+        """Hand the row to its stream. A stream that fails costs no other stream its tokens."""
         if row.extras is not None and row.extras.code == PluginFailed.code:
             log.error("request %d ended: %s", row.request, row.extras.reason)
         try:

@@ -76,7 +76,7 @@ class TrialJob(msgspec.Struct, frozen=True):
 
 
 def installed_backends() -> Iterable[GrammarBackend]:
-    """Those of all plugins."""
+    """The grammar backends of all plugins."""
     from histrio.plugins.registry import installed_plugins
 
     return list(installed_plugins().grammars)
@@ -234,7 +234,7 @@ class _Forks:
                         pass  # its asker has gone
 
     def _try(self, connection: socket.socket, parent: int) -> NoReturn:
-        """In the fork."""
+        """Compile the grammar, in the forked process, and answer."""
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

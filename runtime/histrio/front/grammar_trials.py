@@ -45,9 +45,9 @@ class _Life:
 
     def __init__(self) -> None:
         self.is_opened = anyio.Event()
-        """It is open, or will not be."""
+        """Set once the process is open, or cannot be opened."""
         self.outcome: Outcome | None = None
-        """Of opening."""
+        """How opening the backend went; None until it is known."""
         self.child: ChildProcess | None = None
         self.control: socket.socket | None = None
 

@@ -30,7 +30,7 @@ class StatusNotes:
         status.stages |= {stage.index: stage for stage in stages}
 
     def placed(self, placement: Placement) -> None:
-        """It is settled on which device a stage runs."""
+        """Note on which device a stage runs."""
         self._change(placement.stage, device=placement.device, dtype=placement.dtype)
 
     def opened(self, actor: str, capacity: StageCapacity | EngineCapacity) -> None:

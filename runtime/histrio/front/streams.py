@@ -23,7 +23,7 @@ class RequestStream:
         self._delta = Delta([], RequestState.WAITING)
         """What has piled up since the last read."""
         self._extras: list[Extras] = []
-        """Of the rows in it."""
+        """Extras of the rows that wait to be read."""
         self._is_read_out = False
         self._waiter: asyncio.Future[None] | None = None
 

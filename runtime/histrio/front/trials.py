@@ -24,7 +24,7 @@ class Trials:
     def __init__(self) -> None:
         self._waiting: set[int] = set()
         self._suspects: dict[int, None] = {}
-        """In the order in which they are tried."""
+        """Suspected requests, in the order in which they are tried."""
         self._sent: set[int] = set()
         self.num_tokens = 0
         """Tokens of the trial so far."""

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 DTYPES = ("float32", "float16", "bfloat16")
-"""In which a stage may compute."""
+"""Number formats in which a stage may compute."""
 SMALL_CHECKPOINT_BYTES = 128_000_000
 """Below it a CPU computes in float32 where the dtype is `auto`."""
 _STORED = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}

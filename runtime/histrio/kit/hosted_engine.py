@@ -84,7 +84,7 @@ class HostedEngine(ABC):
         events.progress(1.0, f"{self.title} runs")
 
     def _fail(self, text: str) -> None:
-        """On the loop: the engine is broken; told once, and never where its end was ordered."""
+        """Tell once, from the loop, that the engine is broken; tell nothing where it was closed."""
         if self._is_serving:
             self._is_serving = False
             self._events.failed(text)

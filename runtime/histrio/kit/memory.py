@@ -92,7 +92,7 @@ def main_memory() -> Budget:
 
 
 def describe_bytes(num_bytes: int | None) -> str:
-    """In GiB or MiB, for people; `unknown` for None."""
+    """The number as people read it, in GiB or MiB; `unknown` for None."""
     if num_bytes is None:
         return "unknown"
     return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.1f} MiB"

@@ -214,7 +214,7 @@ class IoThread:
             self._lose_broken()
 
     def _timeout_ms(self) -> int:
-        """Until the next beat, retry or probe; -1 if there is none."""
+        """Milliseconds until the next beat, retry or probe; -1 if there is none."""
         if self._broken or self._changed:
             return 0
 

@@ -66,7 +66,7 @@ class Peer:
     endpoint: str | None = None
     """Where to dial it; None if it dials this process."""
     is_parent: bool = False
-    """This process dialled it, and its silence does not mean that it is lost."""
+    """Whether this process dialled it as its parent, whose silence does not mean that it is lost."""
     state: PeerState = PeerState.NEW
     waiting: deque[Outgoing] = field(default_factory=deque)
     num_waiting_bytes: int = 0
@@ -75,7 +75,7 @@ class Peer:
     is_dialled: bool = False
     """Only for the I/O thread, as are the next ones."""
     is_garbled: bool = False
-    """It sent bytes that are no message, so its further bytes cannot be trusted either."""
+    """Whether it sent bytes that are no message, so that its further bytes cannot be trusted either."""
     stalled_at: float | None = None
     """When the oldest waiting message was first refused."""
 

@@ -45,7 +45,7 @@ def settle(plan: Plan, answers: Sequence[StageAnswer]) -> list[Placement]:
 
 
 def _place(plan: Plan, stage: StagePlan, answer: StageAnswer) -> Placement:
-    """With the whole share of the device's memory."""
+    """The placement as if the stage had its device's share of memory for itself."""
     machine, model, path = answer.machine, answer.model, f"stage[{stage.index}]"
     if machine is None:
         raise BackendError(f"{stage.python or path}: {answer.error}")

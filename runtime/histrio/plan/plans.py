@@ -34,7 +34,7 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Interpreter of the process; None: this one."""
     host: str = "127.0.0.1"
     weight_bytes: int | None = None
-    """Of its layers as stored; None where that is not known without fetching the weights."""
+    """Bytes of its layers as stored; None where that is not known without fetching the weights."""
     placement: Placement | None = None
     """None until the backends of all stages have been asked."""
 

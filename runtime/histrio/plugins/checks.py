@@ -49,7 +49,7 @@ class Contract:
     """What one hook takes."""
 
     kind: str
-    """In words, as in messages."""
+    """What the item is called in messages."""
     protocol: type
     is_class: bool
     check: Callable[[Any], Iterator[str]]

@@ -27,7 +27,7 @@ class Implementation(msgspec.Struct, frozen=True):
     """The plugin, in words."""
     function: Callable[..., Any]
     takes: tuple[str, ...]
-    """Those of the hook's parameters that it wants."""
+    """The parameters of the hook that the implementation takes."""
 
     def call(self, facts: Mapping[str, Any]) -> Any:
         """Call it with those of the facts that it takes."""

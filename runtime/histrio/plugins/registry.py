@@ -62,7 +62,7 @@ class LoadedPlugin(msgspec.Struct):
     took_s: float = 0.0
     """Seconds of computing that its import took."""
     has_printed: bool = False
-    """It wrote to standard output when it was imported."""
+    """Whether it wrote to standard output when it was imported."""
     offers: list[str] = []
     """What it registered and what it watches, in words."""
 

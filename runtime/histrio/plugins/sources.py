@@ -59,7 +59,7 @@ class Imported:
     """None where `failure` says why."""
     failure: str
     took_s: float
-    """Of computing: how long it waits for a busy machine is not its doing."""
+    """Seconds of computing; waiting for a busy machine does not count."""
     has_printed: bool
 
 
@@ -86,7 +86,7 @@ def name_plugins(names: Sequence[str]) -> None:
 
 
 def named_sources(value: str) -> list[Source]:
-    """Those of the environment variable."""
+    """The sources that the environment variable names."""
     names = [name for name in value.split(os.pathsep) if name]
     return [Source(Path(name).name if _is_file(name) else name, _loader(name), is_named=True) for name in names]
 

@@ -46,11 +46,11 @@ class Choosers:
 
     @classmethod
     def of(cls, plugins: Plugins) -> Choosers:
-        """Those of all plugins."""
+        """With the samplers and grammar backends of all plugins."""
         return cls(list(plugins.samplers), list(plugins.grammars))
 
     def last_stage(self, spec: StageSpec) -> LastStage:
-        """For one last stage."""
+        """What the last stage has besides its backend."""
         chain = SamplerChain(self.samplers, spec.sizes.max_batch_size)
         if not self.grammars:
             return LastStage(chain)
@@ -66,7 +66,7 @@ class BatchingParts:
 
     make_drafter: Callable[[], Drafter] | None = None
     vocab_size: int = 0
-    """Of the model the drafter drafts for."""
+    """Vocabulary of the model that the drafter drafts for."""
     policy: BatchingPolicy | None = None
     """None: by priority."""
 

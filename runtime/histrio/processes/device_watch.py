@@ -26,7 +26,7 @@ class DeviceWatch:
         self._time = OwnTime(_BETWEEN_BEATS_S, clock)
         self._activities: dict[int, Activity] = {}
         self.dispatcher: ThreadDispatcher | None = None
-        """Of the device's thread, once it is made."""
+        """The dispatcher of the device's thread, once it is made."""
         self._step_began = 0.0
         self._num_handled = -1
         self._busy_since = self._stuck_since = 0.0

@@ -49,7 +49,7 @@ class FrontSettings:
 
     model: ServedModel
     actors: frozenset[str]
-    """Of a complete replica: `histrio.replica.lifecycle.replica_actors`."""
+    """Actors of a complete replica: `histrio.replica.lifecycle.replica_actors`."""
     fields: FieldTable
     """Which request fields are honoured."""
     parts: Mapping[str, str] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class Front:
         self._supervisor = supervisor
 
     async def wait_ready(self) -> None:
-        """Until requests flow. Raises what made the replica fail for good."""
+        """Wait until requests flow. Raises what made the replica fail for good."""
         while self.gateway.status.state not in ("ready", "failed"):
             await self._changed.wait()
             self._changed.clear()
@@ -127,14 +127,14 @@ class Front:
             raise self.root.failure
 
     async def wait_failed(self) -> None:
-        """Until the replica has failed for good; then raises why."""
+        """Wait until the replica has failed for good, and raise why."""
         while self.root.failure is None:
             self._changed.clear()
             await self._changed.wait()
         raise self.root.failure
 
     async def wait_drained(self) -> None:
-        """Until no accepted request is unfinished."""
+        """Wait until every accepted request has ended."""
         while self.gateway.num_unfinished:
             await self._changed.wait()
             self._changed.clear()

@@ -38,7 +38,7 @@ class _View:
     cpu_s: float
 
     def work_s(self) -> float:
-        """Of it and all its descendants: a backend may compile or serve in processes of its own."""
+        """Seconds that it and its descendants have computed: a backend may compile or serve in processes of its own."""
         total = 0.0
         for pid in _tree(self.pid):
             status = _status(pid)

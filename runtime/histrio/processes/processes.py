@@ -113,7 +113,7 @@ class ReplicaProcesses:
             child.kill()
 
     async def _watch_links(self) -> None:
-        """Without links no process can be reached, started again or not."""
+        """Fail for good when the links have failed, because no process can be reached without them."""
         while not self._links.has_failed:  # noqa: ASYNC110 - a thread that failed may be unable to tell
             await anyio.sleep(_LINKS_CHECK_S)
         self._root.fail(EngineError("the front's links to its processes have failed; what it wrote stands above"))

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 _KILLED_BY_USER = 130
 _LAST_WORDS_S = 0.2
-"""For the ends of streams to be written before everything ends at once."""
+"""Seconds in which the ends of streams are written before everything ends at once."""
 _MOST_DESCRIPTORS = 65536
 _SECRET_BYTES = 16
 _LINKS = LinkLimits(heartbeat_interval_ms=0)
@@ -207,13 +207,13 @@ class _Root:
 
 
 def _service(plugins: Plugins, edge: EdgePlan) -> tuple[EdgeService, Any]:
-    """With its settings as the struct that it declares."""
+    """The service, and its settings as the struct that it declares."""
     service = plugins.edges.get(edge.name)
     return service, as_options(edge.settings, service.settings, edge.name)
 
 
 def _nothing() -> None:
-    """Until there are processes to kill."""
+    """What `kill_all` is until there are processes."""
 
 
 def _front_settings(plan: Plan, plugins: Plugins) -> FrontSettings:

@@ -127,7 +127,7 @@ class ServiceRun:
         self._told(self._service.name, address)
 
     def _delay_s(self) -> float | None:
-        """Until the next start; None after one failure too many."""
+        """Seconds until the next start; None after one failure too many."""
         now = self._clock()
         self._failures.append(now)
         while self._failures[0] <= now - self._limits.restart_window_s:

@@ -55,7 +55,7 @@ class EngineActor(Actor[ToEngine]):
         self._max_sequence_length = 0
         self._unfinished: set[int] = set()
         self._rows: list[TokenRow] = []
-        """For admission, at the next flush."""
+        """Rows that admission is told at the next flush."""
         self._num_submitted_tokens = 0
         self._num_generated_tokens = 0
         self._stats_due = 0.0
@@ -177,11 +177,11 @@ class _Events:
         self._tell = tell
 
     def progress(self, fraction: float, text: str) -> None:
-        """To root, as a stage does."""
+        """Tell root, as a stage does."""
         self._tell(ROOT, Loading(0, fraction, text))
 
     def tokens(self, rows: list[TokenRow]) -> None:
-        """To the actor itself; the rows say of which epoch they are."""
+        """Tell the actor itself; the rows say to which epoch they belong."""
         self._tell(ENGINE, Tokens(0, rows))
 
     def failed(self, error: str) -> None:

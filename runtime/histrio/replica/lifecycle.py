@@ -121,9 +121,9 @@ class RootActor(Actor[ToRoot]):
         self._directory = directory
         self._limits = limits
         self._actors = actors
-        """Those that make the replica complete."""
+        """The actors that make the replica complete."""
         self._capacities: dict[str, StageCapacity | EngineCapacity] = {}
-        """Of the actors that compute and are present."""
+        """Actor that computes and is present → its capacity."""
         self._answers: dict[int, StageAnswer] = {}
         """What the backend of each stage said last."""
         self._unplaced: dict[str, list[int]] = {}
@@ -325,7 +325,7 @@ class RootActor(Actor[ToRoot]):
         self._process_gone(process, f"ends, because {reason}", is_own_doing=is_own_doing, step=failed.failed_step)
 
     def _cannot_start(self, process: str, what: str, error: HistrioError) -> None:
-        """For good, unless it could before: then something passing is in the way, such as memory not yet given back."""
+        """Fail for good, unless it could start before: then the cause may pass, such as memory not yet given back."""
         if self._has_been_up and self.launcher is not None:
             self._replace(process, f"cannot start {what} again: {error}", is_own_doing=True)
         else:

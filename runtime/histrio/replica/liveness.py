@@ -32,7 +32,7 @@ class ProcessView(Protocol):
     """What the operating system says of a process."""
 
     is_stopped: bool
-    """By a signal or a debugger."""
+    """Whether a signal or a debugger has stopped it."""
     cpu_s: float
 
     def work_s(self) -> float:
@@ -50,7 +50,7 @@ class _Life:
     got_on_at: float = 0.0
     """The last sign of work or progress."""
     work_s: float | None = None
-    """Of the last sign."""
+    """Seconds of computing at its last sign."""
     stopped_at: float | None = None
     stopped_cpu_s: float = 0.0
 
@@ -69,11 +69,11 @@ class Liveness:
         self._lives[process] = _Life(self._now, got_on_at=self._now)
 
     def gone(self, process: str) -> None:
-        """It ended, or is about to: no judgement any more."""
+        """The process has ended or is about to: stop judging it."""
         self._lives.pop(process, None)
 
     def begun(self, process: str) -> None:
-        """Its first message came."""
+        """The process has sent its first message."""
         self._hear(process)
 
     def has_begun(self, process: str) -> bool:
@@ -82,13 +82,13 @@ class Liveness:
         return life is not None and life.has_begun
 
     def beat(self, beat: Beat) -> None:
-        """It told what it does."""
+        """The process has told what it does."""
         life = self._hear(beat.process)
         if life is not None:
             life.beat = beat
 
     def got_on(self, process: str) -> None:
-        """It made progress with loading."""
+        """The process has made progress with loading."""
         life = self._hear(process)
         if life is not None:
             life.got_on_at = self._now
@@ -161,7 +161,7 @@ class Liveness:
         return f"has not handled its messages for {beat.stuck_s:.1f} s" if is_hung else ""
 
     def _quiet_s(self, life: _Life, view: ProcessView | None) -> float:
-        """For how long it has shown neither work nor progress; counted from when it was first asked."""
+        """Seconds for which it has shown neither work nor progress, from when it was first asked."""
         work_s = 0.0 if view is None else view.work_s()
         elapsed_s = self._now - life.got_on_at
         # What a process that has ended had worked is missing in the sum: any change is a sign.

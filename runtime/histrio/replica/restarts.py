@@ -36,7 +36,7 @@ class RestartAccount:
         self._up_since = now
 
     def failed(self, now: float) -> bool:
-        """It failed, and is down; False if that was once too often."""
+        """The replica has failed and is down. False if it has failed too often."""
         self._pause(now)
         self._failures.append(self._up_s)
         while self._failures[0] <= self._up_s - self.restart_window_s:

@@ -58,7 +58,7 @@ class Activity:
         self.total_s = 0.0
         """Seconds of all steps so far."""
         self.latency_s = 0.0
-        """Of a step: a moving average that follows the newest one by a fifth."""
+        """Seconds of a step: a moving average that follows the newest step by a fifth."""
 
     @property
     def busy_s(self) -> float:
@@ -140,7 +140,7 @@ class StageActor(Actor[ToStage]):
         self._tell(ROOT, Opened(self._index, self._opened.capacity))
 
     def receive(self, message: ToStage) -> None:
-        """One command of the line."""
+        """Carry out one command, or run one step."""
         if self._is_closed:
             return
 

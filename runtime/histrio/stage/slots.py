@@ -36,7 +36,7 @@ class SlotTable:
         self._num_blocks[slot] = 0
 
     def failed_rows(self, step: Step) -> list[FailedRow]:
-        """Whose rows the step has, in their order, and at which tokens."""
+        """The rows of the step, in its order: of which request, and at which tokens."""
         return [FailedRow(self._requests[row.slot], row.start, row.start + row.num_tokens) for row in step.rows]
 
     def batch(self, step: Step) -> StepBatch:

@@ -25,11 +25,11 @@ _STEP = struct.Struct("=iiq")
 _REQUEST = struct.Struct("=q")
 _CODE_BYTES = 128
 _CODE_AT = {False: _STEP.size, True: _STEP.size + _CODE_BYTES}
-"""Of the device's thread, and of the thread beside it that computes masks."""
+"""Offset of the code's name: of the device's thread, and of the thread beside it that computes masks."""
 _ROWS_AT = _CODE_AT[True] + _CODE_BYTES
 """All slots, all starts, all numbers of tokens, as int32."""
 _REQUESTS_AT = _ROWS_AT + 12 * MOST_ROWS
-"""By slot."""
+"""Offset of the requests, by slot."""
 _NUM_BYTES = _REQUESTS_AT + _REQUEST.size * MOST_ROWS
 _NOT_INSIDE = 0
 _memory: bytearray | mmap.mmap = bytearray(_NUM_BYTES)
@@ -50,9 +50,9 @@ class Flight(NamedTuple):
     rows: list[FlightRow]
     """Empty where no step ran, or one of more than `MOST_ROWS` rows."""
     code: str
-    """Whose code ran, such as `sampler 'mirostat' (module)`; empty for the core's own."""
+    """The code that ran, such as `sampler 'mirostat' (module)`; empty for the core's own."""
     is_request_code: bool
-    """It works for single requests, as samplers and grammars do."""
+    """Whether that code works for single requests, as samplers and grammars do."""
 
 
 class Code:

@@ -82,7 +82,7 @@ class LaunchedServer:
             return 0
 
     def wait_ready(self) -> None:
-        """Until /health answers 200."""
+        """Wait until /health answers 200."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while self.health() != 200:
             is_alive = self.process.poll() is None

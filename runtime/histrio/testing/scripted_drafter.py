@@ -51,7 +51,7 @@ class ScriptedDrafter:
         self._ids[command.request] = list(ids)
 
     def extend(self, request: int, ids: Sequence[int]) -> None:
-        """And those that came."""
+        """Remember the tokens that came."""
         self._ids[request] += ids
 
     def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:

@@ -16,7 +16,7 @@ from histrio.contracts.tool_format import FormatExample, Found, ToolFormat
 __all__ = ["KINDS", "SCHEMAS", "read_answer", "tool_format_faults"]
 
 KINDS = ("one call", "parallel calls", "text around", "unicode and quotes", "broken")
-"""Of each of them a format has an example."""
+"""Kinds of answers; every format has an example of each."""
 _INTEGER, _STRING = {"type": "integer"}, {"type": "string"}
 SCHEMAS: Mapping[str, Mapping[str, Any]] = {
     "add": {"type": "object", "properties": {"a": _INTEGER, "b": _INTEGER}, "required": ["a", "b"]},

@@ -19,7 +19,7 @@ __all__ = ["MlxChain", "as_torch"]
 
 
 class MlxChain(StageChain):
-    """With limits that suit the tiny models; `settings` are of `HarnessOptions`, and `adapter` is a folder."""
+    """A chain with limits that suit the tiny models; `settings` are of `HarnessOptions`, and `adapter` is a folder."""
 
     def __init__(self, model: Path, cuts: Sequence[int] = (), *, adapter: Path | None = None, **settings: Any) -> None:
         limits = {
@@ -32,7 +32,7 @@ class MlxChain(StageChain):
 
 
 def as_torch(logits: Logits | None) -> torch.Tensor:
-    """For comparison with transformers' own."""
+    """The logits as torch has them, to compare them with transformers' own."""
     assert logits is not None, "no row was sampled"
     return torch.from_numpy(logits)
 

@@ -50,7 +50,7 @@ class Proposals:
     def of_step(
         cls, slots: Slots, drafts: Mapping[int, Sequence[int]], draft_probs: Mapping[int, Sequence[DraftProbs]]
     ) -> Proposals:
-        """Of all rows, of which those of a sequence verify its drafts one after the other."""
+        """The proposals of all rows; the rows of a sequence verify its drafts one after the other."""
         rows, drafted, drawn_from = _verified(slots, drafts, draft_probs)
         proposals = cls.of_none(len(slots), max(map(len, drawn_from), default=1))
         if not rows:

@@ -102,7 +102,7 @@ class GrammarTable:
         self._compiler.prepare(request, grammar, output_ids, done)
 
     def forget_prepared(self) -> None:
-        """Those requests will not come."""
+        """Drop the prepared grammars: their requests will not come."""
         self._compiler.forget()
 
     def open(self, slot: int, grammar: GrammarSpec, output_ids: Sequence[int] = (), *, request: int = 0) -> None:
@@ -259,7 +259,7 @@ class GrammarTable:
 
 @cache
 def _code(kind: type, *, is_beside: bool) -> Code:
-    """Of a grammar backend, by one of its classes."""
+    """The code of a grammar backend, told by one of its classes."""
     return Code(f"grammar ({kind.__module__})", is_beside=is_beside)
 
 

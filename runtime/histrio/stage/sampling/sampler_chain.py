@@ -46,9 +46,9 @@ _FIRST_SHAPING_ORDER = 100
 """Samplers from here on shape a distribution, which means nothing to an argmax; those below change the logits."""
 
 NOTHING_LEFT = -1
-"""In place of a token: what the request demands removed every one."""
+"""Stands for a token where the request's own fields removed every one."""
 NOT_NUMBERS = -2
-"""In place of a token: the model's logits are not numbers."""
+"""Stands for a token where the model's logits are not numbers."""
 _ONE_ROW_EACH = "a sequence needs one row for each of its drafts, and one more"
 
 

@@ -27,14 +27,14 @@ class Run:
     command: Generate
     ids: list[int] = field(default_factory=list)
     extras: Extras = field(default_factory=Extras)
-    """Of all its rows."""
+    """Extras of all its rows, joined."""
     state: RequestState = RequestState.WAITING
     num_rows: int = 0
-    """In how many parts it came, those after its end or abort included."""
+    """How many rows told of it, those after its end or abort included."""
 
     @property
     def logprobs(self) -> list[float]:
-        """Of its tokens, as far as they were told."""
+        """Log probabilities of its tokens, as far as they were told."""
         return [each.logprob for each in self.extras.logprobs]
 
     @property

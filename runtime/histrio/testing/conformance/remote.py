@@ -57,7 +57,7 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """The number of the process."""
         return self._process.pid
 
     def call(self, method: str, *arguments: Any) -> Any:

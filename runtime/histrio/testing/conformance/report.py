@@ -23,7 +23,7 @@ class TestResult(msgspec.Struct, frozen=True):
     num_cases: int = 1
     """How many cases had this outcome."""
     reason: str = ""
-    """Of the first case that was skipped or failed."""
+    """Why the first such case was skipped or failed."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -54,7 +54,7 @@ class Recorder:
         self._cases: dict[str, list[tuple[str, str]]] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Of each case: how its call ended, or its set-up where there was no call."""
+        """Note how each case ended: its call, or its set-up where there was no call."""
         file, _, test = report.nodeid.partition("::")
         is_ours = (KIT / Path(file).name).exists()
         if not is_ours or (report.when != "call" and report.passed):
