@@ -59,7 +59,7 @@ class Generation:
         self.num_cached_tokens = 0
         """Of the prompts, from the prefix cache. The `n` choices of one prompt count for one."""
         self.num_drafted_tokens = 0
-        """Guessed ahead, for all choices."""
+        """Drafted tokens, of all choices."""
         self.num_accepted_tokens = 0
         """Of those, how many came true."""
         self.edge = edge

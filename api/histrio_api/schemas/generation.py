@@ -58,7 +58,7 @@ class GenerationRequest(Strict, frozen=True):
     cache_salt: _Salt = ""
     """Prefixes are shared only among requests of the same salt."""
     max_speculation: _NumDrafts | None = None
-    """Most tokens guessed ahead at a time, within what the engine's settings allow; 0 for none."""
+    """Most tokens drafted at a time, within what `[engine]` allows; 0 for none."""
     user: Any = None
     """Whom the request is for; what is no text counts as nothing."""
     safety_identifier: Any = None

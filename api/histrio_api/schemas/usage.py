@@ -15,10 +15,10 @@ class PromptTokensDetails(msgspec.Struct):
 
 
 class CompletionTokensDetails(msgspec.Struct):
-    """How the answers' tokens were come by, all choices together."""
+    """How many of the answers' tokens were drafted, of all choices together."""
 
     accepted_prediction_tokens: int
-    """Guessed ahead, and right."""
+    """Drafted and accepted."""
     rejected_prediction_tokens: int
     """Drafted and rejected; they are in no answer, and in no other count."""
 
