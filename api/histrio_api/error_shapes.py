@@ -5,13 +5,22 @@ No answer echoes the input, or is longer than `MAX_MESSAGE_CHARS`.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
 from histrio.errors import HistrioError
 
-__all__ = ["MAX_PARAM_CHARS", "anthropic_error", "error_object", "llama_error", "ollama_error", "openai_error"]
+__all__ = [
+    "MAX_PARAM_CHARS",
+    "anthropic_error",
+    "error_object",
+    "llama_error",
+    "ollama_error",
+    "openai_error",
+    "responses_error",
+]
 
 MAX_MESSAGE_CHARS = 1000
 MAX_PARAM_CHARS = 100
@@ -42,6 +51,16 @@ _ANTHROPIC_FIELDS = {
     ".function": "",
 }
 """What the rest of the endpoint calls them → what clients of this API call them."""
+
+
+_RESPONSES_FIELDS = {
+    "response_format.json_schema.schema": "text.format.schema",
+    "max_completion_tokens": "max_output_tokens",
+    "tool_choice.function": "tool_choice",
+    ".function.": ".",
+}
+_MESSAGE_PLACE = re.compile(r"^messages(\[\d+\][\w.\[\]]*)?")
+"""A message is made of several items, so that its number says nothing."""
 
 
 def openai_error(error: HistrioError) -> dict[str, Any]:
@@ -78,9 +97,26 @@ def llama_error(error: HistrioError) -> dict[str, Any]:
     return {"error": {"code": error.status, "message": str(error)[:MAX_MESSAGE_CHARS], "type": kind}}
 
 
-_SHAPES = {"/v1/messages": anthropic_error, "/api": ollama_error} | dict.fromkeys(
-    ("/completion", "/completions", "/infill", "/props", "/slots", "/apply-template"), llama_error
-)
+def responses_error(error: HistrioError) -> dict[str, Any]:
+    """OpenAI's for responses, whose fields have other names than those of chats."""
+    content: dict[str, Any] = openai_error(error)["error"]
+    is_of_input = error.code != "unsupported_parameter"
+    shown = {name: _as_responses(content[name], is_of_input) for name in ("message", "param")}
+    return {"error": content | shown}
+
+
+def _as_responses(text: str | None, is_of_input: bool) -> str | None:
+    """`is_of_input`: messages are what the input has become, not a field that the request has."""
+    for ours, theirs in _RESPONSES_FIELDS.items():
+        text = text and text.replace(ours, theirs)
+    return text and (_MESSAGE_PLACE.sub("input", text) if is_of_input else text)
+
+
+_SHAPES = {
+    "/v1/messages": anthropic_error,
+    "/v1/responses": responses_error,
+    "/api": ollama_error,
+} | dict.fromkeys(("/completion", "/completions", "/infill", "/props", "/slots", "/apply-template"), llama_error)
 """By the URL, and what is below it; OpenAI's for all others."""
 
 

@@ -34,6 +34,7 @@ __all__ = [
     "ClientLeft",
     "GenerationFailed",
     "InvalidKey",
+    "ResponseNotFound",
     "from_validation",
     "on_error",
     "on_http_exception",
@@ -67,6 +68,13 @@ class BodyTooLarge(RequestError):
 
     def __init__(self, max_bytes: int) -> None:
         super().__init__(f"the request's body is longer than {max_bytes} bytes")
+
+
+class ResponseNotFound(RequestError):
+    """No response of this id is kept, or not for this API key."""
+
+    status = 404
+    code = "response_not_found"
 
 
 class UnknownRoute(RequestError):

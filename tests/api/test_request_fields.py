@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from openai.types import completion_create_params as completion_params
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.responses import input_token_count_params, response_create_params
 
 from histrio.contracts.request_fields import CORE_FIELDS
 from histrio.errors import RequestError
 from histrio_api.forms.anthropic_chat import NOT_OF_MESSAGES
+from histrio_api.forms.responses import NOT_OF_RESPONSES
 from histrio_api.request.fields import convert_fields, split_fields
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.json_body import decode_object
@@ -20,6 +22,7 @@ from histrio_api.schemas.anthropic import MessagesRequest
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.formats import ResponseFormat
+from histrio_api.schemas.responses import ResponsesRequest
 from histrio_samplers.plugin import SAMPLERS
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -37,6 +40,8 @@ def ignored_of(path: str, value: Any, *, is_strict: bool = False) -> list[str]:
         convert_fields({"type": "text", path.split(".")[1]: value}, ResponseFormat, ignored, "response_format")
     elif path.startswith(OF_MESSAGES_ALONE):
         split_fields(with_field(MESSAGES, path.split("."), value), MessagesRequest, SAMPLING, ignored=ignored)
+    elif path.startswith(OF_RESPONSES_ALONE):
+        split_fields(with_field(RESPONSE, path.split("."), value), ResponsesRequest, SAMPLING, ignored=ignored)
     elif path in ChatRequest.__struct_fields__:
         split_fields({"model": "m", "prompt": "hi", path: value}, CompletionRequest, SAMPLING, ignored=ignored)
     else:
@@ -60,6 +65,13 @@ MESSAGES: dict[str, Any] = {
     "thinking": {"type": "enabled"},
     "output_config": {},
 }
+RESPONSE: dict[str, Any] = {
+    "model": "m",
+    "input": [{"role": "assistant", "content": [{"type": "output_text", "text": "x"}]}],
+    "reasoning": {},
+    "text": {},
+}
+OF_RESPONSES_ALONE = ("input[].", "reasoning.", "text.")
 OF_MESSAGES_ALONE = ("system[].", "messages[].content[].content[].", "thinking.", "output_config.")
 
 
@@ -83,8 +95,8 @@ NOT_HONOURED = sorted(
     path
     for path, field in KNOWN_FIELDS.items()
     if field.kind != "alias"
-    and not path.startswith("reasoning.")
-    and path not in {*CompletionRequest.__struct_fields__, *SAMPLING}
+    and path
+    not in {"reasoning.effort", "reasoning.enabled", "include[]", *CompletionRequest.__struct_fields__, *SAMPLING}
 )
 
 
@@ -140,9 +152,10 @@ FORMS: dict[str, set[str]] = {
     "chats": {*ChatRequest.__struct_fields__},
     "completions": {*CompletionRequest.__struct_fields__},
     "messages": {*MessagesRequest.__struct_fields__} - NOT_OF_MESSAGES.keys(),
+    "responses": {*ResponsesRequest.__struct_fields__} - NOT_OF_RESPONSES.keys(),
 }
 """What each form honours."""
-HINTS_ELSEWHERE = {"reasoning_effort", "reasoning", "enable_thinking", "thinking", "think"}
+HINTS_ELSEWHERE = {"reasoning_effort", "reasoning", "enable_thinking", "thinking", "think", "metadata", "store"}
 """What a form honours, and others may do without."""
 REFUSED_ELSEWHERE = {"system"}
 
@@ -158,7 +171,12 @@ def test_the_table_has_every_field_that_the_structs_have() -> None:
 
 
 def test_the_table_has_every_field_that_the_official_client_can_send() -> None:
-    for params in (chat_params.CompletionCreateParamsBase, completion_params.CompletionCreateParamsBase):
+    for params in (
+        chat_params.CompletionCreateParamsBase,
+        completion_params.CompletionCreateParamsBase,
+        response_create_params.ResponseCreateParamsBase,
+        input_token_count_params.InputTokenCountParams,
+    ):
         missing = {*get_annotations(params), "stream"} - KNOWN_FIELDS.keys()
         assert not missing
     assert "web_search_options" in get_annotations(chat_params.CompletionCreateParamsBase), "control"

@@ -20,6 +20,7 @@ from histrio.errors import (
 from histrio.messages import RequestState
 from histrio_api.answer.logprobs import ChoiceLogprobs, TokenPlace
 from histrio_api.answer.prompt_logprobs import PromptScores
+from histrio_api.answer.reasoning_count import ReasoningCount
 from histrio_api.errors import GenerationFailed
 from histrio_api.request.prompts import Prompt
 from histrio_api.text.detokenizer import Detokenizer
@@ -48,6 +49,7 @@ class Choice:
         "logprobs",
         "num_tokens",
         "prompt",
+        "reasoning",
         "scores",
         "stream",
     )
@@ -69,6 +71,8 @@ class Choice:
         self.num_tokens = 0
         self.logprobs: ChoiceLogprobs | None = None
         """Entries that go out with the text, if the request asks for them."""
+        self.reasoning: ReasoningCount | None = None
+        """Of an answer that may begin with reasoning."""
         self.finish_reason = ""
         """"stop" or "length" once the last piece was taken."""
         self._ending = ending
@@ -85,6 +89,11 @@ class Choice:
     def stop_string(self) -> str:
         """The one that ended the text; empty if none did."""
         return "" if self._stops is None else self._stops.found
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """How many of its tokens are reasoning."""
+        return 0 if self.reasoning is None else self.reasoning.num_tokens
 
     @property
     def num_shown_logprobs(self) -> int:
@@ -151,12 +160,23 @@ class Choice:
 
     def _take_at_once(self, delta: Delta, ids: list[int]) -> str:
         """Where no stop string is looked for."""
-        self.num_tokens += len(ids)
-        text = self._detokenizer.push(ids)
+        if self.reasoning is None or self.reasoning.is_over:
+            self.num_tokens += len(ids)
+            text = self._detokenizer.push(ids)
+        else:
+            text = "".join(map(self._take_token, ids))
         if delta.state.is_finished:
             self.finish_reason = _finish_reason(delta.state)
             text += self._detokenizer.flush()
         return text
+
+    def _take_token(self, token_id: int) -> str:
+        """The text of one token, which is counted."""
+        self.num_tokens += 1
+        piece = self._detokenizer.push((token_id,))
+        if self.reasoning is not None and not self.reasoning.is_over:
+            self.reasoning.push(piece, self.num_tokens)
+        return piece
 
     def _take_singly(self, delta: Delta, ids: list[int], stops: StopStrings) -> str:
         """Token by token, so that the count of tokens does not depend on how they were grouped into deltas."""
@@ -164,8 +184,7 @@ class Choice:
         places: list[TokenPlace] = []
         detokenizer = self._detokenizer
         for token_id in ids:
-            self.num_tokens += 1
-            piece = detokenizer.push((token_id,))
+            piece = self._take_token(token_id)
             places.append((detokenizer.num_late_chars, len(piece)))
             shown.append(stops.push(piece))
             if not stops.is_stopped and stops.would_stop(detokenizer.complete_text):

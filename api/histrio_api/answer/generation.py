@@ -15,6 +15,7 @@ from histrio.errors import HistrioError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.logprobs import ChoiceLogprobs
 from histrio_api.answer.prompt_logprobs import PromptScores
+from histrio_api.answer.reasoning_count import ReasoningCount
 from histrio_api.errors import GenerationFailed
 from histrio_api.keys.limits import KeyLimits, Reservation
 from histrio_api.request.prepared import Prepared
@@ -84,7 +85,9 @@ class Generation:
             total_tokens=self.num_prompt_tokens + num_completion_tokens,
             prompt_tokens_details=PromptTokensDetails(self.num_cached_tokens),
             completion_tokens_details=CompletionTokensDetails(
-                self.num_accepted_tokens, self.num_drafted_tokens - self.num_accepted_tokens
+                self.num_accepted_tokens,
+                self.num_drafted_tokens - self.num_accepted_tokens,
+                sum(choice.num_reasoning_tokens for choice in self.choices),
             ),
         )
 
@@ -253,4 +256,6 @@ def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
         logprobs = ChoiceLogprobs(
             edge.tokenizer, prepared.scores.num_top, num_prompt_chars, names_ids=prepared.scores.names_ids
         )
+    if prepared.parts.may_reason:
+        choice.reasoning = ReasoningCount(prepared.parts)
     choice.decode_with(detokenizer, prepared.received.request.stop_strings, logprobs)

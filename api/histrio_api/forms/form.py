@@ -42,6 +42,10 @@ class Answer(Protocol):
         """The whole answer, to be written as JSON, from the texts of its choices. Safe to run in a thread."""
 
 
+def _none_named(edge: Edge, key: str, body: bytes) -> int:
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Form(Generic[R]):
     """One endpoint."""
@@ -56,3 +60,5 @@ class Form(Generic[R]):
     """Made once for each request, when it was submitted."""
     media_type: str = "text/event-stream"
     """Of its streams."""
+    num_named_bytes: Callable[[Edge, str, bytes], int] = _none_named
+    """How much longer than the body a prompt is, because the body names what is kept here for its API key."""

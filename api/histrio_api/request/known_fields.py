@@ -54,23 +54,24 @@ def _refused(reason: str, *neutral: Any) -> KnownField:
 
 _HONOURED = (
     _honoured(
-        "chats completions messages",
+        "chats completions messages responses",
         "model stream max_tokens seed stop_token_ids ignore_eos skip_special_tokens priority cache_salt",
         "max_speculation response_format structured_outputs json_schema regex grammar ebnf guided_json guided_regex",
         "guided_choice guided_grammar user safety_identifier",
     )
-    | _honoured("chats completions", "stream_options n prompt_logprobs logprobs stop add_special_tokens")
+    | _honoured("chats completions responses", "stream_options stop")
+    | _honoured("chats completions", "n prompt_logprobs logprobs add_special_tokens")
     | _honoured("completions", "prompt", echo=(False,), suffix=("",))
-    | _honoured("chats messages", "messages", tools=([],), tool_choice=("auto", "none"))
+    | _honoured("chats messages", "messages")
+    | _honoured("chats messages responses", tools=([],), tool_choice=("auto", "none"))
     | _honoured("messages", stop_sequences=([],), output_config=({},))
+    | _honoured("responses", "input instructions previous_response_id max_output_tokens", text=({},), include=([],))
+    | _honoured("chats responses", top_logprobs=(0,), parallel_tool_calls=(True, False), chat_template_kwargs=({},))
     | _honoured(
         "chats",
         "max_completion_tokens",
-        top_logprobs=(0,),
         functions=([],),
         function_call=("auto", "none"),
-        parallel_tool_calls=(True, False),
-        chat_template_kwargs=({},),
         include_reasoning=(True,),
         add_generation_prompt=(True,),
         continue_final_message=(False,),
@@ -119,6 +120,28 @@ _TEMPLATE = _each(
 _HINTS = (
     _each("metadata request_id rid session_id trace", _hint("a label", {}))
     | _each("store", _hint("answers are not kept", False))
+    | _each("include[]", _hint("there is no such thing to include"))
+    | _each("truncation", _hint("conversations are kept as they are, and one that does not fit is a 400", "disabled"))
+    | _each("max_tool_calls", _hint("for tools that a server runs"))
+    | _each("personality", _hint("a wish for the tone"))
+    | _each("reasoning.summary reasoning.generate_summary", _hint("reasoning is always shown as it is"))
+    | _each("reasoning.context", _hint("which reasoning is shown again is for the template to say", "auto"))
+    | _each("reasoning.mode", _hint("there is one mode", "standard"))
+    | _each("text.verbosity", _hint("a wish for the length", "medium"))
+    | _each("background_options access_programs image", _hint("for a layer above", {}))
+    | _each(
+        """
+        input[].status input[].phase input[].encrypted_content input[].created_by input[].caller input[].namespace
+        input[].async input[].provider_data input[].content[].logprobs
+        """,
+        _hint("belongs to the server that gave the answer", []),
+    )
+    | _each(
+        """
+        input[].parsed_arguments input[].content[].parsed input[].content[].annotations
+        """,
+        _hint("repeats another field, as clients do that send an answer back", []),
+    )
     | _each("service_tier", _hint("all requests are served alike; `priority` orders them", "auto", "default"))
     | _each(
         "provider transforms route models usage",
@@ -199,7 +222,9 @@ _HINTS = (
 )
 
 _REFUSED = (
-    _each("audio messages[].audio prompt_embeds input_embeds", _refused("text only"))
+    _each("background", _refused("answers are given at once or as a stream", False))
+    | _each("conversation", _refused("give previous_response_id, or the conversation as input"))
+    | _each("audio messages[].audio prompt_embeds input_embeds", _refused("text only"))
     | _each("image_data images messages[].images mm_processor_kwargs media_io_kwargs", _refused("text only", [], {}))
     | _each("modalities", _refused("text only", ["text"]))
     | _each("web_search_options", _refused("no search"))

@@ -23,6 +23,13 @@ from histrio_api.routes.ollama_models import (
 )
 from histrio_api.routes.page import index, page_file, settings_of_page
 from histrio_api.routes.render import apply_template, render
+from histrio_api.routes.responses import (
+    count_response_tokens,
+    delete_response,
+    list_input_items,
+    responses,
+    show_response,
+)
 from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.status import status
 from histrio_api.routes.tokenize import detokenize, tokenize
@@ -35,13 +42,16 @@ ROUTES: list[HTTPRouteHandler] = [
     change_models,
     chat_completions,
     completions,
+    count_response_tokens,
     count_tokens,
     delete_model,
+    delete_response,
     detokenize,
     embed,
     health,
     index,
     infill,
+    list_input_items,
     list_models,
     list_tags,
     liveness,
@@ -57,10 +67,12 @@ ROUTES: list[HTTPRouteHandler] = [
     pull,
     render,
     reset_cache,
+    responses,
     running_models,
     settings_of_page,
     show,
     show_model,
+    show_response,
     status,
     tokenize,
     usage,

@@ -62,7 +62,7 @@ async def _prepare(request: HttpRequest, form: Form[R]) -> Prepared:
         def work() -> Prepared:
             return form.prepare(edge, receive(edge, body, form.schema, arrival))
 
-        return await edge.run_text(work, len(body))
+        return await edge.run_text(work, len(body) + form.num_named_bytes(edge, key, body))
 
 
 async def _answer_at_once(

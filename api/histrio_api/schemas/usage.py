@@ -21,6 +21,8 @@ class CompletionTokensDetails(msgspec.Struct):
     """Drafted and accepted."""
     rejected_prediction_tokens: int
     """Drafted and rejected; they are in no answer, and in no other count."""
+    reasoning_tokens: int
+    """Of the reasoning, with the marks around it."""
 
 
 class Usage(msgspec.Struct):

@@ -19,6 +19,7 @@ from histrio.messages import ReasoningMarks
 from histrio_api.keys.ring import KeyRing
 from histrio_api.shared.body_room import BodyRoom
 from histrio_api.shared.metrics import EndpointMetrics
+from histrio_api.shared.response_store import ResponseStore
 from histrio_api.shared.settings import ApiSettings
 from histrio_api.text.template import ChatTemplate
 from histrio_api.text.tokenizer import Tokenizer
@@ -79,6 +80,13 @@ class Edge:
     def body_room(self) -> BodyRoom:
         """For the bodies of all requests."""
         return BodyRoom(max(self.settings.max_waiting_body_bytes, self.settings.max_body_bytes))
+
+    @cached_property
+    def responses(self) -> ResponseStore:
+        """What `/v1/responses` answered."""
+        settings = self.settings
+        max_responses = settings.max_stored_responses if settings.store_responses else 0
+        return ResponseStore(max_responses, settings.max_stored_response_bytes)
 
     @cached_property
     def _encode_threads(self) -> CapacityLimiter:

@@ -106,6 +106,12 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Serve the page at `/`, with which people talk to the model and look at the service."""
     strict: bool = False
     """Refuse hints and unknown fields instead of naming them in `x-histrio-ignored`."""
+    store_responses: bool = True
+    """Keep what `/v1/responses` answers in memory, so that later requests can refer to it."""
+    max_stored_responses: _Count = 1024
+    """Most responses that are kept; what was not used for longest leaves first."""
+    max_stored_response_bytes: _Count = 64 * 1024 * 1024
+    """Of all responses that are kept, with what was asked."""
     log_requests: bool = True
     """A line in the log, at `info`, for each request that ended or was refused; never what was asked or answered."""
     thread_encode_chars: _Count = 16_384

@@ -29,6 +29,11 @@ class AnswerParts(NamedTuple):
     """Reasoning is told from the rest, and thrown away."""
 
     @property
+    def may_reason(self) -> bool:
+        """Whether there may be reasoning in it."""
+        return self.has_channels or self.reasoning != "never"
+
+    @property
     def marks(self) -> list[str]:
         """The texts by which the answer is taken apart."""
         of_reasoning = () if self.reasoning_format is None else self.reasoning_format.hidden_marks

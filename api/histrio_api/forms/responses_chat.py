@@ -1,0 +1,205 @@
+"""A request of /v1/responses as the chat that it means: what follows knows chats alone.
+
+Several items may become one message, because in a chat reasoning, text and calls of one turn are fields of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from histrio.errors import RequestError
+from histrio_api.request.received import Received
+from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall, ToolCall
+from histrio_api.schemas.responses import (
+    ChosenTool,
+    InputItem,
+    InputPart,
+    InputTokensRequest,
+    OfferedFunction,
+    TextFormat,
+)
+from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
+
+__all__ = ["Placed", "to_chat"]
+
+T = TypeVar("T")
+
+_TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text", "text")
+_SHOWN_PARTS = frozenset({"input_audio", "input_file", "input_image", "input_video"})
+_SHOWN_ITEMS = frozenset(
+    {"additional_tools", "apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction"}
+    | {"computer_call", "computer_call_output", "custom_tool_call", "custom_tool_call_output", "file_search_call"}
+    | {"image_generation_call", "local_shell_call", "local_shell_call_output", "mcp_approval_request"}
+    | {"mcp_approval_response", "mcp_call", "mcp_list_tools", "shell_call", "shell_call_output", "tool_search_call"}
+    | {"web_search_call"}
+)
+_SHOWN_TOOLS = frozenset(
+    {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "custom", "file_search", "image_generation"}
+    | {"local_shell", "mcp", "namespace", "shell", "tool_search", "web_search", "web_search_preview"}
+)
+"""Types that a refusal may repeat."""
+
+Placed = tuple[InputItem, str]
+"""An item, and where it stands in the request."""
+
+
+def to_chat(received: Received[InputTokensRequest], items: Iterable[Placed], **more: Any) -> Received[ChatRequest]:
+    """The same request as a chat about these items; `more` are fields of the chat. Raises `RequestError`."""
+    request = received.request
+    common = {name: getattr(request, name) for name in GenerationRequest.__struct_fields__}
+    given = common | {
+        "response_format": _response_format(request),
+        "messages": [*_instructions(request), *_messages(items)],
+        "tools": [_tool(tool, f"tools[{at}]") for at, tool in enumerate(request.tools)],
+        "tool_choice": _tool_choice(request.tool_choice),
+        "parallel_tool_calls": request.parallel_tool_calls,
+        "reasoning": request.reasoning,
+        "enable_thinking": request.enable_thinking,
+        "chat_template_kwargs": request.chat_template_kwargs,
+    }
+    chat = ChatRequest(**given, **more)
+    return Received(chat, received.sampling, received.arrived_s, received.key, received.user, received.ignored)
+
+
+def _instructions(request: InputTokensRequest) -> list[ChatMessage]:
+    return [ChatMessage(role="system", content=request.instructions)] if request.instructions else []
+
+
+def _messages(items: Iterable[Placed]) -> list[ChatMessage]:
+    turns = _Turns()
+    for item, path in items:
+        turns.add(item, path)
+    turns.end_assistant()
+    return turns.messages
+
+
+class _Turns:
+    """Items become messages; those of the assistant wait until its turn has ended."""
+
+    def __init__(self) -> None:
+        self.messages: list[ChatMessage] = []
+        self._reasoning: list[str] = []
+        self._said: list[ContentPart] | None = None
+        self._calls: list[ToolCall] = []
+
+    def add(self, item: InputItem, path: str) -> None:
+        """One more. Raises `RequestError`."""
+        match item.kind:
+            case "reasoning":
+                self._begin_assistant()
+                self._reasoning += (part.text or "" for part in _parts(item.content or item.summary, path))
+            case "message" if item.role == "assistant":
+                self._begin_assistant()
+                self._said = _parts(item.content, f"{path}.content")
+            case "function_call":
+                self._calls.append(_call(item, path))
+            case "message":
+                self.end_assistant()
+                role = _required(item.role, f"{path}.role")
+                self.messages.append(ChatMessage(role=role, content=_parts(item.content, f"{path}.content")))
+            case "function_call_output":
+                self.end_assistant()
+                self.messages.append(_result(item, path))
+            case kind:
+                shown = f"of type {kind}" if kind in _SHOWN_ITEMS else "of this type"
+                text = f"{path}: an item {shown} is not supported here; the model takes texts and calls of functions"
+                raise RequestError(text, param=path)
+
+    def end_assistant(self) -> None:
+        """What the assistant said, if anything waits."""
+        if self._reasoning or self._said is not None or self._calls:
+            message = ChatMessage(
+                role="assistant",
+                content=self._said,
+                tool_calls=self._calls or None,
+                reasoning_content="\n".join(self._reasoning) if self._reasoning else None,
+            )
+            self.messages.append(message)
+        self._reasoning, self._said, self._calls = [], None, []
+
+    def _begin_assistant(self) -> None:
+        """Reasoning comes first in a turn, then at most one text, then calls."""
+        if self._said is not None or self._calls:
+            self.end_assistant()
+
+
+def _call(item: InputItem, path: str) -> ToolCall:
+    function = FunctionCall(
+        name=_required(item.name, f"{path}.name"), arguments=_required(item.arguments, f"{path}.arguments")
+    )
+    return ToolCall(id=_required(item.call_id, f"{path}.call_id"), function=function)
+
+
+def _result(item: InputItem, path: str) -> ChatMessage:
+    content = _parts(item.output, f"{path}.output")
+    return ChatMessage(role="tool", content=content, tool_call_id=_required(item.call_id, f"{path}.call_id"))
+
+
+def _parts(content: str | Sequence[InputPart] | None, path: str) -> list[ContentPart]:
+    if content is None:
+        raise _missing(path)
+    if isinstance(content, str):
+        return [ContentPart(type="text", text=content)]
+    return [_part(part, f"{path}[{nth}]") for nth, part in enumerate(content)]
+
+
+def _part(part: InputPart, path: str) -> ContentPart:
+    if part.type == "refusal":
+        return ContentPart(type="text", text=_required(part.refusal, f"{path}.refusal"))
+    if part.type not in _TEXTS:
+        shown = f"of type {part.type}" if part.type in _SHOWN_PARTS else "of this type"
+        raise RequestError(f"{path}: content {shown} is not supported; this model takes text only", param=path)
+    return ContentPart(type="text", text=_required(part.text, f"{path}.text"))
+
+
+def _required(value: T | None, path: str) -> T:
+    if value is None:
+        raise _missing(path)
+    return value
+
+
+def _missing(path: str) -> RequestError:
+    return RequestError(f"{path}: the field is required", param=path)
+
+
+def _tool(tool: OfferedFunction, path: str) -> ToolDefinition:
+    if tool.type != "function":
+        shown = f"{tool.type} tools are" if tool.type in _SHOWN_TOOLS else "this type is"
+        text = f"{path}.type: {shown} not supported; only functions are, which the client runs itself"
+        raise RequestError(text, param=f"{path}.type", code="unsupported_parameter")
+
+    function = FunctionDefinition(
+        name=_required(tool.name, f"{path}.name"),
+        description=tool.description,
+        parameters=tool.parameters,
+        strict=tool.strict,
+    )
+    return ToolDefinition(function=function)
+
+
+def _tool_choice(choice: str | ChosenTool) -> str | NamedTool:
+    if isinstance(choice, str):
+        return choice
+    if choice.type != "function":
+        text = "tool_choice.type: only function is supported, or none, auto or required in the place of tool_choice"
+        raise RequestError(text, param="tool_choice.type", code="unsupported_parameter")
+    return NamedTool(function=ToolName(name=_required(choice.name, "tool_choice.name")))
+
+
+def _response_format(request: InputTokensRequest) -> dict[str, Any] | None:
+    wanted = request.text.format
+    if wanted.type == "text":
+        return request.response_format
+    if request.response_format is not None:
+        raise RequestError("text.format: response_format asks for a form already", param="text.format")
+    return _format(wanted)
+
+
+def _format(wanted: TextFormat) -> dict[str, Any]:
+    if wanted.type == "json_object":
+        return {"type": "json_object"}
+    schema = _required(wanted.schema, "text.format.schema")
+    return {"type": "json_schema", "json_schema": {"schema": schema}}

@@ -1,0 +1,116 @@
+"""POST /v1/responses and /v1/responses/input_tokens: what is asked."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from histrio_api.schemas.chat import ReasoningWish
+from histrio_api.schemas.generation import GenerationRequest
+from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
+
+__all__ = [
+    "ChosenTool",
+    "InputItem",
+    "InputPart",
+    "InputTokensRequest",
+    "OfferedFunction",
+    "ResponsesRequest",
+    "TextFormat",
+    "TextWish",
+]
+
+
+class InputPart(Strict, frozen=True, omit_defaults=True):
+    """A part of an item's content; only texts are served, other types are refused by name."""
+
+    type: str
+    text: str | None = None
+    refusal: str | None = None
+
+
+class InputItem(Strict, frozen=True, omit_defaults=True):
+    """An item of a conversation; which fields it has is for its type to say."""
+
+    type: str | None = None
+    """None: `message` where there is a role, else `item_reference`."""
+    id: str | None = None
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: str | list[InputPart] | None = None
+    """Of a message, or of reasoning."""
+    summary: list[InputPart] = msgspec.field(default_factory=list)
+    """Of reasoning; read where that has no content."""
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | None = None
+    output: str | list[InputPart] | None = None
+    """Of a call that the client ran."""
+
+    @property
+    def kind(self) -> str:
+        """Its type, given or meant."""
+        return self.type or ("item_reference" if self.role is None else "message")
+
+
+class OfferedFunction(Strict, frozen=True):
+    """One entry of `tools`; those that a server would run itself are refused by their type."""
+
+    type: str
+    name: str | None = None
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ChosenTool(Strict, frozen=True):
+    """`tool_choice`: exactly this one."""
+
+    type: str
+    name: str | None = None
+
+
+class TextFormat(Strict, frozen=True, omit_defaults=True):
+    """The form of the answer's text; a schema is always followed strictly."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    name: str | None = None
+    description: str | None = None
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class TextWish(Strict, frozen=True):
+    """What is wished of the answer's text."""
+
+    format: TextFormat = TextFormat(type="text")
+
+
+class InputTokensRequest(GenerationRequest, frozen=True, kw_only=True):
+    """POST /v1/responses/input_tokens: all that becomes the prompt."""
+
+    input: str | list[InputItem]
+    instructions: str | None = None
+    """Said before all else; those of earlier responses are forgotten."""
+    previous_response_id: str | None = None
+    """Of a response that is kept: its conversation goes on."""
+    tools: list[OfferedFunction] = msgspec.field(default_factory=list)
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool = "auto"
+    parallel_tool_calls: bool = True
+    reasoning: ReasoningWish | None = None
+    text: TextWish = TextWish()
+    chat_template_kwargs: dict[str, Any] = msgspec.field(default_factory=dict)
+    enable_thinking: bool | None = None
+
+
+class ResponsesRequest(InputTokensRequest, frozen=True, kw_only=True):
+    """POST /v1/responses."""
+
+    max_output_tokens: PositiveInt | None = None
+    top_logprobs: NumTopLogprobs = 0
+    include: list[str] = msgspec.field(default_factory=list)
+    """Of all that may be asked for here, `message.output_text.logprobs` is served."""
+    metadata: Any = None
+    """An object, given back as it came."""
+    store: bool | None = None
+    """Whether to keep the answer for later requests; None: where answers are kept."""
