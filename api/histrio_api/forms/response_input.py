@@ -46,6 +46,8 @@ def earlier_items(edge: Edge, request: InputTokensRequest, key: str) -> Iterator
 def num_named_bytes(edge: Edge, key: str, body: bytes) -> int:
     """How long the conversations and items are that a request names: its prompt is longer than its body by them."""
     store = edge.responses
+    if len(body) > edge.settings.thread_encode_chars:
+        return 0  # long enough as it is
     return sum(_num_kept_bytes(store, key, name.decode()) for name in set(_OWN_ID.findall(body)))
 
 

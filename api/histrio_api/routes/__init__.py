@@ -30,6 +30,7 @@ from histrio_api.routes.responses import (
     responses,
     show_response,
 )
+from histrio_api.routes.schema import schema
 from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.status import status
 from histrio_api.routes.tokenize import detokenize, tokenize
@@ -69,6 +70,7 @@ ROUTES: list[HTTPRouteHandler] = [
     reset_cache,
     responses,
     running_models,
+    schema,
     settings_of_page,
     show,
     show_model,

@@ -8,23 +8,25 @@ from litestar import post
 from litestar.response.base import ASGIResponse
 
 from histrio_api.forms.anthropic import MESSAGE, count_message_tokens
+from histrio_api.forms.anthropic_chat import NOT_OF_MESSAGES
 from histrio_api.keys.ring import sender_of
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.received import Arrival, receive
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.described import described, described_form
 from histrio_api.routes.respond import respond
-from histrio_api.schemas.anthropic import CountTokensRequest
+from histrio_api.schemas.anthropic import AnsweredMessage, CountTokensRequest
 
 __all__ = ["count_tokens", "messages"]
 
 
-@post("/v1/messages", status_code=200)
+@post("/v1/messages", status_code=200, opt=described_form(MESSAGE, AnsweredMessage, without=NOT_OF_MESSAGES))
 async def messages(request: HttpRequest) -> ASGIResponse:
     """Answer a conversation, at once or as a stream."""
     return await respond(request, MESSAGE)
 
 
-@post("/v1/messages/count_tokens", status_code=200)
+@post("/v1/messages/count_tokens", status_code=200, opt=described(CountTokensRequest, without=NOT_OF_MESSAGES))
 async def count_tokens(request: HttpRequest) -> ASGIResponse:
     """How many tokens a conversation has as a prompt."""
     edge = edge_of(request)

@@ -13,7 +13,7 @@ from histrio_api.keys.limits import KeyLimits
 from histrio_api.keys.ring import note_sender
 from histrio_api.shared.edge import Edge
 
-__all__ = ["OPEN", "OPEN_METRICS", "is_known", "require_key"]
+__all__ = ["OPEN", "OPEN_METRICS", "is_known", "is_open", "require_key"]
 
 OPEN = {"needs_key": "never"}
 """`opt=OPEN` of a route that every client may use."""
@@ -27,7 +27,7 @@ def require_key(connection: Connection, handler: BaseRouteHandler) -> None:
     """Raise `InvalidKey` unless no keys are set, the route is open, or the request carries a key; `RateLimited` where
     that key has sent enough for now."""
     edge: Edge = connection.app.state.edge
-    if not edge.keys.asks or _is_open(handler, edge):
+    if not edge.keys.asks or is_open(handler, edge):
         return
 
     limits = _sent_key(connection, edge)
@@ -49,7 +49,8 @@ def is_known(connection: Connection) -> bool:
         return False
 
 
-def _is_open(handler: BaseRouteHandler, edge: Edge) -> bool:
+def is_open(handler: BaseRouteHandler, edge: Edge) -> bool:
+    """Whether requests to this route need no key."""
     needs_key = handler.opt.get("needs_key")
     return needs_key == "never" or (needs_key == "unless-open-metrics" and edge.settings.open_metrics)
 

@@ -7,12 +7,14 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.forms.chat import CHAT
 from histrio_api.routes.common import HttpRequest
+from histrio_api.routes.described import described_form
 from histrio_api.routes.respond import respond
+from histrio_api.schemas.chat import ChatCompletion
 
 __all__ = ["chat_completions"]
 
 
-@post("/v1/chat/completions", status_code=200)
+@post("/v1/chat/completions", status_code=200, opt=described_form(CHAT, ChatCompletion))
 async def chat_completions(request: HttpRequest) -> ASGIResponse:
     """Answer a chat, at once or as a stream."""
     return await respond(request, CHAT)

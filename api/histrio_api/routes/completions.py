@@ -7,12 +7,14 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.forms.completions import COMPLETION
 from histrio_api.routes.common import HttpRequest
+from histrio_api.routes.described import described_form
 from histrio_api.routes.respond import respond
+from histrio_api.schemas.completions import Completion
 
 __all__ = ["completions"]
 
 
-@post("/v1/completions", status_code=200)
+@post("/v1/completions", status_code=200, opt=described_form(COMPLETION, Completion))
 async def completions(request: HttpRequest) -> ASGIResponse:
     """Continue one or several prompts, at once or as a stream."""
     return await respond(request, COMPLETION)

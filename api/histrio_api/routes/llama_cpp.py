@@ -11,6 +11,7 @@ from litestar.response.base import ASGIResponse
 from histrio.errors import EngineError
 from histrio_api.forms.llama_cpp import INFILL, LLAMA_COMPLETION
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.described import described_form
 from histrio_api.routes.respond import respond
 from histrio_api.shared.edge import Edge
 
@@ -19,13 +20,13 @@ __all__ = ["infill", "llama_completion", "llama_props", "llama_slots"]
 _MAX_SHOWN_SLOTS = 1024
 
 
-@post(["/completion", "/completions"], status_code=200)
+@post(["/completion", "/completions"], status_code=200, opt=described_form(LLAMA_COMPLETION))
 async def llama_completion(request: HttpRequest) -> ASGIResponse:
     """Continue one or several prompts, at once or as a stream."""
     return await respond(request, LLAMA_COMPLETION)
 
 
-@post("/infill", status_code=200)
+@post("/infill", status_code=200, opt=described_form(INFILL))
 async def infill(request: HttpRequest) -> ASGIResponse:
     """Fill the gap between two texts."""
     return await respond(request, INFILL)

@@ -7,6 +7,7 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.keys.ring import sender_of
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.described import described
 from histrio_api.schemas.models import ModelCard
 from histrio_api.shared.edge import Edge
 
@@ -21,7 +22,7 @@ async def list_models(request: HttpRequest) -> ASGIResponse:
     return json_response({"object": "list", "data": [_card(edge)] if is_shown else []})
 
 
-@get("/v1/models/{model_id:path}")
+@get("/v1/models/{model_id:path}", opt=described(answers=ModelCard))
 async def show_model(request: HttpRequest) -> ASGIResponse:
     """One model; hub ids have a slash in them."""
     edge = edge_of(request)

@@ -15,6 +15,7 @@ from histrio_api.request.prompts import counted_ids
 from histrio_api.request.received import Arrival, Received, receive
 from histrio_api.request.rendering import chat_text
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.described import described
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.shared.edge import Edge
 from histrio_api.text.literals import ChatText
@@ -22,13 +23,13 @@ from histrio_api.text.literals import ChatText
 __all__ = ["apply_template", "render"]
 
 
-@post(["/render", "/v1/chat/completions/render"], status_code=200)
+@post(["/render", "/v1/chat/completions/render"], status_code=200, opt=described(ChatRequest))
 async def render(request: HttpRequest) -> ASGIResponse:
     """The prompt of a chat, as text and as ids, also where the context cannot hold it."""
     return await _answer(request, _rendered)
 
 
-@post("/apply-template", status_code=200)
+@post("/apply-template", status_code=200, opt=described(ChatRequest))
 async def apply_template(request: HttpRequest) -> ASGIResponse:
     """Its text alone."""
     return await _answer(request, lambda edge, received: {"prompt": _text(edge, received).whole})

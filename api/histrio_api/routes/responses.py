@@ -12,19 +12,21 @@ from litestar.response.base import ASGIResponse
 from histrio.errors import RequestError
 from histrio_api.errors import ResponseNotFound, from_validation
 from histrio_api.forms.response_input import num_named_bytes
-from histrio_api.forms.responses import RESPONSE, count_input_tokens
+from histrio_api.forms.responses import NOT_OF_RESPONSES, RESPONSE, count_input_tokens
 from histrio_api.keys.ring import sender_of
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.received import Arrival, receive
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.described import described, described_form
 from histrio_api.routes.respond import respond
+from histrio_api.schemas.answered_responses import AnsweredResponse
 from histrio_api.schemas.responses import InputTokensRequest
 from histrio_api.shared.response_store import KeptResponse
 
 __all__ = ["count_response_tokens", "delete_response", "list_input_items", "responses", "show_response"]
 
 
-class _Page(msgspec.Struct):
+class InputItemsPage(msgspec.Struct):
     """Which of the input items are listed."""
 
     limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
@@ -32,13 +34,13 @@ class _Page(msgspec.Struct):
     after: str | None = None
 
 
-@post("/v1/responses", status_code=200)
+@post("/v1/responses", status_code=200, opt=described_form(RESPONSE, AnsweredResponse, without=NOT_OF_RESPONSES))
 async def responses(request: HttpRequest) -> ASGIResponse:
     """Answer a conversation, at once or as a stream."""
     return await respond(request, RESPONSE)
 
 
-@post("/v1/responses/input_tokens", status_code=200)
+@post("/v1/responses/input_tokens", status_code=200, opt=described(InputTokensRequest, without=NOT_OF_RESPONSES))
 async def count_response_tokens(request: HttpRequest) -> ASGIResponse:
     """How many tokens a conversation has as a prompt."""
     edge, key = edge_of(request), sender_of(request.scope)
@@ -54,7 +56,7 @@ async def count_response_tokens(request: HttpRequest) -> ASGIResponse:
     return json_response(content, ignored_headers(edge, ignored))
 
 
-@get("/v1/responses/{response_id:str}")
+@get("/v1/responses/{response_id:str}", opt=described(answers=AnsweredResponse))
 async def show_response(request: HttpRequest) -> ASGIResponse:
     """What was answered, as it was answered."""
     if request.query_params.get("stream", "false") != "false":
@@ -71,17 +73,17 @@ async def delete_response(request: HttpRequest) -> ASGIResponse:
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
-@get("/v1/responses/{response_id:str}/input_items")
+@get("/v1/responses/{response_id:str}/input_items", opt=described(query=InputItemsPage))
 async def list_input_items(request: HttpRequest) -> ASGIResponse:
     """What was asked, with the conversation before it."""
     try:
-        page = msgspec.convert(dict(request.query_params), _Page, strict=False)
+        page = msgspec.convert(dict(request.query_params), InputItemsPage, strict=False)
     except msgspec.ValidationError as error:
         raise from_validation(error) from None
     return json_response(_listed(_asked(request), page))
 
 
-def _listed(items: list[tuple[str, bytes]], page: _Page) -> dict[str, Any]:
+def _listed(items: list[tuple[str, bytes]], page: InputItemsPage) -> dict[str, Any]:
     ordered = items if page.order == "asc" else items[::-1]
     if page.after is not None:
         ids = [item_id for item_id, _ in ordered]

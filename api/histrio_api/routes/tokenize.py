@@ -18,6 +18,7 @@ from histrio_api.request.known_fields import UNREAD
 from histrio_api.request.prompts import counted_ids
 from histrio_api.request.rendering import render_messages
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
+from histrio_api.routes.described import described
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from histrio_api.shared.edge import Edge
 from histrio_api.text.literals import ChatText
@@ -27,13 +28,13 @@ __all__ = ["detokenize", "tokenize"]
 R = TypeVar("R", TokenizeRequest, DetokenizeRequest)
 
 
-@post("/tokenize", status_code=200)
+@post("/tokenize", status_code=200, opt=described(TokenizeRequest))
 async def tokenize(request: HttpRequest) -> ASGIResponse:
     """Ids of a text, or of the prompt that a chat becomes."""
     return await _answer(request, _tokenized)
 
 
-@post("/detokenize", status_code=200)
+@post("/detokenize", status_code=200, opt=described(DetokenizeRequest))
 async def detokenize(request: HttpRequest) -> ASGIResponse:
     """Text of ids, special tokens included."""
     return await _answer(request, _detokenized)

@@ -1,0 +1,47 @@
+"""What a route says of itself for the OpenAPI document: what it is asked, and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from histrio_api.forms.form import Form
+
+__all__ = ["Described", "described", "described_form"]
+
+_NAME = "described"
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What bodies and queries of one route consist of; None where there is none, or anything may be in it."""
+
+    asks: type | None = None
+    """The struct of a request's body."""
+    answers: type | None = None
+    """Of an answer's."""
+    query: type | None = None
+    """Of the fields in the URL."""
+    streams: str = ""
+    """The media type of its streams, if it has any."""
+    without: Collection[str] = ()
+    """Fields of a request's struct that are refused."""
+
+    @classmethod
+    def of(cls, opt: dict[str, Any]) -> Described:
+        """As the route's `opt` has it."""
+        found: Described = opt.get(_NAME, cls())
+        return found
+
+
+def described(
+    asks: type | None = None, answers: type | None = None, *, query: type | None = None, without: Collection[str] = ()
+) -> dict[str, Any]:
+    """`opt=` of a route."""
+    return {_NAME: Described(asks, answers, query, without=without)}
+
+
+def described_form(form: Form[Any], answers: type | None = None, *, without: Collection[str] = ()) -> dict[str, Any]:
+    """`opt=` of a route that answers requests of this form."""
+    return {_NAME: Described(form.schema, answers, streams=form.media_type, without=without)}
