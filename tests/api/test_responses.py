@@ -161,7 +161,8 @@ ANSWERS: list[tuple[str, list[tuple[str, str]]]] = [
     (CALL, [("function_call", '{"a": 1}')]),
     (f"{REASONED}{CALL}", [("reasoning", "Let me see."), ("function_call", '{"a": 1}')]),
     (f"Both.{CALL}{CALL}", [("message", "Both.\n"), *[("function_call", '{"a": 1}')] * 2]),
-    (CALL.replace("}", ""), [("message", CALL.replace("}", ""))]),
+    (CALL.replace("name", "nom"), [("message", CALL.replace("name", "nom"))]),
+    (CALL.removesuffix("}\n</tool_call>"), [("function_call", '{"a": 1}')]),
 ]
 
 

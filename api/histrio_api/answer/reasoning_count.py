@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histrio_api.text.answers import AnswerParser, AnswerParts
+from histrio_api.text.answers import AnswerParts
 
 __all__ = ["ReasoningCount"]
 
@@ -14,7 +14,8 @@ class ReasoningCount:
     __slots__ = ("_has_reasoning", "_num_tokens", "_parser", "is_over")
 
     def __init__(self, parts: AnswerParts) -> None:
-        self._parser = AnswerParser(parts._replace(has_tools=False, hides_reasoning=False))
+        assert parts.reasoning_format is not None, "asked for where there may be reasoning"
+        self._parser = parts.reasoning_format.parser(parts.reasoning, parts.tool_format is not None)
         self._has_reasoning = False
         self._num_tokens = 0
         self.is_over = False
@@ -27,8 +28,8 @@ class ReasoningCount:
 
     def push(self, piece: str, num_tokens: int) -> None:
         """The text of one more token, which is the `num_tokens`-th of the choice."""
-        found = self._parser.push(piece, is_last=False)
-        self._has_reasoning = self._has_reasoning or bool(found.reasoning)
-        self.is_over = bool(found.text)
+        reasoning, answer = self._parser.push(piece)
+        self._has_reasoning = self._has_reasoning or bool(reasoning)
+        self.is_over = bool(answer)
         if not self.is_over:
             self._num_tokens = num_tokens

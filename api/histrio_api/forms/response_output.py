@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 from uuid import uuid4
 
 from histrio_api.schemas.answered_responses import (
@@ -16,13 +16,10 @@ from histrio_api.schemas.answered_responses import (
     ReasoningItem,
     ReasoningText,
 )
-from histrio_api.schemas.chat import CalledTool
 from histrio_api.schemas.logprobs import TokenLogprob
 from histrio_api.text.answers import Parts
 
 __all__ = ["Began", "Change", "Ended", "Grew", "ResponseOutput"]
-
-_Talk: TypeAlias = ReasoningItem | MessageItem
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class ResponseOutput:
 
     def __init__(self) -> None:
         self.items: list[OutputItem] = []
-        self._open: _Talk | None = None
+        self._open: OutputItem | None = None
         self._pieces: list[str] = []
         """The text of the open item."""
         self._blanks = ""
@@ -71,46 +68,45 @@ class ResponseOutput:
         """More of the answer; its log probabilities go out with the next text."""
         self._logprobs += logprobs or ()
         if parts.reasoning:
-            yield from self._more("reasoning", parts.reasoning)
+            yield from self._more(ReasoningItem, parts.reasoning)
+        begun = [piece for piece in parts.calls if piece.name]
+        for piece in parts.calls[: len(parts.calls) - len(begun)]:
+            yield from self._grow(piece.arguments)  # the rest of the open call, before any text
         if parts.text:
             text, self._blanks = self._blanks + parts.text, ""
             if isinstance(self._open, MessageItem) or not text.isspace():
-                yield from self._more("message", text)
+                yield from self._more(MessageItem, text)
             else:
                 self._blanks = text
-        for call in parts.calls:
+        for piece in begun:
             self._blanks = ""
-            yield from self._called(call)
+            yield from self._begin(CalledFunctionItem(_new_id("fc"), piece.id, piece.name))
+            yield from self._grow(piece.arguments)
 
     def end(self, status: ItemStatus) -> Iterator[Change]:
         """The answer has ended. One that was not cut off and calls nothing has a message, empty or not."""
         has_said = any(not isinstance(item, ReasoningItem) for item in self.items)
         if self._blanks or not (has_said or status == "incomplete"):
-            yield from self._more("message", self._blanks)
+            yield from self._more(MessageItem, self._blanks)
         yield from self._close(status)
 
-    def _more(self, kind: Literal["reasoning", "message"], text: str) -> Iterator[Change]:
-        item = self._open
-        if item is None or isinstance(item, ReasoningItem) != (kind == "reasoning"):
-            yield from self._close("completed")
-            item = ReasoningItem(_new_id("rs")) if kind == "reasoning" else MessageItem(_new_id("msg"))
-            self._open = item
-            yield self._begin(item)
+    def _more(self, kind: type[ReasoningItem | MessageItem], text: str) -> Iterator[Change]:
+        if not isinstance(self._open, kind):
+            yield from self._begin(kind(_new_id("rs" if kind is ReasoningItem else "msg")))
+        yield from self._grow(text)
+
+    def _begin(self, item: OutputItem) -> Iterator[Change]:
+        yield from self._close("completed")
+        self._open = item
+        self.items.append(item)
+        yield Began(self._last, item)
+
+    def _grow(self, text: str) -> Iterator[Change]:
+        assert self._open is not None, "what grows has begun"
         if text:
             self._pieces.append(text)
-            yield Grew(self._last, item, text, self._unshown_logprobs() if kind == "message" else [])
-
-    def _called(self, call: CalledTool) -> Iterator[Change]:
-        yield from self._close("completed")
-        item = CalledFunctionItem(_new_id("fc"), call.id, call.function.name)
-        yield self._begin(item)
-        yield Grew(self._last, item, call.function.arguments)
-        item.arguments, item.status = call.function.arguments, "completed"
-        yield Ended(self._last, item)
-
-    def _begin(self, item: OutputItem) -> Began:
-        self.items.append(item)
-        return Began(self._last, item)
+            logprobs = self._unshown_logprobs() if isinstance(self._open, MessageItem) else []
+            yield Grew(self._last, self._open, text, logprobs)
 
     def _close(self, status: ItemStatus) -> Iterator[Change]:
         item, self._open = self._open, None
@@ -119,11 +115,14 @@ class ResponseOutput:
 
         text = "".join(self._pieces)
         self._pieces.clear()
-        if isinstance(item, MessageItem):
-            item.content = [OutputText(text, logprobs=self._logprobs)]
-            self._logprobs, self._num_shown_logprobs = [], 0
-        else:
-            item.content = [ReasoningText(text)]
+        match item:
+            case MessageItem():
+                item.content = [OutputText(text, logprobs=self._logprobs)]
+                self._logprobs, self._num_shown_logprobs = [], 0
+            case ReasoningItem():
+                item.content = [ReasoningText(text)]
+            case CalledFunctionItem():
+                item.arguments = text
         item.status = status
         yield Ended(self._last, item)
 

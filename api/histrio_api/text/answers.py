@@ -31,7 +31,7 @@ class AnswerParts(NamedTuple):
     @property
     def may_reason(self) -> bool:
         """Whether there may be reasoning in it."""
-        return self.has_channels or self.reasoning != "never"
+        return self.reasoning_format is not None
 
     @property
     def marks(self) -> list[str]:
