@@ -40,6 +40,7 @@ __all__ = [
     "Open",
     "Opened",
     "Placement",
+    "Pooling",
     "Prepare",
     "Prepared",
     "Probe",
@@ -75,6 +76,10 @@ PROTOCOL_VERSION = 4
 SamplingFields: TypeAlias = dict[str, Any]
 """Request fields that samplers own (`temperature`, `top_p` …), checked at the front, defaults left out."""
 
+
+Pooling: TypeAlias = Literal["mean", "last"]
+"""How one vector is made of the hidden states behind the final norm: their mean over the prompt, or the one of its last
+token."""
 
 Reasoning: TypeAlias = Literal["never", "maybe", "already"]
 """Whether an answer begins with reasoning. `maybe`: if its opening mark comes first; `already`: the prompt opened
@@ -129,6 +134,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     """The same of the prompt's tokens, told once, with the first tokens of the first choice."""
     max_speculation: int | None = None
     """Most tokens drafted at a time, 0 for none; None for what `[engine]` allows."""
+    pooling: Pooling | None = None
+    """The answer is one vector, `Extras.pooled`, and no token; None for an answer of tokens."""
 
     @property
     def is_seeded(self) -> bool:
@@ -196,6 +203,8 @@ class Extras(msgspec.Struct, frozen=True, array_like=True):
     """Tokens that were drafted."""
     num_accepted: int = 0
     """How many of them were accepted."""
+    pooled: bytes = b""
+    """With the end of a request for a vector: the numbers of the vector, float32 in little-endian order."""
 
     def cut(self, num_ids: int) -> Extras:
         """The extras of the first `num_ids` ids only."""
@@ -216,6 +225,7 @@ class Extras(msgspec.Struct, frozen=True, array_like=True):
             num_cached_tokens=sum(part.num_cached_tokens for part in parts),
             num_drafted=sum(part.num_drafted for part in parts),
             num_accepted=sum(part.num_accepted for part in parts),
+            pooled=next((part.pooled for part in reversed(parts) if part.pooled), b""),
         )
 
 
@@ -263,7 +273,7 @@ class Generate(_Message, frozen=True):
     num_prompt_tokens: int
     """How many of `ids` are the prompt; never changes on replay."""
     max_total_tokens: int
-    """Length of prompt + output at which the request is FINISHED_MAX_LENGTH."""
+    """Length of prompt + output at which the request is FINISHED_MAX_LENGTH; the prompt's with `Ask.pooling`."""
     ask: Ask = Ask()
     seed: int = 0
     """64-bit seed of the draws; admission picks one if the client did not."""
@@ -427,6 +437,8 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     """The slot's length is first cut to `start`."""
     num_scored: int = 0
     """Positions before the sampled ones, up to all others, whose logits tell how likely the prompt's next token was."""
+    num_pooled: int = 0
+    """Trailing positions whose hidden states belong to the vector that was asked for; such a row samples none."""
 
 
 class Step(_Message, frozen=True):

@@ -78,6 +78,10 @@ DEFECTS = {
     "slot-state-stays": "reused_blocks_and_slots_show_nothing_of_their_past",
     "sorts-rows": "the_order_of_rows_does_not_matter",
     "stale-blocks-visible": "reused_blocks_and_slots_show_nothing_of_their_past",
+    "states-for-nobody": "a_step_that_wants_none_gives_no_states",
+    "states-in-wrong-order": "states_of_a_batch_equal_those_alone",
+    "states-know-chunks": "states_of_chunks_equal_those_of_one_step",
+    "states-know-cuts": "states_of_every_split_equal_the_whole",
     "state-named-wrongly": "the_hidden_state_is_one_dense_tensor_per_token",
     "table-of-next-row": "ragged_rows_equal_single_rows",
 }
@@ -216,12 +220,12 @@ class BrokenStage(toy.ToyStage):
         if not self._spec.is_last:
             return StageOutput([self._tensor(states)])
 
-        sampled = self._sampled_tokens(batch)
+        sampled, pooled = self._sampled_tokens(batch), self._pooled(batch, states)
         if len(sampled) == 0 and self.defect != "logits-for-nobody":
-            return StageOutput([])
+            return StageOutput([], states=pooled)
 
         logits = toy.logits_of(states[sampled], self._vocab_size)
-        return StageOutput([], logits[::-1] if self.defect == "logits-in-wrong-order" else logits)
+        return StageOutput([], logits[::-1] if self.defect == "logits-in-wrong-order" else logits, pooled)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """With the next step."""
@@ -255,6 +259,21 @@ class BrokenStage(toy.ToyStage):
         if self.defect == "capacity-of-nothing":
             changes |= {"param_bytes": -1}
         return changes
+
+    def _pooled(self, batch: StepBatch, states: _Ints) -> npt.NDArray[np.float32] | None:
+        if batch.num_pooled is None:
+            return toy.states_of(states) if self.defect == "states-for-nobody" else None
+
+        starts = np.repeat(batch.starts, batch.num_tokens)
+        pooled = toy.trailing(batch, batch.num_pooled)
+        match self.defect:
+            case "states-in-wrong-order":
+                pooled = pooled[::-1]
+            case "states-know-chunks":
+                states = states + starts
+            case "states-know-cuts" if not self._spec.is_first:
+                states = states + 1
+        return toy.states_of(states[pooled])
 
     def _refuse(self, batch: StepBatch) -> None:
         """The variants that can do less keep lengths, to see a rewind."""

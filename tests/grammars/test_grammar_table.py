@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from histrio.contracts.backend import StageOutput
 from histrio.contracts.grammar import GrammarCapability, GrammarKinds, VocabularySpec
 from histrio.errors import PluginError, RequestError, UnsupportedModel
 from histrio.messages import Ask, GrammarSpec, Open, Reasoning, Row, Step
@@ -238,6 +239,6 @@ def test_a_slot_that_was_never_closed_has_nothing_left_of_its_grammar(toy: Any, 
         last_stage.open(Open(2, [5], 1, Ask({"temperature": 0.0}, grammar=grammar)))
         step = Step(1, 1, [Row(2, 0, 1, 1)], [5])
         last_stage.begin(step)
-        drawn.append(last_stage.draw(NumpyArrays(), logits.copy(), step).ids)
+        drawn.append(last_stage.draw(NumpyArrays(), StageOutput([], logits.copy()), step).ids)
     digit = max(toy.ids("0123456789"))
     assert drawn == [[digit], [PADDED - 1], [digit]]

@@ -11,7 +11,7 @@ import anyio
 import numpy as np
 import pytest
 
-from histrio.contracts.backend import BackendFactory
+from histrio.contracts.backend import BackendFactory, StageOutput
 from histrio.contracts.gateway import Submission
 from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.messages import Ask, GrammarSpec, Open, RequestState, Row, Step
@@ -185,7 +185,7 @@ def draw(last_stage: LastStage, rows: list[Row], drafts: list[int], favoured: in
     logits = np.zeros((sum(row.num_sampled for row in rows), 258), np.float32)
     logits[:, favoured] = 5
     last_stage.begin(step)
-    return last_stage.draw(NumpyArrays(), logits, step)
+    return last_stage.draw(NumpyArrays(), StageOutput([], logits), step)
 
 
 def test_only_rows_whose_drafts_were_all_right_jump(last_stage: LastStage, toy: Any) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from histrio.config.model_config import read_model_config
-from histrio.contracts.backend import ReplicaSize, StageSpec, StepBatch
+from histrio.contracts.backend import ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.testing.models import write_model
 from histrio_torch.backend import RunningTorchStage, _usual_threads
 from histrio_torch.factory import TorchFactory
@@ -42,13 +42,13 @@ def opened(folder: Path, threads: int | None) -> Any:
 def test_each_stage_of_a_thread_computes_with_its_own_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_model("llama", tmp_path / "llama")
     seen: list[int] = []
-    plain = RunningTorchStage._run_model
+    plain = RunningTorchStage._answer
 
-    def watch(stage: RunningTorchStage, *arguments: Any) -> torch.Tensor:
+    def watch(stage: RunningTorchStage, *arguments: Any) -> StageOutput:
         seen.append(torch.get_num_threads())
         return plain(stage, *arguments)
 
-    monkeypatch.setattr(RunningTorchStage, "_run_model", watch)
+    monkeypatch.setattr(RunningTorchStage, "_answer", watch)
     before, usual = torch.get_num_threads(), _usual_threads()
     wide, narrow = opened(folder, None), opened(folder, usual + 1)
     try:

@@ -26,7 +26,7 @@ from histrio_api.request.prompts import Prompt
 from histrio_api.text.detokenizer import Detokenizer
 from histrio_api.text.stops import StopStrings
 
-__all__ = ["Choice"]
+__all__ = ["Choice", "require_no_error"]
 
 _ERRORS: dict[str, type[HistrioError]] = {
     each.code: each for each in (RequestTimeout, EngineRestarted, GenerationStuck, RequestBrokeEngine, PluginFailed)
@@ -135,11 +135,7 @@ class Choice:
     def take(self, delta: Delta) -> str:
         """The text a delta adds; sets `finish_reason` with the last. Raises `EngineError` or
         `GenerationStuck` if generation failed."""
-        state = delta.state
-        if state is RequestState.ERROR:
-            raise _error_of(delta)
-        if state is RequestState.CANCELLED:
-            raise EngineError("the server stopped this request; try again")
+        require_no_error(delta)
         if not self.has_answer:
             self.finish_reason = "length"
             return ""
@@ -215,6 +211,9 @@ def _finish_reason(state: RequestState) -> str:
     return "length" if state is RequestState.FINISHED_MAX_LENGTH else "stop"
 
 
-def _error_of(delta: Delta) -> HistrioError:
-    reason = delta.extras.reason or "generation failed"
-    return _ERRORS.get(delta.extras.code, GenerationFailed)(reason)
+def require_no_error(delta: Delta) -> None:
+    """Raise what a request ended with, if that is neither an answer nor a stop that the client asked for."""
+    if delta.state is RequestState.ERROR:
+        raise _ERRORS.get(delta.extras.code, GenerationFailed)(delta.extras.reason or "generation failed")
+    if delta.state is RequestState.CANCELLED:
+        raise EngineError("the server stopped this request; try again")

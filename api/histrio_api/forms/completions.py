@@ -35,7 +35,7 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
     if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
         raise RequestError("max_tokens: 0 is only allowed with echo or prompt_logprobs", param="max_tokens")
 
-    given = given_prompts(edge, request.prompt)
+    given = given_prompts(request.prompt, edge.settings.max_prompts)
     prompts = [_prompt(edge, request, each, param) for param, each in given]
     grammar = requested_grammar(edge, received)
     if grammar is not None:

@@ -71,7 +71,7 @@ def _given(edge: Edge, request: LlamaRequest) -> list[tuple[str, str | list[Any]
     given = request.prompt
     if isinstance(given, list) and any(isinstance(part, int) for part in given):
         return [("prompt", given)]
-    return [*given_prompts(edge, given)]
+    return [*given_prompts(given, edge.settings.max_prompts)]
 
 
 def _prompt(edge: Edge, request: LlamaRequest, param: str, given: str | list[Any]) -> Prompt:

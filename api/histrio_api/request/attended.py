@@ -14,14 +14,22 @@ __all__ = ["attended"]
 _LOOK_S = 0.25
 
 
-async def attended(edge: Edge, receive: Callable[[], Awaitable[object]], work: Callable[[], Awaitable[None]]) -> None:
+async def attended(
+    edge: Edge,
+    receive: Callable[[], Awaitable[object]],
+    work: Callable[[], Awaitable[None]],
+    *,
+    outlives_draining: bool = False,
+) -> None:
     """Do the work, whose errors are raised as they are. `receive` gives the request's next ASGI message: if that is its
-    end, the work is cancelled and `ClientLeft` raised. Raises `EngineError` if the server shuts down meanwhile."""
+    end, the work is cancelled and `ClientLeft` raised. Raises `EngineError` if the server shuts down meanwhile, unless
+    the work is among what the server still finishes then."""
     errors: list[Exception] = []
     is_done = False
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_cancel_when_client_leaves, receive, tasks.cancel_scope)
-        tasks.start_soon(_cancel_when_draining, edge, tasks.cancel_scope)
+        if not outlives_draining:
+            tasks.start_soon(_cancel_when_draining, edge, tasks.cancel_scope)
         try:
             await work()
             is_done = True

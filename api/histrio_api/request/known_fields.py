@@ -65,8 +65,10 @@ _HONOURED = (
     | _honoured("chats messages", "messages")
     | _honoured("chats messages responses", tools=([],), tool_choice=("auto", "none"))
     | _honoured("messages", stop_sequences=([],), output_config=({},))
-    | _honoured("responses", "input instructions previous_response_id max_output_tokens", text=({},), include=([],))
+    | _honoured("responses", "instructions previous_response_id max_output_tokens", text=({},), include=([],))
     | _honoured("chats responses", top_logprobs=(0,), parallel_tool_calls=(True, False), chat_template_kwargs=({},))
+    | _honoured("responses embeddings", "input")
+    | _honoured("embeddings", "encoding_format dimensions pooling normalize")
     | _honoured(
         "chats",
         "max_completion_tokens",

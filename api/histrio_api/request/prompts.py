@@ -37,24 +37,24 @@ class Prompt:
     """Ids that end its answer, besides those that end any."""
 
 
-def given_prompts(edge: Edge, given: str | list[Any]) -> list[tuple[str, str | list[int]]]:
-    """The prompts of the field `prompt`: one text or list of ids, or several; each with the place that errors name.
+def given_prompts(given: str | list[Any], most: int, param: str = "prompt") -> list[tuple[str, str | list[int]]]:
+    """One for a string or a list of ids, several, of which there may be `most`, for a list of strings or of lists.
 
-    Raises `RequestError`.
+    Each has the place in the request that errors name. Raises `RequestError`.
     """
     if isinstance(given, str):
-        return [("prompt", given)]
+        return [(param, given)]
     if not given:
-        raise RequestError("prompt: must not be empty", param="prompt")
+        raise RequestError(f"{param}: must not be empty", param=param)
 
     ids = [entry for entry in given if isinstance(entry, int)]
     if len(ids) == len(given):
-        return [("prompt", ids)]
-    require_at_most("prompt", "prompts are accepted", len(given), edge.settings.max_prompts)
+        return [(param, ids)]
+    require_at_most(param, f"{param}s are accepted", len(given), most)
     if ids:
-        raise RequestError("prompt: token ids and texts cannot be mixed in one list", param="prompt")
+        raise RequestError(f"{param}: token ids and texts cannot be mixed in one list", param=param)
     prompts = [entry for entry in given if not isinstance(entry, int)]
-    return [("prompt" if isinstance(each, str) else f"prompt[{at}]", each) for at, each in enumerate(prompts)]
+    return [(param if isinstance(each, str) else f"{param}[{at}]", each) for at, each in enumerate(prompts)]
 
 
 def text_prompt(edge: Edge, text: str, param: str, *, add_special: bool, is_placed: bool = False) -> Prompt:

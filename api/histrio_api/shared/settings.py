@@ -71,6 +71,12 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Largest `n`."""
     max_prompts: _Count = 64
     """Most prompts in the list of one completion request."""
+    max_inputs: _Count = 2048
+    """Most texts of one request for vectors."""
+    max_inputs_at_a_time: _Count = 64
+    """Of these texts, so many are with the engine at the same time; the others wait for them."""
+    any_dimensions: bool = False
+    """Shorten vectors to any `dimensions`, whether or not the model's files say that it was trained for that."""
     max_messages: _Count = 4096
     """Most messages of one chat."""
     max_tools: _Count = 1024

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from histrio.contracts.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
@@ -15,7 +16,7 @@ from histrio.kit.checkpoint import read_config
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.blocks import PagedCache
-from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
+from histrio_torch.calls import hidden_arguments, kept_states, run_layers, token_arguments
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import attending_modules
 from histrio_torch.families import kv_cache_refusal
@@ -25,6 +26,8 @@ from histrio_torch.trial import trial_step
 from histrio_torch.wire import from_wire, to_wire
 
 __all__ = ["RunningTorchStage", "TorchStage", "open_stage"]
+
+Ints = npt.NDArray[np.int32]
 
 
 class TorchStage:
@@ -81,12 +84,7 @@ class RunningTorchStage:
             if not self._is_last:
                 return StageOutput(hidden=[to_wire(run_layers(self.stage, inputs))])
 
-            sampled = _sampled_tokens(batch)
-            if not len(sampled):
-                run_layers(self.stage, inputs)
-                return StageOutput(hidden=[])
-
-            return StageOutput(hidden=[], logits=self._run_model(inputs, sampled))
+            return self._answer(inputs, batch)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy blocks in all layers."""
@@ -103,10 +101,18 @@ class RunningTorchStage:
 
         return hidden_arguments(stage, from_wire(batch.hidden[0], stage.dtype, stage.device)[None], positions)
 
-    def _run_model(self, inputs: dict[str, Any], sampled: np.ndarray[tuple[int], np.dtype[np.int64]]) -> torch.Tensor:
-        keep = torch.from_numpy(sampled).to(self.stage.device)
-        logits: torch.Tensor = self.stage.model(**inputs, logits_to_keep=keep).logits
-        return logits[0]
+    def _answer(self, inputs: dict[str, Any], batch: StepBatch) -> StageOutput:
+        """Of the last stage: the head is not computed where no row samples."""
+        sampled = self._trailing(batch, batch.num_sampled)
+        with kept_states(self.stage, is_asked=batch.num_pooled is not None) as kept:
+            logits = self.stage.model(**inputs, logits_to_keep=sampled).logits[0] if len(sampled) else None
+            if logits is None:
+                kept.append(run_layers(self.stage, inputs))
+        states = None if batch.num_pooled is None else kept[0][self._trailing(batch, batch.num_pooled)]
+        return StageOutput(hidden=[], logits=logits, states=states)
+
+    def _trailing(self, batch: StepBatch, counts: Ints) -> torch.Tensor:
+        return torch.from_numpy(_trailing_tokens(batch, counts)).to(self.stage.device)
 
 
 def open_stage(spec: StageSpec, progress: Progress) -> TorchStage:
@@ -151,10 +157,10 @@ def _usual_threads() -> int:
     return torch.get_num_threads()
 
 
-def _sampled_tokens(batch: StepBatch) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Indices, among the step's tokens, of the trailing positions that are sampled."""
+def _trailing_tokens(batch: StepBatch, trailing: Ints) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Indices, among the step's tokens, of the last `trailing[r]` of each row."""
     ends = batch.offsets[1:].astype(np.int64)
-    counts = batch.num_sampled.astype(np.int64)
+    counts = trailing.astype(np.int64)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     indices: np.ndarray[tuple[int], np.dtype[np.int64]] = np.repeat(ends - counts, counts) + within
     return indices

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from histrio_torch.loader import StageModel
 
-__all__ = ["hidden_arguments", "run_layers", "token_arguments"]
+__all__ = ["hidden_arguments", "kept_states", "run_layers", "token_arguments"]
 
 
 def token_arguments(token_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
@@ -29,3 +31,20 @@ def run_layers(stage: StageModel, arguments: dict[str, Any]) -> torch.Tensor:
     produced = stage.relay.produced
     hidden: torch.Tensor = output.last_hidden_state if produced is None else produced
     return hidden[0]
+
+
+@contextmanager
+def kept_states(stage: StageModel, *, is_asked: bool) -> Iterator[list[torch.Tensor]]:
+    """A list that a call of the last stage's whole model puts the states [tokens, hidden] into that its head gets."""
+    kept: list[torch.Tensor] = []
+    if not is_asked:
+        yield kept
+        return
+
+    hook = stage.structure.decoder.register_forward_hook(
+        lambda _decoder, _given, output: kept.append(output.last_hidden_state[0])
+    )
+    try:
+        yield kept
+    finally:
+        hook.remove()

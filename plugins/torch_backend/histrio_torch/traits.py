@@ -12,6 +12,7 @@ CAPABILITIES = (
     Capability.PREFIX_SHARE,
     Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
+    Capability.HIDDEN_STATES,
 )
 """Of every torch stage, whatever the model."""
 BLOCK_SIZES = (16, 32, 64, 128)

@@ -56,10 +56,12 @@ class RowMaker:
         elif new_ids:
             sequence.block_ids.extend(new_ids)
         num_drafts = len(sequence.drafted.ids)
-        num_sampled = 1 + num_drafts if num_tokens == pending + num_drafts else 0
+        draws = sequence.command.ask.pooling is None and num_tokens == pending + num_drafts
+        num_sampled = 1 + num_drafts if draws else 0
         num_scored = num_tokens - num_sampled if sequence.wants_scores else 0
         is_rewind = sequence.progress.plan(start + num_tokens, num_drafts)
-        return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored)
+        num_pooled = sequence.num_pooled(start, num_tokens)
+        return Row(sequence.slot, start, num_tokens, num_sampled, new_ids, is_rewind, num_scored, num_pooled)
 
     def row_ahead(self, sequence: Sequence) -> Row | None:
         """The row for the token that is being drawn now (async scheduling); None if blocks are short."""

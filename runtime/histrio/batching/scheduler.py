@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from histrio.batching.answers import token_row
+from histrio.batching.answers import token_row, vector_row
 from histrio.batching.lease import BlockLease
 from histrio.batching.roster import Roster
 from histrio.batching.rows import RowMaker
@@ -180,6 +180,9 @@ class Scheduler:
                 gained.append(token_row(sequence, row, result, slice(first, at), self.speculation))
                 if sequence.is_finished:
                     self._roster.leave(sequence)
+            elif sequence.command.ask.pooling is not None and end == len(sequence.ids):
+                gained.append(vector_row(sequence, result.extras[row.slot]))
+                self._roster.leave(sequence)
             elif row.slot in result.extras:
                 sequence.extras.append(result.extras[row.slot])
         assert at == len(result.ids), "a stage sampled other rows than were planned"
@@ -286,8 +289,7 @@ class Scheduler:
             return
 
         sequence.is_matching = True
-        # A prompt whose tokens are to be scored has to be computed, even where kv knows its blocks.
-        ids = [] if sequence.wants_scores else list(sequence.ids)
+        ids = [] if sequence.reads_whole_prompt else list(sequence.ids)
         self._matches.append(Match(sequence.request, ids, command.ask.cache_salt))
 
     def _draft(self, max_rows: int) -> None:

@@ -96,6 +96,11 @@ class Sequence:
         """Whether log probabilities of its prompt are to be told and have not been."""
         return not self.has_reported and self.command.num_prompt_logprobs is not None
 
+    @property
+    def reads_whole_prompt(self) -> bool:
+        """Whether every token of its prompt has to be computed, even where kv knows its blocks."""
+        return self.wants_scores or self.command.ask.pooling == "mean"
+
     def share(self, block_ids: list[int], block_size: int) -> None:
         """Begin with blocks that hold the first tokens already."""
         self.is_matched, self.is_matching = True, False
@@ -118,6 +123,12 @@ class Sequence:
     def is_finished(self) -> bool:
         """Whether it has left for good."""
         return self.state.is_finished
+
+    def num_pooled(self, start: int, num_tokens: int) -> int:
+        """How many trailing tokens of the row `start : start + num_tokens` belong to the vector that is asked for."""
+        if self.command.ask.pooling == "mean":
+            return num_tokens
+        return int(self.command.ask.pooling == "last" and start + num_tokens == len(self.ids))
 
     def take(self, ids: list[int]) -> list[int]:
         """Add drawn tokens, up to the one that ends the text; returns the added tokens."""

@@ -15,6 +15,7 @@ import msgspec
 
 from histrio.config.bounds import check_bounds, rope_tables
 from histrio.config.model_files import read_json_object, read_model_text
+from histrio.config.vector_habits import VectorHabits, read_vector_habits
 from histrio.errors import ModelError, UnsupportedModel
 
 __all__ = ["NUM_LAYERS_KEYS", "ModelConfig", "read_model_config"]
@@ -58,6 +59,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What generation_config.json sets of temperature, top_k, top_p, min_p, repetition_penalty."""
     is_wrapper: bool = False
     """Whether it has parts for images or sound beside the language model."""
+    vectors: VectorHabits = VectorHabits()
+    """How it makes vectors of texts."""
     own_code: list[str] = []
     """Python files the model would like to be run; they never are."""
 
@@ -91,6 +94,7 @@ def read_model_config(folder: Path) -> ModelConfig:
         unknown_eos_ids=[each for each in eos_ids if each >= vocab_size],
         default_sampling=_default_sampling(folder, generation),
         is_wrapper=any(config.get(key) is not None for key in ("vision_config", "audio_config")),
+        vectors=read_vector_habits(folder, text),
         own_code=_own_code(config, tokenizer),
     )
 

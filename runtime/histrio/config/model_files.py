@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from histrio.errors import ModelError, ModelUnavailable
 
-__all__ = ["open_model_file", "read_json_object", "read_model_text"]
+__all__ = ["open_model_file", "read_json_list", "read_json_object", "read_model_text"]
 
 _MOST_BYTES = 64 * 2**20
 """The index of a model of a trillion parameters has about 10 MB."""
@@ -60,11 +60,27 @@ def read_model_text(file: Path, most_bytes: int = _MOST_BYTES) -> str:
 
 def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
     """The file's JSON object; with `optional` an empty one where there is no file. Raises as `read_model_text`."""
+    value = _read_json(file, {} if optional else None)
+    if not isinstance(value, dict):
+        raise ModelError(f"{file} holds no JSON object")
+    return value
+
+
+def read_json_list(file: Path, *, optional: bool = False) -> list[Any]:
+    """The file's JSON list, otherwise as `read_json_object`."""
+    value = _read_json(file, [] if optional else None)
+    if not isinstance(value, list):
+        raise ModelError(f"{file} holds no JSON list")
+    return value
+
+
+def _read_json(file: Path, default: Any) -> Any:
+    """Whatever the file holds; `default`, unless it is None, where there is no file."""
     try:
         text = read_model_text(file)
     except ModelUnavailable:
-        if optional:
-            return {}
+        if default is not None:
+            return default
         raise
 
     try:
@@ -76,8 +92,6 @@ def read_json_object(file: Path, *, optional: bool = False) -> dict[str, Any]:
     except ValueError:
         raise ModelError(f"{file} is not valid JSON: a number in it is too long") from None
 
-    if not isinstance(value, dict):
-        raise ModelError(f"{file} holds no JSON object")
     if _depth(value) > _MOST_DEPTH:
         raise ModelError(f"{file} is nested too deep")
     return value

@@ -72,6 +72,8 @@ class Capability(StrEnum):
     ALL_POSITION_LOGITS = "all_position_logits"
     """`num_sampled` may be above 1: logits of several trailing positions of a row, up to all of them. Of an opened
     stage."""
+    HIDDEN_STATES = "hidden_states"
+    """`StepBatch.num_pooled` may be given: the last stage answers `StageOutput.states`. Of an opened stage."""
     LOGPROBS = "logprobs"
     """Requests whose sampling has `logprobs: true` get `Extras.logprobs`. Of an opened engine."""
     ADAPTERS = "adapters"
@@ -159,6 +161,9 @@ class StepBatch:
     """[tokens] on the first stage, None elsewhere."""
     hidden: list[Tensor]
     """[tokens, hidden] the summed residual stream of the stage before, then its named parts; empty on the first."""
+    num_pooled: IntArray | None = None
+    """[rows] trailing positions whose hidden states the last stage answers; None where no row asks for any, and
+    always without `HIDDEN_STATES`. A row asks for these or logits, never both."""
 
     @property
     def num_rows(self) -> int:
@@ -184,21 +189,24 @@ class StepBatch:
             positions=self.positions[first:last],
             token_ids=None if self.token_ids is None else self.token_ids[first:last],
             hidden=[tensor.rows(first, last) for tensor in self.hidden],
+            num_pooled=None if self.num_pooled is None else self.num_pooled[rows],
         )
 
 
 @dataclass(slots=True)
 class StageOutput:
-    """The result of a step: `hidden` for the next stage, or on the last one `logits`.
+    """The result of a step: `hidden` for the next stage, or on the last one `logits` and `states`.
 
     `hidden` is the residual stream, summed up and unnamed, so that stages of different backends can follow each other;
     models whose layers hand on more add named parts. Its buffers are left alone from then on: the next step may begin
     before they are sent. `logits` is a float array [sum(num_sampled), vocab] of the backend's library in row order, or
-    None where no row samples.
+    None where no row samples. `states` is a float array [sum(num_pooled), hidden] of the same library in row order:
+    what the model's head would get, behind the final norm. It is None where no row asks for any.
     """
 
     hidden: list[Tensor]
     logits: Array | None = None
+    states: Array | None = None
 
 
 class ArrayNamespace(Protocol):

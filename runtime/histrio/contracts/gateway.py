@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from histrio.config.vector_habits import VectorHabits
 from histrio.contracts.honours import OF_STAGES, Honours
 from histrio.messages import Ask, Extras, RequestState, SamplingFields
 
@@ -55,10 +56,14 @@ class ServedModel(msgspec.Struct, frozen=True):
     engine: str = ""
     """Name of the engine backend that serves it; empty where stages and samplers do."""
     honours: Honours = OF_STAGES
-    """Which other request fields are honoured; requests that give others get 400. `prompt_logprobs` is known once a
-    replica is up."""
+    """Which other request fields are honoured; requests that give others get 400. `prompt_logprobs` and `pooling` are
+    known once a replica is up."""
     honoured_by: str = "this server"
     """What serves the model, in words."""
+    backends: list[str] = []
+    """Names of the backends of its stages."""
+    vectors: VectorHabits = VectorHabits()
+    """How it makes vectors of texts where a request does not say."""
 
 
 _NO_EXTRAS = Extras()
@@ -69,7 +74,7 @@ class Submission(msgspec.Struct, frozen=True):
 
     ids: list[int]
     max_new_tokens: int
-    """At least 1; ids + max_new_tokens <= max_sequence_length."""
+    """At least 1, and 0 with `ask.pooling`; ids + max_new_tokens <= max_sequence_length."""
     ask: Ask = Ask()
     """What each continuation has to be like, checked: `sampling` with `Gateway.check_sampling`, a grammar for one of
     `ServedModel.honours.grammar_kinds`."""
@@ -180,7 +185,7 @@ class Gateway(Protocol):
         """For each of `ServedModel.sampling_fields` the JSON schema of its values, with its default."""
 
     def submit(self, submission: Submission) -> Sequence[TokenStream]:
-        """One stream per choice. Raises `RequestError` for a seed or prompt log probabilities that cannot be honoured,
+        """One stream per choice. Raises `RequestError` for what cannot be honoured,
         `Overloaded`, `EngineError`; takes all credits or none."""
 
     def reset_cache(self) -> None:

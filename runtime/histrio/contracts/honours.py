@@ -5,6 +5,8 @@ The front asks `require_honoured` of every request; nothing else asks what serve
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from histrio.errors import RequestError
@@ -30,6 +32,8 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     """Every token also comes with the log probabilities of the `Ask.num_logprobs` most likely tokens."""
     prompt_logprobs: bool = False
     """With `Ask.num_prompt_logprobs`, every token of the prompt but the first comes with its log probability."""
+    pooling: bool = False
+    """With `Ask.pooling`, a vector is made of the prompt."""
     grammar_kinds: list[str] = []
     """Kinds of `Ask.grammar` that are enforced."""
 
@@ -42,12 +46,16 @@ OF_STAGES = Honours(
     logprobs=True,
     top_logprobs=True,
     prompt_logprobs=True,
+    pooling=True,
 )
 """What batching, stages and samplers honour; grammar kinds are those of the grammar backends."""
 
 
-def require_honoured(ask: Ask, honours: Honours, by: str) -> None:
-    """Raise `RequestError` with the field as `param` for what would be ignored. `by` says in words what serves."""
+def require_honoured(ask: Ask, honours: Honours, by: str, backends: Sequence[str] = ()) -> None:
+    """Raise `RequestError` with the field as `param` for what would be ignored. `by` says in words what serves,
+    `backends` names those of its stages."""
+    if ask.pooling is not None and not honours.pooling:
+        _refuse_vectors(by, backends)
     asked = {
         "priority": ask.priority != 0,
         "cache_salt": ask.cache_salt != "",
@@ -65,6 +73,15 @@ def require_honoured(ask: Ask, honours: Honours, by: str) -> None:
         )
     if ask.grammar is not None and ask.grammar.kind not in honours.grammar_kinds:
         _refuse("grammar", f"{by} enforces no grammar of the kind {ask.grammar.kind!r}")
+
+
+def _refuse_vectors(by: str, backends: Sequence[str]) -> None:
+    named = " or ".join(f"the backend {name!r}" for name in sorted(set(backends))) or by
+    raise RequestError(
+        f"model: no vectors are made of texts here, because {named} gives no hidden states; serve the model by another",
+        param="model",
+        code="unsupported_model",
+    )
 
 
 def _refuse(field: str, why: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -83,7 +83,7 @@ class AdmissionActor(Actor[ToAdmission]):
             raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
 
         ask = submission.ask
-        require_honoured(ask, self.model.honours, self.model.honoured_by)
+        require_honoured(ask, self.model.honours, self.model.honoured_by, self.model.backends)
         if ask.seed is not None and "seed" in self.model.sampling_fields:
             self.check_sampling({"seed": ask.seed})  # an engine may have bounds of its own
 
@@ -215,7 +215,7 @@ class AdmissionActor(Actor[ToAdmission]):
         self.status.gauges["block_size"] = message.size.block_size
         self._table.num_cache_tokens = message.size.num_blocks * message.size.block_size
         self._limit_length(message.size.max_sequence_length)
-        self._limit_scoring(Capability.ALL_POSITION_LOGITS in message.size.capabilities)
+        self._limit_answers(message.size.capabilities)
         self.status.num_replays += self._table.num_suspects
         self._send_next()
         if not self._table.on_trial:
@@ -233,12 +233,12 @@ class AdmissionActor(Actor[ToAdmission]):
             log.warning("the KV blocks hold %d tokens: no request can be longer", max_sequence_length)
             self.model = msgspec.structs.replace(self.model, max_sequence_length=max_sequence_length)
 
-    def _limit_scoring(self, can_score: bool) -> None:
-        """Prompts are scored from the logits of all their positions."""
-        honours = msgspec.structs.replace(self.model.honours, prompt_logprobs=can_score)
+    def _limit_answers(self, capabilities: Collection[str]) -> None:
+        """Prompts are scored from the logits of all their positions, and vectors are made of hidden states."""
+        can_score, can_pool = Capability.ALL_POSITION_LOGITS in capabilities, Capability.HIDDEN_STATES in capabilities
+        honours = msgspec.structs.replace(self.model.honours, prompt_logprobs=can_score, pooling=can_pool)
         self.model = msgspec.structs.replace(self.model, honours=honours)
-        if not can_score:
-            self._table.end_scoring()
+        self._table.end_what_needs(scores=not can_score, vectors=not can_pool)
 
     def _down(self, message: ReplicaDown) -> None:
         self._epoch, self._told_trial = None, OnTrial(0)

@@ -246,11 +246,16 @@ class RequestTable:
                 self.fail(request, EngineRestarted(text))
         return errors
 
-    def end_scoring(self) -> None:
-        """The replica that comes back cannot score prompts: end the requests whose prompts still have to be."""
+    def end_what_needs(self, *, scores: bool, vectors: bool) -> None:
+        """The replica that comes back cannot score prompts, or make vectors: end the requests that still need it."""
         for request, ticket in list(self._tickets.items()):
-            if _resumed(ticket).num_prompt_logprobs is not None:
-                text = "the engine was lost, and the one that follows cannot score prompts; send the request again"
+            command, lacks = _resumed(ticket), ""
+            if scores and command.num_prompt_logprobs is not None:
+                lacks = "score prompts"
+            elif vectors and command.ask.pooling is not None:
+                lacks = "make vectors of prompts"
+            if lacks:
+                text = f"the engine was lost, and the one that follows cannot {lacks}; send the request again"
                 self.fail(request, EngineRestarted(text))
 
     def expire(self, now: float) -> list[int]:

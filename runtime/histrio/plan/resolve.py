@@ -75,7 +75,10 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     if not engine:
         honours = msgspec.structs.replace(honours, grammar_kinds=GrammarKinds(plugins.grammars).known)
     model = _served_model(table, folder, config, fields)
-    model = msgspec.structs.replace(model, engine=engine, honours=honours, honoured_by=fields.honoured_by)
+    backends = [stage.backend for stage in topology.stages]
+    model = msgspec.structs.replace(
+        model, engine=engine, honours=honours, honoured_by=fields.honoured_by, backends=backends
+    )
     is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_folder(table.path)
     sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
     stages = []
@@ -196,6 +199,7 @@ def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: 
         eos_ids=config.eos_ids,
         default_sampling=_honoured(config.default_sampling, fields),
         sampling_fields=fields.known_fields,
+        vectors=config.vectors,
     )
 
 

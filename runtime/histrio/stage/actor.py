@@ -272,7 +272,7 @@ class StageActor(Actor[ToStage]):
         if self._last_stage is None:
             return output.hidden, None
 
-        return output.hidden, self._last_stage.draw(stage.xp, output.logits, step)
+        return output.hidden, self._last_stage.draw(stage.xp, output, step)
 
     def _failed_step(self, error: BaseException, step: Step, batch: StepBatch, stage: _Allocated) -> FailedStep:
         """Look for the rows that are to blame. What is computed once more for that changes nothing that is used again:

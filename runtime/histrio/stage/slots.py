@@ -63,6 +63,7 @@ class SlotTable:
             positions=np.repeat(starts, num_tokens).astype(np.int64) + within,
             token_ids=np.array(step.ids, np.int64) if step.ids else None,
             hidden=step.hidden,
+            num_pooled=_num_pooled(step),
         )
 
     def _check(self, slots: _Ints, starts: _Ints, is_rewound: npt.NDArray[np.bool_]) -> None:
@@ -75,6 +76,12 @@ class SlotTable:
         old = int(self._num_blocks[slot])
         self._tables[slot, old : old + len(block_ids)] = np.array(block_ids, np.int32) + self._first_block_id
         self._num_blocks[slot] = old + len(block_ids)
+
+
+def _num_pooled(step: Step) -> _Ints | None:
+    """As `StepBatch` has it: most steps pool nothing."""
+    counts = [row.num_pooled for row in step.rows]
+    return np.array(counts, np.int32) if any(counts) else None
 
 
 class DrawnTokens:

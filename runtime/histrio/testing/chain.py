@@ -35,11 +35,13 @@ _DEALING = 0
 
 @dataclass(frozen=True, slots=True)
 class ChainRow:
-    """New tokens of one sequence in a step; the last `num_sampled` positions give logits."""
+    """New tokens of one sequence in a step; the last `num_sampled` positions give logits, or the last `num_pooled`
+    states."""
 
     slot: int
     ids: Sequence[int]
     num_sampled: int = 1
+    num_pooled: int = 0
 
 
 @dataclass(slots=True)
@@ -198,7 +200,7 @@ class StageChain:
             self._readers[table[-1]] += 1
         new_blocks = table[self._num_told[row.slot] :]
         self._num_told[row.slot] = len(table)
-        return Row(row.slot, start, len(row.ids), row.num_sampled, new_blocks, rewind=True)
+        return Row(row.slot, start, len(row.ids), row.num_sampled, new_blocks, rewind=True, num_pooled=row.num_pooled)
 
     def _release(self, blocks: Sequence[int]) -> None:
         for block in reversed(blocks):

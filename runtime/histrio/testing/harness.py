@@ -159,7 +159,13 @@ async def serving(
 
     kinds = GrammarKinds(grammars).known
     async with serving_with(
-        run_stages, model, samplers=samplers, grammar_kinds=kinds, cuts=cuts, options=options
+        run_stages,
+        model,
+        samplers=samplers,
+        grammar_kinds=kinds,
+        cuts=cuts,
+        options=options,
+        backends=[factory.name] * (len(cuts) + 1),
     ) as harness:
         yield harness
 
@@ -192,11 +198,12 @@ async def serving_with(
     cuts: Sequence[int] = (),
     options: HarnessOptions,
     process: str = "front",
+    backends: Sequence[str] = (),
 ) -> AsyncIterator[Harness]:
-    """The same with the stages run by `run_stages`."""
+    """The same with the stages run by `run_stages`; `backends` are their names, for messages."""
     fields = FieldTable(samplers)
     honours = msgspec.structs.replace(fields.honours, grammar_kinds=list(grammar_kinds))
-    served = msgspec.structs.replace(_served(model, fields, options), honours=honours)
+    served = msgspec.structs.replace(_served(model, fields, options), honours=honours, backends=list(backends))
     bounds = [0, *cuts, served.num_layers]
     specs = [_spec(model, served, first, last, options) for first, last in pairwise(bounds)]
     stages = [
@@ -253,6 +260,7 @@ def _served(model: Path, fields: FieldTable, options: HarnessOptions) -> ServedM
         eos_ids=config.eos_ids,
         default_sampling=config.default_sampling,
         sampling_fields=fields.known_fields,
+        vectors=config.vectors,
     )
 
 

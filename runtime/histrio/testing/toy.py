@@ -37,17 +37,23 @@ from histrio.stage.sampling.numpy_arrays import NumpyArrays
 from histrio.testing.models import EOS_ID, VOCAB_SIZE, write_tokenizer
 
 __all__ = [
+    "TOY_WIDTH",
     "ToyFactory",
     "ToyStage",
     "embed",
     "logits_of",
     "mix",
     "read_toy_config",
+    "states_of",
     "toy_continuation",
     "toy_logits",
+    "toy_states",
+    "trailing",
     "write_toy_model",
 ]
 
+TOY_WIDTH = 16
+"""Numbers of a hidden state where it is pooled; between stages it is one."""
 _PRIME = 2**31 - 1
 _CAPABILITIES = [
     Capability.BATCH,
@@ -55,6 +61,7 @@ _CAPABILITIES = [
     Capability.PREFIX_SHARE,
     Capability.COPY_BLOCKS,
     Capability.ALL_POSITION_LOGITS,
+    Capability.HIDDEN_STATES,
 ]
 _Ints = npt.NDArray[np.int64]
 
@@ -165,9 +172,11 @@ class ToyStage:
         if not self._spec.is_last:
             return StageOutput([Tensor("int64", (len(state), 1), np.ascontiguousarray(state).data)])
 
-        sampled = [np.arange(end - count, end) for end, count in zip(batch.offsets[1:], batch.num_sampled, strict=True)]
-        rows = np.concatenate(sampled)
-        return StageOutput([], logits_of(state[rows], self._vocab_size) if len(rows) else None)
+        rows = trailing(batch, batch.num_sampled)
+        logits = logits_of(state[rows], self._vocab_size) if len(rows) else None
+        return StageOutput(
+            [], logits, None if batch.num_pooled is None else states_of(state[trailing(batch, batch.num_pooled)])
+        )
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy blocks in all layers."""
@@ -212,14 +221,23 @@ def toy_continuation(ids: list[int], num_tokens: int, *, num_layers: int, vocab_
     return ids[-num_tokens:]
 
 
+def toy_states(ids: list[int], *, num_layers: int) -> npt.NDArray[np.float32]:
+    """[tokens, TOY_WIDTH] what is pooled of `ids`, computed plainly."""
+    return states_of(_after_layers(ids, num_layers))
+
+
 def toy_logits(ids: list[int], *, num_layers: int, vocab_size: int) -> npt.NDArray[np.float32]:
     """[vocab] after the last of `ids`, computed plainly."""
+    logits: npt.NDArray[np.float32] = logits_of(_after_layers(ids, num_layers)[-1:], vocab_size)[0]
+    return logits
+
+
+def _after_layers(ids: list[int], num_layers: int) -> _Ints:
     positions = np.arange(len(ids))
     state = embed(np.array(ids, np.int64), positions)
     for layer in range(num_layers):
         state = mix(layer, state, state, positions)
-    logits: npt.NDArray[np.float32] = logits_of(state[-1:], vocab_size)[0]
-    return logits
+    return state
 
 
 def write_toy_model(folder: Path, *, num_layers: int = 4, max_sequence_length: int = 1024) -> Path:
@@ -254,6 +272,17 @@ def logits_of(state: _Ints, vocab_size: int) -> npt.NDArray[np.float32]:
     """[rows, vocab], spread evenly over 0 … 8."""
     mixed = (state[:, None] + 1) * (np.arange(vocab_size) * 2_654_435_761 % _PRIME + 1) % _PRIME
     return (mixed * 48_271 % _PRIME * (8.0 / _PRIME)).astype(np.float32)
+
+
+def states_of(state: _Ints) -> npt.NDArray[np.float32]:
+    """[rows, TOY_WIDTH] hidden states, spread evenly over -1 … 1."""
+    mixed = (state[:, None] + 7) * (np.arange(TOY_WIDTH) * 40_503 + 1) % _PRIME
+    return (mixed * (2.0 / _PRIME) - 1.0).astype(np.float32)
+
+
+def trailing(batch: StepBatch, counts: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+    """Indices, among the step's tokens, of the last `counts[r]` of each row."""
+    return np.concatenate([np.arange(end - count, end) for end, count in zip(batch.offsets[1:], counts, strict=True)])
 
 
 def read_toy_config(model: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the last stage does besides computing: grammars, samplers, the draw, and what comes of each sequence.
+"""What the last stage does besides computing: grammars, samplers, the draw, vectors, and what comes of each sequence.
 
 last_stage.begin(step)          before the forward pass; masks are computed beside it
 last_stage.draw(...)            after it
@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from histrio.contracts.backend import Array, ArrayNamespace
+from histrio.contracts.backend import ArrayNamespace, StageOutput
 from histrio.errors import GenerationStuck, PluginFailed
 from histrio.messages import Extras, Open, Prepare, Row, Step, StepResult, TokenLogprobs
 from histrio.stage.sampling.grammar_table import BROKEN_GRAMMAR, GrammarTable, StepMasks
+from histrio.stage.sampling.pooler import NOT_NUMBERS as _NOT_NUMBERS
+from histrio.stage.sampling.pooler import Pooler
 from histrio.stage.sampling.prompt_scores import PromptScorer
 from histrio.stage.sampling.sampler_chain import NOT_NUMBERS, Sampled, SamplerChain
 
@@ -29,7 +31,6 @@ log = logging.getLogger(__name__)
 MAX_FORCED_TOKENS = 16
 """Most tokens that one sequence gains in a step without a draw."""
 NOTHING_LEFT = "the request's fields leave no token to go on with"
-_NOT_NUMBERS = "the model's numbers overflowed at this request"
 _BROKEN_SAMPLER = "a sampler failed at this request"
 
 
@@ -41,6 +42,7 @@ class LastStage:
         self._grammars = grammars
         self._masks: StepMasks | None = None
         self._scorer = PromptScorer()
+        self._pooler = Pooler()
         self._unopened: set[int] = set()
         """Slots of sequences whose samplers or grammar could not be opened; they end with their first token."""
 
@@ -63,6 +65,10 @@ class LastStage:
         """A sequence takes a slot. If a plugin fails at it, it ends alone, because no other's state is touched."""
         self._unopened.discard(command.slot)
         self._scorer.open(command)
+        self._pooler.open(command)
+        if command.ask.pooling is not None:
+            return  # nothing will be drawn
+
         try:
             self._open(command)
         except MemoryError:
@@ -89,6 +95,7 @@ class LastStage:
         """The slot is free."""
         self._unopened.discard(slot)
         self._scorer.close(slot)
+        self._pooler.close(slot)
         self._chain.close(slot)
         if self._grammars is not None:
             self._grammars.close(slot)
@@ -105,12 +112,13 @@ class LastStage:
             sampled = [(row.slot, drafts) for row, drafts in _with_drafts(step) if row.num_sampled]
             self._masks = self._grammars.begin(sampled)
 
-    def draw(self, xp: ArrayNamespace, logits: Array | None, step: Step) -> StepResult:
+    def draw(self, xp: ArrayNamespace, output: StageOutput, step: Step) -> StepResult:
         """The step's result, its time aside. The token drawn from position p becomes token p + 1."""
         rows = [row for row in step.rows if row.num_sampled]
-        logits, scores = self._scorer.split(xp, logits, step.rows)
+        logits, extras = self._scorer.split(xp, output.logits, step.rows)
+        extras |= self._pooler.pool(xp, output.states, step.rows)
         if logits is None or not rows:
-            return StepResult(step.step, step.epoch, [], extras=scores)
+            return StepResult(step.step, step.epoch, [], extras=extras)
 
         counts = np.array([row.num_sampled for row in rows], np.intp)
         slots = np.repeat(np.array([row.slot for row in rows], np.intp), counts)
@@ -120,10 +128,10 @@ class LastStage:
         drafts = {row.slot: drafted for row, drafted in _with_drafts(step) if drafted} if step.drafts else {}
         masked = logits if self._masks is None else self._masks.apply(xp, logits)
         sampled = self._chain.sample(xp, masked, slots, positions, drafts, step.draft_probs, raw=logits)
-        return self._result(step, rows, sampled, scores)
+        return self._result(step, rows, sampled, extras)
 
     def _result(self, step: Step, rows: list[Row], sampled: Sampled, extras: dict[int, Extras]) -> StepResult:
-        """`extras` are those of the prompts; what comes with the drawn tokens is added to them."""
+        """`extras` are those of the prompts, and vectors; what comes with the drawn tokens is added to them."""
         forced: dict[int, list[int]] = {}
         grammars = self._grammars if self._grammars is not None and not self._grammars.is_empty else None
         states = self._chain.take_states()

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from histrio.contracts.backend import BackendFactory, OpenedStage, StageOutput, StageSpec
+from histrio.contracts.backend import Array, BackendFactory, OpenedStage, StageOutput, StageSpec
 from histrio.contracts.first_contract import FirstBackendFactory, current
 from histrio.contracts.options import with_options
 from histrio.errors import BackendError, TopologyError
@@ -33,6 +33,8 @@ class Taken:
     hidden: list[Tensor]
     logits: npt.NDArray[np.float32] | None
     """[sum(num_sampled), vocab]"""
+    states: npt.NDArray[np.float32] | None = None
+    """[sum(num_pooled), hidden]"""
 
 
 class Host(Protocol):
@@ -116,11 +118,7 @@ class LocalHost:
     def take(self, step: int) -> Taken:
         """See `Host`."""
         output = self._outputs.pop(step)
-        if output.logits is None:
-            return Taken(output.hidden, None)
-
-        logits = self._stage.xp.to_host(self._stage.xp.float32(output.logits))
-        return Taken(output.hidden, np.array(logits, np.float32))
+        return Taken(output.hidden, self._on_host(output.logits), self._on_host(output.states))
 
     def progress(self) -> list[float]:
         """See `Host`."""
@@ -129,6 +127,10 @@ class LocalHost:
     def computed(self, name: str, values: Values) -> Values:
         """See `Host`."""
         return computed(self._stage.xp, name, values)
+
+    def _on_host(self, array: Array | None) -> npt.NDArray[np.float32] | None:
+        """A copy of what the backend may overwrite."""
+        return None if array is None else np.array(self._stage.xp.to_host(self._stage.xp.float32(array)), np.float32)
 
     def close(self) -> None:
         """See `Host`."""

@@ -172,10 +172,10 @@ class RemoteHost:
 
     def take(self, step: int) -> Taken:
         """See `Host`."""
-        frames, logits = self._worker.call("take_frames", step)
+        frames, logits, states = self._worker.call("take_frames", step)
         _, taken = wire.decode(frames)
         assert isinstance(taken, Step), taken
-        return Taken(taken.hidden, logits)
+        return Taken(taken.hidden, logits, states)
 
     def progress(self) -> list[float]:
         """See `Host`."""

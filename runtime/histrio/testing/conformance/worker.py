@@ -34,11 +34,11 @@ class WorkerHost(LocalHost):
         assert isinstance(step, Step), step
         self.step(step)
 
-    def take_frames(self, number: int) -> tuple[list[bytes], Logits | None]:
+    def take_frames(self, number: int) -> tuple[list[bytes], Logits | None, Logits | None]:
         """`take`, with the hidden state in the frames of a step."""
         taken = self.take(number)
         frames = wire.encode(HERE, Step(number, 0, [], [], taken.hidden))
-        return [bytes(frame) for frame in frames], taken.logits
+        return [bytes(frame) for frame in frames], taken.logits, taken.states
 
     def close(self) -> None:
         """`close`; what remains of the backend's imports is no longer looked through whenever garbage is collected."""
