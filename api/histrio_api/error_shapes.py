@@ -112,11 +112,26 @@ def _as_responses(text: str | None, is_of_input: bool) -> str | None:
     return text and (_MESSAGE_PLACE.sub("input", text) if is_of_input else text)
 
 
-_SHAPES = {
-    "/v1/messages": anthropic_error,
-    "/v1/responses": responses_error,
-    "/api": ollama_error,
-} | dict.fromkeys(("/completion", "/completions", "/infill", "/props", "/slots", "/apply-template"), llama_error)
+def detail_error(error: HistrioError) -> dict[str, Any]:
+    """MLX ParaLLM's."""
+    return {"detail": str(error)[:MAX_MESSAGE_CHARS]}
+
+
+def inference_error(error: HistrioError) -> dict[str, Any]:
+    """ParallaxPay's."""
+    return {"success": False, "error": str(error)[:MAX_MESSAGE_CHARS]}
+
+
+_SHAPES = (
+    {
+        "/v1/messages": anthropic_error,
+        "/v1/responses": responses_error,
+        "/v1/inference": inference_error,
+        "/api": ollama_error,
+    }
+    | dict.fromkeys(("/completion", "/completions", "/infill", "/props", "/slots", "/apply-template"), llama_error)
+    | dict.fromkeys(("/v1/generate", "/v1/generate_batch", "/v1/stats", "/v1/configure"), detail_error)
+)
 """By the URL, and what is below it; OpenAI's for all others."""
 
 

@@ -17,7 +17,7 @@ import anyio
 from histrio.contracts.gateway import Delta, Gateway, GatewayStatus, ServedModel, Submission, TokenStream
 from histrio.contracts.hooks import EdgeContext
 from histrio.errors import HistrioError, RequestError
-from histrio.messages import Extras, RequestState, TokenLogprobs
+from histrio.messages import Extras, RequestState, TokenLogprobs, Tune
 
 __all__ = [
     "CHATML",
@@ -123,6 +123,7 @@ class ScriptedGateway:
     yields_between_deltas: bool = False
     """The loop turns after every delta, as it does when a step ends; for benchmarks."""
     num_resets: int = 0
+    tunings: list[Tune] = field(default_factory=list)
     refusal: HistrioError | None = None
     """Raised by `submit` if set."""
 
@@ -142,6 +143,10 @@ class ScriptedGateway:
     def reset_cache(self) -> None:
         """Count it."""
         self.num_resets += 1
+
+    def tune(self, tuning: Tune) -> None:
+        """Remember it."""
+        self.tunings.append(tuning)
 
     def submit(self, submission: Submission) -> list[TokenStream]:
         """One scripted stream for each choice."""

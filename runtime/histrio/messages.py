@@ -68,9 +68,10 @@ __all__ = [
     "TokenLogprobs",
     "TokenRow",
     "Tokens",
+    "Tune",
 ]
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Peers compare it in `Hello`; it changes when the meaning of a message does."""
 
 SamplingFields: TypeAlias = dict[str, Any]
@@ -359,6 +360,15 @@ class Release(_Message, frozen=True):
 
 class ResetCache(_Message, frozen=True):
     """Front → kv: forget all prefixes that no running request reads."""
+
+
+class Tune(_Message, frozen=True):
+    """Front → batching: these bounds from now on; None leaves one as it is."""
+
+    max_batch_size: int | None = None
+    """Most sequences that run at the same time, as far as there are slots for them."""
+    scheduler_wait_ms: float | None = None
+    """As in the settings of batching."""
 
 
 class LeaseBlocks(_Message, frozen=True):
@@ -789,6 +799,7 @@ Message: TypeAlias = (
     | Sealed
     | Release
     | ResetCache
+    | Tune
     | LeaseBlocks
     | Granted
     | ReturnBlocks

@@ -25,6 +25,7 @@ from histrio.messages import (
     Step,
     StepResult,
     Tokens,
+    Tune,
 )
 from histrio.testing.wait import eventually
 
@@ -121,6 +122,31 @@ def test_who_has_waited_long_enough_is_not_flushed_again_and_again_until_kv_answ
     assert [each.request for each in desk.told if isinstance(each, Match)] == [1]
     assert desk.batching.pause_s() is None
     assert len(desk.hear(Matched(1, []))) == 1
+
+
+# --- bounds that change while it runs ------------------------------------------------------------------------------
+
+
+def test_fewer_run_together_once_told_and_none_that_runs_is_ended() -> None:
+    desk = Desk(wait_s=0.0)
+    (rows,) = desk.hear(request(1), request(2))
+    assert len(rows) == 2
+    desk.hear(Tune(max_batch_size=1), request(3))
+    (rows,) = desk.hear(StepResult(1, 1, [5, 6]))
+    assert len(rows) == 2, "those that run go on, and the third waits"
+    assert desk.batching.scheduler is not None
+    assert desk.batching.scheduler.num_waiting == 1
+    (rows,) = desk.hear(Tune(max_batch_size=99), StepResult(2, 1, [5, 6]))
+    assert len(rows) == SIZE.max_slots, "no more than there are slots, and the third enters"
+
+
+def test_a_batch_is_full_by_the_bound_of_today_and_waits_as_long_as_told() -> None:
+    desk = Desk()
+    (rows,) = desk.hear(Tune(max_batch_size=2), request(1), request(2))
+    assert len(rows) == 2
+    desk = Desk(wait_s=0.0)
+    assert desk.hear(Tune(scheduler_wait_ms=WAIT_S * 1000), request(1)) == []
+    assert desk.batching.pause_s() == pytest.approx(WAIT_S)
 
 
 # --- dispatchers -----------------------------------------------------------------------------------------------------

@@ -43,6 +43,7 @@ class Choice:
         "_stops",
         "counts_prompt",
         "echoes",
+        "elapsed_s",
         "finish_reason",
         "has_answer",
         "index",
@@ -75,6 +76,8 @@ class Choice:
         """Of an answer that may begin with reasoning."""
         self.finish_reason = ""
         """"stop" or "length" once the last piece was taken."""
+        self.elapsed_s = 0.0
+        """From the request's arrival to that piece."""
         self._ending = ending
         self._kept_ids: list[int] | None = None
         self._detokenizer: Detokenizer

@@ -129,6 +129,7 @@ class Generation:
             if not has_begun:
                 text, has_begun = await choice.begin(delta) + text, True
             if choice.finish_reason:
+                choice.elapsed_s = time.perf_counter() - self._arrived_s
                 await show(choice, text)
                 return
             if text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
@@ -14,7 +15,7 @@ from histrio_api.request.received import Received
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["Answer", "Form"]
+__all__ = ["Answer", "Form", "WholeAnswer"]
 
 R = TypeVar("R", bound=GenerationRequest)
 
@@ -40,6 +41,34 @@ class Answer(Protocol):
 
     def whole(self, texts: Sequence[str]) -> Any:
         """The whole answer, to be written as JSON, from the texts of its choices. Safe to run in a thread."""
+
+
+class WholeAnswer(ABC):
+    """An answer of which there is no stream: its form refuses `stream`."""
+
+    def opening(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def piece(self, choice: Choice, text: str) -> bytes:
+        """Nothing."""
+        return b""
+
+    def waiting(self, *, is_recovering: bool) -> bytes:
+        """Nothing."""
+        return b""
+
+    def closing(self) -> bytes:
+        """Nothing."""
+        return b""
+
+    def failure(self, error: HistrioError) -> bytes:
+        """Nothing."""
+        return b""
+
+    @abstractmethod
+    def whole(self, texts: Sequence[str]) -> Any:
+        """As every answer."""
 
 
 def _none_named(edge: Edge, key: str, body: bytes) -> int:

@@ -159,7 +159,8 @@ _HINTS = (
         _hint("may only make the answer cheaper", {}),
     )
     | _each(
-        "cache_prompt use_mmap use_mlock low_vram f16_kv numa", _hint("may only make the answer cheaper", True, False)
+        "cache_prompt use_mmap use_mlock low_vram f16_kv numa use_speculative",
+        _hint("may only make the answer cheaper", True, False),
     )
     | _each("logits_all vocab_only embedding_only", _hint("says how a model is loaded, and it is loaded", False))
     | _each("timeout moderation", _hint("for a layer above"))
@@ -265,6 +266,7 @@ _REFUSED = (
     | _each("input_prefix input_suffix", _refused("only /infill has it", ""))
     | _each("input_extra", _refused("only /infill has it", []))
     | _each("parse_special", _refused("special tokens that are written in a text count as such", True))
+    | _each("prompts", _refused("only /v1/generate_batch has it; give prompt", []))
     | _each("min_keep", _refused("no such sampler", 0))
     | _each("input_ids", _refused("give prompt"))
     | _each("options", _refused("only Ollama's endpoints have it; put its fields beside the others", {}))

@@ -55,7 +55,7 @@ def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: 
             grammar=None if prepared.grammar is None else prepared.grammar.spec,
             num_logprobs=prepared.scores.num_top,
             num_prompt_logprobs=prepared.scores.num_of_prompt,
-            max_speculation=request.max_speculation,
+            max_speculation=edge.max_speculation if request.max_speculation is None else request.max_speculation,
         ),
         num_choices=request.n,
         id=request_id,

@@ -9,6 +9,7 @@ from histrio_api.routes.cache import reset_cache
 from histrio_api.routes.chat import chat_completions
 from histrio_api.routes.completions import completions
 from histrio_api.routes.embeddings import embeddings
+from histrio_api.routes.configure import configure
 from histrio_api.routes.llama_cpp import infill, llama_completion, llama_props, llama_slots
 from histrio_api.routes.models import list_models, show_model
 from histrio_api.routes.ollama import ollama_chat, ollama_generate
@@ -23,6 +24,8 @@ from histrio_api.routes.ollama_models import (
     show,
 )
 from histrio_api.routes.page import index, page_file, settings_of_page
+from histrio_api.routes.parallax_pay import inference
+from histrio_api.routes.parallm import generate, generate_batch, stats
 from histrio_api.routes.render import apply_template, render
 from histrio_api.routes.responses import (
     count_response_tokens,
@@ -45,14 +48,18 @@ ROUTES: list[HTTPRouteHandler] = [
     chat_completions,
     completions,
     count_response_tokens,
+    configure,
     count_tokens,
     delete_model,
     delete_response,
     detokenize,
     embed,
     embeddings,
+    generate,
+    generate_batch,
     health,
     index,
+    inference,
     infill,
     list_input_items,
     list_models,
@@ -78,6 +85,7 @@ ROUTES: list[HTTPRouteHandler] = [
     show_model,
     show_response,
     status,
+    stats,
     tokenize,
     usage,
     version,

@@ -20,6 +20,7 @@ from histrio_api.request.fields import split_fields
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
 from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.described import described
 from histrio_api.schemas.ollama import ModelDetails, ModelName
 from histrio_api.shared.edge import Edge
 
@@ -62,7 +63,7 @@ async def ollama_version() -> ASGIResponse:
     return json_response({"version": OLLAMA_VERSION, "histrio": installed_version("histrio")})
 
 
-@post("/api/show", status_code=200)
+@post("/api/show", status_code=200, opt=described(ModelName))
 async def show(request: HttpRequest) -> ASGIResponse:
     """What is known of the model."""
     edge = edge_of(request)
@@ -88,7 +89,7 @@ async def show(request: HttpRequest) -> ASGIResponse:
     return json_response(content, ignored_headers(edge, ignored))
 
 
-@post("/api/pull", status_code=200)
+@post("/api/pull", status_code=200, opt=described(ModelName))
 async def pull(request: HttpRequest) -> ASGIResponse:
     """The served model is here already."""
     wanted, ignored = await _named_model(request)

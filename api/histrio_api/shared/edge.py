@@ -53,6 +53,8 @@ class Edge:
     keys: KeyRing = field(default_factory=KeyRing)
     usage: UsageLedger | None = None
     """None: usage is not kept."""
+    max_speculation: int | None = None
+    """Of requests that have none of their own; None for as many drafts as the engine's settings allow."""
     _num_encoding: int = 0
 
     @cached_property

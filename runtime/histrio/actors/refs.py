@@ -45,6 +45,7 @@ from histrio.messages import (
     StepResult,
     Stop,
     Tokens,
+    Tune,
 )
 
 __all__ = [
@@ -75,7 +76,7 @@ M_contra = TypeVar("M_contra", contravariant=True)
 ToRoot: TypeAlias = Allocated | Beat | ChildFailed | EngineOpened | Hello | Loading | OnTrial | Opened | Probed | Ready
 ToAdmission: TypeAlias = ReplicaDown | ReplicaUp | Tokens
 ToMetrics: TypeAlias = Stats
-ToBatching: TypeAlias = Cancel | Generate | Granted | Matched | Prepared | Start | StepResult | Stop
+ToBatching: TypeAlias = Cancel | Generate | Granted | Matched | Prepared | Start | StepResult | Stop | Tune
 ToKv: TypeAlias = LeaseBlocks | Match | Release | ResetCache | ReturnBlocks | Sealed | Start | Stop
 ToStage: TypeAlias = Close | Copy | Open | Prepare | Start | Step | Stop
 ToEngine: TypeAlias = Cancel | ChildFailed | Generate | Start | Stop | Tokens

@@ -38,6 +38,7 @@ from histrio.messages import (
     Stop,
     TokenRow,
     Tokens,
+    Tune,
 )
 from histrio.policies.guard import guarded_handicap
 
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 _FIRST_STAGE = stage_ref(0)
 _STATS_EVERY_S = 1.0
 _VERIFYING = {Capability.REWIND, Capability.ALL_POSITION_LOGITS}
-_TOTALS = ("steps", "scheduled_tokens", "generated_tokens")
+_TOTALS = ("steps", "scheduled_rows", "scheduled_tokens", "generated_tokens")
 
 
 class BatchingSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +130,8 @@ class BatchingActor(Actor[ToBatching]):
                     self.scheduler.prepared(request)
             case Granted(block_ids, num_left):
                 self.scheduler.lease.add(block_ids, num_left)
+            case Tune():
+                self._tune(message, self.scheduler)
             case _:
                 refuse("batching", message)
 
@@ -177,11 +180,18 @@ class BatchingActor(Actor[ToBatching]):
             return False
 
         is_idle = scheduler.num_running == 0 and not self._in_flight
-        if not is_idle or not 0 < scheduler.num_waiting < scheduler.limits.max_slots:
+        if not is_idle or not 0 < scheduler.num_waiting < scheduler.max_running:
             self._gathering_since = None
         elif self._gathering_since is None:
             self._gathering_since = self._clock()
         return self.pause_s() is not None
+
+    def _tune(self, message: Tune, scheduler: Scheduler) -> None:
+        if message.max_batch_size is not None:
+            scheduler.max_running = message.max_batch_size
+        if message.scheduler_wait_ms is not None:
+            self._settings = msgspec.structs.replace(self._settings, scheduler_wait_ms=message.scheduler_wait_ms)
+        self._stats_due = 0.0
 
     def _stop(self) -> None:
         self.scheduler = None
@@ -250,6 +260,7 @@ class BatchingActor(Actor[ToBatching]):
         rows = scheduler.apply(plan, result)
         scheduler.learn(plan, result.busy_s)
         self._totals["steps"] += 1
+        self._totals["scheduled_rows"] += len(plan.rows)
         self._totals["scheduled_tokens"] += len(plan.ids)
         self._totals["generated_tokens"] += sum(len(row.ids) for row in rows)
         if rows:
@@ -282,11 +293,15 @@ class BatchingActor(Actor[ToBatching]):
         sizes = {
             "running_sequences": scheduler.num_running,
             "waiting_sequences": scheduler.num_waiting,
+            "batch_slots": scheduler.limits.max_slots,
+            "max_batch_size": scheduler.max_running,
+            "scheduler_wait_ms": self._settings.scheduler_wait_ms,
             "used_blocks": scheduler.lease.num_used_blocks,
             "preemptions_total": scheduler.num_preemptions,
             "forked_sequences_total": scheduler.num_forks,
             "drafted_tokens_total": scheduler.speculation.num_drafted_tokens if scheduler.speculation else 0,
             "accepted_tokens_total": scheduler.speculation.num_accepted_tokens if scheduler.speculation else 0,
+            "drafted_rows_total": scheduler.speculation.num_drafted_rows if scheduler.speculation else 0,
         }
         totals = {f"{name}_total": value for name, value in self._totals.items()}
         self._tell(METRICS, Stats(self._epoch, {**sizes, **totals}))

@@ -29,6 +29,8 @@ class Roster:
         """Running sequences, the one that entered first comes first."""
         self.by_request: dict[int, Sequence] = {}
         self.num_preemptions = 0
+        self.max_running = limits.max_slots
+        """Most sequences in slots; may become less, and then no sequence enters until others have left."""
         self._limits = limits
         self._lease = lease
         self._on_vacated = on_vacated
@@ -38,7 +40,7 @@ class Roster:
     @property
     def num_free_slots(self) -> int:
         """How many more sequences may enter."""
-        return len(self._free_slots)
+        return max(0, min(len(self._free_slots), self.max_running - len(self.running)))
 
     def add(self, sequence: Sequence) -> None:
         """A sequence with a rank waits."""

@@ -68,6 +68,15 @@ class Scheduler:
         return len(self._roster.waiting)
 
     @property
+    def max_running(self) -> int:
+        """Most sequences with a slot; setting it ends none that runs."""
+        return self._roster.max_running
+
+    @max_running.setter
+    def max_running(self, most: int) -> None:
+        self._roster.max_running = min(most, self.limits.max_slots)
+
+    @property
     def num_running(self) -> int:
         """Sequences with a slot."""
         return len(self._roster.running)

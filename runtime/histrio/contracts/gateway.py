@@ -14,7 +14,7 @@ import msgspec
 
 from histrio.config.vector_habits import VectorHabits
 from histrio.contracts.honours import OF_STAGES, Honours
-from histrio.messages import Ask, Extras, RequestState, SamplingFields
+from histrio.messages import Ask, Extras, RequestState, SamplingFields, Tune
 
 __all__ = [
     "MAX_EVENTS",
@@ -190,3 +190,6 @@ class Gateway(Protocol):
 
     def reset_cache(self) -> None:
         """Forget all prefixes that no running request reads."""
+
+    def tune(self, tuning: Tune) -> None:
+        """Change the bounds of steps, for replicas to come too. An engine has bounds of its own."""

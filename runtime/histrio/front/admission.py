@@ -28,6 +28,7 @@ from histrio.messages import (
     ResetCache,
     TokenRow,
     Tokens,
+    Tune,
 )
 from histrio.net.wire import encode
 
@@ -61,6 +62,8 @@ class AdmissionActor(Actor[ToAdmission]):
         self._clock = clock
         self._epoch: int | None = None
         """Epoch of the replica that serves; None while there is none."""
+        self._tuning = Tune()
+        """What was changed since the start: every replica is told."""
         self._told_trial = OnTrial(0)
         """What root was told last."""
         self.on_change: Callable[[], None] = lambda: None
@@ -107,6 +110,12 @@ class AdmissionActor(Actor[ToAdmission]):
         """Forget all prefixes that no running request reads. With no replica there are none."""
         if self._epoch is not None and not self.model.engine:
             self._tell(KV, ResetCache())
+
+    def tune(self, tuning: Tune) -> None:
+        """Change the bounds of steps, for replicas to come too. An engine has bounds of its own."""
+        given = {name: value for name, value in msgspec.structs.asdict(tuning).items() if value is not None}
+        self._tuning = msgspec.structs.replace(self._tuning, **given)
+        self._tell_tuning()
 
     def expire(self) -> None:
         """End requests whose time is over. Called by the front's timer."""
@@ -217,9 +226,14 @@ class AdmissionActor(Actor[ToAdmission]):
         self._limit_length(message.size.max_sequence_length)
         self._limit_answers(message.size.capabilities)
         self.status.num_replays += self._table.num_suspects
+        self._tell_tuning()
         self._send_next()
         if not self._table.on_trial:
             self._set_ready()
+
+    def _tell_tuning(self) -> None:
+        if self._epoch is not None and not self.model.engine and self._tuning != Tune():
+            self._tell(BATCHING, self._tuning)
 
     def _set_ready(self) -> None:
         """Requests flow: none is on trial."""

@@ -54,6 +54,7 @@ class Speculation:
     ) -> None:
         self.num_drafted_tokens = 0
         self.num_accepted_tokens = 0
+        self.num_drafted_rows = 0
         """How many of the drafted tokens were accepted."""
         self._settings = settings
         self._drafter = drafter if isinstance(drafter, DrafterGuard) else DrafterGuard(drafter)
@@ -131,6 +132,7 @@ class Speculation:
         drafted.acceptance.observe(num_drafted, num_accepted, _FOLLOW)
         drafted.num_judged_tokens = len(sequence.ids)
         self._all.observe(num_drafted, num_accepted, _FOLLOW_ALL)
+        self.num_drafted_rows += 1
         self.num_drafted_tokens += num_drafted
         self.num_accepted_tokens += num_accepted
         drafted.drop()
