@@ -7,6 +7,7 @@ out, or the schema is refused with the keyword's place. The rules are those of d
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 from urllib.parse import unquote
@@ -17,6 +18,7 @@ from histrio.errors import RequestError
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.expressions import portable
 from histrio_grammars.values import (
+    FORMATS,
     check_count,
     check_format,
     check_min_properties,
@@ -60,7 +62,7 @@ _NEUTRAL: dict[str, Callable[[dict[str, Any]], bool]] = {
     "maxContains": lambda schema: "contains" not in schema,
     "minContains": lambda schema: "contains" not in schema or schema["minContains"] == 0,
     "not": lambda schema: schema["not"] is False,
-    "propertyNames": lambda schema: schema["propertyNames"] is True or schema["propertyNames"] == {},
+    "propertyNames": lambda schema: _takes_any_name(schema["propertyNames"]),
     "then": lambda schema: "if" not in schema,
     "unevaluatedItems": lambda schema: schema["unevaluatedItems"] is True or schema["unevaluatedItems"] == {},
     "unevaluatedProperties": lambda schema: (
@@ -69,6 +71,14 @@ _NEUTRAL: dict[str, Callable[[dict[str, Any]], bool]] = {
     "uniqueItems": lambda schema: schema["uniqueItems"] is False,
 }
 """Keywords that are not enforced → whether the schema would mean the same without."""
+_VOID: dict[str, Callable[[Any], bool]] = {
+    "format": lambda value: isinstance(value, str) and value not in FORMATS,
+    "maximum": lambda value: isinstance(value, float) and value >= sys.float_info.max,
+    "minimum": lambda value: isinstance(value, float) and value <= -sys.float_info.max,
+}
+"""Keywords that are enforced → whether this value restricts nothing: an unknown format only describes."""
+_TIME = r"^([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+"""Without second 60, which only the last minute of a day has, in the time of Greenwich."""
 _REFUSED = frozenset(
     {"$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef", "disallow", "divisibleBy", "extends"}
     | {"x-guidance"}
@@ -169,8 +179,11 @@ class _Reader:
         kept = {
             keyword: value
             for keyword, value in (_without_flags(schema, path) if self._has_flags else schema).items()
-            if keyword not in _NEUTRAL or not self._is_neutral(keyword, schema)
+            if not (keyword in _NEUTRAL and self._is_neutral(keyword, schema))
+            if not (keyword in _VOID and _VOID[keyword](value))
         }
+        if isinstance(kept.get("items"), list) and "prefixItems" not in kept and not self._has_tuples:
+            kept = _with_prefix_items(kept)
         for keyword, value in kept.items():
             self._check(keyword, value, kept, (*path, keyword))
         return _with_children(kept, [self.read(child, place) for place, child in _children(kept, path)])
@@ -182,17 +195,15 @@ class _Reader:
                 raise RequestError("$ref must name a place where a schema stands, such as #/$defs/name", param=place)
 
     def _is_neutral(self, keyword: str, schema: dict[str, Any]) -> bool:
-        if keyword == "additionalItems" and self._has_tuples:
-            return not isinstance(schema.get("items"), list)
         return _NEUTRAL[keyword](schema)
 
     def _check(self, keyword: str, value: Any, schema: dict[str, Any], path: Path) -> None:
         place = show(path)
-        if keyword in _REFUSED or (keyword in _NEUTRAL and not (keyword == "additionalItems" and self._has_tuples)):
+        if keyword in _REFUSED or (keyword in _NEUTRAL and keyword != "additionalItems"):
             raise RequestError(f"the keyword {keyword} cannot be enforced", param=place, code="unsupported_keyword")
 
         if keyword == "items" and isinstance(value, list) and not self._has_tuples:
-            raise RequestError("a list of items needs prefixItems, or a $schema of draft 7 or older", param=place)
+            raise RequestError("a list of items cannot stand beside prefixItems", param=place)
         if keyword in _LIST and not (isinstance(value, list) and value):
             raise RequestError(f"{keyword} must be a list with at least one schema", param=place)
         if keyword in _MAP and not isinstance(value, dict):
@@ -218,7 +229,7 @@ class _Reader:
             case "patternProperties":
                 check_pattern_properties(value, schema, place)
             case "format":
-                check_format(value, schema, place)
+                check_format(value, place)
             case "$ref":
                 self._check_reference(value, place)
             case "minProperties":
@@ -253,6 +264,20 @@ class _Reader:
             self._references.append((id(at), place))
 
 
+def _takes_any_name(schema: Any) -> bool:
+    """Whether every name of a property follows the schema, since each is a string."""
+    if not isinstance(schema, dict):
+        return schema is True
+    return schema.keys() <= {"type", "title", "description"} and schema.get("type", "string") == "string"
+
+
+def _with_prefix_items(schema: dict[str, Any]) -> dict[str, Any]:
+    """A list of items, as drafts up to 2019-09 have it and many generators without naming one, as later drafts do."""
+    found = {name: value for name, value in schema.items() if name not in ("items", "additionalItems")}
+    rest = {"items": schema["additionalItems"]} if "additionalItems" in schema else {}
+    return found | {"prefixItems": schema["items"]} | rest
+
+
 def _without_flags(schema: dict[str, Any], path: Path) -> dict[str, Any]:
     """Draft 4's exclusive bounds as those of later drafts."""
     found = dict(schema)
@@ -280,6 +305,8 @@ def _with_children(schema: dict[str, Any], read: list[Any]) -> dict[str, Any]:
             result[keyword] = {portable(name, dot="."): next(children) for name in value}
         elif keyword in _MAP:
             result[keyword] = {name: next(children) for name in value}
+        elif keyword == "format" and value == "time" and "pattern" not in schema:
+            result["pattern"] = portable(_TIME)
         elif keyword == "pattern":
             result[keyword] = portable(value)
         else:

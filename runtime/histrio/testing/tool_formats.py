@@ -13,7 +13,7 @@ from typing import Any
 from histrio.contracts.grammar import TagStructure
 from histrio.contracts.tool_format import FormatExample, Found, ToolFormat
 
-__all__ = ["KINDS", "SCHEMAS", "read_answer", "tool_format_faults"]
+__all__ = ["KINDS", "SCHEMAS", "read_answer", "tool_format_faults", "written_calls"]
 
 KINDS = ("one call", "parallel calls", "text around", "unicode and quotes", "broken")
 """Kinds of answers; every format has an example of each."""
@@ -31,6 +31,16 @@ Read = tuple[str, list[tuple[str, str]]]
 def tool_format_faults(tool_format: ToolFormat) -> list[str]:
     """What of the format breaks its contract, in sentences; empty for a sound one."""
     return [*_missing(tool_format), *_of_examples(tool_format), *_of_grammar(tool_format)]
+
+
+def written_calls(tool_format: ToolFormat, names: Iterable[str] = ("add", "say")) -> str:
+    """Calls of these tools as a grammar of the format demands them."""
+    layout = tool_format.layout
+    calls = []
+    for name in names:
+        structure = tool_format.structure(name, SCHEMAS[name])
+        calls.append(f"{structure.begin}{_written(structure, _ARGUMENTS[name])}{structure.end}")
+    return f"{layout.before}{layout.separator.join(calls)}{layout.after}"
 
 
 def read_answer(tool_format: ToolFormat, pieces: Iterable[str]) -> Read:
@@ -90,13 +100,8 @@ def _value(arguments: str) -> Any:
 
 def _of_grammar(tool_format: ToolFormat) -> Iterator[str]:
     """What a grammar of the format's structures and layout writes is read again."""
-    layout = tool_format.layout
-    calls = []
-    for name, schema in SCHEMAS.items():
-        structure = tool_format.structure(name, schema)
-        calls.append(f"{structure.begin}{_written(structure, _ARGUMENTS[name])}{structure.end}")
-    answer = f"{layout.before}{layout.separator.join(calls)}{layout.after}"
-    if layout.trigger and not answer.startswith(layout.trigger):
+    answer = written_calls(tool_format)
+    if not answer.startswith(tool_format.layout.trigger):
         yield "calls of its own grammar do not begin with the layout's trigger"
     text, found = read_answer(tool_format, [answer])
     if text or _values(found) != list(_ARGUMENTS.items()):
@@ -107,7 +112,7 @@ def _written(structure: TagStructure, arguments: Mapping[str, Any]) -> str:
     if structure.parameters is None:
         return json.dumps(arguments, ensure_ascii=False)
     values = [
-        json.dumps(each) if parameter.schema is not None else str(each)
+        json.dumps(each, ensure_ascii=False) if parameter.schema is not None else str(each)
         for parameter, each in zip(structure.parameters, arguments.values(), strict=True)
     ]
     written = [f"{each.begin}{value}{each.end}" for each, value in zip(structure.parameters, values, strict=True)]
