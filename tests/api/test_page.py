@@ -108,7 +108,7 @@ def test_whatever_the_page_refers_to_is_one_of_its_files() -> None:
 def test_models_text_never_becomes_markup_but_through_the_sanitiser() -> None:
     writes = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function")
     assert not [name for name in OWN_FILES if writes.search(text_of(name))]
-    assert "DOMPurify.sanitize(reader.render(" in text_of("js/markdown.js")
+    assert "DOMPurify.sanitize(html, CLEAN)" in text_of("js/markdown.js")
     assert "html: false" in text_of("js/markdown.js")
 
 

@@ -9,7 +9,7 @@ const reader = markdownit({ html: false, linkify: true }).disable("image");
 const CLEAN = {
   RETURN_DOM_FRAGMENT: true,
   ALLOWED_TAGS: [
-    "a", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
+    "a", "blockquote", "br", "code", "del", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "ol", "p", "pre", "s",
     "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
   ],
   ALLOWED_ATTR: ["href", "class", "start"],
@@ -25,9 +25,43 @@ for (const rule of ["th_open", "td_open"]) {
   };
 }
 
-/** A fragment that shows the text. */
-export function rendered(text) {
-  const fragment = DOMPurify.sanitize(reader.render(text), CLEAN);
+/** Shows a text that grows: of its blocks only those are made anew that have changed, which are mostly the last one. */
+export class Rendering {
+  #element;
+  #blocks = [];
+
+  constructor(element) {
+    this.#element = element;
+  }
+
+  show(text) {
+    const wanted = blocksOf(text);
+    const differs = wanted.findIndex((html, at) => html !== this.#blocks[at]?.html);
+    const numSame = differs < 0 ? wanted.length : differs;
+    for (const { element } of this.#blocks.splice(numSame)) element.remove();
+    if (numSame === wanted.length) return;
+    const fragment = cleaned(wanted.slice(numSame).join(""));
+    this.#blocks.push(...[...fragment.children].map((element, at) => ({ html: wanted[numSame + at], element })));
+    this.#element.append(fragment);
+  }
+}
+
+/** The HTML of each paragraph, list, table … of the text, in an element of its own. */
+function blocksOf(text) {
+  const env = {};
+  const tokens = reader.parse(text, env);
+  const found = [];
+  let begin = 0;
+  tokens.forEach(({ level, nesting }, at) => {
+    if (level > 0 || nesting > 0) return; // within a block, or where one begins
+    found.push(`<div class="block">${reader.renderer.render(tokens.slice(begin, at + 1), reader.options, env)}</div>`);
+    begin = at + 1;
+  });
+  return found;
+}
+
+function cleaned(html) {
+  const fragment = DOMPurify.sanitize(html, CLEAN);
   for (const link of fragment.querySelectorAll("a")) {
     link.target = "_blank";
     link.rel = "noopener noreferrer";

@@ -2,7 +2,7 @@
 
 import { speedOf } from "./answering.js";
 import { copyButton, h, icon, iconButton } from "./dom.js";
-import { rendered } from "./markdown.js";
+import { Rendering } from "./markdown.js";
 
 const ENDS = {
   length: "The answer ended at its limit of tokens.",
@@ -41,9 +41,9 @@ function assistantView(message, actions) {
   const tools = foot(message, editor(body, message, "Save", actions), actions);
   const element = h("article", { class: "message assistant", "aria-label": "Answer" });
   element.append(waiting, reasoning, body, calls, failure, speed, tools);
+  const rendering = new Rendering(body);
   let shown;
 
-  /** Parsing a long text for each token would take longer and longer: what has not changed is left as it is. */
   function update() {
     const { running, content } = message;
     element.setAttribute("aria-busy", String(Boolean(running)));
@@ -56,7 +56,7 @@ function assistantView(message, actions) {
       summary.textContent = running && !content ? "Reasoning…" : `Reasoned for ${seconds} s`;
       if (reasons.textContent !== message.reasoning) reasons.textContent = message.reasoning;
     }
-    if (shown !== content) body.replaceChildren(rendered((shown = content)));
+    if (shown !== content) rendering.show((shown = content));
     body.hidden = !content;
     calls.replaceChildren(...(message.tool_calls ?? []).map((call) => callView(call, message, actions)));
     failure.replaceChildren(...failureParts(message, actions));
