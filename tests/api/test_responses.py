@@ -19,6 +19,7 @@ from histrio_api.text.tokenizer import Tokenizer
 
 TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
 TOOLS: list[Any] = [{"type": "function", "name": "add", "description": "Adds.", "parameters": {"type": "object"}}]
+ALLOWED: dict[str, Any] = {"type": "allowed_tools", "tools": [{"type": "function", "name": "add"}]}
 CALL = '\n<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
 REASONED = "<think>\nLet me see.\n</think>\n\n"
 KEY = "s3cret"
@@ -327,6 +328,17 @@ def test_what_is_only_a_wish_is_named(served: Served) -> None:
     assert strict.status_code == 400
 
 
+def test_of_allowed_tools_the_model_sees_no_others(served: Served) -> None:
+    other = TOOLS[0] | {"name": "other"}
+    told = served.answer(tools=[other, *TOOLS], tool_choice=ALLOWED)["tool_choice"]
+    assert told == ALLOWED
+    prompt = served.prompt
+    served.answer(tools=TOOLS)
+    assert served.prompt == prompt
+    served.answer(tools=[other, *TOOLS])
+    assert served.prompt != prompt, "control"
+
+
 IMAGE = {"type": "input_image", "image_url": KEY}
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"input": None}, "input", "the field is required"),
@@ -345,7 +357,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search tools are not supported"),
     ({"tools": [{"type": KEY}]}, "tools[0].type", "this type is not supported"),
     ({"tools": [{"type": "function"}]}, "tools[0].name", "the field is required"),
-    ({"tools": TOOLS, "tool_choice": {"type": "file_search"}}, "tool_choice.type", "only function is"),
+    ({"tools": TOOLS, "tool_choice": {"type": "file_search"}}, "tool_choice.type", "only function and"),
+    ({"tools": TOOLS, "tool_choice": ALLOWED | {"mode": "required"}}, "tool_choice", "not supported by"),
+    ({"tools": [], "tool_choice": ALLOWED}, "tool_choice.tools[0]", "none of the request's functions"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name", "none of the"),
     ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "not supported by"),
     ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema", "the field is required"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 from uuid import uuid4
 
 from histrio_api.schemas.answered_responses import (
@@ -22,26 +21,23 @@ from histrio_api.text.answers import Parts
 __all__ = ["Began", "Change", "Ended", "Grew", "ResponseOutput"]
 
 
-@dataclass(frozen=True, slots=True)
-class Began:
+class Began(NamedTuple):
     """An item has begun; nothing is in it yet."""
 
     at: int
     item: OutputItem
 
 
-@dataclass(frozen=True, slots=True)
-class Grew:
+class Grew(NamedTuple):
     """There is more of an item."""
 
     at: int
     item: OutputItem
     text: str
-    logprobs: list[TokenLogprob] = field(default_factory=list)
+    logprobs: Sequence[TokenLogprob] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(NamedTuple):
     """An item is complete."""
 
     at: int
@@ -105,7 +101,7 @@ class ResponseOutput:
         assert self._open is not None, "what grows has begun"
         if text:
             self._pieces.append(text)
-            logprobs = self._unshown_logprobs() if isinstance(self._open, MessageItem) else []
+            logprobs = self._unshown_logprobs() if isinstance(self._open, MessageItem) else ()
             yield Grew(self._last, self._open, text, logprobs)
 
     def _close(self, status: ItemStatus) -> Iterator[Change]:

@@ -49,12 +49,13 @@ Placed = tuple[InputItem, str]
 def to_chat(received: Received[InputTokensRequest], items: Iterable[Placed], **more: Any) -> Received[ChatRequest]:
     """The same request as a chat about these items; `more` are fields of the chat. Raises `RequestError`."""
     request = received.request
+    tools, tool_choice = _offered(request)
     common = {name: getattr(request, name) for name in GenerationRequest.__struct_fields__}
     given = common | {
         "response_format": _response_format(request),
         "messages": [*_instructions(request), *_messages(items)],
-        "tools": [_tool(tool, f"tools[{at}]") for at, tool in enumerate(request.tools)],
-        "tool_choice": _tool_choice(request.tool_choice),
+        "tools": tools,
+        "tool_choice": tool_choice,
         "parallel_tool_calls": request.parallel_tool_calls,
         "reasoning": request.reasoning,
         "enable_thinking": request.enable_thinking,
@@ -180,13 +181,30 @@ def _tool(tool: OfferedFunction, path: str) -> ToolDefinition:
     return ToolDefinition(function=function)
 
 
-def _tool_choice(choice: str | ChosenTool) -> str | NamedTool:
+def _offered(request: InputTokensRequest) -> tuple[list[ToolDefinition], str | NamedTool]:
+    """The tools that may be called, and which of them have to be. Raises `RequestError`."""
+    tools = [_tool(tool, f"tools[{at}]") for at, tool in enumerate(request.tools)]
+    choice = request.tool_choice
     if isinstance(choice, str):
-        return choice
-    if choice.type != "function":
-        text = "tool_choice.type: only function is supported, or none, auto or required in the place of tool_choice"
-        raise RequestError(text, param="tool_choice.type", code="unsupported_parameter")
-    return NamedTool(function=ToolName(name=_required(choice.name, "tool_choice.name")))
+        return tools, choice
+    if choice.type == "function":
+        return tools, NamedTool(function=ToolName(name=_required(choice.name, "tool_choice.name")))
+    if choice.type == "allowed_tools":
+        return _allowed(tools, choice), choice.mode or "auto"
+
+    text = "tool_choice.type: only function and allowed_tools are supported, beside none, auto and required as texts"
+    raise RequestError(text, param="tool_choice.type", code="unsupported_parameter")
+
+
+def _allowed(tools: Sequence[ToolDefinition], choice: ChosenTool) -> list[ToolDefinition]:
+    """The others are not shown to the model."""
+    names = [tool.function.name for tool in tools]
+    for at, allowed in enumerate(choice.tools):
+        if allowed.type != "function" or allowed.name not in names:
+            param = f"tool_choice.tools[{at}]"
+            raise RequestError(f"{param}: none of the request's functions has this name", param=param)
+    allowed_names = {allowed.name for allowed in choice.tools}
+    return [tool for tool in tools if tool.function.name in allowed_names]
 
 
 def _response_format(request: InputTokensRequest) -> dict[str, Any] | None:

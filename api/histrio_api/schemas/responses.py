@@ -11,6 +11,7 @@ from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
 
 __all__ = [
+    "AllowedTool",
     "ChosenTool",
     "InputItem",
     "InputPart",
@@ -63,11 +64,22 @@ class OfferedFunction(Strict, frozen=True):
     strict: bool | None = None
 
 
-class ChosenTool(Strict, frozen=True):
-    """`tool_choice`: exactly this one."""
+class AllowedTool(Strict, frozen=True):
+    """One of those that may be called."""
+
+    type: str
+    name: str
+
+
+class ChosenTool(Strict, frozen=True, omit_defaults=True):
+    """`tool_choice`: exactly this function, or these `allowed_tools` alone."""
 
     type: str
     name: str | None = None
+    mode: Literal["auto", "required"] | None = None
+    """Of allowed tools; None: auto."""
+    tools: list[AllowedTool] = msgspec.field(default_factory=list)
+    """The allowed ones."""
 
 
 class TextFormat(Strict, frozen=True, omit_defaults=True):
