@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from uuid import uuid4
 
 import anyio
 import numpy as np
@@ -36,6 +35,8 @@ class Texts:
     arrival: Arrival
     prompts: list[Prompt]
     pooling: Pooling
+    id: str = ""
+    """What the request is called in the answer, in hooks and in the log."""
     num_cached_tokens: int = 0
 
     @property
@@ -45,17 +46,17 @@ class Texts:
         return VectorUsage(num_tokens, num_tokens)
 
 
-async def pooled(edge: Edge, texts: Texts, id_prefix: str) -> list[Vector]:
+async def pooled(edge: Edge, texts: Texts) -> list[Vector]:
     """[width] for each text, in their order. Raises `RequestError`, `Overloaded`, `EngineError`.
 
     However it ends, it is counted, and nothing of it goes on.
     """
-    request_id, state = f"{id_prefix}{uuid4().hex}", "cancelled"
+    state = "cancelled"
     limits, num_tokens = edge.keys.limits_of(texts.arrival.key), texts.usage.total_tokens
     priority = limits.priority(texts.request.priority)
     reservation = limits.reserve(num_tokens)
     try:
-        vectors = await _pooled(edge, texts, request_id, priority)
+        vectors = await _pooled(edge, texts, priority)
         state = "stop"
         return vectors
     except HistrioError as error:
@@ -63,10 +64,10 @@ async def pooled(edge: Edge, texts: Texts, id_prefix: str) -> list[Vector]:
         raise
     finally:
         reservation.settle(num_tokens)
-        _count(edge, texts, request_id, state)
+        _count(edge, texts, state)
 
 
-async def _pooled(edge: Edge, texts: Texts, request_id: str, priority: int) -> list[Vector]:
+async def _pooled(edge: Edge, texts: Texts, priority: int) -> list[Vector]:
     found: dict[int, Vector] = {}
     errors: list[Exception] = []
     waiting = iter(enumerate(texts.prompts))
@@ -74,7 +75,7 @@ async def _pooled(edge: Edge, texts: Texts, request_id: str, priority: int) -> l
     async def work(scope: anyio.CancelScope) -> None:
         try:
             for at, prompt in waiting:
-                (stream,) = edge.gateway.submit(_submission(texts, prompt, request_id, priority))
+                (stream,) = edge.gateway.submit(_submission(texts, prompt, priority))
                 found[at] = await _read(texts, stream)
         except Exception as error:
             errors.append(error)
@@ -105,20 +106,20 @@ async def _read(texts: Texts, stream: TokenStream) -> Vector:
     raise GenerationFailed("the request ended without its vector")
 
 
-def _submission(texts: Texts, prompt: Prompt, request_id: str, priority: int) -> Submission:
+def _submission(texts: Texts, prompt: Prompt, priority: int) -> Submission:
     request = texts.request
     user = request.user if isinstance(request.user, str) else ""
     return Submission(
         ids=prompt.ids,
         max_new_tokens=0,
         ask=Ask(priority=priority, pooling=texts.pooling),
-        id=request_id,
+        id=texts.id,
         key=texts.arrival.key,
         user=user[:MAX_USER_CHARS],
     )
 
 
-def _count(edge: Edge, texts: Texts, request_id: str, state: str) -> None:
+def _count(edge: Edge, texts: Texts, state: str) -> None:
     elapsed_s = time.perf_counter() - texts.arrival.at_s
     num_tokens = texts.usage.prompt_tokens
     edge.count_usage(texts.arrival.key, Counts(1, num_tokens, texts.num_cached_tokens, 0))
@@ -126,4 +127,4 @@ def _count(edge: Edge, texts: Texts, request_id: str, state: str) -> None:
     if edge.settings.log_requests:
         cached = PromptTokensDetails(texts.num_cached_tokens)
         usage = Usage(num_tokens, 0, num_tokens, cached, CompletionTokensDetails(0, 0, 0))
-        log_finished(request_id, edge.gateway.model.id, usage, [state], (None, elapsed_s))
+        log_finished(texts.id, edge.gateway.model.id, usage, [state], (None, elapsed_s))

@@ -68,7 +68,10 @@ _HONOURED = (
     | _honoured("responses", "instructions previous_response_id max_output_tokens", text=({},), include=([],))
     | _honoured("chats responses", top_logprobs=(0,), parallel_tool_calls=(True, False), chat_template_kwargs=({},))
     | _honoured("responses embeddings", "input")
-    | _honoured("embeddings", "encoding_format dimensions pooling normalize")
+    | _honoured("embeddings", "encoding_format dimensions normalize")
+    | _honoured("embeddings scores rerankings", "pooling")
+    | _honoured("scores", "text_1 text_2")
+    | _honoured("rerankings", "query top_n return_documents", documents=([],))
     | _honoured(
         "chats",
         "max_completion_tokens",
@@ -239,7 +242,7 @@ _REFUSED = (
     | _each("length_penalty", _refused("tokens are drawn, not searched for", 1))
     | _each("chat_template role_mapping template preset", _refused("the model's own template is used", ""))
     | _each("system", _refused("only messages and /api/generate have it; give a message of the role system", ""))
-    | _each("documents context", _refused("put them into a message", []))
+    | _each("context", _refused("put them into a message", []))
     | _each("messages[].tool_calls[].custom", _refused("tools are functions"))
     | _each("messages[].prefix messages[].partial", _refused("give continue_final_message", False))
     | _each(

@@ -35,6 +35,7 @@ from histrio_api.routes.responses import (
     show_response,
 )
 from histrio_api.routes.schema import schema
+from histrio_api.routes.scores import rerank, score
 from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.status import status
 from histrio_api.routes.tokenize import detokenize, tokenize
@@ -76,11 +77,13 @@ ROUTES: list[HTTPRouteHandler] = [
     page_file,
     pull,
     render,
+    rerank,
     reset_cache,
     responses,
     running_models,
     schema,
     settings_of_page,
+    score,
     show,
     show_model,
     show_response,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import msgspec
 from litestar.response.base import ASGIResponse
@@ -46,10 +47,11 @@ async def respond_with_vectors(
 
         asked, texts, ignored = await edge.run_text(prepare, len(body))
 
+    texts.id = f"{id_prefix}{uuid4().hex}"
     vectors: list[Vector] = []
 
     async def work() -> None:
-        vectors.extend(await pooled(edge, texts, id_prefix))
+        vectors.extend(await pooled(edge, texts))
 
     await attended(edge, request.receive, work, outlives_draining=True)
     num_numbers = sum(map(len, vectors))
@@ -57,6 +59,6 @@ async def respond_with_vectors(
         lambda: msgspec.json.encode(write(edge, asked, texts, vectors)), num_numbers // _NUMBERS_PER_TOKEN
     )
     edge.metrics.count_request(request.scope["path"], 200)
-    return ASGIResponse(
-        body=answer, headers=edge.keys.limits_of(arrival.key).headers() | ignored_headers(edge, ignored)
-    )
+    limits = edge.keys.limits_of(arrival.key)
+    headers = {"x-request-id": texts.id, **limits.headers(), **ignored_headers(edge, ignored)}
+    return ASGIResponse(body=answer, headers=headers)

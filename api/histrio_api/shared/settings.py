@@ -72,7 +72,7 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     max_prompts: _Count = 64
     """Most prompts in the list of one completion request."""
     max_inputs: _Count = 2048
-    """Most texts of one request for vectors."""
+    """Most texts of one request for vectors, scores or a ranking."""
     max_inputs_at_a_time: _Count = 64
     """Of these texts, so many are with the engine at the same time; the others wait for them."""
     any_dimensions: bool = False

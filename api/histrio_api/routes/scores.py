@@ -1,0 +1,91 @@
+"""POST /v1/score and /v1/rerank, with the other URLs that their clients know."""
+
+from __future__ import annotations
+
+import time
+
+from litestar import post
+from litestar.response.base import ASGIResponse
+from msgspec import UNSET, UnsetType
+
+from histrio.errors import RequestError
+from histrio_api.answer.similarity import similarities
+from histrio_api.answer.vectors import Texts, Vector
+from histrio_api.request.prompts import require_at_most
+from histrio_api.request.received import Arrival
+from histrio_api.request.texts import encoded_texts
+from histrio_api.routes.common import HttpRequest
+from histrio_api.routes.vectors import respond_with_vectors
+from histrio_api.schemas.scores import Document, Ranked, Reranking, RerankRequest, Score, ScoreRequest, Scores
+from histrio_api.shared.edge import Edge
+
+__all__ = ["rerank", "score"]
+
+
+@post(["/v1/score", "/score"], status_code=200)
+async def score(request: HttpRequest) -> ASGIResponse:
+    """How near the texts of each pair are."""
+    return await respond_with_vectors(request, ScoreRequest, _pairs, _scores, "score-")
+
+
+@post(["/v1/rerank", "/v2/rerank", "/rerank"], status_code=200)
+async def rerank(request: HttpRequest) -> ASGIResponse:
+    """Documents in the order of how near they are to a query."""
+    return await respond_with_vectors(request, RerankRequest, _query_and_documents, _ranking, "rerank-")
+
+
+def _pairs(edge: Edge, request: ScoreRequest, arrival: Arrival) -> Texts:
+    firsts, seconds = _listed(request.text_1), _listed(request.text_2)
+    if not firsts or not seconds or len(firsts) not in (1, len(seconds)):
+        text = f"text_1: has {len(firsts)} texts and text_2 has {len(seconds)}; give one, or as many as text_2 has"
+        raise RequestError(text, param="text_1")
+
+    require_at_most("text_2", "texts are accepted together with text_1", len(firsts) + len(seconds), _most(edge))
+    prompts = encoded_texts(edge, request, firsts, "text_1") + encoded_texts(edge, request, seconds, "text_2")
+    return Texts(request, arrival, prompts, request.pooling or edge.gateway.model.vectors.pooling)
+
+
+def _scores(edge: Edge, request: ScoreRequest, texts: Texts, vectors: list[Vector]) -> Scores:
+    num_firsts = len(_listed(request.text_1))
+    found = similarities(vectors[:num_firsts], vectors[num_firsts:])
+    return Scores(
+        id=texts.id,
+        created=int(time.time()),
+        model=edge.gateway.model.id,
+        data=[Score(index, value) for index, value in enumerate(found)],
+        usage=texts.usage,
+    )
+
+
+def _query_and_documents(edge: Edge, request: RerankRequest, arrival: Arrival) -> Texts:
+    if not request.documents:
+        raise RequestError("documents: must not be empty", param="documents")
+
+    require_at_most("documents", "texts are accepted together with query", 1 + len(request.documents), _most(edge))
+    documents = [_text(each) for each in request.documents]
+    prompts = encoded_texts(edge, request, [request.query], "query")
+    prompts += encoded_texts(edge, request, documents, "documents")
+    return Texts(request, arrival, prompts, request.pooling or edge.gateway.model.vectors.pooling)
+
+
+def _ranking(edge: Edge, request: RerankRequest, texts: Texts, vectors: list[Vector]) -> Reranking:
+    found = similarities(vectors[:1], vectors[1:])
+    nearest = sorted(range(len(found)), key=lambda index: -found[index])[: request.top_n or None]
+    results = [Ranked(index, found[index], _shown(request, index)) for index in nearest]
+    return Reranking(texts.id, edge.gateway.model.id, results, texts.usage)
+
+
+def _shown(request: RerankRequest, index: int) -> Document | UnsetType:
+    return Document(text=_text(request.documents[index])) if request.return_documents else UNSET
+
+
+def _listed(texts: str | list[str]) -> list[str]:
+    return [texts] if isinstance(texts, str) else texts
+
+
+def _text(document: str | Document) -> str:
+    return document if isinstance(document, str) else document.text
+
+
+def _most(edge: Edge) -> int:
+    return edge.settings.max_inputs
