@@ -129,3 +129,8 @@ def test_help_needs_no_array_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "argparse"
+
+
+def test_the_page_is_switched_off_by_a_flag() -> None:
+    assert parse_options(["--model", "demo", "--no-ui"]).tables["api"] == {"ui": False}
+    assert "api" not in parse_options(["--model", "demo"]).tables, "control"

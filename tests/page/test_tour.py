@@ -12,7 +12,7 @@ import pytest
 from histrio.contracts.gateway import Delta
 from histrio.errors import RequestError
 from histrio.messages import RequestState
-from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
+from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from tests.page.conftest import Served
 
 MARKDOWN = """**bold** <img src="x" onerror="window.hurt = 1"><script>window.hurt = 1</script>
@@ -209,6 +209,21 @@ def test_the_key_is_asked_for_and_sent(open_page: Callable[..., Served], model: 
         assert "$HISTRIO_API_KEY" in page.get_by_role("dialog").inner_text()
         assert "sesame" not in page.content()
         assert gateway.submissions
+
+
+def test_a_model_without_a_template_continues_what_is_written(open_page: Callable[..., Served], tmp_path: Path) -> None:
+    write_tokenizer(tmp_path, None)
+    served = open_page()
+    ids = served.ids(" upon a time")
+    gateway = ScriptedGateway(served_model(tmp_path), lambda submission, choice: saying(ids))
+    with running_endpoint(gateway) as url:
+        served.page.goto(f"{url}/")
+        served.page.wait_for_selector(".welcome:has-text('continued as it stands')")
+        served.send("Once")
+        served.page.wait_for_selector(".message:last-child .text:has-text('upon a time')")
+        prompt = served.tokenizer.decode(gateway.submissions[-1].ids, skip_special=True)
+        assert prompt == "Once"
+        assert gateway.submissions[-1].max_new_tokens > 16, "the answer may fill the context, as in chats"
 
 
 def test_the_next_request_is_copied_as_code_and_conversations_are_saved(served: Served, tmp_path: Path) -> None:

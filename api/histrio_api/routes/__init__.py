@@ -8,8 +8,8 @@ from histrio_api.routes.anthropic import count_tokens, messages
 from histrio_api.routes.cache import reset_cache
 from histrio_api.routes.chat import chat_completions
 from histrio_api.routes.completions import completions
-from histrio_api.routes.embeddings import embeddings
 from histrio_api.routes.configure import configure
+from histrio_api.routes.embeddings import embeddings
 from histrio_api.routes.llama_cpp import infill, llama_completion, llama_props, llama_slots
 from histrio_api.routes.models import list_models, show_model
 from histrio_api.routes.ollama import ollama_chat, ollama_generate

@@ -7,7 +7,8 @@ export function requestOf(conversation, described) {
   const body = { model: described.model.id, ...Object.fromEntries(known) };
   if (!described.model.has_chat_template) {
     const prompt = [settings.system, ...conversation.messages.map((message) => message.content)].filter(Boolean).join("");
-    return { path: "v1/completions", body: { ...body, prompt } };
+    const room = described.model.max_sequence_length; // an upper bound: without one, completions end after 16 tokens
+    return { path: "v1/completions", body: { max_tokens: room, ...body, prompt } };
   }
 
   const system = settings.system.trim() ? [{ role: "system", content: settings.system }] : [];
