@@ -93,6 +93,9 @@ def test_every_route_is_in_it_with_what_it_does(document: dict[str, Any]) -> Non
     assert all(each["summary"].endswith(".") for each in found.values())
     item_list = document["paths"]["/v1/responses/{response_id}/input_items"]["get"]["parameters"]
     assert [each["name"] for each in item_list] == ["response_id", "limit", "order", "after"]
+    embedding = document["components"]["schemas"]["EmbeddingRequest"]["properties"]
+    assert "temperature" not in embedding, "no sampler's field where nothing is sampled"
+    assert "base64" in str(embedding["encoding_format"])
 
 
 def test_every_field_of_every_form_is_in_it(document: dict[str, Any]) -> None:

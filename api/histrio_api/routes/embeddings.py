@@ -10,6 +10,7 @@ from histrio_api.answer.vectors import Texts, Vector
 from histrio_api.request.received import Arrival
 from histrio_api.request.texts import input_prompts
 from histrio_api.routes.common import HttpRequest
+from histrio_api.routes.described import described
 from histrio_api.routes.vectors import respond_with_vectors
 from histrio_api.schemas.embeddings import EmbeddingRequest, Embeddings
 from histrio_api.shared.edge import Edge
@@ -17,7 +18,7 @@ from histrio_api.shared.edge import Edge
 __all__ = ["embeddings"]
 
 
-@post("/v1/embeddings", status_code=200)
+@post("/v1/embeddings", status_code=200, opt=described(EmbeddingRequest, Embeddings))
 async def embeddings(request: HttpRequest) -> ASGIResponse:
     """One vector for each text."""
     return await respond_with_vectors(request, EmbeddingRequest, _texts, _answer, "embd-")
