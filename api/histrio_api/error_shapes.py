@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from histrio.errors import HistrioError
+from histrio.errors import HistrioError, RequestError
 
 __all__ = [
     "MAX_PARAM_CHARS",
@@ -20,6 +20,7 @@ __all__ = [
     "ollama_error",
     "openai_error",
     "responses_error",
+    "transport_error",
 ]
 
 MAX_MESSAGE_CHARS = 1000
@@ -139,3 +140,10 @@ def error_object(error: HistrioError, path: str) -> bytes:
     """The error as a request to this path gets it."""
     shape = next((shape for root, shape in _SHAPES.items() if f"{path}/".startswith(f"{root}/")), openai_error)
     return msgspec.json.encode(shape(error))
+
+
+def transport_error(status: int, message: str, code: str, path: str) -> bytes:
+    """An error that is found below the application, as a request to this path gets it."""
+    error = HistrioError(message) if status >= 500 else RequestError(message)
+    error.status, error.code = status, code
+    return error_object(error, path)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -227,3 +230,19 @@ def test_a_model_without_chat_template_says_so(tmp_path: Path) -> None:
         assert (response.status_code, error_of(response)["code"]) == (400, "no_chat_template")
         completion = httpx.post(f"{url}/v1/completions", json={"model": "test/scripted", "prompt": "Hello"})
         assert completion.status_code == 200, "control: completions need none"
+
+
+@pytest.mark.parametrize(
+    ("path", "known"),
+    [("/v1/messages", {"type", "error"}), ("/v1/chat/completions", {"error"}), ("/api/chat", {"error"})],
+)
+def test_errors_below_the_application_have_the_form_of_their_url_too(guarded: str, path: str, known: set[str]) -> None:
+    address = urlsplit(guarded)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer first\r\nTransfer-Encoding: chunked\r\n\r\nno"
+    with socket.create_connection((str(address.hostname), int(address.port or 0))) as client:
+        client.sendall(head.encode())
+        answer = client.makefile("rb").read()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    body = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert body.keys() == known
+    assert isinstance(body["error"], str) == path.startswith("/api")

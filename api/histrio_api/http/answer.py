@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from functools import lru_cache
 from http import HTTPStatus
@@ -11,10 +11,13 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["Framing", "error_answer", "framing_of", "head_bytes"]
+__all__ = ["ErrorBody", "Framing", "error_answer", "framing_of", "head_bytes", "openai_error_body"]
 
 Framing = Literal["none", "length", "chunks", "close"]
 """How a client knows where the body ends: there is none, by its length, by a last chunk, or by the connection's end."""
+
+ErrorBody = Callable[[int, str, str, str], bytes]
+"""From status, message, code and path to the body of an error, in the form that clients of this path know."""
 
 Headers = Iterable[tuple[bytes, bytes]]
 
@@ -44,10 +47,14 @@ def head_bytes(status: int, headers: Headers, framing: Framing, *, closes: bool)
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-def error_answer(status: int, message: str, code: str, headers: Headers = ()) -> bytes:
-    """A whole answer with OpenAI's error object, after which the connection ends."""
+def openai_error_body(status: int, message: str, code: str, path: str) -> bytes:
+    """OpenAI's error object, whatever the path."""
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    body = msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+def error_answer(status: int, body: bytes, headers: Headers = ()) -> bytes:
+    """A whole answer with an error as JSON, after which the connection ends."""
     length = str(len(body)).encode()
     own = [(b"content-type", b"application/json"), (b"content-length", length), *headers]
     return head_bytes(status, own, "length", closes=True) + body

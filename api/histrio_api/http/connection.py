@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, cast
 from urllib.parse import unquote_to_bytes
 
-from histrio_api.http.answer import error_answer
+from histrio_api.http.answer import ErrorBody, error_answer
 from histrio_api.http.exchange import Application, Exchange
 from histrio_api.http.limits import HttpLimits
 from histrio_api.http.parser import Head, Malformed, RequestParser
@@ -34,6 +34,7 @@ class Host(Protocol):
 
     application: Application
     limits: HttpLimits
+    error_body: ErrorBody
 
     def opened(self, connection: Connection) -> None:
         """There is one more."""
@@ -169,6 +170,10 @@ class Connection(asyncio.Protocol):
             self._num_written += len(data)
             self._transport.write(data)
 
+    def write_error(self, status: int, message: str, code: str, path: str) -> None:
+        """The exchange's: send an error as the whole answer."""
+        self.write(error_answer(status, self._host.error_body(status, message, code, path)))
+
     async def drain(self) -> None:
         """The exchange's: wait until the client has taken most of what was written."""
         await self._writable.wait()
@@ -257,7 +262,8 @@ class Connection(asyncio.Protocol):
             if exchange.has_begun:
                 self.abort()
                 return
-        self.write(error_answer(error.status, str(error), error.code))
+        path = "" if exchange is None else exchange.scope["path"]
+        self.write_error(error.status, str(error), error.code, path)
         self._linger()
 
     def _linger(self) -> None:

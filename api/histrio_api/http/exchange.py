@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
-from histrio_api.http.answer import Framing, error_answer, framing_of, head_bytes
+from histrio_api.http.answer import Framing, framing_of, head_bytes
 from histrio_api.http.parser import Head
 
 __all__ = ["Application", "Exchange", "Wire"]
@@ -28,6 +28,9 @@ class Wire(Protocol):
 
     def write(self, data: bytes) -> None:
         """Send; nothing if the client has left."""
+
+    def write_error(self, status: int, message: str, code: str, path: str) -> None:
+        """Send an error as the whole answer to a request of this path."""
 
     async def drain(self) -> None:
         """Return once the client has taken most of what was written."""
@@ -178,5 +181,5 @@ class Exchange:
             self._wire.abort()
             return
         self.has_begun = self.is_complete = True
-        self._wire.write(error_answer(status, message, code))
+        self._wire.write_error(status, message, code, self.scope["path"])
         self._wire.end_exchange(keeps_alive=False)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 from histrio.system.heap import release_free_memory
-from histrio_api.http.answer import error_answer
+from histrio_api.http.answer import ErrorBody, error_answer, openai_error_body
 from histrio_api.http.connection import Connection
 from histrio_api.http.exchange import Application, Exchange
 from histrio_api.http.limits import HttpLimits
@@ -41,10 +41,13 @@ class HttpServer:
         application: Application,
         listener: socket.socket,
         limits: HttpLimits,
+        error_body: ErrorBody = openai_error_body,
         release: Callable[[], None] = release_free_memory,
     ) -> None:
+        """`error_body` writes the errors that the application knows nothing of."""
         self.application = application
         self.limits = limits
+        self.error_body = error_body
         self._listener = listener
         self._max_connections = num_allowed_connections(limits.max_connections)
         self._connections: set[Connection] = set()
@@ -74,7 +77,7 @@ class HttpServer:
             if MAX_UNSENT is not None:
                 client.setsockopt(socket.IPPROTO_TCP, MAX_UNSENT, MAX_UNSENT_BYTES)
             if len(self._connections) >= self._max_connections and not self._make_room():
-                _turn_away(client)
+                self._turn_away(client)
                 continue
             try:
                 await loop.connect_accepted_socket(lambda: Connection(self), client)
@@ -132,6 +135,22 @@ class HttpServer:
         longest.abort()
         return True
 
+    def _turn_away(self, client: socket.socket) -> None:
+        """Say that there is no room, as far as that goes without waiting."""
+        text = "too many connections are open; try again shortly"
+        body = self.error_body(503, text, "too_many_connections", "")
+        answer = error_answer(503, body, [(b"retry-after", str(_RETRY_AFTER_S).encode())])
+        try:
+            client.recv(65_536)  # unread bytes would turn the answer into a reset
+        except OSError:
+            pass
+        try:
+            client.send(answer)
+            client.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        client.close()
+
     async def _wait_for_descriptors(self, error: OSError) -> None:
         """Accepting failed; a client that left is none of our concern, a lack of descriptors may pass."""
         if error.errno == errno.ECONNABORTED:
@@ -170,19 +189,3 @@ def num_allowed_connections(wanted: int) -> int:
         allowed,
     )
     return allowed
-
-
-def _turn_away(client: socket.socket) -> None:
-    """Say that there is no room, as far as that goes without waiting."""
-    retry = (b"retry-after", str(_RETRY_AFTER_S).encode())
-    answer = error_answer(503, "too many connections are open; try again shortly", "too_many_connections", [retry])
-    try:
-        client.recv(65_536)  # unread bytes would turn the answer into a reset
-    except OSError:
-        pass
-    try:
-        client.send(answer)
-        client.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass
-    client.close()

@@ -6,6 +6,7 @@ request's own struct and the endpoint's settings.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -70,9 +71,7 @@ def page_settings(edge: Edge) -> dict[str, Any]:
 
 def _own_schemas(edge: Edge) -> dict[str, dict[str, Any]]:
     """Of the fields that requests have whatever the samplers are, as far as they are honoured here."""
-    kinds = msgspec.json.schema(ChatRequest)["$defs"]
-    properties: dict[str, dict[str, Any]] = kinds[ChatRequest.__name__]["properties"]
-    texts = field_docs(GenerationRequest) | field_docs(ChatRequest)
+    properties, texts = _chat_properties(), _chat_texts()
     honours, variables = edge.gateway.model.honours, edge.template.variables if edge.template is not None else ()
     found = {}
     for name in _OWN_FIELDS:
@@ -84,3 +83,16 @@ def _own_schemas(edge: Edge) -> dict[str, dict[str, Any]]:
     found["max_tokens"] = found["max_tokens"] | {"anyOf": [{"type": "integer", "minimum": 1, "maximum": longest}]}
     found["stop"] = {"type": "array", "items": stop, "maxItems": limits.max_stop_strings, "default": []}
     return found
+
+
+@cache
+def _chat_properties() -> dict[str, dict[str, Any]]:
+    """Of a chat, as JSON schemas; making them takes some hundredths of a second."""
+    kinds = msgspec.json.schema(ChatRequest)["$defs"]
+    properties: dict[str, dict[str, Any]] = kinds[ChatRequest.__name__]["properties"]
+    return properties
+
+
+@cache
+def _chat_texts() -> dict[str, str]:
+    return field_docs(GenerationRequest) | field_docs(ChatRequest)

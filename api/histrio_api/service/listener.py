@@ -10,6 +10,7 @@ from collections.abc import Callable
 import anyio
 
 from histrio.errors import TopologyError
+from histrio_api.error_shapes import transport_error
 from histrio_api.http.exchange import Application
 from histrio_api.http.limits import HttpLimits
 from histrio_api.http.server import HttpServer
@@ -34,7 +35,7 @@ async def serve(app: Application, settings: ApiSettings, ready: Callable[[str], 
         idle_s=settings.idle_connection_s,
         min_bytes_per_s=settings.min_bytes_per_s,
     )
-    server = HttpServer(app, listener, limits)
+    server = HttpServer(app, listener, limits, transport_error)
     try:
         ready(_address(listener))
         await server.accept()
