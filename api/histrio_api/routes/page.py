@@ -9,6 +9,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
+from anyio import to_thread
 from litestar import get
 from litestar.exceptions import NotFoundException
 from litestar.response.base import ASGIResponse
@@ -61,7 +62,8 @@ async def settings_of_page(request: HttpRequest) -> ASGIResponse:
     edge = edge_of(request)
     if not edge.settings.ui:
         raise NotFoundException
-    return json_response(page_settings(edge), {"cache-control": "no-cache"})
+    content = await to_thread.run_sync(page_settings, edge)  # it reads sources, and makes schemas of structs
+    return json_response(content, {"cache-control": "no-cache"})
 
 
 def _answer(request: HttpRequest, file: _File) -> ASGIResponse:
