@@ -193,6 +193,7 @@ def test_a_key_sees_its_own_usage_and_an_admin_all(
             "prompt_tokens": 2 * spent["prompt_tokens"],
             "cached_tokens": 2,
             "completion_tokens": 2 * spent["completion_tokens"],
+            "reasoning_tokens": 0,
             "errors": 0,
         }
     ]

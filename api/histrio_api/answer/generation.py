@@ -175,7 +175,8 @@ class Generation:
 
 def _counts(usage: Usage) -> Counts:
     cached = usage.prompt_tokens_details.cached_tokens
-    return Counts(1, usage.prompt_tokens, cached, usage.completion_tokens)
+    reasoning = usage.completion_tokens_details.reasoning_tokens
+    return Counts(1, usage.prompt_tokens, cached, usage.completion_tokens, reasoning)
 
 
 def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generation:

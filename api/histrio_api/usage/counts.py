@@ -31,6 +31,8 @@ class Counts(msgspec.Struct):
     cached_tokens: int = 0
     """Of the prompts' tokens, those from the prefix cache."""
     completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the answers' tokens, those with which models reasoned."""
     errors: int = 0
     """Answers that were an error, and streams that ended in one."""
 
