@@ -238,6 +238,7 @@ def _body(random_: random.Random) -> bytes:
 
 def _spoil(random_: random.Random, fields: dict[str, Any]) -> None:
     """Put something else in one place, wherever that is."""
+    fields.setdefault("model", "toy")
     place: Any = fields
     key: Any = random_.choice(sorted(fields))
     while random_.random() < 0.6 and isinstance(inner := place[key], dict | list) and inner:
