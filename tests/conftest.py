@@ -31,8 +31,22 @@ _IMPORTS_TRANSFORMERS = (
 _COLD_IMPORT_TIMEOUT_S = 120
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whichever of these tests comes first waits for a cold disk to hand over a gigabyte of libraries."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--thorough`."""
+    parser.addoption(
+        "--thorough", action="store_true", help="run the tests marked thorough, too: more of the same kind"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is thorough unless it is asked for, and gives time to the first import of large libraries.
+
+    The first of these tests waits until a cold disk has read a gigabyte of libraries.
+    """
+    if not config.getoption("--thorough"):
+        left_out = [item for item in items if item.get_closest_marker("thorough")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
     for item in items:
         is_slow = any(part in item.nodeid for part in _IMPORTS_TRANSFORMERS)
         if is_slow and item.get_closest_marker("timeout") is None:

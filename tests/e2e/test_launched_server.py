@@ -118,7 +118,15 @@ def test_the_official_client_streams_what_the_plain_computation_gives(server: La
     assert len(set(texts)) == len(prompts), "a control: other prompts give other texts"
 
 
-@pytest.mark.parametrize(("victim", "stages"), [("engine", 1), ("stage1", 2), ("engine", 3), ("stage0", 3)])
+@pytest.mark.parametrize(
+    ("victim", "stages"),
+    [
+        pytest.param("engine", 1, marks=pytest.mark.thorough),
+        ("stage1", 2),
+        ("engine", 3),
+        pytest.param("stage0", 3, marks=pytest.mark.thorough),
+    ],
+)
 def test_streams_go_on_with_the_same_tokens_when_a_process_is_killed(
     model: Path, tmp_path: Path, victim: str, stages: int
 ) -> None:

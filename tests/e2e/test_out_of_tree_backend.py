@@ -88,7 +88,14 @@ def expected(model: Path) -> list[str]:
     return texts
 
 
-@pytest.fixture(scope="module", params=["numpy-llama alone", "numpy-llama torch", "torch numpy-llama"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "numpy-llama alone",
+        "numpy-llama torch",
+        pytest.param("torch numpy-llama", marks=pytest.mark.thorough),
+    ],
+)
 def server(
     model: Path, site: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> Iterator[LaunchedServer]:

@@ -181,7 +181,7 @@ def undisturbed(server: LaunchedServer) -> list[str]:
     return anyio.run(stream_all, server, None)
 
 
-@pytest.mark.parametrize("victim", ["engine", "stage1"])
+@pytest.mark.parametrize("victim", [pytest.param("engine", marks=pytest.mark.thorough), "stage1"])
 def test_constrained_streams_survive_a_killed_process_with_the_same_text(
     server: LaunchedServer, undisturbed: list[str], victim: str
 ) -> None:

@@ -232,7 +232,7 @@ def test_each_choice_is_drafted_for_by_itself(pairs: dict[str, Pair]) -> None:
     assert num_accepted > 0
 
 
-@pytest.mark.parametrize("cuts", [(), (1,)], ids=["whole", "cut"])
+@pytest.mark.parametrize("cuts", [(), pytest.param((1,), marks=pytest.mark.thorough)], ids=["whole", "cut"])
 def test_requests_without_a_seed_accept_by_the_ratio_of_both_models(
     cuts: tuple[int, ...], pairs: dict[str, Pair]
 ) -> None:
