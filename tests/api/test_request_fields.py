@@ -21,6 +21,7 @@ from histrio_api.request.known_fields import ALIASES, HINTS, KNOWN_FIELDS
 from histrio_api.schemas.anthropic import MessagesRequest
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.completions import CompletionRequest
+from histrio_api.schemas.embeddings import EmbeddingRequest
 from histrio_api.schemas.formats import ResponseFormat
 from histrio_api.schemas.responses import ResponsesRequest
 from histrio_samplers.plugin import SAMPLERS
@@ -153,6 +154,7 @@ FORMS: dict[str, set[str]] = {
     "completions": {*CompletionRequest.__struct_fields__},
     "messages": {*MessagesRequest.__struct_fields__} - NOT_OF_MESSAGES.keys(),
     "responses": {*ResponsesRequest.__struct_fields__} - NOT_OF_RESPONSES.keys(),
+    "embeddings": {*EmbeddingRequest.__struct_fields__} - {*CompletionRequest.__struct_fields__},
 }
 """What each form honours."""
 HINTS_ELSEWHERE = {"reasoning_effort", "reasoning", "enable_thinking", "thinking", "think", "metadata", "store"}
@@ -313,7 +315,8 @@ def test_prompts_are_text_ids_or_lists_of_them() -> None:
 
 def test_the_core_knows_every_field_that_a_sampler_may_not_have() -> None:
     own = {*ChatRequest.__struct_fields__, *CompletionRequest.__struct_fields__}
+    others = {*EmbeddingRequest.__struct_fields__}
     missing = own - CORE_FIELDS
     assert not missing, f"add these to CORE_FIELDS in histrio/contracts/request_fields.py: {sorted(missing)}"
-    assert not CORE_FIELDS - own - HINTS, "a field that no request has"
+    assert not CORE_FIELDS - own - others - HINTS, "a field that no request has"
     assert not CORE_FIELDS & {field for sampler in SAMPLERS for field in sampler.params.__struct_encode_fields__}

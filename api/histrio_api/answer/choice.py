@@ -108,6 +108,16 @@ class Choice:
         """Whether log probabilities wait to go out."""
         return bool(self.num_shown_logprobs)
 
+    @property
+    def keeps_ids(self) -> bool:
+        """Whether ids are asked for."""
+        return self._kept_ids is not None
+
+    @property
+    def prompt_ids(self) -> list[int] | UnsetType:
+        """Those of the prompt, if ids are asked for."""
+        return self.prompt.ids if self.keeps_ids else UNSET
+
     def keep_ids(self) -> None:
         """Ids are asked for; called once, before the first delta."""
         self._kept_ids = []

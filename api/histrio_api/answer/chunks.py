@@ -20,7 +20,7 @@ from histrio_api.request.prepared import Prepared
 from histrio_api.schemas.generation import AnsweredChoice
 from histrio_api.shared.edge import Edge
 
-__all__ = ["Chunks", "encode", "logprobs_field"]
+__all__ = ["Chunks", "encode", "ids_field", "logprobs_field"]
 
 C = TypeVar("C", bound=AnsweredChoice)
 
@@ -47,14 +47,15 @@ class Chunks(ABC, Generic[C]):
         }
         self._head = b"data: " + encode(fields)[:-1] + b',"choices":['
         self._heads = [self._head + b'{"index":%d,' % at for at in range(len(generation.choices))]
-        self._tail = b'}],"usage":null}\n\n' if self._usage_stats != "none" else b"}]}\n\n"
+        self._tail = b'],"usage":null}\n\n' if self._usage_stats != "none" else b"]}\n\n"
 
     def chunk(self, choice: Choice, content: bytes, finish_reason: bytes = b"null") -> bytes:
         """One chunk of a choice, with `content` in its place."""
         tail = self._tail
         if self._usage_stats == "every":
-            tail = b'}],"usage":' + encode(self.generation.usage) + b"}\n\n"
-        return self._heads[choice.index] + content + b',"finish_reason":' + finish_reason + tail
+            tail = b'],"usage":' + encode(self.generation.usage) + b"}\n\n"
+        ids = ids_field(b"token_ids", choice.take_ids()) if choice.keeps_ids else b""
+        return self._heads[choice.index] + content + b',"finish_reason":' + finish_reason + ids + b"}" + tail
 
     def choices(self, texts: Sequence[str]) -> list[C]:
         """Those of the whole answer, each with its text."""
@@ -82,6 +83,11 @@ class Chunks(ABC, Generic[C]):
     def failure(self, error: HistrioError) -> bytes:
         """The error's object."""
         return b"data: " + encode(openai_error(error)) + b"\n\n"
+
+
+def ids_field(name: bytes, ids: Sequence[int]) -> bytes:
+    """The field, if there are any."""
+    return b',"' + name + b'":' + encode(ids) if ids else b""
 
 
 def logprobs_field(choice: Choice, form: Callable[[list[PlacedToken]], Any]) -> bytes:

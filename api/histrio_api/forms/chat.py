@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from histrio.contracts.tool_format import CallPiece
 from histrio.errors import RequestError
 from histrio_api.answer.choice import Choice
-from histrio_api.answer.chunks import Chunks, encode, logprobs_field
+from histrio_api.answer.chunks import Chunks, encode, ids_field, logprobs_field
 from histrio_api.answer.generation import Generation
 from histrio_api.answer.logprobs import chat_logprobs
 from histrio_api.forms.form import Form
@@ -52,6 +54,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
         scores=scores,
         grammar=None if grammar is None else grammar.after(parts.reasoning, edge.reasoning_marks),
         parts=parts,
+        keeps_ids=chat.return_token_ids,
         hides_special=chat.skip_special_tokens and not any(map(edge.tokenizer.hides, parts.marks)),
     )
 
@@ -84,7 +87,9 @@ class ChatAnswer(Chunks[ChatChoice]):
     def opening(self) -> bytes:
         """A first chunk for each choice, with the role that speaks."""
         delta = b'"delta":{"role":"assistant","content":""},"logprobs":null'
-        return b"".join(self.chunk(choice, delta) for choice in self.generation.choices)
+        choices = self.generation.choices
+        ids = ids_field(b"prompt_token_ids", choices[0].prompt.ids) if choices[0].keeps_ids else b""
+        return b"".join(self.chunk(choice, delta + ids) for choice in choices)
 
     def piece(self, choice: Choice, text: str) -> bytes:
         """A chunk for each thing that the piece turns out to be."""
@@ -120,6 +125,7 @@ class ChatAnswer(Chunks[ChatChoice]):
             usage=generation.usage,
             system_fingerprint=self.fingerprint,
             prompt_logprobs=generation.choices[0].prompt_logprobs,
+            prompt_token_ids=generation.choices[0].prompt_ids,
         )
 
     def choice(self, choice: Choice, text: str) -> ChatChoice:
@@ -128,7 +134,8 @@ class ChatAnswer(Chunks[ChatChoice]):
         logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
         message = _message(parser.push(text, is_last=True))
         reason = _finish_reason(choice, parser)
-        return ChatChoice(index=choice.index, finish_reason=reason, message=message, logprobs=logprobs)
+        ids = choice.take_ids() if choice.keeps_ids else msgspec.UNSET
+        return ChatChoice(index=choice.index, finish_reason=reason, message=message, logprobs=logprobs, token_ids=ids)
 
     def _reasoning(self, choice: Choice, text: str) -> bytes:
         return self.chunk(choice, b'"delta":{"reasoning_content":' + encode(text) + b'},"logprobs":null')

@@ -8,12 +8,12 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio_api.answer.choice import Choice
-from histrio_api.answer.chunks import Chunks, encode, logprobs_field
+from histrio_api.answer.chunks import Chunks, encode, ids_field, logprobs_field
 from histrio_api.answer.logprobs import completion_logprobs
 from histrio_api.forms.form import Form
 from histrio_api.request.gaps import Gap, gap_prompt
 from histrio_api.request.prepared import Prepared
-from histrio_api.request.prompts import Prompt, given_prompts, ids_prompt, text_prompt
+from histrio_api.request.prompts import Prompt, given_prompts, ids_prompt, prompt_cut, text_prompt
 from histrio_api.request.reasoning import prompts_reasoning
 from histrio_api.request.received import Received
 from histrio_api.request.scores import Scores, wanted_scores
@@ -48,6 +48,7 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
         scores=scores,
         grammar=grammar,
         hides_special=request.skip_special_tokens,
+        keeps_ids=request.return_token_ids,
         continues_prompt=not request.suffix,
         echoes=request.echo,
     )
@@ -56,9 +57,13 @@ def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Pre
 def _prompt(edge: Edge, request: CompletionRequest, given: str | list[int], param: str) -> Prompt:
     if request.suffix:
         return _filled_prompt(edge, request, given)
+    num_wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    cut = prompt_cut(edge, request.truncate_prompt_tokens, request.truncation_side, num_wanted)
+    if cut is not None and request.echo:
+        raise RequestError("truncate_prompt_tokens: cannot be combined with echo", param="truncate_prompt_tokens")
     if isinstance(given, str):
-        return text_prompt(edge, given, param, add_special=request.add_special_tokens, is_placed=request.echo)
-    return ids_prompt(edge, given, param, is_placed=request.echo)
+        return text_prompt(edge, given, param, add_special=request.add_special_tokens, is_placed=request.echo, cut=cut)
+    return ids_prompt(edge, given if cut is None else cut.of(given), param, is_placed=request.echo)
 
 
 def _filled_prompt(edge: Edge, request: CompletionRequest, given: str | list[int]) -> Prompt:
@@ -73,6 +78,12 @@ class CompletionAnswer(Chunks[CompletionChoice]):
     """A completion, or its chunks."""
 
     object_name = "text_completion"
+
+    def opening(self) -> bytes:
+        """A first chunk for each choice with the ids of its prompt, if they are asked for."""
+        choices = [choice for choice in self.generation.choices if choice.keeps_ids]
+        empty = b'"text":"","logprobs":null'
+        return b"".join(self.chunk(each, empty + ids_field(b"prompt_token_ids", each.prompt.ids)) for each in choices)
 
     def piece(self, choice: Choice, text: str) -> bytes:
         """One chunk; the last one of a choice says why it ends."""
@@ -103,6 +114,8 @@ class CompletionAnswer(Chunks[CompletionChoice]):
             text=text,
             logprobs=logprobs,
             prompt_logprobs=choice.prompt_logprobs,
+            prompt_token_ids=choice.prompt_ids,
+            token_ids=choice.take_ids() if choice.keeps_ids else msgspec.UNSET,
         )
 
 

@@ -42,7 +42,7 @@ _MEDIA_TYPE = "application/x-ndjson"
 def prepare_ollama_chat(edge: Edge, received: Received[OllamaChatRequest]) -> Prepared:
     """From messages to one prompt, or to none where there are no messages. Raises `RequestError`."""
     request = received.request
-    require_absent(request, _NOT_OF_OLLAMA | {"prompt_logprobs": None}, "/api/chat")
+    require_absent(request, _NOT_OF_OLLAMA | {"prompt_logprobs": None, "return_token_ids": False}, "/api/chat")
     return prepare_chat(edge, received) if request.messages else _nothing(received)
 
 

@@ -27,6 +27,7 @@ _NOT_OF_INFERENCE: dict[str, object] = {
     "stream_options": StreamOptions(),
     "logprobs": False,
     "prompt_logprobs": None,
+    "return_token_ids": False,
 }
 
 

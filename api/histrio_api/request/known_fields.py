@@ -60,7 +60,11 @@ _HONOURED = (
         "guided_choice guided_grammar user safety_identifier",
     )
     | _honoured("chats completions responses", "stream_options stop")
-    | _honoured("chats completions", "n prompt_logprobs logprobs add_special_tokens")
+    | _honoured(
+        "chats completions",
+        "n prompt_logprobs logprobs add_special_tokens truncate_prompt_tokens truncation_side",
+        return_token_ids=(False,),
+    )
     | _honoured("completions", "prompt", echo=(False,), suffix=("",))
     | _honoured("chats messages", "messages")
     | _honoured("chats messages responses", tools=([],), tool_choice=("auto", "none"))
@@ -257,11 +261,10 @@ _REFUSED = (
     )
     | _each("include_stop_str_in_output no_stop_trim", _refused("stop strings are no part of an answer", False))
     | _each("stop_regex", _refused("stop strings are plain texts", "", []))
-    | _each("truncate_prompt_tokens truncation_side", _refused("prompts are not cut"))
     | _each("spaces_between_special_tokens", _refused("texts are decoded as the tokenizer does", True))
     | _each(
         """
-        return_token_ids return_tokens_as_token_ids return_tokens return_hidden_states return_routed_experts
+        return_tokens_as_token_ids return_tokens return_hidden_states return_routed_experts
         """,
         _refused("answers are texts", False),
     )

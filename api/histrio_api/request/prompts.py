@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from histrio.contracts.gateway import ServedModel
 from histrio.errors import ContextLengthExceeded, RequestError
@@ -13,15 +13,37 @@ from histrio_api.text.literals import ChatText
 from histrio_api.text.tokenizer import TooManyTokens
 
 __all__ = [
+    "Cut",
     "Prompt",
     "chat_text_prompt",
     "counted_ids",
     "given_prompts",
     "ids_prompt",
     "num_new_tokens",
+    "prompt_cut",
     "require_at_most",
     "text_prompt",
 ]
+
+
+class Cut(NamedTuple):
+    """What is left of a prompt that is too long for its request."""
+
+    num_tokens: int
+    keeps_end: bool
+
+    def of(self, ids: list[int]) -> list[int]:
+        """So many of these, or all if there are no more."""
+        return ids[-self.num_tokens :] if self.keeps_end else ids[: self.num_tokens]
+
+
+def prompt_cut(edge: Edge, most: int | None, side: str | None, num_wanted: int | None) -> Cut | None:
+    """Of a request's `truncate_prompt_tokens` and `truncation_side`; -1 leaves room for as many tokens as are wanted,
+    or for one. None where nothing is to be cut."""
+    if most is None:
+        return None
+    room = edge.gateway.model.max_sequence_length - (num_wanted or 1)
+    return Cut(max(1, room if most == -1 else most), side != "right")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +79,33 @@ def given_prompts(given: str | list[Any], most: int, param: str = "prompt") -> l
     return [(param if isinstance(each, str) else f"{param}[{at}]", each) for at, each in enumerate(prompts)]
 
 
-def text_prompt(edge: Edge, text: str, param: str, *, add_special: bool, is_placed: bool = False) -> Prompt:
-    """Of a text that stands in the field `param`; `is_placed` if it is to be told where each token begins.
-
-    Raises `RequestError`.
-    """
+def text_prompt(
+    edge: Edge, text: str, param: str, *, add_special: bool, is_placed: bool = False, cut: Cut | None = None
+) -> Prompt:
+    """Of a text that stands in the field `param`; `is_placed` if it is to be told where each token begins, which is
+    not told of one that is `cut`. Raises `RequestError`."""
     limit = edge.gateway.model.max_sequence_length
     starts: list[int] = []
     try:
         if is_placed:
             ids, starts = edge.tokenizer.encode_placed(text, add_special=add_special, max_tokens=limit)
         else:
-            ids = edge.tokenizer.encode(text, add_special=add_special, max_tokens=limit)
+            most = limit if cut is None else None
+            ids = edge.tokenizer.encode(text, add_special=add_special, max_tokens=most)
     except TooManyTokens as error:
         raise _too_long(limit, error, param) from None
-    return Prompt(_checked(edge, ids, param), text, starts)
+    return Prompt(_checked(edge, ids if cut is None else cut.of(ids), param), text, starts)
 
 
-def chat_text_prompt(edge: Edge, text: ChatText, *, add_special: bool) -> Prompt:
+def chat_text_prompt(edge: Edge, text: ChatText, *, add_special: bool, cut: Cut | None = None) -> Prompt:
     """Of what the messages of a chat become. Raises `RequestError`."""
     limit = edge.gateway.model.max_sequence_length
     try:
-        ids = edge.tokenizer.encode_pieces(text.pieces, add_special=add_special, max_tokens=limit)
+        most = limit if cut is None else None
+        ids = edge.tokenizer.encode_pieces(text.pieces, add_special=add_special, max_tokens=most)
     except TooManyTokens as error:
         raise _too_long(limit, error, "messages") from None
-    return Prompt(_checked(edge, ids, "messages"), text.whole)
+    return Prompt(_checked(edge, ids if cut is None else cut.of(ids), "messages"), text.whole)
 
 
 def ids_prompt(edge: Edge, ids: list[int], param: str, *, is_placed: bool = False) -> Prompt:

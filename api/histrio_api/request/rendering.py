@@ -8,7 +8,7 @@ import msgspec
 
 from histrio.errors import RequestError
 from histrio_api.request.ignored import IgnoredFields
-from histrio_api.request.prompts import Prompt, chat_text_prompt, require_at_most
+from histrio_api.request.prompts import Prompt, chat_text_prompt, prompt_cut, require_at_most
 from histrio_api.request.template_variables import template_variables
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.messages import ChatMessage
@@ -26,7 +26,10 @@ CONTINUE_MARK = "\u241ehistrio continues here\u241e"
 
 def chat_prompt(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> Prompt:
     """Render the messages and encode the result; the template writes BOS itself, so none is added."""
-    return chat_text_prompt(edge, chat_text(edge, request, ignored), add_special=request.add_special_tokens)
+    text = chat_text(edge, request, ignored)
+    num_wanted = request.max_tokens or request.max_completion_tokens
+    cut = prompt_cut(edge, request.truncate_prompt_tokens, request.truncation_side, num_wanted)
+    return chat_text_prompt(edge, text, add_special=request.add_special_tokens, cut=cut)
 
 
 def chat_text(edge: Edge, request: ChatRequest, ignored: IgnoredFields) -> ChatText:

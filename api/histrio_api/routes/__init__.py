@@ -37,6 +37,7 @@ from histrio_api.routes.responses import (
 from histrio_api.routes.schema import schema
 from histrio_api.routes.scores import rerank, score
 from histrio_api.routes.state import health, liveness, metrics, version
+from histrio_api.routes.state import health, liveness, load, metrics, version
 from histrio_api.routes.status import status
 from histrio_api.routes.tokenize import detokenize, tokenize
 from histrio_api.routes.usage import usage
@@ -66,6 +67,7 @@ ROUTES: list[HTTPRouteHandler] = [
     list_models,
     list_tags,
     liveness,
+    load,
     llama_completion,
     llama_props,
     llama_slots,

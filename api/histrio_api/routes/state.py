@@ -1,4 +1,4 @@
-"""GET /health, /health/live, /metrics and /version."""
+"""GET /health, /ready, /ping, /health/live, /load, /metrics and /version."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from histrio_api.routes.auth import OPEN, OPEN_METRICS, is_known
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
 from histrio_api.shared.metrics import exposition
 
-__all__ = ["health", "liveness", "metrics", "version"]
+__all__ = ["health", "liveness", "load", "metrics", "version"]
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-@get("/health", opt=OPEN)
+@get(["/health", "/ping", "/ready"], opt=OPEN)
 async def health(request: HttpRequest) -> ASGIResponse:
     """200 if requests are generated now, else 503 with how far loading is. The reason may need a key."""
     status = edge_of(request).gateway.status
@@ -37,6 +37,12 @@ async def health(request: HttpRequest) -> ASGIResponse:
 async def liveness() -> ASGIResponse:
     """200 as long as this process answers at all."""
     return json_response({"status": "alive"})
+
+
+@get("/load")
+async def load(request: HttpRequest) -> ASGIResponse:
+    """How many requests are unfinished, as vLLM has it."""
+    return json_response({"server_load": edge_of(request).gateway.status.num_unfinished})
 
 
 @get("/metrics", opt=OPEN_METRICS)

@@ -9,7 +9,7 @@ import msgspec
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
+from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, PromptCut, Strict
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
@@ -63,6 +63,12 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     add_special_tokens: bool = False
+    return_token_ids: bool = False
+    """The answer has the ids of the prompt, and of all tokens that were generated."""
+    truncate_prompt_tokens: PromptCut | None = None
+    """Most tokens of the prompt: of a longer one the last so many are kept; -1 for as many as leave room."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where a longer one is cut; left by default."""
 
     @property
     def shows_reasoning(self) -> bool:
@@ -113,5 +119,6 @@ class ChatCompletion(msgspec.Struct):
     usage: Usage
     system_fingerprint: str
     object: str = "chat.completion"
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
     prompt_logprobs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """JSON of `PromptLogprobs`."""

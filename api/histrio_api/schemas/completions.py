@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
-from histrio_api.schemas.strict import NumTopLogprobs, TokenId
+from histrio_api.schemas.strict import NumTopLogprobs, PromptCut, TokenId
 from histrio_api.schemas.usage import Usage
 
 __all__ = ["Completion", "CompletionChoice", "CompletionRequest"]
@@ -29,6 +29,12 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     prompt_logprobs: NumTopLogprobs | None = None
     """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     add_special_tokens: bool = True
+    return_token_ids: bool = False
+    """The answer has the ids of the prompt, and of all tokens that were generated."""
+    truncate_prompt_tokens: PromptCut | None = None
+    """Most tokens of the prompt: of a longer one the last so many are kept; -1 for as many as leave room."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where a longer one is cut; left by default."""
 
 
 class CompletionChoice(AnsweredChoice, kw_only=True):
@@ -39,6 +45,7 @@ class CompletionChoice(AnsweredChoice, kw_only=True):
     """JSON of `CompletionLogprobs`."""
     prompt_logprobs: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     """JSON of `PromptLogprobs`."""
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Completion(msgspec.Struct):

@@ -97,3 +97,5 @@ class AnsweredChoice(msgspec.Struct, kw_only=True):
 
     index: int
     finish_reason: str
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    """Of all tokens that were generated, where ids are asked for."""

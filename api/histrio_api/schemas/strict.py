@@ -7,10 +7,11 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-__all__ = ["NumTopLogprobs", "PositiveInt", "Strict", "TokenId"]
+__all__ = ["NumTopLogprobs", "PositiveInt", "PromptCut", "Strict", "TokenId"]
 
 TokenId: TypeAlias = Annotated[int, Meta(ge=0)]
 PositiveInt: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
+PromptCut: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 NumTopLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 
 
