@@ -102,7 +102,7 @@ def test_a_cold_burst_computes_the_prefix_once(
     counter: Callable[[LaunchedServer, str], int],
     in_turns: Callable[..., Any],
 ) -> None:
-    """How much sooner the first tokens of a burst come than without a cache, when nobody has computed the prefix."""
+    """How much sooner the first tokens of a burst come than without a cache, when the prefix is new."""
 
     def cold() -> list[float]:
         reset(server)

@@ -99,7 +99,7 @@ def test_messages_of_a_dead_incarnation_are_dropped_and_those_of_the_living_arri
     assert heard == [Close(2)]
 
 
-def test_a_start_tells_where_everybody_lives_before_it_arrives() -> None:
+def test_a_start_tells_where_every_actor_lives_before_it_arrives() -> None:
     directory, links = make()
     start = Start(2, ReplicaSize(1, 1, 1, 1, 1), {"batching": "engine.2"}, {"engine.2": "ipc://there"})
     assert hear(directory, [("root", start, "stage1.1"), ("root", Close(3), "engine.2")]) == [start, Close(3)]

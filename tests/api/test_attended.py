@@ -1,4 +1,4 @@
-"""Work that somebody waits for is done; it ends when the client leaves, or the server is told to stop."""
+"""Work goes on while a client waits for it; it ends when the client leaves, or the server is told to stop."""
 
 from __future__ import annotations
 

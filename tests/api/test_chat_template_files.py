@@ -93,7 +93,7 @@ def test_a_template_that_fails_is_the_requests_fault(source: str, text: str) -> 
     assert caught.value.param == "messages"
 
 
-def test_variables_are_what_the_template_reads_and_nobody_gives() -> None:
+def test_variables_are_what_the_template_reads_and_no_request_gives() -> None:
     source = (
         "{{ bos_token }}{{ enable_thinking }}{% for m in messages %}{{ m.content }}{% endfor %}{{ strftime_now('') }}"
     )

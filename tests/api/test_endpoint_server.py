@@ -74,7 +74,7 @@ def test_settings_are_kebab_case_numbers_with_bounds() -> None:
         ({"host": "my-machine"}, "give api-keys or a key-file, or set allow-anonymous = true"),
     ],
 )
-def test_an_endpoint_open_to_everybody_has_to_be_asked_for(given: dict[str, Any], text: str) -> None:
+def test_an_endpoint_open_to_every_client_has_to_be_asked_for(given: dict[str, Any], text: str) -> None:
     with pytest.raises(msgspec.ValidationError, match=text):
         msgspec.convert(given, ApiSettings)
     with pytest.raises(TopologyError, match=rf"^api: .*{text}"):

@@ -1,4 +1,4 @@
-"""Who may be served by the name it asked for, and which web pages may send what."""
+"""Which host names the server answers to, and which web pages may send what."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parser never runs ahead of a request, whatever pieces the bytes come in, and refuses what is too much."""
+"""The parser never reads beyond a request, whatever pieces the bytes come in, and refuses what is too much."""
 
 from __future__ import annotations
 

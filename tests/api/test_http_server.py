@@ -1,4 +1,4 @@
-"""Raw sockets against the server: what clients may do, and what ends for those who do more."""
+"""Raw sockets against the server: what clients may do, and what happens to clients that do more."""
 
 from __future__ import annotations
 
@@ -456,7 +456,7 @@ async def test_what_ends_in_time_when_it_stops_is_answered() -> None:
     assert (await client.answer())[::2] == (200, b"GET /wait 0")
 
 
-async def test_beyond_the_limit_the_connection_that_waited_longest_gives_way() -> None:
+async def test_beyond_the_limit_the_connection_that_waited_longest_is_closed() -> None:
     async with running(max_connections=3) as at:
         first, *others = [await at.client() for _ in range(3)]
         await until(lambda: at.server.num_connections == 3)

@@ -1,4 +1,4 @@
-"""Key files: who may read them, what is wrong with them, and that they are read again when they change."""
+"""Key files: which users may read them, what is wrong with them, and that they are read again when they change."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ async def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(
     monkeypatch.setattr(ring, "LOOK_S", 0.001)
     write_keys(file, [])
     found = KeyRing(file=file)
-    assert found.asks, "nobody gets in before there is a key"
+    assert found.asks, "no client gets in before there is a key"
 
     async def until(is_done: Callable[[], object]) -> None:
         with anyio.fail_after(10):

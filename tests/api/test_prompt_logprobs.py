@@ -218,7 +218,7 @@ async def test_prompt_logprobs_are_reported_by_id(client_of: Any, tmp_path: Path
     assert max(ranks) > 3, "a control: most are not among those that were asked for"
 
 
-# --- who cannot ------------------------------------------------------------------------------------------------------
+# --- refused ---------------------------------------------------------------------------------------------------------
 
 
 async def test_an_engine_refuses_each_field_by_name(client_of: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Drafts that don't pay cost a small share of the time, whatever one costs and whoever is wrong about it."""
+"""Drafts that don't pay cost a small share of the time, whatever one costs and whichever estimate is wrong."""
 
 from __future__ import annotations
 

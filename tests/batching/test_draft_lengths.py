@@ -36,7 +36,7 @@ def best_by_search(rate: float, price: float) -> int:
 def test_the_last_token_drafted_is_the_last_that_pays(rate: float, price: float) -> None:
     assert length_of_one(rate, price) == best_by_search(rate, price)
     both = worthwhile_lengths([rate], LIMITS, price / 3, 2 * price / 3)
-    assert both == [best_by_search(rate, price)], "it is the same who takes the time, for one sequence"
+    assert both == [best_by_search(rate, price)], "for one sequence, drafting and verifying cost alike"
 
 
 @pytest.mark.parametrize("drafting", [0.0, 0.3, 1.0, 2.5])

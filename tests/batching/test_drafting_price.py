@@ -63,7 +63,7 @@ def test_a_draft_that_costs_a_step_is_not_made_again() -> None:
     drafter = SlowDrafter()
     speculation = make(drafter)
     drafter.seconds = 0.5
-    assert play(speculation, 4) > 0, "nobody can know"
+    assert play(speculation, 4) > 0, "the price is not known yet"
     assert not any(play(speculation, 4) for _ in range(100))
     assert drafter.num_rounds == 1
 
@@ -87,7 +87,7 @@ def test_what_many_cost_is_not_held_against_one() -> None:
 
 
 def num_rounds_of_a_drafter_that_finds_nothing(seconds: float) -> int:
-    """In 60 steps of four sequences, who take about 10 ms."""
+    """In 60 steps of four sequences, which take about 10 ms."""
     drafter = SlowDrafter()
     speculation = make(drafter)
     drafter.seconds, drafter.left_out = seconds, {1, 2, 3, 4}
@@ -96,13 +96,13 @@ def num_rounds_of_a_drafter_that_finds_nothing(seconds: float) -> int:
     return drafter.num_rounds
 
 
-def test_who_finds_nothing_is_asked_less_often_the_more_it_costs() -> None:
+def test_a_drafter_that_finds_nothing_is_asked_less_often_the_more_it_costs() -> None:
     assert num_rounds_of_a_drafter_that_finds_nothing(0.00001) == 60
     assert num_rounds_of_a_drafter_that_finds_nothing(0.0001) == 60 // 3
     assert num_rounds_of_a_drafter_that_finds_nothing(0.001) == 60 // 8 + 1
 
 
-def test_steps_of_those_who_want_no_drafts_earn_nothing_for_them() -> None:
+def test_steps_without_drafts_earn_nothing_for_drafts() -> None:
     def num_drafted_after(num_steps: int, bound: int | None) -> int:
         drafter = SlowDrafter()
         speculation = make(drafter)

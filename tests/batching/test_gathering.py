@@ -81,7 +81,7 @@ def test_the_first_request_waits_for_others_and_all_are_computed_together() -> N
     assert [row.num_tokens for row in rows] == [3, 3]
 
 
-def test_a_full_batch_waits_for_nobody() -> None:
+def test_a_full_batch_waits_for_no_request() -> None:
     desk = Desk()
     assert desk.hear(request(1), request(2)) == []
     (rows,) = desk.hear(request(3))
@@ -89,7 +89,7 @@ def test_a_full_batch_waits_for_nobody() -> None:
     assert desk.batching.pause_s() is None
 
 
-def test_nobody_waits_beside_one_who_runs() -> None:
+def test_no_request_waits_beside_a_running_one() -> None:
     desk = Desk()
     desk.hear(request(1))
     desk.now += WAIT_S
@@ -111,7 +111,7 @@ def test_the_next_request_after_all_have_ended_waits_anew() -> None:
     assert desk.batching.pause_s() == pytest.approx(WAIT_S)
 
 
-def test_who_has_waited_long_enough_is_not_flushed_again_and_again_until_kv_answers() -> None:
+def test_a_request_that_has_waited_long_enough_is_not_flushed_again_and_again_until_kv_answers() -> None:
     desk = Desk()
     spec = BatchingSpec(settings=BatchingSettings(scheduler_wait_ms=WAIT_S * 1000))
     desk.batching = BatchingActor(desk._tell, spec, clock=lambda: desk.now)

@@ -140,7 +140,7 @@ def test_a_slot_is_closed_before_it_is_opened_again() -> None:
     assert closed.slot == opened.slot
 
 
-def test_the_youngest_gives_way_when_blocks_run_out() -> None:
+def test_the_youngest_is_preempted_when_blocks_run_out() -> None:
     scheduler = make(num_blocks=4)
     scheduler.add(command(1, 7, num_new_tokens=8))
     scheduler.add(command(2, 7, num_new_tokens=8))

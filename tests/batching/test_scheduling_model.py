@@ -172,7 +172,7 @@ def _every_request_gets_the_tokens_of_a_naive_run(
 ) -> None:
     replica = Replica(num_blocks, has_drafts=has_drafts, lots=lots, policy=policy, **options)
     asked = play(replica, history)
-    assert not replica.scheduler.has_work, "somebody starved"
+    assert not replica.scheduler.has_work, "a request starved"
     for request, each in asked.items():
         naive, found = each.naive, replica.tokens[request]
         is_cancelled = replica.ended[request] is RequestState.CANCELLED
@@ -208,7 +208,7 @@ DEFECTS: dict[str, tuple[object, str, object]] = {
     "scores that outlive a preemption": (Sequence, "forget_blocks", _keeps_scores),
     "answers of an epoch before": (Scheduler, "has_begun", property(lambda self: True)),
     "releases that are lost": (BlockLease, "take_releases", _loses_releases),
-    "bounds of drafts that nobody reads": (Sequence, "num_useful_drafts", property(_room_of_the_answer)),
+    "bounds of drafts that are not read": (Sequence, "num_useful_drafts", property(_room_of_the_answer)),
 }
 
 
@@ -313,7 +313,7 @@ def test_choices_begin_with_a_copy_of_the_block_that_their_prompt_ends_in() -> N
     assert cost(3) == (7 + 2 * 3 + 3 * 2, 0), "a control: others share full blocks only"
 
 
-def test_without_preemption_nobody_enters_before_all_blocks_are_free() -> None:
+def test_without_preemption_no_request_enters_before_all_blocks_are_free() -> None:
     def most_running(*, enable_preemption: bool) -> int:
         replica = Replica(20, prefix_cache=False, enable_preemption=enable_preemption)
         for request in range(1, 5):
@@ -328,7 +328,7 @@ def test_without_preemption_nobody_enters_before_all_blocks_are_free() -> None:
     assert most_running(enable_preemption=True) == 4
 
 
-def test_newcomers_leave_the_preemption_threshold_to_those_who_run() -> None:
+def test_newcomers_leave_the_preemption_threshold_to_running_ones() -> None:
     def preemptions(preemption_threshold: float) -> int:
         replica = Replica(18, prefix_cache=False, preemption_threshold=preemption_threshold)
         for request in range(1, 5):

@@ -1,4 +1,4 @@
-"""While a long prompt is computed, those who decode go on at the pace of the step budget. Time here is imagined."""
+"""While a long prompt is computed, decoding sequences go on at the pace of the step budget. Time here is imagined."""
 
 from __future__ import annotations
 

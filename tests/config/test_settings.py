@@ -1,4 +1,4 @@
-"""The settings of `[engine]`: each key has one owner, who has it under the file's name."""
+"""The settings of `[engine]`: each key has one owner, which has it under the file's name."""
 
 from __future__ import annotations
 
@@ -80,5 +80,5 @@ def test_a_key_of_the_flat_file_reaches_its_owner_and_no_other(part: str, field:
     assert engine == msgspec.structs.replace(EngineTable(), **{part: changed})
 
 
-def test_a_stage_that_nobody_placed_has_the_share_of_the_file() -> None:
+def test_a_stage_that_is_not_placed_has_the_share_of_the_file() -> None:
     assert StageSpec("model", 0, 1, 1).block_mem_ratio == MemorySettings().kv_share

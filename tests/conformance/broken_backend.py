@@ -60,7 +60,7 @@ DEFECTS = {
     "ignores-its-share": "weights_beyond_their_share_of_memory_are_refused",
     "keeps-old-block-size": "every_block_size_on_offer_works",
     "lies-about-blocks": "more_blocks_than_memory_holds_are_refused",
-    "logits-for-nobody": "what_is_not_sampled_gives_no_logits",
+    "logits-for-no-row": "what_is_not_sampled_gives_no_logits",
     "logits-in-wrong-order": "logits_come_for_sampled_rows_alone_and_in_order",
     "looks-at-decoding-first": "prefill_and_decode_share_a_step",
     "mixes-rows": "rows_join_and_leave_at_any_step",
@@ -221,7 +221,7 @@ class BrokenStage(toy.ToyStage):
             return StageOutput([self._tensor(states)])
 
         sampled, pooled = self._sampled_tokens(batch), self._pooled(batch, states)
-        if len(sampled) == 0 and self.defect != "logits-for-nobody":
+        if len(sampled) == 0 and self.defect != "logits-for-no-row":
             return StageOutput([], states=pooled)
 
         logits = toy.logits_of(states[sampled], self._vocab_size)

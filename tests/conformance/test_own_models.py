@@ -45,5 +45,5 @@ def test_a_broken_judge_is_found_out(runs: KitRuns, model: Path, judge: str) -> 
 
 
 def test_a_judge_that_is_not_there_is_named(runs: KitRuns, model: Path) -> None:
-    with pytest.raises(AssertionError, match="there is no judge at 'constant_state:nobody'"):
-        runs.run(BACKEND, "--backend-model", str(model), "--judge", "constant_state:nobody")
+    with pytest.raises(AssertionError, match="there is no judge at 'constant_state:missing'"):
+        runs.run(BACKEND, "--backend-model", str(model), "--judge", "constant_state:missing")

@@ -1,4 +1,4 @@
-"""The shipped models load, add what nobody taught them, quote word for word, and stay small."""
+"""The shipped models load, add what they were not taught, quote word for word, and stay small."""
 
 from pathlib import Path
 

@@ -130,7 +130,7 @@ def test_the_formats_tell_calls_and_reasoning_from_text() -> None:
     assert "".join(answer for _, answer in found) == "-> no"
 
 
-def test_the_batching_policy_lets_who_pays_overtake() -> None:
+def test_the_batching_policy_lets_paying_requests_overtake() -> None:
     module, _ = example("register_batching_policies")
     policy = module.PaidFirst(module.PaidFirstOptions(free_behind=3))
     assert policy.handicap(Generate(1, [1], 1, 2, Ask(cache_salt="paid:ada"))) == 0

@@ -113,7 +113,7 @@ def test_many_users_at_once_are_all_served_and_leave_nothing_behind(server: Laun
         texts = anyio.run(ask_all, server, num_users, NUM_TOKENS, nothing)
         assert len(texts) == num_users
         assert all(texts)
-        assert texts[0] == texts[4 * len(QUESTIONS)], "greedy answers to one question are equal, whoever else asks"
+        assert texts[0] == texts[4 * len(QUESTIONS)], "greedy answers to one question are equal, whatever else is asked"
         growth.append(settled_bytes(server) / before)
         if len(growth) > 1 and growth[-1] <= 1.05:
             break

@@ -193,7 +193,7 @@ class _soon:
 
 
 @only_on_demand
-def test_sockets_that_somebody_removed_are_made_anew(world: World, undisturbed: list[str]) -> None:
+def test_sockets_that_were_removed_are_made_anew(world: World, undisturbed: list[str]) -> None:
     children = world.children
     sockets = {Path(each.laddr) for child in children.values() for each in child.net_connections("unix") if each.laddr}
     assert sockets, "a control"
@@ -210,7 +210,7 @@ def is_up_or_ended(server: LaunchedServer) -> bool:
 
 @only_on_demand
 @pytest.mark.timeout(1800)
-def test_ten_starts_beside_eight_busy_loops_kill_nobody(tmp_path: Path) -> None:
+def test_ten_starts_beside_eight_busy_loops_kill_no_process(tmp_path: Path) -> None:
     loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(8)]
     try:
         for start in range(10):

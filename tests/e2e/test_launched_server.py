@@ -159,7 +159,7 @@ def test_one_ctrl_c_stops_everything_in_order(model: Path, tmp_path: Path) -> No
     assert "Traceback" not in text
     assert f"toy is ready at {server.base_url}\n" in text
     assert text.endswith("  stopped\n")
-    assert "WARN" not in text, "nobody is lost, and nobody has to be killed"
+    assert "WARN" not in text, "no process is lost, and none has to be killed"
 
 
 def test_children_die_with_their_parent(model: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ async def test_those_that_run_and_those_that_wait_end_and_free_their_blocks(mode
         (kept,) = harness.gateway.submit(Submission([7, 7], 40, Ask(GREEDY)))
         (waiting,) = harness.gateway.submit(late)
         ids, last = await read(kept, harness.front.gateway.expire)
-        assert last.state is RequestState.FINISHED_MAX_LENGTH, "a control: who has time left goes on"
+        assert last.state is RequestState.FINISHED_MAX_LENGTH, "a control: a request with time left goes on"
         assert ids == toy_continuation([7, 7], 40, num_layers=NUM_LAYERS, vocab_size=258)
         assert harness.front.gateway.num_unfinished == 0
         ended = [(await read(stream))[1] for stream in (running, waiting)]

@@ -1,4 +1,4 @@
-"""A request that brings the engine down is found by trying suspects alone; nobody else ends."""
+"""A request that brings the engine down is found by trying suspects alone; no other request ends."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Front:
     def step(self) -> None:
         """One token for each request in the engine, or its end; then whatever may follow."""
         on_trial = self.table.on_trial
-        assert not on_trial or list(self.engine) == [on_trial], "whoever is on trial is alone"
+        assert not on_trial or list(self.engine) == [on_trial], "the request on trial is alone"
         if any(self.poison.get(each.request) == len(each.ids) for each in self.engine.values()):
             self.fail(on_trial)
             return
@@ -91,7 +91,7 @@ def test_only_the_poisoned_end_each_by_two_failures_at_most() -> None:
     assert [len(front.ids(request)) for request in poisoned] == [0, 3, 18], "what it said before is delivered"
 
 
-def test_a_killed_engine_costs_nobody_a_token() -> None:
+def test_a_killed_engine_costs_no_request_a_token() -> None:
     front = Front()
     good = [front.submit() for _ in range(5)]
     for _ in range(3):
@@ -113,10 +113,10 @@ def test_those_that_come_during_trials_wait_for_their_end() -> None:
     for _ in range(TRIAL_TOKENS):
         front.step()
     assert sorted(front.engine) == [first, second]
-    assert front.engine[first].trial_end == 0, "a control: nobody is on trial any more"
+    assert front.engine[first].trial_end == 0, "a control: no request is on trial any more"
 
 
-def test_a_failure_that_blames_nobody_tries_the_same_request_first() -> None:
+def test_a_failure_that_blames_no_request_tries_the_same_request_first() -> None:
     front = Front()
     requests = [front.submit() for _ in range(3)]
     front.fail()
@@ -155,7 +155,7 @@ def test_a_culprit_ends_at_once_and_the_others_go_on_together() -> None:
     assert front.codes() == {requests[2]: "request_broke_engine"}
 
 
-def test_a_conviction_that_comes_too_late_hits_nobody() -> None:
+def test_a_conviction_that_comes_too_late_hits_no_request() -> None:
     front = Front()
     requests = [front.submit() for _ in range(2)]
     front.fail()
@@ -183,7 +183,7 @@ def test_one_that_is_cancelled_on_trial_stays_on_trial_until_the_engine_is_done_
     assert front.ids(second) == list(range(2, 32))
 
 
-def test_one_that_was_cancelled_on_trial_is_at_fault_and_nobody_else() -> None:
+def test_one_that_was_cancelled_on_trial_alone_is_at_fault() -> None:
     front = Front()
     first, second = front.submit(poison=4), front.submit()
     front.step()
@@ -254,7 +254,7 @@ def test_what_the_last_step_of_a_trial_gives_beyond_its_end_is_delivered() -> No
     assert (sequence.take([3, 4, 5]), sequence.state) == ([3, 4, 5], RequestState.FINISHED_MAX_LENGTH)
 
 
-def test_a_command_that_cannot_be_sent_holds_nobody_up() -> None:
+def test_a_command_that_cannot_be_sent_delays_no_other() -> None:
     front = Front()
     first, second = front.submit(), front.submit()
     front.fail()

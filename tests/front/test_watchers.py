@@ -134,7 +134,7 @@ def test_an_answer_that_cannot_be_shown_switches_the_hook_off(answer: object, ca
     assert "p0 [x] failed in its hook on_interval" in caplog.text
 
 
-def test_nobody_listening_costs_no_thread() -> None:
+def test_without_watchers_there_is_no_thread() -> None:
     watchers = Watchers()
     watchers.tell("on_actor_failed", actor="kv", error="x", restarts=1)
     assert not watchers.wants("on_actor_failed")

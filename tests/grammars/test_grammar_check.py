@@ -57,7 +57,7 @@ async def begun(folder: Path, count: int = 1) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether it runs; a zombie, which nobody has waited for yet, does not."""
+    """Whether it runs; a zombie, which its parent has not waited for yet, does not."""
     try:
         return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -212,7 +212,7 @@ async def test_memory_of_a_trial_is_bounded(toy: Any, tmp_path: Path) -> None:
                 await checker.check(spec)
 
 
-async def test_a_backend_that_fails_is_named_and_nobody_else_notices(
+async def test_a_backend_that_fails_is_named_and_no_other_notices(
     toy: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with checking(toy.spec, max_s=2.0) as checker:

@@ -77,7 +77,7 @@ def test_drafts_take_rows_of_their_own(toy: Any, table: GrammarTable) -> None:
     assert allowed(rows[0]) == allowed(rows[1]) == set(range(PADDED))
 
 
-def test_nobody_with_a_grammar_costs_nothing(table: GrammarTable) -> None:
+def test_a_step_without_grammars_costs_nothing(table: GrammarTable) -> None:
     table.open(0, YES)
     assert table.begin([(1, []), (2, [3])]) is None
     assert table.begin([(0, [])]) is not None

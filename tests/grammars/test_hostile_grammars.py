@@ -1,4 +1,4 @@
-"""Grammars that cost more the longer the answer: their own request ends, and nobody else's."""
+"""Grammars that cost more the longer the answer: their own request ends, and no other."""
 
 from __future__ import annotations
 

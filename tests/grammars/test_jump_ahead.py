@@ -169,7 +169,7 @@ async def test_every_token_has_its_log_probability_where_they_are_asked_for(toy_
     ids, logprobs = found["Llguidance"][2]
     assert len(logprobs) == len(ids)
     assert len(set(logprobs)) > len(ids) // 2
-    assert found["Llguidance"][None] == (ids, []), "a control: nobody gets what was not asked for"
+    assert found["Llguidance"][None] == (ids, []), "a control: nothing comes that was not asked for"
 
 
 @pytest.fixture

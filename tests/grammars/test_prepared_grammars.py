@@ -1,4 +1,4 @@
-"""Vocabularies are read while a stage loads, grammars compiled beside its steps: who has none waits for nobody's."""
+"""Vocabularies are read while a stage loads, grammars compiled beside its steps: requests without one never wait."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_step_waits_for_its_grammar_only_if_it_was_not_prepared(toy: Any) -> N
     table.shutdown()
 
 
-def test_matchers_that_nobody_takes_are_forgotten(toy: Any) -> None:
+def test_matchers_that_are_not_taken_are_forgotten(toy: Any) -> None:
     compiler = GrammarCompiler(GrammarKinds([Llguidance()]), toy.spec)
     for request in range(MAX_PREPARED + 1):
         compiler.prepare(request, QUICK, [], lambda: None)

@@ -1,4 +1,4 @@
-"""Kv: blocks are shared by what they hold, found again when nobody reads them, and computed once."""
+"""Kv: blocks are shared by what they hold, found again when no request reads them, and computed once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_what_one_computes_the_others_wait_for() -> None:
     kv.check_integrity()
 
 
-def test_if_the_one_who_computes_leaves_another_takes_over() -> None:
+def test_if_the_request_that_computes_leaves_another_takes_over() -> None:
     kv = manager()
     ids = list(range(1, 10))
     kv.match(1, ids)
@@ -117,7 +117,7 @@ def test_the_least_recently_used_prefix_is_evicted_first() -> None:
     assert kv.match(5, new) == [Matched(5, [])]
 
 
-def test_what_somebody_reads_is_never_evicted() -> None:
+def test_what_a_request_reads_is_never_evicted() -> None:
     kv = manager(3)
     fill(kv, 1, list(range(1, 10)))
     assert kv.lease(1) == []
@@ -144,7 +144,7 @@ def test_generated_tokens_are_found_too() -> None:
     assert kv.match(2, [1, 2, 3, 7, 8]) == [Matched(2, table)]
 
 
-def test_a_reset_forgets_what_nobody_reads() -> None:
+def test_a_reset_forgets_what_is_not_read() -> None:
     kv = manager()
     kept = fill(kv, 1, [1, 2, 3, 4, 5])
     kv.release(2, fill(kv, 2, [5, 6, 7, 8, 9]))

@@ -147,7 +147,7 @@ class KvHistory(RuleBasedStateMachine):
         self.kv = KvManager(NUM_BLOCKS, SIZE)
         self.naive = NaiveKv()
         self.spare: list[int] = []
-        """Leased and in nobody's table."""
+        """Leased and in no request's table."""
         self.num_requests = 0
 
     @rule(
@@ -213,7 +213,7 @@ class KvHistory(RuleBasedStateMachine):
         assert self.kv.num_cached_blocks == len(self.naive.cached)
 
     @invariant()
-    def whoever_waits_waits_for_one_who_computes(self) -> None:
+    def a_request_waits_only_for_one_that_computes(self) -> None:
         owners = dict(self.naive.announced)
         for prefix, _request in self.naive.waiting:
             assert self.naive.askers[owners[prefix]].is_answered
@@ -285,7 +285,7 @@ DEFECTS: dict[str, tuple[object, str, Callable[..., object]]] = {
     "one salt for all": (kv_manager, "root_name", lambda salt: b""),
     "the newest is evicted": (KvManager, "_evict", _evicts_the_newest),
     "the beginning is freed first": (KvManager, "release", _frees_the_beginning_first),
-    "whoever waits is forgotten": (KvManager, "_abandon", _abandons_nothing),
+    "waiting requests are forgotten": (KvManager, "_abandon", _abandons_nothing),
 }
 
 

@@ -174,7 +174,7 @@ async def play(
 
 
 async def play_alone(model: Path, factory: BackendFactory, crowd: Crowd, options: HarnessOptions) -> Run:
-    """One request after the other, heard to its end: nothing to share, nobody beside it."""
+    """One request after the other, heard to its end: nothing to share, no other beside it."""
     async with serving(model, factory, samplers=ALL_SAMPLERS, grammars=[Llguidance()], options=options) as harness:
         answers: dict[tuple[int, int], Answer] = {}
         patient = [Request(request.submission, None, None) for request in crowd]

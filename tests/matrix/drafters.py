@@ -24,17 +24,17 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """Registered drafter → its options: `{draft}` is the folder of a lesser model, `{backend}` the stages' backend."""
 
-_OWN = ("nobody", "oracle", "dice")
+_OWN = ("none", "oracle", "dice")
 
 
 def names() -> list[str]:
-    """All that there are: nobody, the two of this file, and whatever plugins have registered."""
+    """All that there are: none, the two of this file, and whatever plugins have registered."""
     return [*_OWN, *sorted(installed_plugins().drafters.owners)]
 
 
 def make_drafter(name: str, draft: DraftFunction) -> DrafterFactory | None:
     """`draft` is what `oracle` and `dice` go by."""
-    if name == "nobody":
+    if name == "none":
         return None
     if name == "oracle":
         return ScriptedDrafterFactory(draft)

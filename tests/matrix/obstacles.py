@@ -35,7 +35,7 @@ _POLICIES = installed_plugins().batching_policies
 
 
 class RandomOrder:
-    """Gives each request a random handicap: who gives way to whom is nobody's plan."""
+    """Gives each request a random handicap: which request is preempted for which is left to chance."""
 
     name: ClassVar[str] = "random-order"
     options: ClassVar[type[msgspec.Struct]] = NoOptions
@@ -113,7 +113,7 @@ def options_of(row: Combination, seed: int, **others: Any) -> HarnessOptions:
     size = row["kv_block_size"]
     least = -(-LONGEST // size)
     num_blocks = {"few": least + 1, "some": least * 5 // 2, "many": least * 40}[row["blocks"]]
-    # A step can be planned ahead of its tokens where the first stage is the last one.
+    # A step can be planned before its tokens are drawn where the first stage is the last one.
     num_ahead = 0 if row["cuts"] else row["num_ahead"]
     return HarnessOptions(
         kv_block_size=size,
@@ -145,14 +145,14 @@ def met(run: Run) -> dict[str, int]:
 def not_met(seen: Mapping[str, int], drafter: str, may_end_before_preemption: bool = False) -> list[str]:
     """What has to be met, and was not. Answers with drafts may be too short to be preempted."""
     required = ["cached", "forked_sequences_total", "replays", "scores"]
-    if drafter == "nobody" or not may_end_before_preemption:
+    if drafter == "none" or not may_end_before_preemption:
         required.append("preemptions_total")
-    if drafter != "nobody":
+    if drafter != "none":
         required += ["accepted_tokens_total", "wrong"]
     return [name for name in required if not seen[name] > 0]
 
 
 def _registered_policy(name: str) -> BatchingPolicy:
-    """With the options it has where nobody says otherwise."""
+    """With its default options."""
     kind = _POLICIES.get(name)
     return kind(kind.options())

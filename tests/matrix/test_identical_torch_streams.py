@@ -165,7 +165,7 @@ def test_an_answer_alone_is_what_transformers_says(family: str, models: Models, 
 def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: Models, alone: Alone) -> None:
     seen: Counter[str] = Counter()
     rows = [(CROWD, row) for row in covering(DESIGN, seed=1) if row["drafter"] == drafter]
-    # Somebody gives way in any case; and what is lost comes back.
+    # Some request is preempted in any case; and what is lost comes back.
     rows += [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)]
     rows += enumerate(random_combinations(TORCH_FACTORS, names().index(drafter), NUM_RANDOM), 1)
     # Whose prompt is computed when others come is a matter of time: further crowds where an obstacle was not met.
@@ -217,7 +217,7 @@ def test_each_defect_changes_a_stream_of_a_real_model(
     owner, name, broken = DEFECTS[defect]
 
     def found() -> list[str]:
-        run = played(models("qwen3")[0], crowd, PLAIN, "nobody", 0, knower(crowd, expected))
+        run = played(models("qwen3")[0], crowd, PLAIN, "none", 0, knower(crowd, expected))
         return differences(crowd, run, expected, MOST_ERROR["int8"])
 
     assert not found()

@@ -60,7 +60,7 @@ HARD: Combination = {
 }
 CROWDED: Combination = HARD | {"max_batch_size": 32, "blocks": "some", "has_forms": True, "fails": False}
 MOST_FURTHER = 20
-"""Further tries where nobody was forked: whose prompt is computed when others come is a matter of time."""
+"""Further tries where no request was forked: whose prompt is computed when others come is a matter of time."""
 Alone = Callable[..., tuple[Crowd, Run]]
 """Seed, and whether answers have forms → a crowd, a large one for 0, and what each of its requests gets alone."""
 
@@ -107,7 +107,7 @@ def test_no_combination_changes_a_stream(drafter: str, model: Path, alone: Alone
     seen: Counter[str] = Counter()
     design = [row for row in covering(DESIGN, seed=5) if row["drafter"] == drafter]
     rows = [(number % 2 + 1, row) for number, row in enumerate(design)]
-    rows.append((0, CROWDED))  # somebody gives way
+    rows.append((0, CROWDED))  # some request is preempted
     rows += enumerate(random_combinations(FACTORS, names().index(drafter), NUM_RANDOM), 1)
     for number, (seed, row) in enumerate([*rows, *[(0, CROWDED)] * MOST_FURTHER]):
         if number >= len(rows) and not not_met(seen, drafter):
@@ -168,30 +168,30 @@ def _forgets_the_text(self: GrammarTable, slot: int, grammar: GrammarSpec, outpu
 _BATCH, _ACCEPT, _UNIFORM, _OPEN = SlotTable.batch, sampler_chain._accept, uniform, LastStage.open
 _FORGET, _COMPILE, _LOGPROBS = Sequence.forget_blocks, GrammarTable.open, token_logprobs
 DEFECTS: dict[str, tuple[str, Any, str, Any]] = {
-    "tables of other slots": ("nobody", SlotTable, "batch", _swaps_tables),
+    "tables of other slots": ("none", SlotTable, "batch", _swaps_tables),
     "wrong drafts are accepted": ("oracle", sampler_chain, "_accept", _accepts_everything),
-    "copies that copy nothing": ("nobody", ToyStage, "copy", lambda self, src, dst: None),
-    "names of single blocks": ("nobody", kv_manager, "block_names", _names_a_block_only),
+    "copies that copy nothing": ("none", ToyStage, "copy", lambda self, src, dst: None),
+    "names of single blocks": ("none", kv_manager, "block_names", _names_a_block_only),
     "draws that depend on their row": (
-        "nobody",
+        "none",
         sampler_chain,
         "uniform",
         lambda seeds, choices, positions: _UNIFORM(seeds + np.arange(len(seeds), dtype=np.uint64), choices, positions),
     ),
-    "steps ahead that go on from nothing": ("nobody", DrawnTokens, "note", lambda self, step, result: None),
-    "samplers that forget what they had learnt": ("nobody", LastStage, "open", _opens_afresh),
-    "scores that outlive a preemption": ("nobody", Sequence, "forget_blocks", _keeps_scores),
+    "steps ahead that go on from nothing": ("none", DrawnTokens, "note", lambda self, step, result: None),
+    "samplers that forget what they had learnt": ("none", LastStage, "open", _opens_afresh),
+    "scores that outlive a preemption": ("none", Sequence, "forget_blocks", _keeps_scores),
     "scores of other tokens": (
-        "nobody",
+        "none",
         prompt_scores,
         "token_logprobs",
         lambda xp, logits, ids, *args, **options: _LOGPROBS(xp, logits, [*ids[1:], *ids[:1]], *args, **options),
     ),
-    "grammars that forget what was said": ("nobody", GrammarTable, "open", _forgets_the_text),
+    "grammars that forget what was said": ("none", GrammarTable, "open", _forgets_the_text),
 }
 
 
-@pytest.mark.parametrize(("drafter", "has_forms"), [("nobody", False), ("oracle", False), ("nobody", True)])
+@pytest.mark.parametrize(("drafter", "has_forms"), [("none", False), ("oracle", False), ("none", True)])
 def test_without_a_defect_the_hard_combination_changes_nothing(
     drafter: str, has_forms: bool, model: Path, alone: Alone
 ) -> None:
@@ -219,6 +219,6 @@ def test_another_seed_changes_its_own_stream_only(model: Path, alone: Alone) -> 
     other_ask = msgspec.structs.replace(asked.ask, seed=12)
     other = replace(crowd[index], submission=msgspec.structs.replace(asked, ask=other_ask))
     changed = [*crowd[:index], other, *crowd[index + 1 :]]
-    found = differences(crowd, played(model, changed, HARD, "nobody", 0), expected)
+    found = differences(crowd, played(model, changed, HARD, "none", 0), expected)
     assert found
     assert all(text.startswith(f"request {index},") for text in found)

@@ -1,4 +1,4 @@
-"""Whoever waits gets its turn, although requests of higher priority keep coming; with few blocks and without."""
+"""Every waiting request gets its turn, although requests of higher priority keep coming, with few blocks and many."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_only_sampled_tokens_reach_the_head() -> None:
     assert error(logits, expected[mx.array([0, 4])]) > 1e-2
 
 
-def test_whoever_reads_the_embeddings_on_a_later_stage_gets_nan() -> None:
+def test_embeddings_read_on_a_later_stage_are_nan() -> None:
     clean, leaky = run_split("llama", 2), run_split("talkie", 2)
 
     assert bool(mx.isfinite(clean).all().item())

@@ -109,7 +109,7 @@ def test_the_page_is_the_record() -> None:
 )
 def test_a_configuration_finds_its_family(config: dict[str, Any], name: str) -> None:
     assert family(config) is load_record().families[name]
-    assert family({"model_type": "nobody_has_this"}) is None
+    assert family({"model_type": "no_such_type"}) is None
 
 
 def test_assumptions_end_with_their_context() -> None:

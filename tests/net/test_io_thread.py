@@ -41,7 +41,7 @@ def test_message_arrives_with_actor_and_sender(node: MakeNode, until: Until) -> 
 
 def test_both_directions_share_the_connection_the_later_process_dialled(node: MakeNode, until: Until) -> None:
     root = node("root.1")
-    # Nobody of that name is connected yet; the message waits for the dialler.
+    # No process of that name is connected yet; the message waits for the dialler.
     root.io.send("engine.1", "batching", Stop())
     engine = node("engine.1", dials=root)
     until(lambda: engine.heard)
@@ -164,7 +164,7 @@ def test_dialled_process_that_never_answers_is_lost(
     node: MakeNode, sockets: Path, until: Until, num_messages: int
 ) -> None:
     engine = node("engine.1", limits=LinkLimits(connect_timeout_s=0.3))
-    engine.io.connect("root.1", f"ipc://{sockets}/nobody")
+    engine.io.connect("root.1", f"ipc://{sockets}/absent")
     for slot in range(num_messages):
         engine.io.send("root.1", "kv", Close(slot=slot))
     until(lambda: engine.lost)
@@ -469,7 +469,7 @@ def test_close_sends_what_waits(node: MakeNode, until: Until) -> None:
 
 def test_close_does_not_wait_for_the_unreachable(node: MakeNode, sockets: Path) -> None:
     engine = node("engine.1")
-    engine.io.connect("root.1", f"ipc://{sockets}/nobody")
+    engine.io.connect("root.1", f"ipc://{sockets}/absent")
     engine.io.send("root.1", "kv", Stop())
     engine.io.close(linger_s=0.2)
     assert not engine.io._thread.is_alive()

@@ -86,7 +86,7 @@ def test_a_stranger_is_told_from_a_process_of_the_run_and_cannot_take_its_name(s
 
 def test_unknown_peer_is_told_from_a_full_one(routers: Routers) -> None:
     root, engine, _ = routers
-    assert root.send("nobody", [b"x"]) is Sending.UNKNOWN
+    assert root.send("absent", [b"x"]) is Sending.UNKNOWN
     # The dialler is not read from, so that sooner or later its buffers and the system's are full.
     large = b"x" * 1_000_000
     assert any(engine.send("root.1", [large]) is Sending.FULL for _ in range(20_000))

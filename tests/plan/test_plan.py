@@ -242,7 +242,7 @@ def test_a_plan_survives_the_way_to_another_process(write_model: WriteModel, plu
         ({"admission-policy-options": {"times": 2}}, "engine.admission-policy-options.times", "unknown key"),
     ],
 )
-def test_names_and_settings_that_nobody_knows_are_refused_with_their_place(
+def test_names_and_settings_that_are_unknown_are_refused_with_their_place(
     keys: dict[str, Any], path: str, text: str, write_model: WriteModel, plugins: Plugins
 ) -> None:
     with pytest.raises(TopologyError) as caught:

@@ -1,4 +1,4 @@
-"""Loading plugins: one that is broken stops nothing, and every message names who is meant."""
+"""Loading plugins: one that is broken stops nothing, and every message names the plugin."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_an_installed_distribution_is_found_and_named(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ("import a_library_nobody_has", "ModuleNotFoundError: No module named 'a_library_nobody_has'"),
+        ("import a_missing_library", "ModuleNotFoundError: No module named 'a_missing_library'"),
         ("raise RuntimeError('no driver')", "RuntimeError: no driver"),
         ("raise SystemExit(3)", "SystemExit: 3"),
         ("class Odd(BaseException): pass\nraise Odd('bye')", "Odd: bye"),
@@ -147,7 +147,7 @@ def test_one_plugin_cannot_offer_a_name_twice() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones_their_owners_and_what_failed() -> None:
-    plugins = load_plugins([EntryPoint("broken", "a_module_nobody_has", "histrio")])
+    plugins = load_plugins([EntryPoint("broken", "a_missing_module", "histrio")])
     plugins.add(offering("abacus"), "first")
     with pytest.raises(PluginError) as caught:
         plugins.backends.get("abakus")

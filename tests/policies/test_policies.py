@@ -1,4 +1,4 @@
-"""Policies: who enters before whom, who is accepted at all, and one of each from a file outside of the tree."""
+"""Policies: which request enters first, which is accepted at all, and one of each from a file outside of the tree."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def command(number: int, num_tokens: int = 4, priority: int = 0) -> Generate:
     return Generate(number, [1] * num_tokens, num_tokens, num_tokens + 4, Ask(priority=priority))
 
 
-# --- who enters first ------------------------------------------------------------------------------------------------
+# --- which enters first---------------------------------------------------------------------------------------------
 
 
 def entered(policy: BatchingPolicy | None, commands: list[Generate]) -> list[int]:
@@ -143,7 +143,7 @@ def test_options_say_what_priorities_and_lengths_are_worth() -> None:
     assert entered(both, by_priority).index(1) == 5, "the worth of a priority is the same setting there"
 
 
-# --- who is accepted -------------------------------------------------------------------------------------------------
+# --- which is accepted ----------------------------------------------------------------------------------------------
 
 
 def loaded(num_requests: int, num_tokens: int, num_cache_tokens: int = 1000) -> Load:

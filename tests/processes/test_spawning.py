@@ -56,7 +56,7 @@ class World:
     def __init__(self, folder: Path, plan: Any, refusals: list[Exception]) -> None:
         directory = Directory("front")
         self.root = RootActor(directory, LIMITS, replica_actors(1))
-        directory.host("admission", _Nobody(), self.root)  # type: ignore[arg-type]
+        directory.host("admission", _Deaf(), self.root)  # type: ignore[arg-type]
         self.links = IoThread("front", None, lambda _batch: None, lambda _process: None)
         self.processes = ReplicaProcesses(self.root, plan, folder, self.links, "secret")
         self.refusals = refusals
@@ -69,7 +69,7 @@ class World:
         return Child()
 
 
-class _Nobody:
+class _Deaf:
     """A dispatcher that drops everything."""
 
     def host(self, name: str, actor: Any) -> None:

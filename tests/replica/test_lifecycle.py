@@ -47,7 +47,7 @@ class Links:
         self.gone: list[str] = []
 
     def connect(self, process: str, endpoint: str) -> None:
-        raise AssertionError("root dials nobody")
+        raise AssertionError("root dials no process")
 
     def disconnect(self, process: str) -> None:
         self.gone.append(process)
@@ -214,7 +214,7 @@ def test_a_silent_process_is_killed_when_requests_may_flow_and_not_while_it_load
     assert world.killer.killed == ["stage1.1"]
 
 
-def test_who_cannot_be_reached_is_replaced() -> None:
+def test_a_process_that_cannot_be_reached_is_replaced() -> None:
     world = World()
     world.come_up()
     world.root.receive(ChildFailed(f"{LINK}engine.1", "cannot be reached by stage1.1"))
@@ -237,7 +237,7 @@ def test_a_process_that_ends_before_it_begins_is_not_started_again() -> None:
 
 
 @pytest.mark.parametrize("is_own_doing", [False, True])
-def test_a_process_that_somebody_ends_or_that_has_begun_is_started_again(is_own_doing: bool) -> None:
+def test_a_process_that_is_ended_or_that_has_begun_is_started_again(is_own_doing: bool) -> None:
     world = World()
     process = "stage1.1" if is_own_doing else "stage2.1"
     world.root.process_started(HostedActors("stage2", "stage2.1", ["stage2"], "ipc://stage2.1"))
@@ -340,7 +340,7 @@ def test_a_failure_during_a_trial_is_the_requests_and_counts_neither_time() -> N
     assert world.root.failure is not None, "a control: without a trial they count"
 
 
-def test_a_failure_while_nothing_is_up_convicts_nobody() -> None:
+def test_a_failure_while_nothing_is_up_convicts_no_request() -> None:
     world = World()
     world.come_up()
     world.root.receive(OnTrial(7))

@@ -1,4 +1,4 @@
-"""Who is hung and who is only busy, on a clock of the test's own."""
+"""Which process is hung and which only busy, on a clock of the test's own."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_first_step_that_silences_the_process_has_the_same_time(world: World) 
     assert world.run(200.0) < 60.0
 
 
-def test_messages_that_nobody_handles_are_a_hang(world: World) -> None:
+def test_messages_that_are_not_handled_are_a_hang(world: World) -> None:
     world.serve()
     for stuck_s in range(9):
         world.run(1.0, Beat("engine.1", 0, 0.0, 0.0, stuck_s=stuck_s))

@@ -34,7 +34,7 @@ TARGET = (np.random.default_rng(1).standard_normal((VOCAB, VOCAB)) * 1.5).astype
 """[token, next token] logits."""
 DRAFTED = np.random.default_rng(2).standard_normal((VOCAB, VOCAB)) * 1.5
 DRAFTED[:, 2] = -np.inf
-"""Those of the drafter, who knows nothing of the target, and not all of its tokens."""
+"""The drafter's, which knows nothing of the target, and not all of its tokens."""
 
 
 def _softmax(logits: Floats) -> Floats:
@@ -230,7 +230,7 @@ def test_wrong_acceptance_is_found_out(rule: str, monkeypatch: pytest.MonkeyPatc
     assert not _is_plausible(streams, _expected({}))
 
 
-def test_chances_that_are_not_those_of_the_drafts_are_found_out() -> None:
+def test_probabilities_that_are_not_those_of_the_drafts_are_found_out() -> None:
     streams, _ = _streams(NumpyArrays(), {}, _Drafter(told=_softmax(DRAFTED / 3)), FEW)
 
     assert not _is_plausible(streams, _expected({}))

@@ -1,4 +1,4 @@
-"""Temperature and all truncations against the logits processors of transformers, which nobody here wrote.
+"""Temperature and all truncations against the logits processors of transformers, an implementation from elsewhere.
 
 Where transformers has none (top-n-sigma), against the paper's formula on single rows.
 """

@@ -91,7 +91,7 @@ def spec_of(folder: Path, **settings: Any) -> StageSpec:
 
 
 def no_progress(_fraction: float, _text: str) -> None:
-    """Nobody watches."""
+    """Progress is not shown."""
 
 
 @pytest.fixture(scope="module")

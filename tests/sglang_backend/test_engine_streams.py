@@ -45,7 +45,7 @@ def test_logprobs_are_cut_with_the_ids() -> None:
     assert make_row(COMMAND, 3, Piece([4, 90, 6])).extras is None, "a control: nothing to tell"
 
 
-def test_an_end_that_nobody_asked_for_is_an_error_with_its_reason() -> None:
+def test_an_end_that_was_not_asked_for_is_an_error_with_its_reason() -> None:
     made = make_row(COMMAND, 3, Piece([4], ended="NaN happened"))
     assert made.extras is not None
     assert (made.ids, made.state, made.extras.code) == ([4], RequestState.ERROR, "engine_unavailable")

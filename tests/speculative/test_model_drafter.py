@@ -166,17 +166,17 @@ def test_a_draft_stops_at_the_end_of_the_text(drafter: ModelDrafter) -> None:
     assert proposed(drafter, {1: 6}) == {1: expected[:3]}
 
 
-def test_who_is_far_behind_catches_up_first(drafter: ModelDrafter, backend: CountingToy) -> None:
+def test_a_sequence_far_behind_catches_up_first(drafter: ModelDrafter, backend: CountingToy) -> None:
     long = [token % 250 for token in range(700)]
     open_sequence(drafter, 1, [1, 2])
     open_sequence(drafter, 2, list(long))
     assert proposed(drafter, {1: 2, 2: 2}) == {1: said_by_toy([1, 2], 2)}
-    assert backend.steps == [[2, 510], [1]], "one step of many tokens, and who is near comes first"
+    assert backend.steps == [[2, 510], [1]], "one step of many tokens, and the nearest sequence comes first"
     assert proposed(drafter, {2: 2}) == {}
     assert proposed(drafter, {2: 2}) == {2: said_by_toy(long, 2)}
 
 
-def test_who_fell_behind_a_little_is_drafted_for_at_once(drafter: ModelDrafter) -> None:
+def test_a_sequence_a_little_behind_is_drafted_for_at_once(drafter: ModelDrafter) -> None:
     open_sequence(drafter, 1, [1] * _MOST_BEHIND)
     assert proposed(drafter, {1: 1}) == {1: said_by_toy([1] * _MOST_BEHIND, 1)}
     open_sequence(drafter, 2, [1] * (_MOST_BEHIND + 1))

@@ -1,4 +1,4 @@
-"""Slots and blocks of a draft model: kept by those who are drafted for, lost by those who were not for a while."""
+"""Slots and blocks of a draft model: kept by sequences that are drafted for, lost by those that were not for long."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ FREE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("sampling", FREE)
-def test_chances_are_a_distribution_over_tokens_that_the_request_allows(sampling: dict[str, Any]) -> None:
+def test_draft_probs_are_a_distribution_over_tokens_that_the_request_allows(sampling: dict[str, Any]) -> None:
     logits = make_logits(6)
     ranked = (-logits).argsort(axis=1)
     for slot, each in enumerate(make_chooser(sampling, is_seeded=False).choose(logits, SLOTS, POSITIONS)):
@@ -98,7 +98,7 @@ def test_chances_are_a_distribution_over_tokens_that_the_request_allows(sampling
         assert draft_probs == pytest.approx(plainly(logits[slot], **sampling))
 
 
-def test_a_hot_request_is_drawn_for_with_its_own_number_whoever_chose_it() -> None:
+def test_a_hot_request_is_drawn_for_with_its_own_number_whether_seeded_or_not() -> None:
     logits = make_logits(8)
     chosen = make_chooser({"temperature": 1.6}, is_seeded=False).choose(logits, SLOTS, POSITIONS)
     assert [each.token for each in chosen] == drawn_by_target({"temperature": 1.6}, logits)
@@ -119,7 +119,7 @@ def plainly(
     return [weight / sum(nucleus) for weight in nucleus]
 
 
-def test_tokens_come_as_often_as_their_chances_say() -> None:
+def test_tokens_come_as_often_as_their_probabilities_say() -> None:
     logits = np.repeat(make_logits(7)[:1], ROWS, axis=0)
     chooser = make_chooser({"temperature": 1.0}, is_seeded=False)
     chosen = [each for _ in range(2000) for each in chooser.choose(logits, SLOTS, POSITIONS)]

@@ -175,7 +175,7 @@ async def test_trouble_changes_no_score(model: Path, trouble: str) -> None:
             check(scores, LONG[nth * 9 :], num_top=nth % 3)
 
 
-# --- who cannot ------------------------------------------------------------------------------------------------------
+# --- refused ---------------------------------------------------------------------------------------------------------
 
 
 class _LastPositionStage(ToyStage):

@@ -1,4 +1,4 @@
-"""Rows say what they say alone, whoever joins, leaves, is wrong about its drafts or inherits blocks beside them.
+"""Rows say what they say alone, whichever others join, leave, have drafts rejected or inherit blocks beside them.
 
 Their company is drawn at random, as what it may do to the copies of running rows (see `residents.py`) is too much to
 think of. Two defects that were found so are put back, and must be seen.

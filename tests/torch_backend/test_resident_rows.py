@@ -122,7 +122,7 @@ def test_joins_and_leaves_read_the_same(pair: Pair) -> None:
     assert pair.decode(15, 18, FIRST) < 1e-6
 
 
-def test_who_joins_or_takes_a_leavers_seat_is_all_that_is_read() -> None:
+def test_a_row_that_joins_or_takes_a_free_seat_is_all_that_is_read() -> None:
     pair, tables = Pair(), [list(range(8 * row, 8 * row + 8)) for row in range(6)]
     pair.step(*((0, 9 + row, table) for row, table in enumerate(tables[:4])))
     pair.decode(9, 11, *tables[:4])

@@ -1,4 +1,4 @@
-"""Models nobody here wrote code for split all the same, or say why not."""
+"""Models without code of their own here split all the same, or say why not."""
 
 from __future__ import annotations
 
