@@ -63,7 +63,7 @@ def test_states_of_rows_take_at_most_half_of_the_share() -> None:
     assert BUDGET.max_slots(0, SPEC) == SPEC.sizes.max_batch_size
     assert BUDGET.max_slots(50, SPEC) == 2
     assert BUDGET.max_slots(125, SPEC) == 1
-    with pytest.raises(DoesNotFit, match="one row's state"):
+    with pytest.raises(DoesNotFit, match="one sequence's state"):
         BUDGET.max_slots(126, SPEC)
 
 

@@ -111,7 +111,7 @@ class StageSpec(msgspec.Struct, frozen=True):
     """One of auto, float32, bfloat16, float16. Auto is the checkpoint's; on a CPU, float32 for weights below 128 MB."""
     max_sequence_length: int = 4096
     sizes: SizeSettings = SizeSettings()
-    """What is asked for: rows and tokens of a step, the number of blocks, and for backends that settle it when they
+    """What is asked for: slots, tokens of a step, the number of blocks, and for backends that settle it when they
     open the block size."""
     memory: MemorySettings = MemorySettings()
     """`kv_cache_dtype` is `auto` unless the backend has `Capability.INT8_KV`."""
@@ -315,7 +315,7 @@ class RunningStage(Protocol):
         """Copy blocks, `src[i]` to `dst[i]`; only with `COPY_BLOCKS`."""
 
     def close_slot(self, slot: int) -> None:
-        """The sequence in this slot is gone (for backends that keep rows)."""
+        """The sequence in this slot is gone (for backends that keep a state per slot)."""
 
 
 @runtime_checkable

@@ -37,17 +37,17 @@ class Budget:
         )
 
     def max_slots(self, bytes_per_slot: int, spec: StageSpec) -> int:
-        """Most rows whose states take half of the share for blocks. Raises `DoesNotFit` if that is not even one."""
+        """Most slots whose states take half of the share for blocks. Raises `DoesNotFit` if that is not even one."""
         if bytes_per_slot == 0:
             return spec.sizes.max_batch_size
 
-        rows = min(spec.sizes.max_batch_size, self._share(spec) // 2 // bytes_per_slot)
-        if rows > 0:
-            return rows
+        slots = min(spec.sizes.max_batch_size, self._share(spec) // 2 // bytes_per_slot)
+        if slots > 0:
+            return slots
 
         raise DoesNotFit(
-            f"one row's state needs {_gib(bytes_per_slot)}; {self.device} has {_gib(self.free_bytes)} free beside the "
-            f"weights, and kvcache-mem-ratio {spec.block_mem_ratio} of {_gib(self.total_bytes)} allows half of "
+            f"one sequence's state needs {_gib(bytes_per_slot)}; {self.device} has {_gib(self.free_bytes)} free beside "
+            f"the weights, and kvcache-mem-ratio {spec.block_mem_ratio} of {_gib(self.total_bytes)} allows half of "
             f"{_gib(self._share(spec))}: raise the ratio"
         )
 
@@ -56,7 +56,7 @@ class Budget:
     ) -> dict[int, int]:
         """Block size → most blocks, at most what `max_slots` sequences of full length take.
 
-        `state_bytes` of the share are taken by the rows' states. Only block sizes that give the blocks that are asked
+        `state_bytes` of the share are taken by the slots' states. Only block sizes that give the blocks that are asked
         for are in the answer. Raises `DoesNotFit` where none does.
         """
         share = max(self._share(spec) - state_bytes, 0)
