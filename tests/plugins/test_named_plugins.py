@@ -106,7 +106,7 @@ def test_a_relative_path_and_a_module_will_do(tmp_path: Path, monkeypatch: pytes
         ("colorsys.py", "", "colorsys.py: there is another module called colorsys: rename the file"),
         ("torn.py", "def f(:\n", "torn.py: SyntaxError: invalid syntax (torn.py, line 1)"),
         ("leaves.py", "import sys; sys.exit(4)", "leaves.py: SystemExit: 4"),
-        ("lacks.py", "import a_missing_library", "lacks.py: ModuleNotFoundError: No module named 'a_library_nob"),
+        ("lacks.py", "import a_missing_library", "lacks.py: ModuleNotFoundError: No module named 'a_missing_lib"),
         ("no.such.module", None, "no.such.module: ModuleNotFoundError: No module named 'no'"),
         ("not a module", None, "not a module: this is neither a file that ends in .py nor the name of a module"),
     ],
