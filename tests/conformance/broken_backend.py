@@ -78,7 +78,7 @@ DEFECTS = {
     "slot-state-stays": "reused_blocks_and_slots_show_nothing_of_their_past",
     "sorts-rows": "the_order_of_rows_does_not_matter",
     "stale-blocks-visible": "reused_blocks_and_slots_show_nothing_of_their_past",
-    "states-for-nobody": "a_step_that_wants_none_gives_no_states",
+    "states-for-no-row": "a_step_that_wants_none_gives_no_states",
     "states-in-wrong-order": "states_of_a_batch_equal_those_alone",
     "states-know-chunks": "states_of_chunks_equal_those_of_one_step",
     "states-know-cuts": "states_of_every_split_equal_the_whole",
@@ -262,7 +262,7 @@ class BrokenStage(toy.ToyStage):
 
     def _pooled(self, batch: StepBatch, states: _Ints) -> npt.NDArray[np.float32] | None:
         if batch.num_pooled is None:
-            return toy.states_of(states) if self.defect == "states-for-nobody" else None
+            return toy.states_of(states) if self.defect == "states-for-no-row" else None
 
         starts = np.repeat(batch.starts, batch.num_tokens)
         pooled = toy.trailing(batch, batch.num_pooled)
