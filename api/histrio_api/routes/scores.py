@@ -15,6 +15,7 @@ from histrio_api.request.prompts import require_at_most
 from histrio_api.request.received import Arrival
 from histrio_api.request.texts import encoded_texts
 from histrio_api.routes.common import HttpRequest
+from histrio_api.routes.described import described
 from histrio_api.routes.vectors import respond_with_vectors
 from histrio_api.schemas.scores import Document, Ranked, Reranking, RerankRequest, Score, ScoreRequest, Scores
 from histrio_api.shared.edge import Edge
@@ -22,13 +23,13 @@ from histrio_api.shared.edge import Edge
 __all__ = ["rerank", "score"]
 
 
-@post(["/v1/score", "/score"], status_code=200)
+@post(["/v1/score", "/score"], status_code=200, opt=described(ScoreRequest, Scores))
 async def score(request: HttpRequest) -> ASGIResponse:
     """How near the texts of each pair are."""
     return await respond_with_vectors(request, ScoreRequest, _pairs, _scores, "score-")
 
 
-@post(["/v1/rerank", "/v2/rerank", "/rerank"], status_code=200)
+@post(["/v1/rerank", "/v2/rerank", "/rerank"], status_code=200, opt=described(RerankRequest, Reranking))
 async def rerank(request: HttpRequest) -> ASGIResponse:
     """Documents in the order of how near they are to a query."""
     return await respond_with_vectors(request, RerankRequest, _query_and_documents, _ranking, "rerank-")
