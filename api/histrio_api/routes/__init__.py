@@ -36,7 +36,6 @@ from histrio_api.routes.responses import (
 )
 from histrio_api.routes.schema import schema
 from histrio_api.routes.scores import rerank, score
-from histrio_api.routes.state import health, liveness, metrics, version
 from histrio_api.routes.state import health, liveness, load, metrics, version
 from histrio_api.routes.status import status
 from histrio_api.routes.tokenize import detokenize, tokenize
