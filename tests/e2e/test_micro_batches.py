@@ -21,6 +21,8 @@ pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
 NUM_REQUESTS, NUM_TOKENS = 8, 40
 TOKEN_S = 0.01
+QUIET_S = 1.2
+"""Stages tell their numbers once a second, and a moment after their last step."""
 NUM_TRIES = 5
 """Something else may keep the cores busy for a while."""
 
@@ -31,6 +33,21 @@ def busy_s(server: LaunchedServer) -> list[float]:
         lines = reply.read().decode().splitlines()
     found = [line.split() for line in lines if "_busy_seconds_total" in line and not line.startswith("#")]
     return [float(value) for _name, value in sorted(found)]
+
+
+def final_busy_s(server: LaunchedServer) -> list[float]:
+    """The same once no step runs: the numbers stay as they are for longer than stages take to tell them."""
+    last, since = busy_s(server), time.monotonic()
+
+    def is_final() -> bool:
+        nonlocal last, since
+        now = busy_s(server)
+        if now != last:
+            last, since = now, time.monotonic()
+        return len(now) == 2 and min(now) > 0 and time.monotonic() - since > QUIET_S
+
+    eventually(is_final)
+    return last
 
 
 async def generate(server: LaunchedServer) -> list[str]:
@@ -61,8 +78,7 @@ def measure(model: Path, folder: Path, num_micro_batches: int) -> tuple[float, l
         begun = time.perf_counter()
         texts = anyio.run(generate, server)
         took = time.perf_counter() - begun
-        eventually(lambda: len(busy_s(server)) == 2 and min(busy_s(server)) > 0)
-        return took, [busy / took for busy in busy_s(server)], texts
+        return took, [busy / took for busy in final_busy_s(server)], texts
 
 
 @pytest.mark.alone
