@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from openai.types import completion_create_params as completion_params
+from openai.types import embedding_create_params
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.responses import input_token_count_params, response_create_params
 
@@ -24,6 +25,7 @@ from histrio_api.schemas.completions import CompletionRequest
 from histrio_api.schemas.embeddings import EmbeddingRequest
 from histrio_api.schemas.formats import ResponseFormat
 from histrio_api.schemas.responses import ResponsesRequest
+from histrio_api.schemas.scores import RerankRequest, ScoreRequest
 from histrio_samplers.plugin import SAMPLERS
 
 BASE: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -154,7 +156,9 @@ FORMS: dict[str, set[str]] = {
     "completions": {*CompletionRequest.__struct_fields__},
     "messages": {*MessagesRequest.__struct_fields__} - NOT_OF_MESSAGES.keys(),
     "responses": {*ResponsesRequest.__struct_fields__} - NOT_OF_RESPONSES.keys(),
-    "embeddings": {*EmbeddingRequest.__struct_fields__} - {*CompletionRequest.__struct_fields__},
+    "embeddings": {*EmbeddingRequest.__struct_fields__},
+    "scores": {*ScoreRequest.__struct_fields__},
+    "rerankings": {*RerankRequest.__struct_fields__},
 }
 """What each form honours."""
 HINTS_ELSEWHERE = {"reasoning_effort", "reasoning", "enable_thinking", "thinking", "think", "metadata", "store"}
@@ -178,6 +182,7 @@ def test_the_table_has_every_field_that_the_official_client_can_send() -> None:
         completion_params.CompletionCreateParamsBase,
         response_create_params.ResponseCreateParamsBase,
         input_token_count_params.InputTokenCountParams,
+        embedding_create_params.EmbeddingCreateParams,
     ):
         missing = {*get_annotations(params), "stream"} - KNOWN_FIELDS.keys()
         assert not missing

@@ -53,18 +53,16 @@ def _refused(reason: str, *neutral: Any) -> KnownField:
 
 
 _HONOURED = (
-    _honoured(
+    _honoured("chats completions messages responses embeddings scores rerankings", "model user priority")
+    | _honoured(
         "chats completions messages responses",
-        "model stream max_tokens seed stop_token_ids ignore_eos skip_special_tokens priority cache_salt",
+        "stream max_tokens seed stop_token_ids ignore_eos skip_special_tokens cache_salt",
         "max_speculation response_format structured_outputs json_schema regex grammar ebnf guided_json guided_regex",
-        "guided_choice guided_grammar user safety_identifier",
+        "guided_choice guided_grammar safety_identifier",
     )
     | _honoured("chats completions responses", "stream_options stop")
-    | _honoured(
-        "chats completions",
-        "n prompt_logprobs logprobs add_special_tokens truncate_prompt_tokens truncation_side",
-        return_token_ids=(False,),
-    )
+    | _honoured("chats completions", "n prompt_logprobs logprobs truncation_side", return_token_ids=(False,))
+    | _honoured("chats completions embeddings scores rerankings", "add_special_tokens truncate_prompt_tokens")
     | _honoured("completions", "prompt", echo=(False,), suffix=("",))
     | _honoured("chats messages", "messages")
     | _honoured("chats messages responses", tools=([],), tool_choice=("auto", "none"))
