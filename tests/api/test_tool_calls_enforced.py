@@ -16,6 +16,7 @@ from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio_api.request.fields import split_fields
 from histrio_api.request.forced_calls import calls_grammar, form_or_calls
+from histrio_api.request.functions import with_tools
 from histrio_api.request.structured import wanted_grammar
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.chat import ChatRequest
@@ -268,3 +269,31 @@ def test_no_name_of_a_tool_holds_a_special_token(choice: str) -> None:
         assert caught.value.param == "tools[1].function.name"
         assert "im_" not in str(caught.value)
         assert calls_grammar(HERMES, request, special_texts={"<|other|>"}) is not None
+
+
+def allowed(mode: str, *names: str) -> Any:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def test_only_allowed_tools_are_offered() -> None:
+    for mode in ("auto", "required"):
+        chat = with_tools(request_of(tools=TOOLS, tool_choice=allowed(mode, "switch")))
+        assert ([each.function.name for each in chat.tools], chat.tool_choice) == (["switch"], mode)
+    chat = with_tools(request_of(tools=TOOLS, tool_choice=named("switch")))
+    assert len(chat.tools) == 2, "a control: a named tool leaves the others in the prompt"
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        (allowed("auto", "add", "other"), "tool_choice.allowed_tools.tools[1].function.name"),
+        (allowed("auto"), "tool_choice.allowed_tools.tools"),
+        ({"type": "allowed_tools"}, "tool_choice.allowed_tools"),
+        ({"type": "function"}, "tool_choice.function"),
+    ],
+)
+def test_a_choice_of_tools_that_are_not_there_is_refused(choice: Any, param: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        with_tools(request_of(tools=TOOLS, tool_choice=choice))
+    assert caught.value.param == param

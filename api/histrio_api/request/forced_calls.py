@@ -118,7 +118,7 @@ def _offered(tools: list[ToolDefinition], choice: str | NamedTool) -> list[tuple
     if not isinstance(choice, NamedTool):
         return numbered
 
-    found = [each for each in numbered if each[1].function.name == choice.function.name]
+    found = [each for each in numbered if each[1].function.name == choice.name]
     if not found:
         param = "tool_choice.function.name"
         raise RequestError(f"{param}: none of the request's tools has this name", param=param)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from histrio_api.schemas.strict import Strict
 
-__all__ = ["FunctionDefinition", "NamedTool", "ToolDefinition", "ToolName"]
+__all__ = ["AllowedTool", "AllowedTools", "FunctionDefinition", "NamedTool", "ToolDefinition", "ToolName"]
 
 
 class FunctionDefinition(Strict, frozen=True):
@@ -32,8 +32,28 @@ class ToolName(Strict, frozen=True):
     name: str
 
 
-class NamedTool(Strict, frozen=True):
-    """`tool_choice`: exactly this one."""
+class AllowedTool(Strict, frozen=True):
+    """One of the tools that may be called."""
 
     function: ToolName
     type: Literal["function"] = "function"
+
+
+class AllowedTools(Strict, frozen=True):
+    """Some of the request's tools, and whether one of them must be called."""
+
+    tools: list[AllowedTool]
+    mode: Literal["auto", "required"] = "auto"
+
+
+class NamedTool(Strict, frozen=True):
+    """`tool_choice`: exactly this one; or, by its type, one of some."""
+
+    function: ToolName | None = None
+    type: Literal["function", "allowed_tools"] = "function"
+    allowed_tools: AllowedTools | None = None
+
+    @property
+    def name(self) -> str:
+        """Of the tool that must be called."""
+        return "" if self.function is None else self.function.name
