@@ -114,7 +114,7 @@ async def delete_model() -> ASGIResponse:
 @post(["/api/embed", "/api/embeddings"], status_code=200)
 async def embed() -> ASGIResponse:
     """Refused."""
-    raise NotOffered("histrio answers prompts, and gives no embeddings under this URL")
+    raise NotOffered("embeddings have another form here; ask POST /v1/embeddings for them")
 
 
 def _one_model() -> NotOffered:
