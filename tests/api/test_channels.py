@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,7 +14,10 @@ import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histrio_api.answer.answer_tokens import AnswerTokens
+from histrio_api.schemas.logprobs import TokenLogprob
 from histrio_api.testing import ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio_api.text.answers import AnswerParts
 from histrio_api.text.channels import ChannelParser
 from histrio_api.text.reasoning_formats import FORMATS
 from histrio_api.text.template import ChatTemplate
@@ -86,6 +90,17 @@ def test_calls_are_passed_on_in_one_spelling_where_they_are_read(text: str) -> N
     assert parse(list(text), passes_calls=True) == whole
     assert "<|channel|>commentary to=functions.f<|message|>{}" in whole[1]
     assert "to=functions" not in parse([text])[1], "a control: without tools they are none"
+
+
+def test_tokens_of_the_answer_are_told_also_between_two_channels_of_reasoning() -> None:
+    harmony = next(each for each in FORMATS if each.name == "harmony")
+    text = f"<|channel|>commentary<|message|>I look.<|end|><|start|>assistant{WHOLE}"
+    tokens, told, at = AnswerTokens(AnswerParts("already", harmony)), [], 0
+    for spelling in re.findall(r"<\|\w+\|>|.", text):
+        told += tokens.push((at, TokenLogprob(spelling, -1.0, [], [])), spelling)
+        at += len(spelling)
+    told += tokens.flush()
+    assert "".join(entry.token for _, entry in told) == "I look.Hello, 5 <| 6!"
 
 
 @pytest.fixture(scope="module")

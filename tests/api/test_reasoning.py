@@ -187,6 +187,35 @@ def test_log_probabilities_of_reasoning_come_with_the_rest(qwen: Thinker) -> Non
     assert "".join(each.token for each in logprobs.content or []) == "<think>\nHm.\n</think>\n\nHello!"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("said", "fields", "left"),
+    [
+        ("<think>\nHm, ümläut.\n</think>\n\nHellö!", {}, "Hellö!"),
+        ("<think>\n\n</think>\n\nHello!", {}, "Hello!"),
+        (f"<think>\nHm.\n</think>\n\n{CALL}", {"tools": [{"type": "function", "function": {"name": "f"}}]}, CALL),
+        ("<think>\nHm", {}, ""),
+        ("<thin", {}, "<thin"),
+        ("<thin|", {"stop": ["|"]}, "<thin"),
+        ("<think>a|b", {"stop": ["|"]}, ""),
+    ],
+)
+def test_hidden_reasoning_has_no_log_probabilities(
+    qwen: Thinker, stream: bool, said: str, fields: dict[str, Any], left: str
+) -> None:
+    qwen.says(said)
+
+    def scored(**more: Any) -> str:
+        asked: dict[str, Any] = {"model": "test/scripted", "messages": HELLO, "logprobs": True} | fields
+        answer: Any = qwen.client.chat.completions.create(**asked, stream=stream, extra_body=more)
+        choices = [each.choices[0] for each in answer] if stream else [answer.choices[0]]
+        entries = [entry for each in choices for entry in (each.logprobs and each.logprobs.content) or []]
+        return b"".join(bytes(entry.bytes) for entry in entries).decode()
+
+    assert scored(include_reasoning=False) == scored(reasoning={"exclude": True}) == left
+    assert scored() == said.partition("|")[0], "control"
+
+
 @pytest.mark.timeout(60)  # starts a process that checks grammars
 def test_the_grammar_knows_of_the_reasoning(qwen: Thinker, asked: Thinker) -> None:
     opened = [*HELLO, {"role": "assistant", "content": "<think>\nSo"}]

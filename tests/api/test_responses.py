@@ -252,6 +252,14 @@ def test_log_probabilities_come_with_the_text(served: Served) -> None:
     assert served.answer()["output"][0]["content"][0]["logprobs"] == [], "control"
 
 
+def test_log_probabilities_are_of_the_text_and_not_of_the_reasoning(served: Served) -> None:
+    served.says(f"{REASONED}Sö.")
+    whole = served.answer(top_logprobs=1)["output"][1]["content"][0]
+    assert b"".join(bytes(each["bytes"]) for each in whole["logprobs"]).decode() == whole["text"] == "Sö."
+    deltas = [each for each in served.events(top_logprobs=1) if each["type"] == "response.output_text.delta"]
+    assert [entry for each in deltas for entry in each["logprobs"]] == whole["logprobs"]
+
+
 HISTORY: list[Any] = [
     {"role": "developer", "content": "Be brief."},
     {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "What is 1 + 2?"}]},

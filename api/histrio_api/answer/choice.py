@@ -194,7 +194,7 @@ class Choice:
         detokenizer = self._detokenizer
         for token_id in ids:
             piece = self._take_token(token_id)
-            places.append((detokenizer.num_late_chars, len(piece)))
+            places.append((detokenizer.num_late_chars, piece))
             shown.append(stops.push(piece))
             if not stops.is_stopped and stops.would_stop(detokenizer.complete_text):
                 # Byte tokens that make a stop string together: what would change them is not generated any more.
@@ -214,7 +214,8 @@ class Choice:
         text = "".join(shown)
         if self.logprobs is not None:
             is_whole = is_finished and not stops.is_stopped
-            self.logprobs.push(delta, places, len(text), is_whole=is_whole)
+            is_last = bool(self.finish_reason)
+            self.logprobs.push(delta, places, len(text), is_last=is_last, is_whole=is_whole)
             if self.echoes and is_whole and len(ids) < len(delta.ids):
                 self.logprobs.push_end(delta)
         return text

@@ -12,9 +12,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from histrio.errors import HistrioError
+from histrio_api.answer.answer_tokens import PlacedToken
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.generation import Generation
-from histrio_api.answer.logprobs import PlacedToken
 from histrio_api.error_shapes import openai_error
 from histrio_api.request.prepared import Prepared
 from histrio_api.schemas.generation import AnsweredChoice

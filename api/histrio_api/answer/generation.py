@@ -12,6 +12,7 @@ import anyio
 
 from histrio.contracts.gateway import Submission
 from histrio.errors import HistrioError
+from histrio_api.answer.answer_tokens import AnswerTokens
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.logprobs import ChoiceLogprobs
 from histrio_api.answer.prompt_logprobs import PromptScores
@@ -258,6 +259,8 @@ def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
         logprobs = ChoiceLogprobs(
             edge.tokenizer, prepared.scores.num_top, num_prompt_chars, names_ids=prepared.scores.names_ids
         )
+        if prepared.scores.leaves_out_reasoning and prepared.parts.may_reason:
+            logprobs.answer_tokens = AnswerTokens(prepared.parts)
     if prepared.parts.may_reason:
         choice.reasoning = ReasoningCount(prepared.parts)
     choice.decode_with(detokenizer, prepared.received.request.stop_strings, logprobs)

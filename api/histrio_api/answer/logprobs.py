@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 from histrio.contracts.gateway import Delta
 from histrio.messages import TokenLogprobs
+from histrio_api.answer.answer_tokens import AnswerTokens, PlacedToken
 from histrio_api.errors import GenerationFailed
 from histrio_api.request.prompts import Prompt
 from histrio_api.schemas.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
@@ -21,18 +22,14 @@ from histrio_api.text.tokenizer import Tokenizer
 
 __all__ = [
     "ChoiceLogprobs",
-    "PlacedToken",
     "TokenPlace",
     "chat_logprobs",
     "completion_logprobs",
     "sayable",
 ]
 
-PlacedToken = tuple[int, TokenLogprob]
-"""Where in the answer's text a token begins, in characters, and its entry."""
-
-TokenPlace = tuple[int, int]
-"""Of the text that came out with a token: how many characters at its beginning are earlier tokens', and its length."""
+TokenPlace = tuple[int, str]
+"""The text that came out with a token, and before it how many characters at its beginning are earlier tokens'."""
 
 _LEAST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON cannot say; the same number that OpenAI uses."""
@@ -41,7 +38,16 @@ _LEAST_LOGPROB = -9999.0
 class ChoiceLogprobs:
     """The entries of one choice, from its deltas to its answer."""
 
-    __slots__ = ("_held", "_names_ids", "_num_chars", "_num_shown_chars", "_num_top", "_shown", "_tokenizer")
+    __slots__ = (
+        "_held",
+        "_names_ids",
+        "_num_chars",
+        "_num_shown_chars",
+        "_num_top",
+        "_shown",
+        "_tokenizer",
+        "answer_tokens",
+    )
 
     def __init__(
         self, tokenizer: Tokenizer, num_top: int, num_prompt_chars: int = 0, *, names_ids: bool = False
@@ -54,26 +60,34 @@ class ChoiceLogprobs:
         self._num_shown_chars = num_prompt_chars
         self._held: deque[PlacedToken] = deque()
         self._shown: list[PlacedToken] = []
+        self.answer_tokens: AnswerTokens | None = None
+        """Of an answer whose reasoning has no entries."""
 
     @property
     def num_shown(self) -> int:
         """How many `take_shown` has to give."""
         return len(self._shown)
 
-    def push(self, delta: Delta, places: Sequence[TokenPlace], num_shown_chars: int, *, is_whole: bool) -> None:
+    def push(
+        self, delta: Delta, places: Sequence[TokenPlace], num_shown_chars: int, *, is_last: bool, is_whole: bool
+    ) -> None:
         """Take as many tokens of `delta` as there are places, and release those whose text is shown by now.
 
-        `is_whole`: the answer has ended with all of its text. Raises `GenerationFailed` if the delta lacks entries.
+        `is_last`: the answer has ended; `is_whole`: with all of its text. Raises `GenerationFailed` if the delta lacks
+        entries.
         """
         found = delta.extras.logprobs
         if len(found) != len(delta.ids) or (self._num_top and not all(each.top for each in found)):
             raise GenerationFailed("the backend left out log probabilities that the request asks for")
 
-        for at, (num_late_chars, num_chars) in enumerate(places):
+        for at, (num_late_chars, piece) in enumerate(places):
             top = found[at].top if self._num_top else []
             entry = self._entry(delta.ids[at], found[at].logprob, top)
-            self._held.append((self._num_chars + num_late_chars, entry))
-            self._num_chars += num_chars
+            token = (self._num_chars + num_late_chars, entry)
+            self._held.extend((token,) if self.answer_tokens is None else self.answer_tokens.push(token, piece))
+            self._num_chars += len(piece)
+        if is_last and self.answer_tokens is not None:
+            self._held.extend(self.answer_tokens.flush())
         self._num_shown_chars += num_shown_chars
         while self._held and (is_whole or self._held[0][0] < self._num_shown_chars):
             self._shown.append(self._held.popleft())

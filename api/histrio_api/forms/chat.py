@@ -63,7 +63,11 @@ def _wanted_scores(edge: Edge, chat: ChatRequest) -> Scores:
     if chat.top_logprobs and not chat.logprobs:
         raise RequestError("top_logprobs: only allowed when logprobs is true", param="top_logprobs")
 
-    asked = Scores(chat.top_logprobs if chat.logprobs else None, num_reported=chat.prompt_logprobs)
+    asked = Scores(
+        chat.top_logprobs if chat.logprobs else None,
+        num_reported=chat.prompt_logprobs,
+        leaves_out_reasoning=not chat.shows_reasoning,
+    )
     return wanted_scores(edge, asked, is_stream=chat.stream)
 
 

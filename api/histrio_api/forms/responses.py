@@ -62,7 +62,10 @@ def prepare_response(edge: Edge, received: Received[ResponsesRequest]) -> Prepar
         logprobs=_LOGPROBS in request.include or request.top_logprobs > 0,
         top_logprobs=request.top_logprobs,
     )
-    return replace(prepare_chat(edge, chat), received=asked)
+    prepared = prepare_chat(edge, chat)
+    # They are fields of a message's text, and reasoning is an item of its own.
+    scores = prepared.scores._replace(leaves_out_reasoning=True)
+    return replace(prepared, received=asked, scores=scores)
 
 
 def count_input_tokens(edge: Edge, received: Received[InputTokensRequest]) -> int:

@@ -21,6 +21,8 @@ class Scores(NamedTuple):
     """Of the prompts' tokens, in a field of their own."""
     names_ids: bool = False
     """Entries have the ids of their tokens."""
+    leaves_out_reasoning: bool = False
+    """Tokens of the reasoning have no entries."""
 
 
 def wanted_scores(edge: Edge, scores: Scores, *, is_stream: bool, echoes: bool = False) -> Scores:
