@@ -39,7 +39,6 @@ _LLAMA_TYPES = {
     401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
-    501: "not_supported_error",
     503: "unavailable_error",
 }
 _SCHEMA_FIELD = "response_format.json_schema.schema"

@@ -12,18 +12,23 @@ from histrio_api.answer.vectors import Vector
 from histrio_api.schemas.embeddings import Embedding, EmbeddingRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["embedding", "scaled"]
+__all__ = ["embedding", "scaled", "shaped"]
 
 
 def embedding(edge: Edge, request: EmbeddingRequest, index: int, vector: Vector) -> Embedding:
     """One vector as the request wants it. Raises `RequestError` where it cannot have that many numbers."""
-    habits = edge.gateway.model.vectors
-    normalizes = habits.normalizes if request.normalize is None else request.normalize
-    vector = _shortened(vector, request.dimensions, None if edge.settings.any_dimensions else habits.widths)
-    vector = scaled(vector) if normalizes else vector
+    normalizes = edge.gateway.model.vectors.normalizes if request.normalize is None else request.normalize
+    vector = shaped(edge, vector, request.dimensions, normalizes=normalizes)
     if request.encoding_format == "base64":
         return Embedding(index, msgspec.Raw(b'"' + b64encode(vector.tobytes()) + b'"'))
     return Embedding(index, msgspec.Raw(msgspec.json.encode(vector.tolist())))
+
+
+def shaped(edge: Edge, vector: Vector, dimensions: int | None, *, normalizes: bool) -> Vector:
+    """With so many numbers, None for all, and of length 1 where it `normalizes`. Raises `RequestError`."""
+    trained = None if edge.settings.any_dimensions else edge.gateway.model.vectors.widths
+    vector = _shortened(vector, dimensions, trained)
+    return scaled(vector) if normalizes else vector
 
 
 def scaled(vector: Vector) -> Vector:

@@ -38,6 +38,8 @@ class Texts:
     id: str = ""
     """What the request is called in the answer, in hooks and in the log."""
     num_cached_tokens: int = 0
+    reading_s: float = 0.0
+    """From the request's arrival until its texts were encoded."""
 
     @property
     def usage(self) -> VectorUsage:

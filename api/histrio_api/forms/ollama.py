@@ -32,7 +32,7 @@ from histrio_api.shared.edge import Edge
 from histrio_api.text.answers import AnswerParser, Parts, WholeCalls, called_tools
 from histrio_api.text.call_arguments import as_object
 
-__all__ = ["OLLAMA_CHAT", "OLLAMA_GENERATE", "OllamaAnswer", "timestamp"]
+__all__ = ["OLLAMA_CHAT", "OLLAMA_GENERATE", "OllamaAnswer", "nanoseconds", "timestamp"]
 
 _NOT_OF_OLLAMA: dict[str, object] = {"n": 1, "stream_options": StreamOptions()}
 _NANOSECONDS = 1_000_000_000
@@ -174,12 +174,12 @@ class OllamaAnswer:
         return {
             "done": True,
             "done_reason": generation.choices[0].finish_reason,
-            "total_duration": _nanoseconds(timings.total_s),
-            "load_duration": _nanoseconds(timings.reading_s),
+            "total_duration": nanoseconds(timings.total_s),
+            "load_duration": nanoseconds(timings.reading_s),
             "prompt_eval_count": usage.prompt_tokens,
-            "prompt_eval_duration": _nanoseconds(timings.prompt_s),
+            "prompt_eval_duration": nanoseconds(timings.prompt_s),
             "eval_count": usage.completion_tokens,
-            "eval_duration": _nanoseconds(timings.answer_s),
+            "eval_duration": nanoseconds(timings.answer_s),
         }
 
 
@@ -197,7 +197,8 @@ def timestamp() -> str:
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _nanoseconds(seconds: float) -> int:
+def nanoseconds(seconds: float) -> int:
+    """As Ollama writes durations."""
     return round(seconds * _NANOSECONDS)
 
 

@@ -24,7 +24,7 @@ def read_texts_request(edge: Edge, body: bytes, kind: type[R], arrival: Arrival)
     """Check a request's body. Raises `RequestError`, and `EngineError` while nothing can be computed."""
     settings, ignored = edge.settings, IgnoredFields(is_strict=arrival.is_strict)
     given = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=UNREAD)
-    request, _ = split_fields(given, kind, frozenset(), edge.honoured_by, ignored)
+    request, _ = split_fields(kind.own_names(given), kind, frozenset(), edge.honoured_by, ignored)
     edge.require_model(request.model)
     edge.keys.limits_of(arrival.key).require_model(edge.gateway.model.id)
     edge.require_accepting()
@@ -63,7 +63,7 @@ def cut_text(tokenizer: Tokenizer, text: str, most: int, *, add_special: bool) -
 
 
 def _encoded(edge: Edge, request: TextsRequest, given: str | list[int], param: str) -> Prompt:
-    most = request.truncate_prompt_tokens
+    most = request.most_tokens
     if most is not None:
         limit = edge.gateway.model.max_sequence_length
         most = limit if most == -1 else min(most, limit)

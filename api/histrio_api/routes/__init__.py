@@ -13,10 +13,10 @@ from histrio_api.routes.embeddings import embeddings
 from histrio_api.routes.llama_cpp import infill, llama_completion, llama_props, llama_slots
 from histrio_api.routes.models import list_models, show_model
 from histrio_api.routes.ollama import ollama_chat, ollama_generate
+from histrio_api.routes.ollama_embeddings import ollama_embed, ollama_embedding
 from histrio_api.routes.ollama_models import (
     change_models,
     delete_model,
-    embed,
     list_tags,
     ollama_version,
     pull,
@@ -54,7 +54,6 @@ ROUTES: list[HTTPRouteHandler] = [
     delete_model,
     delete_response,
     detokenize,
-    embed,
     embeddings,
     generate,
     generate_batch,
@@ -73,6 +72,8 @@ ROUTES: list[HTTPRouteHandler] = [
     messages,
     metrics,
     ollama_chat,
+    ollama_embed,
+    ollama_embedding,
     ollama_generate,
     ollama_version,
     page_file,

@@ -24,19 +24,12 @@ from histrio_api.routes.described import described
 from histrio_api.schemas.ollama import ModelDetails, ModelName
 from histrio_api.shared.edge import Edge
 
-__all__ = ["change_models", "delete_model", "embed", "list_tags", "ollama_version", "pull", "running_models", "show"]
+__all__ = ["change_models", "delete_model", "list_tags", "ollama_version", "pull", "running_models", "show"]
 
 OLLAMA_VERSION = "0.12.11"
 """Of the API that is spoken here; clients leave out what an older one would not know."""
 _FOREVER = "9999-12-31T23:59:59Z"
 _NUM_MODEL_FIELDS = 32
-
-
-class NotOffered(RequestError):
-    """Ollama has it, and histrio does not."""
-
-    status = 501
-    code = "not_supported"
 
 
 @get("/api/tags")
@@ -111,15 +104,9 @@ async def delete_model() -> ASGIResponse:
     raise _one_model()
 
 
-@post(["/api/embed", "/api/embeddings"], status_code=200)
-async def embed() -> ASGIResponse:
-    """Refused."""
-    raise NotOffered("embeddings have another form here; ask POST /v1/embeddings for them")
-
-
-def _one_model() -> NotOffered:
+def _one_model() -> RequestError:
     text = "histrio serves the one model of its topology; to have another, change `model` there and start it again"
-    return NotOffered(text)
+    return RequestError(text, code="not_supported")
 
 
 async def _named_model(request: HttpRequest) -> tuple[ModelName, IgnoredFields]:

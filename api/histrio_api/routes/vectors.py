@@ -48,6 +48,7 @@ async def respond_with_vectors(
         asked, texts, ignored = await edge.run_text(prepare, len(body))
 
     texts.id = f"{id_prefix}{uuid4().hex}"
+    texts.reading_s = time.perf_counter() - arrival.at_s
     vectors: list[Vector] = []
 
     async def work() -> None:

@@ -29,6 +29,16 @@ class TextsRequest(Strict, frozen=True):
     pooling: Pooling | None = None
     """None for the model's own."""
 
+    @classmethod
+    def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """A body's fields under the names that the rest of the endpoint has for them. Raises `RequestError`."""
+        return fields
+
+    @property
+    def most_tokens(self) -> int | None:
+        """To how many tokens texts are cut: as `truncate_prompt_tokens`."""
+        return self.truncate_prompt_tokens
+
 
 class EmbeddingRequest(TextsRequest, frozen=True, kw_only=True):
     """POST /v1/embeddings. An input is text or token ids, or a list of either."""

@@ -12,7 +12,7 @@ from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.local_options import without_idle_options
 from histrio_api.schemas.strict import NumTopLogprobs, Strict
 
-__all__ = ["ModelDetails", "ModelName", "OllamaChatRequest", "OllamaGenerateRequest", "without_tag"]
+__all__ = ["ModelDetails", "ModelName", "OllamaChatRequest", "OllamaGenerateRequest", "own_names", "without_tag"]
 
 _TAG = ":latest"
 _MESSAGE_NAMES = {"thinking": "reasoning_content", "tool_name": "name"}
@@ -26,7 +26,7 @@ class OllamaChatRequest(ChatRequest, frozen=True, kw_only=True):
     @classmethod
     def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Raises `RequestError`."""
-        given = _own_names(fields)
+        given = own_names(fields)
         messages = given.get("messages")
         if isinstance(messages, list):
             given["messages"] = [_renamed(each, _MESSAGE_NAMES) for each in messages]
@@ -52,7 +52,7 @@ class OllamaGenerateRequest(GenerationRequest, frozen=True, kw_only=True):
     @classmethod
     def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Raises `RequestError`."""
-        return _own_names(fields)
+        return own_names(fields)
 
 
 class ModelName(Strict, frozen=True):
@@ -90,8 +90,8 @@ def without_tag(name: str) -> str:
     return name.removesuffix(_TAG)
 
 
-def _own_names(fields: dict[str, Any]) -> dict[str, Any]:
-    """With the options beside the other fields. Raises `RequestError`."""
+def own_names(fields: dict[str, Any]) -> dict[str, Any]:
+    """A body's fields with the options beside the other fields. Raises `RequestError`."""
     options = fields.get("options")
     if not (options is None or isinstance(options, dict)):
         raise RequestError("options: must be an object", param="options")
