@@ -32,6 +32,11 @@ class Served:
         ids = self.tokenizer.encode(text, add_special=False)
         self.gateway.script = lambda submission, choice: saying(ids)
 
+    def says_at_once(self, *pieces: str) -> None:
+        """One delta for each piece, however many tokens it has."""
+        deltas = [Delta(self.tokenizer.encode(each, add_special=False), RequestState.DECODING) for each in pieces]
+        self.gateway.script = lambda submission, choice: [*deltas, Delta([2], RequestState.FINISHED_EOS)]
+
     def ask(self, path: str = "", **fields: Any) -> httpx.Response:
         given = {"model": "test/scripted", "messages": HELLO, "max_tokens": 400} | fields
         return self.http.post(f"/v1/messages{path}", json=given)
@@ -183,6 +188,18 @@ def test_an_answer_is_taken_apart_into_blocks_whole_and_streamed_alike(
         assert len(ids) == len(set(ids))
         assert (message["content"], message["stop_reason"]) == (blocks, reason)
     assert whole | {"id": ""} == streamed | {"id": ""}
+
+
+@pytest.mark.parametrize("num_chars", range(1, len('{"a": 1}}\n</tool_call>')))
+def test_the_rest_of_a_call_stays_in_its_block_where_text_comes_with_it(served: Served, num_chars: int) -> None:
+    served.says_at_once(CALL[:-num_chars], f"{CALL[-num_chars:]}Done.{CALL}")
+    call = {"type": "tool_use", "id": "", "name": "add", "input": {"a": 1}}
+    content = folded(served.events(tools=TOOLS))["content"]
+    assert [each | ({"id": ""} if "id" in each else {}) for each in content] == [
+        call,
+        {"type": "text", "text": "Done.\n"},
+        call,
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -37,6 +37,11 @@ class Served:
         ids = self.tokenizer.encode(text, add_special=False)
         self.gateway.script = lambda submission, choice: saying(ids, num_logprobs=submission.ask.num_logprobs)
 
+    def says_at_once(self, *pieces: str) -> None:
+        """One delta for each piece, however many tokens it has."""
+        deltas = [Delta(self.tokenizer.encode(each, add_special=False), RequestState.DECODING) for each in pieces]
+        self.gateway.script = lambda submission, choice: [*deltas, Delta([2], RequestState.FINISHED_EOS)]
+
     def ask(self, path: str = "", **fields: Any) -> httpx.Response:
         return self.http.post(f"/v1/responses{path}", json={"model": "test/scripted", "input": "Hello"} | fields)
 
@@ -190,6 +195,17 @@ def test_an_answer_is_taken_apart_into_items_whole_and_streamed_alike(
     left_out: Any = {"output": {"__all__": {"content": {"__all__": {"parsed"}}, "parsed_arguments": True}}}
     dumped = [each.model_dump(exclude=left_out) for each in (whole, streamed)]
     assert without_ids(dumped[0]) == without_ids(dumped[1])
+
+
+@pytest.mark.parametrize("num_chars", range(1, len('{"a": 1}}\n</tool_call>')))
+def test_the_rest_of_a_call_stays_in_its_item_where_text_comes_with_it(served: Served, num_chars: int) -> None:
+    served.says_at_once(CALL[:-num_chars], f"{CALL[-num_chars:]}Done.{CALL}")
+    output = served.events(tools=TOOLS)[-1]["response"]["output"]
+    assert [item.get("arguments") or item["content"][0]["text"] for item in output] == [
+        '{"a": 1}',
+        "Done.\n",
+        '{"a": 1}',
+    ]
 
 
 @pytest.mark.parametrize("stream", [False, True])

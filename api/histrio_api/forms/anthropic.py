@@ -121,6 +121,8 @@ class _BlockEvents:
         self._has_object = False
 
     def take(self, parts: Parts) -> Iterator[bytes]:
+        if parts.rest_of_call:
+            yield from self._grow(parts.rest_of_call)
         if parts.reasoning:
             yield from self._more("thinking", parts.reasoning)
         if parts.text:
@@ -129,14 +131,12 @@ class _BlockEvents:
                 yield from self._more("text", text)
             else:
                 self._blanks = text
-        for piece in parts.calls:
+        for piece in parts.begun_calls:
             self._blanks = ""
-            if piece.name:
-                yield from self._close()
-                yield self._begin(ToolUseBlock(_use_id(piece.id), piece.name, {}))
-                self._open, self._has_object = "tool_use", False
-            if self._is_object(piece.arguments):
-                yield self._json(piece.arguments)
+            yield from self._close()
+            yield self._begin(ToolUseBlock(_use_id(piece.id), piece.name, {}))
+            self._open, self._has_object = "tool_use", False
+            yield from self._grow(piece.arguments)
 
     def end(self) -> Iterator[bytes]:
         if self._blanks:
@@ -149,6 +149,10 @@ class _BlockEvents:
             yield self._begin(TextBlock("") if kind == "text" else ThinkingBlock(""))
             self._open = kind
         yield self._delta({"type": f"{kind}_delta", kind: text})
+
+    def _grow(self, arguments: str) -> Iterator[bytes]:
+        if self._is_object(arguments):
+            yield self._json(arguments)
 
     def _is_object(self, arguments: str) -> bool:
         if not self._has_object:

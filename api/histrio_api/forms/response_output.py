@@ -63,18 +63,17 @@ class ResponseOutput:
     def take(self, parts: Parts, logprobs: list[TokenLogprob] | None = None) -> Iterator[Change]:
         """More of the answer; its log probabilities go out with the next text."""
         self._logprobs += logprobs or ()
+        if parts.rest_of_call:
+            yield from self._grow(parts.rest_of_call)
         if parts.reasoning:
             yield from self._more(ReasoningItem, parts.reasoning)
-        begun = [piece for piece in parts.calls if piece.name]
-        for piece in parts.calls[: len(parts.calls) - len(begun)]:
-            yield from self._grow(piece.arguments)  # the rest of the open call, before any text
         if parts.text:
             text, self._blanks = self._blanks + parts.text, ""
             if isinstance(self._open, MessageItem) or not text.isspace():
                 yield from self._more(MessageItem, text)
             else:
                 self._blanks = text
-        for piece in begun:
+        for piece in parts.begun_calls:
             self._blanks = ""
             yield from self._begin(CalledFunctionItem(_new_id("fc"), piece.id, piece.name))
             yield from self._grow(piece.arguments)

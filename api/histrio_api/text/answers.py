@@ -53,6 +53,16 @@ class Parts:
     calls: list[CallPiece] = field(default_factory=list)
     """Those that begin a call have an id."""
 
+    @property
+    def rest_of_call(self) -> str:
+        """Arguments of the call that an earlier piece began; they stand before all else in this one."""
+        return self.calls[0].arguments if self.calls and not self.calls[0].name else ""
+
+    @property
+    def begun_calls(self) -> list[CallPiece]:
+        """The calls that begin in this piece; they stand behind all else in it."""
+        return [piece for piece in self.calls if piece.name]
+
 
 class AnswerParser:
     """One choice's answer. Without reasoning and tools its text comes out as it is."""
