@@ -20,7 +20,7 @@ from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying,
 
 MODEL = "test/scripted"
 BODY = {"model": MODEL, "prompt": "Hello", "max_tokens": 3}
-OPEN_ROUTES = {"/", "/health", "/health/live", "/ui/{name:path}"}
+OPEN_ROUTES = {"/", "/health", "/ping", "/ready", "/health/live", "/ui/{name:path}"}
 """What tells nothing that a stranger may not know."""
 
 
