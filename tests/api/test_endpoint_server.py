@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from histrio.config.tables import convert_table
 from histrio.errors import ModelUnavailable, TopologyError, UnsupportedModel
 from histrio_api.plugin import ApiService, register_edges
 from histrio_api.service.listener import bind
+from histrio_api.service.service import _spare_collector
 from histrio_api.shared.settings import ApiSettings
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 from histrio_api.text.tokenizer import Tokenizer
@@ -45,6 +47,19 @@ def test_it_stops_although_a_stream_is_open(model_folder: Path) -> None:
     assert gateway.streams[0].was_cancelled.wait(45)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{url}/health")
+
+
+def test_what_a_first_request_has_loaded_is_looked_at_by_no_collection(model_folder: Path) -> None:
+    _spare_collector.cache_clear()
+    gateway = ScriptedGateway(served_model(model_folder), lambda submission, choice: saying([]))
+    with running_endpoint(gateway) as url:
+        loaded = [[each] for each in range(100_000)]
+        assert httpx.get(f"{url}/health").status_code == 200
+        assert len(gc.get_objects()) > len(loaded), "a control: it answers, but generates nothing"
+        assert httpx.post(f"{url}/v1/completions", json={"prompt": "a"}).status_code == 200
+        while len(gc.get_objects()) > len(loaded):
+            assert httpx.get(f"{url}/health").status_code == 200
+    gc.unfreeze()
 
 
 def test_it_starts_again_on_the_same_port(model_folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import inspect
 
 import pytest
@@ -28,12 +30,22 @@ def test_a_docstring_belongs_to_the_field_above_it() -> None:
     assert class_source(Boat).name == "Boat"
 
 
+def test_no_syntax_tree_is_kept() -> None:
+    def is_of_boat(each: object) -> bool:
+        return type(each) is ast.ClassDef and each.name == "Boat"
+
+    assert field_docs(Boat)
+    assert not any(map(is_of_boat, gc.get_objects()))
+    kept = class_source(Boat)
+    assert [*filter(is_of_boat, gc.get_objects())] == [kept], "a control"
+
+
 def test_without_the_source_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(_module: object) -> str:
         raise OSError("could not get source code")
 
     monkeypatch.setattr(inspect, "getsource", missing)
-    module._tree.cache_clear()
+    module._docs_of_classes.cache_clear()
     assert field_docs(Boat) == {}
     monkeypatch.undo()
     assert field_docs(Boat) != {}, "a control"

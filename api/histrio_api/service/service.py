@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, nullcontext
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Any, Literal
 
 import anyio
 from anyio import to_thread
@@ -42,7 +43,6 @@ async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> No
     """Serve `context.gateway` until cancelled; `text` is the model's text side if it has been read."""
     settings = as_options(context.settings, ApiSettings, "api")
     edge = await to_thread.run_sync(open_edge, context.gateway, settings, text)
-    _spare_collector()
     app = Gate(create_app(edge), settings, edge.metrics.count_request)
     kept = edge.usage.writing() if edge.usage is not None else nullcontext()
 
@@ -51,14 +51,22 @@ async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> No
         if settings.ui:
             logger.info("the page to talk to the model is at %s/", address)
 
-    async with _grammar_trials(edge), _watched_keys(edge.keys), kept:
+    _spare_collector("started")
+    async with _grammar_trials(edge), _beside(edge.keys.watch, partial(_spare_when_warm, edge.metrics)), kept:
         await serve(app, settings, ready)
 
 
+async def _spare_when_warm(metrics: EndpointMetrics) -> None:
+    """The first request loads modules and fills caches, which live as long as the process, too."""
+    while not metrics.has_finished:  # noqa: ASYNC110 - a plain field, nothing announces its change
+        await anyio.sleep(_LOOK_S)
+    _spare_collector("warm")
+
+
 @cache
-def _spare_collector() -> None:
-    """Once in a process: what lives as long as it is looked at no more. Looking through all the modules each time that
-    many objects were made would stop every stream for a tenth of a second."""
+def _spare_collector(at: Literal["started", "warm"]) -> None:
+    """Once in a process at each time: what lives as long as it is looked at no more. Looking through all the modules
+    each time that many objects were made would stop every stream for a tenth of a second."""
     gc.collect()
     gc.freeze()
 
@@ -112,9 +120,11 @@ async def _grammar_trials(edge: Edge) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _watched_keys(keys: KeyRing) -> AsyncIterator[None]:
+async def _beside(*work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """What is to be done while the block runs."""
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(keys.watch)
+        for each in work:
+            tasks.start_soon(each)
         yield
         tasks.cancel_scope.cancel()
 

@@ -89,6 +89,11 @@ class EndpointMetrics:
         self.first_token = self.histograms["time_to_first_token_seconds"]
         self.inter_token = self.histograms["inter_token_seconds"]
 
+    @property
+    def has_finished(self) -> bool:
+        """Whether a generation has ended."""
+        return bool(self.histograms["request_seconds"].summary["count"])
+
     def count_request(self, path: str, status: int) -> None:
         """One more request was answered."""
         self.requests[self.label_of(path), status] += 1
