@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from histrio.contracts.tool_format import CallPiece
 from histrio.errors import RequestError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import Chunks, encode, ids_field, logprobs_field
 from histrio_api.answer.generation import Generation
 from histrio_api.answer.logprobs import chat_logprobs
+from histrio_api.forms.custom_calls import CustomCalls, ToldPiece, told_calls
 from histrio_api.forms.form import Form
 from histrio_api.request.forced_calls import form_or_calls
 from histrio_api.request.functions import with_tools
@@ -25,7 +25,7 @@ from histrio_api.request.scores import Scores, wanted_scores
 from histrio_api.request.structured import requested_grammar
 from histrio_api.schemas.chat import AnswerMessage, ChatChoice, ChatCompletion, ChatRequest
 from histrio_api.shared.edge import Edge
-from histrio_api.text.answers import AnswerParser, AnswerParts, Parts, called_tools
+from histrio_api.text.answers import AnswerParser, AnswerParts, Parts
 
 __all__ = ["CHAT", "ChatAnswer", "prepare_chat"]
 
@@ -41,6 +41,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
         reasoning_format=edge.reasoning_format,
         tool_format=edge.tool_format if has_tools else None,
         schemas={each.function.name: each.function.parameters for each in chat.tools} if has_tools else {},
+        custom_tools=frozenset(each.custom.name for each in chat.tools if each.custom is not None),
         hides_reasoning=not chat.shows_reasoning,
     )
     grammar = requested_grammar(
@@ -87,6 +88,8 @@ class ChatAnswer(Chunks[ChatChoice]):
     def __init__(self, edge: Edge, prepared: Prepared, generation: Generation) -> None:
         super().__init__(edge, prepared, generation)
         self._parsers = [AnswerParser(prepared.parts) for _ in generation.choices]
+        self._custom_names = prepared.parts.custom_tools
+        self._custom_calls = [CustomCalls(self._custom_names) for _ in generation.choices]
 
     def opening(self) -> bytes:
         """A first chunk for each choice, with the role that speaks."""
@@ -103,10 +106,11 @@ class ChatAnswer(Chunks[ChatChoice]):
         # Log probabilities of reasoning and calls go out as they come.
         if parts.text or choice.has_logprobs:
             events.append(self.text(choice, parts.text))
-        if parts.calls:
+        if parts.calls or choice.finish_reason:
             at = parser.num_calls - sum(bool(each.name) for each in parts.calls) - 1
-            for each in parts.calls:
-                at += bool(each.name)
+            calls = self._custom_calls[choice.index].take(parts.calls, is_last=bool(choice.finish_reason))
+            for each in calls:
+                at += bool(each.piece.name)
                 events.append(self._tool_call(choice, each, at))
         if choice.finish_reason:
             end = encode(_finish_reason(choice, parser))
@@ -136,7 +140,7 @@ class ChatAnswer(Chunks[ChatChoice]):
         """One of them, with its message."""
         parser = self._parsers[choice.index]
         logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
-        message = _message(parser.push(text, is_last=True))
+        message = _message(parser.push(text, is_last=True), self._custom_names)
         reason = _finish_reason(choice, parser)
         ids = choice.take_ids() if choice.keeps_ids else msgspec.UNSET
         return ChatChoice(index=choice.index, finish_reason=reason, message=message, logprobs=logprobs, token_ids=ids)
@@ -144,21 +148,24 @@ class ChatAnswer(Chunks[ChatChoice]):
     def _reasoning(self, choice: Choice, text: str) -> bytes:
         return self.chunk(choice, b'"delta":{"reasoning_content":' + encode(text) + b'},"logprobs":null')
 
-    def _tool_call(self, choice: Choice, piece: CallPiece, at: int) -> bytes:
+    def _tool_call(self, choice: Choice, told: ToldPiece, at: int) -> bytes:
         """A piece of the `at`-th tool call of the choice."""
-        function = {"arguments": piece.arguments}
-        delta: dict[str, Any] = {"index": at, "function": function}
+        piece, kind, field = told.piece, "function", "arguments"
+        if told.is_custom:
+            kind, field = "custom", "input"
+        said = {field: piece.arguments}
+        delta: dict[str, Any] = {"index": at, kind: said}
         if piece.name:
-            delta |= {"id": piece.id, "type": "function", "function": {"name": piece.name} | function}
+            delta |= {"id": piece.id, "type": kind, kind: {"name": piece.name} | said}
         return self.chunk(choice, b'"delta":{"tool_calls":[' + encode(delta) + b']},"logprobs":null')
 
 
-def _message(parts: Parts) -> AnswerMessage:
+def _message(parts: Parts, custom_names: Collection[str]) -> AnswerMessage:
     message = AnswerMessage(parts.text)
     if parts.reasoning:
         message.reasoning_content = parts.reasoning
     if parts.calls:
-        message.tool_calls = called_tools(parts.calls)
+        message.tool_calls = told_calls(parts.calls, custom_names)
         message.content = parts.text.strip()
     if parts.reasoning or parts.calls:
         message.content = message.content or None

@@ -18,6 +18,7 @@ from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.custom_tools import INPUT
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition
 
 __all__ = ["calls_grammar", "form_or_calls"]
@@ -63,7 +64,7 @@ def calls_grammar(
 
     is_forced = choice != "auto"
     offered = _offered(request.tools, choice)
-    structures = [_call(tool_format, tool, f"tools[{at}].function", is_forced) for at, tool in offered]
+    structures = [_call(tool_format, tool, f"tools[{at}]", is_forced) for at, tool in offered]
     _check_names(offered, special_texts)
     is_single = isinstance(choice, NamedTool) or not request.parallel_tool_calls
     if is_forced or form is not None:
@@ -71,7 +72,11 @@ def calls_grammar(
         spec = _only_calls(tool_format.layout, structures, is_single, instead)
     else:
         spec = _calls_in_text(tool_format.layout, structures, is_single)
-    places = {f"structures[{nth}].schema": f"tools[{at}].function.parameters" for nth, (at, _) in enumerate(offered)}
+    places = {
+        f"structures[{nth}].schema{place}": path
+        for nth, (at, tool) in enumerate(offered)
+        for place, path in _places(tool, f"tools[{at}]").items()
+    }
     if form is not None:
         places["instead"] = form.param
     return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param, places)
@@ -83,7 +88,8 @@ def _param(request: ChatRequest) -> str | None:
         return "tool_choice"
     strict = [at for at, tool in enumerate(request.tools) if tool.function.strict]
     if strict:
-        return f"tools[{strict[0]}].function.strict"
+        at = strict[0]
+        return f"tools[{at}].function.strict" if request.tools[at].custom is None else f"tools[{at}].custom.format"
     return None if request.parallel_tool_calls else "parallel_tool_calls"
 
 
@@ -120,7 +126,7 @@ def _offered(tools: list[ToolDefinition], choice: str | NamedTool) -> list[tuple
 
     found = [each for each in numbered if each[1].function.name == choice.name]
     if not found:
-        param = "tool_choice.function.name"
+        param = f"tool_choice.{choice.type}.name"
         raise RequestError(f"{param}: none of the request's tools has this name", param=param)
     return found
 
@@ -128,7 +134,7 @@ def _offered(tools: list[ToolDefinition], choice: str | NamedTool) -> list[tuple
 def _check_names(offered: list[tuple[int, ToolDefinition]], special_texts: Collection[str]) -> None:
     known: set[str] = set()
     for at, tool in offered:
-        param = f"tools[{at}].function.name"
+        param = f"tools[{at}].{tool.type}.name"
         if tool.function.name in known:
             raise RequestError(f"{param}: another tool has this name too", param=param)
         if any(each in tool.function.name for each in special_texts):
@@ -137,12 +143,25 @@ def _check_names(offered: list[tuple[int, ToolDefinition]], special_texts: Colle
 
 
 def _call(tool_format: ToolFormat, tool: ToolDefinition, path: str, is_forced: bool) -> TagStructure:
-    schema = _arguments(tool.function, path, is_forced)
+    schema = _arguments(tool.function, f"{path}.function", is_forced)
     try:
         return tool_format.structure(tool.function.name, schema)
     except RequestError as error:
-        param = f"{path}.name" if error.param == "name" else f"{path}.parameters.{error.param or ''}".rstrip(".")
+        param = f"{path}.{tool.type}.name" if error.param == "name" else _located(tool, path, error.param)
         raise RequestError(f"{param}: {error}", param=param, code=error.code) from None
+
+
+def _places(tool: ToolDefinition, path: str) -> dict[str, str]:
+    """Place in the schema of its arguments → path of the field that it was made of; the first that fits holds."""
+    if tool.custom is None:
+        return {"": f"{path}.function.parameters"}
+    return {f".properties.{INPUT}.pattern": f"{path}.custom.format.grammar.definition", "": f"{path}.custom.format"}
+
+
+def _located(tool: ToolDefinition, path: str, place: str | None) -> str:
+    if tool.custom is not None:
+        return f"{path}.custom.format"
+    return f"{path}.function.parameters.{place or ''}".rstrip(".")
 
 
 def _arguments(function: FunctionDefinition, path: str, is_forced: bool) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def with_tools(chat: ChatRequest) -> ChatRequest:
     choice = chat.tool_choice
     if not isinstance(choice, NamedTool):
         return chat
-    given = choice.function if choice.type == "function" else choice.allowed_tools
+    given = getattr(choice, choice.type)
     if given is None:
         param = f"tool_choice.{choice.type}"
         raise RequestError(f"{param}: the field is required", param=param)
@@ -32,7 +32,7 @@ def _with_allowed(chat: ChatRequest, allowed: AllowedTools) -> ChatRequest:
     known = {tool.function.name for tool in chat.tools}
     for at, tool in enumerate(allowed.tools):
         if tool.function.name not in known:
-            param = f"tool_choice.allowed_tools.tools[{at}].function.name"
+            param = f"tool_choice.allowed_tools.tools[{at}].{tool.type}.name"
             raise RequestError(f"{param}: none of the request's tools has this name", param=param)
     names = {tool.function.name for tool in allowed.tools}
     if not names:

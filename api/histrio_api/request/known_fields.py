@@ -245,7 +245,6 @@ _REFUSED = (
     | _each("chat_template role_mapping template preset", _refused("the model's own template is used", ""))
     | _each("system", _refused("only messages and /api/generate have it; give a message of the role system", ""))
     | _each("context", _refused("put them into a message", []))
-    | _each("messages[].tool_calls[].custom", _refused("tools are functions"))
     | _each("messages[].prefix messages[].partial", _refused("give continue_final_message", False))
     | _each(
         "separate_reasoning stream_reasoning parse_tool_calls",

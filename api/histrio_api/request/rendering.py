@@ -135,4 +135,4 @@ def _require_tools(edge: Edge) -> None:
 def _tool_definition(tool: ToolDefinition) -> dict[str, Any]:
     given = msgspec.structs.asdict(tool.function).items()
     function = {name: value for name, value in given if value is not None and name != "strict"}
-    return {"type": tool.type, "function": function}
+    return {"type": "function", "function": function}

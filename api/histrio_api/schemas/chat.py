@@ -13,7 +13,17 @@ from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, PromptCut, S
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
-__all__ = ["AnswerMessage", "CalledFunction", "CalledTool", "ChatChoice", "ChatCompletion", "ChatRequest", "Thinking"]
+__all__ = [
+    "AnswerMessage",
+    "CalledCustom",
+    "CalledCustomTool",
+    "CalledFunction",
+    "CalledTool",
+    "ChatChoice",
+    "ChatCompletion",
+    "ChatRequest",
+    "Thinking",
+]
 
 
 class Thinking(Strict, frozen=True):
@@ -83,12 +93,25 @@ class CalledFunction(msgspec.Struct):
     arguments: str
 
 
-class CalledTool(msgspec.Struct):
+class CalledTool(msgspec.Struct, tag_field="type", tag="function"):
     """A tool call in an answer."""
 
     id: str
     function: CalledFunction
-    type: str = "function"
+
+
+class CalledCustom(msgspec.Struct):
+    """Name of a custom tool, and the text that it is given."""
+
+    name: str
+    input: str
+
+
+class CalledCustomTool(msgspec.Struct, tag_field="type", tag="custom"):
+    """A call of a custom tool in an answer."""
+
+    id: str
+    custom: CalledCustom
 
 
 class AnswerMessage(msgspec.Struct):
@@ -97,7 +120,7 @@ class AnswerMessage(msgspec.Struct):
     content: str | None
     role: str = "assistant"
     refusal: None = None
-    tool_calls: list[CalledTool] | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[CalledTool | CalledCustomTool] | msgspec.UnsetType = msgspec.UNSET
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     """The reasoning of the model before its answer."""
 

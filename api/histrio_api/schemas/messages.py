@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from histrio_api.schemas.strict import Strict
+from msgspec.structs import force_setattr
+
+from histrio_api.schemas.custom_tools import INPUT, CustomCall
+from histrio_api.schemas.strict import Strict, require_of_type
 
 __all__ = ["ChatMessage", "ContentPart", "FunctionCall", "ToolCall"]
 
@@ -24,12 +27,22 @@ class FunctionCall(Strict, frozen=True):
     """As the model wrote it, JSON or not."""
 
 
-class ToolCall(Strict, frozen=True):
-    """One tool call in an assistant message."""
+_NO_CALL = FunctionCall(name="", arguments="")
 
-    function: FunctionCall
+
+class ToolCall(Strict, frozen=True):
+    """One tool call in an assistant message. Whatever its type is, it has a function, as the model made it."""
+
+    function: FunctionCall = _NO_CALL
     id: str | None = ""
-    type: Literal["function"] | None = "function"
+    type: Literal["function", "custom"] | None = "function"
+    custom: CustomCall | None = None
+
+    def __post_init__(self) -> None:
+        """A custom call is one of a function of one text. Raises `ValueError` if what its type asks for is missing."""
+        require_of_type(self.type, self.custom, is_function=self.function is not _NO_CALL)
+        if self.custom is not None:
+            force_setattr(self, "function", FunctionCall(name=self.custom.name, arguments={INPUT: self.custom.input}))
 
 
 class ChatMessage(Strict, frozen=True):

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-__all__ = ["NumTopLogprobs", "PositiveInt", "PromptCut", "Strict", "TokenId"]
+__all__ = ["NumTopLogprobs", "PositiveInt", "PromptCut", "Strict", "TokenId", "require_of_type"]
 
 TokenId: TypeAlias = Annotated[int, Meta(ge=0)]
 PositiveInt: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
@@ -17,3 +17,11 @@ NumTopLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A part of a request: a field that we don't know is refused, not ignored."""
+
+
+def require_of_type(kind: str | None, custom: object, *, is_function: bool) -> None:
+    """Raise `ValueError` unless a tool, or a call of one, has the field that its type names, and no other."""
+    if (custom is not None) != (kind == "custom"):
+        raise ValueError("the type custom has the field custom, and the type function has not")
+    if kind != "custom" and not is_function:
+        raise ValueError("Object missing required field `function`")

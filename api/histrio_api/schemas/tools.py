@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from histrio_api.schemas.strict import Strict
+from msgspec.structs import force_setattr
+
+from histrio_api.schemas.custom_tools import CustomDefinition
+from histrio_api.schemas.strict import Strict, require_of_type
 
 __all__ = ["AllowedTool", "AllowedTools", "FunctionDefinition", "NamedTool", "ToolDefinition", "ToolName"]
 
@@ -19,11 +22,28 @@ class FunctionDefinition(Strict, frozen=True):
     """True: the arguments of every call follow `parameters`. They do anyway where a call is demanded."""
 
 
-class ToolDefinition(Strict, frozen=True):
-    """One entry of `tools`."""
+_NO_FUNCTION = FunctionDefinition(name="")
 
-    function: FunctionDefinition
-    type: Literal["function"] = "function"
+
+class ToolDefinition(Strict, frozen=True):
+    """One entry of `tools`. Whatever its type is, it has a function, as which it is offered to the model."""
+
+    function: FunctionDefinition = _NO_FUNCTION
+    type: Literal["function", "custom"] = "function"
+    custom: CustomDefinition | None = None
+
+    def __post_init__(self) -> None:
+        """A custom tool is a function of one text. Raises `ValueError` if what its type asks for is not given."""
+        require_of_type(self.type, self.custom, is_function=self.function is not _NO_FUNCTION)
+        if self.custom is not None:
+            custom = self.custom
+            function = FunctionDefinition(
+                name=custom.name,
+                description=custom.description,
+                parameters=custom.parameters,
+                strict=custom.has_form or None,
+            )
+            force_setattr(self, "function", function)
 
 
 class ToolName(Strict, frozen=True):
@@ -32,11 +52,21 @@ class ToolName(Strict, frozen=True):
     name: str
 
 
+_NO_NAME = ToolName(name="")
+
+
 class AllowedTool(Strict, frozen=True):
     """One of the tools that may be called."""
 
-    function: ToolName
-    type: Literal["function"] = "function"
+    function: ToolName = _NO_NAME
+    type: Literal["function", "custom"] = "function"
+    custom: ToolName | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` if what its type asks for is not given."""
+        require_of_type(self.type, self.custom, is_function=self.function is not _NO_NAME)
+        if self.custom is not None:
+            force_setattr(self, "function", self.custom)
 
 
 class AllowedTools(Strict, frozen=True):
@@ -50,10 +80,12 @@ class NamedTool(Strict, frozen=True):
     """`tool_choice`: exactly this one; or, by its type, one of some."""
 
     function: ToolName | None = None
-    type: Literal["function", "allowed_tools"] = "function"
+    type: Literal["function", "custom", "allowed_tools"] = "function"
     allowed_tools: AllowedTools | None = None
+    custom: ToolName | None = None
 
     @property
     def name(self) -> str:
         """Of the tool that must be called."""
-        return "" if self.function is None else self.function.name
+        named = self.custom if self.type == "custom" else self.function
+        return "" if named is None else named.name

@@ -25,6 +25,8 @@ class AnswerParts(NamedTuple):
     """Tells tool calls from text; None where no tool may be called."""
     schemas: Mapping[str, Mapping[str, Any] | None] = {}
     """Of the arguments of each tool."""
+    custom_tools: frozenset[str] = frozenset()
+    """Names of those that take a text instead of arguments."""
     hides_reasoning: bool = False
     """Reasoning is told from the rest, and thrown away."""
 
