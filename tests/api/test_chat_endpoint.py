@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from histrio.contracts.gateway import Delta
-from histrio.messages import RequestState
+from histrio.messages import Extras, RequestState, TokenLogprobs
 
 if TYPE_CHECKING:
     from tests.api.conftest import Endpoint
@@ -144,6 +144,46 @@ def test_a_stop_string_that_spans_tokens_ends_the_answer(endpoint: Endpoint, str
     assert len(endpoint.ids("STOP")) > 1, "the stop string must span tokens"
     if group < len(ids):  # else there is nothing left to cancel
         assert endpoint.gateway.streams[0].cancelled_with is RequestState.FINISHED_STOP
+
+
+@pytest.mark.parametrize("name", ["include_stop_str_in_output", "no_stop_trim"])
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_a_stop_string_is_part_of_the_text_where_that_is_asked_for(
+    endpoint: Endpoint, is_stream: bool, name: str
+) -> None:
+    def text(**fields: Any) -> str:
+        stops: dict[str, Any] = {"stop": [" STOP", "never"], "extra_body": fields}
+        if is_stream:
+            return "".join(
+                chunk.choices[0].delta.content or "" for chunk in streamed(endpoint, **stops) if chunk.choices
+            )
+        answer = endpoint.client.chat.completions.create(model=MODEL, messages=HELLO, **stops)
+        assert answer.choices[0].finish_reason == "stop"
+        return answer.choices[0].message.content or ""
+
+    endpoint.says("one two STOP three")
+    assert text(**{name: True}) == "one two STOP"
+    assert text(**{name: False}) == text() == "one two", "a control"
+
+
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_a_token_that_ends_the_text_is_part_of_it_where_that_is_asked_for(
+    endpoint: Endpoint, logprobs: int | None
+) -> None:
+    *others, last = endpoint.ids("one two!")
+    extras = Extras() if logprobs is None else Extras(logprobs=[TokenLogprobs(-0.5)])
+    script = [Delta([each], RequestState.DECODING, extras) for each in others]
+    endpoint.plays([*script, Delta([last], RequestState.FINISHED_STOP, extras)])
+    ends: dict[str, Any] = {"prompt": "a", "stop_token_ids": [last], "logprobs": logprobs}
+    shown = endpoint.complete(**ends, include_stop_str_in_output=True).json()
+    hidden = endpoint.complete(**ends).json()
+    assert (shown["choices"][0]["text"], hidden["choices"][0]["text"]) == ("one two!", "one two")
+    assert shown["usage"] == hidden["usage"], "it was drawn either way"
+    if logprobs is not None:
+        assert [len(each["choices"][0]["logprobs"]["tokens"]) for each in (shown, hidden)] == [
+            len(others) + 1,
+            len(others),
+        ]
 
 
 def test_text_held_back_for_a_stop_string_is_not_lost(endpoint: Endpoint) -> None:

@@ -53,6 +53,18 @@ def test_no_more_is_held_back_than_could_begin_a_stop_string(stops: list[str], p
         assert not held or any(stop.startswith(held) and stop != held for stop in stops)
 
 
+@given(
+    stops=st.lists(st.text(ALPHABET, min_size=1, max_size=4), min_size=1, max_size=4),
+    pieces=st.lists(st.text(ALPHABET, max_size=5), max_size=12),
+)
+def test_a_stop_string_that_is_to_be_shown_comes_out_behind_the_text(stops: list[str], pieces: list[str]) -> None:
+    matcher = StopStrings(stops, shows_found=True)
+    text = "".join(map(matcher.push, pieces)) + matcher.flush()
+    before, is_stopped = naive(stops, "".join(pieces))
+    assert (text, matcher.is_stopped) == (before + matcher.found, is_stopped)
+    assert bool(matcher.found) == is_stopped, "a control: it is something"
+
+
 def test_stop_string_that_spans_pieces_is_found_and_not_shown() -> None:
     matcher = StopStrings(["END"])
     assert [matcher.push(piece) for piece in ("text E", "N", "D more")] == ["text ", "", ""]

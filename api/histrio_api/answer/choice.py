@@ -128,11 +128,17 @@ class Choice:
         return ids
 
     def decode_with(
-        self, detokenizer: Detokenizer, stops: Sequence[str], logprobs: ChoiceLogprobs | None = None
+        self,
+        detokenizer: Detokenizer,
+        stops: Sequence[str],
+        logprobs: ChoiceLogprobs | None = None,
+        *,
+        shows_stop: bool = False,
     ) -> None:
-        """Set how ids become text; called once, before the first delta."""
+        """Set how ids become text; called once, before the first delta. `shows_stop`: the stop string that ends the
+        text is part of it."""
         self._detokenizer = detokenizer
-        self._stops = StopStrings(stops) if stops or logprobs is not None else None
+        self._stops = StopStrings(stops, shows_found=shows_stop) if stops or logprobs is not None else None
         self.logprobs = logprobs
 
     async def begin(self, delta: Delta) -> str:

@@ -234,7 +234,10 @@ def _num_expected_tokens(prepared: Prepared, ordered: Sequence[Submission]) -> i
 
 def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submission: Submission) -> None:
     edge = generation.edge
+    request = prepared.received.request
     ending = frozenset(submission.ask.end_ids)
+    if request.include_stop_str_in_output:
+        ending -= frozenset(request.stop_token_ids)
     scores = None
     if prepared.scores.num_of_prompt is not None:
         scores = PromptScores(edge.tokenizer, prompt, prepared.scores.num_reported)
@@ -263,4 +266,5 @@ def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
             logprobs.answer_tokens = AnswerTokens(prepared.parts)
     if prepared.parts.may_reason:
         choice.reasoning = ReasoningCount(prepared.parts)
-    choice.decode_with(detokenizer, prepared.received.request.stop_strings, logprobs)
+    request = prepared.received.request
+    choice.decode_with(detokenizer, request.stop_strings, logprobs, shows_stop=request.include_stop_str_in_output)

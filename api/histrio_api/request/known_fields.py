@@ -61,6 +61,7 @@ _HONOURED = (
         "guided_choice guided_grammar safety_identifier",
     )
     | _honoured("chats completions responses", "stream_options stop")
+    | _honoured("chats completions messages responses", include_stop_str_in_output=(False,))
     | _honoured("chats completions", "n prompt_logprobs logprobs truncation_side", return_token_ids=(False,))
     | _honoured("chats completions embeddings scores rerankings", "add_special_tokens truncate_prompt_tokens")
     | _honoured("completions", "prompt", echo=(False,), suffix=("",))
@@ -116,6 +117,7 @@ _HONOURED = (
 _ALIASES = (
     _each("n_predict num_predict", KnownField("alias", "max_tokens"))
     | _each("repeat_penalty", KnownField("alias", "repetition_penalty"))
+    | _each("no_stop_trim", KnownField("alias", "include_stop_str_in_output"))
     | _each("add_special", KnownField("alias", "add_special_tokens"))
 )
 
@@ -256,7 +258,6 @@ _REFUSED = (
         "thinking_budget thinking_token_budget reasoning_budget reasoning_budget_tokens",
         _refused("the length of reasoning has no bound of its own", -1),
     )
-    | _each("include_stop_str_in_output no_stop_trim", _refused("stop strings are no part of an answer", False))
     | _each("stop_regex", _refused("stop strings are plain texts", "", []))
     | _each("spaces_between_special_tokens", _refused("texts are decoded as the tokenizer does", True))
     | _each(

@@ -51,6 +51,8 @@ class GenerationRequest(Strict, frozen=True):
     """Any integer; its lowest 64 bits count."""
     stop: str | list[str] = msgspec.field(default_factory=list)
     stop_token_ids: list[TokenId] = msgspec.field(default_factory=list)
+    include_stop_str_in_output: bool = False
+    """The text of an answer ends with the stop string, or with the token of `stop_token_ids`, that ended it."""
     ignore_eos: bool = False
     skip_special_tokens: bool = True
     priority: _Priority | None = None

@@ -14,9 +14,11 @@ __all__ = ["StopStrings", "Wanted"]
 class StopStrings:
     """Finds the stop string that is completed first; of several completed by the same character, the longest."""
 
-    __slots__ = ("_held", "_stops", "found", "is_stopped")
+    __slots__ = ("_held", "_shows_found", "_stops", "found", "is_stopped")
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], *, shows_found: bool = False) -> None:
+        """`shows_found`: the one that is found is the end of what comes out, rather than left out."""
+        self._shows_found = shows_found
         self._stops = Wanted(stops)
         self._held = ""
         self.is_stopped = False
@@ -34,7 +36,7 @@ class StopStrings:
         if place is not None:
             self.is_stopped, self.found = True, text[place]
             self._held = ""
-            return text[: place.start]
+            return text[: place.stop if self._shows_found else place.start]
 
         cut = self._stops.partial_start(text)
         self._held = text[cut:]
