@@ -9,6 +9,8 @@ from histrio.contracts.honours import Honours, require_honoured
 from histrio.errors import RequestError
 from histrio.testing.conformance.engine_fields import _CHECKS, FIELDS
 
+OF_STAGES_ONLY = {"pooling"}
+"""No engine can honour it, because an engine's answers have no place for a vector."""
 NEEDED = {"top_logprobs": ["logprobs"]}
 """Flags that another one goes with."""
 
@@ -26,7 +28,7 @@ def honouring(*flags: str) -> Honours:
 def unasked_flags(honours: type[Honours]) -> set[str]:
     """Flags that the kit does not ask for; what else a backend says in `honours` is no flag."""
     flags = {field.name for field in msgspec.structs.fields(honours) if field.type is bool}
-    return flags ^ set(FIELDS)
+    return flags ^ {*FIELDS, *OF_STAGES_ONLY}
 
 
 def test_the_kit_asks_for_every_flag_and_checks_it() -> None:
