@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import openai
 import pytest
+import tokenizers
 
 from histrio.contracts.gateway import Submission
-from histrio_api.testing import Script, saying
+from histrio_api.testing import (
+    Script,
+    ScriptedGateway,
+    running_endpoint,
+    saying,
+    served_model,
+    write_tokenizer,
+)
 
 if TYPE_CHECKING:
     from tests.api.conftest import Endpoint
@@ -123,3 +133,29 @@ def test_if_one_prompt_is_refused_none_runs(endpoint: Endpoint) -> None:
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
     assert endpoint.gateway.submissions == []
+
+
+@pytest.mark.parametrize("writes_spaces", [False, True])
+def test_spaces_between_special_tokens_are_those_of_the_tokenizer(tmp_path: Path, writes_spaces: bool) -> None:
+    write_tokenizer(tmp_path)
+    file = str(tmp_path / "tokenizer.json")
+    tokenizer = tokenizers.Tokenizer.from_file(file)
+    if writes_spaces:
+        tokenizer.decoder = tokenizers.decoders.WordPiece()
+        tokenizer.save(file)
+    gateway = ScriptedGateway(served_model(tmp_path), lambda submission, choice: saying([1, 1]))
+    with running_endpoint(gateway) as url:
+
+        def complete(**fields: Any) -> httpx.Response:
+            return httpx.post(f"{url}/v1/completions", json={"prompt": "a"} | fields)
+
+        hidden = complete(spaces_between_special_tokens=False)
+        shown = complete(skip_special_tokens=False)
+        without = complete(skip_special_tokens=False, spaces_between_special_tokens=False)
+    start = "<|im_start|>"
+    assert (hidden.status_code, hidden.json()["choices"][0]["text"]) == (200, "")
+    assert shown.json()["choices"][0]["text"] == (2 * f" {start}" if writes_spaces else 2 * start)
+    if writes_spaces:
+        assert (without.status_code, without.json()["error"]["param"]) == (400, "spaces_between_special_tokens")
+    else:
+        assert without.json()["choices"] == shown.json()["choices"]

@@ -61,7 +61,11 @@ _HONOURED = (
         "guided_choice guided_grammar safety_identifier",
     )
     | _honoured("chats completions responses", "stream_options stop")
-    | _honoured("chats completions messages responses", include_stop_str_in_output=(False,))
+    | _honoured(
+        "chats completions messages responses",
+        include_stop_str_in_output=(False,),
+        spaces_between_special_tokens=(True,),
+    )
     | _honoured("chats completions", "n prompt_logprobs logprobs truncation_side", return_token_ids=(False,))
     | _honoured("chats completions embeddings scores rerankings", "add_special_tokens truncate_prompt_tokens")
     | _honoured("completions", "prompt", echo=(False,), suffix=("",))
@@ -259,7 +263,6 @@ _REFUSED = (
         _refused("the length of reasoning has no bound of its own", -1),
     )
     | _each("stop_regex", _refused("stop strings are plain texts", "", []))
-    | _each("spaces_between_special_tokens", _refused("texts are decoded as the tokenizer does", True))
     | _each(
         """
         return_tokens_as_token_ids return_tokens return_hidden_states return_routed_experts

@@ -28,6 +28,7 @@ def submissions(edge: Edge, prepared: Prepared, request_id: str) -> list[Submiss
     if request.stream_options.include_usage and not request.stream:
         raise RequestError("stream_options: only allowed when stream is true", param="stream_options")
 
+    _require_spaces(edge, prepared)
     edge.gateway.check_sampling(received.sampling)
     _require_a_token(edge, prepared)
     num_prompt_tokens = sum(len(prompt.ids) for prompt in prepared.prompts)
@@ -77,6 +78,14 @@ def _require_few_stops(edge: Edge, request: GenerationRequest) -> None:
         raise RequestError(f"stop_token_ids: token ids must be below {vocab_size}", param="stop_token_ids")
     if any(not 1 <= len(stop) <= settings.max_stop_chars for stop in request.stop_strings):
         raise RequestError(f"stop: an entry must have 1 to {settings.max_stop_chars} characters", param="stop")
+
+
+def _require_spaces(edge: Edge, prepared: Prepared) -> None:
+    name = "spaces_between_special_tokens"
+    shows_without = not (prepared.received.request.spaces_between_special_tokens or prepared.hides_special)
+    if shows_without and edge.tokenizer.spaces_special:
+        text = f"{name}: the tokenizer of this model always writes them; leave it out, or skip special tokens"
+        raise RequestError(text, param=name, code="unsupported_parameter")
 
 
 def _require_few_choices(edge: Edge, request: GenerationRequest, num_prompts: int) -> None:

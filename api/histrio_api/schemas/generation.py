@@ -55,6 +55,8 @@ class GenerationRequest(Strict, frozen=True):
     """The text of an answer ends with the stop string, or with the token of `stop_token_ids`, that ended it."""
     ignore_eos: bool = False
     skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    """False: special tokens that are shown have none between them, of tokenizers that write none."""
     priority: _Priority | None = None
     """0 is let in first, and so is a request without one, unless its API key says otherwise."""
     cache_salt: _Salt = ""

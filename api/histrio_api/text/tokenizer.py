@@ -200,6 +200,13 @@ class Tokenizer:
         return frozenset(each.content for each in added if each.special)
 
     @cached_property
+    def spaces_special(self) -> bool:
+        """Whether decoding writes a space between two special tokens."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        first = next((token_id for token_id, each in added.items() if each.special), None)
+        return first is not None and 2 * added[first].content not in self.decode([first, first], skip_special=False)
+
+    @cached_property
     def literals(self) -> Literals:
         """Finds special tokens in messages."""
         return Literals(self.special_texts)

@@ -27,9 +27,9 @@ _OF_EDGES = frozenset(
     function_call functions grammar guided_choice guided_grammar guided_json guided_regex ignore_eos
     include_reasoning include_stop_str_in_output json_schema max_completion_tokens max_tokens messages metadata model n
     parallel_tool_calls prediction prompt prompt_cache_key prompt_cache_retention reasoning reasoning_effort regex
-    request_id response_format return_token_ids safety_identifier skip_special_tokens stop stop_token_ids stream
-    stream_options structured_outputs suffix think thinking tool_choice tools truncate_prompt_tokens truncation_side
-    user
+    request_id response_format return_token_ids safety_identifier skip_special_tokens spaces_between_special_tokens
+    stop stop_token_ids stream stream_options structured_outputs suffix think thinking tool_choice tools
+    truncate_prompt_tokens truncation_side user
     """.split()
 )
 CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds"}
