@@ -44,7 +44,7 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return INTS
     if kind is float:
         return st.floats(allow_nan=False)
-    if kind in (str, bool):
+    if kind in (str, bool, bytes):
         return st.from_type(kind)
     if origin is typing.Literal:
         return st.sampled_from(arguments)
