@@ -186,6 +186,15 @@ def test_a_hung_stage_is_seen_and_replaced(model: Path, tmp_path: Path) -> None:
     assert "killing process engine.1" in server.log.read_text()
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """As if there were one: below `nohup`, processes are told nothing of its end."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_a_terminal_that_closes_lets_running_requests_finish(model: Path, tmp_path: Path) -> None:
     with launch(model, tmp_path, "--set", "stage.options={step-s = 0.01}") as server:
 
