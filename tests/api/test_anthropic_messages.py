@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import httpx
 import pytest
 
@@ -420,19 +421,22 @@ def test_a_key_may_come_in_either_header(shared: Served, headers: dict[str, str]
 
 
 def test_the_official_client_reads_answers_and_streams(served: Served) -> None:
-    anthropic = pytest.importorskip("anthropic")
     served.says(f"Both.{CALL}")
     given: Any = {"model": "test/scripted", "max_tokens": 50, "messages": HELLO, "tools": TOOLS}
     with anthropic.Anthropic(base_url=str(served.http.base_url), api_key="none", max_retries=0) as client:
-        whole = client.messages.create(**given)
+        whole: Any = client.messages.create(**given)
         assert [block.type for block in whole.content] == ["text", "tool_use"]
         assert (whole.content[1].input, whole.stop_reason) == ({"a": 1}, "tool_use")
         with client.messages.stream(**given) as stream:
-            streamed = stream.get_final_message()
+            streamed: Any = stream.get_final_message()
         assert streamed.content[1].input == {"a": 1}
         assert streamed.usage.output_tokens == whole.usage.output_tokens
-        result = {"type": "tool_result", "tool_use_id": streamed.content[1].id, "content": "3"}
-        history = [*HELLO, {"role": "assistant", "content": streamed.content}, {"role": "user", "content": [result]}]
+        result: Any = {"type": "tool_result", "tool_use_id": streamed.content[1].id, "content": "3"}
+        history: Any = [
+            *HELLO,
+            {"role": "assistant", "content": streamed.content},
+            {"role": "user", "content": [result]},
+        ]
         assert client.messages.count_tokens(model="test/scripted", messages=history, tools=TOOLS).input_tokens > 10
         with pytest.raises(anthropic.BadRequestError, match="at least one message"):
             client.messages.create(**given | {"messages": []})
