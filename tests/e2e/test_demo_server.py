@@ -121,6 +121,7 @@ def test_many_users_at_once_are_all_served_and_leave_nothing_behind(server: Laun
     assert "failed" not in server.log.read_text(), "block pool and scheduler are checked whenever the engine is idle"
 
 
+@pytest.mark.thorough  # the same with forms is in test_structured_output_server.py
 def test_streams_survive_the_killed_engine_with_the_same_tokens(server: LaunchedServer) -> None:
     undisturbed = anyio.run(ask_all, server, NUM_STREAMS, 100, nothing)
     victim = engine(server)

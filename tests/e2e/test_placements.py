@@ -57,7 +57,11 @@ def checked_placements(printed: str) -> Placements:
             STAGE + 'layers = "0:1"\ndevice = "cpu"\n' + STAGE + 'layers = "1:4"\ndevice = "gpu:1"\n',
             {"0": ("cpu", "float32", "4.0 MiB"), "1": ("gpu:1", "bfloat16", "6.0 MiB")},
         ),
-        ('[model]\npath = "demo"\n[[stage]]\ndevice = "cpu"\n', {"0": ("cpu", "float32", "16.0 MiB")}),
+        pytest.param(
+            '[model]\npath = "demo"\n[[stage]]\ndevice = "cpu"\n',
+            {"0": ("cpu", "float32", "16.0 MiB")},
+            marks=pytest.mark.thorough,
+        ),
     ],
 )
 def test_a_start_places_its_stages_as_the_check_says(

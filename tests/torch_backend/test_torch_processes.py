@@ -25,8 +25,13 @@ pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
 CUTS = [(), *((cut,) for cut in range(1, NUM_LAYERS))]
 FIRST, *OTHERS = FAMILIES
-PAIRS = [(FIRST, cuts) for cuts in CUTS]
-PAIRS += [(family, CUTS[1 + number % (NUM_LAYERS - 1)]) for number, family in enumerate(OTHERS)]
+ALWAYS = ("mistral", "gemma3", "deepseek_v3")
+"""Windows, two kinds of layers, latent attention with experts."""
+PAIRS = [pytest.param(FIRST, cuts) for cuts in CUTS]
+PAIRS += [
+    pytest.param(family, CUTS[1 + number % (NUM_LAYERS - 1)], marks=[] if family in ALWAYS else pytest.mark.thorough)
+    for number, family in enumerate(OTHERS)
+]
 """One family at every cut, each other one at some cut; within one process `test_torch_families.py` tries them all."""
 SAMPLERS: list[type[Sampler]] = [Temperature]
 OPTIONS = HarnessOptions(
