@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 from histrio.errors import RequestError
 from histrio_api.request.absent import require_absent
+from histrio_api.request.as_chat import as_chat
 from histrio_api.request.received import Received
 from histrio_api.schemas.anthropic import Block, CountTokensRequest, InputMessage, OfferedTool, ResultBlock, ToolChoice
 from histrio_api.schemas.chat import ChatRequest
-from histrio_api.schemas.generation import GenerationRequest, StreamOptions
+from histrio_api.schemas.generation import StreamOptions
 from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall, ToolCall
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 
@@ -43,11 +44,10 @@ _Texts = Sequence[Block | ResultBlock]
 def to_chat(received: Received[CountTokensRequest]) -> Received[ChatRequest]:
     """The same request as a chat. Raises `RequestError`."""
     request = received.request
-    common = {name: getattr(request, name) for name in GenerationRequest.__struct_fields__}
     require_absent(request, NOT_OF_MESSAGES, "/v1/messages")
     messages = [*_system(request.system), *_messages(request.messages)]
     continues = bool(messages) and messages[-1].role == "assistant"
-    given = common | {
+    given = {
         "stop": request.stop_sequences,
         "response_format": _response_format(request),
         "messages": messages,
@@ -58,8 +58,7 @@ def to_chat(received: Received[CountTokensRequest]) -> Received[ChatRequest]:
         "add_generation_prompt": not continues,
         "continue_final_message": continues,
     }
-    chat = ChatRequest(**given)
-    return Received(chat, received.sampling, received.arrived_s, received.key, received.user, received.ignored)
+    return as_chat(received, given)
 
 
 def _system(given: str | list[ResultBlock]) -> Iterator[ChatMessage]:

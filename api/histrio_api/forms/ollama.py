@@ -18,6 +18,7 @@ from histrio_api.error_shapes import ollama_error
 from histrio_api.forms.chat import prepare_chat
 from histrio_api.forms.form import Form
 from histrio_api.request.absent import require_absent
+from histrio_api.request.as_chat import as_chat
 from histrio_api.request.gaps import Gap, gap_prompt
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt, text_prompt
@@ -100,14 +101,13 @@ def _num_top(request: OllamaGenerateRequest) -> int | None:
 def _as_chat(received: Received[OllamaGenerateRequest]) -> Received[ChatRequest]:
     request = received.request
     said = {"system": request.system, "user": request.prompt}
-    given = {name: getattr(request, name) for name in GenerationRequest.__struct_fields__} | {
+    given = {
         "messages": [ChatMessage(role=role, content=text) for role, text in said.items() if text],
         "think": request.think,
         "logprobs": request.logprobs,
         "top_logprobs": request.top_logprobs,
     }
-    chat = ChatRequest(**given)
-    return Received(chat, received.sampling, received.arrived_s, received.key, received.user, received.ignored)
+    return as_chat(received, given)
 
 
 class OllamaAnswer:

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from histrio.errors import RequestError
+from histrio_api.request.as_chat import as_chat
 from histrio_api.request.received import Received
 from histrio_api.schemas.chat import ChatRequest
-from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall, ToolCall
 from histrio_api.schemas.responses import (
     ChosenTool,
@@ -50,8 +50,7 @@ def to_chat(received: Received[InputTokensRequest], items: Iterable[Placed], **m
     """The same request as a chat about these items; `more` are fields of the chat. Raises `RequestError`."""
     request = received.request
     tools, tool_choice = _offered(request)
-    common = {name: getattr(request, name) for name in GenerationRequest.__struct_fields__}
-    given = common | {
+    given = {
         "response_format": _response_format(request),
         "messages": [*_instructions(request), *_messages(items)],
         "tools": tools,
@@ -61,8 +60,7 @@ def to_chat(received: Received[InputTokensRequest], items: Iterable[Placed], **m
         "enable_thinking": request.enable_thinking,
         "chat_template_kwargs": request.chat_template_kwargs,
     }
-    chat = ChatRequest(**given, **more)
-    return Received(chat, received.sampling, received.arrived_s, received.key, received.user, received.ignored)
+    return as_chat(received, given | more)
 
 
 def _instructions(request: InputTokensRequest) -> list[ChatMessage]:
