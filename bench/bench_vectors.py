@@ -6,13 +6,13 @@ The ratio within one run is what counts. Both compute in float32 on the CPU with
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import anyio
 import numpy as np
 import pytest
 import torch
+from amounts import amount
 from transformers import AutoModel
 
 from histrio.contracts.gateway import Submission
@@ -21,21 +21,23 @@ from histrio.messages import Ask
 from histrio.testing.harness import Harness, HarnessOptions, serving
 from histrio_torch.factory import TorchFactory
 
-NUM_TEXTS, NUM_TOKENS, NUM_ROUNDS = 64, 128, 5
+NUM_TEXTS, NUM_TOKENS, NUM_ROUNDS = 64, 128, amount(5, once=1)
 IDS = [[(13 * at + 29 * text) % 250 + 3 for at in range(NUM_TOKENS)] for text in range(NUM_TEXTS)]
 
 
-async def vectors(harness: Harness) -> None:
-    """All texts at once, as the endpoint submits them."""
+async def vectors(harness: Harness) -> list[np.ndarray]:
+    """Of all texts at once, as the endpoint submits them."""
+    found: dict[int, np.ndarray] = {}
 
-    async def one(ids: list[int]) -> None:
+    async def one(text: int, ids: list[int]) -> None:
         (stream,) = harness.gateway.submit(Submission(ids, 0, Ask(pooling="mean")))
         (delta,) = [delta async for delta in stream]
-        assert np.isfinite(np.frombuffer(delta.extras.pooled, "<f4")).all()
+        found[text] = np.frombuffer(delta.extras.pooled, "<f4")
 
     async with anyio.create_task_group() as tasks:
-        for ids in IDS:
-            tasks.start_soon(one, ids)
+        for text, ids in enumerate(IDS):
+            tasks.start_soon(one, text, ids)
+    return [found[text] for text in range(NUM_TEXTS)]
 
 
 async def measured() -> tuple[float, float]:
@@ -43,9 +45,10 @@ async def measured() -> tuple[float, float]:
     model: Any = AutoModel.from_pretrained(target_path(), dtype=torch.float32).eval()
     batch = torch.tensor(IDS)
 
-    def alone() -> None:
+    def alone() -> np.ndarray:
         with torch.inference_mode():
-            model(batch, use_cache=False).last_hidden_state.mean(dim=1)
+            pooled: np.ndarray = model(batch, use_cache=False).last_hidden_state.mean(dim=1).numpy()
+        return pooled
 
     options = HarnessOptions(
         kv_block_size=16,
@@ -58,16 +61,13 @@ async def measured() -> tuple[float, float]:
     async with serving(target_path(), TorchFactory(), samplers=[], options=options) as harness:
         for _ in range(NUM_ROUNDS):
             began = time.perf_counter()
-            await vectors(harness)
-            ours.append(time.perf_counter() - began)
-            theirs.append(_timed(alone))
+            found = await vectors(harness)
+            between = time.perf_counter()
+            expected = alone()
+            ours.append(between - began)
+            theirs.append(time.perf_counter() - between)
+            np.testing.assert_allclose(found, expected, atol=1e-3)
     return NUM_TEXTS / min(ours), NUM_TEXTS / min(theirs)
-
-
-def _timed(call: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
 
 
 def test_texts_per_second_against_transformers(capsys: pytest.CaptureFixture[str]) -> None:
