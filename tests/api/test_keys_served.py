@@ -36,7 +36,11 @@ KEYS = [
     key("single", **{"concurrent-requests": 1}),
     key("other", models=["org/other"]),
     key("patient", **{"highest-priority": 3}),
+    key("owner", admin=True),
 ]
+OF_NO_MODEL = {"/api/version", "/version", "/v1/models", "/api/tags", "/api/ps", "/v1/usage"}
+"""What a key sees that may not use the served model."""
+OF_ADMINS = {"/metrics", "/v1/cache/reset", "/v1/configure"}
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +58,46 @@ def complete(http: httpx.Client, name: str, **fields: Any) -> httpx.Response:
     return http.post("/v1/completions", json=BODY | fields, headers={"authorization": f"Bearer {name}"})
 
 
+def answers(http: httpx.Client, name: str | None = None) -> dict[str, httpx.Response]:
+    """Of every route to a request with this key."""
+    headers = {} if name is None else {"x-api-key": name}
+    return {
+        path: http.request(method, path.replace("{model_id:path}", MODEL), headers=headers)
+        for handler in ROUTES
+        for path in handler.paths
+        for method in handler.http_methods - {"OPTIONS", "HEAD"}
+    }
+
+
 def test_every_route_needs_a_key_unless_it_says_that_it_is_open(http: httpx.Client) -> None:
-    answered = {}
-    for handler in ROUTES:
-        for path in handler.paths:
-            for method in handler.http_methods - {"OPTIONS", "HEAD"}:
-                answered[path] = http.request(method, path.replace("{model_id:path}", MODEL)).status_code
-    assert {path for path, status in answered.items() if status != 401} == OPEN_ROUTES
+    answered = answers(http)
+    assert {path for path, each in answered.items() if each.status_code != 401} == OPEN_ROUTES
     assert "/metrics" in answered, "a control"
+
+
+def test_a_key_that_may_not_use_the_model_learns_nothing_of_it(http: httpx.Client) -> None:
+    answered = answers(http, "other")
+    assert {path for path, each in answered.items() if each.status_code != 403} == OPEN_ROUTES | OF_NO_MODEL
+    seen = [each.text for path, each in answered.items() if path != "/"]
+    assert not [each for each in seen if MODEL in each]
+    assert answered["/api/tags"].json() == answered["/api/ps"].json() == {"models": []}
+    for path in ("/api/tags", "/api/ps", "/props", "/v1/models"):
+        assert MODEL in http.get(path, headers={"x-api-key": "free"}).text, "a control"
+
+
+def test_what_is_about_all_clients_needs_an_admins_key(http: httpx.Client) -> None:
+    refused = {path: each for path, each in answers(http, "free").items() if each.status_code == 403}
+    assert refused.keys() == OF_ADMINS
+    assert all("`admin = true`" in each.text for each in refused.values())
+    answered = answers(http, "owner")
+    assert [answered[path].status_code for path in sorted(OF_ADMINS)] == [200, 200, 200]
+
+
+def test_without_keys_only_this_machine_changes_the_server(gateway: ScriptedGateway) -> None:
+    with running_endpoint(gateway, host="0.0.0.0", **{"allow-anonymous": True}) as url:
+        url = url.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.post(f"{url}/v1/cache/reset").json()["error"]["code"] == "admin_only"
+        assert httpx.get(f"{url}/metrics").status_code == 200, "a control"
 
 
 @pytest.mark.parametrize("name", ["free", "old"])

@@ -29,7 +29,7 @@ class KeysCommand:
         words = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
         create = _action(words, "create", "make a key, show it once, and store its hash", _create)
         _add_name(create)
-        create.add_argument("--admin", action="store_true", help="it sees the usage of all keys")
+        create.add_argument("--admin", action="store_true", help="it sees what all keys use, and may change the server")
         create.add_argument("--model", action="append", default=[], help="a model it may use (several times; all)")
         for name in _NUMBERS:
             create.add_argument(f"--{name}", type=int, metavar="N")

@@ -29,7 +29,7 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, rename="kebab", forbid_u
     hash: _Hash
     """`sha256:` and the hash of the key, as `histrio keys create` writes it."""
     admin: bool = False
-    """Its requests see the usage of all keys."""
+    """Its requests see the usage and metrics of all keys, and may change the server for all."""
     models: list[_Model] = []
     """Ids of the models that it may use; empty for all."""
     requests_per_minute: _Count | None = None

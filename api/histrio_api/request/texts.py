@@ -26,7 +26,6 @@ def read_texts_request(edge: Edge, body: bytes, kind: type[R], arrival: Arrival)
     given = decode_object(body, max_parts=settings.max_json_parts, max_values=settings.max_json_values, labels=UNREAD)
     request, _ = split_fields(kind.own_names(given), kind, frozenset(), edge.honoured_by, ignored)
     edge.require_model(request.model)
-    edge.keys.limits_of(arrival.key).require_model(edge.gateway.model.id)
     edge.require_accepting()
     refusal = edge.gateway.model.vectors.refusal
     if refusal:

@@ -1,4 +1,4 @@
-"""API keys: a guard on every route that does not say that it is open."""
+"""API keys: a guard on every route, which says what it needs unless that is a key that may use the served model."""
 
 from __future__ import annotations
 
@@ -8,26 +8,42 @@ from litestar.connection import ASGIConnection, Request
 from litestar.datastructures import Headers
 from litestar.handlers import BaseRouteHandler
 
+from histrio.errors import RequestError
 from histrio_api.errors import InvalidKey
 from histrio_api.keys.limits import KeyLimits
 from histrio_api.keys.ring import note_sender
 from histrio_api.shared.edge import Edge
+from histrio_api.shared.settings import is_loopback
 
-__all__ = ["OPEN", "OPEN_METRICS", "is_known", "is_open", "require_key"]
+__all__ = ["ADMIN", "ANY_KEY", "METRICS", "OPEN", "AdminOnly", "is_known", "is_open", "require_key"]
 
 OPEN = {"needs_key": "never"}
 """`opt=OPEN` of a route that every client may use."""
-OPEN_METRICS = {"needs_key": "unless-open-metrics"}
-"""`opt=OPEN_METRICS` of a route that tells how busy the server is."""
+ANY_KEY = {"needs_key": "any"}
+"""Of a route that tells nothing of the served model to a key that may not use it."""
+ADMIN = {"needs_key": "admin"}
+"""Of a route that changes the server for all."""
+METRICS = {"needs_key": "admin-unless-open-metrics"}
+"""Of a route that tells what the requests of all keys come to."""
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
 
+class AdminOnly(RequestError):
+    """The request is about the server as a whole, and its sender may not."""
+
+    status = 403
+    code = "admin_only"
+
+
 def require_key(connection: Connection, handler: BaseRouteHandler) -> None:
-    """Raise `InvalidKey` unless no keys are set, the route is open, or the request carries a key; `RateLimited` where
-    that key has sent enough for now."""
+    """Raise `InvalidKey`, `ModelNotAllowed` or `AdminOnly` unless the request carries the key that the route needs;
+    `RateLimited` where that key has sent enough for now."""
     edge: Edge = connection.app.state.edge
-    if not edge.keys.asks or is_open(handler, edge):
+    if is_open(handler, edge):
+        return
+    if not edge.keys.asks:
+        _require_local(handler, edge)
         return
 
     limits = _sent_key(connection, edge)
@@ -36,6 +52,7 @@ def require_key(connection: Connection, handler: BaseRouteHandler) -> None:
     note_sender(connection.scope, limits)
     if isinstance(connection, Request) and connection.method == "POST":
         limits.take_request()
+    _require_right(handler, edge, limits)
 
 
 def is_known(connection: Connection) -> bool:
@@ -51,8 +68,31 @@ def is_known(connection: Connection) -> bool:
 
 def is_open(handler: BaseRouteHandler, edge: Edge) -> bool:
     """Whether requests to this route need no key."""
-    needs_key = handler.opt.get("needs_key")
-    return needs_key == "never" or (needs_key == "unless-open-metrics" and edge.settings.open_metrics)
+    needs_key = _needs_key(handler)
+    return needs_key == "never" or (needs_key == "admin-unless-open-metrics" and edge.settings.open_metrics)
+
+
+def _needs_key(handler: BaseRouteHandler) -> str:
+    return str(handler.opt.get("needs_key", ""))
+
+
+def _require_local(handler: BaseRouteHandler, edge: Edge) -> None:
+    """Where no keys are set, every client on this machine may change the server."""
+    if _needs_key(handler) == "admin" and not is_loopback(edge.settings.host):
+        raise AdminOnly("the server is reached from other machines and asks for no keys; give it an admin's key")
+
+
+def _require_right(handler: BaseRouteHandler, edge: Edge, limits: KeyLimits) -> None:
+    match _needs_key(handler):
+        case "any":
+            return
+        case "admin" if not limits.key.admin:
+            raise AdminOnly("only a key with `admin = true` may change the server")
+        case "admin-unless-open-metrics" if not limits.key.admin:
+            text = "only a key with `admin = true` may read the metrics of all requests, unless open-metrics is set"
+            raise AdminOnly(text)
+        case "":
+            limits.require_model(edge.gateway.model.id)
 
 
 def _sent_key(connection: Connection, edge: Edge) -> KeyLimits | None:

@@ -9,11 +9,12 @@ import msgspec
 from litestar import Request
 from litestar.response.base import ASGIResponse
 
+from histrio_api.keys.ring import sender_of
 from histrio_api.request.body import received_body
 from histrio_api.request.ignored import STRICT_HEADER
 from histrio_api.shared.edge import Edge
 
-__all__ = ["HttpRequest", "edge_of", "is_strict", "json_response", "request_body"]
+__all__ = ["HttpRequest", "edge_of", "is_strict", "json_response", "may_see_model", "request_body"]
 
 HttpRequest = Request[Any, Any, Any]
 
@@ -27,6 +28,12 @@ def edge_of(request: HttpRequest) -> Edge:
 def is_strict(request: HttpRequest) -> bool:
     """Whether fields that would be ignored are refused."""
     return edge_of(request).settings.strict or request.headers.get(STRICT_HEADER, "").lower() == "true"
+
+
+def may_see_model(request: HttpRequest) -> bool:
+    """Whether the request's key may use the served model; without keys every request may."""
+    edge = edge_of(request)
+    return edge.keys.limits_of(sender_of(request.scope)).may_use(edge.gateway.model.id)
 
 
 def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIResponse:

@@ -12,13 +12,13 @@ from histrio.config.settings import AdmissionSettings, BatchingSettings, SizeSet
 from histrio.errors import RequestError
 from histrio.messages import Tune
 from histrio_api.errors import from_validation
-from histrio_api.keys.ring import sender_of
 from histrio_api.request.json_body import decode_object
+from histrio_api.routes.auth import ADMIN
 from histrio_api.routes.common import HttpRequest, edge_of, json_response, request_body
 from histrio_api.routes.described import described
 from histrio_api.schemas.parallm import Changes
 from histrio_api.shared.edge import Edge
-from histrio_api.shared.settings import ApiSettings, is_loopback
+from histrio_api.shared.settings import ApiSettings
 
 __all__ = ["configure"]
 
@@ -33,30 +33,14 @@ _MAX_PARTS = 64
 _MAX_NAME_CHARS = 64
 
 
-class AdminOnly(RequestError):
-    """The request would change the server, and its sender may not."""
-
-    status = 403
-    code = "admin_only"
-
-
-@post("/v1/configure", status_code=200, opt=described(Changes))
+@post("/v1/configure", status_code=200, opt=described(Changes) | ADMIN)
 async def configure(request: HttpRequest) -> ASGIResponse:
     """Change all that is given, in the query or as JSON, or nothing; answers what holds from now on."""
     edge = edge_of(request)
-    _require_admin(edge, request)
     changes = _checked(await _given(request))
     _require_possible(edge, changes)
     _apply(edge, changes)
     return json_response(_state(edge, changes))
-
-
-def _require_admin(edge: Edge, request: HttpRequest) -> None:
-    if edge.keys.asks:
-        if not edge.keys.limits_of(sender_of(request.scope)).key.admin:
-            raise AdminOnly("only a key with `admin = true` may change the server")
-    elif not is_loopback(edge.settings.host):
-        raise AdminOnly("the server is reached from other machines and asks for no keys; give it an admin's key")
 
 
 async def _given(request: HttpRequest) -> dict[str, Any]:

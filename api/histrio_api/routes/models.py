@@ -5,8 +5,8 @@ from __future__ import annotations
 from litestar import get
 from litestar.response.base import ASGIResponse
 
-from histrio_api.keys.ring import sender_of
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.auth import ANY_KEY
+from histrio_api.routes.common import HttpRequest, edge_of, json_response, may_see_model
 from histrio_api.routes.described import described
 from histrio_api.schemas.models import ModelCard
 from histrio_api.shared.edge import Edge
@@ -14,12 +14,11 @@ from histrio_api.shared.edge import Edge
 __all__ = ["list_models", "show_model"]
 
 
-@get("/v1/models")
+@get("/v1/models", opt=ANY_KEY)
 async def list_models(request: HttpRequest) -> ASGIResponse:
     """The one model that is served, if the key may use it."""
     edge = edge_of(request)
-    is_shown = edge.keys.limits_of(sender_of(request.scope)).may_use(edge.gateway.model.id)
-    return json_response({"object": "list", "data": [_card(edge)] if is_shown else []})
+    return json_response({"object": "list", "data": [_card(edge)] if may_see_model(request) else []})
 
 
 @get("/v1/models/{model_id:path}", opt=described(answers=ModelCard))

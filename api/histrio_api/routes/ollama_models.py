@@ -19,7 +19,15 @@ from histrio.errors import RequestError
 from histrio_api.request.fields import split_fields
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
-from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.auth import ANY_KEY
+from histrio_api.routes.common import (
+    HttpRequest,
+    edge_of,
+    is_strict,
+    json_response,
+    may_see_model,
+    request_body,
+)
 from histrio_api.routes.described import described
 from histrio_api.schemas.ollama import ModelDetails, ModelName
 from histrio_api.shared.edge import Edge
@@ -32,17 +40,17 @@ _FOREVER = "9999-12-31T23:59:59Z"
 _NUM_MODEL_FIELDS = 32
 
 
-@get("/api/tags")
+@get("/api/tags", opt=ANY_KEY)
 async def list_tags(request: HttpRequest) -> ASGIResponse:
-    """The model that is served."""
-    return json_response({"models": [_entry(edge_of(request).gateway.model)]})
+    """The model that is served, if the key may use it."""
+    return json_response({"models": [_entry(edge_of(request).gateway.model)] if may_see_model(request) else []})
 
 
-@get("/api/ps")
+@get("/api/ps", opt=ANY_KEY)
 async def running_models(request: HttpRequest) -> ASGIResponse:
     """The same once it is loaded."""
     gateway = edge_of(request).gateway
-    if gateway.status.state not in ("ready", "recovering"):
+    if gateway.status.state not in ("ready", "recovering") or not may_see_model(request):
         return json_response({"models": []})
 
     model = gateway.model
@@ -50,7 +58,7 @@ async def running_models(request: HttpRequest) -> ASGIResponse:
     return json_response({"models": [_entry(model) | held]})
 
 
-@get("/api/version")
+@get("/api/version", opt=ANY_KEY)
 async def ollama_version() -> ASGIResponse:
     """The version of Ollama's API, and that of histrio."""
     return json_response({"version": OLLAMA_VERSION, "histrio": installed_version("histrio")})

@@ -10,7 +10,7 @@ from litestar import get
 from litestar.response.base import ASGIResponse
 
 from histrio_api.errors import RETRY_AFTER_S
-from histrio_api.routes.auth import OPEN, OPEN_METRICS, is_known
+from histrio_api.routes.auth import ANY_KEY, METRICS, OPEN, is_known
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
 from histrio_api.shared.metrics import exposition
 
@@ -45,14 +45,14 @@ async def load(request: HttpRequest) -> ASGIResponse:
     return json_response({"server_load": edge_of(request).gateway.status.num_unfinished})
 
 
-@get("/metrics", opt=OPEN_METRICS)
+@get("/metrics", opt=METRICS)
 async def metrics(request: HttpRequest) -> ASGIResponse:
     """Prometheus text."""
     edge = edge_of(request)
     return ASGIResponse(body=exposition(edge.metrics, edge.gateway.status), headers={"content-type": METRICS_TYPE})
 
 
-@get("/version")
+@get("/version", opt=ANY_KEY)
 async def version() -> ASGIResponse:
     """The installed version of histrio."""
     return json_response({"version": installed_version("histrio")})

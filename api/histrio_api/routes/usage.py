@@ -10,6 +10,7 @@ from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
 from histrio_api.keys.ring import sender_of
+from histrio_api.routes.auth import ANY_KEY
 from histrio_api.routes.common import HttpRequest, edge_of, json_response
 from histrio_api.usage.counts import GROUPS, Counts, Group, Question
 from histrio_api.usage.usage_file import MAX_ROWS
@@ -27,7 +28,7 @@ class UsageOff(RequestError):
     code = "usage_not_kept"
 
 
-@get("/v1/usage")
+@get("/v1/usage", opt=ANY_KEY)
 async def usage(request: HttpRequest) -> ASGIResponse:
     """What the request's own key has used; with an admin's key, or where no keys are asked for, what all have."""
     edge = edge_of(request)
