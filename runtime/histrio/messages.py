@@ -100,16 +100,19 @@ class GrammarSpec(msgspec.Struct, frozen=True, array_like=True):
     """What an answer must look like. Plain data, small enough to travel with the request."""
 
     kind: str
-    """Of `GrammarBackend.kinds`: `json_object`, `json_schema`, `regex`, `choice`, `lark`, `gbnf`, `structural_tag`, or
-    a plugin's own."""
+    """Of `GrammarBackend.kinds`: `json_object`, `json_schema`, `regex`, `choice`, `lark`, `gbnf`, `structural_tag`,
+    `text` for any text, or a plugin's own."""
     text: str
     """The schema as JSON, the expression, the choices as a JSON list, the grammar, a `TagSpec` as JSON; empty for
-    `json_object`."""
+    `json_object` and `text`."""
     reasoning: Reasoning = "never"
     """Reasoning is free; the text after its closing mark and the separator has the grammar. Any value but `never` needs
     `GrammarCapability.REASONING`."""
     marks: ReasoningMarks = ReasoningMarks()
     """The marks around the reasoning."""
+    max_reasoning_tokens: int | None = None
+    """Most tokens between the marks, of which the last has to be a token of its own; then that one comes. Needs
+    `GrammarCapability.REASONING_BUDGET`."""
 
 
 class Ask(msgspec.Struct, frozen=True, array_like=True):

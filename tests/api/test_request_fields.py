@@ -99,7 +99,8 @@ NOT_HONOURED = sorted(
     for path, field in KNOWN_FIELDS.items()
     if field.kind != "alias"
     and path
-    not in {"reasoning.effort", "reasoning.enabled", "include[]", *CompletionRequest.__struct_fields__, *SAMPLING}
+    not in {"reasoning.effort", "reasoning.enabled", "reasoning.max_tokens", "thinking.budget_tokens", "include[]"}
+    and path not in {*CompletionRequest.__struct_fields__, *SAMPLING}
 )
 
 
@@ -162,6 +163,7 @@ FORMS: dict[str, set[str]] = {
 }
 """What each form honours."""
 HINTS_ELSEWHERE = {"reasoning_effort", "reasoning", "enable_thinking", "thinking", "think", "metadata", "store"}
+HINTS_ELSEWHERE |= {"max_reasoning_tokens"}
 """What a form honours, and others may do without."""
 REFUSED_ELSEWHERE = {"system"}
 

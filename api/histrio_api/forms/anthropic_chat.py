@@ -14,7 +14,8 @@ from histrio_api.request.absent import require_absent
 from histrio_api.request.as_chat import as_chat
 from histrio_api.request.received import Received
 from histrio_api.schemas.anthropic import Block, CountTokensRequest, InputMessage, OfferedTool, ResultBlock, ToolChoice
-from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.anthropic import Thinking as InputThinking
+from histrio_api.schemas.chat import ChatRequest, Thinking
 from histrio_api.schemas.generation import StreamOptions
 from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall, ToolCall
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
@@ -54,11 +55,15 @@ def to_chat(received: Received[CountTokensRequest]) -> Received[ChatRequest]:
         "tools": [_tool(tool, f"tools[{at}]") for at, tool in enumerate(request.tools)],
         "tool_choice": _tool_choice(request.tool_choice),
         "parallel_tool_calls": not request.tool_choice.disable_parallel_tool_use,
-        "thinking": None if request.thinking is None else request.thinking.type != "disabled",
+        "thinking": None if request.thinking is None else _thinking(request.thinking),
         "add_generation_prompt": not continues,
         "continue_final_message": continues,
     }
     return as_chat(received, given)
+
+
+def _thinking(given: InputThinking) -> Thinking:
+    return Thinking(type="disabled" if given.type == "disabled" else "enabled", budget_tokens=given.budget_tokens)
 
 
 def _system(given: str | list[ResultBlock]) -> Iterator[ChatMessage]:

@@ -19,6 +19,7 @@ from histrio_api.request.forced_calls import form_or_calls
 from histrio_api.request.functions import with_tools
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.reasoning import chat_reasoning
+from histrio_api.request.reasoning_budget import bounded_reasoning
 from histrio_api.request.received import Received
 from histrio_api.request.rendering import chat_prompt
 from histrio_api.request.scores import Scores, wanted_scores
@@ -47,6 +48,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
     grammar = requested_grammar(
         edge, received, partial(form_or_calls, chat, edge.tool_format, edge.tokenizer.special_texts)
     )
+    grammar = bounded_reasoning(edge, received, parts.reasoning, grammar)
     return Prepared(
         received=received,
         prompts=[prompt],

@@ -123,11 +123,20 @@ _ALIASES = (
     | _each("repeat_penalty", KnownField("alias", "repetition_penalty"))
     | _each("no_stop_trim", KnownField("alias", "include_stop_str_in_output"))
     | _each("add_special", KnownField("alias", "add_special_tokens"))
+    | _each(
+        "thinking_budget thinking_token_budget reasoning_budget reasoning_budget_tokens",
+        KnownField("alias", "max_reasoning_tokens"),
+    )
 )
 
 _TEMPLATE = _each(
     "reasoning_effort reasoning reasoning.effort reasoning.enabled thinking enable_thinking think",
     _hint("the chat template has no such variable, or the request is no chat"),
+)
+
+_BUDGETS = _each(
+    "max_reasoning_tokens reasoning.max_tokens thinking.budget_tokens",
+    _hint("the model's reasoning has no marks that are tokens of their own, or the request is no chat", -1),
 )
 
 _HINTS = (
@@ -217,7 +226,7 @@ _HINTS = (
         "messages[].content[].signature messages[].content[].data messages[].content[].caller",
         _hint("belongs to the server that gave the answer"),
     )
-    | _each("thinking.budget_tokens output_config.effort", _hint("the length of reasoning has no bound of its own"))
+    | _each("output_config.effort", _hint("a wish for the length; thinking.budget_tokens is a bound"))
     | _each("thinking.display", _hint("reasoning is always shown as it is", "summarized"))
     | _each("context_management", _hint("histories are kept as they are", {}))
     | _each("speed inference_geo user_profile_id workspace_id diagnostics", _hint("for a layer above"))
@@ -258,10 +267,6 @@ _REFUSED = (
     )
     | _each("reasoning_format", _refused("reasoning is a field of its own", "auto", "deepseek"))
     | _each("thinking_forced_open", _refused("the model's template decides", False))
-    | _each(
-        "thinking_budget thinking_token_budget reasoning_budget reasoning_budget_tokens",
-        _refused("the length of reasoning has no bound of its own", -1),
-    )
     | _each("stop_regex", _refused("stop strings are plain texts", "", []))
     | _each(
         """
@@ -300,10 +305,10 @@ _REFUSED = (
     | _each("guided_whitespace_pattern structured_outputs.whitespace_pattern", _refused("spaces are the grammar's"))
 )
 
-KNOWN_FIELDS: _Fields = _HONOURED | _ALIASES | _TEMPLATE | _HINTS | _REFUSED
+KNOWN_FIELDS: _Fields = _HONOURED | _ALIASES | _TEMPLATE | _BUDGETS | _HINTS | _REFUSED
 """By path, such as `messages[].parsed`. Of the fields within fields it has only those that are not honoured."""
 
-HINTS = frozenset(_TEMPLATE | _HINTS)
+HINTS = frozenset(_TEMPLATE | _BUDGETS | _HINTS)
 UNREAD = frozenset(_HINTS)
 """Hints that nothing looks at."""
 ALIASES = {name: field.reason for name, field in _ALIASES.items()}

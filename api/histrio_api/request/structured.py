@@ -23,7 +23,7 @@ from histrio_api.schemas.formats import ResponseFormat, StructuralTag
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["NOT_BESIDE", "requested_grammar", "wanted_grammar"]
+__all__ = ["NOT_BESIDE", "requested_grammar", "require_company", "wanted_grammar"]
 
 _FORMATS = ("text", "json_object", "json_schema", "structural_tag")
 """Types of `response_format` that have fields of their own; any other is a kind of grammar."""
@@ -69,7 +69,7 @@ def wanted_grammar(
         text = f"{wanted.param}: not supported by {honoured_by}; leave it out"
         raise RequestError(text, param=wanted.param, code="unsupported_parameter")
 
-    _check_company(request, sampling, wanted.param)
+    require_company(request, sampling, wanted.param)
     return wanted
 
 
@@ -81,8 +81,8 @@ def _form_of_text(request: GenerationRequest, kinds: list[str], ignored: Ignored
     return wanted[0] if wanted else None
 
 
-def _check_company(request: GenerationRequest, sampling: SamplingFields, param: str) -> None:
-    """What contradicts a grammar: where the grammar ends, there is nothing left but the end."""
+def require_company(request: GenerationRequest, sampling: SamplingFields, param: str) -> None:
+    """Raise `RequestError` for what contradicts a grammar: where it ends, there is nothing left but the end."""
     if request.ignore_eos:
         raise RequestError(f"ignore_eos: cannot be combined with {param}", param="ignore_eos")
     for field in NOT_BESIDE:

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.strict import PositiveInt, Strict
+from histrio_api.schemas.strict import PositiveInt, Strict, TokenBudget
 
 __all__ = [
     "AnsweredBlock",
@@ -80,6 +80,8 @@ class Thinking(Strict, frozen=True):
 
     type: Literal["enabled", "adaptive", "between_tools", "disabled"]
     """The first three are one here."""
+    budget_tokens: TokenBudget | None = None
+    """Most tokens of the reasoning."""
 
 
 class OutputFormat(Strict, frozen=True):

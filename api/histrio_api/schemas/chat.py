@@ -9,7 +9,7 @@ import msgspec
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, PromptCut, Strict
+from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, PromptCut, Strict, TokenBudget
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
@@ -31,6 +31,8 @@ class Thinking(Strict, frozen=True):
 
     type: str
     """`enabled` or `disabled`."""
+    budget_tokens: TokenBudget | None = None
+    """Most tokens of the reasoning."""
 
 
 class ReasoningWish(Strict, frozen=True):
@@ -40,6 +42,8 @@ class ReasoningWish(Strict, frozen=True):
     enabled: bool | None = None
     exclude: bool = False
     """The answer is given without its reasoning."""
+    max_tokens: TokenBudget | None = None
+    """Of the reasoning."""
 
 
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
@@ -68,6 +72,8 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     thinking: bool | Thinking | None = None
     think: bool | str | None = None
     reasoning: ReasoningWish | None = None
+    max_reasoning_tokens: TokenBudget | None = None
+    """Most tokens between the marks of the reasoning, of which the last then comes; a hint where there are none."""
     include_reasoning: bool = True
     """False: the answer is given without its reasoning."""
     add_generation_prompt: bool = True

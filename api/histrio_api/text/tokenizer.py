@@ -193,6 +193,11 @@ class Tokenizer:
         """Whether decoding without special tokens loses `text`."""
         return text not in self.decode(self.encode(text, add_special=False))
 
+    def begins_with_own(self, text: str) -> bool:
+        """Whether the text begins with a token that was added for a text of its own, such as `</think>`."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return any(text.startswith(each.content) for each in added)
+
     @cached_property
     def special_texts(self) -> frozenset[str]:
         """The special tokens as they are written, which decoding leaves out."""

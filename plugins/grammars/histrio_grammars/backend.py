@@ -20,8 +20,8 @@ class Llguidance:
     """The built-in grammars."""
 
     name = "llguidance"
-    kinds: tuple[str, ...] = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "structural_tag")
-    capabilities: tuple[GrammarCapability, ...] = (GrammarCapability.REASONING,)
+    kinds: tuple[str, ...] = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "structural_tag", "text")
+    capabilities: tuple[GrammarCapability, ...] = tuple(GrammarCapability)
 
     def check(self, spec: GrammarSpec) -> None:
         """Bounds, keywords and syntax as far as reading tells. Raises `RequestError`."""

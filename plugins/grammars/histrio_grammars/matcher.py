@@ -122,7 +122,7 @@ class LlguidanceVocabulary:
         if not self._eos_ids:
             raise ValueError("none of its tokens ends a text, as a form has to end")
         self._tokens = llguidance.LLTokenizer(file.text, n_vocab=spec.vocab_size, eos_token=self._eos_ids, slices=None)
-        self._own_tokens = own_tokens(file.added_tokens, self._tokens, self._eos_ids)
+        self._own_tokens = own_tokens(file, self._tokens, self._eos_ids)
         self._compiled = lru_cache(_NUM_KEPT_GRAMMARS)(self._compile)
         """Compiled matchers at their beginning, because clients ask for the same few forms again and again."""
         self._num_watched = 0

@@ -31,7 +31,9 @@ def to_llguidance(spec: GrammarSpec, tokens: OwnTokens = _NO_TOKENS) -> str:
     if len(spec.text.encode()) > LIMITS["bytes"]:
         raise RequestError(f"the grammar is longer than {LIMITS['bytes']} bytes")
 
-    if spec.kind == "structural_tag":
+    if spec.kind == "text":
+        grammars = [_any_text(tokens)]
+    elif spec.kind == "structural_tag":
         tags = decode_tags(spec.text)
         grammars = tag_grammars(tags, tokens, _JSON_OPTIONS)
         if tags.instead is not None:
@@ -39,6 +41,12 @@ def to_llguidance(spec: GrammarSpec, tokens: OwnTokens = _NO_TOKENS) -> str:
     else:
         grammars = [_CONVERTERS[spec.kind](spec.text)]
     return msgspec.json.encode({"grammars": after_reasoning(grammars, spec, tokens)}).decode()
+
+
+def _any_text(tokens: OwnTokens) -> Grammar:
+    """Tokens as the model likes: what is none of a text, too."""
+    ids = tokens.all_but(tokens.eos_ids)
+    return {"lark_grammar": f"start: (<[{ids}]>)*" if ids else 'start: ""'}
 
 
 def _instead(spec: GrammarSpec) -> Grammar:

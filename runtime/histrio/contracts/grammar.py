@@ -151,6 +151,8 @@ class GrammarCapability(StrEnum):
 
     REASONING = "reasoning"
     """Free reasoning may come first: `GrammarSpec.reasoning` is honoured."""
+    REASONING_BUDGET = "reasoning_budget"
+    """Reasoning may have a bound: `GrammarSpec.max_reasoning_tokens` is honoured."""
 
 
 class GrammarBackend(Protocol):
@@ -206,10 +208,17 @@ class GrammarKinds:
             raise RequestError(f"grammars of this kind are not enforced here; known kinds: {known}")
 
         backend = self._backends[spec.kind]
-        if spec.reasoning != "never" and GrammarCapability.REASONING not in getattr(backend, "capabilities", ()):
+        capabilities = getattr(backend, "capabilities", ())
+        if spec.reasoning != "never" and GrammarCapability.REASONING not in capabilities:
             raise RequestError(
                 f"the grammar backend {backend.name!r} does not declare {GrammarCapability.REASONING.value!r}: it "
                 "enforces no form behind reasoning; ask for an answer that begins without one",
+                code="unsupported_parameter",
+            )
+        if spec.max_reasoning_tokens is not None and GrammarCapability.REASONING_BUDGET not in capabilities:
+            raise RequestError(
+                f"the grammar backend {backend.name!r} does not declare {GrammarCapability.REASONING_BUDGET.value!r}: "
+                "it cannot bound reasoning; leave the bound out",
                 code="unsupported_parameter",
             )
         return backend

@@ -35,7 +35,7 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     pooling: bool = False
     """With `Ask.pooling`, a vector is made of the prompt."""
     grammar_kinds: list[str] = []
-    """Kinds of `Ask.grammar` that are enforced."""
+    """Kinds of `Ask.grammar` that are enforced; with `text` also their `max_reasoning_tokens`."""
 
 
 OF_STAGES = Honours(
@@ -73,6 +73,8 @@ def require_honoured(ask: Ask, honours: Honours, by: str, backends: Sequence[str
         )
     if ask.grammar is not None and ask.grammar.kind not in honours.grammar_kinds:
         _refuse("grammar", f"{by} enforces no grammar of the kind {ask.grammar.kind!r}")
+    if ask.grammar is not None and ask.grammar.max_reasoning_tokens is not None and "text" not in honours.grammar_kinds:
+        _refuse("max_reasoning_tokens", f"{by} does not bound reasoning; leave it out")
 
 
 def _refuse_vectors(by: str, backends: Sequence[str]) -> None:

@@ -25,7 +25,8 @@ _OF_EDGES = frozenset(
     """
     add_generation_prompt add_special_tokens chat_template_kwargs continue_final_message ebnf echo enable_thinking
     function_call functions grammar guided_choice guided_grammar guided_json guided_regex ignore_eos
-    include_reasoning include_stop_str_in_output json_schema max_completion_tokens max_tokens messages metadata model n
+    include_reasoning include_stop_str_in_output json_schema max_completion_tokens max_reasoning_tokens max_tokens
+    messages metadata model n
     parallel_tool_calls prediction prompt prompt_cache_key prompt_cache_retention reasoning reasoning_effort regex
     request_id response_format return_token_ids safety_identifier skip_special_tokens spaces_between_special_tokens
     stop stop_token_ids stream stream_options structured_outputs suffix think thinking tool_choice tools
