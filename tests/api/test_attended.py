@@ -10,7 +10,7 @@ import pytest
 
 from histrio.errors import EngineError, RequestError
 from histrio_api.errors import ClientLeft
-from histrio_api.request.attended import attended
+from histrio_api.request.attended import attended, ended_by
 
 pytestmark = pytest.mark.anyio
 
@@ -62,3 +62,28 @@ async def test_the_end_of_the_server_ends_the_work_with_503() -> None:
     with pytest.raises(EngineError, match="shutting down") as caught:
         await attended(edge("draining"), stays, anyio.sleep_forever)
     assert caught.value.status == 503
+
+
+async def test_a_block_ends_with_the_first_of_what_it_is_watched_by() -> None:
+    ends: list[str] = []
+
+    async def stays_watching() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            ends.append("watch")
+
+    async def returns() -> None:
+        ends.append("first")
+
+    with ended_by(stays_watching, returns) as scope:
+        await anyio.sleep_forever()
+    await anyio.wait_all_tasks_blocked()
+    assert scope.cancelled_caught
+    assert ends == ["first", "watch"]
+
+    with ended_by(stays_watching) as scope:
+        await anyio.wait_all_tasks_blocked()
+    await anyio.wait_all_tasks_blocked()
+    assert not scope.cancelled_caught
+    assert ends == ["first", "watch", "watch"]

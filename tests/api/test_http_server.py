@@ -9,13 +9,15 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
 
 from histrio_api.http import connection, server
+from histrio_api.http.exchange import Exchange
 from histrio_api.http.limits import HttpLimits
+from histrio_api.http.parser import Head
 from histrio_api.http.server import HttpServer, num_allowed_connections
 
 pytestmark = pytest.mark.anyio
@@ -525,3 +527,46 @@ async def test_a_header_of_two_lines_is_never_sent() -> None:
             assert error_of(await client.rest()) == (500, "internal_error")
             tasks.cancel_scope.cancel()
         await served.close(0.1)
+
+
+class Wire:
+    """What an exchange writes, each call of the system for itself."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    async def drain(self) -> None:
+        """It is all taken."""
+
+    def end_exchange(self, *, keeps_alive: bool) -> None:
+        assert keeps_alive
+
+
+async def test_a_head_goes_out_with_the_first_piece_and_the_end_with_the_last() -> None:
+    wire = Wire()
+    exchange = Exchange(cast("Any", wire), Head("GET", b"/a", b"", [], "1.1", keeps_alive=True), {"path": "/a"})
+    exchange.push_end()
+
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": []})
+    assert wire.written == []
+    await exchange.send({"type": "http.response.body", "body": b"first", "more_body": True})
+    await exchange.send({"type": "http.response.body", "body": b"last"})
+
+    (first, last) = wire.written
+    assert first.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert first.endswith(b"\r\n\r\n5\r\nfirst\r\n")
+    assert last == b"4\r\nlast\r\n0\r\n\r\n"
+
+
+async def test_an_empty_piece_sends_the_head_alone() -> None:
+    wire = Wire()
+    exchange = Exchange(cast("Any", wire), Head("GET", b"/a", b"", [], "1.1", keeps_alive=True), {"path": "/a"})
+
+    await exchange.send({"type": "http.response.start", "status": 200, "headers": []})
+    await exchange.send({"type": "http.response.body", "body": b"", "more_body": True})
+
+    (head,) = wire.written
+    assert head.endswith(b"transfer-encoding: chunked\r\nconnection: close\r\n\r\n")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Protocol
 
 import anyio
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Send
+
+from histrio_api.request.attended import client_left, ended_by
 
 __all__ = ["EventSource", "EventStream", "Write"]
 
@@ -17,8 +20,8 @@ Write = Callable[[bytes], Awaitable[None]]
 class EventSource(Protocol):
     """Where a stream's events come from."""
 
-    async def produce(self, write: Write) -> None:
-        """Write all events, then return; cancelled if the client leaves."""
+    async def produce(self, write: Write) -> bytes:
+        """Write all events but the last, which is returned; cancelled if the client leaves."""
 
     def waiting(self) -> bytes:
         """Sent while nothing is written; may be empty."""
@@ -55,25 +58,19 @@ class EventStream(ASGIResponse):
             self._num_events += 1
             await send({"type": "http.response.body", "body": data, "more_body": True})
 
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._watch_client, receive, tasks.cancel_scope)
-            tasks.start_soon(self._keep_alive, send)
-            await self._source.produce(write)
+        with ended_by(partial(self._attend, receive, send)):
+            last = await self._source.produce(write)
             self._is_complete = True
-            tasks.cancel_scope.cancel()
         if self._is_complete:
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _watch_client(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        scope.cancel()
-
-    async def _keep_alive(self, send: Send) -> None:
-        """One timer per stream, not per token: it only looks whether events were sent since it looked last."""
-        num_events = -1
+    async def _attend(self, receive: Receive, send: Send) -> None:
+        """Until the client leaves, look now and then whether events were sent since the last look: one timer for each
+        stream, not for each token."""
+        num_events = self._num_events
         while True:
+            with anyio.move_on_after(self._keep_alive_s / 2):
+                return await client_left(receive)
             if num_events == self._num_events and (body := self._source.waiting()):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             num_events = self._num_events
-            await anyio.sleep(self._keep_alive_s / 2)

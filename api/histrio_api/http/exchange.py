@@ -21,6 +21,7 @@ MAX_BODY_AHEAD_BYTES = 65_536
 """Of a request's body, received before the application asks for it."""
 _PIECE_BYTES = 262_144
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_LAST_CHUNK = b"0\r\n\r\n"
 
 
 class Wire(Protocol):
@@ -62,6 +63,8 @@ class Exchange:
         """A part of the answer is on its way."""
         self.is_complete = False
         """All of the answer is on its way."""
+        self._unsent = b""
+        """The answer's head, which goes out with what follows it, as ASGI has it: one call of the system for both."""
         self._framing: Framing = "none"
         self._num_left = 0
         self._body: list[bytes] = []
@@ -134,8 +137,8 @@ class Exchange:
             return
 
         body, has_more = message.get("body", b""), message.get("more_body", False)
-        for start in range(0, len(body), _PIECE_BYTES):
-            self._write(body[start : start + _PIECE_BYTES])
+        for start in range(0, len(body) or 1, _PIECE_BYTES):
+            self._write(body[start : start + _PIECE_BYTES], is_last=not has_more and start + _PIECE_BYTES >= len(body))
             await self._wire.drain()
             if self.has_left:
                 return
@@ -150,25 +153,25 @@ class Exchange:
             self._num_left = next(int(value) for name, value in headers if name.lower() == b"content-length")
         # A request that is not yet here as a whole would stand before the next one.
         self.keeps_alive &= self._framing != "close" and self._has_whole_body
-        self._wire.write(head_bytes(status, headers, self._framing, closes=not self.keeps_alive))
+        self._unsent = head_bytes(status, headers, self._framing, closes=not self.keeps_alive)
         self.has_begun, self._awaits_continue = True, False
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, *, is_last: bool) -> None:
         assert self.has_begun, "the head of an answer comes first"
         assert not self.is_complete, "nothing follows the end of an answer"
-        if self._framing == "none" or not data:
-            return
-        if self._framing == "chunks":
-            data = b"%x\r\n%b\r\n" % (len(data), data)
+        if self._framing == "none":
+            data = b""
+        elif self._framing == "chunks":
+            data = (b"%x\r\n%b\r\n" % (len(data), data) if data else b"") + (_LAST_CHUNK if is_last else b"")
         elif self._framing == "length":
             self._num_left -= len(data)
             assert self._num_left >= 0, "a body is no longer than its content-length"
-        self._wire.write(data)
+        data, self._unsent = self._unsent + data, b""
+        if data:
+            self._wire.write(data)
 
     def _end(self) -> None:
         assert not self._num_left, "a body is no shorter than its content-length"
-        if self._framing == "chunks":
-            self._wire.write(b"0\r\n\r\n")
         self.is_complete = True
         self._news.set()
         self._wire.end_exchange(keeps_alive=self.keeps_alive)

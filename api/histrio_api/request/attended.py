@@ -1,57 +1,68 @@
-"""Work that is done only as long as its client waits for it."""
+"""Work that is done only as long as its client waits for it.
+
+What looks after the client is a plain task, which is cancelled when the work is done. A task group would wait for it,
+wrap the errors of the work, and take longer to make than a short request takes to be read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import anyio
 
 from histrio_api.errors import ClientLeft
 from histrio_api.shared.edge import Edge
 
-__all__ = ["attended"]
+__all__ = ["Receive", "attended", "client_left", "ended_by"]
+
+Receive = Callable[[], Awaitable[Any]]
+"""Gives the request's next ASGI message."""
 
 _LOOK_S = 0.25
 
 
-async def attended(
-    edge: Edge,
-    receive: Callable[[], Awaitable[object]],
-    work: Callable[[], Awaitable[None]],
-    *,
-    outlives_draining: bool = False,
-) -> None:
-    """Do the work, whose errors are raised as they are. `receive` gives the request's next ASGI message: if that is its
-    end, the work is cancelled and `ClientLeft` raised. Raises `EngineError` if the server shuts down meanwhile, unless
-    the work is among what the server still finishes then."""
-    errors: list[Exception] = []
-    is_done = False
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(_cancel_when_client_leaves, receive, tasks.cancel_scope)
-        if not outlives_draining:
-            tasks.start_soon(_cancel_when_draining, edge, tasks.cancel_scope)
+@contextmanager
+def ended_by(*watches: Callable[[], Awaitable[None]]) -> Iterator[anyio.CancelScope]:
+    """The block is cancelled as soon as one of these returns; they are when the block is over."""
+    loop = asyncio.get_running_loop()
+    with anyio.CancelScope() as scope:
+        tasks = [loop.create_task(_cancel_after(watch, scope)) for watch in watches]
         try:
-            await work()
-            is_done = True
-        except Exception as error:
-            errors.append(error)
-        tasks.cancel_scope.cancel()
-    if errors:
-        raise errors[0]
-    if not is_done:
+            yield scope
+        finally:
+            for task in tasks:
+                task.cancel()
+
+
+async def client_left(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def attended(
+    edge: Edge, receive: Receive, work: Callable[[], Awaitable[None]], *, outlives_draining: bool = False
+) -> None:
+    """Do the work, whose errors are raised as they are. If the client leaves, the work is cancelled and `ClientLeft`
+    raised. Raises `EngineError` if the server shuts down meanwhile, unless the work is among what the server still
+    finishes then."""
+    watches = [partial(client_left, receive), *([] if outlives_draining else [partial(_draining, edge)])]
+    with ended_by(*watches) as scope:
+        await work()
+    if scope.cancelled_caught:
         edge.require_accepting()
         raise ClientLeft("the client left before its answer began")
 
 
-async def _cancel_when_client_leaves(receive: Callable[[], Awaitable[object]], scope: anyio.CancelScope) -> None:
-    while True:
-        message = await receive()
-        if isinstance(message, dict) and message["type"] == "http.disconnect":
-            scope.cancel()
-            return
+async def _cancel_after(watch: Callable[[], Awaitable[None]], scope: anyio.CancelScope) -> None:
+    await watch()
+    scope.cancel()
 
 
-async def _cancel_when_draining(edge: Edge, scope: anyio.CancelScope) -> None:
+async def _draining(edge: Edge) -> None:
     while edge.gateway.status.state not in ("draining", "failed"):  # noqa: ASYNC110 - a plain field, nothing announces it
         await anyio.sleep(_LOOK_S)
-    scope.cancel()

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
 from histrio.errors import Overloaded, RequestError
 from histrio.front.grammar_check import GrammarChecker
-from histrio_api.request.attended import attended
+from histrio_api.request.attended import Receive, attended
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.shared.edge import Edge
 
 __all__ = ["require_enforceable"]
 
 
-async def require_enforceable(edge: Edge, wanted: WantedGrammar, receive: Callable[[], Awaitable[object]]) -> None:
+async def require_enforceable(edge: Edge, wanted: WantedGrammar, receive: Receive) -> None:
     """Raise `RequestError` where it cannot be enforced, `Overloaded`, or what is no fault of the request.
 
     `receive` gives the request's next ASGI message: a client that leaves ends the trial with `ClientLeft`.

@@ -1,12 +1,13 @@
-"""API keys: a guard on every route, which says what it needs unless that is a key that may use the served model."""
+"""API keys: asked for on every route, which says what it needs unless that is a key that may use the served model."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from litestar.connection import ASGIConnection, Request
+from litestar.connection import ASGIConnection
 from litestar.datastructures import Headers
 from litestar.handlers import BaseRouteHandler
+from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
 from histrio.errors import RequestError
 from histrio_api.errors import InvalidKey
@@ -15,7 +16,7 @@ from histrio_api.keys.ring import note_sender
 from histrio_api.shared.edge import Edge
 from histrio_api.shared.settings import is_loopback
 
-__all__ = ["ADMIN", "ANY_KEY", "METRICS", "OPEN", "AdminOnly", "is_known", "is_open", "require_key"]
+__all__ = ["ADMIN", "ANY_KEY", "METRICS", "OPEN", "AdminOnly", "KeyCheck", "is_known", "is_open", "require_key"]
 
 OPEN = {"needs_key": "never"}
 """`opt=OPEN` of a route that every client may use."""
@@ -36,21 +37,35 @@ class AdminOnly(RequestError):
     code = "admin_only"
 
 
-def require_key(connection: Connection, handler: BaseRouteHandler) -> None:
+class KeyCheck:
+    """Between the router and each route: a guard of litestar's would be given a copy of the route with every request,
+    in a thread."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raises what `require_key` raises."""
+        require_key(cast("HTTPScope", scope))  # no route is a websocket's
+        await self._app(scope, receive, send)
+
+
+def require_key(scope: HTTPScope) -> None:
     """Raise `InvalidKey`, `ModelNotAllowed` or `AdminOnly` unless the request carries the key that the route needs;
     `RateLimited` where that key has sent enough for now."""
-    edge: Edge = connection.app.state.edge
+    edge: Edge = scope["litestar_app"].state.edge
+    handler = scope["route_handler"]
     if is_open(handler, edge):
         return
     if not edge.keys.asks:
         _require_local(handler, edge)
         return
 
-    limits = _sent_key(connection, edge)
+    limits = _sent_key(Headers.from_scope(scope), edge)
     if limits is None:
         raise InvalidKey("the API key is wrong")
-    note_sender(connection.scope, limits)
-    if isinstance(connection, Request) and connection.method == "POST":
+    note_sender(scope, limits)
+    if scope["method"] == "POST":
         limits.take_request()
     _require_right(handler, edge, limits)
 
@@ -61,7 +76,7 @@ def is_known(connection: Connection) -> bool:
     if not edge.keys.asks or edge.settings.open_metrics:
         return True
     try:
-        return _sent_key(connection, edge) is not None
+        return _sent_key(connection.headers, edge) is not None
     except InvalidKey:
         return False
 
@@ -95,9 +110,9 @@ def _require_right(handler: BaseRouteHandler, edge: Edge, limits: KeyLimits) -> 
             limits.require_model(edge.gateway.model.id)
 
 
-def _sent_key(connection: Connection, edge: Edge) -> KeyLimits | None:
+def _sent_key(headers: Headers, edge: Edge) -> KeyLimits | None:
     """None for a wrong one. Raises `InvalidKey` if there is none."""
-    sent = _key_of(connection.headers)
+    sent = _key_of(headers)
     if not sent:
         raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`")
     return edge.keys.find(sent)

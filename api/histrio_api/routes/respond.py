@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-import anyio
 import msgspec
 from litestar.response.base import ASGIResponse
 
@@ -17,6 +15,7 @@ from histrio_api.answer.sse import EventStream, Write
 from histrio_api.errors import STATUS_CLIENT_LEFT, presentable
 from histrio_api.forms.form import Answer, Form
 from histrio_api.keys.ring import sender_of
+from histrio_api.request.attended import client_left, ended_by
 from histrio_api.request.enforceable import require_enforceable
 from histrio_api.request.ignored import ignored_headers
 from histrio_api.request.prepared import Prepared
@@ -85,17 +84,11 @@ async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str
     async def show(choice: Choice, text: str) -> None:
         pieces[choice.index].append(text)
 
-    error: Exception | None = None
     try:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_cancel_when_client_leaves, request, tasks.cancel_scope)
-            error = await _run(generation, show)
-            tasks.cancel_scope.cancel()
+        with ended_by(partial(client_left, request.receive)):
+            await run_choices(generation, show)
     finally:
         generation.close()
-    if error is not None:
-        raise error
-
     finished = all(choice.finish_reason for choice in generation.choices)
     edge_of(request).metrics.count_request(request.scope["path"], 200 if finished else STATUS_CLIENT_LEFT)
     return ["".join(parts) for parts in pieces] if finished else None
@@ -112,15 +105,15 @@ class _Events:
         self._answer = answer
         self._status = 200
 
-    async def produce(self, write: Write) -> None:
+    async def produce(self, write: Write) -> bytes:
         """All events; the headers are out, so an error has to be one of them."""
         try:
-            await self._produce(write)
+            return await self._produce(write)
         except Exception as error:
             shown = presentable(error)
             self._status = shown.status
             self._edge.count_usage(self._sender, Counts(errors=1))
-            await write(self._answer.failure(shown))
+            return self._answer.failure(shown)
 
     def waiting(self) -> bytes:
         """As the form has it."""
@@ -131,7 +124,7 @@ class _Events:
         self._generation.close()
         self._edge.metrics.count_request(self._path, self._status if is_complete else STATUS_CLIENT_LEFT)
 
-    async def _produce(self, write: Write) -> None:
+    async def _produce(self, write: Write) -> bytes:
         edge, answer = self._edge, self._answer
 
         async def show(choice: Choice, text: str) -> None:
@@ -143,22 +136,6 @@ class _Events:
             if events:
                 await write(events)
 
-        if opening := answer.opening():
-            await write(opening)
+        await write(answer.opening())  # the headers go out with it, also with an empty one
         await run_choices(self._generation, show)
-        await write(answer.closing())
-
-
-async def _run(generation: Generation, show: Callable[[Choice, str], Awaitable[None]]) -> Exception | None:
-    """Errors are returned: raised, the task group would wrap them."""
-    try:
-        await run_choices(generation, show)
-    except Exception as error:
-        return error
-    return None
-
-
-async def _cancel_when_client_leaves(request: HttpRequest, scope: anyio.CancelScope) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-    scope.cancel()
+        return answer.closing()

@@ -11,7 +11,7 @@ from litestar.exceptions import HTTPException
 
 from histrio_api.errors import on_error, on_http_exception
 from histrio_api.routes import ROUTES
-from histrio_api.routes.auth import require_key
+from histrio_api.routes.auth import KeyCheck
 from histrio_api.shared.edge import Edge
 
 __all__ = ["create_app"]
@@ -22,7 +22,7 @@ def create_app(edge: Edge) -> Litestar:
     origins = edge.settings.cors_origins
     app = Litestar(
         ROUTES,
-        guards=[require_key],
+        middleware=[KeyCheck],
         exception_handlers=cast(
             "dict[int | type[Exception], Any]",
             {HTTPException: on_http_exception, Exception: on_error},

@@ -53,7 +53,9 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def bounded(self, source: str) -> jinja2.Template:
         """The compiled template. Raises `TemplateLimit` beside what jinja and Python raise for mistakes."""
-        return self.from_string(bounded_tree(self, source))
+        template = self.from_string(bounded_tree(self, source))
+        template.globals = dict(template.globals)  # jinja's own are a chain, which each rendering would go through
+        return template
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call something that a template names."""

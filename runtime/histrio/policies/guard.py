@@ -42,6 +42,8 @@ class AdmissionGuard:
 
     def __init__(self, policy: AdmissionPolicy | None) -> None:
         self._policy = policy
+        self._hearing = policy if isinstance(policy, HearsOfEnds) else None
+        """The same policy, if it wants to hear of ends."""
 
     def admit(self, submission: Submission, load: Load) -> None:
         """As `AdmissionPolicy.admit`."""
@@ -57,16 +59,16 @@ class AdmissionGuard:
 
     def finished(self, submission: Submission) -> None:
         """As `HearsOfEnds.finished`, where the policy has it."""
-        if not isinstance(self._policy, HearsOfEnds):
+        if self._hearing is None:
             return
         try:
-            finished: Callable[..., Any] = self._policy.finished
+            finished: Callable[..., Any] = self._hearing.finished
             _check_nothing(finished(submission))
         except _FAULTS as error:
             self._give_up(error)
 
     def _give_up(self, error: BaseException) -> None:
-        policy, self._policy = self._policy, None
+        policy, self._policy, self._hearing = self._policy, None, None
         _say("requests are accepted by credits from now on: admission policy %r (%s) failed", policy, error)
 
 
