@@ -33,6 +33,7 @@ TAG_TEXT = msgspec.json.encode(TAG).decode()
 (HERMES,) = hermes.FORMATS
 GBNF, LARK = 'root ::= "a"', 'start: "a"'
 
+UNIQUE = {"items": {"type": "array", "uniqueItems": True}}
 FORMS: list[tuple[dict[str, Any], str, str, str]] = [
     ({"response_format": {"type": "json_object"}}, "json_object", "", "response_format"),
     ({"response_format": {"type": "json_object", "schema": SCHEMA}}, "json_schema", TEXT, "response_format.schema"),
@@ -172,10 +173,10 @@ def test_the_grammar_travels_with_the_submission(enforcing: tuple[ScriptedGatewa
     ("fields", "param"),
     [
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"items": {"uniqueItems": True}}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"strict": True, "schema": UNIQUE}}},
             "response_format.json_schema.schema.items.uniqueItems",
         ),
-        ({"json_schema": {"anyOf": [{}, {"not": {"const": "s3cret"}}]}}, "json_schema.anyOf[1].not"),
+        ({"json_schema": {"anyOf": [{}, {"not": {"const": "s3cret", "type": 3}}]}}, "json_schema.anyOf[1].not.type"),
         ({"guided_json": '{"type": "s3cret"}'}, "guided_json.type"),
         ({"structured_outputs": {"json": {"enum": []}}}, "structured_outputs.json.enum"),
         ({"regex": "(s3cret"}, "regex"),
@@ -189,11 +190,11 @@ def test_the_grammar_travels_with_the_submission(enforcing: tuple[ScriptedGatewa
             {
                 "response_format": {
                     "type": "structural_tag",
-                    "structures": [{"begin": "<f", "schema": {"items": {"not": {"const": "s3cret"}}}, "end": ""}],
+                    "structures": [{"begin": "<f", "schema": {"items": {"type": "s3cret"}}, "end": ""}],
                     "triggers": ["<f"],
                 }
             },
-            "response_format.structures[0].schema.items.not",
+            "response_format.structures[0].schema.items.type",
         ),
     ],
 )
@@ -208,6 +209,34 @@ def test_a_grammar_that_cannot_be_enforced_is_a_400_with_its_place(
     assert error["message"].startswith(f"{param}: ")
     assert "s3cret" not in json.dumps(error)
     assert len(gateway.submissions) == num_before
+
+
+@pytest.mark.timeout(60)  # starts a process that checks grammars
+def test_a_keyword_that_no_grammar_enforces_is_named_in_the_header(
+    enforcing: tuple[ScriptedGateway, httpx.Client],
+) -> None:
+    _, http = enforcing
+    tag = {"begin": "<f", "schema": UNIQUE, "end": ""}
+    cases: list[tuple[dict[str, Any], str]] = [
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"strict": False, "schema": UNIQUE}}},
+            "response_format.json_schema.schema.items.uniqueItems",
+        ),
+        ({"guided_json": UNIQUE}, "guided_json.items.uniqueItems"),
+        (
+            {"response_format": {"type": "structural_tag", "structures": [tag], "triggers": ["<f"]}},
+            "response_format.structures[0].schema.items.uniqueItems",
+        ),
+    ]
+    for fields, path in cases:
+        for _ in range(2):  # the second one knows the verdict
+            answer = http.post("/v1/chat/completions", json=CHAT | fields)
+            assert (answer.status_code, answer.headers.get("x-histrio-ignored")) == (200, path), answer.text
+        refused = http.post("/v1/chat/completions", json=CHAT | fields, headers={"x-histrio-strict": "true"})
+        assert refused.status_code == 400
+        assert (refused.json()["error"]["param"], refused.json()["error"]["code"]) == (path, "unsupported_keyword")
+    plain = http.post("/v1/chat/completions", json=CHAT | {"guided_json": {"items": {"type": "string"}}})
+    assert (plain.status_code, "x-histrio-ignored" in plain.headers) == (200, False), "a control"
 
 
 def test_a_server_without_grammars_refuses_the_fields(endpoint: Any) -> None:

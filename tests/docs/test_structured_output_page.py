@@ -6,13 +6,13 @@ import re
 from pathlib import Path
 
 from histrio.front import grammar_check
-from histrio.front.grammar_trial import MAX_WALK_TOKENS
+from histrio.front.grammar_trial import MAX_UNENFORCED, MAX_WALK_TOKENS
 from histrio.front.grammar_trials import TrialLimits
 from histrio_api.request.structured import NOT_BESIDE
 from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_grammars.bounds import LIMITS
-from histrio_grammars.schema import ENFORCED
+from histrio_grammars.schema import ENFORCED, NEVER_ENFORCED
 from histrio_grammars.values import FORMATS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "structured-output.md").read_text(encoding="utf-8")
@@ -40,6 +40,9 @@ def test_every_enforced_keyword_and_format_stands_there_and_no_other() -> None:
     listed = PAGE.split("\nEnforced: ")[1].split("Draft 2020-12")[0]
     words = set(re.findall(r"`([$a-zA-Z0-9-]+)`", listed))
     assert words == ENFORCED | FORMATS
+    never = PAGE.split("Never enforced are")[1].split("Others are enforced")[0]
+    assert set(re.findall(r"`([$a-zA-Z-]+)`", never)) - {"maxItems"} == NEVER_ENFORCED
+    assert f"At most {MAX_UNENFORCED} places" in PAGE
 
 
 def test_every_field_stands_there() -> None:

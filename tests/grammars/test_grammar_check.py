@@ -20,6 +20,7 @@ from histrio.contracts.grammar import GrammarKinds, VocabularySpec
 from histrio.errors import EngineError, Overloaded, PluginFailed, RequestError
 from histrio.front import grammar_check
 from histrio.front.grammar_check import GrammarChecker
+from histrio.front.grammar_trial import MAX_UNENFORCED
 from histrio.front.grammar_trials import TrialLimits
 from histrio.messages import GrammarSpec
 from histrio.testing.wait import eventually, eventually_async
@@ -69,17 +70,30 @@ def alternatives(count: int) -> str:
     return "\n".join(["start: n0", *(f'n{n}: n{n + 1} | "b{n}"' for n in range(count)), f'n{count}: "c"'])
 
 
-async def test_what_the_last_stage_would_refuse_is_refused_with_its_place(toy: Any) -> None:
+async def test_what_is_not_enforced_is_told_with_its_place(toy: Any) -> None:
     one_of = {"properties": {"a": {"oneOf": [{"type": "integer"}, {"type": "number"}]}}}
+    both = {"items": {"uniqueItems": True}, "contains": {}}
+    async with checking(toy.spec) as checker:
+        for schema, keywords in ((one_of, ("properties.a.oneOf",)), (both, ("items.uniqueItems", "contains"))):
+            spec = GrammarSpec("json_schema", json.dumps(schema))
+            for _ in range(2):
+                assert await checker.check(spec) == checker.accepted(spec) == keywords
+        many = {"properties": {f"p{at}": {"uniqueItems": True} for at in range(100)}}
+        assert len(await checker.check(GrammarSpec("json_schema", json.dumps(many)))) == MAX_UNENFORCED
+        assert await checker.check(FINE) == (), "a control"
+
+
+async def test_what_the_last_stage_would_refuse_is_refused_with_its_place(toy: Any) -> None:
+    malformed = {"properties": {"a": {"pattern": "(a"}}}
     async with checking(toy.spec) as checker:
         await checker.check(FINE)
-        assert checker.is_accepted(FINE)
-        for schema, param in ((one_of, "properties.a.oneOf"), ({"items": {"uniqueItems": True}}, "items.uniqueItems")):
+        assert checker.accepted(FINE) == ()
+        for schema, param in ((malformed, "properties.a.pattern"), ({"items": {"pattern": "a{9,1}"}}, "items.pattern")):
             spec = GrammarSpec("json_schema", json.dumps(schema))
             with pytest.raises(RequestError) as caught:
                 await checker.check(spec)
             assert (caught.value.param, caught.value.code) == (param, "unsupported_keyword")
-            assert not checker.is_accepted(spec)
+            assert checker.accepted(spec) is None
         for text in ('start: "a"{1000000}', alternatives(2000)):
             with pytest.raises(RequestError, match="too complex to be followed"):
                 await checker.check(GrammarSpec("lark", text))

@@ -17,7 +17,8 @@ import pytest
 from histrio.errors import RequestError
 from histrio.front.grammar_trial import try_grammar
 from histrio.messages import GrammarSpec
-from histrio_grammars.schema import num_levels
+from histrio_grammars.backend import Llguidance
+from histrio_grammars.places import num_levels
 from histrio_grammars.testing import RandomWriter, random_schema
 
 EOS, MAX_TOKENS, NUM_COMPLETIONS = 257, 1500, 3
@@ -31,6 +32,8 @@ class Tally:
     """What became of the schemas."""
 
     num_refused: int = 0
+    num_named: int = 0
+    """Accepted with a keyword that is not enforced."""
     num_accepted: int = 0
     num_ended: int = 0
     levels: list[int] = field(default_factory=list)
@@ -59,9 +62,12 @@ def test_every_answer_that_ends_satisfies_its_schema(toy: Any) -> None:
         schema = random_schema(random)
         spec = GrammarSpec("json_schema", json.dumps(schema))
         if (refusal := refusal_of(toy, spec)) is not None:
-            assert (refusal.status, refusal.code) == (400, "unsupported_keyword")
-            assert refusal.param
+            assert refusal.status == 400
             tally.num_refused += 1
+            continue
+
+        if Llguidance().check(spec):
+            tally.num_named += 1
             continue
 
         tally.num_accepted += 1
@@ -80,12 +86,14 @@ def test_every_answer_that_ends_satisfies_its_schema(toy: Any) -> None:
     share = tally.num_ended / (tally.num_accepted * NUM_COMPLETIONS)
     mean = sum(tally.levels) / len(tally.levels)
     print(
-        f"{NUM_SCHEMAS} schemas: {tally.num_accepted} accepted, {tally.num_refused} refused; {share:.1%} of the "
+        f"{NUM_SCHEMAS} schemas: {tally.num_accepted} enforced, {tally.num_named} with a keyword that is not, "
+        f"{tally.num_refused} refused; {share:.1%} of the "
         f"answers end within {MAX_TOKENS} tokens, all of them valid, mean depth {mean:.2f}, "
         f"greatest {max(tally.levels)}"
     )
     assert tally.num_accepted >= LEAST_ACCEPTED
-    assert tally.num_refused > 0
+    assert tally.num_named > 0
+    assert tally.num_refused <= NUM_SCHEMAS // 20
     assert share >= LEAST_ENDED
 
 

@@ -41,42 +41,22 @@ def refused(toy: Any, kind: str, text: str) -> RequestError:
 @pytest.mark.parametrize(
     ("schema", "keyword"),
     [
-        ({"type": "array", "uniqueItems": True}, "uniqueItems"),
-        ({"not": {"const": SECRET}}, "not"),
-        ({"if": {"type": "string"}, "then": {"minLength": 3}}, "if"),
-        ({"contains": {"const": SECRET}}, "contains"),
-        ({"propertyNames": {"pattern": SECRET}}, "propertyNames"),
-        ({"dependentRequired": {SECRET: ["b"]}}, "dependentRequired"),
-        ({"dependentSchemas": {SECRET: {}}}, "dependentSchemas"),
-        ({"dependencies": {SECRET: ["b"]}}, "dependencies"),
-        ({"unevaluatedProperties": False}, "unevaluatedProperties"),
-        ({"unevaluatedItems": False}, "unevaluatedItems"),
-        ({"$dynamicRef": "#" + SECRET}, "$dynamicRef"),
-        ({"divisibleBy": 3}, "divisibleBy"),
-        ({"x-guidance": {"lenient": True}}, "x-guidance"),
-        ({"type": "number", "multipleOf": 0.01}, "multipleOf"),
-        ({"type": "object", "minProperties": 2}, "minProperties"),
-        ({"patternProperties": {"^\\w+$": {"const": SECRET}}}, "patternProperties"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "oneOf"),
-        ({"type": "object", "maxProperties": 1, "properties": {SECRET: {}}}, "maxProperties"),
-        ({"patternProperties": {f"^{SECRET}": {"type": "null"}, "t$": {"type": "integer"}}}, "patternProperties"),
-        ({"type": "number", "minimum": 1e30}, "minimum"),
-        ({"type": "string", "pattern": f"(?={SECRET})a"}, "pattern"),
         ({"type": "string", "pattern": f"({SECRET}"}, "pattern"),
+        ({"allOf": [{"maxProperties": 1, "type": "object"}, {"properties": {SECRET: {}}}]}, "allOf[0].maxProperties"),
     ],
 )
-def test_an_unenforced_keyword_is_named_with_its_place(toy: Any, schema: dict[str, Any], keyword: str) -> None:
+def test_what_the_compiler_refuses_is_named_with_its_place(toy: Any, schema: dict[str, Any], keyword: str) -> None:
     error = refused(toy, "json_schema", json.dumps(within(schema)))
     assert error.param == f"properties.a.items.{keyword}"
     assert error.code == "unsupported_keyword"
-    assert keyword in str(error)
+    assert keyword.rpartition(".")[2] in str(error)
 
 
 def test_of_several_places_the_guilty_one_is_named(toy: Any) -> None:
-    fine = {"oneOf": [{"type": "string"}, {"type": "null"}]}
-    guilty = {"oneOf": [{"type": "integer"}, {"type": "number"}]}
+    fine = {"type": "string", "pattern": "^a"}
+    guilty = {"type": "string", "pattern": "(a"}
     schema = {"properties": {"a": fine, "b": {"items": guilty}, "c": fine}}
-    assert refused(toy, "json_schema", json.dumps(schema)).param == "properties.b.items.oneOf"
+    assert refused(toy, "json_schema", json.dumps(schema)).param == "properties.b.items.pattern"
 
 
 @pytest.mark.parametrize(
@@ -98,7 +78,14 @@ def test_of_several_places_the_guilty_one_is_named(toy: Any) -> None:
         ({"$ref": f"#/$defs/{SECRET}"}, "$ref"),
         ({"$ref": f"http://localhost/{SECRET}"}, "$ref"),
         ({"$ref": "#/type", "type": "string"}, "$ref"),
-        ({"$ref": "#/elsewhere", "elsewhere": {"multipleOf": 0.01}}, "$ref"),
+        ({"$ref": "#/elsewhere", "elsewhere": {"minimum": 1}}, "$ref"),
+        ({"not": {"type": SECRET}}, "not.type"),
+        ({"if": {"required": "a"}, "then": {}}, "if.required"),
+        ({"propertyNames": {"pattern": 3}}, "propertyNames.pattern"),
+        ({"contains": {"minItems": SECRET}}, "contains.minItems"),
+        ({"dependentRequired": {SECRET: "b"}}, "dependentRequired"),
+        ({"dependencies": {"a": [3]}}, "dependencies"),
+        ({"dependentSchemas": {"a": {"enum": []}}}, "dependentSchemas.a.enum"),
         ({"properties": {"no word " + SECRET: {"type": 3}}}, "properties[0].type"),
     ],
 )
@@ -164,6 +151,7 @@ def test_a_grammar_longer_than_the_limit_is_refused(toy: Any, kind: str) -> None
         ("gbnf", "root ::= " + "(" * 5000, "mistake"),
         ("json_schema", '{"$ref":"#"}', "without end"),
         ("json_schema", "false", "nothing can satisfy"),
+        ("json_schema", '{"not": {"title": "any"}}', "nothing can satisfy"),
         ("json_schema", '{"type":"integer","minimum":5,"maximum":3}', "nothing can satisfy"),
     ],
 )

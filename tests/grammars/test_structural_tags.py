@@ -14,7 +14,7 @@ import pytest
 import tokenizers
 
 import histrio.demo
-from histrio.contracts.grammar import MaskRequest, TagSpec, TagStructure, VocabularySpec, num_mask_words
+from histrio.contracts.grammar import MaskRequest, TagParameter, TagSpec, TagStructure, VocabularySpec, num_mask_words
 from histrio.errors import RequestError
 from histrio.front.grammar_trial import try_grammar
 from histrio.messages import GrammarSpec
@@ -162,16 +162,8 @@ def test_free_text_holds_no_token_that_hides_a_trigger(bpe: Bpe) -> None:
         ({"structures": [TagStructure("<tool_call>", {"type": "s3cret"}, "")]}, "structures[0].schema.type"),
         ({"structures": [TagStructure("<tool_call>", False, "")]}, "structures[0].schema"),
         (
-            {"structures": [CALLS[0], TagStructure("<tool_call>", {"items": {"uniqueItems": True}}, "")]},
-            "structures[1].schema.items.uniqueItems",
-        ),
-        (
-            {"structures": [CALLS[0], TagStructure("<tool_call>", {"items": {"pattern": "(?=s3cret)"}}, "")]},
+            {"structures": [CALLS[0], TagStructure("<tool_call>", {"items": {"pattern": "(s3cret"}}, "")]},
             "structures[1].schema.items.pattern",
-        ),
-        (
-            {"structures": [TagStructure("<tool_call>", {"oneOf": [{"type": "integer"}, {"type": "number"}]}, "")]},
-            "structures[0].schema.oneOf",
         ),
         ({"structures": CALLS[:1] * (LIMITS["structures"] + 1)}, "structures"),
     ],
@@ -183,6 +175,20 @@ def test_what_cannot_be_enforced_is_refused_with_its_place(toy: Any, tags: dict[
     assert caught.value.param == param
     assert "s3cret" not in str(caught.value)
     try_grammar(toy.vocabulary, spec_of(AUTO), toy.spec)
+
+
+def test_what_is_not_enforced_is_told_with_its_place() -> None:
+    unique = {"items": {"uniqueItems": True}}
+    parameters = [TagParameter("<a>", "</a>", stop="</a>"), TagParameter("<b>", "</b>", schema=unique)]
+    structures = [CALLS[0], TagStructure("<tool_call>", unique, ""), TagStructure("<tool_call>", {}, "", parameters)]
+    instead = GrammarSpec("json_schema", '{"contains": {}}')
+    spec = spec_of(TagSpec(structures, [], separator="\n", instead=instead))
+    assert Llguidance().check(spec) == (
+        "structures[1].schema.items.uniqueItems",
+        "structures[2].parameters[1].schema.items.uniqueItems",
+        "instead.contains",
+    )
+    assert Llguidance().check(spec_of(AUTO)) == (), "a control"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"structures": 3, "triggers": []}', "[" * 10_000])

@@ -23,8 +23,9 @@ class Misbehaving(Llguidance):
     name = "misbehaving"
     kinds = ("sleep", "sleep once", "spin", "eat", "raise", "exit")
 
-    def check(self, spec: GrammarSpec) -> None:
+    def check(self, spec: GrammarSpec) -> tuple[str, ...]:
         """Nothing to see."""
+        return ()
 
     def open(self, spec: VocabularySpec) -> Any:
         """Llguidance's tokens, and other grammars."""

@@ -218,4 +218,4 @@ def _format(wanted: TextFormat) -> dict[str, Any]:
     if wanted.type == "json_object":
         return {"type": "json_object"}
     schema = _required(wanted.schema, "text.format.schema")
-    return {"type": "json_schema", "json_schema": {"schema": schema}}
+    return {"type": "json_schema", "json_schema": {"schema": schema, "strict": wanted.strict}}

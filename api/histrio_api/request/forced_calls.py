@@ -73,13 +73,15 @@ def calls_grammar(
     else:
         spec = _calls_in_text(tool_format.layout, structures, is_single)
     places = {
-        f"structures[{nth}].schema{place}": path
-        for nth, (at, tool) in enumerate(offered)
-        for place, path in _places(tool, f"tools[{at}]").items()
+        f"structures[{nth}].{place}": path
+        for nth, ((at, tool), structure) in enumerate(zip(offered, structures, strict=True))
+        for place, path in _places(tool, f"tools[{at}]", structure).items()
     }
+    strict = tuple(f"tools[{at}]." for at, tool in offered if tool.function.strict)
     if form is not None:
         places["instead"] = form.param
-    return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param, places)
+        strict += form.strict
+    return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param, strict, places)
 
 
 def _param(request: ChatRequest) -> str | None:
@@ -151,11 +153,16 @@ def _call(tool_format: ToolFormat, tool: ToolDefinition, path: str, is_forced: b
         raise RequestError(f"{param}: {error}", param=param, code=error.code) from None
 
 
-def _places(tool: ToolDefinition, path: str) -> dict[str, str]:
+def _places(tool: ToolDefinition, path: str, structure: TagStructure) -> dict[str, str]:
     """Place in the schema of its arguments → path of the field that it was made of; the first that fits holds."""
-    if tool.custom is None:
-        return {"": f"{path}.function.parameters"}
-    return {f".properties.{INPUT}.pattern": f"{path}.custom.format.grammar.definition", "": f"{path}.custom.format"}
+    if tool.custom is not None:
+        definition = f"{path}.custom.format.grammar.definition"
+        return {f"schema.properties.{INPUT}.pattern": definition, "schema": f"{path}.custom.format"}
+    schema = f"{path}.function.parameters"
+    if structure.parameters is None:
+        return {"schema": schema}
+    names = (tool.function.parameters or {}).get("properties") or {}
+    return {f"parameters[{at}].schema": f"{schema}.properties.{name}" for at, name in enumerate(names)}
 
 
 def _located(tool: ToolDefinition, path: str, place: str | None) -> str:

@@ -37,13 +37,25 @@ class IgnoredFields:
 
     @property
     def paths(self) -> list[str]:
-        """As `messages[].cache_control`, each once, made fit to be shown."""
+        """As `messages[].cache_control`, each once, made fit to be shown; keywords of schemas with their positions."""
         return list(self._paths)
 
     def add(self, path: str, place: str) -> None:
         """One more; `place` is the path with its positions. Raises `RequestError` for a strict request."""
         if self._is_strict:
             raise _refusal(KNOWN_FIELDS[path].reason if path in HINTS else "", place[:MAX_PARAM_CHARS])
+        self._keep(path)
+
+    def add_keyword(self, path: str, *, is_promised: bool) -> None:
+        """A keyword of a schema that no grammar enforces. Raises `RequestError` for a strict request, or if the schema
+        `is_promised` to be followed as a whole."""
+        if self._is_strict or is_promised:
+            keyword = path.rpartition(".")[2]
+            text = f"{path}: the keyword {keyword} cannot be enforced; leave it out, or leave out strict"
+            raise RequestError(text, param=path, code="unsupported_keyword")
+        self._keep(path)
+
+    def _keep(self, path: str) -> None:
         self._paths[_UNPRINTABLE.sub("?", path[:MAX_PARAM_CHARS])] = None
 
 

@@ -122,7 +122,9 @@ def _of_response_format(given: dict[str, Any], kinds: list[str], ignored: Ignore
             if chosen.json_schema is None or chosen.json_schema.schema is None:
                 param = "response_format.json_schema" + ("" if chosen.json_schema is None else ".schema")
                 raise RequestError(f"{param}: the field is required", param=param)
-            yield WantedGrammar(_schema(chosen.json_schema.schema), "response_format.json_schema.schema")
+            param = "response_format.json_schema.schema"
+            strict = (param,) if chosen.json_schema.strict else ()
+            yield WantedGrammar(_schema(chosen.json_schema.schema), param, strict)
         case "json_object" if chosen.schema is not None:
             yield WantedGrammar(_schema(chosen.schema), "response_format.schema")
         case "json_object":

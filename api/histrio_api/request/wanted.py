@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from msgspec.structs import replace
 
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec, Reasoning, ReasoningMarks
+from histrio_api.error_shapes import MAX_PARAM_CHARS
+from histrio_api.request.ignored import IgnoredFields
 
 __all__ = ["WantedGrammar"]
 
@@ -17,6 +21,8 @@ class WantedGrammar(msgspec.Struct, frozen=True):
     spec: GrammarSpec
     param: str
     """Path of the field that says so; a place within the grammar follows it in errors."""
+    strict: tuple[str, ...] = ()
+    """Paths of fields that promise to be enforced as a whole."""
     places: dict[str, str] = {}
     """Place in the grammar → path of the field that it was made of, where that is not `param`."""
 
@@ -30,6 +36,12 @@ class WantedGrammar(msgspec.Struct, frozen=True):
         """The same refusal, with its place in the request."""
         param = self._path_of(error.param) if error.param else self.param
         return RequestError(f"{param}: {error}", param=param, code=error.code)
+
+    def require_promised(self, unenforced: Iterable[str], ignored: IgnoredFields) -> None:
+        """Tell `ignored` the keywords that are not enforced. Raises `RequestError` for one that has to be."""
+        for place in unenforced:
+            path = self._path_of(place)[:MAX_PARAM_CHARS]
+            ignored.add_keyword(path, is_promised=any(path.startswith(each) for each in self.strict))
 
     def _path_of(self, place: str) -> str:
         for known, path in self.places.items():

@@ -34,7 +34,7 @@ async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
     edge = edge_of(request)
     prepared = await _prepare(request, form)
     if prepared.grammar is not None:
-        await require_enforceable(edge, prepared.grammar, request.receive)
+        await require_enforceable(edge, prepared.grammar, prepared.received.ignored, request.receive)
     generation = start_generation(edge, prepared, form.id_prefix)
     with generation.closed_on_error():
         limits = edge.keys.limits_of(prepared.received.key)

@@ -10,12 +10,13 @@ __all__ = ["ResponseFormat", "StructuralTag", "StructuredOutputs"]
 
 
 class SchemaFormat(Strict, frozen=True):
-    """The named schema of a `json_schema` format; it is always followed strictly."""
+    """The named schema of a `json_schema` format."""
 
     name: str = ""
     description: str | None = None
     schema: dict[str, Any] | bool | None = None
     strict: bool | None = None
+    """True: a keyword that cannot be enforced is refused instead of being named."""
 
 
 class Structure(Strict, frozen=True):

@@ -83,7 +83,7 @@ class ChosenTool(Strict, frozen=True, omit_defaults=True):
 
 
 class TextFormat(Strict, frozen=True, omit_defaults=True):
-    """The form of the answer's text; a schema is always followed strictly."""
+    """The form of the answer's text."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None

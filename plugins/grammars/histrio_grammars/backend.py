@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from histrio.contracts.grammar import GrammarCapability, VocabularySpec
 from histrio.errors import UnsupportedModel
 from histrio.messages import GrammarSpec
-from histrio_grammars.translate import to_llguidance
+from histrio_grammars.translate import to_llguidance, unenforced
 
 if TYPE_CHECKING:
     from histrio_grammars.matcher import LlguidanceVocabulary
@@ -23,9 +23,13 @@ class Llguidance:
     kinds: tuple[str, ...] = ("json_object", "json_schema", "regex", "choice", "lark", "gbnf", "structural_tag", "text")
     capabilities: tuple[GrammarCapability, ...] = tuple(GrammarCapability)
 
-    def check(self, spec: GrammarSpec) -> None:
-        """Bounds, keywords and syntax as far as reading tells. Raises `RequestError`."""
+    def check(self, spec: GrammarSpec) -> tuple[str, ...]:
+        """Bounds, keywords and syntax as far as reading tells; keywords of schemas that cannot be enforced are told.
+
+        Raises `RequestError`.
+        """
         to_llguidance(spec)
+        return unenforced(spec)
 
     def open(self, spec: VocabularySpec) -> LlguidanceVocabulary:
         """Read tokenizer.json. Raises `UnsupportedModel`."""

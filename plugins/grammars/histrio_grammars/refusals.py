@@ -12,14 +12,14 @@ import msgspec
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_grammars.bodies import within
-from histrio_grammars.schema import Path, decode_schema, show, subschemas
+from histrio_grammars.places import Path, show, subschemas
+from histrio_grammars.schema import decode_schema
 from histrio_grammars.tags import decode_tags
 
 __all__ = ["refusal"]
 
 _POSITION = re.compile(r"^(?:at )?(\d+)\((\d+)\)")
 _CONDITIONS = (
-    ("oneOf", ("oneOf",), "where its branches exclude each other provably; use anyOf"),
     ("min/maxProperties", ("minProperties", "maxProperties"), "where every listed property is required"),
     ("patternProperty", ("patternProperties",), "where the patterns exclude each other"),
     ("Failed to generate regex", ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"), "for usual numbers"),
@@ -66,11 +66,12 @@ def _of_schema(schema: dict[str, Any], complaint: str) -> RequestError:
 def _of_structures(text: str) -> RequestError | None:
     """The first schema that is refused by itself."""
     for at, structure in enumerate(decode_tags(text).structures):
-        parameters = structure.parameters
-        schemas = [structure.schema] if parameters is None else [each.schema for each in parameters]
-        for schema in schemas:
+        schemas: dict[str, Any] = {"schema": structure.schema}
+        if structure.parameters is not None:
+            schemas = {f"parameters[{nth}].schema": each.schema for nth, each in enumerate(structure.parameters)}
+        for place, schema in schemas.items():
             if isinstance(schema, dict) and (complaint := _complaint(schema)):
-                return within(f"structures[{at}].schema", _of_schema(schema, complaint))
+                return within(f"structures[{at}].{place}", _of_schema(schema, complaint))
     return None
 
 

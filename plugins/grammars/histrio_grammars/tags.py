@@ -14,10 +14,10 @@ from histrio.contracts.grammar import TagSpec, TagStructure
 from histrio.errors import RequestError
 from histrio_grammars.bodies import FREE_TEXT, Bodies, Grammar, free_tokens, within
 from histrio_grammars.bounds import LIMITS
-from histrio_grammars.schema import decode_schema
+from histrio_grammars.schema import decode_schema, read_schema
 from histrio_grammars.tokens import OwnTokens
 
-__all__ = ["decode_tags", "tag_grammars"]
+__all__ = ["decode_tags", "tag_grammars", "unenforced_in_tags"]
 
 
 def decode_tags(text: str) -> TagSpec:
@@ -30,7 +30,7 @@ def decode_tags(text: str) -> TagSpec:
         raise RequestError(f"there must be 1 to {LIMITS['structures']} structures", param="structures")
     if spec.separator is None:
         _check_triggers(spec)
-    structures = [_checked(each, f"structures[{at}].schema") for at, each in enumerate(spec.structures)]
+    structures = [_checked(each, f"structures[{at}]") for at, each in enumerate(spec.structures)]
     return replace(spec, structures=structures)
 
 
@@ -39,6 +39,22 @@ def tag_grammars(spec: TagSpec, tokens: OwnTokens, json_options: dict[str, Any])
     bodies = Bodies(tokens, json_options)
     lines = _with_text(spec, bodies) if spec.separator is None else _in_a_row(spec, spec.separator, bodies)
     return [{"lark_grammar": "\n".join([*lines, *bodies.lines])}, *bodies.grammars]
+
+
+def unenforced_in_tags(text: str) -> tuple[str, ...]:
+    """Places of keywords in the schemas that are left out. Raises `RequestError`."""
+    found: list[str] = []
+    for at, each in enumerate(msgspec.json.decode(text, type=TagSpec).structures):
+        if each.parameters is None:
+            found += [f"structures[{at}].schema.{place}" for place in _unenforced(each.schema)]
+        for nth, parameter in enumerate(each.parameters or ()):
+            place = f"structures[{at}].parameters[{nth}].schema"
+            found += [f"{place}.{keyword}" for keyword in _unenforced(parameter.schema)]
+    return tuple(found)
+
+
+def _unenforced(schema: Any) -> tuple[str, ...]:
+    return () if schema is None else read_schema(msgspec.json.encode(schema).decode()).unenforced
 
 
 def _in_a_row(spec: TagSpec, separator: str, bodies: Bodies) -> list[str]:
@@ -103,17 +119,17 @@ def _check_triggers(spec: TagSpec) -> None:
 
 
 def _checked(structure: TagStructure, place: str) -> TagStructure:
+    if structure.parameters is None:
+        return replace(structure, schema=_decoded(structure.schema, f"{place}.schema"))
+    parameters = [
+        each if each.schema is None else replace(each, schema=_decoded(each.schema, f"{place}.parameters[{at}].schema"))
+        for at, each in enumerate(structure.parameters)
+    ]
+    return replace(structure, parameters=parameters)
+
+
+def _decoded(schema: Any, place: str) -> dict[str, Any]:
     try:
-        if structure.parameters is None:
-            return replace(structure, schema=_decoded(structure.schema))
-        checked = []
-        for each in structure.parameters:
-            schema = None if each.schema is None else _decoded(each.schema)
-            checked.append(replace(each, schema=schema))
-        return replace(structure, parameters=checked)
+        return decode_schema(msgspec.json.encode(schema).decode())
     except RequestError as error:
         raise within(place, error) from None
-
-
-def _decoded(schema: Any) -> dict[str, Any]:
-    return decode_schema(msgspec.json.encode(schema).decode())

@@ -7,17 +7,18 @@ from collections.abc import Callable
 
 import msgspec
 
+from histrio.contracts.grammar import TagSpec
 from histrio.errors import RequestError
 from histrio.messages import GrammarSpec
 from histrio_grammars.bodies import Grammar, within
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.expressions import portable
 from histrio_grammars.reasoning import after_reasoning
-from histrio_grammars.schema import decode_schema
-from histrio_grammars.tags import decode_tags, tag_grammars
+from histrio_grammars.schema import decode_schema, read_schema
+from histrio_grammars.tags import decode_tags, tag_grammars, unenforced_in_tags
 from histrio_grammars.tokens import OwnTokens
 
-__all__ = ["to_llguidance"]
+__all__ = ["to_llguidance", "unenforced"]
 
 _WHITESPACE = r"( |\n {0,32}|\n\t{0,8})"
 """Blanks that may stand between the parts of JSON. Without a bound, a model may write blanks for ever."""
@@ -47,6 +48,17 @@ def _any_text(tokens: OwnTokens) -> Grammar:
     """Tokens as the model likes: what is none of a text, too."""
     ids = tokens.all_but(tokens.eos_ids)
     return {"lark_grammar": f"start: (<[{ids}]>)*" if ids else 'start: ""'}
+
+
+def unenforced(spec: GrammarSpec) -> tuple[str, ...]:
+    """Places in its schemas of keywords that are left out. Raises `RequestError`."""
+    if spec.kind == "json_schema":
+        return read_schema(spec.text).unenforced
+    if spec.kind != "structural_tag":
+        return ()
+    instead = msgspec.json.decode(spec.text, type=TagSpec).instead
+    beside = () if instead is None else tuple(f"instead.{place}" for place in unenforced(instead))
+    return (*unenforced_in_tags(spec.text), *beside)
 
 
 def _instead(spec: GrammarSpec) -> Grammar:

@@ -163,11 +163,12 @@ class GrammarBackend(Protocol):
     capabilities: tuple[GrammarCapability, ...]
     """The core asks for no ability that is not declared; a backend without this attribute has none."""
 
-    def check(self, spec: GrammarSpec) -> None:
+    def check(self, spec: GrammarSpec) -> Iterable[str] | None:
         """Refuse a grammar that is too large, malformed or, as far as reading tells, not enforceable, before its trial.
 
         Raises `RequestError` with the place in the grammar as `param`, such as `properties.tags.uniqueItems`, and a
-        text that names the keyword and repeats no value.
+        text that names the keyword and repeats no value. What is not enforced, though the rest of the grammar is, is
+        returned: such places, which the client is told.
         """
 
     def open(self, spec: VocabularySpec) -> Vocabulary:

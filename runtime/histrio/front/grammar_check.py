@@ -58,7 +58,7 @@ class GrammarChecker:
         self._processes = {
             each.name: TrialProcess(each.name, vocabulary, source, self._limits) for each in kinds.backends
         }
-        self._verdicts: OrderedDict[bytes, RequestError | None] = OrderedDict()
+        self._verdicts: OrderedDict[bytes, RequestError | tuple[str, ...]] = OrderedDict()
         self._in_trial: dict[bytes, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
         self._queues = [_Queue(*each) for each in zip(self._limits.tries_s, MAX_RUNNING, MAX_QUEUED, strict=False)]
@@ -83,12 +83,15 @@ class GrammarChecker:
         for process in self._processes.values():
             await process.open(self._tasks)
 
-    def is_accepted(self, spec: GrammarSpec) -> bool:
-        """Whether the grammar is known to be enforceable; no trial, no wait."""
-        return self._verdicts.get(_digest(spec), RequestError("")) is None
+    def accepted(self, spec: GrammarSpec) -> tuple[str, ...] | None:
+        """What `check` would return, if the grammar is known to be enforceable; no trial, no wait."""
+        verdict = self._verdicts.get(_digest(spec))
+        return verdict if isinstance(verdict, tuple) else None
 
-    async def check(self, spec: GrammarSpec) -> None:
-        """Raise `RequestError` that names the place in the grammar, `Overloaded`, or what is no fault of the request.
+    async def check(self, spec: GrammarSpec) -> tuple[str, ...]:
+        """Places in the grammar of what its backend leaves unenforced.
+
+        Raises `RequestError` that names the place in the grammar, `Overloaded`, or what is no fault of the request.
 
         Equal grammars share one trial. Cancelled, it ends the trial, unless others wait for it: they begin it anew.
         """
@@ -102,8 +105,10 @@ class GrammarChecker:
         if digest not in self._verdicts:
             await self._judge(backend, spec, digest)
         self._verdicts.move_to_end(digest)
-        if (refusal := self._verdicts[digest]) is not None:
-            raise RequestError(str(refusal), param=refusal.param, code=refusal.code)
+        verdict = self._verdicts[digest]
+        if isinstance(verdict, RequestError):
+            raise RequestError(str(verdict), param=verdict.param, code=verdict.code)
+        return verdict
 
     async def _judge(self, backend: GrammarBackend, spec: GrammarSpec, digest: bytes) -> None:
         """A trial, whose verdict is remembered."""
@@ -116,15 +121,15 @@ class GrammarChecker:
         if len(self._verdicts) > MAX_REMEMBERED:
             self._verdicts.popitem(last=False)
 
-    async def _verdict(self, backend: GrammarBackend, spec: GrammarSpec) -> RequestError | None:
-        """A refusal that would be the same next time, or None. Raises what might be otherwise next time."""
+    async def _verdict(self, backend: GrammarBackend, spec: GrammarSpec) -> RequestError | tuple[str, ...]:
+        """A refusal that would be the same next time, or what is not enforced. Raises what might be otherwise then."""
         for queue in self._queues:
             async with queue.turn():
                 outcome = await self._try(backend.name, spec, queue.max_cpu_s)
             if outcome.signal != signal.SIGPROF:
                 break
         if outcome.state == "accepted":
-            return None
+            return outcome.unenforced
 
         refusal = _refusal(outcome, backend.name, self._limits)
         if refusal is None:

@@ -36,6 +36,8 @@ __all__ = ["Outcome", "Trial", "TrialJob", "decode_frame", "encode_frame", "inst
 
 MAX_WALK_TOKENS = 32
 """Tokens that a trial follows its grammar: what the matcher's limits end, they mostly end at once."""
+MAX_UNENFORCED = 64
+"""Places of what is not enforced that are told of one grammar."""
 _MAX_FORCED_TOKENS = 16
 _NICENESS = 5
 """Trials have a lower priority than the model's steps."""
@@ -62,6 +64,8 @@ class Outcome(msgspec.Struct, frozen=True, array_like=True):
     param: str | None = None
     code: str = ""
     signal: int = 0
+    unenforced: tuple[str, ...] = ()
+    """Of an accepted grammar: places of what is not enforced."""
 
 
 class TrialJob(msgspec.Struct, frozen=True):
@@ -253,7 +257,7 @@ class _Forks:
 
 def _outcome(opened: _Opened, trial: Trial) -> Outcome:
     try:
-        opened.backend.check(trial.grammar)
+        unenforced = tuple(opened.backend.check(trial.grammar) or ())[:MAX_UNENFORCED]
         try_grammar(opened.vocabulary, trial.grammar, opened.tokens)
     except RequestError as error:
         return Outcome("refused", str(error), error.param, error.code)
@@ -261,7 +265,7 @@ def _outcome(opened: _Opened, trial: Trial) -> Outcome:
         return Outcome("killed", signal=signal.SIGABRT)
     except BaseException:  # a plugin's code: compiled ones panic with what is no Exception
         return Outcome("failed", traceback.format_exc())
-    return Outcome("accepted")
+    return Outcome("accepted", unenforced=unenforced)
 
 
 def _read_trial(connection: socket.socket) -> Trial:
