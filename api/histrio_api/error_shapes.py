@@ -57,6 +57,9 @@ _RESPONSES_FIELDS = {
     "response_format.json_schema.schema": "text.format.schema",
     "max_completion_tokens": "max_output_tokens",
     "tool_choice.function": "tool_choice",
+    "tool_choice.custom": "tool_choice",
+    ".custom.format.grammar": ".format",
+    ".custom.": ".",
     ".function.": ".",
 }
 _MESSAGE_PLACE = re.compile(r"^messages(\[\d+\][\w.\[\]]*)?")

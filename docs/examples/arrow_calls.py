@@ -34,14 +34,14 @@ class ArrowParser:
         return self._read([last])
 
     def _read(self, lines: list[str]) -> Found:
-        shown, calls = "", []
+        found: list[str | CallPiece] = []
         for line in lines:
             name, brace, rest = line.removeprefix(ARROW).partition(" {")
             if line.startswith(ARROW) and name and brace:
-                calls += [CallPiece(name), CallPiece(arguments="{" + rest.rstrip())]
+                found += [CallPiece(name), CallPiece(arguments="{" + rest.rstrip())]
             else:
-                shown += line
-        return Found(shown, calls)
+                found.append(line)
+        return Found(found)
 
 
 class ArrowCalls:

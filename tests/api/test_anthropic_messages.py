@@ -173,6 +173,15 @@ ANSWERS: list[tuple[str, list[dict[str, Any]], str]] = [
         [{"type": "text", "text": "Both.\n"}, *[{"type": "tool_use", "name": "add", "input": {"a": 1}}] * 2],
         "tool_use",
     ),
+    (
+        f"One.{CALL}\nTwo.",
+        [
+            {"type": "text", "text": "One.\n"},
+            {"type": "tool_use", "name": "add", "input": {"a": 1}},
+            {"type": "text", "text": "\nTwo."},
+        ],
+        "tool_use",
+    ),
     (CALL.replace('{"a": 1}', "[1]"), [{"type": "tool_use", "name": "add", "input": {"arguments": [1]}}], "tool_use"),
 ]
 
@@ -201,6 +210,13 @@ def test_the_rest_of_a_call_stays_in_its_block_where_text_comes_with_it(served: 
         {"type": "text", "text": "Done.\n"},
         call,
     ]
+
+
+def test_calls_and_texts_of_one_piece_stay_in_their_order(served: Served) -> None:
+    served.says_at_once(f"One.{CALL}\nTwo.{CALL}\nThree.")
+    for content in (folded(served.events(tools=TOOLS))["content"], served.answer(tools=TOOLS)["content"]):
+        assert [each["type"] for each in content] == ["text", "tool_use", "text", "tool_use", "text"]
+        assert [each["text"] for each in content[::2]] == ["One.\n", "\nTwo.\n", "\nThree."]
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -167,6 +167,16 @@ ANSWERS: list[tuple[str, list[tuple[str, str]]]] = [
     (CALL, [("function_call", '{"a": 1}')]),
     (f"{REASONED}{CALL}", [("reasoning", "Let me see."), ("function_call", '{"a": 1}')]),
     (f"Both.{CALL}{CALL}", [("message", "Both.\n"), *[("function_call", '{"a": 1}')] * 2]),
+    (
+        f"One.{CALL}\nTwo.{CALL}\nThree.",
+        [
+            ("message", "One.\n"),
+            ("function_call", '{"a": 1}'),
+            ("message", "\nTwo.\n"),
+            ("function_call", '{"a": 1}'),
+            ("message", "\nThree."),
+        ],
+    ),
     (CALL.replace("name", "nom"), [("message", CALL.replace("name", "nom"))]),
     (CALL.removesuffix("}\n</tool_call>"), [("function_call", '{"a": 1}')]),
 ]
@@ -206,6 +216,13 @@ def test_the_rest_of_a_call_stays_in_its_item_where_text_comes_with_it(served: S
         "Done.\n",
         '{"a": 1}',
     ]
+
+
+def test_calls_and_texts_of_one_piece_stay_in_their_order(served: Served) -> None:
+    served.says_at_once(f"One.{CALL}\nTwo.{CALL}\nThree.")
+    output = served.events(tools=TOOLS)[-1]["response"]["output"]
+    assert [each["type"] for each in output] == ["message", "function_call", "message", "function_call", "message"]
+    assert without_ids({"output": output}) == without_ids({"output": served.answer(tools=TOOLS)["output"]})
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -381,9 +398,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type", "web_search tools are not supported"),
     ({"tools": [{"type": KEY}]}, "tools[0].type", "this type is not supported"),
     ({"tools": [{"type": "function"}]}, "tools[0].name", "the field is required"),
-    ({"tools": TOOLS, "tool_choice": {"type": "file_search"}}, "tool_choice.type", "only function and"),
+    ({"tools": TOOLS, "tool_choice": {"type": "file_search"}}, "tool_choice.type", "only function, custom and"),
     ({"tools": TOOLS, "tool_choice": ALLOWED | {"mode": "required"}}, "tool_choice", "not supported by"),
-    ({"tools": [], "tool_choice": ALLOWED}, "tool_choice.tools[0]", "none of the request's functions"),
+    ({"tools": [], "tool_choice": ALLOWED}, "tool_choice.tools[0]", "none of the request's tools"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "name": "x"}}, "tool_choice.name", "none of the"),
     ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice", "not supported by"),
     ({"text": {"format": {"type": "json_schema", "name": "a"}}}, "text.format.schema", "the field is required"),

@@ -44,10 +44,10 @@ class Forgetful:
             def push(self, text: str) -> Found:
                 parser = inner.parser(schemas)
                 first, last = parser.push(text), parser.flush()
-                return Found(first.text + last.text, first.calls + last.calls)
+                return Found(first.parts + last.parts)
 
             def flush(self) -> Found:
-                return Found("", [])
+                return Found([])
 
         return Parser()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from histrio.contracts.tool_format import CallPiece
 from histrio.errors import HistrioError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import encode
@@ -125,18 +126,22 @@ class _BlockEvents:
             yield from self._grow(parts.rest_of_call)
         if parts.reasoning:
             yield from self._more("thinking", parts.reasoning)
-        if parts.text:
-            text, self._blanks = self._blanks + parts.text, ""
-            if self._open == "text" or not text.isspace():
-                yield from self._more("text", text)
-            else:
-                self._blanks = text
-        for piece in parts.begun_calls:
-            self._blanks = ""
-            yield from self._close()
-            yield self._begin(ToolUseBlock(_use_id(piece.id), piece.name, {}))
-            self._open, self._has_object = "tool_use", False
-            yield from self._grow(piece.arguments)
+        for each in parts.begun:
+            yield from self._say(each) if isinstance(each, str) else self._call(each)
+
+    def _say(self, text: str) -> Iterator[bytes]:
+        text, self._blanks = self._blanks + text, ""
+        if self._open == "text" or not text.isspace():
+            yield from self._more("text", text)
+        else:
+            self._blanks = text
+
+    def _call(self, piece: CallPiece) -> Iterator[bytes]:
+        self._blanks = ""
+        yield from self._close()
+        yield self._begin(ToolUseBlock(_use_id(piece.id), piece.name, {}))
+        self._open, self._has_object = "tool_use", False
+        yield from self._grow(piece.arguments)
 
     def end(self) -> Iterator[bytes]:
         if self._blanks:
@@ -182,9 +187,13 @@ class _BlockEvents:
 
 def _content(parts: Parts) -> list[AnsweredBlock]:
     content: list[AnsweredBlock] = [ThinkingBlock(parts.reasoning)] if parts.reasoning else []
-    if parts.text and not (parts.calls and parts.text.isspace()):
-        content.append(TextBlock(parts.text))
-    return [*content, *map(_tool_use, called_tools(parts.calls))]
+    has_calls = bool(parts.calls)
+    for each in parts.answer:
+        if isinstance(each, CallPiece):
+            content += map(_tool_use, called_tools([each]))
+        elif not (has_calls and each.isspace()):
+            content.append(TextBlock(each))
+    return content
 
 
 def _tool_use(call: CalledTool) -> ToolUseBlock:

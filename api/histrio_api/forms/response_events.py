@@ -7,6 +7,7 @@ from typing import Any, assert_never
 from histrio_api.answer.chunks import encode
 from histrio_api.forms.response_output import Began, Change, Ended, Grew
 from histrio_api.schemas.answered_responses import (
+    CalledCustomItem,
     CalledFunctionItem,
     MessageItem,
     OutputItem,
@@ -22,6 +23,7 @@ _DELTAS = {
     MessageItem: "response.output_text.delta",
     ReasoningItem: "response.reasoning_text.delta",
     CalledFunctionItem: "response.function_call_arguments.delta",
+    CalledCustomItem: "response.custom_tool_call_input.delta",
 }
 
 
@@ -52,7 +54,7 @@ class ResponseEvents:
     def _began(self, at: int, item: OutputItem) -> bytes:
         place = {"item_id": item.id, "output_index": at}
         events = self.event("response.output_item.added", output_index=at, item=item)
-        if not isinstance(item, CalledFunctionItem):
+        if not isinstance(item, CalledFunctionItem | CalledCustomItem):
             place["content_index"] = 0
             events += self.event("response.content_part.added", **place, part=_PARTS[type(item)])
         self._delta_head = _head(_DELTAS[type(item)]) + encode(place)[1:-1] + b',"delta":'
@@ -69,6 +71,8 @@ class ResponseEvents:
         if isinstance(item, CalledFunctionItem):
             done = {"name": item.name, "arguments": item.arguments}
             events = self.event("response.function_call_arguments.done", **place, **done)
+        elif isinstance(item, CalledCustomItem):
+            events = self.event("response.custom_tool_call_input.done", **place, input=item.input)
         else:
             events = self._text_ended(item, place | {"content_index": 0})
         return events + self.event("response.output_item.done", output_index=at, item=item)

@@ -19,7 +19,8 @@ from histrio_api.shared.response_store import ResponseStore
 __all__ = ["earlier_items", "num_named_bytes", "own_items"]
 
 _ID_BEGINNINGS = {"message": "msg", "reasoning": "rs", "function_call": "fc", "function_call_output": "fco"}
-_OWN_ID = re.compile(rb'"((?:resp|msg|rs|fc|fco)_[0-9a-f]{32})"')
+_ID_BEGINNINGS |= {"custom_tool_call": "ctc", "custom_tool_call_output": "ctco"}
+_OWN_ID = re.compile(rb'"((?:resp|msg|rs|fc|fco|ctc|ctco)_[0-9a-f]{32})"')
 
 
 def own_items(edge: Edge, request: InputTokensRequest, key: str) -> list[InputItem]:

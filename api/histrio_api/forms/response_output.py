@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple, TypeAlias
 from uuid import uuid4
 
+from histrio.contracts.tool_format import CallPiece
 from histrio_api.schemas.answered_responses import (
+    CalledCustomItem,
     CalledFunctionItem,
     ItemStatus,
     MessageItem,
@@ -17,6 +19,7 @@ from histrio_api.schemas.answered_responses import (
 )
 from histrio_api.schemas.logprobs import TokenLogprob
 from histrio_api.text.answers import Parts
+from histrio_api.text.call_arguments import as_input
 
 __all__ = ["Began", "Change", "Ended", "Grew", "ResponseOutput"]
 
@@ -50,7 +53,9 @@ Change: TypeAlias = Began | Grew | Ended
 class ResponseOutput:
     """Items, of which one at most is open, and then it is the last. A change counts once it was taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, custom_names: Collection[str] = ()) -> None:
+        """Tools of these names take a text instead of arguments."""
+        self._custom_names = custom_names
         self.items: list[OutputItem] = []
         self._open: OutputItem | None = None
         self._pieces: list[str] = []
@@ -67,16 +72,8 @@ class ResponseOutput:
             yield from self._grow(parts.rest_of_call)
         if parts.reasoning:
             yield from self._more(ReasoningItem, parts.reasoning)
-        if parts.text:
-            text, self._blanks = self._blanks + parts.text, ""
-            if isinstance(self._open, MessageItem) or not text.isspace():
-                yield from self._more(MessageItem, text)
-            else:
-                self._blanks = text
-        for piece in parts.begun_calls:
-            self._blanks = ""
-            yield from self._begin(CalledFunctionItem(_new_id("fc"), piece.id, piece.name))
-            yield from self._grow(piece.arguments)
+        for each in parts.begun:
+            yield from self._say(each) if isinstance(each, str) else self._call(each)
 
     def end(self, status: ItemStatus) -> Iterator[Change]:
         """The answer has ended. One that was not cut off and calls nothing has a message, empty or not."""
@@ -84,6 +81,21 @@ class ResponseOutput:
         if self._blanks or not (has_said or status == "incomplete"):
             yield from self._more(MessageItem, self._blanks)
         yield from self._close(status)
+
+    def _say(self, text: str) -> Iterator[Change]:
+        text, self._blanks = self._blanks + text, ""
+        if isinstance(self._open, MessageItem) or not text.isspace():
+            yield from self._more(MessageItem, text)
+        else:
+            self._blanks = text
+
+    def _call(self, piece: CallPiece) -> Iterator[Change]:
+        self._blanks = ""
+        if piece.name in self._custom_names:
+            yield from self._begin(CalledCustomItem(_new_id("ctc"), piece.id, piece.name))
+        else:
+            yield from self._begin(CalledFunctionItem(_new_id("fc"), piece.id, piece.name))
+        yield from self._grow(piece.arguments)
 
     def _more(self, kind: type[ReasoningItem | MessageItem], text: str) -> Iterator[Change]:
         if not isinstance(self._open, kind):
@@ -98,8 +110,11 @@ class ResponseOutput:
 
     def _grow(self, text: str) -> Iterator[Change]:
         assert self._open is not None, "what grows has begun"
-        if text:
-            self._pieces.append(text)
+        if not text:
+            return
+        self._pieces.append(text)
+        # The text that a custom tool is given is known once the arguments around it have ended.
+        if not isinstance(self._open, CalledCustomItem):
             logprobs = self._unshown_logprobs() if isinstance(self._open, MessageItem) else ()
             yield Grew(self._last, self._open, text, logprobs)
 
@@ -118,6 +133,10 @@ class ResponseOutput:
                 item.content = [ReasoningText(text)]
             case CalledFunctionItem():
                 item.arguments = text
+            case CalledCustomItem():
+                item.input = as_input(text)
+                if item.input:
+                    yield Grew(self._last, item, item.input)
         item.status = status
         yield Ended(self._last, item)
 

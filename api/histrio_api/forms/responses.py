@@ -1,4 +1,4 @@
-"""Responses, as OpenAI has them: items of a conversation in; reasoning, messages and calls of functions out."""
+"""Responses, as OpenAI has them: items of a conversation in; reasoning, messages and calls of tools out."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ class ResponseAnswer:
         self._store = edge.responses
         self._generation = generation
         self._parser = AnswerParser(prepared.parts)
-        self._output = ResponseOutput()
+        self._output = ResponseOutput(prepared.parts.custom_tools)
         self._events = ResponseEvents()
         self._response = _begun(edge, asked, asked.request, generation)
 

@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+from msgspec import UNSET
+
 from histrio.errors import RequestError
 from histrio_api.request.as_chat import as_chat
 from histrio_api.request.received import Received
 from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.custom_tools import CustomCall, CustomDefinition, CustomFormat
 from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall, ToolCall
 from histrio_api.schemas.responses import (
     ChosenTool,
     InputItem,
     InputPart,
     InputTokensRequest,
-    OfferedFunction,
+    OfferedTool,
     TextFormat,
 )
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
@@ -31,13 +34,13 @@ _TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text", "text")
 _SHOWN_PARTS = frozenset({"input_audio", "input_file", "input_image", "input_video"})
 _SHOWN_ITEMS = frozenset(
     {"additional_tools", "apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction"}
-    | {"computer_call", "computer_call_output", "custom_tool_call", "custom_tool_call_output", "file_search_call"}
+    | {"computer_call", "computer_call_output", "file_search_call"}
     | {"image_generation_call", "local_shell_call", "local_shell_call_output", "mcp_approval_request"}
     | {"mcp_approval_response", "mcp_call", "mcp_list_tools", "shell_call", "shell_call_output", "tool_search_call"}
     | {"web_search_call"}
 )
 _SHOWN_TOOLS = frozenset(
-    {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "custom", "file_search", "image_generation"}
+    {"apply_patch", "code_interpreter", "computer", "computer_use_preview", "file_search", "image_generation"}
     | {"local_shell", "mcp", "namespace", "shell", "tool_search", "web_search", "web_search_preview"}
 )
 """Types that a refusal may repeat."""
@@ -93,18 +96,18 @@ class _Turns:
             case "message" if item.role == "assistant":
                 self._begin_assistant()
                 self._said = _parts(item.content, f"{path}.content")
-            case "function_call":
+            case "function_call" | "custom_tool_call":
                 self._calls.append(_call(item, path))
             case "message":
                 self.end_assistant()
                 role = _required(item.role, f"{path}.role")
                 self.messages.append(ChatMessage(role=role, content=_parts(item.content, f"{path}.content")))
-            case "function_call_output":
+            case "function_call_output" | "custom_tool_call_output":
                 self.end_assistant()
                 self.messages.append(_result(item, path))
             case kind:
                 shown = f"of type {kind}" if kind in _SHOWN_ITEMS else "of this type"
-                text = f"{path}: an item {shown} is not supported here; the model takes texts and calls of functions"
+                text = f"{path}: an item {shown} is not supported here; the model takes texts and calls of tools"
                 raise RequestError(text, param=path)
 
     def end_assistant(self) -> None:
@@ -126,6 +129,9 @@ class _Turns:
 
 
 def _call(item: InputItem, path: str) -> ToolCall:
+    if item.kind == "custom_tool_call":
+        custom = CustomCall(name=_required(item.name, f"{path}.name"), input=_required(item.input, f"{path}.input"))
+        return ToolCall(id=_required(item.call_id, f"{path}.call_id"), type="custom", custom=custom)
     function = FunctionCall(
         name=_required(item.name, f"{path}.name"), arguments=_required(item.arguments, f"{path}.arguments")
     )
@@ -164,10 +170,15 @@ def _missing(path: str) -> RequestError:
     return RequestError(f"{path}: the field is required", param=path)
 
 
-def _tool(tool: OfferedFunction, path: str) -> ToolDefinition:
+def _tool(tool: OfferedTool, path: str) -> ToolDefinition:
+    if tool.type == "custom":
+        wanted = CustomFormat() if tool.format is UNSET else tool.format.as_chats_have_it()
+        name = _required(tool.name, f"{path}.name")
+        custom = CustomDefinition(name=name, description=tool.description, format=wanted)
+        return ToolDefinition(type="custom", custom=custom)
     if tool.type != "function":
         shown = f"{tool.type} tools are" if tool.type in _SHOWN_TOOLS else "this type is"
-        text = f"{path}.type: {shown} not supported; only functions are, which the client runs itself"
+        text = f"{path}.type: {shown} not supported; only function and custom are, which the client runs itself"
         raise RequestError(text, param=f"{path}.type", code="unsupported_parameter")
 
     function = FunctionDefinition(
@@ -185,22 +196,23 @@ def _offered(request: InputTokensRequest) -> tuple[list[ToolDefinition], str | N
     choice = request.tool_choice
     if isinstance(choice, str):
         return tools, choice
-    if choice.type == "function":
-        return tools, NamedTool(function=ToolName(name=_required(choice.name, "tool_choice.name")))
+    if choice.type in ("function", "custom"):
+        named = ToolName(name=_required(choice.name, "tool_choice.name"))
+        return tools, NamedTool(custom=named, type="custom") if choice.type == "custom" else NamedTool(function=named)
     if choice.type == "allowed_tools":
         return _allowed(tools, choice), choice.mode or "auto"
 
-    text = "tool_choice.type: only function and allowed_tools are supported, beside none, auto and required as texts"
+    text = "tool_choice.type: only function, custom and allowed_tools are supported, beside none, auto and required"
     raise RequestError(text, param="tool_choice.type", code="unsupported_parameter")
 
 
 def _allowed(tools: Sequence[ToolDefinition], choice: ChosenTool) -> list[ToolDefinition]:
     """The others are not shown to the model."""
-    names = [tool.function.name for tool in tools]
+    known = {(tool.type, tool.function.name) for tool in tools}
     for at, allowed in enumerate(choice.tools):
-        if allowed.type != "function" or allowed.name not in names:
+        if (allowed.type, allowed.name) not in known:
             param = f"tool_choice.tools[{at}]"
-            raise RequestError(f"{param}: none of the request's functions has this name", param=param)
+            raise RequestError(f"{param}: none of the request's tools is of this type and name", param=param)
     allowed_names = {allowed.name for allowed in choice.tools}
     return [tool for tool in tools if tool.function.name in allowed_names]
 

@@ -10,6 +10,7 @@ from histrio_api.schemas.logprobs import TokenLogprob
 
 __all__ = [
     "AnsweredResponse",
+    "CalledCustomItem",
     "CalledFunctionItem",
     "IncompleteDetails",
     "InputTokensDetails",
@@ -71,7 +72,17 @@ class CalledFunctionItem(msgspec.Struct, tag="function_call"):
     status: ItemStatus = "in_progress"
 
 
-OutputItem: TypeAlias = ReasoningItem | MessageItem | CalledFunctionItem
+class CalledCustomItem(msgspec.Struct, tag="custom_tool_call"):
+    """A call of a tool that takes a text."""
+
+    id: str
+    call_id: str
+    name: str
+    input: str = ""
+    status: ItemStatus = "in_progress"
+
+
+OutputItem: TypeAlias = ReasoningItem | MessageItem | CalledFunctionItem | CalledCustomItem
 
 
 class InputTokensDetails(msgspec.Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from histrio_api.schemas.strict import Strict
@@ -10,6 +11,9 @@ __all__ = ["INPUT", "CustomCall", "CustomDefinition", "CustomFormat", "CustomGra
 
 INPUT = "input"
 """The one parameter of the function as which a custom tool is offered to the model."""
+_ESCAPE = re.compile(r"\\.", re.DOTALL)
+_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
+"""Of characters, where none is escaped."""
 
 
 class CustomGrammar(Strict, frozen=True):
@@ -22,6 +26,18 @@ class CustomGrammar(Strict, frozen=True):
         """Raises `ValueError` for a grammar that cannot be enforced within a call."""
         if self.syntax == "lark":
             raise ValueError("a Lark grammar cannot be enforced within a call; give a regex, or the type text")
+        if not _is_closed(self.definition):
+            raise ValueError("a parenthesis of the expression is closed that was not opened, or is not closed")
+
+
+def _is_closed(expression: str) -> bool:
+    """Whether its parentheses are pairs, so that another pair may stand around all of it."""
+    depth = 0
+    for char in _CLASS.sub("", _ESCAPE.sub("x", expression)):
+        depth += (char == "(") - (char == ")")
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 class CustomFormat(Strict, frozen=True):

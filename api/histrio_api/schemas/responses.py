@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from histrio_api.schemas.chat import ReasoningWish
+from histrio_api.schemas.custom_tools import CustomFormat, CustomGrammar
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
 
@@ -16,7 +18,7 @@ __all__ = [
     "InputItem",
     "InputPart",
     "InputTokensRequest",
-    "OfferedFunction",
+    "OfferedTool",
     "ResponsesRequest",
     "TextFormat",
     "TextWish",
@@ -45,6 +47,8 @@ class InputItem(Strict, frozen=True, omit_defaults=True):
     call_id: str | None = None
     name: str | None = None
     arguments: str | None = None
+    input: str | None = None
+    """Of a call of a custom tool."""
     output: str | list[InputPart] | None = None
     """Of a call that the client ran."""
 
@@ -54,7 +58,27 @@ class InputItem(Strict, frozen=True, omit_defaults=True):
         return self.type or ("item_reference" if self.role is None else "message")
 
 
-class OfferedFunction(Strict, frozen=True):
+class OfferedFormat(Strict, frozen=True, omit_defaults=True):
+    """What the text must look like that a custom tool is given."""
+
+    type: Literal["text", "grammar"]
+    syntax: Literal["regex", "lark"] | None = None
+    definition: str | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `ValueError` for a grammar that cannot be enforced, or where the type says that there is none."""
+        self.as_chats_have_it()
+
+    def as_chats_have_it(self) -> CustomFormat:
+        """The same in a chat."""
+        if self.syntax is None or self.definition is None or self.type == "text":
+            if (self.syntax, self.definition, self.type) != (None, None, "text"):
+                raise ValueError("the type grammar has the fields syntax and definition, and the type text has neither")
+            return CustomFormat()
+        return CustomFormat(type="grammar", grammar=CustomGrammar(definition=self.definition, syntax=self.syntax))
+
+
+class OfferedTool(Strict, frozen=True):
     """One entry of `tools`; those that a server would run itself are refused by their type."""
 
     type: str
@@ -62,6 +86,8 @@ class OfferedFunction(Strict, frozen=True):
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
+    format: OfferedFormat | UnsetType = UNSET
+    """Of a custom tool."""
 
 
 class AllowedTool(Strict, frozen=True):
@@ -72,7 +98,7 @@ class AllowedTool(Strict, frozen=True):
 
 
 class ChosenTool(Strict, frozen=True, omit_defaults=True):
-    """`tool_choice`: exactly this function, or these `allowed_tools` alone."""
+    """`tool_choice`: exactly this tool, or these `allowed_tools` alone."""
 
     type: str
     name: str | None = None
@@ -106,7 +132,7 @@ class InputTokensRequest(GenerationRequest, frozen=True, kw_only=True):
     """Said before all else; those of earlier responses are forgotten."""
     previous_response_id: str | None = None
     """Of a response that is kept: its conversation goes on."""
-    tools: list[OfferedFunction] = msgspec.field(default_factory=list)
+    tools: list[OfferedTool] = msgspec.field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | ChosenTool = "auto"
     parallel_tool_calls: bool = True
     reasoning: ReasoningWish | None = None

@@ -51,19 +51,30 @@ class Parts:
     """What a piece of an answer turned out to be."""
 
     reasoning: str = ""
-    text: str = ""
-    calls: list[CallPiece] = field(default_factory=list)
-    """Those that begin a call have an id."""
+    answer: list[str | CallPiece] = field(default_factory=list)
+    """Texts and calls in their order, no two texts next to each other. A call that begins here has an id, and what this
+    piece has of its arguments."""
+
+    @property
+    def text(self) -> str:
+        """All of it that is no part of a call."""
+        return "".join(each for each in self.answer if isinstance(each, str))
+
+    @property
+    def calls(self) -> list[CallPiece]:
+        """The calls alone."""
+        return [each for each in self.answer if isinstance(each, CallPiece)]
 
     @property
     def rest_of_call(self) -> str:
         """Arguments of the call that an earlier piece began; they stand before all else in this one."""
-        return self.calls[0].arguments if self.calls and not self.calls[0].name else ""
+        first = self.answer[0] if self.answer else ""
+        return first.arguments if isinstance(first, CallPiece) and not first.name else ""
 
     @property
-    def begun_calls(self) -> list[CallPiece]:
-        """The calls that begin in this piece; they stand behind all else in it."""
-        return [piece for piece in self.calls if piece.name]
+    def begun(self) -> list[str | CallPiece]:
+        """What stands behind that: texts, and calls that begin in this piece."""
+        return self.answer[1:] if self.rest_of_call else self.answer
 
 
 class AnswerParser:
@@ -94,24 +105,26 @@ class AnswerParser:
             if self._hides_reasoning:
                 reasoning = ""
         if self._tools is None:
-            return Parts(reasoning, answer)
+            return Parts(reasoning, [answer] if answer else [])
 
-        shown, calls = self._tools.push(answer)
+        found = self._tools.push(answer).parts
         if is_last:
-            last_shown, last_calls = self._tools.flush()
-            shown, calls = shown + last_shown, calls + last_calls
-        return Parts(reasoning, shown, self._joined(calls))
+            found += self._tools.flush().parts
+        return Parts(reasoning, self._joined(found))
 
-    def _joined(self, pieces: Iterable[CallPiece]) -> list[CallPiece]:
-        """One piece for each call, and an id for each that begins."""
-        joined: list[CallPiece] = []
-        for piece in pieces:
-            if piece.name:
-                joined.append(self._with_id(piece))
-            elif joined:
-                joined[-1] = joined[-1]._replace(arguments=joined[-1].arguments + piece.arguments)
-            else:
-                joined.append(piece)
+    def _joined(self, found: Iterable[str | CallPiece]) -> list[str | CallPiece]:
+        """One part for each call, with an id where it begins, and for each text between calls."""
+        joined: list[str | CallPiece] = []
+        for each in found:
+            last = joined[-1] if joined else None
+            if isinstance(each, CallPiece) and each.name:
+                joined.append(self._with_id(each))
+            elif isinstance(each, CallPiece) and isinstance(last, CallPiece):
+                joined[-1] = last._replace(arguments=last.arguments + each.arguments)
+            elif isinstance(each, str) and isinstance(last, str):
+                joined[-1] = last + each
+            elif each:
+                joined.append(each)
         return joined
 
     def _with_id(self, piece: CallPiece) -> CallPiece:
@@ -129,7 +142,7 @@ class WholeCalls:
     def take(self, parts: Parts, *, is_last: bool) -> list[CalledTool]:
         """The calls that have ended by now: another call, text, or the answer's end has come behind them."""
         self._pieces += parts.calls
-        if is_last or (parts.text and not parts.calls):
+        if is_last or (parts.answer and isinstance(parts.answer[-1], str)):
             calls, self._pieces = called_tools(self._pieces), []
             return calls
 

@@ -42,9 +42,18 @@ class CallPiece(NamedTuple):
 class Found(NamedTuple):
     """What more of an answer turned out to be."""
 
-    text: str
-    """What is no part of a call."""
-    calls: list[CallPiece]
+    parts: list[str | CallPiece]
+    """In the order in which they were written; a text is what is no part of a call."""
+
+    @property
+    def text(self) -> str:
+        """All of it that is no part of a call."""
+        return "".join(each for each in self.parts if isinstance(each, str))
+
+    @property
+    def calls(self) -> list[CallPiece]:
+        """All parts of calls."""
+        return [each for each in self.parts if isinstance(each, CallPiece)]
 
 
 class CallParser(Protocol):

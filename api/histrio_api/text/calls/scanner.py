@@ -28,7 +28,7 @@ _BLANKS = re.compile(r"\s*")
 class Scanner:
     """The answer so far, where reading is, and what was found. Places are counted from the answer's beginning."""
 
-    __slots__ = ("_blanks", "_calls", "_is_behind_call", "_num_dropped", "_shown", "at", "is_over", "kept_from", "text")
+    __slots__ = ("_blanks", "_found", "_is_behind_call", "_num_dropped", "at", "is_over", "kept_from", "text")
 
     def __init__(self) -> None:
         self.text = ""
@@ -40,8 +40,7 @@ class Scanner:
         self.kept_from: int | None = None
         """The text from this place on is kept although it was read."""
         self._num_dropped = 0
-        self._shown: list[str] = []
-        self._calls: list[CallPiece] = []
+        self._found: list[str | CallPiece] = []
         self._is_behind_call = False
         self._blanks: list[str] = []
         """Blanks behind a call; they are shown if text follows them."""
@@ -69,8 +68,7 @@ class Scanner:
 
     def take(self) -> Found:
         """What was found since the last time."""
-        found = Found("".join(self._shown), self._calls)
-        self._shown, self._calls = [], []
+        found, self._found = Found(self._found), []
         return found
 
     def show(self, text: str) -> None:
@@ -80,8 +78,7 @@ class Scanner:
         if self._is_behind_call and text.isspace():
             self._blanks.append(text)
             return
-        self._shown += self._blanks
-        self._shown.append(text)
+        self._found += [*self._blanks, text]
         self._blanks.clear()
         self._is_behind_call = False
 
@@ -91,7 +88,7 @@ class Scanner:
 
     def begin_call(self, name: str, call_id: str = "") -> None:
         """It is a call: nothing that was read can become text any more."""
-        self._calls.append(CallPiece(name, id=call_id))
+        self._found.append(CallPiece(name, id=call_id))
         self.kept_from = None
         self._is_behind_call = True
         self._blanks.clear()
@@ -99,7 +96,7 @@ class Scanner:
     def argue(self, text: str) -> None:
         """More of the arguments of the last call."""
         if text:
-            self._calls.append(CallPiece(arguments=text))
+            self._found.append(CallPiece(arguments=text))
 
     def give_up(self, length: int) -> None:
         """What was tried is no call, unless it has become one: its first characters are text, the rest is read anew."""
