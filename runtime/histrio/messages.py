@@ -78,9 +78,9 @@ SamplingFields: TypeAlias = dict[str, Any]
 """Request fields that samplers own (`temperature`, `top_p` …), checked at the front, defaults left out."""
 
 
-Pooling: TypeAlias = Literal["mean", "last"]
+Pooling: TypeAlias = Literal["mean", "last", "cls"]
 """How one vector is made of the hidden states behind the final norm: their mean over the prompt, or the one of its last
-token."""
+or of its first token."""
 
 Reasoning: TypeAlias = Literal["never", "maybe", "already"]
 """Whether an answer begins with reasoning. `maybe`: if its opening mark comes first; `already`: the prompt opened
@@ -140,6 +140,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     """Most tokens drafted at a time, 0 for none; None for what `[engine]` allows."""
     pooling: Pooling | None = None
     """The answer is one vector, `Extras.pooled`, and no token; None for an answer of tokens."""
+    second_at: int = 0
+    """Of a pair of texts: where in the prompt the tokens of the second one begin; 0 for one text."""
 
     @property
     def is_seeded(self) -> bool:

@@ -32,6 +32,33 @@ def test_without_files_it_is_the_last_token_scaled(tmp_path: Path) -> None:
     assert read_vector_habits(tmp_path, {}) == VectorHabits(pooling="last", normalizes=True, widths=[])
 
 
+def test_a_model_that_makes_vectors_only_takes_the_mean(tmp_path: Path) -> None:
+    assert read_vector_habits(tmp_path, {}, "embed") == VectorHabits(pooling="mean", normalizes=True, widths=[])
+
+
+@pytest.mark.parametrize(
+    ("config", "squeezes", "refusal"),
+    [
+        ({"num_labels": 1}, True, ""),
+        ({"id2label": {"0": "LABEL_0"}, "num_labels": 3}, True, ""),
+        ({"num_labels": 1, "sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"}, False, ""),
+        ({"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Identity"}}, False, ""),
+        ({"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}, True, ""),
+        ({"num_labels": 1, "sentence_transformers": {"version": "5"}}, True, ""),
+        ({"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, True, "a function of scores"),
+        ({"num_labels": 1, "sbert_ce_default_activation_function": 3}, True, "a function of scores"),
+        ({}, True, "2 numbers"),
+        ({"id2label": {"0": "a", "1": "b", "2": "c"}}, True, "3 numbers"),
+        ({"num_labels": "1"}, True, "2 numbers"),
+    ],
+)
+def test_what_becomes_of_scores_is_read(tmp_path: Path, config: dict[str, Any], squeezes: bool, refusal: str) -> None:
+    habits = read_vector_habits(tmp_path, config, "score")
+    assert habits.squeezes == squeezes
+    assert bool(habits.refusal) == bool(refusal)
+    assert refusal in habits.refusal
+
+
 @pytest.mark.parametrize(
     ("pooling", "expected"),
     [
@@ -39,6 +66,8 @@ def test_without_files_it_is_the_last_token_scaled(tmp_path: Path) -> None:
         ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, "last"),
         ({"pooling_mode": "mean", "embedding_dimension": 8}, "mean"),
         ({"pooling_mode": "lasttoken"}, "last"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
     ],
 )
 @pytest.mark.parametrize("normalizes", [True, False])

@@ -15,7 +15,11 @@ LIMITS = SizeLimits(SizeSettings(max_batch_size=8, max_num_tokens_per_batch=512)
 
 
 def asking_for(num_cache_blocks: int) -> SizeLimits:
-    return SizeLimits(replace(LIMITS.sizes, num_cache_blocks=num_cache_blocks), LIMITS.max_sequence_length)
+    return replace_sizes(num_cache_blocks=num_cache_blocks)
+
+
+def replace_sizes(**changes: object) -> SizeLimits:
+    return SizeLimits(replace(LIMITS.sizes, **changes), LIMITS.max_sequence_length)
 
 
 STAGE = StageCapacity({16: 100, 32: 50}, 64, 2048, "float32", 0, 64, capabilities=["batch", "rewind", "copy_blocks"])
@@ -46,6 +50,12 @@ def test_capabilities_are_those_of_all_stages() -> None:
 def test_without_batches_one_sequence_runs_at_a_time() -> None:
     assert fit(LIMITS, [STAGE, stage(capabilities=["rewind"])]).max_slots == 1
     assert fit(LIMITS, [STAGE, STAGE]).max_slots == 8
+
+
+def test_a_text_that_is_computed_whole_is_no_longer_than_a_step() -> None:
+    limits = replace_sizes(max_num_tokens_per_batch=100)
+    assert fit(limits, [stage(capabilities=["batch", "whole_texts"])]).max_sequence_length == 100
+    assert fit(limits, [STAGE]).max_sequence_length == 256, "a control: others are cut into chunks"
 
 
 def test_ids_that_a_stage_keeps_for_itself_take_nothing_from_the_replica() -> None:

@@ -39,8 +39,8 @@ def model(tmp_path: Path) -> Path:
 
 def expected(ids: list[int], pooling: Pooling) -> Vector:
     states = toy_states(ids, num_layers=NUM_LAYERS)
-    pooled: Vector = states.mean(axis=0) if pooling == "mean" else states[-1]
-    return pooled
+    found: dict[Pooling, Vector] = {"mean": states.mean(axis=0), "last": states[-1], "cls": states[0]}
+    return found[pooling]
 
 
 async def pooled(harness: Harness, ids: list[int], pooling: Pooling) -> tuple[Vector, Extras]:
@@ -52,7 +52,7 @@ async def pooled(harness: Harness, ids: list[int], pooling: Pooling) -> tuple[Ve
 
 
 async def check(harness: Harness, ids: list[int]) -> None:
-    for pooling in ("mean", "last"):
+    for pooling in ("mean", "last", "cls"):
         found, _ = await pooled(harness, ids, pooling)
         assert found == pytest.approx(expected(ids, pooling), abs=MOST_ERROR)
         if len(ids) > 2:

@@ -40,6 +40,21 @@ def test_scored_positions_are_computed_along_with_the_sampled_ones() -> None:
     assert batch.num_sampled.tolist() == [4, 3, 1]
 
 
+def test_the_second_text_of_a_pair_has_a_type_of_its_own_in_every_chunk() -> None:
+    table = SlotTable(2, 3)
+    table.open(0, second_at=4)
+    table.open(1)
+    one = table.batch(step(Row(0, 0, 3, 0, [0]), Row(1, 0, 2, 0, [1])))
+    two = table.batch(step(Row(0, 3, 3, 0), Row(1, 2, 1, 0)))
+    assert one.token_types is not None
+    assert two.token_types is not None
+    assert one.token_types.tolist() == [0, 0, 0, 0, 0]
+    assert two.token_types.tolist() == [0, 1, 1, 0]
+    assert two.row(0).token_types is not None
+    table.open(0)
+    assert table.batch(step(Row(0, 0, 3, 0, [0]))).token_types is None, "the next sequence is no pair"
+
+
 def test_drift_is_caught_and_a_rewind_is_not_drift() -> None:
     table = SlotTable(1, 3)
     table.open(0)

@@ -19,7 +19,10 @@ NO_TENSORS = (2).to_bytes(8, "little") + b"{}"
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "num_hidden_layers": 2}
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "encoder": ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, "BertForMaskedLM .*no causal"),
+    "encoder": (
+        {"architectures": ["FunnelModel"], "model_type": "funnel"},
+        "FunnelModel .*that run are albert",
+    ),
     "embeddings": ({"architectures": ["Qwen3Model"], "model_type": "qwen3"}, "Qwen3Model .*no causal"),
     "encoder_decoder": (
         {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True},

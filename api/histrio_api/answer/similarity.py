@@ -1,7 +1,8 @@
-"""How near texts are: the cosine of the angle between their vectors."""
+"""How near texts are: what the model's head says of a pair, or the cosine of the angle between their vectors."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from histrio_api.answer.embeddings import scaled
 from histrio_api.answer.vectors import Vector
 
-__all__ = ["similarities"]
+__all__ = ["head_scores", "similarities"]
 
 
 def similarities(firsts: Sequence[Vector], seconds: Sequence[Vector]) -> list[float]:
@@ -18,3 +19,9 @@ def similarities(firsts: Sequence[Vector], seconds: Sequence[Vector]) -> list[fl
     if len(others) == 1:
         others *= len(seconds)
     return [float(other @ scaled(second)) for other, second in zip(others, seconds, strict=True)]
+
+
+def head_scores(numbers: Sequence[Vector], *, squeezes: bool) -> list[float]:
+    """Of each pair the one number that the head gives, or with `squeezes` its sigmoid, from 0 to 1."""
+    scores = [float(number) for (number,) in numbers]
+    return [(1 + math.tanh(score / 2)) / 2 for score in scores] if squeezes else scores

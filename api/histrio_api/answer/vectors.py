@@ -114,7 +114,7 @@ def _submission(texts: Texts, prompt: Prompt, priority: int) -> Submission:
     return Submission(
         ids=prompt.ids,
         max_new_tokens=0,
-        ask=Ask(priority=priority, pooling=texts.pooling),
+        ask=Ask(priority=priority, pooling=texts.pooling, second_at=prompt.second_at),
         id=texts.id,
         key=texts.arrival.key,
         user=user[:MAX_USER_CHARS],

@@ -20,6 +20,7 @@ __all__ = [
     "given_prompts",
     "ids_prompt",
     "num_new_tokens",
+    "pair_prompt",
     "prompt_cut",
     "require_at_most",
     "text_prompt",
@@ -57,6 +58,8 @@ class Prompt:
     """Where in the text each token begins, in characters, where it is echoed."""
     ends: Sequence[int] = ()
     """Ids that end its answer, besides those that end any."""
+    second_at: int = 0
+    """Of a pair of texts: which id is the first of the second one's type; 0 for one text."""
 
 
 def given_prompts(given: str | list[Any], most: int, param: str = "prompt") -> list[tuple[str, str | list[int]]]:
@@ -95,6 +98,18 @@ def text_prompt(
     except TooManyTokens as error:
         raise _too_long(limit, error, param) from None
     return Prompt(_checked(edge, ids if cut is None else cut.of(ids), param), text, starts)
+
+
+def pair_prompt(
+    edge: Edge, texts: tuple[str, str], param: str, *, add_special: bool, most: int | None = None
+) -> Prompt:
+    """Of two texts that the model reads together, cut to `most` tokens. Raises `RequestError`."""
+    limit = edge.gateway.model.max_sequence_length
+    try:
+        ids, second_at = edge.tokenizer.encode_pair(*texts, add_special=add_special, most=most, max_tokens=limit)
+    except TooManyTokens as error:
+        raise _too_long(limit, error, param) from None
+    return Prompt(_checked(edge, ids, param), second_at=second_at)
 
 
 def chat_text_prompt(edge: Edge, text: ChatText, *, add_special: bool, cut: Cut | None = None) -> Prompt:

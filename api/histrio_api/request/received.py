@@ -63,6 +63,7 @@ def receive(edge: Edge, body: bytes, schema: type[R], arrival: Arrival) -> Recei
     ignored = IgnoredFields(is_strict=arrival.is_strict)
     request, sampling = split_fields(given, schema, edge.sampling_fields, edge.honoured_by, ignored)
     edge.require_model(request.model)
+    edge.require_task("generate")
     edge.require_accepting()
     sampling = within_vocabulary(sampling, vocab_size)
     return Received(request, sampling, arrival.at_s, arrival.key, request.user_name[:MAX_USER_CHARS], ignored)

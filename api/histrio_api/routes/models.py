@@ -5,6 +5,7 @@ from __future__ import annotations
 from litestar import get
 from litestar.response.base import ASGIResponse
 
+from histrio.config.model_kind import TASKS
 from histrio_api.routes.auth import ANY_KEY
 from histrio_api.routes.common import HttpRequest, edge_of, json_response, may_see_model
 from histrio_api.routes.described import described
@@ -31,4 +32,5 @@ async def show_model(request: HttpRequest) -> ASGIResponse:
 
 def _card(edge: Edge) -> ModelCard:
     model = edge.gateway.model
-    return ModelCard(model.id, model.created, model.max_sequence_length)
+    tasks = [task for task in TASKS[model.kind] if task == "generate" or model.honours.pooling]
+    return ModelCard(model.id, model.created, model.max_sequence_length, model.kind, tasks)

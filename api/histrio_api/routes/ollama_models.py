@@ -149,7 +149,8 @@ def _modified_at(model: ServedModel) -> str:
 
 def _capabilities(edge: Edge) -> list[str]:
     has = {
-        "completion": True,
+        "completion": edge.gateway.model.kind == "generate",
+        "embedding": edge.gateway.model.kind == "embed",
         "insert": edge.tokenizer.gap_marks is not None,
         "tools": edge.template is not None and edge.tool_format is not None,
         "thinking": edge.reasoning_format is not None,

@@ -9,11 +9,12 @@ from litestar.response.base import ASGIResponse
 from msgspec import UNSET, UnsetType
 
 from histrio.errors import RequestError
-from histrio_api.answer.similarity import similarities
+from histrio.messages import Pooling
+from histrio_api.answer.similarity import head_scores, similarities
 from histrio_api.answer.vectors import Texts, Vector
 from histrio_api.request.prompts import require_at_most
 from histrio_api.request.received import Arrival
-from histrio_api.request.texts import encoded_texts
+from histrio_api.request.texts import encoded_pairs, encoded_texts
 from histrio_api.routes.common import HttpRequest
 from histrio_api.routes.described import described
 from histrio_api.routes.vectors import respond_with_vectors
@@ -21,6 +22,9 @@ from histrio_api.schemas.scores import Document, Ranked, Reranking, RerankReques
 from histrio_api.shared.edge import Edge
 
 __all__ = ["rerank", "score"]
+
+_HEADS_POOLING: Pooling = "last"
+"""A head's number stands behind the last token, from which on the whole pair is known."""
 
 
 @post(["/v1/score", "/score"], status_code=200, opt=described(ScoreRequest, Scores))
@@ -42,13 +46,16 @@ def _pairs(edge: Edge, request: ScoreRequest, arrival: Arrival) -> Texts:
         raise RequestError(text, param="text_1")
 
     require_at_most("text_2", "texts are accepted together with text_1", len(firsts) + len(seconds), _most(edge))
+    if _has_head(edge):
+        pairs = list(zip(firsts * (len(seconds) // len(firsts)), seconds, strict=True))
+        return Texts(request, arrival, encoded_pairs(edge, request, pairs, "text_2"), _HEADS_POOLING)
+
     prompts = encoded_texts(edge, request, firsts, "text_1") + encoded_texts(edge, request, seconds, "text_2")
     return Texts(request, arrival, prompts, request.pooling or edge.gateway.model.vectors.pooling)
 
 
 def _scores(edge: Edge, request: ScoreRequest, texts: Texts, vectors: list[Vector]) -> Scores:
-    num_firsts = len(_listed(request.text_1))
-    found = similarities(vectors[:num_firsts], vectors[num_firsts:])
+    found = _found(edge, vectors, len(_listed(request.text_1)))
     return Scores(
         id=texts.id,
         created=int(time.time()),
@@ -64,16 +71,32 @@ def _query_and_documents(edge: Edge, request: RerankRequest, arrival: Arrival) -
 
     require_at_most("documents", "texts are accepted together with query", 1 + len(request.documents), _most(edge))
     documents = [_text(each) for each in request.documents]
+    if _has_head(edge):
+        pairs = [(request.query, each) for each in documents]
+        return Texts(request, arrival, encoded_pairs(edge, request, pairs, "documents"), _HEADS_POOLING)
+
     prompts = encoded_texts(edge, request, [request.query], "query")
     prompts += encoded_texts(edge, request, documents, "documents")
     return Texts(request, arrival, prompts, request.pooling or edge.gateway.model.vectors.pooling)
 
 
 def _ranking(edge: Edge, request: RerankRequest, texts: Texts, vectors: list[Vector]) -> Reranking:
-    found = similarities(vectors[:1], vectors[1:])
+    found = _found(edge, vectors, 1)
     nearest = sorted(range(len(found)), key=lambda index: -found[index])[: request.top_n or None]
     results = [Ranked(index, found[index], _shown(request, index)) for index in nearest]
     return Reranking(texts.id, edge.gateway.model.id, results, texts.usage)
+
+
+def _has_head(edge: Edge) -> bool:
+    """Whether the model reads both texts of a pair together."""
+    return edge.gateway.model.kind == "score"
+
+
+def _found(edge: Edge, vectors: list[Vector], num_firsts: int) -> list[float]:
+    """The scores of all pairs; without a head the vectors of the first texts come before those of the second."""
+    if _has_head(edge):
+        return head_scores(vectors, squeezes=edge.gateway.model.vectors.squeezes)
+    return similarities(vectors[:num_firsts], vectors[num_firsts:])
 
 
 def _shown(request: RerankRequest, index: int) -> Document | UnsetType:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
 
+from histrio.config.model_kind import ModelKind
 from histrio.messages import Pooling
 from histrio_api.schemas.strict import PositiveInt, Strict, TokenId
 
@@ -14,7 +15,10 @@ __all__ = ["Embedding", "EmbeddingRequest", "Embeddings", "TextsRequest", "Vecto
 
 
 class TextsRequest(Strict, frozen=True):
-    """What all requests have in common of whose texts vectors are made."""
+    """What all requests have in common of whose texts vectors or scores are made."""
+
+    task: ClassVar[ModelKind] = "embed"
+    """What is asked of the model."""
 
     model: str = ""
     """Empty or `default` for the one that is served."""

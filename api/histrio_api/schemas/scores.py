@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from histrio.config.model_kind import ModelKind
 from histrio_api.schemas.embeddings import TextsRequest, VectorUsage
 from histrio_api.schemas.strict import Strict
 
@@ -18,12 +19,13 @@ _Texts = str | list[str]
 class ScoreRequest(TextsRequest, frozen=True, kw_only=True):
     """POST /v1/score. Two texts, one and several, or two lists of one length."""
 
+    task: ClassVar[ModelKind] = "score"
     text_1: _Texts
     text_2: _Texts
 
 
 class Score(msgspec.Struct):
-    """How near the texts of one pair are."""
+    """How near the texts of one pair are, or what the model's head gives them."""
 
     index: int
     score: float
@@ -50,6 +52,7 @@ class Document(Strict, frozen=True):
 class RerankRequest(TextsRequest, frozen=True, kw_only=True):
     """POST /v1/rerank."""
 
+    task: ClassVar[ModelKind] = "score"
     query: str
     documents: list[str | Document]
     top_n: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0

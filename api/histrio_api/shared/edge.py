@@ -10,7 +10,9 @@ from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
+from histrio.config.model_kind import ModelKind
 from histrio.contracts.gateway import Gateway
+from histrio.contracts.honours import require_task
 from histrio.contracts.reasoning_format import ReasoningFormat
 from histrio.contracts.tool_format import ToolFormat
 from histrio.errors import EngineError, ModelNotFound, Overloaded
@@ -98,6 +100,10 @@ class Edge:
         """Raise `ModelNotFound` unless what is served here answers to `name`."""
         if not (name in _SERVED or self.settings.any_model):
             self.require_id(name)
+
+    def require_task(self, task: ModelKind) -> None:
+        """Raise `RequestError` if the served model is of a kind that does not do this."""
+        require_task(self.gateway.model.kind, task)
 
     def require_id(self, name: str) -> None:
         """Raise `ModelNotFound` unless `name` is the id of what is served here."""

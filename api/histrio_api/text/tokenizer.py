@@ -111,6 +111,33 @@ class Tokenizer:
                 ) from None
         return ids
 
+    def encode_pair(
+        self, first: str, second: str, *, add_special: bool, most: int | None = None, max_tokens: int | None = None
+    ) -> tuple[list[int], int]:
+        """Ids of two texts joined in the tokenizer's way, and where those of the second one's type begin, 0 where all
+        are of one type. With `most` the longer text loses its end until so many are left.
+
+        Raises `TooManyTokens` for more than `max_tokens`.
+        """
+        for text in (first, second):
+            self._require_encodable(text, max_tokens)
+        if most is None:
+            joined = self._tokenizer.encode_batch_fast([(first, second)], add_special_tokens=add_special)[0]
+        else:
+            joined = self._cut_pair(first, second, most, add_special=add_special)
+        _require_few(joined, max_tokens)
+        types = joined.type_ids[:most]
+        return joined.ids[:most], types.index(1) if 1 in types else 0
+
+    def _cut_pair(self, first: str, second: str, most: int, *, add_special: bool) -> tokenizers.Encoding:
+        one, other = self._tokenizer.encode_batch([first, second], add_special_tokens=False)
+        num_added = self._tokenizer.num_special_tokens_to_add(is_pair=True) if add_special else 0
+        room = max(most - num_added, 0)
+        shorter, longer = (one, other) if len(one) <= len(other) else (other, one)
+        shorter.truncate(min(len(shorter), room // 2))
+        longer.truncate(min(len(longer), room - len(shorter)))
+        return self._tokenizer.post_process(one, other, add_special_tokens=add_special)
+
     def encode_placed(
         self, text: str, *, add_special: bool, max_tokens: int | None = None
     ) -> tuple[list[int], list[int]]:

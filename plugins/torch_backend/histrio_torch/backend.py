@@ -16,12 +16,12 @@ from histrio.kit.checkpoint import read_config
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.blocks import PagedCache
-from histrio_torch.calls import hidden_arguments, kept_states, run_layers, token_arguments
+from histrio_torch.calls import hidden_arguments, kept_states, run_layers, scored, token_arguments
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import attending_modules
 from histrio_torch.families import kv_cache_refusal
 from histrio_torch.loader import StageModel, load_stage
-from histrio_torch.traits import BLOCK_SIZES, CAPABILITIES, KV_CACHE_REMEDY
+from histrio_torch.traits import BLOCK_SIZES, KV_CACHE_REMEDY, capabilities_of
 from histrio_torch.trial import trial_step
 from histrio_torch.wire import from_wire, to_wire
 
@@ -43,7 +43,7 @@ class TorchStage:
             dtype=str(stage.dtype).removeprefix("torch."),
             param_bytes=stage.param_bytes,
             block_bytes_per_token=cache.bytes_per_token,
-            capabilities=list(CAPABILITIES),
+            capabilities=list(capabilities_of(read_config(Path(spec.model)))),
         )
         self._running = RunningTorchStage(spec, stage, cache)
         self._is_open = True
@@ -108,8 +108,11 @@ class RunningTorchStage:
             logits = self.stage.model(**inputs, logits_to_keep=sampled).logits[0] if len(sampled) else None
             if logits is None:
                 kept.append(run_layers(self.stage, inputs))
-        states = None if batch.num_pooled is None else kept[0][self._trailing(batch, batch.num_pooled)]
-        return StageOutput(hidden=[], logits=logits, states=states)
+        if batch.num_pooled is None:
+            return StageOutput(hidden=[], logits=logits)
+
+        states = kept[0][self._trailing(batch, batch.num_pooled)]
+        return StageOutput(hidden=[], logits=logits, states=scored(self.stage, states))
 
     def _trailing(self, batch: StepBatch, counts: Ints) -> torch.Tensor:
         return torch.from_numpy(_trailing_tokens(batch, counts)).to(self.stage.device)

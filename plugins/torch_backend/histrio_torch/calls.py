@@ -10,7 +10,7 @@ import torch
 
 from histrio_torch.loader import StageModel
 
-__all__ = ["hidden_arguments", "kept_states", "run_layers", "token_arguments"]
+__all__ = ["hidden_arguments", "kept_states", "run_layers", "scored", "token_arguments"]
 
 
 def token_arguments(token_ids: torch.Tensor, positions: torch.Tensor) -> dict[str, Any]:
@@ -31,6 +31,12 @@ def run_layers(stage: StageModel, arguments: dict[str, Any]) -> torch.Tensor:
     produced = stage.relay.produced
     hidden: torch.Tensor = output.last_hidden_state if produced is None else produced
     return hidden[0]
+
+
+def scored(stage: StageModel, states: torch.Tensor) -> torch.Tensor:
+    """What the head of a model that classifies makes of [positions, hidden]; another model's states stay."""
+    head = getattr(stage.model, "score", None)
+    return states if head is None else head(states)
 
 
 @contextmanager

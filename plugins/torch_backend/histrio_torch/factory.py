@@ -10,8 +10,9 @@ from histrio.contracts.options import NoOptions
 from histrio.errors import BackendError, ModelError
 from histrio.kit.checkpoint import check_range, find_weight_files, num_layers, read_config
 from histrio_torch.checkpoint import check_dtypes
-from histrio_torch.families import check_config, kv_cache_refusal
-from histrio_torch.traits import CAPABILITIES, KV_CACHE_REMEDY
+from histrio_torch.encoder_families import is_encoder
+from histrio_torch.families import check_config, check_stages, kv_cache_refusal
+from histrio_torch.traits import KV_CACHE_REMEDY, capabilities_of
 
 __all__ = ["TorchFactory"]
 
@@ -57,6 +58,7 @@ class TorchFactory:
             if spec.has_weights:
                 check_dtypes(find_weight_files(folder))
             check_range(spec, num_layers(config))
+            check_stages(config, spec)
         except ModelError as error:
             return Probe(available=False, reason=str(error), remedy="choose another model or backend")
 
@@ -65,7 +67,7 @@ class TorchFactory:
             return Probe(available=False, reason=refusal, remedy=KV_CACHE_REMEDY)
 
         if not self._has_torch:
-            return Probe(available=True, capabilities=list(CAPABILITIES))
+            return Probe(available=True, capabilities=list(capabilities_of(config)))
 
         from histrio_torch.trial import rehearse
 
@@ -79,6 +81,11 @@ class TorchFactory:
         from histrio.kit.omp import bound_spinning
 
         bound_spinning()
+        if is_encoder(read_config(Path(spec.model))):
+            from histrio_torch.encoder import open_encoder
+
+            return open_encoder(spec, progress)
+
         from histrio_torch.backend import open_stage
 
         return open_stage(spec, progress)

@@ -1,7 +1,8 @@
 """Which models this backend runs, told from config.json alone.
 
-Everything that transformers has as a decoder with plain or windowed causal attention runs; what doesn't is refused here
-by name, before weights are read. `splice.py` and `dry_run.py` check what only the modelling code can tell.
+Everything that transformers has as a decoder with plain or windowed causal attention runs, and the encoders of
+`encoder_families.py`; what doesn't is refused here by name, before weights are read. `splice.py` and `dry_run.py` check
+what only the modelling code can tell.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from histrio.config.model_kind import model_kind
+from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import num_layers
+from histrio_torch.encoder_families import ENCODERS, classifier_refusal, encoder_refusal, gives_scores, is_encoder
 
-__all__ = ["check_config", "has_only_attention", "kv_cache_refusal"]
+__all__ = ["check_config", "check_stages", "has_only_attention", "kv_cache_refusal"]
 
 _ATTENTION_TYPES = ("attention", "full_attention", "sliding_attention")
 """Granite 4 says `attention` for full attention."""
@@ -46,12 +50,22 @@ _INTERFACE = "ALL_ATTENTION_FUNCTIONS"
 """What modelling code reads to call an attention that isn't its own."""
 
 
+_SHARED_HEAD = "GenericForSequenceClassification"
+"""The class of a head that scores, in modelling code."""
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Raise `UnsupportedModel`, with the model's name and the reason, for what this backend can't run."""
     name = _name(config)
-    reason = _refusal(config)
+    reason = encoder_refusal(config) if is_encoder(config) else _refusal(config)
     if reason is not None:
         raise UnsupportedModel(f"{name} is not supported by the torch backend: {reason}")
+
+
+def check_stages(config: Mapping[str, Any], spec: StageSpec) -> None:
+    """Raise `UnsupportedModel` for a part of an encoder."""
+    if is_encoder(config) and not (spec.is_first and spec.is_last):
+        raise UnsupportedModel(f"{_name(config)} is an encoder, which runs on one stage: leave one [[stage]]")
 
 
 def kv_cache_refusal(config: Mapping[str, Any], kv_cache_dtype: str) -> str | None:
@@ -59,6 +73,9 @@ def kv_cache_refusal(config: Mapping[str, Any], kv_cache_dtype: str) -> str | No
     if kv_cache_dtype not in _KV_CACHE_DTYPES:
         known = " and ".join(_KV_CACHE_DTYPES)
         return f"kv-cache-dtype {kv_cache_dtype!r} is unknown to the torch backend, which has {known}"
+
+    if kv_cache_dtype == "int8" and is_encoder(config):
+        return f"{_name(config)} is an encoder, which keeps no keys and values"
 
     if kv_cache_dtype == "int8" and config.get(_LATENT_KEY) is not None:
         return f"{_name(config)} keeps latents ({_LATENT_KEY} in config.json), which are not stored as int8"
@@ -86,8 +103,12 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if state is not None:
         return state
 
-    if not _name(config).endswith(("ForCausalLM", "LMHeadModel")):
-        return "it is no causal language model (an encoder, or a task head)"
+    if not _name(config).endswith(("ForCausalLM", "LMHeadModel", "ForSequenceClassification")):
+        return "it is no causal language model (an encoder of another kind, or another task head)"
+
+    refusal = classifier_refusal(config)
+    if refusal is not None:
+        return refusal
 
     if "quantization_config" in config:
         return f"its weights are quantized ({_quantization(config)}); use a bfloat16, float16 or float32 checkpoint"
@@ -95,6 +116,9 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     code = _modelling_code(model_type)
     if "config.is_decoder" in code and "self.encoder =" in code:
         return "it is an encoder; only decoders run"
+
+    if gives_scores(config) and _SHARED_HEAD not in code:
+        return "its head is not the one that decoders in transformers share"
 
     if _INTERFACE not in code:
         return "its code in transformers computes attention itself, so that it can't read keys and values from blocks"
@@ -135,6 +159,9 @@ def _source(*names: str) -> str:
 def _foreign_reason(config: Mapping[str, Any], model_type: str) -> str:
     if "auto_map" in config:
         return "it needs remote code (auto_map in config.json), which is never run"
+
+    if model_kind(_name(config)) != "generate":
+        return f"it is no decoder, and encoders that run are {', '.join(ENCODERS)}"
 
     return f"the installed transformers has no language model of type {model_type!r}"
 

@@ -26,6 +26,7 @@ from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedMode
 from histrio.kit.checkpoint import read_config, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.devices import measure
+from histrio_torch.encoder_families import gives_scores
 from histrio_torch.families import check_config, has_only_attention
 from histrio_torch.fused import fuse_norms
 from histrio_torch.latent import LATENT_ATTENTION, absorb_latents, register_latent_attention
@@ -33,7 +34,16 @@ from histrio_torch.linear import pack_linears
 from histrio_torch.rope import fix_rope
 from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structure, splice
 
-__all__ = ["StageModel", "count_weights", "load_stage", "make_spliced", "prepare", "store_latents"]
+__all__ = [
+    "StageModel",
+    "count_weights",
+    "load_stage",
+    "loading",
+    "make_spliced",
+    "prepare",
+    "read_weights",
+    "store_latents",
+]
 
 _READ_SHARE = 0.5
 """Share of the loading time that reading takes; the rest is packing."""
@@ -77,8 +87,8 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
         raise BackendError(f"{folder} has {model_config.num_hidden_layers} layers, the plan says {spec.num_layers}")
 
     target = _Target(spec, dtype, device)
-    with _LOADING, _quiet_transformers():
-        model = _load(_stage_class(model_class, target, progress), folder, model_config, dtype)
+    with loading():
+        model = read_weights(_stage_class(model_class, target, progress), folder, model_config, dtype, ATTENTION_NAME)
     stage = _finish(model, target)
     _settle(stage, progress)
     return stage
@@ -89,7 +99,7 @@ def make_spliced(folder: Path, spec: StageSpec) -> tuple[Any, Relay]:
     register_attention()
     register_latent_attention()
     model_class, config = _model_class(folder)
-    with _LOADING, _quiet_transformers(), torch.device("meta"):
+    with loading(), torch.device("meta"):
         try:
             model = model_class(config)
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -120,11 +130,13 @@ def count_weights(model: nn.Module) -> int:
 
 
 def _model_class(folder: Path) -> tuple[Any, Any]:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
 
+    scores = gives_scores(read_config(folder))
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if scores else MODEL_FOR_CAUSAL_LM_MAPPING
+        model_class: Any = mapping[type(config)]
     except (KeyError, ValueError) as error:
         raise UnsupportedModel(f"{folder}: transformers can't make this model: {error}") from None
 
@@ -134,7 +146,7 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
     if getattr(model_class, "_is_stateful", False) and not has_only_attention(config.to_dict()):
         raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that blocks can't hold")
 
-    if "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
+    if not scores and "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
         raise UnsupportedModel(f"{name} is not supported: it can't compute the logits of chosen tokens only")
 
     return model_class, config
@@ -162,13 +174,19 @@ def _stage_class(model_class: Any, target: _Target, progress: Progress) -> Any:
     return Stage
 
 
-def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> Any:
+def read_weights(
+    stage_class: Any, folder: Path, config: Any, dtype: torch.dtype, attention: str | None, unused: str = ""
+) -> Any:
+    """The model in main memory, unless its class says otherwise, but for weights whose names begin with `unused`.
+
+    `attention` is the name of an implementation, None for transformers' choice. Raises `DoesNotFit`, `ModelError`.
+    """
     try:
         model, report = stage_class.from_pretrained(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation=ATTENTION_NAME,
+            attn_implementation=attention,
             use_safetensors=True,
             local_files_only=True,
             output_loading_info=True,
@@ -179,6 +197,7 @@ def _load(stage_class: Any, folder: Path, config: Any, dtype: torch.dtype) -> An
         raise UnsupportedModel(f"{folder}: its weights don't fit its config.json: {error}") from error
 
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
+    missing = [key for key in missing if not (unused and key.startswith(unused))]
     if missing:
         raise ModelError(f"{folder} lacks {len(missing)} weights of this stage, first {missing[0]}")
 
@@ -257,8 +276,15 @@ def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress)
 
 
 @contextmanager
+def loading() -> Iterator[None]:
+    """While a model is made or loaded: no other in this process is, nothing of transformers comes on the terminal, and
+    tensors are read one after another on this thread."""
+    with _LOADING, _quiet_transformers():
+        yield
+
+
+@contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """No progress bars and reports on the terminal, and tensors read one after another on this thread."""
     from transformers.utils import logging as module
 
     logging: Any = module

@@ -59,6 +59,7 @@ def find_structure(model: nn.Module, num_layers: int) -> Structure:
 
     name, layers = lists[0]
     embeddings, head = model.get_input_embeddings(), model.get_output_embeddings()  # type: ignore[operator]
+    head = getattr(model, "score", None) if head is None else head
     return Structure(decoder, layers, name, embeddings, head)
 
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from histrio.contracts.backend import Capability
+from histrio_torch.encoder_families import gives_scores, is_encoder
 
-__all__ = ["BLOCK_SIZES", "CAPABILITIES", "KV_CACHE_REMEDY"]
+__all__ = ["BLOCK_SIZES", "KV_CACHE_REMEDY", "capabilities_of"]
 
-CAPABILITIES = (
-    Capability.BATCH,
-    Capability.REWIND,
-    Capability.PREFIX_SHARE,
-    Capability.COPY_BLOCKS,
-    Capability.ALL_POSITION_LOGITS,
-    Capability.HIDDEN_STATES,
-)
-"""Of every torch stage, whatever the model."""
+_OF_DECODERS = (Capability.BATCH, Capability.REWIND, Capability.PREFIX_SHARE, Capability.COPY_BLOCKS)
+_OF_ENCODERS = (Capability.BATCH, Capability.WHOLE_TEXTS)
 BLOCK_SIZES = (16, 32, 64, 128)
 """Tokens per block that the attention can do."""
 KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'
+
+
+def capabilities_of(config: Mapping[str, Any]) -> list[Capability]:
+    """Of a stage of this model."""
+    found = _OF_ENCODERS if is_encoder(config) else _OF_DECODERS
+    if gives_scores(config):
+        return [*found, Capability.SCORES]
+    if is_encoder(config):
+        return [*found, Capability.HIDDEN_STATES]
+    return [*found, Capability.ALL_POSITION_LOGITS, Capability.HIDDEN_STATES]

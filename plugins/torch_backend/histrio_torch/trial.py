@@ -15,14 +15,16 @@ from torch import nn
 from histrio.config.weights import read_header
 from histrio.contracts.backend import Probe, StageSpec
 from histrio.errors import UnsupportedModel
-from histrio.kit.checkpoint import find_weight_files, stage_dtype
+from histrio.kit.checkpoint import find_weight_files, read_config, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME
 from histrio_torch.blocks import LayerShape
-from histrio_torch.calls import hidden_arguments, run_layers, token_arguments
+from histrio_torch.calls import hidden_arguments, run_layers, scored, token_arguments
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
+from histrio_torch.encoder import make_encoder
+from histrio_torch.encoder_families import gives_scores, is_encoder
 from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, store_latents
-from histrio_torch.traits import CAPABILITIES
+from histrio_torch.traits import capabilities_of
 
 __all__ = ["rehearse", "trial_step"]
 
@@ -46,12 +48,21 @@ def rehearse(spec: StageSpec) -> Probe:
     Raises `ModelError` and `BackendError` for what loading would refuse, but for the weights themselves.
     """
     device = choose_device(spec.device)
-    num_weights = _try_without_weights(spec)
-    told = Probe(available=True, capabilities=CAPABILITIES, device_bytes=measure(device).total_bytes)
+    config = read_config(Path(spec.model))
+    num_weights = _make_without_weights(spec) if is_encoder(config) else _try_without_weights(spec)
+    told = Probe(available=True, capabilities=capabilities_of(config), device_bytes=measure(device).total_bytes)
     if not spec.has_weights:
         return told
     dtype = stage_dtype(spec, on_cpu=device.type == "cpu")
     return msgspec.structs.replace(told, dtype=dtype, weight_bytes=num_weights * getattr(torch, dtype).itemsize)
+
+
+def _make_without_weights(spec: StageSpec) -> int:
+    """How many numbers an encoder's weights are."""
+    model = make_encoder(Path(spec.model))
+    if spec.has_weights:
+        _check_shapes(model, Path(spec.model))
+    return count_weights(model)
 
 
 def _try_without_weights(spec: StageSpec) -> int:
@@ -92,8 +103,10 @@ def _run(stage: StageModel, spec: StageSpec) -> None:
     else:
         hidden = torch.ones(*positions.shape, stage.model.config.hidden_size, dtype=stage.dtype, device=stage.device)
         arguments = hidden_arguments(stage, hidden, positions)
-    if spec.is_last:
+    if not spec.is_last:
+        run_layers(stage, arguments)
+    elif gives_scores(read_config(Path(spec.model))):
+        scored(stage, run_layers(stage, arguments))
+    else:
         # Some models look at which tokens' logits are to be computed before their layers are through.
         stage.model(**arguments, logits_to_keep=positions[0, -1:])
-    else:
-        run_layers(stage, arguments)

@@ -236,6 +236,7 @@ class BatchingActor(Actor[ToBatching]):
             num_blocks=size.num_blocks,
             settings=self._settings,
             can_copy=Capability.COPY_BLOCKS in size.capabilities,
+            needs_whole_texts=Capability.WHOLE_TEXTS in size.capabilities,
         )
         self.scheduler = self._make_scheduler(limits)
         self._tell(KV, start)

@@ -37,7 +37,7 @@ class RowMaker:
         source = self._block_to_copy(sequence) if sequence.slot < 0 else None
         start = sequence.progress.planned if source is None else len(sequence.ids) - 1
         pending = len(sequence.ids) - start
-        num_tokens = min(pending, budget, self._settings.chunked_prefill_size)
+        num_tokens = min(pending, budget, self._limits.max_row_tokens)
         if sequence.drafted.ids:
             self._cut_drafts(sequence, budget)
             num_tokens += len(sequence.drafted.ids)

@@ -277,6 +277,8 @@ class Scheduler:
         """Most tokens of this sequence in the step. Decoding sequences wait for the step, so prompts are cut to fit
         into its time, but the first of them gains a block at least."""
         num_left = self.limits.max_step_tokens - batch.num_tokens
+        if self.limits.needs_whole_texts:
+            return num_left if sequence.num_pending_tokens <= num_left else 0
         if sequence.wants_scores:
             num_left = min(num_left, _MOST_SCORED - batch.num_scored)
         is_free = sequence.num_pending_tokens == 1 or self._settings.prefill_priority

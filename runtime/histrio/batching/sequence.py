@@ -99,7 +99,7 @@ class Sequence:
     @property
     def reads_whole_prompt(self) -> bool:
         """Whether every token of its prompt has to be computed, even where kv knows its blocks."""
-        return self.wants_scores or self.command.ask.pooling == "mean"
+        return self.wants_scores or self.command.ask.pooling in ("mean", "cls")
 
     def share(self, block_ids: list[int], block_size: int) -> None:
         """Begin with blocks that hold the first tokens already."""
@@ -126,7 +126,7 @@ class Sequence:
 
     def num_pooled(self, start: int, num_tokens: int) -> int:
         """How many trailing tokens of the row `start : start + num_tokens` belong to the vector that is asked for."""
-        if self.command.ask.pooling == "mean":
+        if self.command.ask.pooling in ("mean", "cls"):
             return num_tokens
         return int(self.command.ask.pooling == "last" and start + num_tokens == len(self.ids))
 

@@ -30,8 +30,15 @@ class SchedulerLimits:
     has_prefix_cache: bool = True
     can_copy: bool = False
     """The stages can copy blocks."""
+    needs_whole_texts: bool = False
+    """The row of a prompt has all of its tokens."""
     speculation: SpeculationSettings | None = None
     """None where the stages cannot verify drafts, or there is no drafter."""
+
+    @property
+    def max_row_tokens(self) -> int:
+        """Most prompt tokens of one sequence in one step."""
+        return self.max_step_tokens if self.needs_whole_texts else self.settings.chunked_prefill_size
 
 
 @dataclass(slots=True)

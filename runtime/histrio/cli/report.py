@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from histrio.config.model_kind import ModelKind
 from histrio.config.topology import EngineTable
 from histrio.contracts.backend import Capability
 from histrio.kit.memory import describe_bytes, memory_bytes
@@ -13,6 +14,12 @@ from histrio.plan.process_names import FRONT
 from histrio.replica.sizing import lost_capabilities
 
 __all__ = ["describe_plan"]
+
+_ANSWERS: dict[ModelKind, str] = {
+    "generate": "text, and vectors, scores and rankings of texts where the backend gives hidden states",
+    "embed": "vectors of texts, and by them scores and rankings; no text",
+    "score": "scores and rankings of texts; no text, and no vectors",
+}
 
 
 def describe_plan(plan: Plan) -> str:
@@ -23,21 +30,18 @@ def describe_plan(plan: Plan) -> str:
     rows += [_stage_row(stage, plan.checkpoint_dtype) for stage in plan.stages]
     blocks = "from memory" if sizes.num_cache_blocks is None else str(sizes.num_cache_blocks)
     block_size = f"{sizes.requested_block_size} tokens" + (" or more" if sizes.kv_block_size is None else "")
-    adapter = plan.stages[0].spec.adapter
+    adapter, generates = plan.stages[0].spec.adapter, model.kind == "generate"
     facts = [
         ("model", f"{model.id} ({model.architecture}, {model.num_layers} layers, vocabulary {model.vocab_size})"),
+        ("kind", f"{model.kind}: {_ANSWERS[model.kind]}"),
         ("folder", model.path),
         *([("adapter", adapter)] if adapter else []),
         ("context", f"{model.max_sequence_length} tokens of prompt and output"),
-        ("sampling", _sampling(plan)),
+        *([("sampling", _sampling(plan))] if generates else []),
         ("requests", f"{admission.max_unfinished_requests} unfinished at most, {admission.request_timeout_s:g} s each"),
-        (
-            "step",
-            f"{sizes.max_batch_size} sequences, {sizes.max_num_tokens_per_batch} tokens, "
-            f"{plan.engine.batching.chunked_prefill_size} of one prompt",
-        ),
+        ("step", f"{sizes.max_batch_size} sequences, {sizes.max_num_tokens_per_batch} tokens, {_of_one(plan)}"),
         ("policies", _policies(plan.engine)),
-        ("drafter", _drafter(plan)),
+        *([("drafter", _drafter(plan))] if generates else []),
         ("kv blocks", f"{blocks}, size {block_size}, number format {memory.kv_cache_dtype}"),
         (
             "memory",
@@ -68,6 +72,14 @@ def _stage_row(stage: StagePlan, checkpoint_dtype: str | None) -> list[str]:
     ]
 
 
+def _of_one(plan: Plan) -> str:
+    """How much of one sequence a step takes."""
+    placements = [stage.placement for stage in plan.stages]
+    if all(each is not None and Capability.WHOLE_TEXTS in each.capabilities for each in placements):
+        return "each text whole"
+    return f"{plan.engine.batching.chunked_prefill_size} of one prompt"
+
+
 def _policies(engine: EngineTable) -> str:
     batching, admission = engine.batching, engine.admission
     return (
@@ -94,7 +106,7 @@ def _losses(plan: Plan) -> list[str]:
 
 def _idle(plan: Plan, capabilities: Mapping[str, list[str]]) -> list[str]:
     """What is asked for, or there by default, and cannot act; only where the backends told what they can do."""
-    if not any(capabilities.values()):
+    if plan.model.kind != "generate" or not any(capabilities.values()):
         return []
 
     def lacking(*needed: Capability) -> str:

@@ -15,6 +15,7 @@ import msgspec
 
 from histrio.config.bounds import check_bounds, rope_tables
 from histrio.config.model_files import read_json_object, read_model_text
+from histrio.config.model_kind import ModelKind, model_kind
 from histrio.config.vector_habits import VectorHabits, read_vector_habits
 from histrio.errors import ModelError, UnsupportedModel
 
@@ -27,6 +28,9 @@ _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_
 _DEFAULT_POSITIONS = {"falcon": 2048}
 """Model types whose published files leave the context to transformers' default."""
 _UNKNOWN_CONTEXT = 2048
+_POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
+"""Model types whose `max_position_embeddings` counts `_PADDING_ROWS` rows that no token of a text has."""
+_PADDING_ROWS = 2
 _DECLARE_STRETCHED = ("gemma3",)
 """Beginnings of model types whose `max_position_embeddings` counts the stretching already."""
 _MOST_TOKENS = 2**31 - 1
@@ -59,6 +63,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What generation_config.json sets of temperature, top_k, top_p, min_p, repetition_penalty."""
     is_wrapper: bool = False
     """Whether it has parts for images or sound beside the language model."""
+    kind: ModelKind = "generate"
     vectors: VectorHabits = VectorHabits()
     """How it makes vectors of texts."""
     own_code: list[str] = []
@@ -75,14 +80,16 @@ def read_model_config(folder: Path) -> ModelConfig:
     text = config | {key: value for key, value in (config.get("text_config") or {}).items() if value is not None}
     check_bounds(file, text)
     vocab_size = _required(file, text, ("vocab_size",))
-    declared = _first(text, _MAX_POSITIONS) or _tokenizers_length(tokenizer) or _default_positions(text)
+    declared = _declared_positions(text) or _tokenizers_length(tokenizer) or _default_positions(text)
     context = declared or _UNKNOWN_CONTEXT
     stretched = _stretched(context, text)
     eos_ids = _eos_ids(
         folder, [(file, config), (file, text), (folder / "generation_config.json", generation)], tokenizer
     )
+    architecture = _architecture(folder, config)
+    kind = model_kind(architecture)
     return ModelConfig(
-        architecture=_architecture(folder, config),
+        architecture=architecture,
         num_layers=_required(file, text, NUM_LAYERS_KEYS),
         vocab_size=vocab_size,
         max_positions=stretched,
@@ -94,7 +101,8 @@ def read_model_config(folder: Path) -> ModelConfig:
         unknown_eos_ids=[each for each in eos_ids if each >= vocab_size],
         default_sampling=_default_sampling(folder, generation),
         is_wrapper=any(config.get(key) is not None for key in ("vision_config", "audio_config")),
-        vectors=read_vector_habits(folder, text),
+        kind=kind,
+        vectors=read_vector_habits(folder, text, kind),
         own_code=_own_code(config, tokenizer),
     )
 
@@ -102,6 +110,14 @@ def read_model_config(folder: Path) -> ModelConfig:
 def _first(text: dict[str, Any], names: tuple[str, ...]) -> int | None:
     """The first of `names` that is there; `check_bounds` has seen them all."""
     return next((text[name] for name in names if text.get(name) is not None), None)
+
+
+def _declared_positions(text: dict[str, Any]) -> int | None:
+    """Without the first rows of a table in which the positions begin behind the padding."""
+    declared = _first(text, _MAX_POSITIONS)
+    if declared is None or text.get("model_type") not in _POSITIONS_BEHIND_PADDING:
+        return declared
+    return max(declared - _PADDING_ROWS, 1)
 
 
 def _required(file: Path, text: dict[str, Any], names: tuple[str, ...]) -> int:

@@ -1,7 +1,8 @@
 """How a model makes vectors of texts, as the files say that sentence-transformers puts beside it.
 
 `modules.json` names the steps behind the model, each with a folder of its own. Where there is no such file, the vector
-is the hidden state of the last token, of length 1, as most decoders that were trained for vectors have it.
+of a model that generates is the hidden state of the last token, as most decoders that were trained for vectors have it,
+and that of another model the mean; of length 1 both. What a classifier's number becomes stands in config.json.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from typing import Any
 import msgspec
 
 from histrio.config.model_files import read_json_list, read_json_object
+from histrio.config.model_kind import ModelKind, num_labels
 from histrio.errors import ModelError
 from histrio.messages import Pooling
 
 __all__ = ["VectorHabits", "read_vector_habits"]
 
-_POOLINGS: dict[str, Pooling] = {"mean": "mean", "lasttoken": "last"}
+_POOLINGS: dict[str, Pooling] = {"mean": "mean", "lasttoken": "last", "cls": "cls"}
 _FLAG = "pooling_mode_"
 _FLAG_SUFFIX = "_token"
 _MOST_WIDTH = 2**24
@@ -31,13 +33,19 @@ class VectorHabits(msgspec.Struct, frozen=True, kw_only=True):
     """The vector is scaled to length 1."""
     widths: list[int] | None = []
     """Shorter vectors that the model was trained for: their first so many numbers mean something alone. None: any."""
+    squeezes: bool = True
+    """Of a model that scores: its number is brought between 0 and 1, by the sigmoid."""
     refusal: str = ""
-    """Why no vectors can be made as the files say; empty where they can."""
+    """Why no vectors or scores can be made as the files say; empty where they can."""
 
 
-def read_vector_habits(folder: Path, config: dict[str, Any]) -> VectorHabits:
+def read_vector_habits(folder: Path, config: dict[str, Any], kind: ModelKind = "generate") -> VectorHabits:
     """Read the files beside `config`, the folder's config.json. Raises `ModelError` for what is malformed."""
-    habits = VectorHabits(widths=_widths(folder / "config.json", config))
+    if kind == "score":
+        return _score_habits(config)
+
+    pooling: Pooling = "last" if kind == "generate" else "mean"
+    habits = VectorHabits(pooling=pooling, widths=_widths(folder / "config.json", config))
     file = folder / "modules.json"
     modules = read_json_list(file, optional=True)
     if not modules:
@@ -53,6 +61,25 @@ def read_vector_habits(folder: Path, config: dict[str, Any]) -> VectorHabits:
     if "Pooling" in kinds:
         pooling, refusal = _pooling(folder / _inner(file, modules[kinds.index("Pooling")]) / "config.json")
     return msgspec.structs.replace(habits, pooling=pooling, normalizes="Normalize" in kinds, refusal=refusal)
+
+
+def _score_habits(config: dict[str, Any]) -> VectorHabits:
+    """The keys are those that sentence-transformers writes, a newer one and an older one."""
+    count = num_labels(config)
+    if count != 1:
+        return VectorHabits(refusal=f"the model gives each text {count} numbers, and a score is one")
+
+    named = config.get("sbert_ce_default_activation_function")
+    newer = config.get("sentence_transformers")
+    if isinstance(newer, dict) and newer.get("activation_fn") is not None:
+        named = newer["activation_fn"]
+    match "Sigmoid" if named is None else str(named).rpartition(".")[2]:
+        case "Sigmoid":
+            return VectorHabits()
+        case "Identity":
+            return VectorHabits(squeezes=False)
+        case _:
+            return VectorHabits(refusal="config.json names a function of scores that is not computed here")
 
 
 def _kind(file: Path, module: Any) -> str:

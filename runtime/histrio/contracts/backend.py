@@ -74,6 +74,12 @@ class Capability(StrEnum):
     stage."""
     HIDDEN_STATES = "hidden_states"
     """`StepBatch.num_pooled` may be given: the last stage answers `StageOutput.states`. Of an opened stage."""
+    SCORES = "scores"
+    """The same of a model whose head classifies: `StageOutput.states` are what the head makes of the text up to the
+    position, and no logits are asked for. Of an opened stage."""
+    WHOLE_TEXTS = "whole_texts"
+    """A need: each row is a whole text, from start 0 to its end, because tokens attend to those behind them. Nothing
+    stays in blocks, and no logits are asked for. Of an opened stage."""
     LOGPROBS = "logprobs"
     """Requests whose sampling has `logprobs: true` get `Extras.logprobs`. Of an opened engine."""
     ADAPTERS = "adapters"
@@ -163,7 +169,10 @@ class StepBatch:
     """[tokens, hidden] the summed residual stream of the stage before, then its named parts; empty on the first."""
     num_pooled: IntArray | None = None
     """[rows] trailing positions whose hidden states the last stage answers; None where no row asks for any, and
-    always without `HIDDEN_STATES`. A row asks for these or logits, never both."""
+    always without `HIDDEN_STATES` and `SCORES`; with the latter at most 1. A row asks for these or logits, never
+    both."""
+    token_types: IntArray | None = None
+    """[tokens] 1 for those of the second text of a pair, 0 for all others; None where all are 0."""
 
     @property
     def num_rows(self) -> int:
@@ -190,6 +199,7 @@ class StepBatch:
             token_ids=None if self.token_ids is None else self.token_ids[first:last],
             hidden=[tensor.rows(first, last) for tensor in self.hidden],
             num_pooled=None if self.num_pooled is None else self.num_pooled[rows],
+            token_types=None if self.token_types is None else self.token_types[first:last],
         )
 
 
@@ -201,7 +211,8 @@ class StageOutput:
     models whose layers hand on more add named parts. Its buffers are left alone from then on: the next step may begin
     before they are sent. `logits` is a float array [sum(num_sampled), vocab] of the backend's library in row order, or
     None where no row samples. `states` is a float array [sum(num_pooled), hidden] of the same library in row order:
-    what the model's head would get, behind the final norm. It is None where no row asks for any.
+    what the model's head would get, behind the final norm; with `SCORES` it is [sum(num_pooled), labels], what the
+    head gives. It is None where no row asks for any.
     """
 
     hidden: list[Tensor]

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
+from histrio.config.model_kind import ModelKind
 from histrio.config.vector_habits import VectorHabits
 from histrio.contracts.honours import OF_STAGES, Honours
 from histrio.messages import Ask, Extras, RequestState, SamplingFields, Tune
@@ -62,6 +63,8 @@ class ServedModel(msgspec.Struct, frozen=True):
     """What serves the model, in words."""
     backends: list[str] = []
     """Names of the backends of its stages."""
+    kind: ModelKind = "generate"
+    """What it answers with; requests for anything else get 400."""
     vectors: VectorHabits = VectorHabits()
     """How it makes vectors of texts where a request does not say."""
 

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import msgspec
 
+from histrio.config.model_kind import TASKS, ModelKind
 from histrio.errors import RequestError
 from histrio.messages import Ask
 
-__all__ = ["OF_STAGES", "Honours", "require_honoured"]
+__all__ = ["OF_STAGES", "Honours", "require_honoured", "require_task"]
 
 
 class Honours(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +52,14 @@ OF_STAGES = Honours(
 """What batching, stages and samplers honour; grammar kinds are those of the grammar backends."""
 
 
+_ANSWERS: dict[ModelKind, str] = {
+    "generate": "generates text",
+    "embed": "makes vectors of texts, and by them scores and rankings",
+    "score": "scores and ranks texts",
+}
+_NOT: dict[ModelKind, str] = {"generate": "generates no text", "embed": "makes no vectors", "score": "scores no texts"}
+
+
 def require_honoured(ask: Ask, honours: Honours, by: str, backends: Sequence[str] = ()) -> None:
     """Raise `RequestError` with the field as `param` for what would be ignored. `by` says in words what serves,
     `backends` names those of its stages."""
@@ -77,10 +86,18 @@ def require_honoured(ask: Ask, honours: Honours, by: str, backends: Sequence[str
         _refuse("max_reasoning_tokens", f"{by} does not bound reasoning; leave it out")
 
 
+def require_task(kind: ModelKind, task: ModelKind) -> None:
+    """Raise `RequestError` where a model of this kind does not do what is asked."""
+    if task not in TASKS[kind]:
+        text = f"model: this model {_NOT[task]}; it {_ANSWERS[kind]}"
+        raise RequestError(text, param="model", code="unsupported_model")
+
+
 def _refuse_vectors(by: str, backends: Sequence[str]) -> None:
     named = " or ".join(f"the backend {name!r}" for name in sorted(set(backends))) or by
     raise RequestError(
-        f"model: no vectors are made of texts here, because {named} gives no hidden states; serve the model by another",
+        f"model: no vectors are made of texts here, because {named} gives no hidden states or scores; serve the model "
+        "by another",
         param="model",
         code="unsupported_model",
     )

@@ -13,7 +13,7 @@ from histrio.actors.mailbox import Actor
 from histrio.actors.refs import BATCHING, KV, ROOT, Tell, ToAdmission, refuse
 from histrio.contracts.backend import Capability
 from histrio.contracts.gateway import GatewayStatus, ServedModel, Submission
-from histrio.contracts.honours import require_honoured
+from histrio.contracts.honours import require_honoured, require_task
 from histrio.contracts.request_fields import FieldTable
 from histrio.errors import EngineError, PluginFailed, RequestError, WireError
 from histrio.front.requests import RequestTable, Ticket
@@ -23,6 +23,7 @@ from histrio.messages import (
     Generate,
     OnTrial,
     ReplicaDown,
+    ReplicaSize,
     ReplicaUp,
     RequestState,
     ResetCache,
@@ -86,6 +87,8 @@ class AdmissionActor(Actor[ToAdmission]):
             raise EngineError(f"the engine is {self.status.state}: {self.status.detail or 'no requests are taken'}")
 
         ask = submission.ask
+        if ask.pooling is None:
+            require_task(self.model.kind, "generate")
         require_honoured(ask, self.model.honours, self.model.honoured_by, self.model.backends)
         if ask.seed is not None and "seed" in self.model.sampling_fields:
             self.check_sampling({"seed": ask.seed})  # an engine may have bounds of its own
@@ -223,7 +226,7 @@ class AdmissionActor(Actor[ToAdmission]):
         self.status.gauges["num_blocks"] = message.size.num_blocks
         self.status.gauges["block_size"] = message.size.block_size
         self._table.num_cache_tokens = message.size.num_blocks * message.size.block_size
-        self._limit_length(message.size.max_sequence_length)
+        self._limit_length(message.size)
         self._limit_answers(message.size.capabilities)
         self.status.num_replays += self._table.num_suspects
         self._tell_tuning()
@@ -241,15 +244,22 @@ class AdmissionActor(Actor[ToAdmission]):
             self.status.state, self.status.detail = "ready", ""
             self.on_change()
 
-    def _limit_length(self, max_sequence_length: int) -> None:
-        """One sequence cannot be longer than all blocks together hold."""
-        if max_sequence_length < self.model.max_sequence_length:
-            log.warning("the KV blocks hold %d tokens: no request can be longer", max_sequence_length)
-            self.model = msgspec.structs.replace(self.model, max_sequence_length=max_sequence_length)
+    def _limit_length(self, size: ReplicaSize) -> None:
+        """One sequence cannot be longer than all blocks together hold, or than a step of whole texts."""
+        longest = size.max_sequence_length
+        if longest >= self.model.max_sequence_length:
+            return
+
+        is_step = Capability.WHOLE_TEXTS in size.capabilities and longest == size.max_step_tokens
+        holder = "a step (max-num-tokens-per-batch), which has whole texts, holds" if is_step else "the KV blocks hold"
+        log.warning("%s %d tokens: no request can be longer", holder, longest)
+        self.model = msgspec.structs.replace(self.model, max_sequence_length=longest)
 
     def _limit_answers(self, capabilities: Collection[str]) -> None:
-        """Prompts are scored from the logits of all their positions, and vectors are made of hidden states."""
-        can_score, can_pool = Capability.ALL_POSITION_LOGITS in capabilities, Capability.HIDDEN_STATES in capabilities
+        """Prompts are scored from the logits of all their positions, and vectors are made of hidden states; a model
+        that classifies gives scores in their place."""
+        pools = Capability.SCORES if self.model.kind == "score" else Capability.HIDDEN_STATES
+        can_score, can_pool = Capability.ALL_POSITION_LOGITS in capabilities, pools in capabilities
         honours = msgspec.structs.replace(self.model.honours, prompt_logprobs=can_score, pooling=can_pool)
         self.model = msgspec.structs.replace(self.model, honours=honours)
         self._table.end_what_needs(scores=not can_score, vectors=not can_pool)

@@ -199,6 +199,7 @@ def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: 
         eos_ids=config.eos_ids,
         default_sampling=_honoured(config.default_sampling, fields),
         sampling_fields=fields.known_fields,
+        kind=config.kind,
         vectors=config.vectors,
     )
 

@@ -56,6 +56,9 @@ class Choosers:
             return LastStage(chain)
 
         config = read_model_config(Path(spec.model))
+        if config.kind != "generate":
+            return LastStage(chain)
+
         vocabulary = VocabularySpec(spec.model, config.vocab_size, tuple(config.eos_ids))
         return LastStage(chain, GrammarTable(GrammarKinds(self.grammars), vocabulary))
 

@@ -48,12 +48,16 @@ def fit(limits: SizeLimits, capacities: list[StageCapacity]) -> ReplicaSize:
         raise DoesNotFit(
             f"not one block of {block_size} tokens fits beside the weights; lower param-mem-ratio or use more stages"
         )
+    max_step_tokens = min(sizes.max_num_tokens_per_batch, *(capacity.max_step_tokens for capacity in capacities))
+    max_sequence_length = min(limits.max_sequence_length, num_blocks * block_size)
+    if Capability.WHOLE_TEXTS in capabilities:
+        max_sequence_length = min(max_sequence_length, max_step_tokens)
     return ReplicaSize(
         num_blocks=num_blocks,
         block_size=block_size,
         max_slots=max_slots,
-        max_step_tokens=min(sizes.max_num_tokens_per_batch, *(capacity.max_step_tokens for capacity in capacities)),
-        max_sequence_length=min(limits.max_sequence_length, num_blocks * block_size),
+        max_step_tokens=max_step_tokens,
+        max_sequence_length=max_sequence_length,
         capabilities=capabilities,
     )
 

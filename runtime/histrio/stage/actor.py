@@ -219,7 +219,7 @@ class StageActor(Actor[ToStage]):
             self._opened.close()
 
     def _open(self, command: Open, stage: _Allocated) -> None:
-        self._table.open(command.slot, command.num_cached_tokens, command.request)
+        self._table.open(command.slot, command.num_cached_tokens, command.request, command.ask.second_at)
         seat(command.slot + stage.first_slot, command.request)
         if self._last_stage is not None:
             self._last_stage.open(command)

@@ -27,9 +27,12 @@ class SlotTable:
         self._first_slot = first_slot
         self._first_block_id = first_block_id
         self._requests = [0] * max_slots
+        self._seconds_at = np.zeros(max_slots, np.int64)
 
-    def open(self, slot: int, num_cached_tokens: int = 0, request: int = 0) -> None:
-        """A sequence takes the slot; its first tokens may be in blocks that come with its first row."""
+    def open(self, slot: int, num_cached_tokens: int = 0, request: int = 0, second_at: int = 0) -> None:
+        """A sequence takes the slot; its first tokens may be in blocks that come with its first row. In a pair of texts
+        the second one begins at `second_at`."""
+        self._seconds_at[slot] = second_at
         self.lengths[slot] = num_cached_tokens
         self._requests[slot] = request
         self._tables[slot] = self._first_block_id
@@ -53,6 +56,7 @@ class SlotTable:
         offsets = np.zeros(len(rows) + 1, np.int32)
         np.cumsum(num_tokens, out=offsets[1:])
         within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], num_tokens)
+        positions = np.repeat(starts, num_tokens).astype(np.int64) + within
         return StepBatch(
             slots=slots + np.int32(self._first_slot),
             starts=starts,
@@ -60,11 +64,21 @@ class SlotTable:
             num_sampled=np.array([row.num_scored + row.num_sampled for row in rows], np.int32),
             offsets=offsets,
             block_tables=self._tables[slots, : int(self._num_blocks[slots].max())],
-            positions=np.repeat(starts, num_tokens).astype(np.int64) + within,
+            positions=positions,
             token_ids=np.array(step.ids, np.int64) if step.ids else None,
             hidden=step.hidden,
             num_pooled=_num_pooled(step),
+            token_types=self._token_types(slots, num_tokens, positions),
         )
+
+    def _token_types(self, slots: _Ints, num_tokens: _Ints, positions: npt.NDArray[np.int64]) -> _Ints | None:
+        """As `StepBatch` has it: most steps have no pairs."""
+        seconds_at = self._seconds_at[slots]
+        if not seconds_at.any():
+            return None
+
+        firsts = np.repeat(np.where(seconds_at, seconds_at, np.iinfo(np.int64).max), num_tokens)
+        return (positions >= firsts).astype(np.int32)
 
     def _check(self, slots: _Ints, starts: _Ints, is_rewound: npt.NDArray[np.bool_]) -> None:
         """Each row begins where its slot is, or before that if it is rewound."""

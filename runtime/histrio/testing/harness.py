@@ -260,6 +260,7 @@ def _served(model: Path, fields: FieldTable, options: HarnessOptions) -> ServedM
         eos_ids=config.eos_ids,
         default_sampling=config.default_sampling,
         sampling_fields=fields.known_fields,
+        kind=config.kind,
         vectors=config.vectors,
     )
 

@@ -26,9 +26,18 @@ class _Sum:
     """What has come of one prompt."""
 
     num_prompt_tokens: int
+    is_of_first: bool
+    """Only the state of the first token counts."""
     total: npt.NDArray[np.float64] | float = 0.0
     """[hidden]; 0 before the first chunk."""
     num_states: int = 0
+
+    def add(self, states: npt.NDArray[np.float32]) -> None:
+        """[positions, hidden] of the next chunk."""
+        if self.is_of_first:
+            states = states[: 1 - self.num_states]
+        self.total = self.total + states.sum(axis=0, dtype=np.float64)
+        self.num_states += len(states)
 
 
 class Pooler:
@@ -41,7 +50,7 @@ class Pooler:
         """A sequence takes a slot."""
         self.close(command.slot)
         if command.ask.pooling is not None:
-            self._sums[command.slot] = _Sum(len(command.ids))
+            self._sums[command.slot] = _Sum(len(command.ids), command.ask.pooling == "cls")
 
     def close(self, slot: int) -> None:
         """The slot is free. Closing a free slot does nothing."""
@@ -61,8 +70,7 @@ class Pooler:
         for row in pooled:
             first, at = at, at + row.num_pooled
             own = self._sums[row.slot]
-            own.total = own.total + values[first:at].sum(axis=0, dtype=np.float64)
-            own.num_states += row.num_pooled
+            own.add(values[first:at])
             if row.start + row.num_tokens == own.num_prompt_tokens:
                 found[row.slot] = _vector(own)
         return found

@@ -1,0 +1,68 @@
+"""Which encoders this backend runs, told from config.json alone.
+
+An encoder is run by transformers' own code, whole and with its texts padded, so that nothing of it has to be known but
+that padding changes no result. The tests hold that for each type that stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from histrio.config.model_kind import model_kind, num_labels
+
+__all__ = ["ENCODERS", "classifier_refusal", "encoder_refusal", "gives_scores", "is_encoder"]
+
+ENCODERS = (
+    "albert",
+    "bert",
+    "camembert",
+    "deberta-v2",
+    "distilbert",
+    "electra",
+    "modernbert",
+    "mpnet",
+    "nomic_bert",
+    "roberta",
+    "xlm-roberta",
+)
+"""By `model_type`."""
+
+
+def is_encoder(config: Mapping[str, Any]) -> bool:
+    """Whether the model's tokens attend to those behind them, so that texts are computed whole."""
+    return config.get("model_type") in ENCODERS and model_kind(_architecture(config)) != "generate"
+
+
+def encoder_refusal(config: Mapping[str, Any]) -> str | None:
+    """Why this encoder does not run; None where it does."""
+    if "n_embd" in config:
+        return "its config.json is that of its remote code, which is never run; use one that transformers has saved"
+
+    if config.get("is_decoder"):
+        return "it is set to look back only (is_decoder in config.json)"
+
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return f"its positions are {config['position_embedding_type']}, which transformers does not compute any more"
+
+    if "quantization_config" in config:
+        return "its weights are quantized; use a bfloat16, float16 or float32 checkpoint"
+
+    return classifier_refusal(config)
+
+
+def classifier_refusal(config: Mapping[str, Any]) -> str | None:
+    """Why the head of a model that scores is not served; None where it is, or there is none."""
+    if not gives_scores(config) or num_labels(config) == 1:
+        return None
+
+    return f"its head gives {num_labels(config)} numbers (id2label in config.json), and a score is one"
+
+
+def gives_scores(config: Mapping[str, Any]) -> bool:
+    """Whether the model has a head that classifies."""
+    return model_kind(_architecture(config)) == "score"
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    return str((config.get("architectures") or [""])[0])
