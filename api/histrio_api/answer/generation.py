@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from secrets import token_hex
 from typing import NamedTuple
-from uuid import uuid4
 
 import anyio
 
@@ -183,7 +183,7 @@ def _counts(usage: Usage) -> Counts:
 def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generation:
     """Submit every prompt: all or none. Raises `RequestError`, `Overloaded`, `EngineError`."""
     received = prepared.received
-    generation = Generation(edge, f"{id_prefix}{uuid4().hex}", received.arrived_s, received.key)
+    generation = Generation(edge, f"{id_prefix}{token_hex(16)}", received.arrived_s, received.key)
     ordered = submissions(edge, prepared, generation.id)
     with generation.closed_on_error():
         generation.reserve(edge.keys.limits_of(received.key), _num_expected_tokens(prepared, ordered))

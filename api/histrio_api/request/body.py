@@ -9,6 +9,7 @@ from typing import Any
 from litestar import Request
 
 from histrio_api.errors import BodyTooLarge, ClientLeft
+from histrio_api.request.headers import header_of
 from histrio_api.shared.body_room import BodyRoom
 
 __all__ = ["FREE_BYTES", "received_body"]
@@ -50,5 +51,5 @@ async def received_body(request: Request[Any, Any, Any], room: BodyRoom, max_bod
 
 
 def _announced_bytes(request: Request[Any, Any, Any]) -> int:
-    said = request.headers.get("content-length", "0")
-    return int(said) if said.isdecimal() else 0
+    said = header_of(request.scope, b"content-length")
+    return int(said) if said.isdigit() else 0

@@ -47,8 +47,9 @@ def decode_object(
 
     fields = {name: bytes(raw) for name, raw in given.items()}
     read = {name: raw for name, raw in fields.items() if name not in labels or not _is_full(raw)}
-    _require_few(_PARTS, "lists, objects and names in objects", read.values(), max_parts)
-    _require_few(_VALUES, "values", read.values(), max_values)
+    if len(body) > min(max_parts, max_values):  # each of them takes a byte
+        _require_few(_PARTS, "lists, objects and names in objects", read.values(), max_parts)
+        _require_few(_VALUES, "values", read.values(), max_values)
     return given | {name: _decode(raw) for name, raw in read.items()}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 from litestar.connection import ASGIConnection
-from litestar.datastructures import Headers
 from litestar.handlers import BaseRouteHandler
 from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
 
@@ -13,6 +12,7 @@ from histrio.errors import RequestError
 from histrio_api.errors import InvalidKey
 from histrio_api.keys.limits import KeyLimits
 from histrio_api.keys.ring import note_sender
+from histrio_api.request.headers import header_of
 from histrio_api.shared.edge import Edge
 from histrio_api.shared.settings import is_loopback
 
@@ -61,7 +61,7 @@ def require_key(scope: HTTPScope) -> None:
         _require_local(handler, edge)
         return
 
-    limits = _sent_key(Headers.from_scope(scope), edge)
+    limits = _sent_key(scope, edge)
     if limits is None:
         raise InvalidKey("the API key is wrong")
     note_sender(scope, limits)
@@ -76,7 +76,7 @@ def is_known(connection: Connection) -> bool:
     if not edge.keys.asks or edge.settings.open_metrics:
         return True
     try:
-        return _sent_key(connection.headers, edge) is not None
+        return _sent_key(connection.scope, edge) is not None
     except InvalidKey:
         return False
 
@@ -110,17 +110,17 @@ def _require_right(handler: BaseRouteHandler, edge: Edge, limits: KeyLimits) -> 
             limits.require_model(edge.gateway.model.id)
 
 
-def _sent_key(headers: Headers, edge: Edge) -> KeyLimits | None:
+def _sent_key(scope: Scope, edge: Edge) -> KeyLimits | None:
     """None for a wrong one. Raises `InvalidKey` if there is none."""
-    sent = _key_of(headers)
+    sent = _key_of(scope)
     if not sent:
         raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`")
     return edge.keys.find(sent)
 
 
-def _key_of(headers: Headers) -> bytes:
+def _key_of(scope: Scope) -> bytes:
     """The bytes as they came: of a bearer, as OpenAI's clients send it, or else of `x-api-key`, as Anthropic's do."""
-    scheme, _, given = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not given.strip():
-        given = headers.get("x-api-key", "")
-    return given.strip().encode("latin-1")
+    scheme, _, given = header_of(scope, b"authorization").partition(b" ")
+    if scheme.lower() != b"bearer" or not given.strip():
+        given = header_of(scope, b"x-api-key")
+    return given.strip()

@@ -11,12 +11,15 @@ from litestar.response.base import ASGIResponse
 
 from histrio_api.keys.ring import sender_of
 from histrio_api.request.body import received_body
+from histrio_api.request.headers import header_of
 from histrio_api.request.ignored import STRICT_HEADER
 from histrio_api.shared.edge import Edge
 
 __all__ = ["HttpRequest", "edge_of", "is_strict", "json_response", "may_see_model", "request_body"]
 
 HttpRequest = Request[Any, Any, Any]
+
+_STRICT = STRICT_HEADER.encode()
 
 
 def edge_of(request: HttpRequest) -> Edge:
@@ -27,7 +30,7 @@ def edge_of(request: HttpRequest) -> Edge:
 
 def is_strict(request: HttpRequest) -> bool:
     """Whether fields that would be ignored are refused."""
-    return edge_of(request).settings.strict or request.headers.get(STRICT_HEADER, "").lower() == "true"
+    return edge_of(request).settings.strict or header_of(request.scope, _STRICT).lower() == b"true"
 
 
 def may_see_model(request: HttpRequest) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import msgspec
 from litestar.response.base import ASGIResponse
@@ -47,7 +47,7 @@ async def respond_with_vectors(
 
         asked, texts, ignored = await edge.run_text(prepare, len(body))
 
-    texts.id = f"{id_prefix}{uuid4().hex}"
+    texts.id = f"{id_prefix}{token_hex(16)}"
     texts.reading_s = time.perf_counter() - arrival.at_s
     vectors: list[Vector] = []
 

@@ -8,6 +8,7 @@ effect; then `Origin` says whose they are, and they cannot have the content type
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ __all__ = ["Gate"]
 
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _WEB_SCHEMES = ("http", "https")
+_NUM_KNOWN_HOSTS = 64
+"""Clients say the same name with every request."""
 
 
 class ForeignHost(RequestError):
@@ -103,6 +106,7 @@ class Gate:
         return place.lower() in (each.lower() for each in hosts) or host == "localhost" or _is_local(host)
 
 
+@lru_cache(_NUM_KNOWN_HOSTS)
 def _host_of(authority: str) -> str:
     """Name or address of `name:port`, `[address]:port` or `name`, in lower case; "." for what is none."""
     try:

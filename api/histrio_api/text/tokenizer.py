@@ -27,6 +27,8 @@ NUM_CONTEXT_TOKENS = 8
 
 
 _NUM_KEPT_SPELLINGS = 2**15
+_NUM_KEPT_MARKS = 256
+"""Of the forms in which models write what is not text."""
 _PIECE_CHARS = 2**16
 _USUAL_TOKEN_CHARS = 8
 """Texts with at most so many characters for each token that is allowed are encoded without another look."""
@@ -58,6 +60,8 @@ class Tokenizer:
         self._bytes_of = TokenBytes(tokenizer)
         self.spell = lru_cache(_NUM_KEPT_SPELLINGS)(self._spell)
         """Text and bytes of one id: what it adds to a text, not how the vocabulary writes it."""
+        self.hides = lru_cache(_NUM_KEPT_MARKS)(self._hides)
+        """Whether decoding without special tokens loses a text."""
 
     @classmethod
     def load(cls, folder: str | Path, bos_id: int | None = None) -> Tokenizer:
@@ -216,8 +220,7 @@ class Tokenizer:
         token = self._bytes_of(token_id)
         return shown_bytes(token), list(token)
 
-    def hides(self, text: str) -> bool:
-        """Whether decoding without special tokens loses `text`."""
+    def _hides(self, text: str) -> bool:
         return text not in self.decode(self.encode(text, add_special=False))
 
     def begins_with_own(self, text: str) -> bool:
