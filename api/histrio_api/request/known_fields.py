@@ -103,6 +103,8 @@ _HONOURED = (
         logit_bias=({}, []),
         min_p=(0,),
         min_tokens=(0,),
+        occurrence_last_n=(),
+        repeat_last_n=(-1,),
         mirostat=(0,),
         mirostat_eta=(0.1,),
         mirostat_tau=(5,),
@@ -121,6 +123,7 @@ _HONOURED = (
 _ALIASES = (
     _each("n_predict num_predict", KnownField("alias", "max_tokens"))
     | _each("repeat_penalty", KnownField("alias", "repetition_penalty"))
+    | _each("repetition_context_size", KnownField("alias", "repeat_last_n"))
     | _each("no_stop_trim", KnownField("alias", "include_stop_str_in_output"))
     | _each("add_special", KnownField("alias", "add_special_tokens"))
     | _each(
@@ -294,8 +297,7 @@ _REFUSED = (
     | _each("logits_processors custom_logit_processor samplers", _refused("samplers have an order of their own", []))
     | _each("top_a dynatemp_range", _refused("no such sampler", 0))
     | _each("tfs_z dynatemp_exponent", _refused("no such sampler", 1))
-    | _each("adaptive_target repeat_last_n", _refused("no such sampler, or no such window", -1))
-    | _each("repetition_context_size", _refused("penalties look at all tokens"))
+    | _each("adaptive_target", _refused("no such sampler", -1))
     | _each("n_indent t_max_predict_ms", _refused("answers end by tokens and texts alone", 0))
     | _each("grammar_lazy", _refused("grammars bind from the beginning", False))
     | _each("grammar_triggers preserved_tokens", _refused("give a structural_tag", []))

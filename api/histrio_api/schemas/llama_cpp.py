@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from histrio.errors import RequestError
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.local_options import without_idle_options
+from histrio_api.schemas.local_options import local_options
 from histrio_api.schemas.strict import NumTopLogprobs, Strict, TokenId
 
 __all__ = ["ExtraFile", "InfillRequest", "LlamaPrompt", "LlamaRequest"]
@@ -34,7 +34,7 @@ class LlamaFields(GenerationRequest, frozen=True, kw_only=True):
     @classmethod
     def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Raises `RequestError`."""
-        given = without_idle_options(fields)
+        given = local_options(fields)
         if isinstance(given.get("logit_bias"), list):
             given["logit_bias"] = dict(map(_bias, given["logit_bias"]))
         return given

@@ -9,7 +9,7 @@ import msgspec
 from histrio.errors import RequestError
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.local_options import without_idle_options
+from histrio_api.schemas.local_options import local_options
 from histrio_api.schemas.strict import NumTopLogprobs, Strict
 
 __all__ = ["ModelDetails", "ModelName", "OllamaChatRequest", "OllamaGenerateRequest", "own_names", "without_tag"]
@@ -106,7 +106,7 @@ def own_names(fields: dict[str, Any]) -> dict[str, Any]:
         if given.get("response_format") is not None:
             raise RequestError("format: response_format asks for a form already; give one", param="format")
         given["response_format"] = _response_format(form)
-    return without_idle_options(given)
+    return local_options(given)
 
 
 def _response_format(form: Any) -> dict[str, Any]:

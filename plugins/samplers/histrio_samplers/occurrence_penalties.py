@@ -1,6 +1,7 @@
 """Presence and frequency penalty: tokens of the output become less likely, once and for each time they occurred.
 
-As OpenAI's API defines them: logit − presence_penalty − frequency_penalty × count. The prompt does not count.
+As OpenAI's API defines them: logit − presence_penalty − frequency_penalty × count. The prompt does not count, unless a
+window is given: llama.cpp and Ollama count the last tokens of prompt and output.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.sampler import LogitsRows, Opening, Slots
 from histrio_samplers.edits import padded
-from histrio_samplers.token_counts import TokenCounts, counts_of
+from histrio_samplers.token_counts import TokenCounts, Window, counts_of
 
 __all__ = ["OccurrencePenalties", "OccurrencePenaltiesParams"]
 
@@ -22,10 +23,12 @@ _Penalty = Annotated[float, msgspec.Meta(ge=-2, le=2)]
 
 
 class OccurrencePenaltiesParams(msgspec.Struct, frozen=True):
-    """The fields `presence_penalty` and `frequency_penalty`; 0 does nothing, less encourages repetition."""
+    """A `presence_penalty` or `frequency_penalty` of 0 does nothing, less encourages repetition. With
+    `occurrence_last_n` they count so many of the last tokens, those of the prompt too; all with -1, none with 0."""
 
     presence_penalty: _Penalty = 0.0
     frequency_penalty: _Penalty = 0.0
+    occurrence_last_n: Window | None = None
 
 
 class OccurrencePenalties:
@@ -46,10 +49,14 @@ class OccurrencePenalties:
         self._presence[slot] = params.presence_penalty
         self._frequency[slot] = params.frequency_penalty
         self._counts.pop(slot, None)
-        if params == OccurrencePenaltiesParams():
+        window = params.occurrence_last_n
+        if params.presence_penalty == params.frequency_penalty == 0 or window == 0:
             return False
 
-        self._counts[slot] = TokenCounts(opening.ids[opening.num_prompt_tokens :])
+        if window is None:
+            self._counts[slot] = TokenCounts(opening.ids[opening.num_prompt_tokens :])
+        else:
+            self._counts[slot] = TokenCounts(opening.ids, window)
         return True
 
     def observe(self, slots: Slots, ids: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:

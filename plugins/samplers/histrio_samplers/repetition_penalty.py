@@ -1,6 +1,7 @@
 """Repetition penalty: tokens that stand in the prompt or in the output already become less likely.
 
-Keskar et al. 2019, "CTRL": a positive logit is divided by the penalty, a negative one multiplied with it.
+Keskar et al. 2019, "CTRL": a positive logit is divided by the penalty, a negative one multiplied with it. llama.cpp and
+Ollama look at the last tokens alone, which is their `repeat_last_n`.
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import numpy.typing as npt
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.contracts.sampler import LogitsRows, Opening, Slots
 from histrio_samplers.edits import padded
-from histrio_samplers.token_counts import TokenCounts, counts_of
+from histrio_samplers.token_counts import TokenCounts, Window, counts_of
 
 __all__ = ["RepetitionPenalty", "RepetitionPenaltyParams"]
 
 
 class RepetitionPenaltyParams(msgspec.Struct, frozen=True):
-    """The field `repetition_penalty`; 1 does nothing, less than 1 encourages repetition."""
+    """A `repetition_penalty` of 1 does nothing, less encourages repetition. It looks at the last `repeat_last_n` tokens
+    of prompt and output, at all with -1, and at none with 0."""
 
     repetition_penalty: Annotated[float, msgspec.Meta(ge=0.01, le=100)] = 1.0
+    repeat_last_n: Window = -1
 
 
 class RepetitionPenalty:
@@ -41,10 +44,10 @@ class RepetitionPenalty:
         assert isinstance(params, RepetitionPenaltyParams)
         self._penalties[slot] = params.repetition_penalty
         self._counts.pop(slot, None)
-        if params.repetition_penalty == 1:
+        if params.repetition_penalty == 1 or params.repeat_last_n == 0:
             return False
 
-        self._counts[slot] = TokenCounts(opening.ids)
+        self._counts[slot] = TokenCounts(opening.ids, params.repeat_last_n)
         return True
 
     def observe(self, slots: Slots, ids: npt.NDArray[Any], probabilities: npt.NDArray[np.float32]) -> None:
