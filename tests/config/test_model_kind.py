@@ -49,6 +49,28 @@ def test_what_a_kind_does_not_do_is_refused_with_what_it_does(kind: ModelKind, t
 
 
 @pytest.mark.parametrize(
+    ("architecture", "files", "expected"),
+    [
+        ("BertModel", {}, 512),
+        ("BertModel", {"tokenizer_config.json": {"model_max_length": 384}}, 384),
+        ("BertModel", {"tokenizer_config.json": {"model_max_length": 10**30}}, 512),
+        ("BertModel", {"sentence_bert_config.json": {"max_seq_length": 256}}, 256),
+        ("BertModel", {"sentence_bert_config.json": {"max_seq_length": 1000}}, 512),
+        ("BertModel", {"sentence_bert_config.json": {"max_seq_length": None}}, 512),
+        ("BertForCausalLM", {"sentence_bert_config.json": {"max_seq_length": 256}}, 512),
+    ],
+)
+def test_texts_are_as_long_as_sentence_transformers_takes_them(
+    tmp_path: Path, architecture: str, files: dict[str, Any], expected: int
+) -> None:
+    config = {"architectures": [architecture], "num_hidden_layers": 2, "vocab_size": 9, "max_position_embeddings": 512}
+    for name, content in {"config.json": config, **files}.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    found = read_model_config(tmp_path)
+    assert (found.usual_positions, found.max_positions) == (expected, 512)
+
+
+@pytest.mark.parametrize(
     ("model_type", "expected"), [("roberta", 512), ("xlm-roberta", 512), ("mpnet", 512), ("bert", 514)]
 )
 def test_positions_behind_the_padding_are_not_counted(tmp_path: Path, model_type: str, expected: int) -> None:

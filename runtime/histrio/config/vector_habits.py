@@ -2,7 +2,7 @@
 
 `modules.json` names the steps behind the model, each with a folder of its own. Where there is no such file, the vector
 of a model that generates is the hidden state of the last token, as most decoders that were trained for vectors have it,
-and that of another model the mean; of length 1 both. What a classifier's number becomes stands in config.json.
+and that of another model the mean; of length 1 both. What a classifier's number becomes stands beside it, too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ _POOLINGS: dict[str, Pooling] = {"mean": "mean", "lasttoken": "last", "cls": "cl
 _FLAG = "pooling_mode_"
 _FLAG_SUFFIX = "_token"
 _MOST_WIDTH = 2**24
+_ITS_CONFIG = "config_sentence_transformers.json"
+_FUNCTION = "activation_fn"
 
 
 class VectorHabits(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +44,7 @@ class VectorHabits(msgspec.Struct, frozen=True, kw_only=True):
 def read_vector_habits(folder: Path, config: dict[str, Any], kind: ModelKind = "generate") -> VectorHabits:
     """Read the files beside `config`, the folder's config.json. Raises `ModelError` for what is malformed."""
     if kind == "score":
-        return _score_habits(config)
+        return _score_habits(folder, config)
 
     pooling: Pooling = "last" if kind == "generate" else "mean"
     habits = VectorHabits(pooling=pooling, widths=_widths(folder / "config.json", config))
@@ -63,23 +65,26 @@ def read_vector_habits(folder: Path, config: dict[str, Any], kind: ModelKind = "
     return msgspec.structs.replace(habits, pooling=pooling, normalizes="Normalize" in kinds, refusal=refusal)
 
 
-def _score_habits(config: dict[str, Any]) -> VectorHabits:
-    """The keys are those that sentence-transformers writes, a newer one and an older one."""
+def _score_habits(folder: Path, config: dict[str, Any]) -> VectorHabits:
+    """The keys are those that sentence-transformers writes: its newest, and two older ones in config.json."""
     count = num_labels(config)
     if count != 1:
         return VectorHabits(refusal=f"the model gives each text {count} numbers, and a score is one")
 
-    named = config.get("sbert_ce_default_activation_function")
-    newer = config.get("sentence_transformers")
-    if isinstance(newer, dict) and newer.get("activation_fn") is not None:
-        named = newer["activation_fn"]
-    match "Sigmoid" if named is None else str(named).rpartition(".")[2]:
+    older = config.get("sentence_transformers")
+    found = [
+        read_json_object(folder / _ITS_CONFIG, optional=True).get(_FUNCTION),
+        older.get(_FUNCTION) if isinstance(older, dict) else None,
+        config.get("sbert_ce_default_activation_function"),
+    ]
+    named = next((each for each in found if each is not None), "Sigmoid")
+    match str(named).rpartition(".")[2]:
         case "Sigmoid":
             return VectorHabits()
         case "Identity":
             return VectorHabits(squeezes=False)
         case _:
-            return VectorHabits(refusal="config.json names a function of scores that is not computed here")
+            return VectorHabits(refusal="the files name a function of scores that is not computed here")
 
 
 def _kind(file: Path, module: Any) -> str:
