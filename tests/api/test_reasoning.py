@@ -65,6 +65,37 @@ def test_it_does_not_matter_how_the_answer_is_cut(case: Any, cuts: list[int]) ->
     assert parse(reasoning, [text[start:end] for start, end in pairwise(bounds)]) == expected
 
 
+WRAPPED = [
+    ("command", "<|START_THINKING|>hm<|END_THINKING|><|START_RESPONSE|>a <b<|END_RESPONSE|>", "hm", "a <b"),
+    ("command", "<|START_RESPONSE|><|START_RESP", "", "<|START_RESP"),
+    ("command", "<|ST<|END_RESPONSE|>ART_RESPONSE|>", "", "<|START_RESPONSE|>"),
+    (
+        "kimi-k3",
+        "<|open|>think<|sep|>hm<|close|>think<|sep|><|open|>response<|sep|>Yes<|close|>response<|sep|><|open|>tools",
+        "hm",
+        "Yes<|open|>tools",
+    ),
+    ("apertus", "<|inner_prefix|>hm<|inner_suffix|>Yes", "hm", "Yes"),
+    ("hunyuan", "<think:opensource>hm</think:opensource>Yes", "hm", "Yes"),
+    ("minimax-m3", "<mm:think>\nhm</mm:think>\n\nYes", "hm", "Yes"),
+]
+"""Reasoning format, answer, and what of it is reasoning and what is said."""
+
+
+@pytest.mark.parametrize(("name", "answer", "reasoning", "said"), WRAPPED)
+def test_marks_around_what_is_said_are_left_out_however_it_is_cut(
+    name: str, answer: str, reasoning: str, said: str
+) -> None:
+    (chosen,) = [each for each in FORMATS if each.name == name]
+    cuts = [[answer], list(answer), *([answer[:at], answer[at:]] for at in range(1, len(answer)))]
+    for pieces in cuts:
+        parser = chosen.parser("maybe", False)
+        found = [*(parser.push(each) for each in pieces), parser.flush()]
+        assert ("".join(each for each, _ in found), "".join(each for _, each in found)) == (reasoning, said)
+    plain = MarkedReasoning("maybe")
+    assert plain.push(answer)[1] + plain.flush()[1] == answer, "a control: another format leaves all as it is"
+
+
 @pytest.mark.parametrize(
     ("source", "knows", "unasked"),
     [

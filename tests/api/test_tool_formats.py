@@ -127,6 +127,25 @@ WRITTEN = {
     "gemma": '<|turn>model\n<|tool_call>call:f{k:<|"|>v<|"|>}<tool_call|><turn|>',
     "function-gemma": "<start_function_call>call:f{k:<escape>v<escape>}<end_function_call>",
     "tool-code": '```tool_code\nf(k="v")\n```<end_of_turn>',
+    "seed": "<seed:bos>assistant\n<seed:tool_call>\n<function=f>\n<parameter=k>v</parameter>\n</function>\n"
+    "</seed:tool_call><seed:eos>",
+    "hunyuan": "<think:opensource></think:opensource><tool_calls:opensource>\n<tool_call:opensource>f"
+    "<tool_sep:opensource>\n<arg_key:opensource>k</arg_key:opensource>\n<arg_value:opensource>v"
+    "</arg_value:opensource>\n</tool_call:opensource>\n</tool_calls:opensource>",
+    "deepseek-v3.2": '</think>\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="k" '
+    'string="true">v</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜function_calls>',
+    "deepseek-v4": '</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name="f">\n<｜DSML｜parameter name="k" '
+    'string="true">v</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>',
+    "kimi-k3": '<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool="f" index="1"<|sep|><|open|>argument '
+    'key="k" type="string"<|sep|>v<|close|>argument<|sep|><|close|>call<|sep|><|close|>tools<|sep|>',
+    "nemotron": '<SPECIAL_11>Assistant\n<TOOLCALL>[{"name": "f", "arguments": {"k": "v"}}]</TOOLCALL>\n<SPECIAL_12>',
+    "apriel": '<|assistant|>\n\n<tool_calls>[{"name": "f", "arguments": {"k": "v"}, "id": "x1"}]</tool_calls>\n<|end|>',
+    "minimax-m1": 'ai name=assistant\n<tool_calls>\n{"name": "f", "arguments": {"k": "v"}}\n</tool_calls>',
+    "command": '<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "f", "parameters": {"k": "v"}}\n]'
+    "<|END_ACTION|>",
+    "apertus": '<|assistant_start|><|tools_prefix|>[{"f": {"k": "v"}}]<|tools_suffix|>[a result]',
+    "functionary": '<|end_header_id|>\n\n<function=f>{"k": "v"}</function><|eom_id|>',
+    "lfm": "<|im_start|>assistant\n<|tool_call_start|>[f(k='v')]<|tool_call_end|><|im_end|>",
     "harmony": '<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{"k": "v"}<|call|>',
 }
 

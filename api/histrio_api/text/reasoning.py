@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from enum import Enum, auto
 
+from histrio.contracts.reasoning_format import ReasoningParser
 from histrio.messages import Reasoning, ReasoningMarks
 from histrio_api.text.stops import Wanted
 
-__all__ = ["MarkedReasoning"]
+__all__ = ["MarkedReasoning", "Unwrapped"]
 
 _MARKS = ReasoningMarks()
 _MOST_BREAKS = 2
@@ -101,3 +104,32 @@ class MarkedReasoning:
     def _take_all(self) -> str:
         rest, self._buffer = self._buffer, ""
         return rest
+
+
+class Unwrapped:
+    """Leaves marks out of the answers that another parser has told from reasoning."""
+
+    __slots__ = ("_buffer", "_inner", "_marks", "_wrapping")
+
+    def __init__(self, inner: ReasoningParser, wrapping: Sequence[str]) -> None:
+        self._inner = inner
+        self._wrapping = Wanted(wrapping)
+        self._marks = re.compile("|".join(map(re.escape, wrapping)))
+        self._buffer = ""
+
+    def push(self, text: str) -> tuple[str, str]:
+        """What may begin a mark is held back."""
+        reasoning, answer = self._inner.push(text)
+        return reasoning, self._without_marks(answer, is_last=False)
+
+    def flush(self) -> tuple[str, str]:
+        """The text ended."""
+        reasoning, answer = self._inner.flush()
+        return reasoning, self._without_marks(answer, is_last=True)
+
+    def _without_marks(self, text: str, *, is_last: bool) -> str:
+        text = self._buffer + text
+        end = max((found.end() for found in self._marks.finditer(text)), default=0)
+        cut = len(text) if is_last else self._wrapping.partial_start(text, end)
+        self._buffer = text[cut:]
+        return self._marks.sub("", text[:cut])

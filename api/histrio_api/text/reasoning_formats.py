@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from histrio.contracts.reasoning_format import ReasoningFormat, ReasoningParser, WrittenAnswer
 from histrio.messages import Reasoning, ReasoningMarks
 from histrio_api.text.channels import ChannelParser
-from histrio_api.text.reasoning import MarkedReasoning
+from histrio_api.text.reasoning import MarkedReasoning, Unwrapped
 
 __all__ = ["FINAL_CHANNEL", "FORMATS"]
 
@@ -20,19 +20,22 @@ class _Marked:
 
     name: str
     marks: ReasoningMarks
+    wrapping: tuple[str, ...] = ()
+    """Marks around what is said; they are left out."""
 
     @property
     def hidden_marks(self) -> tuple[str, ...]:
-        """Both."""
-        return (self.marks.open, self.marks.close)
+        """All of them."""
+        return (self.marks.open, self.marks.close, *self.wrapping)
 
     def recognises(self, written: WrittenAnswer) -> bool:
-        """The template speaks of the mark that ends it."""
-        return self.marks.close in written.source
+        """The template speaks of the mark that ends it, or writes it."""
+        return self.marks.close in written.source or self.marks.close in written.text
 
     def parser(self, reasoning: Reasoning, has_tools: bool) -> ReasoningParser:
         """For one answer."""
-        return MarkedReasoning(reasoning, self.marks)
+        inner = MarkedReasoning(reasoning, self.marks)
+        return Unwrapped(inner, self.wrapping) if self.wrapping else inner
 
 
 class _Harmony:
@@ -55,6 +58,19 @@ FORMATS: tuple[ReasoningFormat, ...] = (
     _Harmony(),
     _Marked("gemma", ReasoningMarks("<|channel>thought\n", "<channel|>", "")),
     _Marked("mistral", ReasoningMarks("[THINK]", "[/THINK]", "")),
+    _Marked(
+        "command",
+        ReasoningMarks("<|START_THINKING|>", "<|END_THINKING|>", ""),
+        ("<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    ),
+    _Marked(
+        "kimi-k3",
+        ReasoningMarks("<|open|>think<|sep|>", "<|close|>think<|sep|>", ""),
+        ("<|open|>response<|sep|>", "<|close|>response<|sep|>", "<|close|>message<|sep|>", "<|end_of_msg|>"),
+    ),
+    _Marked("apertus", ReasoningMarks("<|inner_prefix|>", "<|inner_suffix|>", "")),
+    _Marked("hunyuan", ReasoningMarks("<think:opensource>", "</think:opensource>", "")),
+    _Marked("minimax-m3", ReasoningMarks("<mm:think>", "</mm:think>", "")),
     _Marked("seed", ReasoningMarks("<seed:think>", "</seed:think>", "")),
     _Marked("think", ReasoningMarks()),
 )

@@ -65,7 +65,7 @@ class GemmaCalls:
             msgspec.structs.replace(each, begin=f"{each.begin}{self.quote}", end=f"{self.quote}{each.end}")
             if each.schema is None and each.name_end is None
             else each
-            for each in parameters_of(schema, lambda key: (f"{key}:", ""), self.quote)
+            for each in parameters_of(schema, lambda key, types: (f"{key}:", ""), self.quote)
         ]
         return TagStructure(f"{self.begin}{_CALL}{name}{{", {}, f"}}{self.end}", parameters=parameters, separator=",")
 

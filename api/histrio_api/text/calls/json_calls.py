@@ -19,7 +19,7 @@ from histrio_api.text.stops import Wanted
 
 __all__ = ["JsonCalls", "read_objects"]
 
-_NAME, _ARGUMENTS = ("name",), ("arguments", "parameters")
+_NAME, _ARGUMENTS = ("name", "tool_name"), ("arguments", "parameters")
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,16 @@ class JsonCalls:
     closing: str
     """What it writes behind it."""
     examples: tuple[FormatExample, ...] = ()
+    name_key: str = "name"
     arguments_key: str = "arguments"
+    lead: str = ""
+    """What a grammar writes in the object before the name."""
     joint: str = ""
-    """Between two calls that share their marks, without being a list."""
+    """Between two calls that share their marks, without being a list. A line break stands for any blanks."""
     is_marked: bool = True
     """False: what begins a call may begin other JSON. Only the names of the request's tools make it a call then."""
+    needed: tuple[str, ...] = ()
+    """A chat template of this format writes these around a call."""
     source_marks: tuple[str, ...] = ()
     """A chat template that writes no earlier calls is this format's if it contains all of these …"""
     foreign_marks: tuple[str, ...] = ()
@@ -56,7 +61,8 @@ class JsonCalls:
 
     def recognises(self, written: WrittenCall) -> bool:
         """The template's own call is read as one, under this format's key."""
-        return recognised(self, written, (f'"{self.arguments_key}"', self.end), self.source_marks, self.foreign_marks)
+        needed = (f'"{self.name_key}"', f'"{self.arguments_key}"', self.end, *self.needed)
+        return recognised(self, written, needed, self.source_marks, self.foreign_marks)
 
     def parser(self, schemas: Schemas) -> CallParser:
         """For one answer."""
@@ -64,7 +70,8 @@ class JsonCalls:
 
     def structure(self, name: str, schema: Mapping[str, Any]) -> TagStructure:
         """An object whose name is fixed."""
-        begin = f'{self.opening}{{"name": {msgspec.json.encode(name).decode()}, "{self.arguments_key}": '
+        spelled = msgspec.json.encode(name).decode()
+        begin = f'{self.opening}{{{self.lead}"{self.name_key}": {spelled}, "{self.arguments_key}": '
         return TagStructure(begin, dict(schema), f"}}{self.closing}")
 
     def call_id(self, name: str, position: int) -> str:
@@ -107,13 +114,22 @@ def read_objects(scanner: Scanner, ends: Wanted, names: Schemas | None = None, j
     """Calls with `joint` between them; false if there is none. What follows the last one stays unread."""
     if not (yield from read_object(scanner, ends, names)):
         return False
-    while joint and (yield from scanner.end(joint)):
+    while joint and (yield from _goes_on(scanner, joint)):
         yield from scanner.blanks()
         scanner.begin_trial(0)
         if not (yield from read_object(scanner, ends, names)):
             scanner.give_up(0)
             break
     return True
+
+
+def _goes_on(scanner: Scanner, joint: str) -> Reading[bool]:
+    """Whether another call follows."""
+    if not joint.isspace():
+        return bool((yield from scanner.end(joint)))
+    found = yield from scanner.end("{")
+    scanner.at -= len(found)
+    return bool(found)
 
 
 def read_object(scanner: Scanner, ends: Wanted, names: Schemas | None = None) -> Reading[bool]:

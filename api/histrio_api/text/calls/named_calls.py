@@ -43,6 +43,8 @@ class NamedCalls:
     """What a grammar writes instead of the first of `ends`."""
     separator: str = ""
     """What a grammar writes between calls."""
+    is_section_only: bool = False
+    """Calls stand within a section only, with `separator` between them."""
     is_numbered: bool = False
     """The model writes `functions.NAME:POSITION`, which is also the call's id."""
     id_mark: str = ""
@@ -74,7 +76,7 @@ class NamedCalls:
 
     def recognises(self, written: WrittenCall) -> bool:
         """The template's own call is read as one."""
-        return recognised(self, written, (self.begins[0],), self.source_marks)
+        return recognised(self, written, (self.section, self.begins[0]), self.source_marks)
 
     def parser(self, schemas: Schemas) -> CallParser:
         """For one answer; it takes any name."""
@@ -95,11 +97,11 @@ class NamedCalls:
 
     @cached_property
     def _firsts(self) -> Wanted:
-        return Wanted([each for each in (self.section, *self.begins) if each])
+        return Wanted([each for each in (self.section, *(() if self.is_section_only else self.begins)) if each])
 
     @cached_property
     def _ends(self) -> Wanted:
-        nexts = (*self.ends, *self.begins, self.section_end)
+        nexts = (self.section_end,) if self.is_section_only else (*self.ends, *self.begins, self.section_end)
         return Wanted(list(dict.fromkeys(each.strip() for each in nexts if each.strip("` \n"))))
 
     def _read(self, scanner: Scanner) -> Reading[None]:
@@ -114,6 +116,8 @@ class NamedCalls:
                         scanner.give_up(len(begin) if num_calls else len(mark))
                         break
                     num_calls += 1
+                    if self.is_section_only:
+                        yield from scanner.end(self.separator.strip())
                 else:
                     scanner.give_up(len(mark))
                 if num_calls:

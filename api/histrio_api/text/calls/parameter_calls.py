@@ -7,8 +7,8 @@ known what it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -28,6 +28,8 @@ from histrio_api.text.stops import Wanted
 __all__ = ["ParameterCalls"]
 
 _KEY = re.compile(r'[^<>"\n]*')
+_POSITION = re.compile("[0-9]*")
+_MAX_DIGITS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,9 +43,13 @@ class ParameterCalls:
     """Before a tool's name; empty where the name follows `section`, so that a section has one call."""
     open: str
     """Behind a tool's name; empty where the first argument, or the end of the section, follows."""
+    index_end: str = ""
+    """Given: behind `open` comes the position of the call among all, counted from 1, and then this."""
     key: str
     key_ends: tuple[str, ...]
     """Between an argument's name and its value; the first is what a grammar writes."""
+    typed_ends: Mapping[str, str] = field(default_factory=dict)
+    """Type of JSON → what stands instead of the first of `key_ends` before a value of it, where the model tells it."""
     value_end: str
     end: str
     """Behind the arguments of a call."""
@@ -51,6 +57,8 @@ class ParameterCalls:
     """What the model writes before and behind a value; it is no part of it."""
     gap: str = "\n"
     """What a grammar writes behind an argument, and behind a call."""
+    has_one_call: bool = False
+    """Each call has a section of its own, which can stand anywhere in a text."""
     source_marks: tuple[str, ...] = ()
     """A chat template that writes no earlier calls is this format's if it contains all of these."""
     examples: tuple[FormatExample, ...] = ()
@@ -58,7 +66,7 @@ class ParameterCalls:
     @property
     def marks(self) -> tuple[str, ...]:
         """All tags."""
-        tags = (self.section, self.section_end, self.begin, self.key, *self.key_ends, self.value_end, self.end)
+        tags = (self.section, self.section_end, self.begin, self.key, *self._key_ends, self.value_end, self.end)
         return tuple(dict.fromkeys(each.strip() for each in tags if len(each.strip()) > 2))
 
     @cached_property
@@ -70,14 +78,9 @@ class ParameterCalls:
             trigger=self.section, before=f"{self.section}{self.gap}", separator=self.gap, after=self.section_end
         )
 
-    @property
-    def has_one_call(self) -> bool:
-        """Whether each call has a section of its own."""
-        return self.section.startswith("<tool_call>")
-
     def recognises(self, written: WrittenCall) -> bool:
         """The template's own call is read as one."""
-        return recognised(self, written, (self.key,), self.source_marks)
+        return recognised(self, written, (self.section, self.key), self.source_marks)
 
     def parser(self, schemas: Schemas) -> CallParser:
         """For one answer."""
@@ -86,7 +89,8 @@ class ParameterCalls:
     def structure(self, name: str, schema: Mapping[str, Any]) -> TagStructure:
         """A call whose name is fixed, with an element for each argument."""
         check_name(name)
-        begin = f"{self.begin}{name}{self.open}{self.gap}"
+        opened = f"{self.open}1{self.index_end}" if self.index_end else self.open
+        begin = f"{self.begin}{name}{opened}{self.gap}"
         end = f"{self.end}{self.gap if self.end else ''}"
         if self.has_one_call:
             begin = f"{self.section}{self.gap if self.begin else ''}{begin}"
@@ -98,9 +102,15 @@ class ParameterCalls:
         """As OpenAI's."""
         return new_id()
 
-    def _element(self, key: str) -> tuple[str, str]:
+    def _element(self, key: str, types: Collection[str]) -> tuple[str, str]:
         """What stands before and behind the value of an argument."""
-        return f"{self.key}{key}{self.key_ends[0]}{self.pad}", f"{self.pad}{self.value_end}{self.gap}"
+        told = "string" if "string" in types else min(types, default="")
+        key_end = self.typed_ends.get(told, self.key_ends[0])
+        return f"{self.key}{key}{key_end}{self.pad}", f"{self.pad}{self.value_end}{self.gap}"
+
+    @cached_property
+    def _key_ends(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys([*self.typed_ends.values(), *self.key_ends]))
 
     @cached_property
     def _firsts(self) -> Wanted:
@@ -137,10 +147,13 @@ class ParameterCalls:
         num_arguments = 0
         while (yield from scanner.end(self.key)):
             key = (yield from scanner.word(_KEY, MAX_NAME_CHARS)).strip()
-            if not (yield from scanner.expect(*self.key_ends)):
+            key_end = yield from scanner.expect(*self._key_ends)
+            if not key_end:
                 break
             scanner.argue(f"{', ' if num_arguments else ''}{msgspec.json.encode(key).decode()}: ")
-            yield from self._value(scanner, property_schema(schemas.get(name), key), schemas.get(name))
+            told = frozenset(each for each, end in self.typed_ends.items() if end == key_end)
+            types = told or types_of(property_schema(schemas.get(name), key), schemas.get(name))
+            yield from self._value(scanner, types)
             num_arguments += 1
         scanner.argue("}")
         if self.end:
@@ -149,6 +162,11 @@ class ParameterCalls:
 
     def _opens(self, scanner: Scanner) -> Reading[bool]:
         """Whether it is a name, by what follows it."""
+        if self.index_end:
+            if not (yield from scanner.expect(self.open)):
+                return False
+            position = yield from scanner.word(_POSITION, _MAX_DIGITS)
+            return bool(position and (yield from scanner.expect(self.index_end)))
         if self.open:
             return bool((yield from scanner.expect(self.open)))
         yield from scanner.blanks()
@@ -156,10 +174,9 @@ class ParameterCalls:
         scanner.at -= len(found)
         return bool(found)
 
-    def _value(self, scanner: Scanner, schema: Any, root: Mapping[str, Any] | None) -> Reading[None]:
+    def _value(self, scanner: Scanner, types: frozenset[str]) -> Reading[None]:
         if self.pad:
             yield from scanner.expect(self.pad)
-        types = types_of(schema, root)
         if types == {"string"}:
             scanner.argue('"')
             yield from scanner.until(self._value_ends, lambda text: scanner.argue(escaped(text)))

@@ -6,7 +6,7 @@ is JSON after its own schema.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -17,8 +17,8 @@ from histrio_api.text.calls.typed_values import types_of
 
 __all__ = ["Element", "keyword_parameters", "parameters_of"]
 
-Element = Callable[[str], tuple[str, str]]
-"""What stands before and behind the value of an argument of this name."""
+Element = Callable[[str, Collection[str]], tuple[str, str]]
+"""What stands before and behind the value of an argument of this name, and of these types of JSON."""
 
 _OF_OBJECTS = frozenset(
     {"type", "properties", "required", "additionalProperties", "$defs", "definitions", "strict", "propertyNames"}
@@ -35,7 +35,7 @@ def parameters_of(schema: Mapping[str, Any], element: Element, stop: str) -> lis
     """
     properties, required = _properties(schema)
     if not properties and schema.get("additionalProperties") is not False:
-        begin, end = element(_ANY_KEY)
+        begin, end = element(_ANY_KEY, ("string",))
         first, _, name_end = begin.partition(_ANY_KEY)
         return [TagParameter(first, end, stop=stop, is_required=False, name_end=name_end)]
     return [_parameter(key, each, schema, (element, stop, key in required)) for key, each in properties.items()]
@@ -64,8 +64,8 @@ def _properties(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], frozenset
 
 def _parameter(key: str, schema: Any, root: Mapping[str, Any], how: tuple[Element, str, bool]) -> TagParameter:
     element, stop, is_required = how
-    begin, end = element(key)
     types = types_of(schema, root)
+    begin, end = element(key, types)
     if "string" not in types:
         return TagParameter(begin, end, schema=_alone(schema, root), is_required=is_required)
     if texts := _texts(schema):

@@ -43,6 +43,8 @@ class PythonicCalls:
     """Between calls."""
     trailer: str = ""
     """May come behind `end`."""
+    writes_trailer: bool = False
+    """A grammar writes it, too."""
     source_marks: tuple[str, ...] = ()
     """A chat template that writes no earlier calls is this format's if it contains all of these."""
     examples: tuple[FormatExample, ...] = ()
@@ -59,12 +61,13 @@ class PythonicCalls:
             trigger=self.begins[0] if self.is_marked else "",
             before=self.begins[0],
             separator=self.separator,
-            after=self.end,
+            after=self.end + (self.trailer if self.writes_trailer else ""),
         )
 
     def recognises(self, written: WrittenCall) -> bool:
         """The template's own call is read as one."""
-        return recognised(self, written, (f"{written.name}(",), self.source_marks)
+        needed = (self.begins[0] if self.is_marked else "", f"{written.name}(")
+        return recognised(self, written, needed, self.source_marks)
 
     def parser(self, schemas: Schemas) -> CallParser:
         """For one answer."""

@@ -54,6 +54,7 @@ FORMATS = (
         key_ends=("</arg_key>\n<arg_value>", "</arg_key><arg_value>"),
         value_end="</arg_value>",
         end="",
+        has_one_call=True,
         source_marks=("<arg_key>", "<arg_value>"),
         examples=_EXAMPLES,
     ),

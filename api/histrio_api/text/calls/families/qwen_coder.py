@@ -62,6 +62,7 @@ FORMATS = (
         value_end="</parameter>",
         end="</function>",
         pad="\n",
+        has_one_call=True,
         source_marks=("<tool_call>", "<function=", "<parameter="),
         examples=_EXAMPLES,
     ),

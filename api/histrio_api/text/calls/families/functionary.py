@@ -1,0 +1,44 @@
+"""Functionary 3.1: a name and JSON between `<function=` and `</function>`."""
+
+from __future__ import annotations
+
+from histrio.contracts.tool_format import FormatExample
+from histrio_api.text.calls.named_calls import NamedCalls
+
+__all__ = ["FORMATS"]
+
+_SUM, _HI, _BROKEN = '{"a": 1, "b": 2}', '{"text": "hi"}', '{"text": "5" x}'
+_SAID = '{"text": "\\"日本\\" </function> 🙂"}'
+
+
+def _call(name: str, arguments: str) -> str:
+    return f"<function={name}>{arguments}</function>"
+
+
+_EXAMPLES = (
+    FormatExample(about="one call", answer=_call("add", _SUM), calls=(("add", _SUM),)),
+    FormatExample(
+        about="parallel calls", answer=_call("add", _SUM) + _call("say", _HI), calls=(("add", _SUM), ("say", _HI))
+    ),
+    FormatExample(
+        about="text around",
+        answer=f"I add <now>. {_call('add', _SUM)}Done.",
+        text="I add <now>. Done.",
+        calls=(("add", _SUM),),
+    ),
+    FormatExample(about="unicode and quotes", answer=_call("say", _SAID), calls=(("say", _SAID),)),
+    FormatExample(
+        about="broken", answer=_call("say", _BROKEN) + _call("add", _SUM), calls=(("say", _BROKEN), ("add", _SUM))
+    ),
+    FormatExample(about="broken", answer="<function=>1</function>", text="<function=>1</function>"),
+)
+
+FORMATS = (
+    NamedCalls(
+        name="functionary",
+        begins=("<function=",),
+        middles=(">",),
+        ends=("</function>",),
+        examples=_EXAMPLES,
+    ),
+)
