@@ -6,6 +6,8 @@ PIP_ARGS ?=
 ARGS ?=
 SGLANG_VENV ?= $(VENV)-sglang
 SGLANG_TESTS ?= tests/sglang_backend tests/e2e/test_mixed_pipelines.py
+CLIENTS_VENV ?= $(VENV)-clients
+CLIENTS_ARGS ?=
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -13,10 +15,10 @@ BENCHMARKS := .benchmarks
 ALONE = $(shell grep -rlE --include='test_*.py' '^@pytest\.mark\.alone' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-sglang check format bench bench-once install
+.PHONY: help run test test-clients test-page test-sglang check format bench bench-once install
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PYTHON=python3.12      interpreter to make $(VENV) with (3.11 to 3.13)"
 	@echo "  PIP_ARGS='...'         more arguments of pip install, such as another index for torch (README)"
@@ -32,8 +34,16 @@ test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -m alone -o testpaths='$(ALONE)' $(ARGS) || test $$? -eq 5
 
 test-sglang: $(INSTALLED) ## run the tests that need SGLang, in an environment of its own (Linux; 1.6 GB)
-	$(BIN)/python tests/sglang_backend/build_env.py $(SGLANG_VENV)
+	$(BIN)/python -m tests.sglang_backend.build_env $(SGLANG_VENV)
 	HISTRIO_SGLANG_PYTHON=$(abspath $(SGLANG_VENV))/bin/python $(BIN)/python -m pytest $(SGLANG_TESTS) $(ARGS)
+
+test-clients: $(INSTALLED) ## have the clients of other projects visit a server, from an environment of their own
+	$(BIN)/python -m tests.clients.build_env $(CLIENTS_VENV) $(CLIENTS_ARGS)
+	HISTRIO_CLIENTS=$(abspath $(CLIENTS_VENV)) $(BIN)/python -m pytest tests/clients $(ARGS)
+
+test-page: $(INSTALLED) ## go through the page in a browser (Chromium, or the one that HISTRIO_BROWSER names)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[browser]' $(PIP_ARGS)
+	$(BIN)/python -m pytest tests/page $(ARGS)
 
 check: $(INSTALLED) ## lint, format, types, and whether all benchmarks can be collected
 	$(BIN)/ruff check .

@@ -1,14 +1,18 @@
-"""/health, /metrics, /version, /v1/models, /tokenize and /detokenize."""
+"""/health, /metrics, /version, /v1/models, /tokenize, /detokenize and /tokenizer_info."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
+import msgspec
 import pytest
 
 from histrio.errors import Overloaded
 from histrio_api.shared.metrics import EndpointMetrics, Histogram, exposition
+from histrio_api.testing import CHATML, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 
 if TYPE_CHECKING:
     from tests.api.conftest import Endpoint
@@ -116,6 +120,20 @@ def test_tokenize_counts_a_chat_as_the_endpoint_does(endpoint: Endpoint) -> None
     messages = [{"role": "user", "content": "Hello"}]
     tokens = endpoint.http.post("/tokenize", json={"model": "test/scripted", "messages": messages}).json()
     assert tokens["tokens"] == endpoint.gateway.submissions[0].ids
+
+
+def test_the_tokens_that_begin_and_end_a_text_are_those_that_the_tokenizer_declares(
+    endpoint: Endpoint, tmp_path: Path
+) -> None:
+    info = endpoint.http.get("/tokenizer_info").json()
+    assert (info["bos_token"], info["eos_token"], info["model_max_length"]) == ("<|bos|>", "<|im_end|>", 512)
+    assert info["chat_template"] == CHATML
+    write_tokenizer(tmp_path, None)
+    known = msgspec.structs.replace(served_model(tmp_path), bos_id=None, eos_ids=[1, 2])
+    with running_endpoint(ScriptedGateway(known, lambda submission, choice: saying([]))) as url:
+        undeclared = httpx.get(f"{url}/tokenizer_info").json()
+    assert (undeclared["bos_token"], undeclared["chat_template"]) == (None, None)
+    assert undeclared["eos_token"] == "<|im_start|>", "control: without a template the configuration's first"
 
 
 def test_detokenize_refuses_ids_outside_the_vocabulary(endpoint: Endpoint) -> None:

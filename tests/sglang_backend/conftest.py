@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "HISTRIO_SGLANG_PYTHON"
-REMEDY = f"set {VARIABLE} to the interpreter of an environment made by tests/sglang_backend/build_env.py"
+REMEDY = f"set {VARIABLE} to the interpreter of an environment that python -m tests.sglang_backend.build_env makes"
 
 
 @pytest.fixture(scope="session")

@@ -38,7 +38,7 @@ from histrio_api.routes.schema import schema
 from histrio_api.routes.scores import rerank, score
 from histrio_api.routes.state import health, liveness, load, metrics, version
 from histrio_api.routes.status import status
-from histrio_api.routes.tokenize import detokenize, tokenize
+from histrio_api.routes.tokenize import detokenize, tokenize, tokenizer_info
 from histrio_api.routes.usage import usage
 
 __all__ = ["ROUTES"]
@@ -92,6 +92,7 @@ ROUTES: list[HTTPRouteHandler] = [
     status,
     stats,
     tokenize,
+    tokenizer_info,
     usage,
     version,
 ]

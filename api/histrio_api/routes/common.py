@@ -15,7 +15,15 @@ from histrio_api.request.headers import header_of
 from histrio_api.request.ignored import STRICT_HEADER
 from histrio_api.shared.edge import Edge
 
-__all__ = ["HttpRequest", "edge_of", "is_strict", "json_response", "may_see_model", "request_body"]
+__all__ = [
+    "HttpRequest",
+    "edge_of",
+    "end_tokens",
+    "is_strict",
+    "json_response",
+    "may_see_model",
+    "request_body",
+]
 
 HttpRequest = Request[Any, Any, Any]
 
@@ -37,6 +45,15 @@ def may_see_model(request: HttpRequest) -> bool:
     """Whether the request's key may use the served model; without keys every request may."""
     edge = edge_of(request)
     return edge.keys.limits_of(sender_of(request.scope)).may_use(edge.gateway.model.id)
+
+
+def end_tokens(edge: Edge) -> tuple[str | None, str | None]:
+    """What begins a text and what ends one, as the tokenizer declares them, or else the model's configuration."""
+    model = edge.gateway.model
+    bos = None if model.bos_id is None else edge.tokenizer.token(model.bos_id)
+    eos = edge.tokenizer.token(model.eos_ids[0]) if model.eos_ids else None
+    declared = {} if edge.template is None else edge.template.special_tokens
+    return declared.get("bos_token", bos), declared.get("eos_token", eos)
 
 
 def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIResponse:

@@ -10,7 +10,7 @@ from litestar.response.base import ASGIResponse
 
 from histrio.errors import EngineError
 from histrio_api.forms.llama_cpp import INFILL, LLAMA_COMPLETION
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.common import HttpRequest, edge_of, end_tokens, json_response
 from histrio_api.routes.described import described_form
 from histrio_api.routes.respond import respond
 from histrio_api.shared.edge import Edge
@@ -37,14 +37,15 @@ async def llama_props(request: HttpRequest) -> ASGIResponse:
     """What the model is, and how many requests run side by side."""
     edge = edge_of(request)
     model, status = edge.gateway.model, edge.gateway.status
+    bos_token, eos_token = end_tokens(edge)
     content = {
         "default_generation_settings": {"n_ctx": model.max_sequence_length, "params": model.default_sampling},
         "total_slots": status.max_unfinished_requests,
         "model_alias": model.id,
         "model_path": model.id,
         "chat_template": "" if edge.template is None else edge.template.source,
-        "bos_token": "" if model.bos_id is None else edge.tokenizer.token(model.bos_id),
-        "eos_token": edge.tokenizer.token(model.eos_ids[0]) if model.eos_ids else "",
+        "bos_token": bos_token or "",
+        "eos_token": eos_token or "",
         "modalities": {"vision": False, "audio": False},
         "is_sleeping": False,
         "build_info": f"histrio-{installed_version('histrio')}",

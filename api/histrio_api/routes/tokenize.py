@@ -1,4 +1,4 @@
-"""POST /tokenize and /detokenize, as routers and test tools use them to count tokens."""
+"""POST /tokenize and /detokenize, as routers and test tools use them to count tokens, and GET /tokenizer_info."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import post
+from litestar import get, post
 from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
@@ -17,13 +17,13 @@ from histrio_api.request.json_body import decode_object
 from histrio_api.request.known_fields import UNREAD
 from histrio_api.request.prompts import counted_ids
 from histrio_api.request.rendering import render_messages
-from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
+from histrio_api.routes.common import HttpRequest, edge_of, end_tokens, is_strict, json_response, request_body
 from histrio_api.routes.described import described
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from histrio_api.shared.edge import Edge
 from histrio_api.text.literals import ChatText
 
-__all__ = ["detokenize", "tokenize"]
+__all__ = ["detokenize", "tokenize", "tokenizer_info"]
 
 R = TypeVar("R", TokenizeRequest, DetokenizeRequest)
 
@@ -38,6 +38,21 @@ async def tokenize(request: HttpRequest) -> ASGIResponse:
 async def detokenize(request: HttpRequest) -> ASGIResponse:
     """Text of ids, special tokens included."""
     return await _answer(request, _detokenized)
+
+
+@get("/tokenizer_info")
+async def tokenizer_info(request: HttpRequest) -> ASGIResponse:
+    """What lm-eval asks for before it leaves all encoding to the server; null for what the model has not."""
+    edge = edge_of(request)
+    bos_token, eos_token = end_tokens(edge)
+    content = {
+        "tokenizer_class": type(edge.tokenizer).__name__,
+        "bos_token": bos_token,
+        "eos_token": eos_token,
+        "chat_template": None if edge.template is None else edge.template.source,
+        "model_max_length": edge.gateway.model.max_sequence_length,
+    }
+    return json_response(content)
 
 
 async def _answer(request: HttpRequest, work: Callable[[Edge, bytes, IgnoredFields], bytes]) -> ASGIResponse:

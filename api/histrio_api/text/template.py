@@ -44,9 +44,10 @@ _PROBE = "a text that no template writes"
 class ChatTemplate:
     """One model's template, compiled once; `tool_use` may be a second one for requests with tools."""
 
-    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, Any]) -> None:
+    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str]) -> None:
         """`sources` maps names to jinja text and has "default"; raises `UnsupportedModel` if one does not compile."""
-        self._special_tokens = dict(special_tokens)
+        self.special_tokens = dict(special_tokens)
+        """`bos_token`, `eos_token` and the like, as the tokenizer declares them."""
         self._sources = dict(sources)
         self._compiled = {name: _compile(name, source) for name, source in sources.items()}
         self._forms: dict[tuple[str, bool], TemplateForm] = {}
@@ -63,7 +64,7 @@ class ChatTemplate:
         """Names a request may set (`enable_thinking` …): read by the template, not set by the endpoint."""
         trees = [template_environment().parse(source) for source in self._sources.values()]
         names = frozenset().union(*map(_open_names, trees))
-        return names - _OURS - self._special_tokens.keys() - template_environment().globals.keys()
+        return names - _OURS - self.special_tokens.keys() - template_environment().globals.keys()
 
     def takes_role(self, role: str) -> bool:
         """Whether messages of this role mean something to it: it writes what they say.
@@ -107,7 +108,7 @@ class ChatTemplate:
         """The prompt's text. Raises `RequestError` if the template refuses the messages."""
         name = self._name_for(has_tools=bool(tools))
         form = self._form(name, bool(tools))
-        values = self._special_tokens | variables
+        values = self.special_tokens | variables
         given = {"tools": tools, "documents": None, "add_generation_prompt": add_generation_prompt}
         tried: list[list[Message]] = []
         failures: list[Exception] = []
@@ -147,7 +148,7 @@ class ChatTemplate:
         tools = PROBE_TOOLS if has_tools else None
         try:
             return self._compiled[name].render(
-                self._special_tokens, messages=messages, tools=tools, documents=None, add_generation_prompt=True
+                self.special_tokens, messages=messages, tools=tools, documents=None, add_generation_prompt=True
             )
         except TemplateLimit as error:
             raise UnsupportedModel(f"chat template {name!r}: {error}") from None
