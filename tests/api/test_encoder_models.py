@@ -16,6 +16,7 @@ import openai
 import pytest
 
 from histrio.testing.harness import Harness, HarnessOptions, serving
+from histrio.testing.models import write_model, write_tokenizer
 from histrio.testing.toy import ToyFactory, write_toy_model
 from histrio_api.testing import endpoint_over
 from histrio_api.text.tokenizer import Tokenizer
@@ -254,6 +255,35 @@ async def test_a_decoder_with_a_head_that_scores_does_so_on_any_number_of_stages
             data = (await http.post("/v1/score", json={"text_1": TEXTS[0], "text_2": TEXTS[1:]})).json()["data"]
             assert [each["score"] for each in data] == pytest.approx(expected, abs=MOST_ERROR)
     assert max(expected) - min(expected) > 0.01, "a control: texts differ"
+
+
+@pytest.mark.parametrize("cuts", [[], [1]])
+async def test_a_decoder_without_a_head_makes_vectors_and_no_text(tmp_path: Path, cuts: list[int]) -> None:
+    import torch
+    from transformers import AutoModel
+
+    folder = write_model("qwen3", tmp_path / "whole")
+    model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    bare = tmp_path / "bare"
+    write_tokenizer(bare)
+    model.save_pretrained(bare)
+    ids = [[(17 * at + 3 * nth) % 250 + 3 for at in range(length)] for nth, length in enumerate((5, 90, 1))]
+    options = HarnessOptions(kv_block_size=16, num_cache_blocks=64)
+    async with (
+        serving(bare, TorchFactory(), samplers=[], cuts=cuts, options=options) as harness,
+        endpoint_over(harness.gateway) as url,
+        httpx.AsyncClient(base_url=url) as http,
+    ):
+        data = (await http.post("/v1/embeddings", json={"input": ids})).json()["data"]
+        assert (await http.post("/v1/completions", json={"prompt": "w1"})).json()["error"][
+            "code"
+        ] == "unsupported_model"
+        (card,) = (await http.get("/v1/models")).json()["data"]
+    assert card["tasks"] == ["embed", "score"]
+    for own, each in zip(ids, data, strict=True):
+        states = states_of(model, own)
+        assert np.abs(np.array(each["embedding"]) - unit(states.mean(axis=0))).max() <= MOST_ERROR
+        assert len(own) == 1 or np.abs(np.array(each["embedding"]) - unit(states[-1])).max() > 0.01, "a control"
 
 
 async def asked(http: httpx.AsyncClient) -> dict[str, tuple[int, str]]:

@@ -23,7 +23,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"architectures": ["FunnelModel"], "model_type": "funnel"},
         "FunnelModel .*that run are albert",
     ),
-    "embeddings": ({"architectures": ["Qwen3Model"], "model_type": "qwen3"}, "Qwen3Model .*no causal"),
+    "task_head": ({**LLAMA, "architectures": ["LlamaForTokenClassification"]}, "TokenClassification .*no causal"),
+    "own_task_head": (
+        {"architectures": ["GPT2ForSequenceClassification"], "model_type": "gpt2", "num_labels": 1},
+        "GPT2ForSequenceClassification .*head is not the one",
+    ),
+    "several_labels": ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, "head gives 2 numbers"),
     "encoder_decoder": (
         {"architectures": ["T5ForConditionalGeneration"], "model_type": "t5", "is_encoder_decoder": True},
         "T5ForConditionalGeneration .*encoder-decoder",

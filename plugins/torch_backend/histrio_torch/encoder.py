@@ -20,7 +20,7 @@ from histrio.kit.checkpoint import read_config, stage_dtype
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.devices import choose_device, measure
-from histrio_torch.encoder_families import gives_scores
+from histrio_torch.encoder_families import kind_of
 from histrio_torch.loader import count_weights, loading, read_weights
 from histrio_torch.traits import BLOCK_SIZES, capabilities_of
 
@@ -50,7 +50,7 @@ class EncoderStage:
             block_bytes_per_token=0,
             capabilities=list(capabilities_of(config)),
         )
-        self._running = RunningEncoder(model, device, scores=gives_scores(config))
+        self._running = RunningEncoder(model, device, scores=kind_of(config) == "score")
         self._device = device
 
     def allocate(self, size: ReplicaSize) -> RunningEncoder:
@@ -165,7 +165,7 @@ def make_encoder(folder: Path) -> Any:
 def _model_class(folder: Path) -> tuple[Any, Any]:
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, MODEL_MAPPING, AutoConfig
 
-    scores = gives_scores(read_config(folder))
+    scores = kind_of(read_config(folder)) == "score"
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if scores else MODEL_MAPPING

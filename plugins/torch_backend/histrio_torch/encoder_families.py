@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from histrio.config.model_kind import model_kind, num_labels
+from histrio.config.model_kind import ModelKind, model_kind, num_labels
 
-__all__ = ["ENCODERS", "classifier_refusal", "encoder_refusal", "gives_scores", "is_encoder"]
+__all__ = ["ENCODERS", "classifier_refusal", "encoder_refusal", "is_encoder", "kind_of"]
 
 ENCODERS = (
     "albert",
@@ -31,7 +31,7 @@ ENCODERS = (
 
 def is_encoder(config: Mapping[str, Any]) -> bool:
     """Whether the model's tokens attend to those behind them, so that texts are computed whole."""
-    return config.get("model_type") in ENCODERS and model_kind(_architecture(config)) != "generate"
+    return config.get("model_type") in ENCODERS and kind_of(config) != "generate"
 
 
 def encoder_refusal(config: Mapping[str, Any]) -> str | None:
@@ -53,16 +53,12 @@ def encoder_refusal(config: Mapping[str, Any]) -> str | None:
 
 def classifier_refusal(config: Mapping[str, Any]) -> str | None:
     """Why the head of a model that scores is not served; None where it is, or there is none."""
-    if not gives_scores(config) or num_labels(config) == 1:
+    if kind_of(config) != "score" or num_labels(config) == 1:
         return None
 
     return f"its head gives {num_labels(config)} numbers (id2label in config.json), and a score is one"
 
 
-def gives_scores(config: Mapping[str, Any]) -> bool:
-    """Whether the model has a head that classifies."""
-    return model_kind(_architecture(config)) == "score"
-
-
-def _architecture(config: Mapping[str, Any]) -> str:
-    return str((config.get("architectures") or [""])[0])
+def kind_of(config: Mapping[str, Any]) -> ModelKind:
+    """Which head the model has."""
+    return model_kind(str((config.get("architectures") or [""])[0]))

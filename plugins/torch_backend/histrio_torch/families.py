@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from histrio.config.model_kind import model_kind
 from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import num_layers
-from histrio_torch.encoder_families import ENCODERS, classifier_refusal, encoder_refusal, gives_scores, is_encoder
+from histrio_torch.encoder_families import ENCODERS, classifier_refusal, encoder_refusal, is_encoder, kind_of
 
 __all__ = ["check_config", "check_stages", "has_only_attention", "kv_cache_refusal"]
 
@@ -103,7 +102,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if state is not None:
         return state
 
-    if not _name(config).endswith(("ForCausalLM", "LMHeadModel", "ForSequenceClassification")):
+    if not _name(config).endswith(("ForCausalLM", "LMHeadModel", "ForSequenceClassification", "Model")):
         return "it is no causal language model (an encoder of another kind, or another task head)"
 
     refusal = classifier_refusal(config)
@@ -117,7 +116,7 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if "config.is_decoder" in code and "self.encoder =" in code:
         return "it is an encoder; only decoders run"
 
-    if gives_scores(config) and _SHARED_HEAD not in code:
+    if kind_of(config) == "score" and _SHARED_HEAD not in code:
         return "its head is not the one that decoders in transformers share"
 
     if _INTERFACE not in code:
@@ -160,7 +159,7 @@ def _foreign_reason(config: Mapping[str, Any], model_type: str) -> str:
     if "auto_map" in config:
         return "it needs remote code (auto_map in config.json), which is never run"
 
-    if model_kind(_name(config)) != "generate":
+    if kind_of(config) != "generate":
         return f"it is no decoder, and encoders that run are {', '.join(ENCODERS)}"
 
     return f"the installed transformers has no language model of type {model_type!r}"

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from histrio.config.model_kind import ModelKind
 from histrio.contracts.backend import Progress, StageSpec
 from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedModel
 from histrio.kit.checkpoint import read_config, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.devices import measure
-from histrio_torch.encoder_families import gives_scores
+from histrio_torch.encoder_families import kind_of
 from histrio_torch.families import check_config, has_only_attention
 from histrio_torch.fused import fuse_norms
 from histrio_torch.latent import LATENT_ATTENTION, absorb_latents, register_latent_attention
@@ -130,13 +131,22 @@ def count_weights(model: nn.Module) -> int:
 
 
 def _model_class(folder: Path) -> tuple[Any, Any]:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoConfig
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+        MODEL_MAPPING,
+        AutoConfig,
+    )
 
-    scores = gives_scores(read_config(folder))
+    kind = kind_of(read_config(folder))
+    classes: dict[ModelKind, Any] = {
+        "generate": MODEL_FOR_CAUSAL_LM_MAPPING,
+        "embed": MODEL_MAPPING,
+        "score": MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    }
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        mapping = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING if scores else MODEL_FOR_CAUSAL_LM_MAPPING
-        model_class: Any = mapping[type(config)]
+        model_class: Any = classes[kind][type(config)]
     except (KeyError, ValueError) as error:
         raise UnsupportedModel(f"{folder}: transformers can't make this model: {error}") from None
 
@@ -146,7 +156,7 @@ def _model_class(folder: Path) -> tuple[Any, Any]:
     if getattr(model_class, "_is_stateful", False) and not has_only_attention(config.to_dict()):
         raise UnsupportedModel(f"{name} is not supported by the torch backend: it keeps a state that blocks can't hold")
 
-    if not scores and "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
+    if kind == "generate" and "logits_to_keep" not in inspect.signature(model_class.forward).parameters:
         raise UnsupportedModel(f"{name} is not supported: it can't compute the logits of chosen tokens only")
 
     return model_class, config

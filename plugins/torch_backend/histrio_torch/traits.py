@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from histrio.contracts.backend import Capability
-from histrio_torch.encoder_families import gives_scores, is_encoder
+from histrio_torch.encoder_families import is_encoder, kind_of
 
 __all__ = ["BLOCK_SIZES", "KV_CACHE_REMEDY", "capabilities_of"]
 
@@ -20,8 +20,10 @@ KV_CACHE_REMEDY = 'set kv-cache-dtype = "auto"'
 def capabilities_of(config: Mapping[str, Any]) -> list[Capability]:
     """Of a stage of this model."""
     found = _OF_ENCODERS if is_encoder(config) else _OF_DECODERS
-    if gives_scores(config):
-        return [*found, Capability.SCORES]
-    if is_encoder(config):
-        return [*found, Capability.HIDDEN_STATES]
-    return [*found, Capability.ALL_POSITION_LOGITS, Capability.HIDDEN_STATES]
+    match kind_of(config):
+        case "generate":
+            return [*found, Capability.ALL_POSITION_LOGITS, Capability.HIDDEN_STATES]
+        case "embed":
+            return [*found, Capability.HIDDEN_STATES]
+        case "score":
+            return [*found, Capability.SCORES]

@@ -22,7 +22,7 @@ from histrio_torch.calls import hidden_arguments, run_layers, scored, token_argu
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
 from histrio_torch.encoder import make_encoder
-from histrio_torch.encoder_families import gives_scores, is_encoder
+from histrio_torch.encoder_families import is_encoder, kind_of
 from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, store_latents
 from histrio_torch.traits import capabilities_of
 
@@ -105,7 +105,7 @@ def _run(stage: StageModel, spec: StageSpec) -> None:
         arguments = hidden_arguments(stage, hidden, positions)
     if not spec.is_last:
         run_layers(stage, arguments)
-    elif gives_scores(read_config(Path(spec.model))):
+    elif kind_of(read_config(Path(spec.model))) != "generate":
         scored(stage, run_layers(stage, arguments))
     else:
         # Some models look at which tokens' logits are to be computed before their layers are through.
