@@ -1,0 +1,574 @@
+// All kernels, written once over a vector type `Isa` that each kind of processor defines before it includes this file.
+//
+// Everything is in a nameless namespace and uses no function of the standard library: the file is compiled several times
+// for different processors, and a function that the linker shared among them could hold instructions that one lacks.
+
+#include "kernels.hpp"
+
+namespace hc {
+namespace {
+
+using F = Isa::F;
+constexpr int kWidth = Isa::kWidth;
+constexpr int kColumns = kPanel / kWidth; // vectors of a panel
+
+inline float from_bits(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline uint32_t bits_of(float value) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+inline float bf16_value(uint16_t bits) { return from_bits(uint32_t(bits) << 16); }
+
+// Round to nearest, ties to even, as processors and frameworks do; NaN stays NaN.
+inline uint16_t bf16_bits(float value) {
+  const uint32_t bits = bits_of(value);
+  if ((bits & 0x7fffffff) > 0x7f800000) return uint16_t((bits >> 16) | 0x40);
+  return uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline uint32_t pair_at(const uint16_t *values) {
+  uint32_t pair;
+  __builtin_memcpy(&pair, values, sizeof pair);
+  return pair;
+}
+
+inline void fetch(const std::byte *address) { __builtin_prefetch(address, 0, 3); }
+
+// ---- linears ----------------------------------------------------------------------------------------------------
+
+template <class T> inline const T *input_row(const Tile &tile, int row) {
+  return static_cast<const T *>(tile.input.values) + (tile.first_row + row) * tile.input.stride +
+         std::size_t(tile.first_group) * kGroup;
+}
+
+// Vectors of a panel that a pass computes: as many as the registers hold beside the weights.
+template <int Rows> constexpr int columns_at_once() {
+  constexpr int fitting = (Isa::kRegisters - 4) / Rows;
+  return fitting >= kColumns ? kColumns : fitting >= kColumns / 2 ? kColumns / 2 : fitting >= kColumns / 4 ? kColumns / 4 : 1;
+}
+
+// A pass over the groups for `Width` vectors of the panel, from vector `first` on. `Step` adds one group.
+template <int Rows, int Width, class Step> inline void pass(const Tile &tile, int first, std::size_t group_bytes, Step step) {
+  F sums[Rows][Width];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Width; ++c)
+      sums[r][c] = tile.is_first ? Isa::zero() : Isa::load(tile.sums + r * kPanel + (first + c) * kWidth);
+
+  const std::byte *panel = tile.panel;
+  const std::byte *ahead = tile.ahead;
+  for (int g = 0; g < tile.num_groups; ++g, panel += group_bytes, ahead += group_bytes) step(panel, ahead, g, sums);
+
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Width; ++c) Isa::store(tile.sums + r * kPanel + (first + c) * kWidth, sums[r][c]);
+}
+
+template <int Rows> void tile_f32_f32(const Tile &tile) {
+  constexpr int width = columns_at_once<Rows>();
+  const float *rows[Rows];
+  for (int r = 0; r < Rows; ++r) rows[r] = input_row<float>(tile, r);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(float), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      const float *weights = reinterpret_cast<const float *>(panel) + first * kWidth;
+      for (int k = 0; k < kGroup; ++k, weights += kPanel) {
+        fetch(ahead + std::size_t(k) * kPanel * sizeof(float) + first * kWidth * sizeof(float));
+        F w[width];
+        for (int c = 0; c < width; ++c) w[c] = Isa::load(weights + c * kWidth);
+        for (int r = 0; r < Rows; ++r) {
+          const F a = Isa::set1(rows[r][g * kGroup + k]);
+          for (int c = 0; c < width; ++c) sums[r][c] = Isa::fma(a, w[c], sums[r][c]);
+        }
+      }
+    });
+}
+
+template <int Rows> void tile_f16_f32(const Tile &tile) {
+  constexpr int width = columns_at_once<Rows>();
+  const float *rows[Rows];
+  for (int r = 0; r < Rows; ++r) rows[r] = input_row<float>(tile, r);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
+      for (int k = 0; k < kGroup; ++k, weights += kPanel) {
+        if (k % 2 == 0) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t));
+        F w[width];
+        for (int c = 0; c < width; ++c) w[c] = Isa::load_f16(weights + c * kWidth);
+        for (int r = 0; r < Rows; ++r) {
+          const F a = Isa::set1(rows[r][g * kGroup + k]);
+          for (int c = 0; c < width; ++c) sums[r][c] = Isa::fma(a, w[c], sums[r][c]);
+        }
+      }
+    });
+}
+
+// Pairs of the input's values lie together: [kGroup / 2][kPanel][2].
+template <int Rows> void tile_bf16_f32(const Tile &tile) {
+  constexpr int width = columns_at_once<Rows>();
+  const float *rows[Rows];
+  for (int r = 0; r < Rows; ++r) rows[r] = input_row<float>(tile, r);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + 2 * first * kWidth;
+      for (int k = 0; k < kGroup; k += 2, weights += 2 * kPanel) {
+        for (int line = 0; line < 4 * width / kColumns; ++line)
+          fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t) + (4 * first / kColumns + line) * 64);
+        F even[width], odd[width];
+        for (int c = 0; c < width; ++c) Isa::split_pairs(weights + 2 * c * kWidth, even[c], odd[c]);
+        for (int r = 0; r < Rows; ++r) {
+          const F a = Isa::set1(rows[r][g * kGroup + k]);
+          const F b = Isa::set1(rows[r][g * kGroup + k + 1]);
+          for (int c = 0; c < width; ++c) {
+            sums[r][c] = Isa::fma(a, even[c], sums[r][c]);
+            sums[r][c] = Isa::fma(b, odd[c], sums[r][c]);
+          }
+        }
+      }
+    });
+}
+
+template <int Rows> void tile_bf16_bf16(const Tile &tile) {
+  constexpr int width = columns_at_once<Rows>();
+  const uint16_t *rows[Rows];
+  for (int r = 0; r < Rows; ++r) rows[r] = input_row<uint16_t>(tile, r);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + 2 * first * kWidth;
+      for (int k = 0; k < kGroup; k += 2, weights += 2 * kPanel) {
+        for (int line = 0; line < 4 * width / kColumns; ++line)
+          fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t) + (4 * first / kColumns + line) * 64);
+        Isa::Pairs w[width];
+        for (int c = 0; c < width; ++c) w[c] = Isa::load_pairs(weights + 2 * c * kWidth);
+        for (int r = 0; r < Rows; ++r) {
+          const Isa::Pairs a = Isa::set1_pair(pair_at(rows[r] + g * kGroup + k));
+          for (int c = 0; c < width; ++c) sums[r][c] = Isa::dot_pairs(sums[r][c], w[c], a);
+        }
+      }
+    });
+}
+
+// A group of 8 bit: 64 scales in float16, then [8][kPanel][4] weights + 128. Of 4 bit: scales, minima where there are
+// any, then [4][kPanel][4] bytes; the low half of byte [i] belongs to inputs 4i…, the high half to inputs 16 + 4i….
+constexpr std::size_t kScaleBytes = kPanel * sizeof(uint16_t);
+constexpr std::size_t kQ8Bytes = kScaleBytes + kGroup * kPanel;
+constexpr std::size_t kQ4Bytes = kScaleBytes + kGroup * kPanel / 2;
+constexpr std::size_t kQ4MinBytes = kQ4Bytes + kScaleBytes;
+
+// Integer sums and float sums share the registers.
+template <int Rows> constexpr int quantized_columns() {
+  constexpr int fitting = (Isa::kRegisters - 4) / (2 * Rows);
+  return fitting >= kColumns ? kColumns : fitting >= kColumns / 2 ? kColumns / 2 : fitting >= kColumns / 4 ? kColumns / 4 : 1;
+}
+
+template <int Rows> struct QuantizedRows {
+  const int8_t *values[Rows];
+  const float *scales[Rows];
+  const int32_t *sums[Rows];
+
+  explicit QuantizedRows(const Tile &tile) {
+    const std::size_t groups = tile.input.stride / kGroup;
+    for (int r = 0; r < Rows; ++r) {
+      values[r] = input_row<int8_t>(tile, r);
+      scales[r] = tile.input.scales + (tile.first_row + r) * groups + tile.first_group;
+      sums[r] = tile.input.sums + (tile.first_row + r) * groups + tile.first_group;
+    }
+  }
+};
+
+inline int32_t four_at(const int8_t *values) {
+  int32_t four;
+  __builtin_memcpy(&four, values, sizeof four);
+  return four;
+}
+
+template <int Rows> void tile_q8(const Tile &tile) {
+  constexpr int width = quantized_columns<Rows>();
+  const QuantizedRows<Rows> rows(tile);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, kQ8Bytes, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      Isa::I dots[Rows][width];
+      for (int r = 0; r < Rows; ++r)
+        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-128 * rows.sums[r][g]);
+      const std::byte *weights = panel + kScaleBytes + 4 * first * kWidth;
+      for (int k = 0; k < kGroup; k += 4, weights += 4 * kPanel) {
+        for (int line = 0; line < 4 * width / kColumns; ++line)
+          fetch(ahead + std::size_t(k) * kPanel + (4 * first / kColumns + line) * 64);
+        Isa::I w[width];
+        for (int c = 0; c < width; ++c) w[c] = Isa::load_bytes(weights + 4 * c * kWidth);
+        for (int r = 0; r < Rows; ++r) {
+          const Isa::I a = Isa::set1_int(four_at(rows.values[r] + g * kGroup + k));
+          for (int c = 0; c < width; ++c) dots[r][c] = Isa::dot_bytes(dots[r][c], w[c], a);
+        }
+      }
+      const uint16_t *scales = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
+      for (int c = 0; c < width; ++c) {
+        const F scale = Isa::load_f16(scales + c * kWidth);
+        for (int r = 0; r < Rows; ++r)
+          sums[r][c] = Isa::fma(Isa::mul(Isa::to_float(dots[r][c]), scale), Isa::set1(rows.scales[r][g]), sums[r][c]);
+      }
+    });
+}
+
+template <int Rows, bool HasMin> void tile_q4(const Tile &tile) {
+  constexpr int width = quantized_columns<Rows>();
+  constexpr std::size_t head_bytes = HasMin ? 2 * kScaleBytes : kScaleBytes;
+  const QuantizedRows<Rows> rows(tile);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, HasMin ? kQ4MinBytes : kQ4Bytes, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      Isa::I dots[Rows][width];
+      for (int r = 0; r < Rows; ++r)
+        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(HasMin ? 0 : -8 * rows.sums[r][g]);
+      const std::byte *weights = panel + head_bytes + 4 * first * kWidth;
+      for (int k = 0; k < kGroup / 2; k += 4, weights += 4 * kPanel) {
+        for (int line = 0; line < 4 * width / kColumns; ++line)
+          fetch(ahead + std::size_t(k) * kPanel + (4 * first / kColumns + line) * 64);
+        Isa::I low[width], high[width];
+        for (int c = 0; c < width; ++c) Isa::split_nibbles(weights + 4 * c * kWidth, low[c], high[c]);
+        for (int r = 0; r < Rows; ++r) {
+          const Isa::I a = Isa::set1_int(four_at(rows.values[r] + g * kGroup + k));
+          const Isa::I b = Isa::set1_int(four_at(rows.values[r] + g * kGroup + kGroup / 2 + k));
+          for (int c = 0; c < width; ++c) {
+            dots[r][c] = Isa::dot_bytes(dots[r][c], low[c], a);
+            dots[r][c] = Isa::dot_bytes(dots[r][c], high[c], b);
+          }
+        }
+      }
+      const uint16_t *scales = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
+      for (int c = 0; c < width; ++c) {
+        const F scale = Isa::load_f16(scales + c * kWidth);
+        for (int r = 0; r < Rows; ++r) {
+          F part = Isa::mul(Isa::to_float(dots[r][c]), scale);
+          if (HasMin) part = Isa::fma(Isa::load_f16(scales + kPanel + c * kWidth), Isa::set1(float(rows.sums[r][g])), part);
+          sums[r][c] = Isa::fma(part, Isa::set1(rows.scales[r][g]), sums[r][c]);
+        }
+      }
+    });
+}
+
+// ---- attention --------------------------------------------------------------------------------------------------
+
+constexpr int kPieces = kChunk / kPiece;
+constexpr int kPieceVectors = kPiece / kWidth;
+
+template <int Rows> constexpr int pieces_at_once() {
+  constexpr int fitting = (Isa::kRegisters - 4) / (Rows * kPieceVectors);
+  return fitting >= kPieces ? kPieces : fitting >= kPieces / 2 ? kPieces / 2 : 1;
+}
+
+template <int Rows> void scores_f32(const Scores &s) {
+  constexpr int count = pieces_at_once<Rows>();
+  const float *queries = static_cast<const float *>(s.queries);
+  for (int first = 0; first < kPieces; first += count) {
+    F sums[Rows][count][kPieceVectors];
+    for (int r = 0; r < Rows; ++r)
+      for (int p = 0; p < count; ++p)
+        for (int v = 0; v < kPieceVectors; ++v) sums[r][p][v] = Isa::zero();
+    for (int d = 0; d < s.head_dim; ++d) {
+      F keys[count][kPieceVectors];
+      for (int p = 0; p < count; ++p)
+        for (int v = 0; v < kPieceVectors; ++v)
+          keys[p][v] = Isa::load(reinterpret_cast<const float *>(s.pieces[first + p] + d * s.stride) + v * kWidth);
+      for (int r = 0; r < Rows; ++r) {
+        const F q = Isa::set1(queries[r * s.head_dim + d]);
+        for (int p = 0; p < count; ++p)
+          for (int v = 0; v < kPieceVectors; ++v) sums[r][p][v] = Isa::fma(q, keys[p][v], sums[r][p][v]);
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int p = 0; p < count; ++p)
+        for (int v = 0; v < kPieceVectors; ++v)
+          Isa::store(s.scores + r * kChunk + (first + p) * kPiece + v * kWidth, sums[r][p][v]);
+  }
+}
+
+template <int Rows> void scores_bf16(const Scores &s) {
+  constexpr int count = pieces_at_once<Rows>();
+  const uint16_t *queries = static_cast<const uint16_t *>(s.queries);
+  for (int first = 0; first < kPieces; first += count) {
+    F sums[Rows][count][kPieceVectors];
+    for (int r = 0; r < Rows; ++r)
+      for (int p = 0; p < count; ++p)
+        for (int v = 0; v < kPieceVectors; ++v) sums[r][p][v] = Isa::zero();
+    for (int d = 0; d < s.head_dim / 2; ++d) {
+      Isa::Pairs keys[count][kPieceVectors];
+      for (int p = 0; p < count; ++p)
+        for (int v = 0; v < kPieceVectors; ++v)
+          keys[p][v] = Isa::load_pairs(reinterpret_cast<const uint16_t *>(s.pieces[first + p] + d * s.stride) + 2 * v * kWidth);
+      for (int r = 0; r < Rows; ++r) {
+        const Isa::Pairs q = Isa::set1_pair(pair_at(queries + r * s.head_dim + 2 * d));
+        for (int p = 0; p < count; ++p)
+          for (int v = 0; v < kPieceVectors; ++v) sums[r][p][v] = Isa::dot_pairs(sums[r][p][v], keys[p][v], q);
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int p = 0; p < count; ++p)
+        for (int v = 0; v < kPieceVectors; ++v)
+          Isa::store(s.scores + r * kChunk + (first + p) * kPiece + v * kWidth, sums[r][p][v]);
+  }
+}
+
+template <int Rows, int Width> inline void mix_f32(const Mixture &m, int first) {
+  const float *weights = static_cast<const float *>(m.weights);
+  F sums[Rows][Width];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Width; ++c)
+      sums[r][c] = Isa::mul(Isa::load(m.outputs + r * m.head_dim + first + c * kWidth), Isa::set1(m.keep[r]));
+  for (int p = 0; p < kPieces; ++p)
+    for (int t = 0; t < kPiece; ++t) {
+      const float *values = reinterpret_cast<const float *>(m.pieces[p] + t * m.stride) + first;
+      F v[Width];
+      for (int c = 0; c < Width; ++c) v[c] = Isa::load(values + c * kWidth);
+      for (int r = 0; r < Rows; ++r) {
+        const F w = Isa::set1(weights[r * kChunk + p * kPiece + t]);
+        for (int c = 0; c < Width; ++c) sums[r][c] = Isa::fma(w, v[c], sums[r][c]);
+      }
+    }
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Width; ++c) Isa::store(m.outputs + r * m.head_dim + first + c * kWidth, sums[r][c]);
+}
+
+template <int Rows, int Width> inline void mix_bf16(const Mixture &m, int first) {
+  const uint16_t *weights = static_cast<const uint16_t *>(m.weights);
+  F sums[Rows][Width];
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Width; ++c)
+      sums[r][c] = Isa::mul(Isa::load(m.outputs + r * m.head_dim + first + c * kWidth), Isa::set1(m.keep[r]));
+  for (int p = 0; p < kPieces; ++p)
+    for (int t = 0; t < kPiece / 2; ++t) {
+      const uint16_t *values = reinterpret_cast<const uint16_t *>(m.pieces[p] + t * m.stride) + 2 * first;
+      Isa::Pairs v[Width];
+      for (int c = 0; c < Width; ++c) v[c] = Isa::load_pairs(values + 2 * c * kWidth);
+      for (int r = 0; r < Rows; ++r) {
+        const Isa::Pairs w = Isa::set1_pair(pair_at(weights + r * kChunk + p * kPiece + 2 * t));
+        for (int c = 0; c < Width; ++c) sums[r][c] = Isa::dot_pairs(sums[r][c], v[c], w);
+      }
+    }
+  for (int r = 0; r < Rows; ++r)
+    for (int c = 0; c < Width; ++c) Isa::store(m.outputs + r * m.head_dim + first + c * kWidth, sums[r][c]);
+}
+
+// Heads have a multiple of 16 dimensions; most of it is computed in the widest pass.
+template <int Rows> void mixture_f32(const Mixture &m) {
+  constexpr int wide = columns_at_once<Rows>();
+  int first = 0;
+  for (; first + wide * kWidth <= m.head_dim; first += wide * kWidth) mix_f32<Rows, wide>(m, first);
+  for (; first < m.head_dim; first += kWidth) mix_f32<Rows, 1>(m, first);
+}
+
+template <int Rows> void mixture_bf16(const Mixture &m) {
+  constexpr int wide = columns_at_once<Rows>();
+  int first = 0;
+  for (; first + wide * kWidth <= m.head_dim; first += wide * kWidth) mix_bf16<Rows, wide>(m, first);
+  for (; first < m.head_dim; first += kWidth) mix_bf16<Rows, 1>(m, first);
+}
+
+// e^x to about two units in the last place (Cephes' polynomial); exactly 0 for -inf.
+inline F exp_of(F x) {
+  const F lowest = Isa::set1(-87.3f);
+  const F bounded = Isa::max(Isa::min(x, Isa::set1(88.3f)), lowest);
+  const F n = Isa::round(Isa::mul(bounded, Isa::set1(1.44269504088896341f)));
+  F r = Isa::fma(n, Isa::set1(-0.693359375f), bounded);
+  r = Isa::fma(n, Isa::set1(2.12194440e-4f), r);
+  F p = Isa::set1(1.9875691500e-4f);
+  p = Isa::fma(p, r, Isa::set1(1.3981999507e-3f));
+  p = Isa::fma(p, r, Isa::set1(8.3334519073e-3f));
+  p = Isa::fma(p, r, Isa::set1(4.1665795894e-2f));
+  p = Isa::fma(p, r, Isa::set1(1.6666665459e-1f));
+  p = Isa::fma(p, r, Isa::set1(5.0000001201e-1f));
+  p = Isa::fma(p, Isa::mul(r, r), Isa::add(r, Isa::set1(1.0f)));
+  return Isa::zero_where_less(Isa::times_power_of_two(p, n), x, lowest);
+}
+
+inline F tanh_of(F x) {
+  const F bounded = Isa::max(Isa::min(x, Isa::set1(20.0f)), Isa::set1(-20.0f));
+  const F e = exp_of(Isa::add(bounded, bounded));
+  return Isa::sub(Isa::set1(1.0f), Isa::div(Isa::set1(2.0f), Isa::add(e, Isa::set1(1.0f))));
+}
+
+constexpr float kNothing = -__builtin_huge_valf();
+
+void softmax(float *scores, int from, int to, float scale, float softcap, float *largest, float *total, float *keep) {
+  F most = Isa::set1(kNothing);
+  for (int i = 0; i < kChunk; i += kWidth) {
+    F x = Isa::mul(Isa::load(scores + i), Isa::set1(scale));
+    if (softcap > 0) x = Isa::mul(Isa::set1(softcap), tanh_of(Isa::div(x, Isa::set1(softcap))));
+    Isa::store(scores + i, x);
+  }
+  for (int i = 0; i < from; ++i) scores[i] = kNothing;
+  for (int i = to; i < kChunk; ++i) scores[i] = kNothing;
+  for (int i = 0; i < kChunk; i += kWidth) most = Isa::max(most, Isa::load(scores + i));
+
+  const float before = *largest;
+  const float chunk_largest = Isa::largest(most);
+  const float now = before > chunk_largest ? before : chunk_largest;
+  if (now == kNothing) { // nothing was seen yet
+    for (int i = 0; i < kChunk; i += kWidth) Isa::store(scores + i, Isa::zero());
+    *keep = 1.0f;
+    return;
+  }
+
+  F sum = Isa::zero();
+  for (int i = 0; i < kChunk; i += kWidth) {
+    const F weight = exp_of(Isa::sub(Isa::load(scores + i), Isa::set1(now)));
+    Isa::store(scores + i, weight);
+    sum = Isa::add(sum, weight);
+  }
+  float factor[kWidth];
+  Isa::store(factor, exp_of(Isa::set1(before - now)));
+  *keep = before == kNothing ? 0.0f : factor[0];
+  *largest = now;
+  *total = *total * *keep + Isa::sum(sum);
+}
+
+// ---- the rest ---------------------------------------------------------------------------------------------------
+
+void rms_norm(const float *x, const float *weight, float eps, int count, float *y) {
+  F squares = Isa::zero();
+  int i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    const F v = Isa::load(x + i);
+    squares = Isa::fma(v, v, squares);
+  }
+  float total = Isa::sum(squares);
+  for (; i < count; ++i) total += x[i] * x[i];
+  const float factor = 1.0f / __builtin_sqrtf(total / float(count) + eps);
+  i = 0;
+  for (; i + kWidth <= count; i += kWidth)
+    Isa::store(y + i, Isa::mul(Isa::mul(Isa::load(x + i), Isa::set1(factor)), Isa::load(weight + i)));
+  for (; i < count; ++i) y[i] = x[i] * factor * weight[i];
+}
+
+void layer_norm(const float *x, const float *weight, const float *bias, float eps, int count, float *y) {
+  F sums = Isa::zero();
+  int i = 0;
+  for (; i + kWidth <= count; i += kWidth) sums = Isa::add(sums, Isa::load(x + i));
+  float total = Isa::sum(sums);
+  for (; i < count; ++i) total += x[i];
+  const float mean = total / float(count);
+  F squares = Isa::zero();
+  i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    const F v = Isa::sub(Isa::load(x + i), Isa::set1(mean));
+    squares = Isa::fma(v, v, squares);
+  }
+  float variance = Isa::sum(squares);
+  for (; i < count; ++i) variance += (x[i] - mean) * (x[i] - mean);
+  const float factor = 1.0f / __builtin_sqrtf(variance / float(count) + eps);
+  for (i = 0; i < count; ++i) y[i] = (x[i] - mean) * factor * weight[i] + (bias == nullptr ? 0.0f : bias[i]);
+}
+
+void rope(float *x, const float *cos, const float *sin, int half, bool is_interleaved) {
+  if (is_interleaved) {
+    for (int i = 0; i < half; ++i) {
+      const float a = x[2 * i], b = x[2 * i + 1];
+      x[2 * i] = a * cos[i] - b * sin[i];
+      x[2 * i + 1] = b * cos[i] + a * sin[i];
+    }
+    return;
+  }
+
+  int i = 0;
+  for (; i + kWidth <= half; i += kWidth) {
+    const F a = Isa::load(x + i), b = Isa::load(x + half + i), c = Isa::load(cos + i), s = Isa::load(sin + i);
+    Isa::store(x + i, Isa::sub(Isa::mul(a, c), Isa::mul(b, s)));
+    Isa::store(x + half + i, Isa::add(Isa::mul(b, c), Isa::mul(a, s)));
+  }
+  for (; i < half; ++i) {
+    const float a = x[i], b = x[half + i];
+    x[i] = a * cos[i] - b * sin[i];
+    x[half + i] = b * cos[i] + a * sin[i];
+  }
+}
+
+// activation: hc_activation of histrio_cpu.h, without GELU by the error function, which `stage.cpp` computes.
+inline F activated(F x, int activation) {
+  if (activation == 0) return Isa::div(x, Isa::add(Isa::set1(1.0f), exp_of(Isa::sub(Isa::zero(), x))));
+  const F cubic = Isa::fma(Isa::mul(Isa::mul(x, x), x), Isa::set1(0.044715f), x);
+  const F t = tanh_of(Isa::mul(cubic, Isa::set1(0.7978845608028654f)));
+  return Isa::mul(Isa::mul(Isa::set1(0.5f), x), Isa::add(Isa::set1(1.0f), t));
+}
+
+void gated(const float *gate, const float *up, int count, int activation, float *y) {
+  for (int i = 0; i < count; i += kWidth)
+    Isa::store(y + i, Isa::mul(activated(Isa::load(gate + i), activation), Isa::load(up + i)));
+}
+
+void activate(float *x, int count, int activation) {
+  for (int i = 0; i < count; i += kWidth) Isa::store(x + i, activated(Isa::load(x + i), activation));
+}
+
+void add_scaled(float *y, const float *x, float scale, int count) {
+  int i = 0;
+  for (; i + kWidth <= count; i += kWidth) Isa::store(y + i, Isa::fma(Isa::load(x + i), Isa::set1(scale), Isa::load(y + i)));
+  for (; i < count; ++i) y[i] += x[i] * scale;
+}
+
+void to_bf16(const float *x, int count, uint16_t *y) {
+  int i = 0;
+  for (; i + kWidth <= count; i += kWidth) Isa::store_bf16(y + i, Isa::load(x + i));
+  for (; i < count; ++i) y[i] = bf16_bits(x[i]);
+}
+
+void to_q8(const float *x, int num_groups, int8_t *y, float *scales, int32_t *sums) {
+  for (int g = 0; g < num_groups; ++g, x += kGroup, y += kGroup) {
+    F most = Isa::zero();
+    for (int i = 0; i < kGroup; i += kWidth) most = Isa::max(most, Isa::abs(Isa::load(x + i)));
+    const float largest = Isa::largest(most);
+    const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    float rounded[kGroup];
+    for (int i = 0; i < kGroup; i += kWidth) Isa::store(rounded + i, Isa::round(Isa::mul(Isa::load(x + i), Isa::set1(inverse))));
+    int32_t sum = 0;
+    for (int i = 0; i < kGroup; ++i) {
+      const int32_t value = int32_t(rounded[i]);
+      y[i] = int8_t(value);
+      sum += value;
+    }
+    scales[g] = largest / 127.0f;
+    sums[g] = sum;
+  }
+}
+
+#define HC_ROWS(function) {function<1>, function<2>, function<3>, function<4>, function<5>, function<6>}
+#define HC_ROWS_OF(function, option) \
+  {function<1, option>, function<2, option>, function<3, option>, function<4, option>, function<5, option>, function<6, option>}
+
+constexpr Kernels make_kernels(const char *name) {
+  Kernels k{};
+  k.name = name;
+  const TileFunction f32[] = HC_ROWS(tile_f32_f32), f16[] = HC_ROWS(tile_f16_f32), bf16[] = HC_ROWS(tile_bf16_f32),
+                     dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_ROWS(tile_q8), q4[] = HC_ROWS_OF(tile_q4, false),
+                     q4_min[] = HC_ROWS_OF(tile_q4, true);
+  const ScoresFunction s32[] = HC_ROWS(scores_f32), s16[] = HC_ROWS(scores_bf16);
+  const MixtureFunction m32[] = HC_ROWS(mixture_f32), m16[] = HC_ROWS(mixture_bf16);
+  for (int r = 0; r < kTileRows; ++r) {
+    k.tiles[kWeightsF32][kInputsF32][r] = f32[r];
+    k.tiles[kWeightsF16][kInputsF32][r] = f16[r];
+    k.tiles[kWeightsBf16][kInputsF32][r] = bf16[r];
+    k.tiles[kWeightsBf16][kInputsBf16][r] = dots[r];
+    k.tiles[kWeightsQ8][kInputsQ8][r] = q8[r];
+    k.tiles[kWeightsQ4][kInputsQ8][r] = q4[r];
+    k.tiles[kWeightsQ4Min][kInputsQ8][r] = q4_min[r];
+    k.scores_f32[r] = s32[r];
+    k.scores_bf16[r] = s16[r];
+    k.mixture_f32[r] = m32[r];
+    k.mixture_bf16[r] = m16[r];
+  }
+  k.softmax = softmax;
+  k.rms_norm = rms_norm;
+  k.layer_norm = layer_norm;
+  k.rope = rope;
+  k.gated = gated;
+  k.activate = activate;
+  k.add_scaled = add_scaled;
+  k.to_bf16 = to_bf16;
+  k.to_q8 = to_q8;
+  return k;
+}
+
+} // namespace
+} // namespace hc

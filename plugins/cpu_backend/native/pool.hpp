@@ -1,0 +1,60 @@
+// The process's compute threads. A *region* runs one function for many tasks; the caller takes part and returns when all
+// are done.
+//
+// Threads wait for the next region by spinning for a bounded time, because regions of one step follow each other within
+// microseconds, and sleep behind that, because spinning threads beside a busy neighbour stop each other. Tasks are
+// taken one by one from a counter, so that a thread that loses its core for a while does fewer of them.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace hc {
+
+class Pool {
+ public:
+  static Pool &instance();
+
+  // Threads of later regions, the caller included. Not during a region.
+  void resize(int num_threads);
+  int num_threads() const { return int(workers_.size()) + 1; }
+
+  // Runs `work(task, thread)` for tasks 0 … count - 1; threads are numbered from 0, the caller.
+  template <class Work> void run(int count, Work &&work) {
+    if (count <= 1 || workers_.empty()) {
+      for (int task = 0; task < count; ++task) work(task, 0);
+      return;
+    }
+    run_all(count, [](const void *context, int task, int thread) { (*static_cast<const std::remove_reference_t<Work> *>(context))(task, thread); },
+            &work);
+  }
+
+  ~Pool();
+
+ private:
+  using Function = void (*)(const void *, int, int);
+
+  Pool() = default;
+  void run_all(int count, Function function, const void *context);
+  void take_tasks(int thread);
+  void serve(int thread, uint32_t seen);
+  void stop();
+
+  std::vector<std::thread> workers_;
+  Function function_ = nullptr;
+  const void *context_ = nullptr;
+  int count_ = 0;
+  alignas(64) std::atomic<int> next_task_{0};
+  alignas(64) std::atomic<uint32_t> region_{0}; // counts regions; workers wait for it to change
+  alignas(64) std::atomic<int> num_at_work_{0};
+  std::atomic<int> num_asleep_{0};
+  std::atomic<bool> is_stopping_{false};
+  std::mutex one_region_; // stages on several threads of one process take turns
+};
+
+} // namespace hc
