@@ -12,7 +12,7 @@ namespace hc {
 
 constexpr int kPanel = 64; // outputs of a panel
 constexpr int kGroup = 32; // values of the input in a group
-constexpr int kTileRows = 6; // most rows that a tile computes at once
+constexpr int kTileRows = 7; // most rows that a tile computes at once: 28 vectors of sums, 4 of weights
 constexpr int kChunk = 64; // keys that attention takes at once
 constexpr int kPiece = 16; // keys that lie side by side in every block
 
@@ -32,6 +32,7 @@ struct Input {
 struct Tile {
   const std::byte *panel; // at the first group
   const std::byte *ahead; // what is needed next, for the cache
+  uint32_t fetches; // bit k/2: this tile fetches it while it computes inputs k of a group; other tiles fetch the rest
   Input input;
   std::size_t first_row;
   int first_group; // of the input

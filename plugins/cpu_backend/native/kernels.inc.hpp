@@ -39,7 +39,11 @@ inline uint32_t pair_at(const uint16_t *values) {
   return pair;
 }
 
-inline void fetch(const std::byte *address) { __builtin_prefetch(address, 0, 3); }
+// Fetches the part of one row of a panel, `row_bytes` long, that belongs to `width` vectors from `first` on.
+inline void fetch(const std::byte *row, int first, int width, std::size_t row_bytes) {
+  const std::size_t begin = row_bytes * std::size_t(first) / kColumns, end = row_bytes * std::size_t(first + width) / kColumns;
+  for (std::size_t at = begin; at < end; at += 64) __builtin_prefetch(row + at, 0, 2);
+}
 
 // ---- linears ----------------------------------------------------------------------------------------------------
 
@@ -77,7 +81,7 @@ template <int Rows> void tile_f32_f32(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(float), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const float *weights = reinterpret_cast<const float *>(panel) + first * kWidth;
       for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-        fetch(ahead + std::size_t(k) * kPanel * sizeof(float) + first * kWidth * sizeof(float));
+        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(float), first, width, kPanel * sizeof(float));
         F w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load(weights + c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -96,7 +100,7 @@ template <int Rows> void tile_f16_f32(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
       for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-        if (k % 2 == 0) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t));
+        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, kPanel * sizeof(uint16_t));
         F w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load_f16(weights + c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -116,8 +120,7 @@ template <int Rows> void tile_bf16_f32(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + 2 * first * kWidth;
       for (int k = 0; k < kGroup; k += 2, weights += 2 * kPanel) {
-        for (int line = 0; line < 4 * width / kColumns; ++line)
-          fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t) + (4 * first / kColumns + line) * 64);
+        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, 2 * kPanel * sizeof(uint16_t));
         F even[width], odd[width];
         for (int c = 0; c < width; ++c) Isa::split_pairs(weights + 2 * c * kWidth, even[c], odd[c]);
         for (int r = 0; r < Rows; ++r) {
@@ -140,8 +143,7 @@ template <int Rows> void tile_bf16_bf16(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + 2 * first * kWidth;
       for (int k = 0; k < kGroup; k += 2, weights += 2 * kPanel) {
-        for (int line = 0; line < 4 * width / kColumns; ++line)
-          fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t) + (4 * first / kColumns + line) * 64);
+        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, 2 * kPanel * sizeof(uint16_t));
         Isa::Pairs w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load_pairs(weights + 2 * c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -196,8 +198,7 @@ template <int Rows> void tile_q8(const Tile &tile) {
         for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-128 * rows.sums[r][g]);
       const std::byte *weights = panel + kScaleBytes + 4 * first * kWidth;
       for (int k = 0; k < kGroup; k += 4, weights += 4 * kPanel) {
-        for (int line = 0; line < 4 * width / kColumns; ++line)
-          fetch(ahead + std::size_t(k) * kPanel + (4 * first / kColumns + line) * 64);
+        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
         Isa::I w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load_bytes(weights + 4 * c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -225,8 +226,7 @@ template <int Rows, bool HasMin> void tile_q4(const Tile &tile) {
         for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(HasMin ? 0 : -8 * rows.sums[r][g]);
       const std::byte *weights = panel + head_bytes + 4 * first * kWidth;
       for (int k = 0; k < kGroup / 2; k += 4, weights += 4 * kPanel) {
-        for (int line = 0; line < 4 * width / kColumns; ++line)
-          fetch(ahead + std::size_t(k) * kPanel + (4 * first / kColumns + line) * 64);
+        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
         Isa::I low[width], high[width];
         for (int c = 0; c < width; ++c) Isa::split_nibbles(weights + 4 * c * kWidth, low[c], high[c]);
         for (int r = 0; r < Rows; ++r) {
@@ -533,9 +533,9 @@ void to_q8(const float *x, int num_groups, int8_t *y, float *scales, int32_t *su
   }
 }
 
-#define HC_ROWS(function) {function<1>, function<2>, function<3>, function<4>, function<5>, function<6>}
+#define HC_ROWS(function) {function<1>, function<2>, function<3>, function<4>, function<5>, function<6>, function<7>}
 #define HC_ROWS_OF(function, option) \
-  {function<1, option>, function<2, option>, function<3, option>, function<4, option>, function<5, option>, function<6, option>}
+  {function<1, option>, function<2, option>, function<3, option>, function<4, option>, function<5, option>, function<6, option>, function<7, option>}
 
 constexpr Kernels make_kernels(const char *name) {
   Kernels k{};

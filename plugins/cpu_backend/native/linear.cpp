@@ -206,19 +206,25 @@ LinearScratch::LinearScratch(int num_threads) : sums_(std::size_t(num_threads) *
 
 namespace {
 
-// All rows of a chunk with one panel.
+// Of 16 pairs of inputs, those of tile `tile`.
+uint32_t fetches(int tile, int num_tiles) {
+  uint32_t bits = 0;
+  for (int pair = tile; pair < kGroup / 2; pair += num_tiles) bits |= 1u << pair;
+  return bits;
+}
+
+// All rows of a chunk with one panel. Tiles of about equal height share the fetching of what comes next.
 void multiply(const Kernels &kernels, const Linear &linear, int panel, const Input &input, int first_row, int num_rows, float *sums) {
   const TileFunction *tiles = kernels.tiles[linear.weights][linear.inputs];
-  const bool is_one_tile = num_rows <= kTileRows;
-  const int groups_at_once = is_one_tile ? linear.num_groups : kGroupsAtOnce;
+  const int num_tiles = (num_rows + kTileRows - 1) / kTileRows;
+  const int groups_at_once = num_tiles == 1 ? linear.num_groups : kGroupsAtOnce;
   for (int group = 0; group < linear.num_groups; group += groups_at_once) {
     const std::byte *part = linear.panel(panel) + std::size_t(group) * linear.group_bytes;
     const int num_groups = std::min(groups_at_once, linear.num_groups - group);
-    for (int row = 0; row < num_rows; row += kTileRows) {
-      const int rows = std::min(kTileRows, num_rows - row);
-      const bool is_last = row + kTileRows >= num_rows;
-      const std::byte *ahead = is_one_tile ? part + kAheadBytes : is_last ? part + std::size_t(num_groups) * linear.group_bytes : part;
-      tiles[rows - 1]({part, ahead, input, std::size_t(first_row + row), group, num_groups, group == 0, sums + row * kPanel});
+    const std::byte *ahead = part + (num_tiles == 1 ? kAheadBytes : std::size_t(num_groups) * linear.group_bytes);
+    for (int tile = 0; tile < num_tiles; ++tile) {
+      const int row = tile * num_rows / num_tiles, rows = (tile + 1) * num_rows / num_tiles - row;
+      tiles[rows - 1]({part, ahead, fetches(tile, num_tiles), input, std::size_t(first_row + row), group, num_groups, group == 0, sums + row * kPanel});
     }
   }
 }
