@@ -86,6 +86,11 @@ void q2_k(const std::byte *b, float *y) {
       }
 }
 
+int q3_k_scale(const std::byte *packed, int index) {
+  const int low_bits = index < 8 ? low(packed[index]) : high(packed[index - 8]);
+  return (low_bits | (uint8_t(packed[8 + index % 4]) >> (2 * (index / 4)) & 3) << 4) - 32;
+}
+
 void q3_k(const std::byte *b, float *y) {
   const std::byte *third = b, *quants = b + 32, *packed = b + 96;
   const float d = f16(b + 108);
@@ -93,9 +98,7 @@ void q3_k(const std::byte *b, float *y) {
     for (int shift = 0; shift < 4; ++shift)
       for (int part = 0; part < 2; ++part) {
         const int index = half * 8 + shift * 2 + part;
-        const int low_bits = index < 8 ? low(packed[index]) : high(packed[index - 8]);
-        const int high_bits = uint8_t(packed[8 + index % 4]) >> (2 * (index / 4)) & 3;
-        const float step = d * float((low_bits | high_bits << 4) - 32);
+        const float step = d * float(q3_k_scale(packed, index));
         for (int i = 0; i < 16; ++i) {
           const int at = part * 16 + i;
           const int bits = uint8_t(quants[half * 32 + at]) >> (2 * shift) & 3;
@@ -171,11 +174,17 @@ void iq4_nl(const std::byte *b, float *y) {
 
 constexpr int8_t kFp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}; // twice the values of E2M1
 
-void mxfp4(const std::byte *b, float *y) {
+// Half of 2^(exponent - 127).
+float mxfp4_step(const std::byte *b) {
   const uint32_t exponent = uint8_t(b[0]);
-  const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23; // half of 2^(exponent - 127)
-  float d;
-  std::memcpy(&d, &bits, sizeof d);
+  const uint32_t bits = exponent < 2 ? 0x00200000u << exponent : (exponent - 1) << 23;
+  float step;
+  std::memcpy(&step, &bits, sizeof step);
+  return step;
+}
+
+void mxfp4(const std::byte *b, float *y) {
+  const float d = mxfp4_step(b);
   for (int i = 0; i < 16; ++i) {
     y[i] = d * float(kFp4[low(b[1 + i])]);
     y[16 + i] = d * float(kFp4[high(b[1 + i])]);
@@ -254,6 +263,112 @@ void dequantize(int32_t format, int64_t count, const std::byte *data, float *val
   const Format &found = *find(format);
   for (int64_t i = 0; i < count; i += found.shape.values, data += found.shape.bytes, values += found.shape.values)
     found.dequantize(data, values);
+}
+
+// ---- integers ---------------------------------------------------------------------------------------------------
+
+bool has_minima(int32_t format) { return format == HC_Q4_1 || format == HC_Q5_1 || format == HC_Q2_K || format == HC_Q4_K || format == HC_Q5_K; }
+
+bool has_integers(int32_t format) { return find(format) != nullptr && block_shape(format).values > 1; }
+
+namespace {
+
+// Of a plain block of 32 with one step.
+Integers plain(float step, float minimum) { return {{}, {step, step}, {minimum, minimum}}; }
+
+void nibbles(const std::byte *b, int offset, Integers &y) {
+  for (int i = 0; i < 16; ++i) {
+    y.values[i] = int8_t(low(b[i]) + offset);
+    y.values[16 + i] = int8_t(high(b[i]) + offset);
+  }
+}
+
+void add_fifth(uint32_t fifth, Integers &y) {
+  for (int i = 0; i < 32; ++i) y.values[i] = int8_t(y.values[i] + int(fifth >> i & 1) * 16);
+}
+
+Integers of_small_block(int32_t format, const std::byte *b) {
+  Integers y = plain(f16(b), 0.0f);
+  switch (format) {
+    case HC_Q4_0: nibbles(b + 2, -8, y); break;
+    case HC_Q4_1:
+      y = plain(f16(b), f16(b + 2));
+      nibbles(b + 4, 0, y);
+      break;
+    case HC_Q5_0:
+      nibbles(b + 6, -16, y);
+      add_fifth(u32(b + 2), y);
+      break;
+    case HC_Q5_1:
+      y = plain(f16(b), f16(b + 2));
+      nibbles(b + 8, 0, y);
+      add_fifth(u32(b + 4), y);
+      break;
+    case HC_Q8_0: std::memcpy(y.values, b + 2, 32); break;
+    case HC_IQ4_NL:
+      nibbles(b + 2, 0, y);
+      for (int8_t &value : y.values) value = kNonLinear[value];
+      break;
+    default: // MXFP4: the step stands alone in a block of twos
+      y = plain(mxfp4_step(b), 0.0f);
+      nibbles(b + 1, 0, y);
+      for (int8_t &value : y.values) value = kFp4[value];
+      break;
+  }
+  return y;
+}
+
+// Group `g` of 32 values of a super block.
+Integers of_super_block(int32_t format, const std::byte *b, int g) {
+  Integers y{};
+  switch (format) {
+    case HC_Q2_K:
+      for (int part = 0; part < 2; ++part) {
+        const std::byte scale = b[g * 2 + part];
+        y.steps[part] = f16(b + 80) * float(low(scale));
+        y.minima[part] = -(f16(b + 82) * float(high(scale)));
+        for (int i = 0; i < 16; ++i) y.values[part * 16 + i] = int8_t(uint8_t(b[16 + g / 4 * 32 + part * 16 + i]) >> (2 * (g % 4)) & 3);
+      }
+      break;
+    case HC_Q3_K:
+      for (int part = 0; part < 2; ++part) {
+        y.steps[part] = f16(b + 108) * float(q3_k_scale(b + 96, g * 2 + part));
+        for (int i = 0; i < 16; ++i) {
+          const int at = part * 16 + i, bits = uint8_t(b[32 + g / 4 * 32 + at]) >> (2 * (g % 4)) & 3;
+          y.values[at] = int8_t(bits - ((uint8_t(b[at]) >> g & 1) != 0 ? 0 : 4));
+        }
+      }
+      break;
+    case HC_Q4_K:
+    case HC_Q5_K: {
+      int scale, least;
+      scale_and_min(b + 4, g, scale, least);
+      y = plain(f16(b) * float(scale), -(f16(b + 2) * float(least)));
+      const std::byte *quants = b + (format == HC_Q4_K ? 16 : 48) + g / 2 * 32;
+      for (int i = 0; i < 32; ++i) {
+        const int fifth = format == HC_Q5_K ? int(uint8_t(b[16 + i]) >> g & 1) << 4 : 0;
+        y.values[i] = int8_t((g % 2 == 0 ? low(quants[i]) : high(quants[i])) | fifth);
+      }
+      break;
+    }
+    default: // Q6_K
+      for (int i = 0; i < 32; ++i) {
+        const int quarter = g % 4, half = g / 4;
+        const std::byte byte = b[half * 64 + quarter % 2 * 32 + i];
+        y.values[i] = int8_t(((quarter < 2 ? low(byte) : high(byte)) | (uint8_t(b[128 + half * 32 + i]) >> (2 * quarter) & 3) << 4) - 32);
+      }
+      for (int part = 0; part < 2; ++part) y.steps[part] = f16(b + 208) * float(int8_t(b[192 + g * 2 + part]));
+      break;
+  }
+  return y;
+}
+
+} // namespace
+
+Integers integers_at(int32_t format, const std::byte *row, int64_t first) {
+  const BlockShape shape = block_shape(format);
+  const std::byte *block = row + first / shape.values * shape.bytes;
+  return shape.values == kSmall ? of_small_block(format, block) : of_super_block(format, block, int(first % shape.values / 32));
 }
 
 } // namespace hc

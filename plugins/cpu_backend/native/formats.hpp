@@ -22,6 +22,18 @@ BlockShape block_shape(int32_t format);
 // Bytes of a row of `columns` values; 0 where the format is unknown or the row is no whole number of blocks.
 std::size_t row_bytes(int32_t format, int64_t columns);
 
+// 32 values as integers of 8 bit with a step and a minimum for each half: value = step * integer + minimum, exactly.
+struct Integers {
+  int8_t values[32];
+  float steps[2];
+  float minima[2];
+};
+// Whether the format has such integers, and whether their minima can differ from 0.
+bool has_integers(int32_t format);
+bool has_minima(int32_t format);
+// The 32 values from value `first` on, a multiple of 32, of a row that begins at `row`.
+Integers integers_at(int32_t format, const std::byte *row, int64_t first);
+
 // `count` values, a multiple of the format's block.
 void dequantize(int32_t format, int64_t count, const std::byte *data, float *values);
 

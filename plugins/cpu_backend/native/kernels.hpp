@@ -16,7 +16,20 @@ constexpr int kTileRows = 7; // most rows that a tile computes at once: 28 vecto
 constexpr int kChunk = 64; // keys that attention takes at once
 constexpr int kPiece = 16; // keys that lie side by side in every block
 
-enum Weights { kWeightsF32, kWeightsBf16, kWeightsF16, kWeightsQ8, kWeightsQ4, kWeightsQ4Min, kNumWeights };
+// Quantized ones behind kWeightsQ8; the wide ones have float32 scales, of 8 bit two in a group, and hold every format of
+// GGUF without loss.
+enum Weights {
+  kWeightsF32,
+  kWeightsBf16,
+  kWeightsF16,
+  kWeightsQ8,
+  kWeightsQ4,
+  kWeightsQ4Min,
+  kWeightsQ4Wide,
+  kWeightsQ8Wide,
+  kWeightsQ8WideMin,
+  kNumWeights
+};
 enum Inputs { kInputsF32, kInputsBf16, kInputsQ8, kNumInputs };
 
 // Rows of one linear's input. Of Q8, `scales` and `sums` have a value for each group.
@@ -24,7 +37,7 @@ struct Input {
   Inputs kind = kInputsF32;
   const void *values = nullptr; // [rows, stride]
   const float *scales = nullptr; // [rows, stride / kGroup]
-  const int32_t *sums = nullptr; // [rows, stride / kGroup] of the values
+  const int32_t *sums = nullptr; // [rows, stride / kGroup, 2] of the values of each half of a group
   std::size_t stride = 0; // values from a row to the next, a multiple of kGroup
 };
 
@@ -32,7 +45,7 @@ struct Input {
 struct Tile {
   const std::byte *panel; // at the first group
   const std::byte *ahead; // what is needed next, for the cache
-  uint32_t fetches; // bit k/2: this tile fetches it while it computes inputs k of a group; other tiles fetch the rest
+  uint32_t fetches; // bit i: this tile fetches row i of a panel's groups there; other tiles fetch the rest
   Input input;
   std::size_t first_row;
   int first_group; // of the input
@@ -67,6 +80,11 @@ struct Kernels {
   const char *name;
 
   TileFunction tiles[kNumWeights][kNumInputs][kTileRows]; // null where there is none
+  // Most rows of a tile whose sums the registers hold for a whole panel; where they hold none, a panel takes several
+  // passes, and has to be taken in parts that the first-level cache keeps.
+  int tile_rows[kNumWeights];
+  int groups_at_once;
+  bool takes_one_pass; // for a panel
 
   ScoresFunction scores_f32[kTileRows];
   ScoresFunction scores_bf16[kTileRows];
@@ -85,7 +103,7 @@ struct Kernels {
   void (*activate)(float *x, int count, int activation);
   void (*add_scaled)(float *y, const float *x, float scale, int count);
   void (*to_bf16)(const float *x, int count, uint16_t *y);
-  // Groups of 32: 127 is the largest absolute value of a group.
+  // Groups of 32: 127 is the largest absolute value of a group; two sums for each.
   void (*to_q8)(const float *x, int num_groups, int8_t *y, float *scales, int32_t *sums);
 };
 

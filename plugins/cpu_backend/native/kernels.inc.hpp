@@ -81,7 +81,7 @@ template <int Rows> void tile_f32_f32(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(float), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const float *weights = reinterpret_cast<const float *>(panel) + first * kWidth;
       for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(float), first, width, kPanel * sizeof(float));
+        if (tile.fetches >> k & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(float), first, width, kPanel * sizeof(float));
         F w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load(weights + c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -100,7 +100,7 @@ template <int Rows> void tile_f16_f32(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
       for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, kPanel * sizeof(uint16_t));
+        if (tile.fetches >> k & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, kPanel * sizeof(uint16_t));
         F w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load_f16(weights + c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -120,7 +120,7 @@ template <int Rows> void tile_bf16_f32(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + 2 * first * kWidth;
       for (int k = 0; k < kGroup; k += 2, weights += 2 * kPanel) {
-        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, 2 * kPanel * sizeof(uint16_t));
+        if (tile.fetches >> (k / 2) & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, 2 * kPanel * sizeof(uint16_t));
         F even[width], odd[width];
         for (int c = 0; c < width; ++c) Isa::split_pairs(weights + 2 * c * kWidth, even[c], odd[c]);
         for (int r = 0; r < Rows; ++r) {
@@ -143,7 +143,7 @@ template <int Rows> void tile_bf16_bf16(const Tile &tile) {
     pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + 2 * first * kWidth;
       for (int k = 0; k < kGroup; k += 2, weights += 2 * kPanel) {
-        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, 2 * kPanel * sizeof(uint16_t));
+        if (tile.fetches >> (k / 2) & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, 2 * kPanel * sizeof(uint16_t));
         Isa::Pairs w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load_pairs(weights + 2 * c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -156,10 +156,10 @@ template <int Rows> void tile_bf16_bf16(const Tile &tile) {
 
 // A group of 8 bit: 64 scales in float16, then [8][kPanel][4] weights + 128. Of 4 bit: scales, minima where there are
 // any, then [4][kPanel][4] bytes; the low half of byte [i] belongs to inputs 4i…, the high half to inputs 16 + 4i….
+// Wide ones have the same with scales in float32, of 8 bit two for each group, as many minima behind them.
 constexpr std::size_t kScaleBytes = kPanel * sizeof(uint16_t);
+constexpr std::size_t kWideBytes = kPanel * sizeof(float);
 constexpr std::size_t kQ8Bytes = kScaleBytes + kGroup * kPanel;
-constexpr std::size_t kQ4Bytes = kScaleBytes + kGroup * kPanel / 2;
-constexpr std::size_t kQ4MinBytes = kQ4Bytes + kScaleBytes;
 
 // Integer sums and float sums share the registers.
 template <int Rows> constexpr int quantized_columns() {
@@ -177,9 +177,11 @@ template <int Rows> struct QuantizedRows {
     for (int r = 0; r < Rows; ++r) {
       values[r] = input_row<int8_t>(tile, r);
       scales[r] = tile.input.scales + (tile.first_row + r) * groups + tile.first_group;
-      sums[r] = tile.input.sums + (tile.first_row + r) * groups + tile.first_group;
+      sums[r] = tile.input.sums + 2 * ((tile.first_row + r) * groups + tile.first_group);
     }
   }
+
+  int32_t sum(int row, int group) const { return sums[row][2 * group] + sums[row][2 * group + 1]; }
 };
 
 inline int32_t four_at(const int8_t *values) {
@@ -195,10 +197,10 @@ template <int Rows> void tile_q8(const Tile &tile) {
     pass<Rows, width>(tile, first, kQ8Bytes, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       Isa::I dots[Rows][width];
       for (int r = 0; r < Rows; ++r)
-        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-128 * rows.sums[r][g]);
+        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-128 * rows.sum(r, g));
       const std::byte *weights = panel + kScaleBytes + 4 * first * kWidth;
       for (int k = 0; k < kGroup; k += 4, weights += 4 * kPanel) {
-        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
+        if (tile.fetches >> (k / 4) & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
         Isa::I w[width];
         for (int c = 0; c < width; ++c) w[c] = Isa::load_bytes(weights + 4 * c * kWidth);
         for (int r = 0; r < Rows; ++r) {
@@ -215,18 +217,27 @@ template <int Rows> void tile_q8(const Tile &tile) {
     });
 }
 
-template <int Rows, bool HasMin> void tile_q4(const Tile &tile) {
+template <bool IsWide> inline F load_scales(const std::byte *p) {
+  if constexpr (IsWide) return Isa::load(reinterpret_cast<const float *>(p));
+  else return Isa::load_f16(reinterpret_cast<const uint16_t *>(p));
+}
+
+// How 4-bit groups are scaled.
+enum Scales { kScales, kScalesAndMinima, kWideScalesAndMinima };
+
+template <int Rows, Scales Kind> void tile_q4(const Tile &tile) {
   constexpr int width = quantized_columns<Rows>();
-  constexpr std::size_t head_bytes = HasMin ? 2 * kScaleBytes : kScaleBytes;
+  constexpr bool is_wide = Kind == kWideScalesAndMinima, has_min = Kind != kScales;
+  constexpr std::size_t scale_bytes = is_wide ? kWideBytes : kScaleBytes, head_bytes = has_min ? 2 * scale_bytes : scale_bytes;
   const QuantizedRows<Rows> rows(tile);
   for (int first = 0; first < kColumns; first += width)
-    pass<Rows, width>(tile, first, HasMin ? kQ4MinBytes : kQ4Bytes, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+    pass<Rows, width>(tile, first, head_bytes + kGroup * kPanel / 2, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       Isa::I dots[Rows][width];
       for (int r = 0; r < Rows; ++r)
-        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(HasMin ? 0 : -8 * rows.sums[r][g]);
+        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(has_min ? 0 : -8 * rows.sum(r, g));
       const std::byte *weights = panel + head_bytes + 4 * first * kWidth;
       for (int k = 0; k < kGroup / 2; k += 4, weights += 4 * kPanel) {
-        if (tile.fetches >> k / 2 & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
+        if (tile.fetches >> (k / 4) & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
         Isa::I low[width], high[width];
         for (int c = 0; c < width; ++c) Isa::split_nibbles(weights + 4 * c * kWidth, low[c], high[c]);
         for (int r = 0; r < Rows; ++r) {
@@ -238,13 +249,46 @@ template <int Rows, bool HasMin> void tile_q4(const Tile &tile) {
           }
         }
       }
-      const uint16_t *scales = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
       for (int c = 0; c < width; ++c) {
-        const F scale = Isa::load_f16(scales + c * kWidth);
+        const std::byte *scales = panel + (first + c) * kWidth * (is_wide ? 4 : 2);
+        const F scale = load_scales<is_wide>(scales);
         for (int r = 0; r < Rows; ++r) {
           F part = Isa::mul(Isa::to_float(dots[r][c]), scale);
-          if (HasMin) part = Isa::fma(Isa::load_f16(scales + kPanel + c * kWidth), Isa::set1(float(rows.sums[r][g])), part);
+          if (has_min) part = Isa::fma(load_scales<is_wide>(scales + scale_bytes), Isa::set1(float(rows.sum(r, g))), part);
           sums[r][c] = Isa::fma(part, Isa::set1(rows.scales[r][g]), sums[r][c]);
+        }
+      }
+    });
+}
+
+template <int Rows, bool HasMin> void tile_q8_wide(const Tile &tile) {
+  constexpr int width = quantized_columns<Rows>();
+  constexpr std::size_t head_bytes = (HasMin ? 4 : 2) * kWideBytes;
+  const QuantizedRows<Rows> rows(tile);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, head_bytes + kGroup * kPanel, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      const std::byte *weights = panel + head_bytes + 4 * first * kWidth;
+      for (int half = 0; half < 2; ++half) {
+        Isa::I dots[Rows][width];
+        for (int r = 0; r < Rows; ++r)
+          for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-128 * rows.sums[r][2 * g + half]);
+        for (int k = half * kGroup / 2; k < (half + 1) * kGroup / 2; k += 4, weights += 4 * kPanel) {
+          if (tile.fetches >> (k / 4) & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
+          Isa::I w[width];
+          for (int c = 0; c < width; ++c) w[c] = Isa::load_bytes(weights + 4 * c * kWidth);
+          for (int r = 0; r < Rows; ++r) {
+            const Isa::I a = Isa::set1_int(four_at(rows.values[r] + g * kGroup + k));
+            for (int c = 0; c < width; ++c) dots[r][c] = Isa::dot_bytes(dots[r][c], w[c], a);
+          }
+        }
+        for (int c = 0; c < width; ++c) {
+          const std::byte *scales = panel + half * kWideBytes + (first + c) * kWidth * 4;
+          const F scale = load_scales<true>(scales);
+          for (int r = 0; r < Rows; ++r) {
+            F part = Isa::mul(Isa::to_float(dots[r][c]), scale);
+            if (HasMin) part = Isa::fma(load_scales<true>(scales + 2 * kWideBytes), Isa::set1(float(rows.sums[r][2 * g + half])), part);
+            sums[r][c] = Isa::fma(part, Isa::set1(rows.scales[r][g]), sums[r][c]);
+          }
         }
       }
     });
@@ -522,14 +566,16 @@ void to_q8(const float *x, int num_groups, int8_t *y, float *scales, int32_t *su
     const float inverse = largest > 0 ? 127.0f / largest : 0.0f;
     float rounded[kGroup];
     for (int i = 0; i < kGroup; i += kWidth) Isa::store(rounded + i, Isa::round(Isa::mul(Isa::load(x + i), Isa::set1(inverse))));
-    int32_t sum = 0;
-    for (int i = 0; i < kGroup; ++i) {
-      const int32_t value = int32_t(rounded[i]);
-      y[i] = int8_t(value);
-      sum += value;
+    for (int half = 0; half < 2; ++half) {
+      int32_t sum = 0;
+      for (int i = half * kGroup / 2; i < (half + 1) * kGroup / 2; ++i) {
+        const int32_t value = int32_t(rounded[i]);
+        y[i] = int8_t(value);
+        sum += value;
+      }
+      sums[2 * g + half] = sum;
     }
     scales[g] = largest / 127.0f;
-    sums[g] = sum;
   }
 }
 
@@ -541,8 +587,9 @@ constexpr Kernels make_kernels(const char *name) {
   Kernels k{};
   k.name = name;
   const TileFunction f32[] = HC_ROWS(tile_f32_f32), f16[] = HC_ROWS(tile_f16_f32), bf16[] = HC_ROWS(tile_bf16_f32),
-                     dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_ROWS(tile_q8), q4[] = HC_ROWS_OF(tile_q4, false),
-                     q4_min[] = HC_ROWS_OF(tile_q4, true);
+                     dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_ROWS(tile_q8), q4[] = HC_ROWS_OF(tile_q4, kScales),
+                     q4_min[] = HC_ROWS_OF(tile_q4, kScalesAndMinima), q4_wide[] = HC_ROWS_OF(tile_q4, kWideScalesAndMinima),
+                     q8_wide[] = HC_ROWS_OF(tile_q8_wide, false), q8_wide_min[] = HC_ROWS_OF(tile_q8_wide, true);
   const ScoresFunction s32[] = HC_ROWS(scores_f32), s16[] = HC_ROWS(scores_bf16);
   const MixtureFunction m32[] = HC_ROWS(mixture_f32), m16[] = HC_ROWS(mixture_bf16);
   for (int r = 0; r < kTileRows; ++r) {
@@ -553,11 +600,18 @@ constexpr Kernels make_kernels(const char *name) {
     k.tiles[kWeightsQ8][kInputsQ8][r] = q8[r];
     k.tiles[kWeightsQ4][kInputsQ8][r] = q4[r];
     k.tiles[kWeightsQ4Min][kInputsQ8][r] = q4_min[r];
+    k.tiles[kWeightsQ4Wide][kInputsQ8][r] = q4_wide[r];
+    k.tiles[kWeightsQ8Wide][kInputsQ8][r] = q8_wide[r];
+    k.tiles[kWeightsQ8WideMin][kInputsQ8][r] = q8_wide_min[r];
     k.scores_f32[r] = s32[r];
     k.scores_bf16[r] = s16[r];
     k.mixture_f32[r] = m32[r];
     k.mixture_bf16[r] = m16[r];
   }
+  constexpr bool is_one_pass = Isa::kRegisters >= 8 * kColumns;
+  for (int weights = 0; weights < kNumWeights; ++weights) k.tile_rows[weights] = is_one_pass && weights >= kWeightsQ8 ? 3 : kTileRows;
+  k.groups_at_once = is_one_pass ? 16 : 4;
+  k.takes_one_pass = is_one_pass;
   k.softmax = softmax;
   k.rms_norm = rms_norm;
   k.layer_norm = layer_norm;

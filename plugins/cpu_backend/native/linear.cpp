@@ -10,9 +10,9 @@
 namespace hc {
 namespace {
 
-constexpr int kGroupsAtOnce = 16; // of the input: a part of a panel that stays in a core's cache while all rows pass
-constexpr std::size_t kAheadBytes = 4096; // how far ahead a panel is fetched while one tile of rows passes
+constexpr std::size_t kAheadBytes = 8192; // how far ahead a panel is fetched while one tile of rows passes
 constexpr std::size_t kScaleBytes = kPanel * sizeof(uint16_t);
+constexpr std::size_t kWideBytes = kPanel * sizeof(float);
 
 void set_u16(std::byte *p, uint16_t value) { std::memcpy(p, &value, sizeof value); }
 
@@ -94,6 +94,24 @@ void round_to_q4(const float *values, std::byte *group, int column) {
   put_nibbles(rounded, group + 2 * kScaleBytes, column);
 }
 
+void set_f32(std::byte *p, float value) { std::memcpy(p, &value, sizeof value); }
+
+void put_q4_wide(const Integers &group_values, std::byte *group, int column) {
+  set_f32(group + column * 4, group_values.steps[0]);
+  set_f32(group + kWideBytes + column * 4, group_values.minima[0]);
+  uint8_t values[kGroup];
+  for (int k = 0; k < kGroup; ++k) values[k] = uint8_t(group_values.values[k]);
+  put_nibbles(values, group + 2 * kWideBytes, column);
+}
+
+void put_q8_wide(const Integers &group_values, bool has_min, std::byte *group, int column) {
+  for (int half = 0; half < 2; ++half) {
+    set_f32(group + std::size_t(half) * kWideBytes + column * 4, group_values.steps[half]);
+    if (has_min) set_f32(group + std::size_t(2 + half) * kWideBytes + column * 4, group_values.minima[half]);
+  }
+  put_bytes(group_values.values, group + (has_min ? 4 : 2) * kWideBytes, column);
+}
+
 std::size_t bytes_of_group(Weights weights) {
   switch (weights) {
     case kWeightsF32: return std::size_t(kGroup) * kPanel * 4;
@@ -101,28 +119,35 @@ std::size_t bytes_of_group(Weights weights) {
     case kWeightsF16: return std::size_t(kGroup) * kPanel * 2;
     case kWeightsQ8: return kScaleBytes + std::size_t(kGroup) * kPanel;
     case kWeightsQ4: return kScaleBytes + std::size_t(kGroup) * kPanel / 2;
-    default: return 2 * kScaleBytes + std::size_t(kGroup) * kPanel / 2;
+    case kWeightsQ4Min: return 2 * kScaleBytes + std::size_t(kGroup) * kPanel / 2;
+    case kWeightsQ4Wide: return 2 * kWideBytes + std::size_t(kGroup) * kPanel / 2;
+    case kWeightsQ8Wide: return 2 * kWideBytes + std::size_t(kGroup) * kPanel;
+    default: return 4 * kWideBytes + std::size_t(kGroup) * kPanel;
   }
 }
 
-// How a format is kept: as it lies, or as its values rounded.
+// How a format is kept: as it lies, as its integers, or as its values rounded.
 struct Plan {
+  enum From { kAsItLies, kIntegers, kValues };
   Weights weights;
-  PutGroup put; // null: from float32 values
+  From from;
+  PutGroup put = nullptr; // kAsItLies
 };
 
 Plan plan_for(int32_t format, int32_t storage) {
-  const bool has_8_bits = format == HC_Q8_0, has_4_bits = format == HC_Q4_0 || format == HC_Q4_1;
-  if (storage == HC_AS_Q4 && !has_4_bits) return {kWeightsQ4Min, nullptr};
-  if (storage == HC_AS_Q8 && !has_4_bits && !has_8_bits) return {kWeightsQ8, nullptr};
+  const BlockShape shape = block_shape(format);
+  const float bits = 8.0f * float(shape.bytes) / float(shape.values);
+  if (storage == HC_AS_Q4 && bits > 6) return {kWeightsQ4Min, Plan::kValues};
+  if (storage == HC_AS_Q8 && bits > 9) return {kWeightsQ8, Plan::kValues};
   switch (format) {
-    case HC_F32: return {kWeightsF32, put_f32};
-    case HC_F16: return {kWeightsF16, put_f16};
-    case HC_BF16: return {kWeightsBf16, put_bf16};
-    case HC_Q8_0: return {kWeightsQ8, put_q8_0};
-    case HC_Q4_0: return {kWeightsQ4, put_q4_0};
-    case HC_Q4_1: return {kWeightsQ4Min, put_q4_1};
-    default: return {kWeightsF32, nullptr};
+    case HC_F32: return {kWeightsF32, Plan::kAsItLies, put_f32};
+    case HC_F16: return {kWeightsF16, Plan::kAsItLies, put_f16};
+    case HC_BF16: return {kWeightsBf16, Plan::kAsItLies, put_bf16};
+    case HC_Q8_0: return {kWeightsQ8, Plan::kAsItLies, put_q8_0};
+    case HC_Q4_0: return {kWeightsQ4, Plan::kAsItLies, put_q4_0};
+    case HC_Q4_1: return {kWeightsQ4Min, Plan::kAsItLies, put_q4_1};
+    case HC_Q4_K: return {kWeightsQ4Wide, Plan::kIntegers};
+    default: return {has_minima(format) ? kWeightsQ8WideMin : kWeightsQ8Wide, Plan::kIntegers};
   }
 }
 
@@ -144,21 +169,21 @@ Linear pack(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int 
 
   const std::size_t bytes_per_row = row_bytes(format, num_inputs);
   const BlockShape block = block_shape(format);
-  const int put_bytes_per_group = plan.put == nullptr ? 0 : kGroup / block.values * block.bytes;
+  const std::size_t bytes_per_group = plan.from == Plan::kAsItLies ? std::size_t(kGroup / block.values * block.bytes) : 0;
   Pool::instance().run(linear.num_panels, [&](int p, int) {
-    std::vector<float> values(plan.put == nullptr ? std::size_t(linear.num_groups) * kGroup : 0);
+    std::vector<float> values(plan.from == Plan::kValues ? std::size_t(linear.num_groups) * kGroup : 0);
     std::byte *panel = panels + std::size_t(p) * std::size_t(linear.num_groups) * linear.group_bytes;
     std::memset(panel, 0, std::size_t(linear.num_groups) * linear.group_bytes);
     for (int column = 0; column < std::min(kPanel, num_outputs - p * kPanel); ++column) {
       const std::byte *row = data + std::size_t(p * kPanel + column) * bytes_per_row;
-      if (plan.put == nullptr) dequantize(format, num_inputs, row, values.data());
+      if (plan.from == Plan::kValues) dequantize(format, num_inputs, row, values.data());
       for (int g = 0; g < linear.num_groups; ++g) {
         std::byte *group = panel + std::size_t(g) * linear.group_bytes;
-        const int count = std::min(kGroup, num_inputs - g * kGroup);
-        if (plan.put != nullptr) plan.put(row + std::size_t(g) * std::size_t(put_bytes_per_group), count, group, column);
-        else if (plan.weights == kWeightsQ8) round_to_q8(values.data() + g * kGroup, group, column);
-        else if (plan.weights == kWeightsQ4Min) round_to_q4(values.data() + g * kGroup, group, column);
-        else put_f32(reinterpret_cast<const std::byte *>(values.data() + g * kGroup), count, group, column);
+        if (plan.from == Plan::kAsItLies) plan.put(row + std::size_t(g) * bytes_per_group, std::min(kGroup, num_inputs - g * kGroup), group, column);
+        else if (plan.from == Plan::kValues && plan.weights == kWeightsQ8) round_to_q8(values.data() + g * kGroup, group, column);
+        else if (plan.from == Plan::kValues) round_to_q4(values.data() + g * kGroup, group, column);
+        else if (plan.weights == kWeightsQ4Wide) put_q4_wide(integers_at(format, row, int64_t(g) * kGroup), group, column);
+        else put_q8_wide(integers_at(format, row, int64_t(g) * kGroup), plan.weights == kWeightsQ8WideMin, group, column);
       }
     }
   });
@@ -173,7 +198,7 @@ InputRows::InputRows(int max_rows, int max_inputs) {
   bf16_ = Array<uint16_t>(rows * stride);
   q8_ = Array<int8_t>(rows * stride);
   scales_ = Array<float>(rows * stride / kGroup);
-  sums_ = Array<int32_t>(rows * stride / kGroup);
+  sums_ = Array<int32_t>(2 * rows * stride / kGroup);
 }
 
 void InputRows::shape(int count) {
@@ -192,7 +217,7 @@ void InputRows::fill(const Kernels &kernels, const Forms &forms, int row, const 
   }
   if (forms.is_wanted[kInputsBf16]) kernels.to_bf16(values, int(stride_), bf16_.data() + at);
   if (forms.is_wanted[kInputsQ8])
-    kernels.to_q8(values, int(stride_ / kGroup), q8_.data() + at, scales_.data() + at / kGroup, sums_.data() + at / kGroup);
+    kernels.to_q8(values, int(stride_ / kGroup), q8_.data() + at, scales_.data() + at / kGroup, sums_.data() + 2 * (at / kGroup));
 }
 
 Input InputRows::input(Inputs kind) const {
@@ -206,22 +231,24 @@ LinearScratch::LinearScratch(int num_threads) : sums_(std::size_t(num_threads) *
 
 namespace {
 
-// Of 16 pairs of inputs, those of tile `tile`.
+// Of the rows of a panel's group, at most 32, those of tile `tile`.
 uint32_t fetches(int tile, int num_tiles) {
   uint32_t bits = 0;
-  for (int pair = tile; pair < kGroup / 2; pair += num_tiles) bits |= 1u << pair;
+  for (int row = tile; row < kGroup; row += num_tiles) bits |= 1u << row;
   return bits;
 }
 
 // All rows of a chunk with one panel. Tiles of about equal height share the fetching of what comes next.
 void multiply(const Kernels &kernels, const Linear &linear, int panel, const Input &input, int first_row, int num_rows, float *sums) {
   const TileFunction *tiles = kernels.tiles[linear.weights][linear.inputs];
-  const int num_tiles = (num_rows + kTileRows - 1) / kTileRows;
-  const int groups_at_once = num_tiles == 1 ? linear.num_groups : kGroupsAtOnce;
+  const int tile_rows = kernels.tile_rows[linear.weights];
+  const int num_tiles = (num_rows + tile_rows - 1) / tile_rows;
+  const bool is_streamed = num_tiles == 1 && kernels.takes_one_pass;
+  const int groups_at_once = is_streamed ? linear.num_groups : kernels.groups_at_once;
   for (int group = 0; group < linear.num_groups; group += groups_at_once) {
     const std::byte *part = linear.panel(panel) + std::size_t(group) * linear.group_bytes;
     const int num_groups = std::min(groups_at_once, linear.num_groups - group);
-    const std::byte *ahead = part + (num_tiles == 1 ? kAheadBytes : std::size_t(num_groups) * linear.group_bytes);
+    const std::byte *ahead = part + (is_streamed ? kAheadBytes : std::size_t(num_groups) * linear.group_bytes);
     for (int tile = 0; tile < num_tiles; ++tile) {
       const int row = tile * num_rows / num_tiles, rows = (tile + 1) * num_rows / num_tiles - row;
       tiles[rows - 1]({part, ahead, fetches(tile, num_tiles), input, std::size_t(first_row + row), group, num_groups, group == 0, sums + row * kPanel});
@@ -270,16 +297,16 @@ void finish(const Kernels &kernels, const Use &use, int panel, int first_row, in
 
 } // namespace
 
-void run(const Kernels &kernels, Pool &pool, LinearScratch &scratch, const Use *uses, int num_uses, const InputRows &rows, int num_rows) {
-  const int num_chunks = (num_rows + LinearScratch::kRowsAtOnce - 1) / LinearScratch::kRowsAtOnce;
-  int num_panels = 0;
-  for (int i = 0; i < num_uses; ++i) num_panels += uses[i].linear->num_panels;
-  pool.run(num_panels * num_chunks, [&](int task, int thread) {
-    int panel = task / num_chunks;
+void run(const Kernels &kernels, Pool &pool, LinearScratch &scratch, const Use *uses, int num_uses, const InputRows &rows) {
+  constexpr int most_rows = LinearScratch::kRowsAtOnce;
+  const auto num_tasks = [](const Use &use) { return use.linear->num_panels * ((use.num_rows + most_rows - 1) / most_rows); };
+  int all_tasks = 0;
+  for (int i = 0; i < num_uses; ++i) all_tasks += num_tasks(uses[i]);
+  pool.run(all_tasks, [&](int task, int thread) {
     const Use *use = uses;
-    for (; panel >= use->linear->num_panels; ++use) panel -= use->linear->num_panels;
-    const int first_row = task % num_chunks * LinearScratch::kRowsAtOnce;
-    const int count = std::min(LinearScratch::kRowsAtOnce, num_rows - first_row);
+    for (; task >= num_tasks(*use); ++use) task -= num_tasks(*use);
+    const int num_chunks = (use->num_rows + most_rows - 1) / most_rows, panel = task / num_chunks, begin = task % num_chunks * most_rows;
+    const int first_row = use->first_row + begin, count = std::min(most_rows, use->num_rows - begin);
     float *sums = scratch.sums(thread, 0), *gates = scratch.sums(thread, 1);
     multiply(kernels, *use->linear, panel, rows.input(use->linear->inputs), first_row, count, sums);
     if (use->gate != nullptr) multiply(kernels, *use->gate, panel, rows.input(use->gate->inputs), first_row, count, gates);

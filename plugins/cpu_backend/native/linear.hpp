@@ -62,10 +62,12 @@ struct Use {
   enum Mode { kStore, kAdd, kGate, kActivate };
 
   const Linear *linear;
+  int first_row; // of the input, and of the output
+  int num_rows;
+  Mode mode;
+  float *output; // [rows, stride]
+  std::size_t stride;
   const Linear *gate = nullptr; // with kGate: the result is act(gate) * linear
-  Mode mode = kStore;
-  float *output = nullptr; // [rows, stride]
-  std::size_t stride = 0;
   float scale = 1.0f; // kAdd: of what is added; kStore: of what is stored
   float softcap = 0.0f; // kStore: 0 for none
   int activation = 0;
@@ -82,7 +84,7 @@ class LinearScratch {
   Array<float> sums_;
 };
 
-void run(const Kernels &kernels, Pool &pool, LinearScratch &scratch, const Use *uses, int num_uses, const InputRows &rows, int num_rows);
+void run(const Kernels &kernels, Pool &pool, LinearScratch &scratch, const Use *uses, int num_uses, const InputRows &rows);
 
 // Values of an activation that need the error function, in place of the kernels' own.
 void gelu_exact(float *x, int count);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "error.hpp"
 #include "formats.hpp"
@@ -59,10 +60,13 @@ void Stage::set_layer(int layer, const hc_layer_config &config) {
   require(config.num_heads / config.num_kv_heads <= AttentionScratch::kQueries, "too many query heads share keys");
   require(config.head_dim > 0 && config.head_dim % kPiece == 0 && config.head_dim <= 1024, "head_dim must be a multiple of 16 and at most 1024");
   require(config.intermediate > 0, "intermediate must be above 0");
-  if (config.num_experts > 0) throw Error(HC_UNSUPPORTED, "experts are not supported");
+  require(config.num_experts >= 0 && config.num_experts <= 4096 && config.experts_per_token >= 0 && config.experts_per_token <= config.num_experts,
+          "experts_per_token must be at most num_experts");
+  require(config.num_experts == 0 || (config.experts_per_token > 0 && (config.flags & (HC_PARALLEL | HC_UNGATED | HC_ROUTER_SIGMOID)) == 0),
+          "experts are gated, behind attention, and chosen by softmax");
   Layer &made = layers_[std::size_t(layer)];
   made.config = config;
-  made.mlps.resize(1);
+  made.mlps.resize(std::size_t(std::max(1, config.num_experts)));
   made.cache = KvCache(config.num_kv_heads, config.head_dim, config_.kv_format == HC_KV_BF16);
 }
 
@@ -162,7 +166,9 @@ void Stage::put(int layer, int tensor, int expert, int format, int storage, int6
 
   Linear &linear = linear_of(layer, tensor, expert);
   const float *bias = linear.bias;
-  linear = pack(slabs_, format, storage, int(rows), int(columns), data, config_.activations == HC_ACT_BF16);
+  // Rounding the router's input would change which experts are chosen.
+  const bool keeps_bf16 = config_.activations == HC_ACT_BF16 && tensor != HC_ROUTER;
+  linear = pack(slabs_, format, tensor == HC_ROUTER ? HC_KEEP : storage, int(rows), int(columns), data, keeps_bf16);
   linear.bias = bias;
   weight_bytes_ += int64_t(linear.num_bytes);
 }
@@ -179,7 +185,7 @@ void Stage::put_vector(int layer, int tensor, int format, int64_t count, const s
 }
 
 void Stage::ready() {
-  int most_inputs = config_.hidden, most_heads = 0, most_kv = 0, most_inner = 0, most_dim = 0;
+  int most_inputs = config_.hidden, most_heads = 0, most_kv = 0, most_inner = 0, most_experts = 0, most_chosen = 1;
   const auto needs = [](bool is_there, const char *what, int layer) {
     require(is_there, std::string(what) + (layer < 0 ? "" : " of layer " + std::to_string(layer)) + " is missing");
   };
@@ -187,29 +193,38 @@ void Stage::ready() {
     const Layer &l = layers_[std::size_t(i)];
     needs(l.config.num_heads > 0, "the description", i);
     needs(l.q.panels != nullptr && l.k.panels != nullptr && l.v.panels != nullptr && l.o.panels != nullptr, "a linear of attention", i);
-    needs(l.mlps[0].up.panels != nullptr && l.mlps[0].down.panels != nullptr, "a linear of the MLP", i);
-    needs(l.has(HC_UNGATED) || l.mlps[0].gate.panels != nullptr, "the gate of the MLP", i);
+    for (const Mlp &mlp : l.mlps) {
+      needs(mlp.up.panels != nullptr && mlp.down.panels != nullptr, "a linear of the MLP", i);
+      needs(l.has(HC_UNGATED) || mlp.gate.panels != nullptr, "the gate of the MLP", i);
+    }
+    needs(l.config.num_experts == 0 || l.router.panels != nullptr, "the router", i);
+    most_experts = std::max(most_experts, l.config.num_experts);
+    most_chosen = std::max(most_chosen, l.config.experts_per_token);
     needs(!l.has(HC_QK_NORM) || (l.q_norm != nullptr && l.k_norm != nullptr), "a norm of queries or keys", i);
     needs(!l.has(HC_PARALLEL) || l.attention_norm != nullptr, "the norm", i);
     require(l.config.rope < int(ropes_.size()), "a layer names a table of frequencies that is missing");
     most_heads = std::max(most_heads, l.config.num_heads * l.config.head_dim);
     most_kv = std::max(most_kv, l.config.num_kv_heads * l.config.head_dim);
     most_inner = std::max(most_inner, l.config.intermediate);
-    most_dim = std::max(most_dim, l.config.head_dim);
   }
   needs(!config_.is_first || embedding_ != nullptr, "the embedding", -1);
   needs(!config_.is_last || (head_.panels != nullptr && final_norm_ != nullptr), "the head or the final norm", -1);
 
   const std::size_t tokens = std::size_t(config_.max_tokens);
   stream_ = Array<float>(tokens * std::size_t(config_.hidden));
-  branch_ = Array<float>(tokens * std::size_t(config_.hidden));
+  const std::size_t rows = tokens * std::size_t(most_chosen); // of the MLP's inputs
+  branch_ = Array<float>(rows * std::size_t(config_.hidden));
   queries_ = Array<float>(tokens * std::size_t(most_heads));
   attended_ = Array<float>(tokens * std::size_t(most_heads));
   keys_ = Array<float>(tokens * std::size_t(most_kv));
   values_ = Array<float>(tokens * std::size_t(most_kv));
-  inner_ = Array<float>(tokens * std::size_t((most_inner + kPanel - 1) / kPanel * kPanel));
+  inner_ = Array<float>(rows * std::size_t(most_inner));
   most_inputs = std::max({most_inputs, most_heads, most_inner});
-  input_ = InputRows(config_.max_tokens, most_inputs);
+  input_ = InputRows(int(rows), most_inputs);
+  router_ = Array<float>(tokens * std::size_t(most_experts));
+  choices_.reserve(rows);
+  first_rows_.reserve(std::size_t(most_experts) + 1);
+  expert_uses_.reserve(std::size_t(most_experts));
   work_.reserve(tokens * 64);
   is_ready_ = true;
   make_thread_room();
@@ -344,8 +359,8 @@ void Stage::prepare(Vector weight, Vector bias, const InputRows::Forms &forms, i
 void Stage::add_branch(const Linear &linear, Vector post_norm, float scale, int num_tokens) {
   const std::size_t hidden = std::size_t(config_.hidden);
   const bool is_direct = post_norm == nullptr;
-  const Use use{&linear, nullptr, is_direct ? Use::kAdd : Use::kStore, is_direct ? stream_.data() : branch_.data(), hidden, is_direct ? scale : 1.0f};
-  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_, num_tokens);
+  const Use use{&linear, 0, num_tokens, is_direct ? Use::kAdd : Use::kStore, is_direct ? stream_.data() : branch_.data(), hidden, nullptr, is_direct ? scale : 1.0f};
+  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_);
   if (is_direct) return;
   each_token(num_tokens, [&](int token, int thread) {
     float *normed = normed_.data() + std::size_t(thread) * hidden;
@@ -367,8 +382,8 @@ void Stage::run_layer(Layer &layer, const hc_batch &batch) {
   forms.add(layer.mlps[0].up);
   prepare(layer.attention_norm, layer.attention_norm_bias, forms, batch.num_tokens);
   const Mlp &mlp = layer.mlps[0];
-  const Use use{&mlp.up, &mlp.gate, Use::kGate, inner_.data(), std::size_t(layer.config.intermediate), 1.0f, 0.0f, layer.config.activation};
-  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_, batch.num_tokens);
+  const Use use{&mlp.up, 0, batch.num_tokens, Use::kGate, inner_.data(), std::size_t(layer.config.intermediate), &mlp.gate, 1.0f, 0.0f, layer.config.activation};
+  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_);
   attention(layer, batch);
 
   InputRows::Forms inner;
@@ -384,8 +399,9 @@ void Stage::attention(Layer &layer, const hc_batch &batch) {
   InputRows::Forms forms;
   for (const Linear *linear : {&layer.q, &layer.k, &layer.v}) forms.add(*linear);
   prepare(layer.attention_norm, layer.attention_norm_bias, forms, batch.num_tokens);
-  const Use uses[] = {{&layer.q, nullptr, Use::kStore, queries_.data(), heads}, {&layer.k, nullptr, Use::kStore, keys_.data(), kv}, {&layer.v, nullptr, Use::kStore, values_.data(), kv}};
-  run(kernels_, Pool::instance(), *linear_scratch_, uses, 3, input_, batch.num_tokens);
+  const int num_tokens = batch.num_tokens;
+  const Use uses[] = {{&layer.q, 0, num_tokens, Use::kStore, queries_.data(), heads}, {&layer.k, 0, num_tokens, Use::kStore, keys_.data(), kv}, {&layer.v, 0, num_tokens, Use::kStore, values_.data(), kv}};
+  run(kernels_, Pool::instance(), *linear_scratch_, uses, 3, input_);
   write_keys(layer, batch);
 
   const AttentionShape shape{c.num_heads, c.num_kv_heads, c.head_dim, c.window, c.attention_scale, c.attention_softcap, layer.sinks};
@@ -453,6 +469,11 @@ void Stage::write_keys(Layer &layer, const hc_batch &batch) {
 }
 
 void Stage::mlp(Layer &layer, int num_tokens) {
+  if (layer.config.num_experts > 0) {
+    experts(layer, num_tokens);
+    return;
+  }
+
   const Mlp &mlp = layer.mlps[0];
   const bool is_gated = !layer.has(HC_UNGATED);
   const std::size_t inner = std::size_t(layer.config.intermediate);
@@ -460,14 +481,92 @@ void Stage::mlp(Layer &layer, int num_tokens) {
   forms.add(mlp.up);
   if (is_gated) forms.add(mlp.gate);
   prepare(layer.mlp_norm, layer.mlp_norm_bias, forms, num_tokens);
-  const Use use{&mlp.up, is_gated ? &mlp.gate : nullptr, is_gated ? Use::kGate : Use::kActivate, inner_.data(), inner, 1.0f, 0.0f, layer.config.activation};
-  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_, num_tokens);
+  const Use use{&mlp.up, 0, num_tokens, is_gated ? Use::kGate : Use::kActivate, inner_.data(), inner, is_gated ? &mlp.gate : nullptr, 1.0f, 0.0f, layer.config.activation};
+  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_);
 
   InputRows::Forms down;
   down.add(mlp.down);
   input_.shape(layer.config.intermediate);
   each_token(num_tokens, [&](int token, int) { input_.fill(kernels_, down, token, inner_.data() + std::size_t(token) * inner); });
   add_branch(mlp.down, layer.post_mlp_norm, layer.config.residual_scale, num_tokens);
+}
+
+void Stage::choose_experts(const Layer &layer, int num_tokens) {
+  const int num_experts = layer.config.num_experts, num_chosen = layer.config.experts_per_token;
+  choices_.clear();
+  for (int token = 0; token < num_tokens; ++token) {
+    float *scores = router_.data() + std::size_t(token) * std::size_t(num_experts);
+    const float largest = *std::max_element(scores, scores + num_experts);
+    float total = 0;
+    for (int e = 0; e < num_experts; ++e) total += std::exp(scores[e] - largest);
+    const std::size_t first = choices_.size();
+    float chosen_total = 0;
+    for (int i = 0; i < num_chosen; ++i) {
+      const int expert = int(std::max_element(scores, scores + num_experts) - scores);
+      const float weight = std::exp(scores[expert] - largest) / total;
+      choices_.push_back({token, expert, weight, 0});
+      chosen_total += weight;
+      scores[expert] = -std::numeric_limits<float>::infinity();
+    }
+    if (layer.has(HC_ROUTER_RENORMALIZE))
+      for (std::size_t i = first; i < choices_.size(); ++i) choices_[i].weight /= chosen_total;
+  }
+
+  first_rows_.assign(std::size_t(num_experts) + 1, 0);
+  for (const Choice &choice : choices_) ++first_rows_[std::size_t(choice.expert) + 1];
+  for (std::size_t e = 1; e < first_rows_.size(); ++e) first_rows_[e] += first_rows_[e - 1];
+  for (Choice &choice : choices_) choice.row = first_rows_[std::size_t(choice.expert)]++;
+  for (std::size_t e = first_rows_.size() - 1; e > 0; --e) first_rows_[e] = first_rows_[e - 1];
+  first_rows_[0] = 0;
+}
+
+// Only the chosen experts' weights are read.
+void Stage::experts(Layer &layer, int num_tokens) {
+  const std::size_t hidden = std::size_t(config_.hidden), inner = std::size_t(layer.config.intermediate);
+  const int num_chosen = layer.config.experts_per_token;
+  InputRows::Forms routed;
+  routed.add(layer.router);
+  prepare(layer.mlp_norm, layer.mlp_norm_bias, routed, num_tokens);
+  const Use route{&layer.router, 0, num_tokens, Use::kStore, router_.data(), std::size_t(layer.config.num_experts)};
+  run(kernels_, Pool::instance(), *linear_scratch_, &route, 1, input_);
+  choose_experts(layer, num_tokens);
+
+  InputRows::Forms forms, down;
+  for (const Mlp &mlp : layer.mlps) {
+    forms.add(mlp.up);
+    forms.add(mlp.gate);
+    down.add(mlp.down);
+  }
+  each_token(num_tokens, [&](int token, int thread) {
+    float *normed = normed_.data() + std::size_t(thread) * hidden;
+    const float *row = stream_.data() + std::size_t(token) * hidden;
+    if (layer.mlp_norm != nullptr) norm(row, layer.mlp_norm, layer.mlp_norm_bias, normed);
+    for (int i = 0; i < num_chosen; ++i)
+      input_.fill(kernels_, forms, choices_[std::size_t(token * num_chosen + i)].row, layer.mlp_norm != nullptr ? normed : row);
+  });
+  const auto run_all = [&](auto use_of) {
+    expert_uses_.clear();
+    for (int e = 0; e < layer.config.num_experts; ++e) {
+      const int first = first_rows_[std::size_t(e)], count = first_rows_[std::size_t(e) + 1] - first;
+      if (count > 0) expert_uses_.push_back(use_of(layer.mlps[std::size_t(e)], first, count));
+    }
+    run(kernels_, Pool::instance(), *linear_scratch_, expert_uses_.data(), int(expert_uses_.size()), input_);
+  };
+  run_all([&](const Mlp &mlp, int first, int count) { return Use{&mlp.up, first, count, Use::kGate, inner_.data(), inner, &mlp.gate, 1.0f, 0.0f, layer.config.activation}; });
+
+  input_.shape(layer.config.intermediate);
+  each_token(int(choices_.size()), [&](int row, int) { input_.fill(kernels_, down, row, inner_.data() + std::size_t(row) * inner); });
+  run_all([&](const Mlp &mlp, int first, int count) { return Use{&mlp.down, first, count, Use::kStore, branch_.data(), hidden}; });
+  each_token(num_tokens, [&](int token, int thread) {
+    float *sum = normed_.data() + std::size_t(thread) * hidden;
+    std::fill(sum, sum + hidden, 0.0f);
+    for (int i = 0; i < num_chosen; ++i) {
+      const Choice &choice = choices_[std::size_t(token * num_chosen + i)];
+      kernels_.add_scaled(sum, branch_.data() + std::size_t(choice.row) * hidden, choice.weight, config_.hidden);
+    }
+    if (layer.post_mlp_norm != nullptr) norm(sum, layer.post_mlp_norm, nullptr, sum);
+    kernels_.add_scaled(stream_.data() + std::size_t(token) * hidden, sum, layer.config.residual_scale, config_.hidden);
+  });
 }
 
 void Stage::answer(const hc_batch &batch) {
@@ -484,8 +583,8 @@ void Stage::answer(const hc_batch &batch) {
     norm(row_of(batch.logit_tokens[i]), final_norm_, final_norm_bias_, normed);
     input_.fill(kernels_, forms, i, normed);
   });
-  const Use use{&head_, nullptr, Use::kStore, batch.logits, std::size_t(config_.vocab), config_.logit_scale, config_.logit_softcap};
-  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_, batch.num_logits);
+  const Use use{&head_, 0, batch.num_logits, Use::kStore, batch.logits, std::size_t(config_.vocab), nullptr, config_.logit_scale, config_.logit_softcap};
+  run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_);
 }
 
 } // namespace hc

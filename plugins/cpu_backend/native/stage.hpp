@@ -65,6 +65,9 @@ class Stage {
   void attention(Layer &layer, const hc_batch &batch);
   void write_keys(Layer &layer, const hc_batch &batch);
   void mlp(Layer &layer, int num_tokens);
+  void experts(Layer &layer, int num_tokens);
+  // Chooses experts for every token, and sorts the choices by expert.
+  void choose_experts(const Layer &layer, int num_tokens);
   void answer(const hc_batch &batch);
 
   // One function for each token, in parallel where that pays.
@@ -99,6 +102,18 @@ class Stage {
   Array<float> normed_; // [threads, hidden]
   InputRows input_;
   std::vector<AttentionWork> work_;
+
+  // Of layers with experts: a token's choices, and a row for each of them, those of one expert side by side.
+  struct Choice {
+    int token;
+    int expert;
+    float weight;
+    int row;
+  };
+  Array<float> router_; // [max_tokens, experts]
+  std::vector<Choice> choices_; // [tokens, experts_per_token]
+  std::vector<int> first_rows_; // [experts + 1]
+  std::vector<Use> expert_uses_;
   std::unique_ptr<LinearScratch> linear_scratch_;
   std::unique_ptr<AttentionScratch> attention_scratch_;
   void make_thread_room();
