@@ -13,6 +13,7 @@ namespace hc {
 constexpr int kPanel = 64; // outputs of a panel
 constexpr int kGroup = 32; // values of the input in a group
 constexpr int kTileRows = 7; // most rows that a tile computes at once: 28 vectors of sums, 4 of weights
+constexpr int kQuantizedTileRows = 3; // the same of quantized weights, which have sums of integers too
 constexpr int kChunk = 64; // keys that attention takes at once
 constexpr int kPiece = 16; // keys that lie side by side in every block
 
@@ -80,11 +81,9 @@ struct Kernels {
   const char *name;
 
   TileFunction tiles[kNumWeights][kNumInputs][kTileRows]; // null where there is none
-  // Most rows of a tile whose sums the registers hold for a whole panel; where they hold none, a panel takes several
-  // passes, and has to be taken in parts that the first-level cache keeps.
-  int tile_rows[kNumWeights];
+  // Of a panel that a tile takes at once where several tiles follow each other: the cache keeps them meanwhile.
   int groups_at_once;
-  bool takes_one_pass; // for a panel
+  bool takes_one_pass; // The registers hold a tile's sums for a whole panel.
 
   ScoresFunction scores_f32[kTileRows];
   ScoresFunction scores_bf16[kTileRows];

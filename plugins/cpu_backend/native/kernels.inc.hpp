@@ -580,16 +580,15 @@ void to_q8(const float *x, int num_groups, int8_t *y, float *scales, int32_t *su
 }
 
 #define HC_ROWS(function) {function<1>, function<2>, function<3>, function<4>, function<5>, function<6>, function<7>}
-#define HC_ROWS_OF(function, option) \
-  {function<1, option>, function<2, option>, function<3, option>, function<4, option>, function<5, option>, function<6, option>, function<7, option>}
+#define HC_FEW_ROWS(function, ...) {function<1 __VA_OPT__(, ) __VA_ARGS__>, function<2 __VA_OPT__(, ) __VA_ARGS__>, function<3 __VA_OPT__(, ) __VA_ARGS__>}
 
 constexpr Kernels make_kernels(const char *name) {
   Kernels k{};
   k.name = name;
   const TileFunction f32[] = HC_ROWS(tile_f32_f32), f16[] = HC_ROWS(tile_f16_f32), bf16[] = HC_ROWS(tile_bf16_f32),
-                     dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_ROWS(tile_q8), q4[] = HC_ROWS_OF(tile_q4, kScales),
-                     q4_min[] = HC_ROWS_OF(tile_q4, kScalesAndMinima), q4_wide[] = HC_ROWS_OF(tile_q4, kWideScalesAndMinima),
-                     q8_wide[] = HC_ROWS_OF(tile_q8_wide, false), q8_wide_min[] = HC_ROWS_OF(tile_q8_wide, true);
+                     dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_FEW_ROWS(tile_q8), q4[] = HC_FEW_ROWS(tile_q4, kScales),
+                     q4_min[] = HC_FEW_ROWS(tile_q4, kScalesAndMinima), q4_wide[] = HC_FEW_ROWS(tile_q4, kWideScalesAndMinima),
+                     q8_wide[] = HC_FEW_ROWS(tile_q8_wide, false), q8_wide_min[] = HC_FEW_ROWS(tile_q8_wide, true);
   const ScoresFunction s32[] = HC_ROWS(scores_f32), s16[] = HC_ROWS(scores_bf16);
   const MixtureFunction m32[] = HC_ROWS(mixture_f32), m16[] = HC_ROWS(mixture_bf16);
   for (int r = 0; r < kTileRows; ++r) {
@@ -597,19 +596,20 @@ constexpr Kernels make_kernels(const char *name) {
     k.tiles[kWeightsF16][kInputsF32][r] = f16[r];
     k.tiles[kWeightsBf16][kInputsF32][r] = bf16[r];
     k.tiles[kWeightsBf16][kInputsBf16][r] = dots[r];
+    k.scores_f32[r] = s32[r];
+    k.scores_bf16[r] = s16[r];
+    k.mixture_f32[r] = m32[r];
+    k.mixture_bf16[r] = m16[r];
+  }
+  for (int r = 0; r < kQuantizedTileRows; ++r) {
     k.tiles[kWeightsQ8][kInputsQ8][r] = q8[r];
     k.tiles[kWeightsQ4][kInputsQ8][r] = q4[r];
     k.tiles[kWeightsQ4Min][kInputsQ8][r] = q4_min[r];
     k.tiles[kWeightsQ4Wide][kInputsQ8][r] = q4_wide[r];
     k.tiles[kWeightsQ8Wide][kInputsQ8][r] = q8_wide[r];
     k.tiles[kWeightsQ8WideMin][kInputsQ8][r] = q8_wide_min[r];
-    k.scores_f32[r] = s32[r];
-    k.scores_bf16[r] = s16[r];
-    k.mixture_f32[r] = m32[r];
-    k.mixture_bf16[r] = m16[r];
   }
   constexpr bool is_one_pass = Isa::kRegisters >= 8 * kColumns;
-  for (int weights = 0; weights < kNumWeights; ++weights) k.tile_rows[weights] = is_one_pass && weights >= kWeightsQ8 ? 3 : kTileRows;
   k.groups_at_once = is_one_pass ? 16 : 4;
   k.takes_one_pass = is_one_pass;
   k.softmax = softmax;

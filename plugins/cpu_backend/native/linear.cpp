@@ -241,7 +241,7 @@ uint32_t fetches(int tile, int num_tiles) {
 // All rows of a chunk with one panel. Tiles of about equal height share the fetching of what comes next.
 void multiply(const Kernels &kernels, const Linear &linear, int panel, const Input &input, int first_row, int num_rows, float *sums) {
   const TileFunction *tiles = kernels.tiles[linear.weights][linear.inputs];
-  const int tile_rows = kernels.tile_rows[linear.weights];
+  const int tile_rows = linear.inputs == kInputsQ8 ? kQuantizedTileRows : kTileRows;
   const int num_tiles = (num_rows + tile_rows - 1) / tile_rows;
   const bool is_streamed = num_tiles == 1 && kernels.takes_one_pass;
   const int groups_at_once = is_streamed ? linear.num_groups : kernels.groups_at_once;
