@@ -9,6 +9,7 @@
 #include "formats.hpp"
 #include "histrio_cpu.h"
 #include "pool.hpp"
+#include "self_test.hpp"
 #include "stage.hpp"
 
 struct hc_stage {
@@ -57,6 +58,10 @@ int32_t hc_use_threads(int32_t count) {
     hc::require(count >= 1 && count <= 1024, "threads must be from 1 to 1024");
     hc::Pool::instance().resize(count);
   });
+}
+
+int32_t hc_self_test(void) {
+  return guarded([] { hc::self_test(hc::kernels_in_use()); });
 }
 
 int32_t hc_stage_new(const hc_stage_config *config, hc_stage **stage) {

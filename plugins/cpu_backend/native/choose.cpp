@@ -42,7 +42,10 @@ const Kernels &kernels_in_use() { return *in_use(); }
 const std::string &names_of_kernels() {
   static const std::string names = [] {
     std::string text;
-    for (const Kernels *kernels : available()) text += (text.empty() ? "" : " ") + std::string(kernels->name);
+    for (const Kernels *kernels : available()) {
+      if (!text.empty()) text += ' ';
+      text += kernels->name;
+    }
     return text;
   }();
   return names;
