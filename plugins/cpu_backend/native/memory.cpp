@@ -19,20 +19,20 @@ constexpr std::size_t kSlab = std::size_t(32) << 20;
 
 std::size_t round_up(std::size_t bytes, std::size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
+std::align_val_t alignment_of(std::size_t bytes) { return std::align_val_t(bytes >= kHugePage ? kHugePage : kLine); }
+
 } // namespace
 
 void *allocate_bytes(std::size_t count) {
-  const std::size_t alignment = count >= kHugePage ? kHugePage : kLine;
-  void *memory = ::operator new(round_up(std::max<std::size_t>(count, 1), kLine), std::align_val_t(alignment), std::nothrow);
+  void *memory = ::operator new(std::max<std::size_t>(count, 1), alignment_of(count), std::nothrow);
   if (memory == nullptr) throw Error(HC_NO_MEMORY, "cannot allocate " + std::to_string(count >> 20) + " MiB");
 #if defined(__linux__)
-  if (alignment == kHugePage) madvise(memory, count, MADV_HUGEPAGE);
+  if (count >= kHugePage) madvise(memory, count, MADV_HUGEPAGE);
 #endif
   return memory;
 }
 
-// Alignment is not needed to free: all of it comes from aligned_alloc or its like.
-void free_bytes(void *memory) { ::operator delete(memory, std::align_val_t(kLine)); }
+void free_bytes(void *memory, std::size_t count) { ::operator delete(memory, alignment_of(count)); }
 
 std::byte *Slabs::take(std::size_t bytes) {
   bytes = round_up(bytes, kLine);

@@ -23,6 +23,7 @@ template <class T> class Array {
 
  private:
   struct Free {
+    std::size_t num_bytes = 0;
     void operator()(void *memory) const;
   };
   std::unique_ptr<void, Free> memory_;
@@ -31,10 +32,10 @@ template <class T> class Array {
 
 // Raises `Error` with HC_NO_MEMORY.
 void *allocate_bytes(std::size_t count);
-void free_bytes(void *memory);
+void free_bytes(void *memory, std::size_t count);
 
-template <class T> Array<T>::Array(std::size_t count) : memory_(allocate_bytes(count * sizeof(T))), size_(count) {}
-template <class T> void Array<T>::Free::operator()(void *memory) const { free_bytes(memory); }
+template <class T> Array<T>::Array(std::size_t count) : memory_(allocate_bytes(count * sizeof(T)), Free{count * sizeof(T)}), size_(count) {}
+template <class T> void Array<T>::Free::operator()(void *memory) const { free_bytes(memory, num_bytes); }
 
 // Pieces of a few large arrays: hundreds of tensors would waste a part of a huge page each.
 class Slabs {
