@@ -142,6 +142,9 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     """The answer is one vector, `Extras.pooled`, and no token; None for an answer of tokens."""
     second_at: int = 0
     """Of a pair of texts: where in the prompt the tokens of the second one begin; 0 for one text."""
+    logprob_token_ids: list[int] = []
+    """With `num_logprobs`: the log probabilities of these tokens beside each token of the answer, in place of those of
+    the most likely ones."""
 
     @property
     def is_seeded(self) -> bool:
@@ -182,7 +185,8 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     logprob: float
     """Natural logarithm."""
     top: list[tuple[int, float]] = []
-    """The most likely tokens in descending order, each with its own; as many as were asked for."""
+    """The most likely tokens, as many as were asked for, or those that were asked for by their ids; in descending
+    order, each with its own."""
     rank: int = 0
     """How many tokens are at least as likely, the token itself among them; 0 where that was not counted."""
 

@@ -117,3 +117,24 @@ def test_of_equals_the_rank_is_the_last_one(xp: ArrayNamespace) -> None:
     logits = np.array([[1, 3, 2, 2, 0]], np.float32)
     ranks = [token_logprobs(xp, xp.asarray(logits), [each], [0], with_ranks=True)[0].rank for each in range(5)]
     assert ranks == [4, 1, 3, 3, 5]
+
+
+def test_named_tokens_stand_in_place_of_the_likeliest(xp: ArrayNamespace) -> None:
+    chain = SamplerChain(SAMPLERS, max_slots=5)
+    named: dict[int, list[int]] = {1: [699, 3, 5], 2: [7], 4: []}
+    for slot in range(5):
+        ask = Ask({}, num_logprobs=None if slot == 3 else 2, seed=slot, logprob_token_ids=named.get(slot, []))
+        chain.open(Open(slot, [1, 2], 2, ask, slot))
+    sampled = chain.sample(xp, xp.asarray(LOGITS), np.arange(5), np.full(5, 2))
+    assert set(sampled.logprobs) == {0, 1, 2, 4}
+    for row, found in sampled.logprobs.items():
+        expected = sorted(
+            named.get(row) or np.argsort(-EXPECTED[row])[:2].tolist(), key=lambda id_: -EXPECTED[row, id_]
+        )
+        assert [token for token, _ in found.top] == expected
+        assert [logprob for _, logprob in found.top] == pytest.approx(EXPECTED[row, expected], abs=1e-4)
+        assert found.logprob == pytest.approx(EXPECTED[row, sampled.ids[row]], abs=1e-4)
+
+    chain.open(Open(1, [1, 2], 2, Ask({}, num_logprobs=0), 9))
+    again = chain.sample(xp, xp.asarray(LOGITS[1:2]), np.array([1]), np.array([2]))
+    assert again.logprobs[0].top == [], "the slot's next sequence names none"

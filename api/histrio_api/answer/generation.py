@@ -262,6 +262,7 @@ def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
         logprobs = ChoiceLogprobs(
             edge.tokenizer, prepared.scores.num_top, num_prompt_chars, names_ids=prepared.scores.names_ids
         )
+        logprobs.has_top = bool(prepared.scores.num_top or prepared.scores.token_ids)
         if prepared.scores.leaves_out_reasoning and prepared.parts.may_reason:
             logprobs.answer_tokens = AnswerTokens(prepared.parts)
     if prepared.parts.may_reason:

@@ -47,6 +47,7 @@ class ChoiceLogprobs:
         "_shown",
         "_tokenizer",
         "answer_tokens",
+        "has_top",
     )
 
     def __init__(
@@ -60,6 +61,8 @@ class ChoiceLogprobs:
         self._num_shown_chars = num_prompt_chars
         self._held: deque[PlacedToken] = deque()
         self._shown: list[PlacedToken] = []
+        self.has_top = bool(num_top)
+        """Other tokens are told of beside those of the answer: the likeliest, or named ones."""
         self.answer_tokens: AnswerTokens | None = None
         """Of an answer whose reasoning has no entries."""
 
@@ -77,11 +80,11 @@ class ChoiceLogprobs:
         entries.
         """
         found = delta.extras.logprobs
-        if len(found) != len(delta.ids) or (self._num_top and not all(each.top for each in found)):
+        if len(found) != len(delta.ids) or (self.has_top and not all(each.top for each in found)):
             raise GenerationFailed("the backend left out log probabilities that the request asks for")
 
         for at, (num_late_chars, piece) in enumerate(places):
-            top = found[at].top if self._num_top else []
+            top = found[at].top if self.has_top else []
             entry = self._entry(delta.ids[at], found[at].logprob, top)
             token = (self._num_chars + num_late_chars, entry)
             self._held.extend((token,) if self.answer_tokens is None else self.answer_tokens.push(token, piece))
@@ -95,7 +98,7 @@ class ChoiceLogprobs:
     def push_end(self, delta: Delta) -> None:
         """The id that ended the text has its entry behind all of it."""
         last = delta.extras.logprobs[-1]
-        entry = self._entry(delta.ids[-1], last.logprob, last.top if self._num_top else [])
+        entry = self._entry(delta.ids[-1], last.logprob, last.top if self.has_top else [])
         self._shown.append((self._num_shown_chars, entry))
 
     def put_first(self, prompt: Prompt, found: Sequence[TokenLogprobs]) -> None:

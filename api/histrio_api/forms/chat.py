@@ -70,6 +70,7 @@ def _wanted_scores(edge: Edge, chat: ChatRequest) -> Scores:
         chat.top_logprobs if chat.logprobs else None,
         num_reported=chat.prompt_logprobs,
         leaves_out_reasoning=not chat.shows_reasoning,
+        token_ids=chat.logprob_token_ids,
     )
     return wanted_scores(edge, asked, is_stream=chat.stream)
 

@@ -66,7 +66,12 @@ _HONOURED = (
         include_stop_str_in_output=(False,),
         spaces_between_special_tokens=(True,),
     )
-    | _honoured("chats completions", "n prompt_logprobs logprobs truncation_side", return_token_ids=(False,))
+    | _honoured(
+        "chats completions",
+        "n prompt_logprobs logprobs truncation_side",
+        return_token_ids=(False,),
+        logprob_token_ids=([],),
+    )
     | _honoured("chats completions embeddings scores rerankings", "add_special_tokens truncate_prompt_tokens")
     | _honoured("completions", "prompt", echo=(False,), suffix=("",))
     | _honoured("chats messages", "messages")

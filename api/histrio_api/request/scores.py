@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from histrio.errors import RequestError
@@ -23,6 +24,8 @@ class Scores(NamedTuple):
     """Entries have the ids of their tokens."""
     leaves_out_reasoning: bool = False
     """Tokens of the reasoning have no entries."""
+    token_ids: Sequence[int] = ()
+    """Tokens that are told of beside those of the answers, in place of the likeliest ones."""
 
 
 def wanted_scores(edge: Edge, scores: Scores, *, is_stream: bool, echoes: bool = False) -> Scores:
@@ -40,7 +43,18 @@ def wanted_scores(edge: Edge, scores: Scores, *, is_stream: bool, echoes: bool =
         instead = "give it without logprobs" if name == "echo" else "leave it out"
         text = f"{name}: {edge.honoured_by} has no log probabilities of prompts for this model; {instead}"
         raise RequestError(text, param=name, code="unsupported_parameter")
-    return scores._replace(num_of_prompt=max(asked.values(), default=None))
+    _check_named(edge, scores)
+    return scores._replace(
+        num_of_prompt=max(asked.values(), default=None), token_ids=[*dict.fromkeys(scores.token_ids)]
+    )
+
+
+def _check_named(edge: Edge, scores: Scores) -> None:
+    name, vocab_size = "logprob_token_ids", edge.gateway.model.vocab_size
+    if scores.token_ids and scores.num_top is None:
+        raise RequestError(f"{name}: only allowed with logprobs", param=name)
+    if any(token_id >= vocab_size for token_id in scores.token_ids):
+        raise RequestError(f"{name}: token ids must be below {vocab_size}", param=name)
 
 
 def require_few_scores(limit: int, scores: Scores, num_choices: int, num_tokens: int) -> None:

@@ -55,6 +55,7 @@ def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: 
             cache_salt=request.cache_salt,
             grammar=None if prepared.grammar is None else prepared.grammar.spec,
             num_logprobs=prepared.scores.num_top,
+            logprob_token_ids=list(prepared.scores.token_ids),
             num_prompt_logprobs=prepared.scores.num_of_prompt,
             max_speculation=edge.max_speculation if request.max_speculation is None else request.max_speculation,
         ),

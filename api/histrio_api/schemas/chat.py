@@ -9,7 +9,7 @@ import msgspec
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, PromptCut, Strict, TokenBudget
+from histrio_api.schemas.strict import NamedTokens, NumTopLogprobs, PositiveInt, PromptCut, Strict, TokenBudget
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
@@ -54,6 +54,8 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: NumTopLogprobs = 0
     """Needs `logprobs`."""
+    logprob_token_ids: NamedTokens = msgspec.field(default_factory=list)
+    """`top_logprobs` have these tokens in place of the likeliest ones; needs `logprobs`."""
     prompt_logprobs: NumTopLogprobs | None = None
     """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     tools: list[ToolDefinition] = msgspec.field(default_factory=list)

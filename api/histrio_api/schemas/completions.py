@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
-from histrio_api.schemas.strict import NumTopLogprobs, PromptCut, TokenId
+from histrio_api.schemas.strict import NamedTokens, NumTopLogprobs, PromptCut, TokenId
 from histrio_api.schemas.usage import Usage
 
 __all__ = ["Completion", "CompletionChoice", "CompletionRequest"]
@@ -26,6 +26,8 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """The text begins with the prompt, and `logprobs` with its tokens."""
     logprobs: NumTopLogprobs | None = None
     """Of each token and of that many of the likeliest."""
+    logprob_token_ids: NamedTokens = msgspec.field(default_factory=list)
+    """`top_logprobs` have these tokens in place of the likeliest ones; needs `logprobs`."""
     prompt_logprobs: NumTopLogprobs | None = None
     """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
     add_special_tokens: bool = True

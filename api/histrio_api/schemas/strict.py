@@ -7,13 +7,23 @@ from typing import Annotated, TypeAlias
 import msgspec
 from msgspec import Meta
 
-__all__ = ["NumTopLogprobs", "PositiveInt", "PromptCut", "Strict", "TokenBudget", "TokenId", "require_of_type"]
+__all__ = [
+    "NamedTokens",
+    "NumTopLogprobs",
+    "PositiveInt",
+    "PromptCut",
+    "Strict",
+    "TokenBudget",
+    "TokenId",
+    "require_of_type",
+]
 
 TokenId: TypeAlias = Annotated[int, Meta(ge=0)]
 PositiveInt: TypeAlias = Annotated[int, Meta(ge=1, le=2**31 - 1)]
 PromptCut: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 TokenBudget: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 """-1 for no bound."""
+NamedTokens: TypeAlias = Annotated[list[TokenId], Meta(max_length=128)]
 NumTopLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
 
 

@@ -33,6 +33,8 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     """Every token also comes with the log probabilities of the `Ask.num_logprobs` most likely tokens."""
     prompt_logprobs: bool = False
     """With `Ask.num_prompt_logprobs`, every token of the prompt but the first comes with its log probability."""
+    logprob_token_ids: bool = False
+    """Every token comes with the log probabilities of the tokens in `Ask.logprob_token_ids`."""
     pooling: bool = False
     """With `Ask.pooling`, a vector is made of the prompt."""
     grammar_kinds: list[str] = []
@@ -47,6 +49,7 @@ OF_STAGES = Honours(
     logprobs=True,
     top_logprobs=True,
     prompt_logprobs=True,
+    logprob_token_ids=True,
     pooling=True,
 )
 """What batching, stages and samplers honour; grammar kinds are those of the grammar backends."""
@@ -72,11 +75,12 @@ def require_honoured(ask: Ask, honours: Honours, by: str, backends: Sequence[str
         "seed": ask.seed is not None,
         "logprobs": ask.num_logprobs is not None,
         "prompt_logprobs": ask.num_prompt_logprobs is not None,
+        "logprob_token_ids": bool(ask.logprob_token_ids),
     }
     for field, is_asked in asked.items():
         if is_asked and not getattr(honours, field):
             _refuse(field, f"{by} does not honour this field; leave it out")
-    if ask.num_logprobs and not honours.top_logprobs:
+    if ask.num_logprobs and not (honours.top_logprobs or ask.logprob_token_ids):
         _refuse(
             "logprobs", f"{by} has log probabilities of the chosen tokens only; ask for none of the most likely ones"
         )

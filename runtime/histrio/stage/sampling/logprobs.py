@@ -7,19 +7,30 @@ the distribution of the model and not that of the request.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
 from histrio.messages import TokenLogprobs
 
-__all__ = ["TokenLogprobs", "token_logprobs"]
+__all__ = ["Named", "TokenLogprobs", "token_logprobs"]
+
+Named: TypeAlias = Sequence[Sequence[int]]
+"""For each row the ids of tokens that are told of in place of the most likely ones; empty for those."""
 
 
 def token_logprobs(
-    xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int], *, with_ranks: bool = False
+    xp: ArrayNamespace,
+    logits: Array,
+    ids: Sequence[int],
+    num_top: Sequence[int],
+    named: Named = (),
+    *,
+    with_ranks: bool = False,
 ) -> list[TokenLogprobs]:
-    """One entry per row of `logits` [rows, vocab]: of the token `ids[r]`, and of the `num_top[r]` most likely ones.
+    """One entry per row of `logits` [rows, vocab]: of the token `ids[r]`, and of the `num_top[r]` most likely ones, or
+    of those in `named[r]`.
 
     Also serves prompt tokens, whose ids are given rather than drawn. Ranks cost one more pass over the logits, which
     are not modified.
@@ -28,22 +39,36 @@ def token_logprobs(
     found: list[TokenLogprobs] = []
     for start in range(0, len(ids), chunk_rows):
         end = start + chunk_rows
-        found.extend(_of_chunk(xp, logits[start:end], ids[start:end], num_top[start:end], with_ranks))
+        rows = logits[start:end], ids[start:end], num_top[start:end], named[start:end]
+        found.extend(_of_chunk(xp, *rows, with_ranks))
     return found
 
 
 def _of_chunk(
-    xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int], with_ranks: bool
+    xp: ArrayNamespace, logits: Array, ids: Sequence[int], num_top: Sequence[int], named: Named, with_ranks: bool
 ) -> list[TokenLogprobs]:
     logprobs = xp.log_softmax(xp.float32(logits))
     chosen = xp.take_along(logprobs, xp.asarray(np.array(ids, np.int64)[:, None]))
     ranks = xp.to_host(xp.sum(logprobs >= chosen))[:, 0].tolist() if with_ranks else [0] * len(ids)
-    of_chosen = zip(xp.to_host(chosen)[:, 0].tolist(), ranks, strict=True)
-    if not any(num_top):
-        return [TokenLogprobs(logprob, rank=rank) for logprob, rank in of_chosen]
+    tops = _likeliest(xp, logprobs, num_top) if any(num_top) else [[] for _ in ids]
+    if any(named):
+        tops = [own or top for own, top in zip(_named(xp, logprobs, named), tops, strict=True)]
+    of_chosen = xp.to_host(chosen)[:, 0].tolist()
+    return [TokenLogprobs(*each) for each in zip(of_chosen, tops, ranks, strict=True)]
 
+
+def _likeliest(xp: ArrayNamespace, logprobs: Array, num_top: Sequence[int]) -> list[list[tuple[int, float]]]:
     values, tokens = (xp.to_host(array) for array in xp.topk(logprobs, max(num_top)))
     return [
-        TokenLogprobs(logprob, list(zip(tokens[row, :count].tolist(), values[row, :count].tolist(), strict=True)), rank)
-        for row, ((logprob, rank), count) in enumerate(zip(of_chosen, num_top, strict=True))
+        list(zip(tokens[row, :count].tolist(), values[row, :count].tolist(), strict=True))
+        for row, count in enumerate(num_top)
     ]
+
+
+def _named(xp: ArrayNamespace, logprobs: Array, named: Named) -> list[list[tuple[int, float]]]:
+    tokens = np.zeros((len(named), max(map(len, named))), np.int64)
+    for row, ids in enumerate(named):
+        tokens[row, : len(ids)] = ids
+    values = xp.to_host(xp.take_along(logprobs, xp.asarray(tokens)))
+    pairs = (zip(ids, values[row].tolist(), strict=False) for row, ids in enumerate(named))
+    return [sorted(each, key=lambda pair: -pair[1]) for each in pairs]

@@ -20,11 +20,16 @@ class TokenScorer:
         self.is_asked = np.zeros(max_slots, np.bool_)
         """Slots whose tokens are scored."""
         self._num_top = np.zeros(max_slots, np.int64)
+        self._named: dict[int, list[int]] = {}
+        """Slot → ids of tokens that are scored in place of the most likely ones."""
 
     def open(self, slot: int, ask: Ask) -> None:
         """A sequence takes a slot."""
         self.is_asked[slot] = ask.num_logprobs is not None
-        self._num_top[slot] = ask.num_logprobs or 0
+        self._num_top[slot] = 0 if ask.logprob_token_ids else ask.num_logprobs or 0
+        self._named.pop(slot, None)
+        if ask.logprob_token_ids:
+            self._named[slot] = ask.logprob_token_ids
 
     def open_bare(self, slot: int) -> None:
         """A sequence takes a slot that asks for nothing."""
@@ -40,5 +45,6 @@ class TokenScorer:
             return {}
 
         num_top = self._num_top[slots[asking]].tolist()
-        found = token_logprobs(xp, xp.take_rows(logits, rows[asking]), ids[asking].tolist(), num_top)
+        named = [self._named.get(slot, ()) for slot in slots[asking].tolist()] if self._named else ()
+        found = token_logprobs(xp, xp.take_rows(logits, rows[asking]), ids[asking].tolist(), num_top, named)
         return dict(zip(asking.tolist(), found, strict=True))

@@ -24,6 +24,7 @@ FIELDS: dict[str, Ask] = {
     "logprobs": Ask(num_logprobs=0),
     "top_logprobs": Ask(num_logprobs=2),
     "prompt_logprobs": Ask(num_prompt_logprobs=0),
+    "logprob_token_ids": Ask(logprob_token_ids=[3]),
 }
 """Flag of `Honours` → a request that gives this field alone."""
 _REFUSED_AS = {"top_logprobs": "logprobs"}
@@ -103,6 +104,13 @@ def _prompt_logprobs(engine: EngineSubject) -> None:
     assert len(engine.run(ids, 1, num_prompt_logprobs=0).extras.prompt_logprobs) == len(ids) - 1
 
 
+def _logprob_token_ids(engine: EngineSubject) -> None:
+    sampling = engine.greedy | {"logprobs": True}
+    ids = prompt(engine.model.vocab_size, 8, 9)
+    run = engine.run(ids, _NUM_TOKENS, sampling=sampling, num_logprobs=0, logprob_token_ids=[5, 3])
+    assert all({token for token, _ in each.top} == {3, 5} for each in run.extras.logprobs)
+
+
 def _start(engine: EngineSubject, seed: int, num_tokens: int, ask: Ask | None = None) -> Run:
     ids = prompt(engine.model.vocab_size, 5, seed)
     return engine.driver.submit_ask(ids, num_tokens, ask or Ask(engine.greedy))
@@ -116,4 +124,5 @@ _CHECKS: dict[str, Callable[[EngineSubject], None]] = {
     "logprobs": _logprobs,
     "top_logprobs": _top_logprobs,
     "prompt_logprobs": _prompt_logprobs,
+    "logprob_token_ids": _logprob_token_ids,
 }
