@@ -125,8 +125,9 @@ def test_every_known_field_is_silent_at_its_neutral_values_and_else_named_or_ref
 
 @pytest.mark.parametrize(("alias", "name"), ALIASES.items())
 def test_another_name_of_a_field_means_the_field(alias: str, name: str) -> None:
-    fields = SAMPLING | {"repetition_penalty", "repeat_last_n"}
-    value, other = (True, False) if name in ("add_special_tokens", "include_stop_str_in_output") else (5, 6)
+    fields = SAMPLING | {"repetition_penalty", "repeat_last_n", "min_tokens"}
+    flags = dict.fromkeys(("add_special_tokens", "include_stop_str_in_output"), (True, False))
+    value, other = (flags | {"stop": ("a", "b")}).get(name, (5, 6))
 
     def honoured(**given: Any) -> tuple[ChatRequest, dict[str, Any]]:
         return split_fields(BASE | given, ChatRequest, fields, ignored=IgnoredFields(is_strict=True))

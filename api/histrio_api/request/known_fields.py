@@ -126,7 +126,9 @@ _HONOURED = (
 )
 
 _ALIASES = (
-    _each("n_predict num_predict", KnownField("alias", "max_tokens"))
+    _each("n_predict num_predict max_new_tokens", KnownField("alias", "max_tokens"))
+    | _each("min_new_tokens", KnownField("alias", "min_tokens"))
+    | _each("stop_strs", KnownField("alias", "stop"))
     | _each("repeat_penalty", KnownField("alias", "repetition_penalty"))
     | _each("repetition_context_size", KnownField("alias", "repeat_last_n"))
     | _each("no_stop_trim", KnownField("alias", "include_stop_str_in_output"))

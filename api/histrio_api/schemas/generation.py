@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.strict import PositiveInt, Strict, TokenId
+from histrio_api.schemas.unfolded import unfolded
 
 __all__ = ["AnsweredChoice", "GenerationRequest", "StreamOptions", "UsageStats"]
 
@@ -82,7 +83,7 @@ class GenerationRequest(Strict, frozen=True):
     @classmethod
     def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """A body's fields under the names that the rest of the endpoint has for them. Raises `RequestError`."""
-        return fields
+        return unfolded(fields, "sampling_params")
 
     @property
     def user_name(self) -> str:

@@ -11,6 +11,7 @@ from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.local_options import local_options
 from histrio_api.schemas.strict import NumTopLogprobs, Strict
+from histrio_api.schemas.unfolded import unfolded
 
 __all__ = ["ModelDetails", "ModelName", "OllamaChatRequest", "OllamaGenerateRequest", "own_names", "without_tag"]
 
@@ -92,14 +93,7 @@ def without_tag(name: str) -> str:
 
 def own_names(fields: dict[str, Any]) -> dict[str, Any]:
     """A body's fields with the options beside the other fields. Raises `RequestError`."""
-    options = fields.get("options")
-    if not (options is None or isinstance(options, dict)):
-        raise RequestError("options: must be an object", param="options")
-
-    given = {name: value for name, value in fields.items() if name != "options"}
-    for name, value in (options or {}).items():
-        if given.setdefault(name, value) != value:
-            raise RequestError(f"options.{name}: differs from {name}; give one of them", param=f"options.{name}")
+    given = dict(unfolded(fields, "options"))
     if isinstance(given.get("model"), str):
         given["model"] = without_tag(given["model"])
     if (form := given.pop("format", None)) not in (None, ""):
