@@ -1,6 +1,7 @@
 """A server survives its clients: malformed requests, clients that vanish, many streams, and none holds up the loop.
 
-`HISTRIO_FUZZ=20000` sends so many malformed requests in place of the few of every run, and has more of the others.
+`HISTRIO_FUZZ=20000` sends so many malformed requests in place of the few of every run; `--thorough` has more of the
+others.
 """
 
 from __future__ import annotations
@@ -23,15 +24,12 @@ import pytest
 from tests.api.hostile import Answer, HostileServer, hostile_server, malformed, send
 
 NUM_MALFORMED = int(os.environ.get("HISTRIO_FUZZ", "300"))
-IS_LONG = NUM_MALFORMED > 1000
-NUM_VANISHING = 1000 if IS_LONG else 30
-NUM_STREAMS = 512 if IS_LONG else 32
 MOST_ERROR_BYTES = 8192
 MOST_BLOCKED_S = 0.1
 MOST_GROWTH_BYTES = 32 * 2**20
 CHAT = {"model": "toy", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, "ignore_eos": True}
 
-pytestmark = pytest.mark.timeout(3600 if IS_LONG else 60)
+pytestmark = pytest.mark.timeout(3600 if NUM_MALFORMED > 1000 else 180)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +68,7 @@ def test_malformed_requests_are_refused_in_few_words_and_hold_up_no_other(server
     random_ = random.Random(20_26)
     statuses: Counter[int] = Counter()
     faults, longest_s = [], 0.0
-    memory = psutil.Process().memory_info().rss
+    memory = resident_bytes()
     for nth in range(NUM_MALFORMED):
         request = malformed(random_)
         answer, blocked_s = timed(server, request)
@@ -81,8 +79,8 @@ def test_malformed_requests_are_refused_in_few_words_and_hold_up_no_other(server
         if fault := fault_of(answer, blocked_s):
             faults.append((nth, fault, request[:2000]))
         if nth == NUM_MALFORMED // 4:
-            memory = psutil.Process().memory_info().rss
-    growth = psutil.Process().memory_info().rss - memory
+            memory = resident_bytes()
+    growth = resident_bytes() - memory
     print(f"statuses {dict(statuses)}, longest {longest_s * 1000:.1f} ms, {growth / 2**20:.1f} MiB more")
     assert not faults, faults[:5]
     assert statuses[400] > NUM_MALFORMED // 4, "a control: they are malformed"
@@ -91,11 +89,13 @@ def test_malformed_requests_are_refused_in_few_words_and_hold_up_no_other(server
     assert_answers(server)
 
 
-def test_clients_that_vanish_leave_nothing_behind(server: HostileServer) -> None:
+@pytest.mark.parametrize("num_clients", [30, pytest.param(1000, marks=pytest.mark.thorough)])
+def test_clients_that_vanish_leave_nothing_behind(server: HostileServer, num_clients: int) -> None:
     random_ = random.Random(1)
+    memory, server.most_blocked_s = resident_bytes(), 0.0
     body = httpx.Request("POST", server.url, json=CHAT | {"stream": True, "max_tokens": 200}).read()
     head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body)
-    for _ in range(NUM_VANISHING):
+    for _ in range(num_clients):
         request = (head + body)[: random_.choice([random_.randrange(len(head + body)), len(head + body)])]
         with suppress(ConnectionError), socket.create_connection(server.address) as client:
             client.sendall(request)
@@ -107,22 +107,35 @@ def test_clients_that_vanish_leave_nothing_behind(server: HostileServer) -> None
     metrics = _until_idle(server)
     assert 'status="499"' in metrics
     assert not re.search(r'status="50[0-9]"} [1-9]', metrics)
+    assert resident_bytes() - memory < MOST_GROWTH_BYTES
+    assert server.most_blocked_s < MOST_BLOCKED_S
 
 
-def test_many_streams_at_a_time_all_end(server: HostileServer) -> None:
+@pytest.mark.parametrize("num_streams", [32, pytest.param(512, marks=pytest.mark.thorough)])
+def test_many_streams_at_a_time_all_end_and_leave_nothing_behind(server: HostileServer, num_streams: int) -> None:
     def read(nth: int) -> bool:
         with client.stream("POST", "/v1/chat/completions", json=CHAT | {"stream": True}) as found:
             return found.read().endswith(b"data: [DONE]\n\n")
 
-    server.most_blocked_s = 0.0
-    limits = httpx.Limits(max_connections=NUM_STREAMS)
+    limits = httpx.Limits(max_connections=num_streams)
     with (
         httpx.Client(base_url=server.url, limits=limits, timeout=120) as client,
-        ThreadPoolExecutor(NUM_STREAMS) as pool,
+        ThreadPoolExecutor(num_streams) as pool,
     ):
-        assert all(pool.map(read, range(NUM_STREAMS)))
-    print(f"{NUM_STREAMS} streams: the loop was held up for {server.most_blocked_s * 1000:.1f} ms at most")
+        assert all(pool.map(read, range(num_streams)))
+        memory, server.most_blocked_s = resident_bytes(), 0.0
+        assert all(pool.map(read, range(num_streams))), "again, with all threads and buffers there"
+    growth = resident_bytes() - memory
+    print(f"the loop was held up for {server.most_blocked_s * 1000:.1f} ms at most, {growth / 2**20:.1f} MiB more")
+    assert server.most_blocked_s < MOST_BLOCKED_S
+    assert growth < MOST_GROWTH_BYTES
     assert_answers(server)
+    _until_idle(server)
+
+
+def resident_bytes() -> int:
+    """Of this process, in which the server runs."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def _until_idle(server: HostileServer) -> str:
