@@ -21,6 +21,7 @@ from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.encoder_families import kind_of
+from histrio_torch.linear import pack_linears
 from histrio_torch.loader import count_weights, loading, read_weights
 from histrio_torch.traits import BLOCK_SIZES, capabilities_of
 
@@ -38,15 +39,15 @@ Ints = npt.NDArray[np.int32]
 class EncoderStage:
     """Implements `histrio.contracts.backend.OpenedStage`; all calls from one thread."""
 
-    def __init__(self, spec: StageSpec, model: Any, device: torch.device) -> None:
+    def __init__(self, spec: StageSpec, model: Any, device: torch.device, param_bytes: int) -> None:
         self.xp = TorchArrays(device)
         config = read_config(Path(spec.model))
         self.capacity = StageCapacity(
             max_blocks=measure(device).max_blocks(0, spec, BLOCK_SIZES),
             max_slots=spec.sizes.max_batch_size,
             max_step_tokens=spec.sizes.max_num_tokens_per_batch,
-            dtype=str(model.dtype).removeprefix("torch."),
-            param_bytes=count_weights(model) * model.dtype.itemsize,
+            dtype=stage_dtype(spec, on_cpu=device.type == "cpu"),
+            param_bytes=param_bytes,
             block_bytes_per_token=0,
             capabilities=list(capabilities_of(config)),
         )
@@ -146,10 +147,11 @@ def open_encoder(spec: StageSpec, progress: Progress) -> EncoderStage:
     progress(0.0, "weights")
     with loading():
         model = read_weights(model_class, folder, config, dtype, None, unused=_UNUSED)
-    model.requires_grad_(False)
-    stage = EncoderStage(spec, model.eval().to(device), device)
+    model.requires_grad_(False).eval().to(device)
+    if device.type == "cpu":
+        pack_linears(model)
     progress(1.0, "ready")
-    return stage
+    return EncoderStage(spec, model, device, num_bytes)
 
 
 def make_encoder(folder: Path) -> Any:
