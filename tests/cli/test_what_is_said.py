@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from histrio.cli.main import main
+from histrio.config.gguf.folder import CACHE_VARIABLE
 from histrio.contracts.backend import Capability, Probe
 from histrio.errors import ModelError
 from histrio.plugins.registry import Plugins
@@ -76,6 +77,7 @@ def test_of_a_path_to_a_model(
     write_model: WriteModel, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "made"))
     folder = write_model()
     (tmp_path / "x.gguf").touch()
     (tmp_path / "ggufs").mkdir()
@@ -83,8 +85,8 @@ def test_of_a_path_to_a_model(
     (tmp_path / "cache" / "snapshots" / "abc").mkdir(parents=True)
     (tmp_path / "cache" / "snapshots" / "abc" / "config.json").touch()
     table = {
-        "x.gguf": "x.gguf is a GGUF file, which is not read; take the safetensors form",
-        "./ggufs": "holds GGUF weights (x-q4.gguf), which are not read",
+        "x.gguf": "x.gguf is not a GGUF file: it is empty",
+        "./ggufs": "x-q4.gguf is not a GGUF file: it is empty",
         f"{folder}/config.json": "is a file; give the folder that holds config.json",
         f"{folder}/none/deeper": f"there is no folder {folder}/none/deeper ({folder} is there)",
         f"{folder} ": "begins or ends with a blank",

@@ -11,7 +11,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub import errors
 
-from histrio.config.locate import locate_model, remote_tensors
+from histrio.config.hub import remote_tensors
+from histrio.config.locate import locate_model
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
 
@@ -76,7 +77,6 @@ def test_what_looks_like_a_folder_is_never_asked_of_the_hub(path: str, hub: Call
     [
         ((), "no config.json"),
         (("config.json", "pytorch_model.bin"), r"only pickled weights \(pytorch_model.bin\)"),
-        (("config.json", "model.gguf"), "GGUF"),
     ],
 )
 def test_weights_in_other_forms_are_refused_by_name(tmp_path: Path, names: tuple[str, ...], fragment: str) -> None:

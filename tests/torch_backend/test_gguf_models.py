@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from histrio.config.gguf.dequantize import dequantize
 from histrio.config.gguf.folder import CACHE_VARIABLE, folder_of_gguf
 from histrio.config.gguf.pointer import GgufWeights
+from histrio.contracts.backend import StageSpec
 from histrio.testing.gguf_models import ARCHITECTURES, write_gguf_model
 from histrio.testing.models import write_tokenizer
+from histrio_torch.factory import TorchFactory
 
 SIZES: dict[str, Any] = {
     "vocab_size": 258,
@@ -50,6 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
         "logits_scaling": 2.0,
     },
 }
+SENTENCE = r"tiny\.gguf is a GGUF file, which the backend `cpu` runs: --backend cpu"
 IDS = (torch.arange(30) * 7 % 250).reshape(1, 30)
 
 
@@ -122,3 +127,13 @@ def test_without_its_notes_a_file_means_something_else(kind: str, tmp_path: Path
     with torch.no_grad():
         expected = model(IDS).logits
     assert float((logits(folder, found) - expected).abs().max()) > 0.1
+
+
+def test_torch_says_which_backend_runs_the_file(tmp_path: Path) -> None:
+    tiny("qwen3", tmp_path / "model")
+    folder = folder_of_gguf(write_gguf_model(tmp_path / "model", tmp_path / "tiny.gguf"))
+    spec = StageSpec(model=str(folder), first_layer=0, last_layer=4, num_layers=4)
+    refused = TorchFactory().supports(spec)
+    assert not refused.available
+    assert re.search(SENTENCE, refused.sentence)
+    assert TorchFactory().supports(msgspec.structs.replace(spec, model=str(tmp_path / "model"))).available

@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   rt-launch --model demo                               the small model that ships with histrio, on port 3001
   rt-launch --model ./qwen3-0.6b --port 8000           a folder
   rt-launch --model Qwen/Qwen3-0.6B --dtype bfloat16   a model of the Hugging Face hub
+  rt-launch --model ./qwen3-0.6b-q8_0.gguf             a GGUF file; OWNER/NAME:Q4_K_M names one on the hub
   rt-launch two-stages.toml --check                    print the resolved plan and stop
   rt-launch two-stages.toml --log-format json          a file, with one key overridden
   rt-launch --model demo --set engine.max-batch-size=64

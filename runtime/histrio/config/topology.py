@@ -47,13 +47,13 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """`[model]`: what is served."""
 
     path: Text
-    """`demo`, a folder, or a model id of the Hugging Face hub."""
+    """`demo`, a folder, a GGUF file, or a model id of the Hugging Face hub (with `:Q4_K_M` for a GGUF file of it)."""
     revision: Text | None = None
     """Branch, tag or commit on the hub."""
     offline: bool = False
     """Use what is on this machine and never ask the hub."""
     served_name: Text | None = None
-    """Name clients use; omitted: the hub id, or the folder's name."""
+    """Name clients use; omitted: the hub id, or the name of the folder or file."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights and activations; auto is the checkpoint's, float32 for small ones on a CPU."""
     adapter: Text | None = None

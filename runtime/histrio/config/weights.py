@@ -1,4 +1,4 @@
-"""What the headers of safetensors files say of a model: how many bytes each layer has, and whether all is there.
+"""What the headers of weight files say of a model: how many bytes each layer has, and whether all is there.
 
 No tensor is read. A header is checked against its file, so that a download that broke off is found, and named, at once.
 """
@@ -9,12 +9,13 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
+from histrio.config.gguf.pointer import is_gguf_folder, read_pointer
 from histrio.config.model_files import open_model_file, read_json_object
 from histrio.errors import ModelError, ModelUnavailable
 
@@ -87,15 +88,15 @@ class LayerBytes(msgspec.Struct, frozen=True):
 
 
 def read_layer_bytes(folder: Path, num_layers: int, vocab_size: int | None = None) -> LayerBytes:
-    """Sum the headers of all safetensors files of a folder.
+    """Sum the headers of all safetensors files of a folder, or what its link says of GGUF files.
 
     Raises `ModelError` with the name of a broken file, and where layers, or rows of the embedding, are not those that
     config.json promises.
     """
-    tensors = [item for file in weight_files(folder) for item in read_header(file).items()]
-    sizes = sum_layer_bytes(((name, tensor.num_bytes) for name, tensor in tensors), num_layers)
+    tensors = list(_stored_tensors(folder))
+    sizes = sum_layer_bytes(((name, num_bytes) for name, _, num_bytes in tensors), num_layers)
     _check_layers(folder, sizes.layers)
-    rows = next((tensor.shape[0] for name, tensor in tensors if _is_embedding(name) and tensor.shape), None)
+    rows = next((shape[0] for name, shape, _ in tensors if _is_embedding(name) and shape), None)
     if vocab_size is not None and rows is not None and rows != vocab_size:
         raise ModelError(
             f"{folder / 'config.json'}: vocab_size is {vocab_size}, but the embedding in the weights has {rows} rows"
@@ -103,12 +104,23 @@ def read_layer_bytes(folder: Path, num_layers: int, vocab_size: int | None = Non
     return sizes
 
 
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, Sequence[int], int]]:
+    """Name, shape and bytes of every tensor, by transformers' names."""
+    if is_gguf_folder(folder):
+        yield from ((each.name, each.shape, each.num_bytes) for each in read_pointer(folder).tensors)
+        return
+    for file in weight_files(folder):
+        yield from ((name, tensor.shape, tensor.num_bytes) for name, tensor in read_header(file).items())
+
+
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the model: a single one, those that the index names, or all that there are.
+    """The files that hold the model: a single one, those that the index names, or all that there are; or GGUF files.
 
     Raises `ModelError` for an index that is no map of weights to files beside it, `ModelUnavailable` where one of the
     files is not there. Beside a single file, which has everything, an index says nothing.
     """
+    if is_gguf_folder(folder):
+        return read_pointer(folder).paths
     if (folder / SINGLE_FILE).exists():
         return [folder / SINGLE_FILE]
     if not os.path.lexists(folder / INDEX_FILE):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from histrio.config.gguf.pointer import is_gguf_folder, read_pointer
 from histrio.config.model_config import NUM_LAYERS_KEYS
 from histrio.config.model_files import read_json_object
 from histrio.config.weights import INDEX_FILE, SINGLE_FILE, read_header, weight_files
@@ -24,6 +25,7 @@ __all__ = [
     "named_dtype",
     "num_layers",
     "read_config",
+    "refuse_gguf",
     "stage_dtype",
     "stored_dtype",
 ]
@@ -68,12 +70,14 @@ def check_range(spec: StageSpec, count: int) -> None:
 
 
 def find_weight_files(folder: Path, pattern: str | None = None) -> list[Path]:
-    """The safetensors files of the model, in the index's order.
+    """The safetensors files of the model, in the index's order; GGUF files are refused, since backends that read them
+    ask for them by `histrio.config.gguf.pointer`.
 
     A backend that reads the files of certain names, with or without an index, gives the `pattern` of those names; for
     others the folder needs `model.safetensors` or an index. Raises `UnsupportedModel` for pickled weights,
     `ModelUnavailable` where files are missing, `ModelError` for a broken index.
     """
+    refuse_gguf(folder)
     files = weight_files(folder)
     if pattern is not None:
         files = [file for file in files if file.match(pattern)]
@@ -90,6 +94,14 @@ def find_weight_files(folder: Path, pattern: str | None = None) -> list[Path]:
 
     missing = f"neither {SINGLE_FILE} nor {INDEX_FILE}" if pattern is None else f"no {pattern}"
     raise ModelUnavailable(f"{folder} has {missing}")
+
+
+def refuse_gguf(folder: Path) -> None:
+    """Raise `UnsupportedModel`, which names the backend to take, where the folder's weights are in a GGUF file."""
+    if is_gguf_folder(folder):
+        raise UnsupportedModel(
+            f"{read_pointer(folder).paths[0]} is a GGUF file, which the backend `cpu` runs: --backend cpu"
+        )
 
 
 def checkpoint_bytes(files: list[Path]) -> int:

@@ -7,14 +7,15 @@ that runs the stage.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from histrio.config.locate import DEMO, DEMO_DRAFT, is_folder, locate_model, remote_tensors
+from histrio.config.gguf.pointer import is_gguf_folder
+from histrio.config.hub import remote_tensors
+from histrio.config.locate import DEMO, DEMO_DRAFT, is_local, local_name, locate_model
 from histrio.config.model_config import ModelConfig, read_model_config
 from histrio.config.tables import convert_table, did_you_mean
 from histrio.config.topology import TABLES, ModelTable, StageTable, Topology
@@ -79,7 +80,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     model = msgspec.structs.replace(
         model, engine=engine, honours=honours, honoured_by=fields.honoured_by, backends=backends
     )
-    is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_folder(table.path)
+    is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_local(table.path) or is_gguf_folder(folder)
     sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
     stages = []
     for index, layers in enumerate(split_layers(topology.stages, config.num_layers)):
@@ -186,9 +187,8 @@ def _check_edges(edges: list[EdgePlan], plugins: Plugins, model: ServedModel) ->
 
 
 def _served_model(table: ModelTable, folder: Path, config: ModelConfig, fields: FieldTable) -> ServedModel:
-    name = Path(os.path.abspath(Path(table.path).expanduser())).name  # of a link its own, not that of what it leads to
     return ServedModel(
-        id=table.served_name or (name if is_folder(table.path) else table.path),
+        id=table.served_name or (local_name(table.path) if is_local(table.path) else table.path),
         path=str(folder),
         created=int(time.time()),
         architecture=config.architecture,

@@ -52,7 +52,7 @@ def byte_pairs(pre: str, words: str, specials: list[tuple[str, int]] | None = No
 def pieces(scores: dict[str, float], *specials: tuple[str, int], **given: Any) -> Tokenizer:
     """Of SentencePiece: bytes, then pieces with their scores."""
     tokens = [("<unk>", UNKNOWN), ("<s>", CONTROL), *specials, *((byte, BYTE) for byte in BYTES)]
-    all_scores = np.array([0.0] * len(tokens) + list(scores.values()), np.float32)
+    all_scores = np.array([-1000.0] * len(tokens) + list(scores.values()), np.float32)
     tokens += [(piece, NORMAL) for piece in scores]
     values: dict[str, Any] = {"bos_token_id": 1, "unknown_token_id": 0, "scores": all_scores} | given
     return Tokenizer.from_str(json.dumps(make_tokenizer(metadata("llama", tokens, **values))))
@@ -153,8 +153,9 @@ def test_every_text_between_control_tokens_has_a_blank_before_it_unless_the_voca
 
 
 def test_runs_of_blanks_that_a_file_spells_as_blanks_are_pieces() -> None:
-    tokenizer = pieces(SCORES | {"▁▁": -0.1}, ("   ", USER_DEFINED), add_space_prefix=False)
+    tokenizer = pieces(SCORES | {"▁▁": -0.1, "▁h": -0.2}, ("   ", USER_DEFINED), add_space_prefix=False)
     assert cut(tokenizer, "h   e") == ["h", "▁▁▁", "e"]
+    assert cut(tokenizer, "h  h") == ["h", "▁▁", "h"]
     assert tokenizer.decode(tokenizer.encode("h   e", add_special_tokens=False).ids) == "h   e"
 
 

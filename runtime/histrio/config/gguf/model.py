@@ -15,7 +15,7 @@ from histrio.config.gguf.metadata import Metadata
 from histrio.config.gguf.names import NamedTensor, name_tensors
 from histrio.errors import ModelError, ModelUnavailable
 
-__all__ = ["GgufModel", "first_files", "read_gguf_model", "split_files"]
+__all__ = ["GgufModel", "first_files", "model_name", "part_names", "read_gguf_model", "split_files"]
 
 _SPLIT = re.compile(r"(.+)-(\d{5})-of-(\d{5})(\.gguf)", re.IGNORECASE)
 _MOST_SMALL_BYTES = 2**20
@@ -99,6 +99,20 @@ def first_files(names: Iterable[str]) -> list[str]:
         if base.lower().endswith(".gguf") and is_first and not base.lower().startswith("mmproj"):
             found.append(name)
     return found
+
+
+def part_names(first: str, names: Iterable[str]) -> list[str]:
+    """Of `names` all parts of the model that `first` begins, in order."""
+    found = _SPLIT.fullmatch(first)
+    if found is None:
+        return [first]
+    return sorted(name for name in names if (each := _SPLIT.fullmatch(name)) and each.group(1, 3) == found.group(1, 3))
+
+
+def model_name(file: Path) -> str:
+    """What the file is called, without its ending and without its number in a set."""
+    found = _SPLIT.fullmatch(file.name)
+    return file.stem if found is None else found[1]
 
 
 def _check_part(file: Path, header: GgufHeader, index: int, count: int) -> None:

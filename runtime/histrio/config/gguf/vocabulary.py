@@ -172,14 +172,17 @@ def _blanks(*, has_prefix: bool, is_sectioned: bool) -> dict[str, Any]:
 
 
 def _merges(metadata: Metadata, tokens: list[_Token]) -> list[tuple[str, str]]:
-    """Every way to cut a piece into two pieces, the best pieces first, and of equal ones the first in the list."""
+    """Every way to cut a piece into two pieces, the best pieces first, and of equal ones the first in the list.
+
+    Pieces that were defined by hand come before all others, whatever their score: SentencePiece never cuts them.
+    """
     scores = metadata.numbers("tokenizer.ggml.scores", len(metadata.texts("tokenizer.ggml.tokens")))
     if not scores:
         raise UnsupportedModel(f"{metadata.file}: its pieces have no scores (tokenizer.ggml.scores); {_REMEDY}")
 
     pieces = [token for token in tokens if token.kind in (_NORMAL, _USER_DEFINED)]
     known = {token.text for token in pieces}
-    pieces.sort(key=lambda token: (-scores[token.id], token.id))
+    pieces.sort(key=lambda token: (token.kind != _USER_DEFINED, -scores[token.id], token.id))
     return [
         (left, right)
         for token in pieces
