@@ -122,6 +122,41 @@ def test_long_positions_of_phi_come_from_both_tables_and_a_part_of_each_head_may
         config(LLAMA | {"llama.rope.dimension_count": 96})
 
 
+def test_gpt_oss_has_its_published_configuration() -> None:
+    values: dict[str, Any] = {
+        "general.architecture": "gpt-oss",
+        "gpt-oss.embedding_length": 2880,
+        "gpt-oss.block_count": 4,
+        "gpt-oss.context_length": 131072,
+        "gpt-oss.expert_feed_forward_length": 2880,
+        "gpt-oss.attention.head_count": 64,
+        "gpt-oss.attention.head_count_kv": 8,
+        "gpt-oss.attention.key_length": 64,
+        "gpt-oss.attention.sliding_window": 128,
+        "gpt-oss.attention.layer_norm_rms_epsilon": 9.999999747378752e-06,
+        "gpt-oss.expert_count": 32,
+        "gpt-oss.expert_used_count": 4,
+        "gpt-oss.rope.freq_base": 150000.0,
+        "gpt-oss.rope.scaling.type": "yarn",
+        "gpt-oss.rope.scaling.factor": 32.0,
+        "gpt-oss.rope.scaling.original_context_length": 4096,
+    }
+    made = config(values)
+    assert made["architectures"] == ["GptOssForCausalLM"]
+    assert made["layer_types"] == ["sliding_attention", "full_attention"] * 2
+    assert made["rope_scaling"] == {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+    }
+    published = {"head_dim": 64, "intermediate_size": 2880, "num_local_experts": 32, "num_experts_per_tok": 4}
+    assert {key: made[key] for key in published} == published
+    assert (made["sliding_window"], made["swiglu_limit"], made["rms_norm_eps"]) == (128, 7.0, 1e-05)
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
