@@ -16,7 +16,8 @@ from histrio.errors import RequestError
 from histrio_grammars.bounds import LIMITS
 from histrio_grammars.expressions import portable
 from histrio_grammars.places import LISTS, MAPS, ONES, Path, children, num_levels, show
-from histrio_grammars.rewrites import Rewriting
+from histrio_grammars.rewrites import rewrite
+from histrio_grammars.rewriting import Rewriting
 from histrio_grammars.wellformed import COUNTS, NUMBERS, WellFormed
 
 __all__ = ["ENFORCED", "NEVER_ENFORCED", "ReadSchema", "decode_schema", "read_schema"]
@@ -118,6 +119,7 @@ class _Reader:
             if keyword in _CONDITIONS:
                 del self.unenforced[num_before:]
         rewriting = Rewriting(kept, _with_children(kept, found), self._schema.target, lambda each: each not in inexact)
+        rewrite(rewriting)
         result = self._results[id(schema)] = rewriting.result()
         self.unenforced += [show((*path, keyword)) for keyword in rewriting.left_out]
         if isinstance(result, dict) and "$ref" in result:
