@@ -13,15 +13,18 @@ import openai
 import pytest
 
 from histrio.contracts.grammar import TagSpec
+from histrio.contracts.tool_format import ToolFormat
 from histrio.errors import RequestError
 from histrio_api.request.fields import split_fields
 from histrio_api.request.forced_calls import calls_grammar, form_or_calls
 from histrio_api.request.functions import with_tools
+from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.structured import wanted_grammar
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.schemas.chat import ChatRequest
-from histrio_api.text.calls.families import hermes
+from histrio_api.text.calls.families import deepseek_dsml, hermes, qwen_coder
 from histrio_api.text.template import load_chat_template
+from histrio_grammars.backend import Llguidance
 
 TEMPLATE = (Path(__file__).parent / "templates" / "qwen3_tools.jinja").read_text(encoding="utf-8")
 HELLO: Any = [{"role": "user", "content": "What is 1 + 2?"}]
@@ -260,6 +263,35 @@ async def test_what_cannot_be_enforced_is_a_400_with_its_place(random_weights: A
         promised: Any = {"tools": [tool("f", None, parameters=unique)], "tool_choice": "required", "max_tokens": 5}
         raw = await served.client.chat.completions.with_raw_response.create(model="toy", messages=HELLO, **promised)
         assert raw.headers["x-histrio-ignored"] == "tools[0].function.parameters.properties.tags.uniqueItems"
+
+
+@pytest.mark.parametrize("tool_format", qwen_coder.FORMATS + deepseek_dsml.FORMATS, ids=lambda each: each.name)
+def test_what_arguments_of_their_own_cannot_be_held_to_is_named_or_refused(tool_format: ToolFormat) -> None:
+    date = {"type": "string", "format": "date", "pattern": "^2"}
+    parameters = {"type": "object", "properties": {"n": {"type": "integer", "minimum": 1}, "day": date}}
+    whole = parameters | {"minProperties": 1, "description": "of whole arguments"}
+    paths = [
+        f"tools[0].function.parameters.{each}"
+        for each in ("minProperties", "properties.day.format", "properties.day.pattern")
+    ]
+    asked: dict[str, Any] = {"messages": HELLO, "tool_choice": "required"}
+    for strict in (False, True):
+        request, _ = split_fields(asked | {"tools": [tool("f", strict, parameters=whole)]}, ChatRequest, frozenset())
+        calls = calls_grammar(tool_format, request)
+        assert calls is not None
+        assert Llguidance().check(calls.spec) == (), "what stands there is enforced"
+        ignored = IgnoredFields()
+        if strict:
+            with pytest.raises(RequestError) as caught:
+                calls.require_promised((), ignored)
+            assert (caught.value.param, caught.value.code) == (paths[0], "unsupported_keyword")
+        else:
+            calls.require_promised((), ignored)
+            assert ignored.paths == paths
+    request, _ = split_fields(asked | {"tools": [tool("add")]}, ChatRequest, frozenset())
+    plain = calls_grammar(tool_format, request)
+    assert plain is not None
+    assert plain.unenforced == [], "a control"
 
 
 @pytest.mark.parametrize("choice", ["required", "auto"])

@@ -20,6 +20,7 @@ async def require_enforceable(edge: Edge, wanted: WantedGrammar, ignored: Ignore
     """
     checker = edge.grammars
     if checker is None:
+        wanted.require_promised((), ignored)
         return
 
     unenforced = checker.accepted(wanted.spec)

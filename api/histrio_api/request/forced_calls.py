@@ -77,11 +77,18 @@ def calls_grammar(
         for nth, ((at, tool), structure) in enumerate(zip(offered, structures, strict=True))
         for place, path in _places(tool, f"tools[{at}]", structure).items()
     }
+    unenforced = [
+        _located(tool, f"tools[{at}]", place)
+        for (at, tool), structure in zip(offered, structures, strict=True)
+        for place in structure.unenforced
+    ]
     strict = tuple(f"tools[{at}]." for at, tool in offered if tool.function.strict)
     if form is not None:
         places["instead"] = form.param
         strict += form.strict
-    return WantedGrammar(GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param, strict, places)
+    return WantedGrammar(
+        GrammarSpec("structural_tag", msgspec.json.encode(spec).decode()), param, strict, places, unenforced
+    )
 
 
 def _param(request: ChatRequest) -> str | None:

@@ -25,6 +25,8 @@ class WantedGrammar(msgspec.Struct, frozen=True):
     """Paths of fields that promise to be enforced as a whole."""
     places: dict[str, str] = {}
     """Place in the grammar → path of the field that it was made of, where that is not `param`."""
+    unenforced: list[str] = []
+    """Paths of keywords that calls in the model's form cannot be held to."""
 
     def after(self, reasoning: Reasoning, marks: ReasoningMarks | None) -> WantedGrammar:
         """The same for an answer that begins so."""
@@ -39,9 +41,9 @@ class WantedGrammar(msgspec.Struct, frozen=True):
 
     def require_promised(self, unenforced: Iterable[str], ignored: IgnoredFields) -> None:
         """Tell `ignored` the keywords that are not enforced. Raises `RequestError` for one that has to be."""
-        for place in unenforced:
-            path = self._path_of(place)[:MAX_PARAM_CHARS]
-            ignored.add_keyword(path, is_promised=any(path.startswith(each) for each in self.strict))
+        for path in (*self.unenforced, *map(self._path_of, unenforced)):
+            shown = path[:MAX_PARAM_CHARS]
+            ignored.add_keyword(shown, is_promised=any(shown.startswith(each) for each in self.strict))
 
     def _path_of(self, place: str) -> str:
         for known, path in self.places.items():

@@ -64,6 +64,8 @@ class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """Given: these stand between the texts, in their order, instead of JSON; the schema is left aside."""
     separator: str = ""
     """Between two parameters."""
+    unenforced: list[str] = []
+    """Places in the schema of what the parameters cannot be held to; no grammar backend looks at it."""
 
 
 class TagSpec(msgspec.Struct, frozen=True, omit_defaults=True):

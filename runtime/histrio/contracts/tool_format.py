@@ -131,8 +131,9 @@ class ToolFormat(Protocol):
         """A parser for one answer of a request with these tools."""
 
     def structure(self, name: str, schema: Mapping[str, Any]) -> TagStructure:
-        """One call as a grammar: fixed texts, and arguments that follow the schema. Raises `RequestError` with the
-        place in the schema as `param` if calls of this form cannot have such arguments."""
+        """One call as a grammar: fixed texts, and arguments that follow the schema; what they cannot be held to in this
+        form is told in `unenforced`. Raises `RequestError` with the place in the schema as `param` if there can be no
+        such call."""
 
     def call_id(self, name: str, position: int) -> str:
         """An id for the call at this position in an answer, unlike all others, of the form that the template takes."""

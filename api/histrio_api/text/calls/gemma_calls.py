@@ -61,13 +61,15 @@ class GemmaCalls:
     def structure(self, name: str, schema: Mapping[str, Any]) -> TagStructure:
         """A call whose name is fixed, with a place for each argument."""
         check_name(name)
+        found, unenforced = parameters_of(schema, lambda key, types: (f"{key}:", ""), self.quote)
         parameters = [
             msgspec.structs.replace(each, begin=f"{each.begin}{self.quote}", end=f"{self.quote}{each.end}")
             if each.schema is None and each.name_end is None
             else each
-            for each in parameters_of(schema, lambda key, types: (f"{key}:", ""), self.quote)
+            for each in found
         ]
-        return TagStructure(f"{self.begin}{_CALL}{name}{{", {}, f"}}{self.end}", parameters=parameters, separator=",")
+        begin, end = f"{self.begin}{_CALL}{name}{{", f"}}{self.end}"
+        return TagStructure(begin, {}, end, parameters=parameters, separator=",", unenforced=unenforced)
 
     def call_id(self, name: str, position: int) -> str:
         """As OpenAI's."""

@@ -95,8 +95,8 @@ class ParameterCalls:
         if self.has_one_call:
             begin = f"{self.section}{self.gap if self.begin else ''}{begin}"
             end += self.section_end
-        parameters = parameters_of(schema, self._element, self.value_end)
-        return TagStructure(begin, {}, end, parameters=parameters)
+        parameters, unenforced = parameters_of(schema, self._element, self.value_end)
+        return TagStructure(begin, {}, end, parameters=parameters, unenforced=unenforced)
 
     def call_id(self, name: str, position: int) -> str:
         """As OpenAI's."""

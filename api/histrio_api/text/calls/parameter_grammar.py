@@ -28,33 +28,43 @@ _OF_TEXTS = frozenset({"minLength", "maxLength", "pattern", "format"})
 _ANY_KEY = "\x00"
 
 
-def parameters_of(schema: Mapping[str, Any], element: Element, stop: str) -> list[TagParameter]:
-    """In the order of the properties. `stop` is what no plain text can contain.
+def parameters_of(schema: Mapping[str, Any], element: Element, stop: str) -> tuple[list[TagParameter], list[str]]:
+    """In the order of the properties, and places in the schema of what calls of this form cannot be held to.
 
-    Raises `RequestError`, with the place in the schema, for what calls of this form cannot be held to.
+    `stop` is what no plain text can contain. Raises `RequestError` for what no call can satisfy.
     """
     properties, required = _properties(schema)
+    unenforced = _of_whole(schema)
     if not properties and schema.get("additionalProperties") is not False:
         begin, end = element(_ANY_KEY, ("string",))
         first, _, name_end = begin.partition(_ANY_KEY)
-        return [TagParameter(first, end, stop=stop, is_required=False, name_end=name_end)]
-    return [_parameter(key, each, schema, (element, stop, key in required)) for key, each in properties.items()]
+        return [TagParameter(first, end, stop=stop, is_required=False, name_end=name_end)], unenforced
+    found = []
+    for key, each in properties.items():
+        parameter, beyond = _parameter(key, each, schema, (element, stop, key in required))
+        found.append(parameter)
+        unenforced += beyond
+    return found, unenforced
 
 
-def keyword_parameters(schema: Mapping[str, Any]) -> list[TagParameter]:
-    """As `name=value`, where every value is JSON. Raises `RequestError` as `parameters_of` does."""
+def keyword_parameters(schema: Mapping[str, Any]) -> tuple[list[TagParameter], list[str]]:
+    """As `name=value`, where every value is JSON; else as `parameters_of`."""
     properties, required = _properties(schema)
     if not properties and schema.get("additionalProperties") is not False:
-        return [TagParameter("", "", schema=True, is_required=False, name_end="=")]
-    return [
+        return [TagParameter("", "", schema=True, is_required=False, name_end="=")], _of_whole(schema)
+    found = [
         TagParameter(f"{key}=", "", schema=_alone(each, schema), is_required=key in required)
         for key, each in properties.items()
     ]
+    return found, _of_whole(schema)
+
+
+def _of_whole(schema: Mapping[str, Any]) -> list[str]:
+    """Keywords of the arguments as a whole that no form of single arguments has."""
+    return [keyword for keyword in schema if keyword not in _OF_OBJECTS and keyword not in _DESCRIBING]
 
 
 def _properties(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], frozenset[str]]:
-    for keyword in schema.keys() - _OF_OBJECTS - _DESCRIBING:
-        raise _cannot(keyword)
     properties: Mapping[str, Any] = schema.get("properties") or {}
     required = frozenset(schema.get("required") or ())
     if required - properties.keys():
@@ -62,19 +72,21 @@ def _properties(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], frozenset
     return properties, required
 
 
-def _parameter(key: str, schema: Any, root: Mapping[str, Any], how: tuple[Element, str, bool]) -> TagParameter:
+def _parameter(
+    key: str, schema: Any, root: Mapping[str, Any], how: tuple[Element, str, bool]
+) -> tuple[TagParameter, list[str]]:
     element, stop, is_required = how
     types = types_of(schema, root)
     begin, end = element(key, types)
     if "string" not in types:
-        return TagParameter(begin, end, schema=_alone(schema, root), is_required=is_required)
+        return TagParameter(begin, end, schema=_alone(schema, root), is_required=is_required), []
     if texts := _texts(schema):
-        return TagParameter(begin, end, texts=texts, is_required=is_required)
-    if isinstance(schema, Mapping):
-        for place, keyword in _bounds(schema):
-            if keyword in _OF_TEXTS or types != {"string"}:
-                raise _cannot(f"properties.{key}.{place}{keyword}")
-    return TagParameter(begin, end, stop=stop, is_required=is_required)
+        return TagParameter(begin, end, texts=texts, is_required=is_required), []
+    bounds = _bounds(schema) if isinstance(schema, Mapping) else ()
+    unenforced = [
+        f"properties.{key}.{place}{keyword}" for place, keyword in bounds if keyword in _OF_TEXTS or types != {"string"}
+    ]
+    return TagParameter(begin, end, stop=stop, is_required=is_required), unenforced
 
 
 def _texts(schema: Any) -> list[str]:
@@ -88,8 +100,9 @@ def _texts(schema: Any) -> list[str]:
 def _bounds(schema: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, str]]:
     """Keywords that restrict a value, with their places; those of strings, and of what else it may be."""
     plain = {"type", "anyOf", *_DESCRIBING}
-    for keyword in schema.keys() - plain:
-        yield place, keyword
+    for keyword in schema:
+        if keyword not in plain:
+            yield place, keyword
     for at, each in enumerate(schema.get("anyOf") or ()):
         if isinstance(each, Mapping):
             yield from _bounds(each, f"{place}anyOf[{at}].")
@@ -100,8 +113,3 @@ def _alone(schema: Any, root: Mapping[str, Any]) -> dict[str, Any] | bool:
     if not isinstance(schema, Mapping):
         return bool(schema)
     return {name: root[name] for name in ("$schema", "$defs", "definitions") if name in root} | dict(schema)
-
-
-def _cannot(place: str) -> RequestError:
-    text = "cannot be enforced in this model's form of calls, which writes each argument by itself"
-    return RequestError(text, param=place)

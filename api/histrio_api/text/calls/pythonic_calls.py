@@ -76,7 +76,8 @@ class PythonicCalls:
     def structure(self, name: str, schema: Mapping[str, Any]) -> TagStructure:
         """A call whose name is fixed; its values are JSON, of which every text is one that Python writes too."""
         check_name(name)
-        return TagStructure(f"{name}(", {}, ")", parameters=keyword_parameters(schema), separator=", ")
+        parameters, unenforced = keyword_parameters(schema)
+        return TagStructure(f"{name}(", {}, ")", parameters=parameters, separator=", ", unenforced=unenforced)
 
     def call_id(self, name: str, position: int) -> str:
         """As OpenAI's."""
