@@ -61,6 +61,7 @@ FULL: dict[str, Any] = {
     "chat_template_kwargs": {"enable_thinking": True},
 }
 NASTY: list[Any] = [
+    [1, []], ["x", 1, [2]], [[1], "x"],
     None, True, False, 0, -1, 1, 2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, -1e-308, 0.1, "", " ", "0", "null",
     "\0", "\ud800", "é" * 300, "{{ 7 * 7 }}", "{% for x in range(10**9) %}x{% endfor %}", "<|im_start|>",
     "x" * 20_000, [], {}, [[]], [None], {"": {}}, [0] * 2_000, {"$ref": "#"}, {"type": "object"}, {"a": {"b": {}}},

@@ -131,6 +131,14 @@ def test_an_answer_ends_for_a_reason(served: Served) -> None:
     assert served.events(prompt="Count")[-1]["has_new_line"]
 
 
+@pytest.mark.parametrize("prompt", [[5, []], ["Hello", 5, ["x"]], [[5], 6]])
+def test_a_list_among_token_ids_is_no_prompt(served: Served, prompt: list[Any]) -> None:
+    answer = served.http.post("/completion", json={"prompt": prompt})
+    assert answer.status_code == 400
+    assert "a list cannot stand among token ids" in answer.json()["error"]["message"]
+    assert len(served.answer(prompt=[[5], "Hello", [6, "x"]])) == 3, "control: prompts may be lists and texts"
+
+
 def test_a_prompt_may_be_texts_and_ids_in_one(served: Served) -> None:
     served.answer(prompt=[5, "Hello", 6])
     assert served.gateway.submissions[-1].ids == [5, *served.ids("Hello"), 6]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from histrio.errors import HistrioError
+from histrio.errors import HistrioError, RequestError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import encode
 from histrio_api.answer.generation import Generation
@@ -67,9 +67,12 @@ def _prepared(
 
 
 def _given(edge: Edge, request: LlamaRequest) -> list[tuple[str, str | list[Any]]]:
-    """The prompts; a list with ids in it is one prompt, with texts among them or not."""
+    """The prompts; a list with ids in it is one prompt, with texts among them or not. Raises `RequestError`."""
     given = request.prompt
     if isinstance(given, list) and any(isinstance(part, int) for part in given):
+        inner = next((at for at, part in enumerate(given) if isinstance(part, list)), None)
+        if inner is not None:
+            raise RequestError(f"prompt[{inner}]: a list cannot stand among token ids", param="prompt")
         return [("prompt", given)]
     return [*given_prompts(given, edge.settings.max_prompts)]
 
