@@ -14,6 +14,9 @@ INSTALLED := $(VENV)/.installed
 BENCHMARKS := .benchmarks
 ALONE = $(shell grep -rlE --include='test_*.py' '^@pytest\.mark\.alone' tests)
 
+# Hundreds of processes of the tests would each compile the same sources.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-clients test-page test-sglang check format bench bench-once install
 

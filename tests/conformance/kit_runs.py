@@ -41,7 +41,7 @@ class KitRuns:
         self._process.communicate(timeout=30)
 
     def run(self, backend: str, *arguments: str, module: str = "", **options: str) -> Report:
-        """One run of the kit, or of one of its modules. Raises `AssertionError` where it made no report."""
+        """One run of the kit, of a module, or of `module::test`. Raises `AssertionError` where it made no report."""
         given = [word for key, value in options.items() for word in ("--backend-option", f"{key}={value}")]
         assert self._process.stdin is not None
         assert self._process.stdout is not None

@@ -22,7 +22,13 @@ from histrio.testing.wait import eventually
 pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(120)]
 
 NUM_LAYERS, VOCAB = 4, 258
-TOPOLOGIES = ["--stages=1", "--stages=2", "--stages=3", "--one-process", "--stages=2 --set stage.process=own"]
+TOPOLOGIES = [
+    "--stages=1",
+    pytest.param("--stages=2", marks=pytest.mark.thorough),
+    "--stages=3",
+    "--one-process",
+    "--stages=2 --set stage.process=own",
+]
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +128,7 @@ def test_the_official_client_streams_what_the_plain_computation_gives(server: La
     ("victim", "stages"),
     [
         pytest.param("engine", 1, marks=pytest.mark.thorough),
-        ("stage1", 2),
+        pytest.param("stage1", 2, marks=pytest.mark.thorough),  # test_structured_output_server.py kills one, too
         ("engine", 3),
         pytest.param("stage0", 3, marks=pytest.mark.thorough),
     ],

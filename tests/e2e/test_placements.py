@@ -49,9 +49,10 @@ def checked_placements(printed: str) -> Placements:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (
+        pytest.param(
             STAGE + STAGE + 'device = "gpu:0"\n',
             {"0": ("gpu:0", "bfloat16", "4.0 MiB"), "1": ("gpu:0", "bfloat16", "4.0 MiB")},
+            marks=pytest.mark.thorough,
         ),
         (
             STAGE + 'layers = "0:1"\ndevice = "cpu"\n' + STAGE + 'layers = "1:4"\ndevice = "gpu:1"\n',
@@ -78,16 +79,22 @@ def test_a_start_places_its_stages_as_the_check_says(
 @pytest.mark.parametrize(
     ("text", "sentence", "code"),
     [
-        (STAGE + 'device = "gpu:2"\n', "stage[0].device: the backend 'two-gpus' cannot use 'gpu:2' here; it sees", 1),
+        pytest.param(
+            STAGE + 'device = "gpu:2"\n',
+            "stage[0].device: the backend 'two-gpus' cannot use 'gpu:2' here; it sees",
+            1,
+            marks=pytest.mark.thorough,
+        ),
         (
             STAGE * 2 + "[engine]\nparam-mem-ratio = 0.3\n",
             "the weights need 8.0 MiB; gpu:0 has 24.0 MiB, of which param-mem-ratio 0.3 allows 7.2 MiB: raise it, or",
             1,
         ),
-        (
+        pytest.param(
             MODEL.replace("[runtime]", 'dtype = "float16"\n[runtime]') + STAGE,
             "stage[0]: these GPUs know no float16; choose bfloat16",
             1,
+            marks=pytest.mark.thorough,
         ),
         (STAGE + "treads = 3\n", "stage[0].treads: unknown key; did you mean 'threads'", 2),
     ],

@@ -71,7 +71,9 @@ TORCH_FACTORS: dict[str, list[Any]] = FACTORS | {
     "policy": ["priority", RandomOrder.name],
     "family": FAMILIES,
 }
-DESIGN = TORCH_FACTORS | {"drafter": names()}
+UNMODELLED = ("dice", "ngram", "suffix")
+"""Drafters for which no model computes: `oracle`, which is another, stands for them, as the toy meets them all."""
+DRAFTERS = [pytest.param(name, marks=pytest.mark.thorough) if name in UNMODELLED else name for name in names()]
 MOST_ERROR = {"auto": 2e-5, "int8": 1e-2}
 Models = Callable[[str], tuple[Path, Any]]
 """Family → a folder, with a lesser model as `draft` beside it, and what transformers makes of the model."""
@@ -161,10 +163,16 @@ def test_an_answer_alone_is_what_transformers_says(family: str, models: Models, 
     assert excuses.num_excused == 0
 
 
-@pytest.mark.parametrize("drafter", names())
+def design(drafter: str) -> list[Combination]:
+    """Of the combinations in which every two settings meet, the ones of this drafter."""
+    alike = [name for name in names() if (name in UNMODELLED) == (drafter in UNMODELLED)]
+    return [row for row in covering(TORCH_FACTORS | {"drafter": alike}, seed=1) if row["drafter"] == drafter]
+
+
+@pytest.mark.parametrize("drafter", DRAFTERS)
 def test_no_combination_changes_a_stream_of_a_real_model(drafter: str, models: Models, alone: Alone) -> None:
     seen: Counter[str] = Counter()
-    rows = [(CROWD, row) for row in covering(DESIGN, seed=1) if row["drafter"] == drafter]
+    rows = [(CROWD, row) for row in design(drafter)]
     # Some request is preempted in any case; and what is lost comes back.
     rows += [(CROWD, rows[0][1] | CROWDED), (CROWD, rows[0][1] | ROOMY)]
     rows += enumerate(random_combinations(TORCH_FACTORS, names().index(drafter), NUM_RANDOM), 1)

@@ -82,26 +82,29 @@ def launch(model: Path, log: Path) -> LaunchedServer:
 
 def test_a_killed_engine_changes_no_text(tmp_path: Path) -> None:
     model = write_toy_model(tmp_path / "toy")
-    with launch(model, tmp_path / "undisturbed.txt") as server:
-        undisturbed = anyio.run(stream_all, server, lambda text: None)
-        eventually(lambda: total(server, "forked_sequences_total") > 0)
-        assert total(server, "accepted_tokens_total") > 0
-        assert "process engine.2" not in server.log.read_text()
-    assert len(set(undisturbed.values())) > NUM_REQUESTS, "a control: others read other texts"
-
-    num_chars = sum(map(len, undisturbed.values()))
     for seed in range(max(1, NUM_RANDOM)):
-        rng = random.Random(seed)
-        kill_at = [rng.uniform(0.02, 0.4) * num_chars, rng.uniform(0.6, 0.9) * num_chars]
-        with launch(model, tmp_path / f"killed{seed}.txt") as server:
-            num_seen = 0
+        with launch(model, tmp_path / f"log{seed}.txt") as server:
+            undisturbed = anyio.run(stream_all, server, lambda text: None)
+            eventually(lambda: total(server, "forked_sequences_total") > 0)
+            assert total(server, "accepted_tokens_total") > 0
+            assert "process engine.2" not in server.log.read_text()
+            assert len(set(undisturbed.values())) > NUM_REQUESTS, "a control: others read other texts"
 
-            def on_text(text: str, server: LaunchedServer = server, kill_at: list[float] = kill_at) -> None:
-                nonlocal num_seen
-                num_seen += len(text)
-                if kill_at and num_seen >= kill_at[0]:
-                    del kill_at[0]
-                    engine(server).kill()
-
-            assert anyio.run(stream_all, server, on_text) == undisturbed
+            assert anyio.run(stream_all, server, _killer(server, undisturbed, random.Random(seed))) == undisturbed
             assert "process engine.3 is up" in server.log.read_text(), "a control: it did die, twice"
+
+
+def _killer(server: LaunchedServer, undisturbed: Texts, rng: random.Random) -> Callable[[str], None]:
+    """Kills the engine twice, once so much text has come."""
+    num_chars = sum(map(len, undisturbed.values()))
+    kill_at = [rng.uniform(0.02, 0.4) * num_chars, rng.uniform(0.6, 0.9) * num_chars]
+    num_seen = 0
+
+    def on_text(text: str) -> None:
+        nonlocal num_seen
+        num_seen += len(text)
+        if kill_at and num_seen >= kill_at[0]:
+            del kill_at[0]
+            engine(server).kill()
+
+    return on_text
