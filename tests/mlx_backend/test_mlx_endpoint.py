@@ -23,6 +23,8 @@ from histrio_torch.testing import refer
 pytestmark = pytest.mark.anyio
 
 PROMISED = ["llama", "qwen3", "gemma", "gemma3", "phi3", "mistral", "cohere", "deepseek_v3", "glm4_moe", "minimax_m2"]
+ALWAYS = ("llama", "gemma3", "deepseek_v3")
+"""Plain, with windows, with latent attention; `test_mlx_families.py` asks the others without an endpoint."""
 BYTES = {"vocab_size": 264}
 """The vocabulary of the toy's byte-level tokenizer, which is put beside the models."""
 NUM_STREAMS, NUM_TOKENS = 8, 10
@@ -46,7 +48,9 @@ async def endpoint(model: Path) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
-@pytest.mark.parametrize("family", PROMISED)
+@pytest.mark.parametrize(
+    "family", [each if each in ALWAYS else pytest.param(each, marks=pytest.mark.thorough) for each in PROMISED]
+)
 async def test_eight_streams_say_what_transformers_says(
     family: str, mlx_model: Callable[..., Any], tmp_path: Path
 ) -> None:
