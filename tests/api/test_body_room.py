@@ -25,7 +25,7 @@ class Request:
 
     def __init__(self, *pieces: bytes | None, length: str = "") -> None:
         self._pieces = list(pieces)
-        self.headers = {"content-length": length} if length else {}
+        self.scope = {"headers": [(b"content-length", length.encode())] if length else []}
 
     async def receive(self) -> Any:
         piece = self._pieces.pop(0)
