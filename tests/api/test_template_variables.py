@@ -60,7 +60,6 @@ def test_a_wish_becomes_the_variable_that_the_template_has(
         (SWITCHED, {"reasoning_effort": "high"}, "reasoning_effort"),
         (SWITCHED, {"reasoning": {"effort": "low"}}, "reasoning.effort"),
         (SWITCHED, {"thinking": {"type": "adaptive"}}, "thinking"),
-        (SWITCHED, {"reasoning": {"max_tokens": 9}}, "reasoning.max_tokens"),
         (SWITCHED, {"chat_template_kwargs": {"thinking": True}}, "chat_template_kwargs.thinking"),
         (GPT_OSS, {"enable_thinking": False}, "enable_thinking"),
         (GPT_OSS, {"think": True}, "think"),
