@@ -18,13 +18,13 @@ NUM_PROMPT_TOKENS = 32_000
 BUDGET_S = 0.25
 
 
-def seconds(plan: Plan, rng: random.Random) -> float:
-    """A device with linear layers and attention, and a little noise."""
+def seconds(plan: Plan, rng: random.Random, least_s: float) -> float:
+    """A device with linear layers and attention, and a little noise; `least_s` is what any step takes."""
     pairs = sum(attended_pairs(row.start, row.num_tokens) for row in plan.rows)
-    return (0.02 + 0.0012 * len(plan.ids) + 6e-8 * pairs) * rng.uniform(0.95, 1.1)
+    return (least_s + 0.0012 * len(plan.ids) + 6e-8 * pairs) * rng.uniform(0.95, 1.1)
 
 
-def play(step_budget_ms: float) -> tuple[list[float], float]:
+def play(step_budget_ms: float, least_s: float = 0.02, num_tokens: int = NUM_PROMPT_TOKENS) -> tuple[list[float], float]:
     """Seconds of each step while four sequences decode beside the prompt, and how long the prompt took."""
     limits = SchedulerLimits(
         max_slots=8,
@@ -41,7 +41,7 @@ def play(step_budget_ms: float) -> tuple[list[float], float]:
     def step() -> float:
         plan = scheduler.plan()
         assert plan is not None
-        took = seconds(plan, rng)
+        took = seconds(plan, rng, least_s)
         scheduler.cost.observe(len(plan.ids), plan.num_pairs, took)
         scheduler.apply(plan, StepResult(plan.step, 1, [7] * sum(row.num_sampled for row in plan.rows)))
         return took
@@ -50,9 +50,9 @@ def play(step_budget_ms: float) -> tuple[list[float], float]:
         scheduler.add(Generate(request, [1] * 200, 200, 30_000))
     for _ in range(30):
         step()
-    scheduler.add(Generate(9, [1] * NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS, NUM_PROMPT_TOKENS + 5))
+    scheduler.add(Generate(9, [1] * num_tokens, num_tokens, num_tokens + 5))
     steps = []
-    while scheduler._roster.by_request[9].progress.computed < NUM_PROMPT_TOKENS:
+    while scheduler._roster.by_request[9].progress.computed < num_tokens:
         steps.append(step())
     return steps, sum(steps)
 
@@ -73,3 +73,13 @@ def test_later_chunks_are_smaller() -> None:
     steps, _ = play(BUDGET_S * 1000)
     assert len(steps) > NUM_PROMPT_TOKENS / 512
     assert p95(steps[: len(steps) // 4]) == pytest.approx(p95(steps[-len(steps) // 4 :]), rel=0.3)
+
+
+def test_on_a_slow_device_prompts_get_three_quarters_of_a_step() -> None:
+    least_s, num_tokens = 0.2, 4000
+    slow, took_s = play(BUDGET_S * 1000, least_s, num_tokens)
+    _, of_a_wide_budget_s = play(4000 * least_s, least_s, num_tokens)
+
+    assert p95(slow) <= 1.2 * 4 * least_s
+    assert took_s == pytest.approx(of_a_wide_budget_s, rel=0.1)
+    assert took_s < num_tokens / ((BUDGET_S - least_s) / 0.0012) * BUDGET_S / 2, "the budget alone takes twice as long"

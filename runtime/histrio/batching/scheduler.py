@@ -30,6 +30,9 @@ __all__ = ["Scheduler"]
 
 _DRAWN_LAST = -1
 """Stands for a token id: the one that the last step draws for the slot."""
+_PROMPT_FACTOR = 4.0
+"""A step with prompts may take this many times as long as its decoding rows alone, where that is more than the budget:
+on a slow device the budget would leave room for scraps of prompts, each of which costs almost a whole step."""
 _MOST_SCORED = 128
 """Prompt positions whose logits are asked for in one step: all of them would be large."""
 
@@ -285,7 +288,8 @@ class Scheduler:
         if is_free or not self.cost.is_trusted or not self._is_decoding:
             return num_left
 
-        bound = self._settings.step_budget_ms / 1000 / self.cost.lag
+        decoding_s = self.cost.predict(batch.num_decoding_tokens, batch.num_decoding_pairs)
+        bound = max(self._settings.step_budget_ms / 1000, _PROMPT_FACTOR * decoding_s) / self.cost.lag
         seconds = bound - self.cost.predict(batch.num_tokens, batch.num_pairs)
         fitting = self.cost.tokens_within(seconds, sequence.progress.planned)
         is_first = len(batch.rows) == batch.num_decoding

@@ -72,6 +72,9 @@ class Batch:
     num_pairs: float = 0.0
     num_decoding: int = 0
     """Rows of sequences that had one token to compute."""
+    num_decoding_tokens: int = 0
+    num_decoding_pairs: float = 0.0
+    """Of these rows alone."""
     num_scored: int = 0
     """Positions of prompts whose logits score the next prompt token."""
 
@@ -79,9 +82,13 @@ class Batch:
         """The sequence takes part with this row."""
         self.members.append(sequence)
         self.rows.append(row)
+        pairs = attended_pairs(row.start, row.num_tokens)
         self.num_tokens += row.num_tokens
-        self.num_pairs += attended_pairs(row.start, row.num_tokens)
-        self.num_decoding += row.num_tokens == row.num_sampled
+        self.num_pairs += pairs
+        if row.num_tokens == row.num_sampled:
+            self.num_decoding += 1
+            self.num_decoding_tokens += row.num_tokens
+            self.num_decoding_pairs += pairs
         self.num_scored += row.num_scored
 
     def without_preempted(self) -> Batch:
