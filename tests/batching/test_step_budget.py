@@ -24,7 +24,9 @@ def seconds(plan: Plan, rng: random.Random, least_s: float) -> float:
     return (least_s + 0.0012 * len(plan.ids) + 6e-8 * pairs) * rng.uniform(0.95, 1.1)
 
 
-def play(step_budget_ms: float, least_s: float = 0.02, num_tokens: int = NUM_PROMPT_TOKENS) -> tuple[list[float], float]:
+def play(
+    step_budget_ms: float, least_s: float = 0.02, num_tokens: int = NUM_PROMPT_TOKENS
+) -> tuple[list[float], float]:
     """Seconds of each step while four sequences decode beside the prompt, and how long the prompt took."""
     limits = SchedulerLimits(
         max_slots=8,
