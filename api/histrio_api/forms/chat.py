@@ -105,14 +105,14 @@ class ChatAnswer(Chunks[ChatChoice]):
         """A chunk for each thing that the piece turns out to be."""
         parser = self._parsers[choice.index]
         parts = parser.push(text, is_last=bool(choice.finish_reason))
+        shown, calls = parts.text, parts.calls
         events = [self._reasoning(choice, parts.reasoning)] if parts.reasoning else []
         # Log probabilities of reasoning and calls go out as they come.
-        if parts.text or choice.has_logprobs:
-            events.append(self.text(choice, parts.text))
-        if parts.calls or choice.finish_reason:
-            at = parser.num_calls - sum(bool(each.name) for each in parts.calls) - 1
-            calls = self._custom_calls[choice.index].take(parts.calls, is_last=bool(choice.finish_reason))
-            for each in calls:
+        if shown or choice.has_logprobs:
+            events.append(self.text(choice, shown))
+        if calls or choice.finish_reason:
+            at = parser.num_calls - sum(bool(each.name) for each in calls) - 1
+            for each in self._custom_calls[choice.index].take(calls, is_last=bool(choice.finish_reason)):
                 at += bool(each.piece.name)
                 events.append(self._tool_call(choice, each, at))
         if choice.finish_reason:
