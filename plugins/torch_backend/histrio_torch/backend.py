@@ -115,7 +115,7 @@ class RunningTorchStage:
         return StageOutput(hidden=[], logits=logits, states=scored(self.stage, states))
 
     def _trailing(self, batch: StepBatch, counts: Ints) -> torch.Tensor:
-        return torch.from_numpy(_trailing_tokens(batch, counts)).to(self.stage.device)
+        return torch.from_numpy(batch.trailing_tokens(counts)).to(self.stage.device)
 
 
 def open_stage(spec: StageSpec, progress: Progress) -> TorchStage:
@@ -158,12 +158,3 @@ def _take_apart(stage: StageModel) -> None:
 def _usual_threads() -> int:
     """What torch uses in a process in which no stage has asked for another number yet."""
     return torch.get_num_threads()
-
-
-def _trailing_tokens(batch: StepBatch, trailing: Ints) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """Indices, among the step's tokens, of the last `trailing[r]` of each row."""
-    ends = batch.offsets[1:].astype(np.int64)
-    counts = trailing.astype(np.int64)
-    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-    indices: np.ndarray[tuple[int], np.dtype[np.int64]] = np.repeat(ends - counts, counts) + within
-    return indices

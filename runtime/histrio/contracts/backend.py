@@ -184,6 +184,14 @@ class StepBatch:
         """Sum of `num_tokens`."""
         return int(self.offsets[-1])
 
+    def trailing_tokens(self, counts: IntArray) -> npt.NDArray[np.int64]:
+        """Indices, among the step's tokens, of the last `counts[r]` of each row, in row order."""
+        ends = self.offsets[1:].astype(np.int64)
+        each = counts.astype(np.int64)
+        within = np.arange(each.sum()) - np.repeat(np.cumsum(each) - each, each)
+        indices: npt.NDArray[np.int64] = np.repeat(ends - each, each) + within
+        return indices
+
     def row(self, index: int) -> StepBatch:
         """A step of this one row alone, on the same arrays."""
         rows = slice(index, index + 1)
