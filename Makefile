@@ -71,7 +71,7 @@ bench-once: $(INSTALLED) ## run each benchmark once, with little to do: does it 
 install: $(INSTALLED) ## install everything into the virtual environment
 
 # The stamp is younger than all that says what to install: installing happens once, and again when one of them changes.
-$(INSTALLED): requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml)
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml $(wildcard plugins/*/pyproject.toml plugins/*/native/*)
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit( \
 		f"histrio needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: say make PYTHON=python3.12")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

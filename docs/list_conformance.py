@@ -14,7 +14,7 @@ from histrio.testing.conformance.table import tables
 ROOT = Path(__file__).parents[1]
 REPORTS = ROOT / "docs" / "conformance"
 PAGE = ROOT / "docs" / "conformance-table.md"
-BACKENDS = ("toy", "torch", "mlx", "sglang", "toy-engine", "sglang-engine")
+BACKENDS = ("toy", "torch", "cpu", "mlx", "sglang", "toy-engine", "sglang-engine")
 HEAD = """# Conformance table
 
 `python docs/list_conformance.py` generates this page from the reports in `docs/conformance/`, each

@@ -12,6 +12,7 @@ PACKAGES = (
     "runtime/histrio",
     "api/histrio_api",
     "plugins/torch_backend/histrio_torch",
+    "plugins/cpu_backend",
     "plugins/mlx_backend/histrio_mlx",
     "plugins/sglang_backend/histrio_sglang",
     "plugins/vllm_backend/histrio_vllm",

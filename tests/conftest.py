@@ -22,6 +22,7 @@ if find_spec("hypothesis") is not None:
 
 _IMPORTS_TRANSFORMERS = (
     "torch_backend",
+    "cpu_backend",
     "mlx_backend",
     "sglang_backend",
     "demo",

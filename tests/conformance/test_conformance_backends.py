@@ -25,7 +25,9 @@ def runs() -> Iterator[KitRuns]:
         yield running
 
 
-@pytest.mark.parametrize(("backend", "modules"), [("torch", ["torch"]), ("mlx", ["mlx.core", "histrio_mlx"])])
+@pytest.mark.parametrize(
+    ("backend", "modules"), [("torch", ["torch"]), ("cpu", ["histrio_cpu"]), ("mlx", ["mlx.core", "histrio_mlx"])]
+)
 def test_the_backend_conforms(backend: str, modules: list[str], runs: KitRuns) -> None:
     for module in modules:
         pytest.importorskip(module, reason=f"{module} is not installed")

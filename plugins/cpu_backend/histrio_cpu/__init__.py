@@ -1,0 +1,1 @@
+"""Stage backend on CPUs without torch: each step is one call into a native library."""

@@ -1,0 +1,216 @@
+"""Loads the layers of one stage from safetensors files into the library, tensor by tensor, and no others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histrio.contracts.backend import Progress, StageSpec
+from histrio.contracts.options import as_options
+from histrio.errors import BackendError, ModelError, UnsupportedModel
+from histrio.kit.checkpoint import check_range, find_weight_files, num_layers, read_config, stage_dtype
+from histrio.kit.memory import main_memory
+from histrio_cpu.abi import Activations, Format, KvFormat, StageConfig, Storage, Tensor
+from histrio_cpu.config import read_model
+from histrio_cpu.library import Library, NativeStage
+from histrio_cpu.model import EMBEDDING, Model, Part, stage_parts
+from histrio_cpu.traits import CpuOptions
+from histrio_cpu.weights import Bytes, MappedFile, MappedTensor, find_tensors, to_bfloat16, to_float32
+
+__all__ = ["StagePlan", "load_stage", "plan_stage"]
+
+_STORAGE = {"none": Storage.KEEP, "q8": Storage.AS_Q8, "q4": Storage.AS_Q4}
+_GROUP = 32
+_PANEL = 64
+"""The library packs groups of so many inputs, of so many outputs at a time, and fills up the last ones."""
+_GROUP_BYTES = {"q8": _GROUP + 2, "q4": _GROUP // 2 + 4}
+"""Of the weights of a group that are rounded, with its scale, for q4 also its least value."""
+_UNUSED = "rotary_emb.inv_freq"
+"""Old files have it; it follows from config.json."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """What a stage will be, told from configuration and headers."""
+
+    spec: StageSpec
+    options: CpuOptions
+    model: Model
+    dtype: str
+    parts: list[Part]
+    tensors: Mapping[str, MappedTensor]
+    """Those of the stage."""
+
+    @property
+    def storage(self) -> Storage:
+        """How linears keep their weights."""
+        return _STORAGE[self.options.quantization]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the stage's weights once they are loaded."""
+        return sum(map(self._part_bytes, self.parts))
+
+    @property
+    def mapped_bytes(self) -> int:
+        """The share of them that stays in the file: the embedding."""
+        return sum(self._part_bytes(part) for part in self.parts if part.tensor == Tensor.EMBEDDING)
+
+    def kept_format(self, part: Part) -> Format:
+        """The format in which a part is handed over: the stored one, or the stage's 16 bits where that is wider."""
+        stored = self.tensors[part.name].format
+        if part.is_norm and self.model.norm_offset:
+            return Format.F32
+        if not part.is_linear or stored == Format.BF16:
+            return stored
+        if self.dtype == "bfloat16":
+            return Format.BF16
+        return Format.F16 if self.dtype == "float16" else stored
+
+    def _part_bytes(self, part: Part) -> int:
+        number_bytes = 4 if part.is_vector or self.kept_format(part) == Format.F32 else 2
+        if not part.is_linear:
+            return part.rows * part.columns * number_bytes
+
+        group_bytes = _GROUP * number_bytes
+        if part.may_be_rounded:
+            group_bytes = _GROUP_BYTES.get(self.options.quantization, group_bytes)
+        return -(-part.rows // _PANEL) * _PANEL * -(-part.columns // _GROUP) * group_bytes
+
+
+def plan_stage(spec: StageSpec) -> StagePlan:
+    """Read configuration and headers. Raises `ModelError` for the model, `BackendError` for settings."""
+    folder = Path(spec.model)
+    options = as_options(spec.options, CpuOptions, "options")
+    config = read_config(folder)
+    check_range(spec, num_layers(config))
+    model = read_model(config, spec.max_sequence_length)
+    if len(model.layers) != spec.num_layers:
+        raise BackendError(f"{folder} has {len(model.layers)} layers, the plan says {spec.num_layers}")
+    if spec.memory.kv_cache_dtype != "auto":
+        raise BackendError('the cpu backend keeps keys and values as activations are; set kv-cache-dtype = "auto"')
+    if not spec.has_weights:
+        return StagePlan(spec, options, model, "", [], {})
+
+    tensors = find_tensors(find_weight_files(folder))
+    parts = [
+        part
+        for part in stage_parts(model, spec.first_layer, spec.last_layer)
+        if part.name in tensors or not part.is_optional
+    ]
+    own = {part.name: _checked(tensors, part, folder) for part in parts}
+    _check_all_used(tensors, own, spec)
+    return StagePlan(spec, options, model, stage_dtype(spec, on_cpu=True), parts, own)
+
+
+def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeStage:
+    """Load the stage's weights. Raises `DoesNotFit`, `ModelError` and `BackendError`, with everything freed."""
+    main_memory().check_weights(plan.weight_bytes, plan.spec)
+    library.use(plan.options.arch, num_threads(plan.spec))
+    stage = NativeStage(library, _stage_config(plan))
+    try:
+        for index, layer in enumerate(plan.model.layers[plan.spec.first_layer : plan.spec.last_layer]):
+            stage.layer(index, layer)
+        for index, table in enumerate(plan.model.ropes):
+            stage.rope(index, table.inverse_frequencies, table.scale)
+        _put_weights(stage, plan, progress)
+        stage.ready()
+    except BaseException:
+        stage.close()
+        raise
+    return stage
+
+
+def num_threads(spec: StageSpec) -> int:
+    """Compute threads of a stage: what is asked for, else the cores that this process may use."""
+    if spec.threads is not None:
+        return spec.threads
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _checked(tensors: Mapping[str, MappedTensor], part: Part, folder: Path) -> MappedTensor:
+    """The stored tensor of a part, with the shape that it has to have."""
+    tensor = tensors.get(part.name)
+    if tensor is None:
+        raise ModelError(f"{folder} has no weights {part.name}; fetch the model again")
+
+    tensor.check_shape(part.stored_rows, 1 if part.is_vector else part.columns)
+    return tensor
+
+
+def _check_all_used(tensors: Mapping[str, MappedTensor], own: Mapping[str, MappedTensor], spec: StageSpec) -> None:
+    """Weights that nothing reads would be a model that is computed wrongly."""
+    layers = tuple(f"model.layers.{layer}." for layer in range(spec.first_layer, spec.last_layer))
+    for name, tensor in tensors.items():
+        if name.startswith(layers) and name not in own and not name.endswith(_UNUSED):
+            raise UnsupportedModel(
+                f"{tensor.file} has weights {name[:80]} that the cpu backend does not know; use torch"
+            )
+
+
+def _stage_config(plan: StagePlan) -> StageConfig:
+    model, spec = plan.model, plan.spec
+    is_half = plan.dtype == "bfloat16"
+    return StageConfig(
+        num_layers=spec.last_layer - spec.first_layer,
+        hidden=model.hidden,
+        vocab=model.vocab,
+        is_first=spec.is_first,
+        is_last=spec.is_last,
+        activations=Activations.BF16 if is_half else Activations.F32,
+        kv_format=KvFormat.BF16 if is_half else KvFormat.F32,
+        max_tokens=spec.sizes.max_num_tokens_per_batch,
+        max_rows=spec.sizes.max_batch_size,
+        max_logits=spec.sizes.max_num_tokens_per_batch,
+        norm=model.norm,
+        norm_eps=model.norm_eps,
+        embedding_scale=model.embedding_scale,
+        logit_scale=model.logit_scale,
+        logit_softcap=model.logit_softcap,
+    )
+
+
+def _put_weights(stage: NativeStage, plan: StagePlan, progress: Progress) -> None:
+    files = {file: MappedFile(file) for file in dict.fromkeys(tensor.file for tensor in plan.tensors.values())}
+    for number, (part, following) in enumerate(_with_next(plan.parts)):
+        tensor = plan.tensors[part.name]
+        mapped = files[tensor.file]
+        if following is not None:
+            files[plan.tensors[following.name].file].expect(plan.tensors[following.name])
+        storage = plan.storage if part.may_be_rounded else Storage.KEEP
+        kept = plan.kept_format(part)
+        data = _rows(mapped.read(tensor), part)
+        position = (part.layer, part.tensor, part.expert)
+        stage.put(
+            position, _converted(data, tensor.format, kept, plan, part), (kept, storage), (part.rows, part.columns)
+        )
+        if part.name != EMBEDDING:
+            mapped.release(tensor)
+        progress((number + 1) / len(plan.parts), part.name)
+
+
+def _with_next(parts: list[Part]) -> Iterator[tuple[Part, Part | None]]:
+    return zip(parts, [*parts[1:], None], strict=True)
+
+
+def _rows(data: Bytes, part: Part) -> Bytes:
+    """The rows of the stored tensor that belong to the part."""
+    stored_row = len(data) // part.stored_rows
+    rows = part.columns if part.is_vector else part.rows
+    return data[part.begin_row * stored_row : (part.begin_row + rows) * stored_row]
+
+
+def _converted(data: Bytes, stored: Format, kept: Format, plan: StagePlan, part: Part) -> Bytes:
+    """The part's bytes as they are handed over; mostly those of the file itself."""
+    if part.is_norm and plan.model.norm_offset:
+        return (to_float32(data, stored) + np.float32(plan.model.norm_offset)).view(np.uint8)
+    if kept == stored:
+        return data
+    if kept == Format.BF16:
+        return to_bfloat16(to_float32(data, stored)).view(np.uint8)
+    return to_float32(data, stored).astype(np.float16).view(np.uint8)

@@ -1,0 +1,33 @@
+"""What every CPU stage is capable of, and its settings."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from histrio.contracts.backend import Capability
+
+__all__ = ["BLOCK_SIZES", "CAPABILITIES", "CpuOptions"]
+
+CAPABILITIES = (
+    Capability.BATCH,
+    Capability.REWIND,
+    Capability.PREFIX_SHARE,
+    Capability.COPY_BLOCKS,
+    Capability.ALL_POSITION_LOGITS,
+    Capability.HIDDEN_STATES,
+)
+"""Of every CPU stage, whatever the model."""
+BLOCK_SIZES = (16, 32, 64, 128)
+"""Tokens per block that the attention can do."""
+
+
+class CpuOptions(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
+    """`options` of a stage on the CPU backend."""
+
+    arch: Literal["auto", "avx512-bf16", "avx512", "avx2", "neon", "plain"] = "auto"
+    """The kernels: auto is the fastest that the processor runs, plain is the reference that the others are tested
+    with."""
+    quantization: Literal["none", "q8", "q4"] = "none"
+    """Round the weights of linear layers as they load, to 8 or 4 bits in groups of 32."""

@@ -1,0 +1,111 @@
+"""Weights of safetensors files, mapped: each tensor is read where it lies, and its pages are given back."""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from histrio.config.weights import StoredTensor, read_header
+from histrio.errors import ModelError, UnsupportedModel
+from histrio_cpu.abi import Format
+
+__all__ = ["Bytes", "MappedTensor", "find_tensors", "to_bfloat16", "to_float32"]
+
+Bytes = npt.NDArray[np.uint8]
+
+_FORMATS = {"F32": Format.F32, "F16": Format.F16, "BF16": Format.BF16}
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True)
+class MappedTensor:
+    """A stored tensor; `map` may be shared by all tensors of its file."""
+
+    file: Path
+    name: str
+    stored: StoredTensor
+    first_byte: int
+
+    @property
+    def format(self) -> Format:
+        """Its number format. Raises `UnsupportedModel` for one that is not computed with."""
+        known = _FORMATS.get(self.stored.dtype)
+        if known is None:
+            raise UnsupportedModel(
+                f"{self.file}: {self.name[:80]} is stored as {self.stored.dtype}; use a checkpoint of float32, float16 "
+                "or bfloat16"
+            )
+        return known
+
+    def check_shape(self, rows: int, columns: int) -> None:
+        """Raise `ModelError` where it has another shape than config.json promises; vectors have one column."""
+        expected = [rows, columns] if columns > 1 else [rows]
+        if self.stored.shape != expected:
+            raise ModelError(
+                f"{self.file}: {self.name[:80]} has the shape {self.stored.shape}, and config.json says {expected}"
+            )
+
+
+class MappedFile:
+    """A file of weights in memory, as far as it has been looked at."""
+
+    def __init__(self, file: Path) -> None:
+        with file.open("rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes: Bytes = np.frombuffer(self._map, np.uint8)
+
+    def read(self, tensor: MappedTensor) -> Bytes:
+        """The bytes of the tensor, where they lie."""
+        return self._bytes[tensor.first_byte : tensor.first_byte + tensor.stored.num_bytes]
+
+    def expect(self, tensor: MappedTensor) -> None:
+        """Begin to fetch the tensor from the disk."""
+        self._advise("MADV_WILLNEED", tensor)
+
+    def release(self, tensor: MappedTensor) -> None:
+        """Give back the pages of a tensor that has been copied; reading it again fetches them anew."""
+        self._advise("MADV_DONTNEED", tensor)
+
+    def _advise(self, advice: str, tensor: MappedTensor) -> None:
+        if not hasattr(mmap, advice):
+            return
+
+        start = -(-tensor.first_byte // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = tensor.first_byte + tensor.stored.num_bytes - start
+        if length > 0:
+            self._map.madvise(getattr(mmap, advice), start, length)
+
+
+def find_tensors(files: list[Path]) -> dict[str, MappedTensor]:
+    """Name → tensor, of all files. Raises `ModelError` for a broken header."""
+    found: dict[str, MappedTensor] = {}
+    for file in files:
+        header = read_header(file)
+        with file.open("rb") as stream:
+            begin = _LENGTH_BYTES + int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        found |= {name: MappedTensor(file, name, each, begin + each.data_offsets[0]) for name, each in header.items()}
+    return found
+
+
+def to_float32(data: Bytes, stored: Format) -> npt.NDArray[np.float32]:
+    """The values of a tensor, without loss."""
+    match stored:
+        case Format.F32:
+            return data.view(np.float32)
+        case Format.F16:
+            return data.view(np.float16).astype(np.float32)
+        case Format.BF16:
+            return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    raise UnsupportedModel(f"tensors of the format {stored.name} are not read as numbers")
+
+
+def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """The nearest bfloat16 numbers as their bits, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)
+    nearest: npt.NDArray[np.uint16] = (rounded >> 16).astype(np.uint16)
+    return nearest

@@ -1,0 +1,95 @@
+"""The native library, built in place where it is not fresh, and tiny models that all tests of the CPU backend share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histrio.kit.omp import bound_spinning
+
+bound_spinning()
+
+import torch  # noqa: E402 - the OpenMP setting is read while torch loads
+
+from histrio_cpu.build import CannotBuild, build  # noqa: E402
+from histrio_torch.testing import FAMILIES, OTHERS, VOCAB_SIZE, Reference, refer  # noqa: E402
+from histrio_torch.testing.families import make_model_of  # noqa: E402
+
+_MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+_YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32}
+
+CPU_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{name: FAMILIES[name] for name in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3")},
+    **{name: FAMILIES[name] for name in ("phi3", "phi3_longrope", "glm4")},
+    **{name: OTHERS[name] for name in ("granite", "olmo2")},
+    "llama_biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama3": ("llama", {"rope_parameters": _LLAMA3_ROPE}),
+    "yarn": ("qwen3", {"rope_parameters": _YARN_ROPE}),
+    "qwen2_sliding": ("qwen2", {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}),
+    "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12}),
+    "gemma": ("gemma", {"tie_word_embeddings": True}),
+    "cohere": ("cohere", {"logit_scale": 0.25, "tie_word_embeddings": True}),
+    "cohere2": (
+        "cohere2",
+        {"hidden_size": 64, "layer_types": _MIXED_LAYERS, "sliding_window": 12, "tie_word_embeddings": True},
+    ),
+    "glm": ("glm", {"partial_rotary_factor": 0.5}),
+    "smollm3": ("smollm3", {"hidden_size": 64, "no_rope_layers": [1, 0, 1]}),
+}
+"""Name → (model type of transformers, settings on top of the common ones)."""
+ONE_OF_EACH = ("llama", "qwen3", "gemma2", "qwen3_moe", "cohere", "phi3")
+"""Families that have between them all that the library does."""
+
+
+@dataclass
+class TinyModel:
+    """A saved random model and transformers' own of it."""
+
+    folder: str
+    model: Any
+
+    def refer(self, seed: int, num_prompt_tokens: int, num_tokens: int = 16) -> Reference:
+        """What transformers says to a random prompt."""
+        return refer(self.model, prompt(seed, num_prompt_tokens), num_tokens)
+
+
+def prompt(seed: int, num_tokens: int) -> list[int]:
+    """Random ids of the tiny vocabulary."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, VOCAB_SIZE, (num_tokens,), generator=generator).tolist()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _library() -> None:
+    """The library that belongs to the sources; without a compiler there is nothing to test."""
+    try:
+        build()
+    except CannotBuild as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyModel]:
+    """Name in `CPU_FAMILIES` → its tiny model."""
+    made: dict[str, TinyModel] = {}
+
+    def get(family: str) -> TinyModel:
+        if family not in made:
+            folder: Path = tmp_path_factory.mktemp(family)
+            model_type, settings = CPU_FAMILIES[family]
+            made[family] = TinyModel(str(folder), make_model_of(model_type, folder, **settings))
+        return made[family]
+
+    return get
