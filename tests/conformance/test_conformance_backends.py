@@ -31,6 +31,8 @@ def runs() -> Iterator[KitRuns]:
 def test_the_backend_conforms(backend: str, modules: list[str], runs: KitRuns) -> None:
     for module in modules:
         pytest.importorskip(module, reason=f"{module} is not installed")
+    if backend == "cpu":
+        _build_library()
     models = [word for model in MODELS for word in ("--backend-model", model)]
     report = runs.run(backend, *models, "-k", f"not {ELSEWHERE}")
 
@@ -38,3 +40,13 @@ def test_the_backend_conforms(backend: str, modules: list[str], runs: KitRuns) -
     assert failures(report) == set()
     expected = names(committed(backend), "passed") - {ELSEWHERE}
     assert names(report, "passed") == expected, "write the report in docs/conformance/ anew"
+
+
+def _build_library() -> None:
+    """In place, where it is not fresh."""
+    from histrio_cpu.build import CannotBuild, build
+
+    try:
+        build()
+    except CannotBuild as error:
+        pytest.skip(str(error))

@@ -257,7 +257,8 @@ def test_a_backend_without_its_packages_ends_the_start_with_one_line(tmp_path: P
     hidden.mkdir()
     (hidden / "sitecustomize.py").write_text("import sys; sys.modules['torch'] = None\n")
     env = {"PYTHONPATH": os.pathsep.join([str(hidden), os.environ.get("PYTHONPATH", "")])}
-    server = LaunchedServer("--model", "demo", "--stages=3", log=tmp_path / "log.txt", env=env)
+    arguments = ("--model", "demo", "--backend", "torch", "--stages=3")
+    server = LaunchedServer(*arguments, log=tmp_path / "log.txt", env=env)
     assert server.process.wait(60.0) == 1
     text = server.log.read_text()
     assert "Traceback" not in text

@@ -43,8 +43,8 @@ def test_stages_of_one_backend_are_apart_by_default() -> None:
 @pytest.mark.parametrize(
     ("stages", "processes", "path", "text"),
     [
-        ([({}, ALONE)], "one", "stage[0].backend", "'torch' needs a process of its own, but [runtime] says"),
-        ([({}, WHOLE)], "one", "stage[0].backend", "'torch' needs a process of its own, but [runtime] says"),
+        ([({"backend": "x"}, ALONE)], "one", "stage[0].backend", "'x' needs a process of its own, but [runtime] says"),
+        ([({"backend": "x"}, WHOLE)], "one", "stage[0].backend", "'x' needs a process of its own, but [runtime] says"),
         ([({"process": "engine"}, ALONE)], "split", "stage[0].process", 'remove process = "engine"'),
         ([({"process": "engine"}, WHOLE)], "split", "stage[0].process", 'remove process = "engine"'),
         ([({}, PLAIN), ({}, WHOLE)], "split", "stage[1].backend", "must be the only stage, not one of 2"),

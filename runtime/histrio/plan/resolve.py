@@ -26,6 +26,7 @@ from histrio.contracts.grammar import GrammarKinds
 from histrio.contracts.hooks import EdgeService
 from histrio.contracts.request_fields import FieldTable
 from histrio.errors import PluginError, RequestError, TopologyError
+from histrio.plan.choose import before_model, with_backends
 from histrio.plan.draft import drafter_name, drafter_spec
 from histrio.plan.plans import EdgePlan, Plan, StagePlan
 from histrio.plan.policies import check_policies
@@ -62,6 +63,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     settled later (`histrio.plan.placement`): asking for them imports array libraries, which the front never needs.
     """
     edges = _edges(topology, plugins)
+    requested, topology = topology, before_model(topology, plugins)
     traits, processes = _assign(topology, plugins)
     engine = topology.stages[0].backend if traits[0].level == "engine" else ""
     table = topology.model
@@ -76,17 +78,26 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     if not engine:
         honours = msgspec.structs.replace(honours, grammar_kinds=GrammarKinds(plugins.grammars).known)
     model = _served_model(table, folder, config, fields)
+    is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_local(table.path) or is_gguf_folder(folder)
+    sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
+    ranges = split_layers(topology.stages, config.num_layers)
+    specs = [
+        msgspec.structs.replace(_spec(topology, model, index, layers), has_weights=is_whole)
+        for index, layers in enumerate(ranges)
+    ]
+    chosen = with_backends(requested, specs, plugins)
+    if chosen != topology:
+        topology = chosen
+        traits, processes = _assign(topology, plugins)
     backends = [stage.backend for stage in topology.stages]
     model = msgspec.structs.replace(
         model, engine=engine, honours=honours, honoured_by=fields.honoured_by, backends=backends
     )
-    is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_local(table.path) or is_gguf_folder(folder)
-    sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
     stages = []
-    for index, layers in enumerate(split_layers(topology.stages, config.num_layers)):
+    for index, (layers, spec) in enumerate(zip(ranges, specs, strict=True)):
         stage = StagePlan(
             index=index,
-            spec=msgspec.structs.replace(_spec(topology, model, index, layers), has_weights=is_whole),
+            spec=spec,
             backend=topology.stages[index].backend,
             level=traits[index].level,
             process=processes[index],
