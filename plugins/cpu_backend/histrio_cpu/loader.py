@@ -1,20 +1,22 @@
-"""Loads the layers of one stage from safetensors files into the library, tensor by tensor, and no others."""
+"""Loads the layers of one stage from safetensors or GGUF files into the library, tensor by tensor, and no others."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from histrio.config.gguf.pointer import is_gguf_folder
 from histrio.contracts.backend import Progress, StageSpec
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, ModelError, UnsupportedModel
-from histrio.kit.checkpoint import check_range, find_weight_files, num_layers, read_config, stage_dtype
+from histrio.kit.checkpoint import check_range, choose_dtype, num_layers, read_config, stage_dtype
 from histrio.kit.memory import main_memory
-from histrio_cpu.abi import Activations, Format, KvFormat, StageConfig, Storage, Tensor
+from histrio_cpu.abi import Activations, Format, KvFormat, LayerFlags, StageConfig, Storage, Tensor
 from histrio_cpu.config import read_model
 from histrio_cpu.library import Library, NativeStage
 from histrio_cpu.model import EMBEDDING, Model, Part, stage_parts
@@ -27,8 +29,18 @@ _STORAGE = {"none": Storage.KEEP, "q8": Storage.AS_Q8, "q4": Storage.AS_Q4}
 _GROUP = 32
 _PANEL = 64
 """The library packs groups of so many inputs, of so many outputs at a time, and fills up the last ones."""
-_GROUP_BYTES = {"q8": _GROUP + 2, "q4": _GROUP // 2 + 4}
+_ROUNDED_BYTES = {"q8": _GROUP + 2, "q4": _GROUP // 2 + 4}
 """Of the weights of a group that are rounded, with its scale, for q4 also its least value."""
+_GROUP_BYTES = {
+    **{Format.F32: 4 * _GROUP, Format.F16: 2 * _GROUP, Format.BF16: 2 * _GROUP},
+    **{Format.Q8_0: 34, Format.Q4_0: 18, Format.Q4_1: 20, Format.Q4_K: 24},
+    **dict.fromkeys((Format.Q5_1, Format.Q2_K, Format.Q5_K), 48),
+}
+"""Of the weights of a group as they are kept. Other blocks are kept as whole numbers of 8 bits with two scales, some
+with two minima beside them."""
+_OTHER_BLOCK_BYTES = 40
+_PLAIN = (Format.F32, Format.F16, Format.BF16)
+"""Formats of single numbers; the others have blocks."""
 _UNUSED = "rotary_emb.inv_freq"
 """Old files have it; it follows from config.json."""
 
@@ -63,22 +75,27 @@ class StagePlan:
     def kept_format(self, part: Part) -> Format:
         """The format in which a part is handed over: the stored one, or the stage's 16 bits where that is wider."""
         stored = self.tensors[part.name].format
-        if part.is_norm and self.model.norm_offset:
+        if self.norm_offset(part):
             return Format.F32
-        if not part.is_linear or stored == Format.BF16:
+        if not part.is_linear or stored not in (Format.F32, Format.F16):
             return stored
         if self.dtype == "bfloat16":
             return Format.BF16
         return Format.F16 if self.dtype == "float16" else stored
 
-    def _part_bytes(self, part: Part) -> int:
-        number_bytes = 4 if part.is_vector or self.kept_format(part) == Format.F32 else 2
-        if not part.is_linear:
-            return part.rows * part.columns * number_bytes
+    def norm_offset(self, part: Part) -> float:
+        """What is added to the stored numbers of a part."""
+        return self.model.norm_offset if part.is_norm and not self.tensors[part.name].has_one_added else 0.0
 
-        group_bytes = _GROUP * number_bytes
+    def _part_bytes(self, part: Part) -> int:
+        if part.is_vector:
+            return part.columns * 4
+        if not part.is_linear:
+            return self.tensors[part.name].num_bytes
+
+        group_bytes = _GROUP_BYTES.get(self.kept_format(part), _OTHER_BLOCK_BYTES)
         if part.may_be_rounded:
-            group_bytes = _GROUP_BYTES.get(self.options.quantization, group_bytes)
+            group_bytes = min(_ROUNDED_BYTES.get(self.options.quantization, group_bytes), group_bytes)
         return -(-part.rows // _PANEL) * _PANEL * -(-part.columns // _GROUP) * group_bytes
 
 
@@ -96,7 +113,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
     if not spec.has_weights:
         return StagePlan(spec, options, model, "", [], {})
 
-    tensors = find_tensors(find_weight_files(folder))
+    tensors = find_tensors(folder)
     parts = [
         part
         for part in stage_parts(model, spec.first_layer, spec.last_layer)
@@ -104,7 +121,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
     ]
     own = {part.name: _checked(tensors, part, folder) for part in parts}
     _check_all_used(tensors, own, spec)
-    return StagePlan(spec, options, model, stage_dtype(spec, on_cpu=True), parts, own)
+    return StagePlan(spec, options, _with_pairs(model, own), _dtype(spec, folder, own), parts, own)
 
 
 def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeStage:
@@ -131,6 +148,29 @@ def num_threads(spec: StageSpec) -> int:
         return spec.threads
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _dtype(spec: StageSpec, folder: Path, tensors: Mapping[str, MappedTensor]) -> str:
+    """The number format of activations. Weights in blocks have their own: `auto` is bfloat16 beside them."""
+    if not is_gguf_folder(folder):
+        return stage_dtype(spec, on_cpu=True)
+
+    formats = {tensor.format for tensor in tensors.values() if len(tensor.shape) > 1}
+    stored = "bfloat16"
+    if formats <= {*_PLAIN}:
+        stored = "float16" if Format.F16 in formats else "bfloat16" if Format.BF16 in formats else "float32"
+    return choose_dtype(spec.dtype, lambda: stored, sum(tensor.num_bytes for tensor in tensors.values()))
+
+
+def _with_pairs(model: Model, tensors: Mapping[str, MappedTensor]) -> Model:
+    """The model, with the layers whose stored queries and keys have neighbours rotated together."""
+    layers = list(model.layers)
+    for name, tensor in tensors.items():
+        if tensor.rotary_pairs_adjacent:
+            index = int(name.removeprefix("model.layers.").partition(".")[0])
+            layers[index] = copy(layers[index])
+            layers[index].flags |= LayerFlags.ROPE_INTERLEAVED
+    return replace(model, layers=layers)
 
 
 def _checked(tensors: Mapping[str, MappedTensor], part: Part, folder: Path) -> MappedTensor:
@@ -207,8 +247,8 @@ def _rows(data: Bytes, part: Part) -> Bytes:
 
 def _converted(data: Bytes, stored: Format, kept: Format, plan: StagePlan, part: Part) -> Bytes:
     """The part's bytes as they are handed over; mostly those of the file itself."""
-    if part.is_norm and plan.model.norm_offset:
-        return (to_float32(data, stored) + np.float32(plan.model.norm_offset)).view(np.uint8)
+    if plan.norm_offset(part):
+        return (to_float32(data, stored) + np.float32(plan.norm_offset(part))).view(np.uint8)
     if kept == stored:
         return data
     if kept == Format.BF16:

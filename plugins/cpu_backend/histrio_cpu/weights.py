@@ -1,4 +1,4 @@
-"""Weights of safetensors files, mapped: each tensor is read where it lies, and its pages are given back."""
+"""Weights of safetensors and GGUF files, mapped: each tensor is read where it lies, and its pages are given back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from histrio.config.gguf.block_types import BLOCK_TYPES
+from histrio.config.gguf.pointer import is_gguf_folder, read_pointer
 from histrio.config.weights import StoredTensor, read_header
 from histrio.errors import ModelError, UnsupportedModel
+from histrio.kit.checkpoint import find_weight_files
 from histrio_cpu.abi import Format
 
 __all__ = ["Bytes", "MappedTensor", "find_tensors", "to_bfloat16", "to_float32"]
@@ -23,30 +26,26 @@ _LENGTH_BYTES = 8
 
 @dataclass(frozen=True)
 class MappedTensor:
-    """A stored tensor; `map` may be shared by all tensors of its file."""
+    """A stored tensor, and where its bytes lie."""
 
     file: Path
     name: str
-    stored: StoredTensor
+    format: Format
+    shape: tuple[int, ...]
+    """Rows first."""
     first_byte: int
-
-    @property
-    def format(self) -> Format:
-        """Its number format. Raises `UnsupportedModel` for one that is not computed with."""
-        known = _FORMATS.get(self.stored.dtype)
-        if known is None:
-            raise UnsupportedModel(
-                f"{self.file}: {self.name[:80]} is stored as {self.stored.dtype}; use a checkpoint of float32, float16 "
-                "or bfloat16"
-            )
-        return known
+    num_bytes: int
+    rotary_pairs_adjacent: bool = False
+    """Rows that are rotated together are neighbours, as llama.cpp writes queries and keys of some models."""
+    has_one_added: bool = False
+    """The factor of a norm, where transformers has the difference to one."""
 
     def check_shape(self, rows: int, columns: int) -> None:
         """Raise `ModelError` where it has another shape than config.json promises; vectors have one column."""
-        expected = [rows, columns] if columns > 1 else [rows]
-        if self.stored.shape != expected:
+        expected = (rows, columns) if columns > 1 else (rows,)
+        if self.shape != expected:
             raise ModelError(
-                f"{self.file}: {self.name[:80]} has the shape {self.stored.shape}, and config.json says {expected}"
+                f"{self.file}: {self.name[:80]} has the shape {list(self.shape)}, and config.json says {list(expected)}"
             )
 
 
@@ -60,7 +59,7 @@ class MappedFile:
 
     def read(self, tensor: MappedTensor) -> Bytes:
         """The bytes of the tensor, where they lie."""
-        return self._bytes[tensor.first_byte : tensor.first_byte + tensor.stored.num_bytes]
+        return self._bytes[tensor.first_byte : tensor.first_byte + tensor.num_bytes]
 
     def expect(self, tensor: MappedTensor) -> None:
         """Begin to fetch the tensor from the disk."""
@@ -75,20 +74,64 @@ class MappedFile:
             return
 
         start = -(-tensor.first_byte // mmap.PAGESIZE) * mmap.PAGESIZE
-        length = tensor.first_byte + tensor.stored.num_bytes - start
+        length = tensor.first_byte + tensor.num_bytes - start
         if length > 0:
             self._map.madvise(getattr(mmap, advice), start, length)
 
 
-def find_tensors(files: list[Path]) -> dict[str, MappedTensor]:
-    """Name → tensor, of all files. Raises `ModelError` for a broken header."""
+def find_tensors(folder: Path) -> dict[str, MappedTensor]:
+    """Name → tensor of the model's safetensors or GGUF files. Raises `ModelError` for a broken header."""
+    return _gguf_tensors(folder) if is_gguf_folder(folder) else _safetensors(find_weight_files(folder))
+
+
+def _safetensors(files: list[Path]) -> dict[str, MappedTensor]:
     found: dict[str, MappedTensor] = {}
     for file in files:
         header = read_header(file)
         with file.open("rb") as stream:
             begin = _LENGTH_BYTES + int.from_bytes(stream.read(_LENGTH_BYTES), "little")
-        found |= {name: MappedTensor(file, name, each, begin + each.data_offsets[0]) for name, each in header.items()}
+        for name, each in header.items():
+            place = (begin + each.data_offsets[0], each.num_bytes)
+            found[name] = MappedTensor(file, name, _format(file, name, each), tuple(each.shape), *place)
     return found
+
+
+def _format(file: Path, name: str, stored: StoredTensor) -> Format:
+    known = _FORMATS.get(stored.dtype)
+    if known is None:
+        raise UnsupportedModel(
+            f"{file}: {name[:80]} is stored as {stored.dtype}; use a checkpoint of float32, float16 or bfloat16, or a "
+            "GGUF file"
+        )
+    return known
+
+
+def _gguf_tensors(folder: Path) -> dict[str, MappedTensor]:
+    pointer = read_pointer(folder)
+    return {
+        each.name: MappedTensor(
+            pointer.paths[each.file_index],
+            each.name,
+            _block_format(pointer.paths[each.file_index], each.name, each.block_type),
+            each.shape,
+            each.offset,
+            each.num_bytes,
+            each.rotary_pairs_adjacent,
+            each.has_one_added,
+        )
+        for each in pointer.tensors
+    }
+
+
+def _block_format(file: Path, name: str, number: int) -> Format:
+    if number in [*Format]:
+        return Format(number)
+
+    known = ", ".join(format.name for format in Format)
+    raise UnsupportedModel(
+        f"{file}: {name[:80]} is stored as {BLOCK_TYPES[number].name}, which the cpu backend does not compute with; "
+        f"use a file of another quantisation ({known})"
+    )
 
 
 def to_float32(data: Bytes, stored: Format) -> npt.NDArray[np.float32]:
