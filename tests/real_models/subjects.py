@@ -15,7 +15,7 @@ from histrio.testing.chain import ChainRow, Logits, StageChain
 from histrio.testing.harness import HarnessOptions
 from tests.real_models.judge import NUM_TOKENS, Reference, scores_of
 
-BACKENDS = ["torch", "mlx"]
+BACKENDS = ["torch", "mlx", "cpu"]
 DTYPES = ["float32", "bfloat16"]
 STAGES = [1, 2]
 
@@ -95,4 +95,10 @@ def _mlx() -> BackendFactory:
     return MlxFactory()
 
 
-_FACTORIES: dict[str, Callable[[], BackendFactory]] = {"torch": _torch, "mlx": _mlx}
+def _cpu() -> BackendFactory:
+    from histrio_cpu.factory import CpuFactory
+
+    return CpuFactory()
+
+
+_FACTORIES: dict[str, Callable[[], BackendFactory]] = {"torch": _torch, "mlx": _mlx, "cpu": _cpu}

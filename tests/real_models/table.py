@@ -28,7 +28,7 @@ def main(folder: Path) -> None:
         own = distance(reference.scores["bfloat16"], reference.best["bfloat16"], reference, "float32")
         print(_row(model, "transformers", "bfloat16", "1", own))
         for backend in BACKENDS:
-            for dtype in DTYPES:
+            for dtype in [*DTYPES, "gguf"]:
                 for num_stages in STAGES:
                     found = folder / "results" / f"{model}-{backend}-{dtype}-{num_stages}.json"
                     if found.exists():

@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 import torch
 
+from histrio.config.gguf.folder import folder_of_gguf
 from histrio.messages import Tensor
-from tests.real_models.build import SOURCES
+from tests.real_models.build import SOURCES, Source, gguf_file
 from tests.real_models.judge import Reference, refer
 from tests.real_models.subjects import BACKENDS, DTYPES, STAGES, Distance, Subject, distance, run
 
@@ -29,6 +30,10 @@ MOST_IN_FLOAT32 = 1e-3
 MOST_MEAN, MOST_PEAK = 1.25, 2.0
 """How much farther from float32 than transformers in bfloat16, on average and at worst: of two ways to round the same
 model each is about as far from the exact one, and which is nearer is chance."""
+MOST_OTHER_TOKENS = 24
+"""Of 480: one in twenty, where two tokens are about as likely."""
+MOST_MEAN_IN_BLOCKS = 3.0
+"""The same where the inputs of blocks are rounded to 8 bits."""
 SUBJECTS = [Subject(*each) for each in product([source.name for source in SOURCES], BACKENDS, DTYPES, STAGES)]
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.filterwarnings("default")]
@@ -44,6 +49,17 @@ def test_real_weights_say_what_transformers_says(subject: Subject, real_models: 
     found = distance(*run(folder, subject, reference), reference, "float32")
     keep(found, subject, real_models)
     assert is_within(found, subject.dtype, reference), f"{found}; transformers in bfloat16: {own_distance(reference)}"
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
+def test_blocks_of_a_gguf_file_say_what_their_values_say(source: Source, real_models: Path) -> None:
+    reference = refer(real_models / source.name)
+    folder = folder_of_gguf(gguf_file(source, real_models / "packages"))
+    found = distance(*run(folder, Subject(source.name, "cpu", "auto", 1), reference), reference, "float32")
+    keep(found, Subject(source.name, "cpu", "gguf", 1), real_models)
+    own = own_distance(reference)
+    assert found.num_other_tokens <= MOST_OTHER_TOKENS
+    assert found.mean <= MOST_MEAN_IN_BLOCKS * own.mean, f"{found}; transformers in bfloat16: {own}"
 
 
 @pytest.mark.parametrize("model", [source.name for source in SOURCES])
