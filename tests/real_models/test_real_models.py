@@ -54,7 +54,7 @@ def test_real_weights_say_what_transformers_says(subject: Subject, real_models: 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_blocks_of_a_gguf_file_say_what_their_values_say(source: Source, real_models: Path) -> None:
     reference = refer(real_models / source.name)
-    folder = folder_of_gguf(gguf_file(source, real_models / "packages"))
+    folder = folder_of_gguf(gguf_file(real_models, source))
     found = distance(*run(folder, Subject(source.name, "cpu", "auto", 1), reference), reference, "float32")
     keep(found, Subject(source.name, "cpu", "gguf", 1), real_models)
     own = own_distance(reference)
