@@ -91,14 +91,35 @@ def decode(model: CostModel, num_steps: int, num_rows: int, num_drafts: int, slo
         model.observe(tokens, 500 * tokens, device(tokens, 500 * tokens, slow), num_drafts)
 
 
-def test_steps_with_drafts_do_not_change_what_it_knows() -> None:
+def test_what_drafts_cost_besides_is_learned_for_each_number_of_rows() -> None:
     model = CostModel()
     train(model, 200)
+    decode(model, 40, 32, 0)
+    decode(model, 40, 32, 8, slow=1.4)
+    assert model.surcharge(32) == pytest.approx(0.4, abs=0.1)
+    assert model.surcharge(1) == 0, "a control: nothing is known of one row"
     before = model.predict(500, 0)
     decode(model, 40, 32, 8, slow=1.4)
-    assert model.predict(500, 0) == before
-    decode(model, 40, 32, 0, slow=1.4)
-    assert model.predict(500, 0) != before, "a control"
+    assert model.predict(500, 0) == before, "drafts do not change what is known of prompts"
+
+
+def test_what_drafts_cost_is_forgotten_in_time() -> None:
+    model = CostModel()
+    train(model, 200)
+    decode(model, 40, 32, 0)
+    decode(model, 40, 32, 8, slow=1.4)
+    decode(model, 300, 32, 0)
+    assert model.surcharge(32) > 0.2, "a control: not at once"
+    decode(model, 2700, 32, 0)
+    assert model.surcharge(32) < 0.05
+
+
+def test_a_prediction_that_is_wrong_for_all_steps_of_a_size_is_no_surcharge() -> None:
+    model = CostModel()
+    train(model, 200)
+    decode(model, 40, 32, 0, slow=1.3)
+    decode(model, 40, 32, 8, slow=1.3)
+    assert model.surcharge(32) < 0.1
 
 
 def test_it_knows_when_steps_with_prompts_take_longer_than_it_says() -> None:

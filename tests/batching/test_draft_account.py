@@ -18,7 +18,8 @@ def share_lost(cost: float, saved: float = 0.0, drafting: float = 0.0) -> float:
         if not account.is_open:
             account.enter_plain()
             continue
-        account.enter_drafted(saved, cost + drafting)
+        account.pay(drafting)
+        account.enter_drafted(saved, cost)
         lost += drafting + cost - saved
     return lost / (NUM_STEPS + lost)
 
@@ -52,4 +53,5 @@ def test_a_stall_is_not_held_against_drafts() -> None:
     account = DraftAccount()
     before = account.balance
     account.enter_drafted(saved=0.0, longer=500.0)
-    assert account.balance == before - 4
+    account.pay(500.0)
+    assert account.balance == before - 8

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Ids
 from itertools import product
 
 import msgspec
 import pytest
 
+from histrio.batching.sequence import Sequence
 from histrio.batching.speculation.acceptance_rate import AcceptanceRate
-from histrio.batching.speculation.draft_lengths import worthwhile_lengths
+from histrio.batching.speculation.cost import CostModel
+from histrio.batching.speculation.draft_lengths import tokens_gained, worthwhile_lengths
+from histrio.batching.speculation.speculation import Speculation
 from histrio.config.settings import SpeculationSettings
+from histrio.contracts.drafter import Draft
+from histrio.messages import Generate
 
 LIMITS = SpeculationSettings()
-FOLLOW = 0.08
+FOLLOW = 0.15
 
 
 def length_of_one(rate: float, price: float, limits: SpeculationSettings = LIMITS) -> int:
@@ -41,7 +47,7 @@ def test_no_other_lengths_give_more_together(rates: list[float], drafting: float
     def profit(lengths: Iterable[int]) -> float:
         lengths = list(lengths)
         cost = verifying * sum(lengths) + drafting * max(lengths)
-        return sum(rate**at for rate, length in zip(rates, lengths, strict=True) for at in range(1, length + 1)) - cost
+        return tokens_gained(zip(rates, lengths, strict=True)) - cost
 
     chosen = worthwhile_lengths(rates, limits, verifying, drafting)
     best = max(profit(lengths) for lengths in product(range(limits.max_speculation + 1), repeat=len(rates)))
@@ -63,6 +69,11 @@ def test_bounds_and_a_fixed_length_are_honoured() -> None:
     assert length_of_one(0.1, 0.9, SpeculationSettings(min_speculation=2)) == 2
     assert length_of_one(0.9, 0.001, SpeculationSettings(max_speculation=3)) == 3
     assert length_of_one(0.1, 0.9, SpeculationSettings(speculation_length=5, adaptive=False)) == 5
+
+
+def test_the_tokens_gained_are_those_before_the_first_wrong_one() -> None:
+    assert tokens_gained([(0.5, 3)]) == pytest.approx(0.5 + 0.25 + 0.125)
+    assert tokens_gained([(0.5, 3), (0.0, 4), (0.9, 0)]) == pytest.approx(0.875)
 
 
 def observed(
@@ -111,6 +122,66 @@ def test_forgetting_leads_to_where_others_are() -> None:
     acceptance = AcceptanceRate()
     acceptance.forget(2000, home=0.2, share=0.003)
     assert acceptance.rate == pytest.approx(0.2, abs=0.01)
+
+
+class LastTokens:
+    """A drafter that always has an idea; a cost model with a surcharge."""
+
+    def __init__(self, num_found: int) -> None:
+        self.num_found = num_found
+
+    def open(self, command: Generate, ids: Ids[int]) -> None:
+        """Nothing to remember."""
+
+    def extend(self, request: int, ids: Ids[int]) -> None:
+        """Nothing to remember."""
+
+    def propose(self, lengths: Mapping[int, int]) -> dict[int, Draft]:
+        return {request: Draft([7] * lengths[request]) for request in list(lengths)[: self.num_found]}
+
+    def close(self, request: int) -> None:
+        """Nothing to forget."""
+
+    def shutdown(self) -> None:
+        """Nothing to free."""
+
+
+class Cost(CostModel):
+    """One token costs a tenth of a step of all; any draft a quarter of it."""
+
+    def predict(self, num_tokens: int, num_pairs: float) -> float:
+        return 1.0
+
+    def plain_seconds(self, num_rows: int, num_pairs: float) -> float:
+        return 1.0
+
+    def seconds_of_token(self, start: int) -> float:
+        return 0.1 / NUM_SEQUENCES
+
+    def surcharge(self, num_rows: int) -> float:
+        return 0.25
+
+
+NUM_SEQUENCES = 16
+
+
+def num_drafting(num_found: int, limits: SpeculationSettings = LIMITS, num_right: int = 0) -> int:
+    """Of 16 sequences, for so many of which the drafter has an idea, after `num_right` accepted drafts."""
+    speculation = Speculation(limits, LastTokens(num_found), Cost(), lambda: 0.0)
+    sequences = [Sequence.from_command(Generate(index, [1, 2], 2, 100)) for index in range(NUM_SEQUENCES)]
+    for sequence in sequences if num_right else ():
+        sequence.drafted.acceptance.observe(num_right, num_right, FOLLOW)
+    speculation.set_price(NUM_SEQUENCES, 2 * NUM_SEQUENCES)
+    speculation.propose(sequences)
+    return sum(bool(sequence.drafted.ids) for sequence in sequences)
+
+
+def test_few_drafts_do_not_make_a_whole_batch_wait() -> None:
+    assert num_drafting(1) == 0
+    assert num_drafting(12) == 12
+    assert num_drafting(12, num_right=500) == 12, "a rate of 1 is no reason to stop"
+    assert num_drafting(1, SpeculationSettings(adaptive=False)) == 1, "a control: a fixed length is honoured"
+    assert num_drafting(1, SpeculationSettings(min_speculation=1)) == 1
 
 
 def test_limits_travel_as_json() -> None:

@@ -1,4 +1,4 @@
-"""What drafts cost is measured: drafting, where every sequence had a draft, and whole steps against plain ones."""
+"""What a draft costs is learned from rounds in which every sequence had one, for each size of a batch."""
 
 from __future__ import annotations
 
@@ -41,146 +41,87 @@ class SlowDrafter:
         """Nothing to free."""
 
 
-STEP_S = 0.01
-
-
 def make(drafter: SlowDrafter) -> Speculation:
     cost = CostModel()
     for num_tokens in (1, 2, 4, 8, 16, 32, 64, 128) * 2:
-        cost.observe(num_tokens, num_tokens * 10, STEP_S + 0.00001 * num_tokens)
+        cost.observe(num_tokens, num_tokens * 10, 0.01 + 0.00001 * num_tokens)
     return Speculation(SpeculationSettings(), drafter, cost, clock=lambda: drafter.now)
 
 
-def play(
-    speculation: Speculation,
-    drafter: SlowDrafter,
-    count: int,
-    bound: int | None = None,
-    *,
-    lost_s: float = 0.0,
-    num_right: int = 0,
-    busy_s: float = STEP_S,
-) -> int:
-    """A step of so many sequences, each with `num_right` accepted drafts; how many tokens were drafted for the first.
-
-    It comes `lost_s` later if sequences may have drafts, because these prevent async scheduling.
-    """
-    commands = [Generate(index + 1, [1, 2, 3], 3, 900, Ask(max_speculation=bound)) for index in range(count)]
+def play(speculation: Speculation, count: int, max_speculation: int | None = None) -> int:
+    """A step of so many sequences, in which nothing comes true; how many tokens were drafted for the first."""
+    commands = [Generate(index + 1, [1, 2, 3], 3, 900, Ask(max_speculation=max_speculation)) for index in range(count)]
     sequences = [Sequence.from_command(command) for command in commands]
     speculation.set_price(count, 3 * count)
     speculation.propose(sequences)
-    drafts = [token for sequence in sequences for token in sequence.drafted.ids]
-    num_drafted = len(sequences[0].drafted.ids)
-    may_draft = any(speculation.may_draft(sequence) for sequence in sequences)
-    for sequence in sequences:
-        if sequence.drafted.ids:
-            speculation.judge(sequence, 1 + num_right)
     rows = [Row(slot, 2, 1, 1, []) for slot in range(count)]
-    plan = Plan(1, [], rows, [3] * (count + len(drafts)), sequences, [], 10.0 * count, drafts, {}, len(drafts))
-    drafter.now += busy_s + may_draft * lost_s
-    speculation.settle(plan, busy_s)
-    return num_drafted
-
-
-def measured(drafter: SlowDrafter, *counts: int) -> Speculation:
-    """It knows what steps of so many sequences take without drafts."""
-    speculation = make(drafter)
-    for count in counts:
-        while not speculation._plain._of(count).num_measured == 4:
-            assert play(speculation, drafter, count) == 0
-    return speculation
-
-
-def test_nothing_is_drafted_before_steps_without_drafts_were_measured() -> None:
-    drafter = SlowDrafter()
-    speculation = make(drafter)
-    # How the first one was scheduled is not known.
-    assert [play(speculation, drafter, 4) > 0 for _ in range(6)] == [False] * 5 + [True]
+    speculation.settle(Plan(1, [], rows, [3] * count, sequences, [], 10.0 * count, [], {}, 0), 0.01)
+    return len(sequences[0].drafted.ids)
 
 
 def test_a_draft_that_costs_a_step_is_not_made_again() -> None:
     drafter = SlowDrafter()
-    speculation = measured(drafter, 4)
+    speculation = make(drafter)
     drafter.seconds = 0.5
-    assert play(speculation, drafter, 4) > 0, "the price is not known yet"
-    assert not any(play(speculation, drafter, 4) for _ in range(100))
+    assert play(speculation, 4) > 0, "the price is not known yet"
+    assert not any(play(speculation, 4) for _ in range(100))
     assert drafter.num_rounds == 1
 
 
 def test_a_round_that_leaves_someone_out_says_nothing_of_the_price() -> None:
-    def num_drafted_later(left_out: set[int]) -> int:
-        drafter = SlowDrafter()
-        speculation = measured(drafter, 4)
-        drafter.seconds, drafter.left_out = 0.03, left_out
-        assert play(speculation, drafter, 4) > 0
-        drafter.seconds, drafter.left_out = 0.0, set()
-        return sum(play(speculation, drafter, 4) for _ in range(8))
-
-    assert num_drafted_later({2}) > num_drafted_later(set()), "it was preparing for the others"
+    drafter = SlowDrafter()
+    speculation = make(drafter)
+    drafter.seconds, drafter.left_out = 0.2, {2}
+    assert play(speculation, 4) > 0
+    drafter.seconds, drafter.left_out = 0.0, set()
+    assert play(speculation, 4) > 0, "it was preparing for the others"
 
 
 def test_what_many_cost_is_not_held_against_one() -> None:
     drafter = SlowDrafter()
-    speculation = measured(drafter, 1, 32)
+    speculation = make(drafter)
     drafter.seconds = 0.2
-    assert play(speculation, drafter, 32, num_right=3) > 0
-    assert not any(play(speculation, drafter, 32) for _ in range(10)), "a control"
-    assert any(play(speculation, drafter, 1) for _ in range(10))
+    assert play(speculation, 32) > 0
+    assert play(speculation, 32) == 0, "a control"
+    assert any(play(speculation, 1) for _ in range(10)), "after a pause for all"
 
 
-def num_rounds(lost_s: float = 0.0, drafting_s: float = 0.0) -> int:
-    """Of a drafter that finds nothing, in 500 steps of four sequences, which take 10 ms."""
+def num_rounds_of_a_drafter_that_finds_nothing(seconds: float) -> int:
+    """In 60 steps of four sequences, which take about 10 ms."""
     drafter = SlowDrafter()
     speculation = make(drafter)
-    drafter.seconds, drafter.left_out = drafting_s, {1, 2, 3, 4}
-    for _ in range(500):
-        play(speculation, drafter, 4, lost_s=lost_s)
+    drafter.seconds, drafter.left_out = seconds, {1, 2, 3, 4}
+    for _ in range(60):
+        play(speculation, 4)
     return drafter.num_rounds
 
 
 def test_a_drafter_that_finds_nothing_is_asked_less_often_the_more_it_costs() -> None:
-    assert num_rounds(drafting_s=0.00001) == 500 - 5
-    assert 40 < num_rounds(drafting_s=0.001) < 80
-    assert num_rounds(drafting_s=0.01) < 8
-
-
-def test_what_is_lost_without_async_scheduling_is_a_cost_of_drafts() -> None:
-    assert num_rounds(lost_s=0.0) == 500 - 5, "a control"
-    assert 40 < num_rounds(lost_s=0.001) < 80
-
-
-def test_a_step_after_one_with_drafts_is_no_measure_for_steps_without() -> None:
-    drafter = SlowDrafter()
-    speculation = measured(drafter, 4)
-    assert play(speculation, drafter, 4) > 0
-    before = speculation._plain.busy_s(4, 40)
-    drafter.left_out = {1, 2, 3, 4}
-    assert play(speculation, drafter, 4, busy_s=2 * STEP_S) == 0
-    assert speculation._plain.busy_s(4, 40) == before
-    assert play(speculation, drafter, 4, busy_s=2 * STEP_S) == 0
-    assert speculation._plain.busy_s(4, 40) > before, "a control: the second one in a row"
+    assert num_rounds_of_a_drafter_that_finds_nothing(0.00001) == 60
+    assert num_rounds_of_a_drafter_that_finds_nothing(0.0001) == 60 // 3
+    assert num_rounds_of_a_drafter_that_finds_nothing(0.001) == 60 // 8 + 1
 
 
 def test_steps_without_drafts_earn_nothing_for_drafts() -> None:
     def num_drafted_after(num_steps: int, bound: int | None) -> int:
         drafter = SlowDrafter()
-        speculation = measured(drafter, 4)
-        for _ in range(2):
-            speculation._account.enter_drafted(0.0, 4.0)
+        speculation = make(drafter)
+        for _ in range(3):
+            speculation._account.pay(4)
         for _ in range(num_steps):
-            play(speculation, drafter, 4, bound)
-        return sum(play(speculation, drafter, 4) for _ in range(8))
+            play(speculation, 4, max_speculation=bound)
+        return sum(play(speculation, 4) for _ in range(8))
 
-    assert num_drafted_after(2000, 0) == 0
-    assert num_drafted_after(2000, None) > 0, "a control"
+    assert num_drafted_after(4000, 0) == 0
+    assert num_drafted_after(4000, None) > 0, "a control"
 
 
 def test_what_cost_too_much_is_tried_again_some_day() -> None:
     drafter = SlowDrafter()
-    speculation = measured(drafter, 4)
+    speculation = make(drafter)
     drafter.seconds = 0.2
-    play(speculation, drafter, 4)
-    rounds = [play(speculation, drafter, 4) for _ in range(1500)]
+    play(speculation, 4)
+    rounds = [play(speculation, 4) for _ in range(1500)]
     assert not any(rounds[:200])
     assert any(rounds)
     assert drafter.num_rounds < 8

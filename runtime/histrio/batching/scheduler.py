@@ -203,7 +203,7 @@ class Scheduler:
     def learn(self, plan: Plan, busy_s: float) -> None:
         """A step that was applied has kept the stages busy for so long."""
         self.cost.observe(len(plan.ids), plan.num_pairs, busy_s, plan.num_decoding_drafts)
-        if self.speculation is not None:
+        if self.speculation is not None and self.cost.is_trusted:
             self.speculation.settle(plan, busy_s)
 
     def take_commands(self) -> list[StageCommand]:

@@ -6,8 +6,8 @@ The second term is the linear layers, the third attention: a chunk of 512 tokens
 at 0. Steps of about one size are remembered as one moving average, and the rates are fitted to these averages: so hours
 of decoding do not wash out what is known of prompts.
 
-Steps that verify drafts take longer than their tokens and pairs say: more logits, more draws, rows that differ. Nothing
-is learned from them.
+Steps that verify drafts take longer than their tokens and pairs say: more logits, more draws, rows that differ. By how
+much is learned apart, for each number of rows, as a share of the step.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ __all__ = ["CostModel", "attended_pairs"]
 
 _FOLLOW = 0.3
 """Weight of the newest step in the average of its size."""
+_FOLLOW_DECODING = 0.1
+_FORGET_DRAFTED = 0.001
+"""Per step without drafts, the learned extra cost of drafting decays by this share towards 0, so that drafting is
+retried."""
 _MOST_SURPRISE = 4.0
 """A step that takes more than this multiple of its average is taken for a stall, and counts as that much."""
 _NUM_TRUSTED = 8
@@ -53,6 +57,9 @@ class CostModel:
         """How many times as long as predicted the last steps with prompts took; at least 1. Averages lag while a
         prompt gets longer, and the decoding sequences beside it should not wait for that."""
         self._rates = (0.0, 0.0, 0.0)
+        self._decoding: dict[int, tuple[float, float]] = {}
+        """Bit length of the number of decoding rows → how many times as long as predicted their steps take, without and
+        with drafts."""
 
     @property
     def is_trusted(self) -> bool:
@@ -64,14 +71,27 @@ class CostModel:
         c, b, a = self._rates
         return c + b * num_tokens + a * num_pairs
 
+    def plain_seconds(self, num_rows: int, num_pairs: float) -> float:
+        """Seconds of a step of `num_rows` decoding rows without drafts, corrected by how such steps took."""
+        plain, _ = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))
+        return self.predict(num_rows, num_pairs) * plain
+
+    def surcharge(self, num_rows: int) -> float:
+        """The share by which drafts make a step of `num_rows` decoding rows longer than its tokens and pairs do."""
+        plain, drafted = self._decoding.get(num_rows.bit_length(), (1.0, 1.0))
+        return min(max(drafted / plain - 1, 0.0), 1.0)
+
     def observe(self, num_tokens: int, num_pairs: float, seconds: float, num_drafts: int | None = None) -> None:
         """Learn that a step of this size took `seconds`. `num_drafts`: the drafts it verified, if it only decodes."""
+        if self.is_trusted:
+            factor = seconds / max(self.predict(num_tokens, num_pairs), 1e-9)
+            if num_drafts is None:
+                self.lag = max(1.0, self.lag + _FOLLOW * (min(factor, _MOST_SURPRISE) - self.lag))
+            else:
+                self._compare(num_tokens - num_drafts, factor, num_drafts)
         if num_drafts:
             return
 
-        if self.is_trusted and num_drafts is None:
-            factor = seconds / max(self.predict(num_tokens, num_pairs), 1e-9)
-            self.lag = max(1.0, self.lag + _FOLLOW * (min(factor, _MOST_SURPRISE) - self.lag))
         key = (num_tokens.bit_length(), int(num_pairs).bit_length())
         size = self._sizes.setdefault(key, _Size(num_tokens, num_pairs, seconds))
         seconds = min(seconds, _MOST_SURPRISE * size.seconds)
@@ -96,6 +116,17 @@ class CostModel:
         if a <= 0:
             return int(min(seconds / linear, 2**31)) if linear > 0 else 2**31
         return int(min((math.sqrt(linear * linear + 2 * a * seconds) - linear) / a, 2**31))
+
+    def _compare(self, num_rows: int, factor: float, num_drafts: int) -> None:
+        """Learn that a step of `num_rows` decoding rows took `factor` times the prediction."""
+        plain, drafted = self._decoding.get(num_rows.bit_length(), (factor, factor))
+        factor = min(factor, _MOST_SURPRISE * plain)
+        if num_drafts:
+            drafted += _FOLLOW_DECODING * (factor - drafted)
+        else:
+            plain += _FOLLOW_DECODING * (factor - plain)
+            drafted += _FORGET_DRAFTED * (plain - drafted)
+        self._decoding[num_rows.bit_length()] = plain, drafted
 
     def _fit(self) -> None:
         """Least relative errors over all sizes, with no negative rate: a column that wants one is left out."""

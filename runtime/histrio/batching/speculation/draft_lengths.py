@@ -13,11 +13,13 @@ full price.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from histrio.config.settings import SpeculationSettings
 
-__all__ = ["worthwhile_lengths"]
+__all__ = ["tokens_gained", "worthwhile_lengths"]
+
+_HIGHEST_RATE = 0.98
 
 
 def worthwhile_lengths(
@@ -32,7 +34,7 @@ def worthwhile_lengths(
         return [settings.speculation_length] * len(rates)
 
     lengths = [settings.min_speculation] * len(rates)
-    powers = list(rates)
+    powers = [min(rate, _HIGHEST_RATE) for rate in rates]
     going = list(range(len(rates)))
     for length in range(1, settings.max_speculation + 1):
         going = [index for index in going if powers[index] > verifying]
@@ -40,5 +42,14 @@ def worthwhile_lengths(
             break
         for index in going:
             lengths[index] = max(length, settings.min_speculation)
-            powers[index] *= rates[index]
+            powers[index] *= min(rates[index], _HIGHEST_RATE)
     return lengths
+
+
+def tokens_gained(drafts: Iterable[tuple[float, int]]) -> float:
+    """How many drafted tokens are expected to be accepted; each draft is given by its rate and its length."""
+    gained = 0.0
+    for rate, length in drafts:
+        rate = min(rate, _HIGHEST_RATE)
+        gained += rate * (1 - rate**length) / (1 - rate)
+    return gained
