@@ -1,25 +1,43 @@
-"""How much a benchmark does: as much as measuring needs, or once and little, to see that it still runs.
+"""How much a benchmark does: as much as measuring needs, more with `--long`, or once and little, to see that it runs.
 
 `--benchmark-disable` runs each once. `conftest.py` says so here before the benchmarks are imported.
 """
 
 from __future__ import annotations
 
-__all__ = ["amount", "is_once", "run_once"]
+from enum import Enum
 
-_state = {"is_once": False}
+__all__ = ["Extent", "amount", "choose_extent", "is_long", "is_once"]
 
 
-def run_once(is_once: bool) -> None:
+class Extent(Enum):
+    """How much is done."""
+
+    ONCE = "once"
+    USUAL = "usual"
+    LONG = "long"
+
+
+_state = {"extent": Extent.USUAL}
+
+
+def choose_extent(extent: Extent) -> None:
     """Set what `amount` answers from now on."""
-    _state["is_once"] = is_once
+    _state["extent"] = extent
 
 
 def is_once() -> bool:
     """Whether nothing is measured: no ratio means anything."""
-    return _state["is_once"]
+    return _state["extent"] is Extent.ONCE
 
 
-def amount(usual: int, *, once: int) -> int:
-    """`usual`, or `once` where nothing is measured."""
-    return once if is_once() else usual
+def is_long() -> bool:
+    """Whether there is time for small differences."""
+    return _state["extent"] is Extent.LONG
+
+
+def amount(usual: int, *, once: int, long: int | None = None) -> int:
+    """`usual`; `once` where nothing is measured; `long`, if there is one, where small differences are."""
+    if is_once():
+        return once
+    return long if is_long() and long is not None else usual

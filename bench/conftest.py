@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Helpers of this folder are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from amounts import is_once, run_once
+from amounts import Extent, choose_extent, is_once
 
 Way = Callable[[], Sequence[float]]
 """Does something once; seconds of its parts, such as the time to the first token of each request."""
@@ -270,9 +270,15 @@ def note(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return lambda text: _note(request, text)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--long` takes many minutes for what differs by some percent only."""
+    parser.addoption("--long", action="store_true", help="more rounds and cases, for differences of some percent")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Say how much the benchmarks do before they are imported."""
-    run_once(bool(config.getoption("benchmark_disable")))
+    extent = Extent.LONG if config.getoption("long") else Extent.USUAL
+    choose_extent(Extent.ONCE if config.getoption("benchmark_disable") else extent)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

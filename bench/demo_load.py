@@ -19,8 +19,8 @@ Load = Callable[..., list[Any]]
 
 
 def launched(folder: Path, **engine: str) -> LaunchedServer:
-    """The demo model in float32, with these keys of `[engine]`, `_` for `-`, and their values in TOML."""
-    arguments = ["--model", "demo", "--dtype", "float32", "--log-level", "warning"]
+    """The demo model on torch in float32, with these keys of `[engine]`, `_` for `-`, and their values in TOML."""
+    arguments = ["--model", "demo", "--backend", "torch", "--dtype", "float32", "--log-level", "warning"]
     for key, value in engine.items():
         arguments += ["--set", f"engine.{key.replace('_', '-')}={value}"]
     return LaunchedServer(*arguments, log=folder / "log.txt")
