@@ -91,8 +91,8 @@ def _safetensors(files: list[Path]) -> dict[str, MappedTensor]:
         with file.open("rb") as stream:
             begin = _LENGTH_BYTES + int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         for name, each in header.items():
-            place = (begin + each.data_offsets[0], each.num_bytes)
-            found[name] = MappedTensor(file, name, _format(file, name, each), tuple(each.shape), *place)
+            span = (begin + each.data_offsets[0], each.num_bytes)
+            found[name] = MappedTensor(file, name, _format(file, name, each), tuple(each.shape), *span)
     return found
 
 
