@@ -114,7 +114,7 @@ def test_other_forms_are_followed_too(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_cannot_be_enforced_is_refused_before_anything_starts(client: openai.OpenAI, stream: bool) -> None:
     schema = {"type": "object", "properties": {"tags": {"type": "array", "uniqueItems": True}}}
-    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
+    form = {"type": "json_schema", "json_schema": {"name": "n", "strict": True, "schema": schema}}
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="demo", messages=MESSAGES, response_format=form, stream=stream)  # type: ignore[call-overload]
     assert caught.value.param == "response_format.json_schema.schema.properties.tags.uniqueItems"

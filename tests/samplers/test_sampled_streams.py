@@ -112,6 +112,8 @@ EVERY: dict[str, dict[str, Any]] = {
     "logit_bias": {"logit_bias": {"3": 8.0, "4": 8.0}},
     "repetition_penalty": {"repetition_penalty": 3.0},
     "occurrence_penalties": {"presence_penalty": 2.0, "frequency_penalty": 1.0, "temperature": 0},
+    "repetition_window": {"repetition_penalty": 3.0, "repeat_last_n": 5},
+    "occurrence_window": {"presence_penalty": 2.0, "occurrence_last_n": 5, "temperature": 0},
     "dry": {"dry_multiplier": 50.0, "dry_allowed_length": 1, "allowed_token_ids": [1, 2, 3, 4]},
     "dry_window": {
         "dry_multiplier": 5.0,

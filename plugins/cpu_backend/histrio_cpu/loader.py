@@ -179,7 +179,7 @@ def _checked(tensors: Mapping[str, MappedTensor], part: Part, folder: Path) -> M
     if tensor is None:
         raise ModelError(f"{folder} has no weights {part.name}; fetch the model again")
 
-    tensor.check_shape(part.stored_rows, 1 if part.is_vector else part.columns)
+    tensor.check(part.stored_rows, 1 if part.is_vector else part.columns)
     return tensor
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from histrio.config.gguf.block_types import BLOCK_TYPES
 from histrio.config.gguf.pointer import is_gguf_folder, read_pointer
-from histrio.config.weights import StoredTensor, read_header
+from histrio.config.weights import read_header
 from histrio.errors import ModelError, UnsupportedModel
 from histrio.kit.checkpoint import find_weight_files
 from histrio_cpu.abi import Format
@@ -20,7 +20,8 @@ __all__ = ["Bytes", "MappedTensor", "find_tensors", "to_bfloat16", "to_float32"]
 
 Bytes = npt.NDArray[np.uint8]
 
-_FORMATS = {"F32": Format.F32, "F16": Format.F16, "BF16": Format.BF16}
+_FORMATS = {format.name: format for format in Format}
+"""Safetensors and GGUF files name them alike."""
 _LENGTH_BYTES = 8
 
 
@@ -30,7 +31,8 @@ class MappedTensor:
 
     file: Path
     name: str
-    format: Format
+    stored_as: str
+    """Name of its number format."""
     shape: tuple[int, ...]
     """Rows first."""
     first_byte: int
@@ -40,8 +42,21 @@ class MappedTensor:
     has_one_added: bool = False
     """The factor of a norm, where transformers has the difference to one."""
 
-    def check_shape(self, rows: int, columns: int) -> None:
-        """Raise `ModelError` where it has another shape than config.json promises; vectors have one column."""
+    @property
+    def format(self) -> Format:
+        """Its number format. Raises `UnsupportedModel` for one that is not computed with."""
+        known = _FORMATS.get(self.stored_as)
+        if known is None:
+            raise UnsupportedModel(
+                f"{self.file}: {self.name[:80]} is stored as {self.stored_as}, which the cpu backend does not compute "
+                f"with; use weights in one of {', '.join(_FORMATS)}"
+            )
+        return known
+
+    def check(self, rows: int, columns: int) -> None:
+        """Raise `UnsupportedModel` for its format, and `ModelError` where it has another shape than config.json
+        promises; vectors have one column."""
+        _ = self.format
         expected = (rows, columns) if columns > 1 else (rows,)
         if self.shape != expected:
             raise ModelError(
@@ -92,18 +107,8 @@ def _safetensors(files: list[Path]) -> dict[str, MappedTensor]:
             begin = _LENGTH_BYTES + int.from_bytes(stream.read(_LENGTH_BYTES), "little")
         for name, each in header.items():
             span = (begin + each.data_offsets[0], each.num_bytes)
-            found[name] = MappedTensor(file, name, _format(file, name, each), tuple(each.shape), *span)
+            found[name] = MappedTensor(file, name, each.dtype, tuple(each.shape), *span)
     return found
-
-
-def _format(file: Path, name: str, stored: StoredTensor) -> Format:
-    known = _FORMATS.get(stored.dtype)
-    if known is None:
-        raise UnsupportedModel(
-            f"{file}: {name[:80]} is stored as {stored.dtype}; use a checkpoint of float32, float16 or bfloat16, or a "
-            "GGUF file"
-        )
-    return known
 
 
 def _gguf_tensors(folder: Path) -> dict[str, MappedTensor]:
@@ -112,7 +117,7 @@ def _gguf_tensors(folder: Path) -> dict[str, MappedTensor]:
         each.name: MappedTensor(
             pointer.paths[each.file_index],
             each.name,
-            _block_format(pointer.paths[each.file_index], each.name, each.block_type),
+            BLOCK_TYPES[each.block_type].name,
             each.shape,
             each.offset,
             each.num_bytes,
@@ -121,17 +126,6 @@ def _gguf_tensors(folder: Path) -> dict[str, MappedTensor]:
         )
         for each in pointer.tensors
     }
-
-
-def _block_format(file: Path, name: str, number: int) -> Format:
-    if number in [*Format]:
-        return Format(number)
-
-    known = ", ".join(format.name for format in Format)
-    raise UnsupportedModel(
-        f"{file}: {name[:80]} is stored as {BLOCK_TYPES[number].name}, which the cpu backend does not compute with; "
-        f"use a file of another quantisation ({known})"
-    )
 
 
 def to_float32(data: Bytes, stored: Format) -> npt.NDArray[np.float32]:

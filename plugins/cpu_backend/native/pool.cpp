@@ -42,11 +42,13 @@ Pool &Pool::instance() {
 Pool::~Pool() { stop(); }
 
 void Pool::resize(int num_threads) {
-  std::lock_guard lock(one_region_);
   if (num_threads == this->num_threads()) return;
+  std::unique_lock size(size_);
+  std::lock_guard lock(one_region_);
   stop();
   for (int thread = 1; thread < num_threads; ++thread)
     workers_.emplace_back([this, thread, seen = region_.load()] { serve(thread, seen); });
+  num_threads_.store(num_threads, std::memory_order_relaxed);
 }
 
 void Pool::stop() {

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <thread>
 #include <vector>
 
@@ -20,13 +21,15 @@ class Pool {
  public:
   static Pool &instance();
 
-  // Threads of later regions, the caller included. Not during a region.
+  // Threads of later regions, the caller included. Waits for the steps that run now.
   void resize(int num_threads);
-  int num_threads() const { return int(workers_.size()) + 1; }
+  int num_threads() const { return num_threads_.load(std::memory_order_relaxed); }
+  // Held for a whole step: its room is made for as many threads as there are.
+  std::shared_lock<std::shared_mutex> keep_size() { return std::shared_lock(size_); }
 
   // Runs `work(task, thread)` for tasks 0 … count - 1; threads are numbered from 0, the caller.
   template <class Work> void run(int count, Work &&work) {
-    if (count <= 1 || workers_.empty()) {
+    if (count <= 1 || num_threads() == 1) {
       for (int task = 0; task < count; ++task) work(task, 0);
       return;
     }
@@ -45,6 +48,8 @@ class Pool {
   void serve(int thread, uint32_t seen);
   void stop();
 
+  std::shared_mutex size_;
+  std::atomic<int> num_threads_{1};
   std::vector<std::thread> workers_;
   Function function_ = nullptr;
   const void *context_ = nullptr;

@@ -288,6 +288,7 @@ void Stage::check(const hc_batch &batch) const {
 
 void Stage::step(const hc_batch &batch) {
   check(batch);
+  const auto keeps_size = Pool::instance().keep_size();
   make_thread_room();
   const std::size_t hidden = std::size_t(config_.hidden), count = std::size_t(batch.num_tokens) * hidden;
   if (config_.is_first) embed(batch);

@@ -89,8 +89,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"
     chunked_prefill_size: Count = 512
     """Most prompt tokens of one sequence in one step."""
     step_budget_ms: Annotated[float, Meta(gt=0, le=1_000_000)] = 250.0
-    """Milliseconds that a step with prompts may take while other sequences wait for their next token, or four times as
-    long as the step would take without the prompts, where that is longer."""
+    """Milliseconds of a step with prompts while others wait for a token; or 4 times a step without, if that is more."""
     micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
     """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
     prefill_priority: Literal[0, 1] = 0

@@ -68,8 +68,7 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     layers: str | None = None
     """`"FIRST:END"`, END exclusive; omitted on all stages: an even split."""
     backend: Text = "auto"
-    """The plugin that computes; `rt-launch --plugins` lists them. `auto`: `cpu` where it can and there is no
-    accelerator, else `torch`."""
+    """The plugin that computes, of those that `--plugins` lists; `auto`: `cpu` without an accelerator, else `torch`."""
     device: Text = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …, as the backend names them."""
     host: Text = "127.0.0.1"
