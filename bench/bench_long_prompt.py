@@ -42,7 +42,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def launched(model: Path, budget_ms: int) -> LaunchedServer:
-    arguments = ["--model", str(model), "--dtype", "float32", "--log-level", "warning"]
+    arguments = ["--model", str(model), "--backend", "torch", "--dtype", "float32", "--log-level", "warning"]
     settings = [f"engine.step-budget-ms={budget_ms}", "engine.drafter=off", "engine.num-cache-blocks=8192"]
     settings += ["engine.prefix-cache=false"]
     options = (part for each in settings for part in ("--set", each))

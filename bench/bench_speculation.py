@@ -44,8 +44,8 @@ def ngram(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LaunchedServer]:
 TASKS: dict[str, Callable[[int], list[dict[str, Any]]]] = {"quotes": quotes, "stories": stories}
 NUM_ROUNDS = {"quotes": amount(3, once=1, long=5), "stories": amount(8, once=1, long=40)}
 """Where little is between the two, more rounds are needed to see it: single ones differ by a tenth."""
-LEAST = 0.97 if is_long() else 0.9
-"""Of what there would be without drafts, where drafts cannot help."""
+LEAST = 0.97
+"""Of what there would be without drafts, where drafts cannot help; few rounds cannot say so, and are only told."""
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -58,7 +58,10 @@ def test_ngram_for_one_user(ngram: LaunchedServer, stream_all: Load, in_turns: C
         NUM_ROUNDS[task],
     )
 
-    compared.assert_least(ratio_of_pairs=LEAST if task == "stories" else 2)
+    if task == "quotes":
+        compared.assert_least(ratio_of_pairs=2)
+    elif is_long():
+        compared.assert_least(ratio_of_pairs=LEAST)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -71,7 +74,8 @@ def test_ngram_for_32_users(ngram: LaunchedServer, stream_all: Load, in_turns: C
         NUM_ROUNDS[task],
     )
 
-    compared.assert_least(ratio_of_pairs=LEAST)
+    if task == "quotes" or is_long():
+        compared.assert_least(ratio_of_pairs=LEAST)
 
 
 @pytest.fixture(scope="module")
