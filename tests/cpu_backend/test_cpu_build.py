@@ -74,14 +74,14 @@ def test_files_of_other_processors_are_left_out(sources: Path, monkeypatch: pyte
     for name in ("kernels_avx2.cpp", "kernels_neon.cpp"):
         (sources / name).write_text(SOURCE)
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    assert {file.name for file in builder._sources()} == {"abi.cpp", "kernels_avx2.cpp"}
+    assert {file.name for file in builder.sources()} == {"abi.cpp", "kernels_avx2.cpp"}
     monkeypatch.setattr("platform.machine", lambda: "arm64")
-    assert {file.name for file in builder._sources()} == {"abi.cpp", "kernels_neon.cpp"}
+    assert {file.name for file in builder.sources()} == {"abi.cpp", "kernels_neon.cpp"}
     monkeypatch.setattr("platform.machine", lambda: "riscv64")
-    assert {file.name for file in builder._sources()} == {"abi.cpp"}
+    assert {file.name for file in builder.sources()} == {"abi.cpp"}
 
 
 def test_no_flag_binds_the_library_to_this_machine() -> None:
-    flags = {flag for each in builder._sources().values() for flag in each} | set(builder._FLAGS)
+    flags = {flag for each in builder.sources().values() for flag in each} | set(builder._FLAGS)
     assert not flags & {"-march=native", "-mcpu=native", "-ffast-math", "-Ofast"}
     assert "-ffp-contract=off" in flags

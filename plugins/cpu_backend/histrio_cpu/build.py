@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
-__all__ = ["LIBRARY", "REMEDY", "CannotBuild", "build", "compilers"]
+__all__ = ["LIBRARY", "REMEDY", "CannotBuild", "build", "compilers", "sources"]
 
 _PACKAGE = Path(__file__).parent
 _SUFFIX = {"Darwin": ".dylib", "Windows": ".dll"}.get(platform.system(), ".so")
@@ -92,7 +92,7 @@ def _folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "native"
 
 
-def _sources() -> dict[Path, tuple[str, ...]]:
+def sources() -> dict[Path, tuple[str, ...]]:
     """Files to compile here, with the flags that each needs besides the common ones."""
     kind = _KINDS.get(platform.machine(), "")
     own = _INSTRUCTION_SETS.get(kind, {})
@@ -103,7 +103,7 @@ def _sources() -> dict[Path, tuple[str, ...]]:
 def _compile(compiler: list[str]) -> None:
     """Compile the files side by side and link them; the library appears at once or not at all."""
     with tempfile.TemporaryDirectory(dir=_PACKAGE, prefix=".build-") as folder, ThreadPoolExecutor(_cores()) as pool:
-        objects = {Path(folder, f"{source.stem}.o"): (source, flags) for source, flags in _sources().items()}
+        objects = {Path(folder, f"{source.stem}.o"): (source, flags) for source, flags in sources().items()}
         commands = [
             [*compiler, *_FLAGS, *flags, "-c", str(source), "-o", str(target)]
             for target, (source, flags) in objects.items()
