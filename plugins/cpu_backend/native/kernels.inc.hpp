@@ -73,36 +73,21 @@ template <int Rows, int Width, class Step> inline void pass(const Tile &tile, in
     for (int c = 0; c < Width; ++c) Isa::store(tile.sums + r * kPanel + (first + c) * kWidth, sums[r][c]);
 }
 
-template <int Rows> void tile_f32_f32(const Tile &tile) {
-  constexpr int width = columns_at_once<Rows>();
-  const float *rows[Rows];
-  for (int r = 0; r < Rows; ++r) rows[r] = input_row<float>(tile, r);
-  for (int first = 0; first < kColumns; first += width)
-    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(float), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
-      const float *weights = reinterpret_cast<const float *>(panel) + first * kWidth;
-      for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-        if (tile.fetches >> k & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(float), first, width, kPanel * sizeof(float));
-        F w[width];
-        for (int c = 0; c < width; ++c) w[c] = Isa::load(weights + c * kWidth);
-        for (int r = 0; r < Rows; ++r) {
-          const F a = Isa::set1(rows[r][g * kGroup + k]);
-          for (int c = 0; c < width; ++c) sums[r][c] = Isa::fma(a, w[c], sums[r][c]);
-        }
-      }
-    });
-}
+inline F load_weights(const float *p) { return Isa::load(p); }
+inline F load_weights(const uint16_t *p) { return Isa::load_f16(p); }
 
-template <int Rows> void tile_f16_f32(const Tile &tile) {
+// Weights that lie one by one: float32, or float16.
+template <int Rows, class Stored> void tile_singles(const Tile &tile) {
   constexpr int width = columns_at_once<Rows>();
   const float *rows[Rows];
   for (int r = 0; r < Rows; ++r) rows[r] = input_row<float>(tile, r);
   for (int first = 0; first < kColumns; first += width)
-    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(uint16_t), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
-      const uint16_t *weights = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
+    pass<Rows, width>(tile, first, kGroup * kPanel * sizeof(Stored), [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      const Stored *weights = reinterpret_cast<const Stored *>(panel) + first * kWidth;
       for (int k = 0; k < kGroup; ++k, weights += kPanel) {
-        if (tile.fetches >> k & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(uint16_t), first, width, kPanel * sizeof(uint16_t));
+        if (tile.fetches >> k & 1) fetch(ahead + std::size_t(k) * kPanel * sizeof(Stored), first, width, kPanel * sizeof(Stored));
         F w[width];
-        for (int c = 0; c < width; ++c) w[c] = Isa::load_f16(weights + c * kWidth);
+        for (int c = 0; c < width; ++c) w[c] = load_weights(weights + c * kWidth);
         for (int r = 0; r < Rows; ++r) {
           const F a = Isa::set1(rows[r][g * kGroup + k]);
           for (int c = 0; c < width; ++c) sums[r][c] = Isa::fma(a, w[c], sums[r][c]);
@@ -579,13 +564,17 @@ void to_q8(const float *x, int num_groups, int8_t *y, float *scales, int32_t *su
   }
 }
 
-#define HC_ROWS(function) {function<1>, function<2>, function<3>, function<4>, function<5>, function<6>, function<7>}
-#define HC_FEW_ROWS(function, ...) {function<1 __VA_OPT__(, ) __VA_ARGS__>, function<2 __VA_OPT__(, ) __VA_ARGS__>, function<3 __VA_OPT__(, ) __VA_ARGS__>}
+#define HC_OF(function, rows, ...) function<rows __VA_OPT__(, ) __VA_ARGS__>
+#define HC_FEW_ROWS(function, ...) \
+  {HC_OF(function, 1, __VA_ARGS__), HC_OF(function, 2, __VA_ARGS__), HC_OF(function, 3, __VA_ARGS__)}
+#define HC_ROWS(function, ...) \
+  {HC_OF(function, 1, __VA_ARGS__), HC_OF(function, 2, __VA_ARGS__), HC_OF(function, 3, __VA_ARGS__), HC_OF(function, 4, __VA_ARGS__), \
+   HC_OF(function, 5, __VA_ARGS__), HC_OF(function, 6, __VA_ARGS__), HC_OF(function, 7, __VA_ARGS__)}
 
 constexpr Kernels make_kernels(const char *name) {
   Kernels k{};
   k.name = name;
-  const TileFunction f32[] = HC_ROWS(tile_f32_f32), f16[] = HC_ROWS(tile_f16_f32), bf16[] = HC_ROWS(tile_bf16_f32),
+  const TileFunction f32[] = HC_ROWS(tile_singles, float), f16[] = HC_ROWS(tile_singles, uint16_t), bf16[] = HC_ROWS(tile_bf16_f32),
                      dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_FEW_ROWS(tile_q8), q4[] = HC_FEW_ROWS(tile_q4, kScales),
                      q4_min[] = HC_FEW_ROWS(tile_q4, kScalesAndMinima), q4_wide[] = HC_FEW_ROWS(tile_q4, kWideScalesAndMinima),
                      q8_wide[] = HC_FEW_ROWS(tile_q8_wide, false), q8_wide_min[] = HC_FEW_ROWS(tile_q8_wide, true);
