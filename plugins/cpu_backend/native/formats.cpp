@@ -1,5 +1,5 @@
-// The block formats of GGUF, as the project ggml defines them: each function turns blocks into float32, bit for bit as
-// the `gguf` package of that project does. Products are rounded in the order that it uses.
+// The block formats of GGUF, as the project ggml defines them: groups of 32 integers with their steps and minima, from
+// which the values follow, bit for bit as the `gguf` package of that project computes them.
 
 #include "formats.hpp"
 
@@ -34,78 +34,9 @@ float bf16_value(uint16_t bits) {
 constexpr int kSmall = 32; // values of a plain block
 constexpr int kSuper = 256; // values of a block with scales of its own groups
 
-void q4_0(const std::byte *b, float *y) {
-  const float d = f16(b);
-  for (int i = 0; i < 16; ++i) {
-    y[i] = d * float(low(b[2 + i]) - 8);
-    y[16 + i] = d * float(high(b[2 + i]) - 8);
-  }
-}
-
-void q4_1(const std::byte *b, float *y) {
-  const float d = f16(b), m = f16(b + 2);
-  for (int i = 0; i < 16; ++i) {
-    y[i] = d * float(low(b[4 + i])) + m;
-    y[16 + i] = d * float(high(b[4 + i])) + m;
-  }
-}
-
-void q5_0(const std::byte *b, float *y) {
-  const float d = f16(b);
-  const uint32_t fifth = u32(b + 2);
-  for (int i = 0; i < 16; ++i) {
-    y[i] = d * float((low(b[6 + i]) | int(fifth >> i & 1) << 4) - 16);
-    y[16 + i] = d * float((high(b[6 + i]) | int(fifth >> (16 + i) & 1) << 4) - 16);
-  }
-}
-
-void q5_1(const std::byte *b, float *y) {
-  const float d = f16(b), m = f16(b + 2);
-  const uint32_t fifth = u32(b + 4);
-  for (int i = 0; i < 16; ++i) {
-    y[i] = d * float(low(b[8 + i]) | int(fifth >> i & 1) << 4) + m;
-    y[16 + i] = d * float(high(b[8 + i]) | int(fifth >> (16 + i) & 1) << 4) + m;
-  }
-}
-
-void q8_0(const std::byte *b, float *y) {
-  const float d = f16(b);
-  for (int i = 0; i < kSmall; ++i) y[i] = d * float(int8_t(b[2 + i]));
-}
-
-void q2_k(const std::byte *b, float *y) {
-  const std::byte *scales = b, *quants = b + 16;
-  const float d = f16(b + 80), dmin = f16(b + 82);
-  for (int half = 0; half < 2; ++half)
-    for (int shift = 0; shift < 4; ++shift)
-      for (int part = 0; part < 2; ++part) {
-        const std::byte scale = scales[half * 8 + shift * 2 + part];
-        const float step = d * float(low(scale)), least = dmin * float(high(scale));
-        for (int i = 0; i < 16; ++i)
-          *y++ = step * float(uint8_t(quants[half * 32 + part * 16 + i]) >> (2 * shift) & 3) - least;
-      }
-}
-
 int q3_k_scale(const std::byte *packed, int index) {
   const int low_bits = index < 8 ? low(packed[index]) : high(packed[index - 8]);
   return (low_bits | (uint8_t(packed[8 + index % 4]) >> (2 * (index / 4)) & 3) << 4) - 32;
-}
-
-void q3_k(const std::byte *b, float *y) {
-  const std::byte *third = b, *quants = b + 32, *packed = b + 96;
-  const float d = f16(b + 108);
-  for (int half = 0; half < 2; ++half)
-    for (int shift = 0; shift < 4; ++shift)
-      for (int part = 0; part < 2; ++part) {
-        const int index = half * 8 + shift * 2 + part;
-        const float step = d * float(q3_k_scale(packed, index));
-        for (int i = 0; i < 16; ++i) {
-          const int at = part * 16 + i;
-          const int bits = uint8_t(quants[half * 32 + at]) >> (2 * shift) & 3;
-          const bool has_third = uint8_t(third[at]) >> (half * 4 + shift) & 1;
-          *y++ = step * float(bits - (has_third ? 0 : 4));
-        }
-      }
 }
 
 // Scale and minimum, 6 bit each, of group `g` of a Q4_K or Q5_K block.
@@ -120,57 +51,7 @@ void scale_and_min(const std::byte *packed, int g, int &scale, int &least) {
   least = at(g + 4) >> 4 | (at(g) >> 6) << 4;
 }
 
-void q4_k(const std::byte *b, float *y) {
-  const float d = f16(b), dmin = f16(b + 2);
-  const std::byte *quants = b + 16;
-  for (int g = 0; g < 8; ++g) {
-    int scale, least;
-    scale_and_min(b + 4, g, scale, least);
-    const float step = d * float(scale), offset = dmin * float(least);
-    for (int i = 0; i < 32; ++i) {
-      const std::byte byte = quants[g / 2 * 32 + i];
-      *y++ = step * float(g % 2 == 0 ? low(byte) : high(byte)) - offset;
-    }
-  }
-}
-
-void q5_k(const std::byte *b, float *y) {
-  const float d = f16(b), dmin = f16(b + 2);
-  const std::byte *fifth = b + 16, *quants = b + 48;
-  for (int g = 0; g < 8; ++g) {
-    int scale, least;
-    scale_and_min(b + 4, g, scale, least);
-    const float step = d * float(scale), offset = dmin * float(least);
-    for (int i = 0; i < 32; ++i) {
-      const std::byte byte = quants[g / 2 * 32 + i];
-      const int bits = (g % 2 == 0 ? low(byte) : high(byte)) | int(uint8_t(fifth[i]) >> g & 1) << 4;
-      *y++ = step * float(bits) - offset;
-    }
-  }
-}
-
-void q6_k(const std::byte *b, float *y) {
-  const std::byte *lower = b, *upper = b + 128, *scales = b + 192;
-  const float d = f16(b + 208);
-  for (int half = 0; half < 2; ++half)
-    for (int quarter = 0; quarter < 4; ++quarter)
-      for (int i = 0; i < 32; ++i) {
-        const std::byte byte = lower[half * 64 + quarter % 2 * 32 + i];
-        const int bits = (quarter < 2 ? low(byte) : high(byte)) | (uint8_t(upper[half * 32 + i]) >> (2 * quarter) & 3) << 4;
-        const float step = d * float(int8_t(scales[half * 8 + quarter * 2 + i / 16]));
-        *y++ = step * float(bits - 32);
-      }
-}
-
 constexpr int8_t kNonLinear[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-
-void iq4_nl(const std::byte *b, float *y) {
-  const float d = f16(b);
-  for (int i = 0; i < 16; ++i) {
-    y[i] = d * float(kNonLinear[low(b[2 + i])]);
-    y[16 + i] = d * float(kNonLinear[high(b[2 + i])]);
-  }
-}
 
 constexpr int8_t kFp4[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}; // twice the values of E2M1
 
@@ -183,36 +64,18 @@ float mxfp4_step(const std::byte *b) {
   return step;
 }
 
-void mxfp4(const std::byte *b, float *y) {
-  const float d = mxfp4_step(b);
-  for (int i = 0; i < 16; ++i) {
-    y[i] = d * float(kFp4[low(b[1 + i])]);
-    y[16 + i] = d * float(kFp4[high(b[1 + i])]);
-  }
-}
-
 struct Format {
   int32_t number;
   BlockShape shape;
-  void (*dequantize)(const std::byte *, float *);
+  bool has_minima;
 };
 
 constexpr Format kFormats[] = {
-    {HC_F32, {1, 4}, [](const std::byte *b, float *y) { std::memcpy(y, b, 4); }},
-    {HC_F16, {1, 2}, [](const std::byte *b, float *y) { *y = f16(b); }},
-    {HC_BF16, {1, 2}, [](const std::byte *b, float *y) { *y = bf16_value(u16(b)); }},
-    {HC_Q4_0, {kSmall, 18}, q4_0},
-    {HC_Q4_1, {kSmall, 20}, q4_1},
-    {HC_Q5_0, {kSmall, 22}, q5_0},
-    {HC_Q5_1, {kSmall, 24}, q5_1},
-    {HC_Q8_0, {kSmall, 34}, q8_0},
-    {HC_Q2_K, {kSuper, 84}, q2_k},
-    {HC_Q3_K, {kSuper, 110}, q3_k},
-    {HC_Q4_K, {kSuper, 144}, q4_k},
-    {HC_Q5_K, {kSuper, 176}, q5_k},
-    {HC_Q6_K, {kSuper, 210}, q6_k},
-    {HC_IQ4_NL, {kSmall, 18}, iq4_nl},
-    {HC_MXFP4, {kSmall, 17}, mxfp4},
+    {HC_F32, {1, 4}, false},         {HC_F16, {1, 2}, false},         {HC_BF16, {1, 2}, false},
+    {HC_Q4_0, {kSmall, 18}, false},  {HC_Q4_1, {kSmall, 20}, true},   {HC_Q5_0, {kSmall, 22}, false},
+    {HC_Q5_1, {kSmall, 24}, true},   {HC_Q8_0, {kSmall, 34}, false},  {HC_Q2_K, {kSuper, 84}, true},
+    {HC_Q3_K, {kSuper, 110}, false}, {HC_Q4_K, {kSuper, 144}, true},  {HC_Q5_K, {kSuper, 176}, true},
+    {HC_Q6_K, {kSuper, 210}, false}, {HC_IQ4_NL, {kSmall, 18}, false}, {HC_MXFP4, {kSmall, 17}, false},
 };
 
 const Format *find(int32_t number) {
@@ -259,17 +122,12 @@ std::size_t row_bytes(int32_t format, int64_t columns) {
   return columns % shape.values == 0 ? std::size_t(columns / shape.values) * std::size_t(shape.bytes) : 0;
 }
 
-void dequantize(int32_t format, int64_t count, const std::byte *data, float *values) {
-  const Format &found = *find(format);
-  for (int64_t i = 0; i < count; i += found.shape.values, data += found.shape.bytes, values += found.shape.values)
-    found.dequantize(data, values);
-}
-
 // ---- integers ---------------------------------------------------------------------------------------------------
 
-bool has_minima(int32_t format) { return format == HC_Q4_1 || format == HC_Q5_1 || format == HC_Q2_K || format == HC_Q4_K || format == HC_Q5_K; }
-
-bool has_integers(int32_t format) { return find(format) != nullptr && block_shape(format).values > 1; }
+bool has_minima(int32_t format) {
+  const Format *found = find(format);
+  return found != nullptr && found->has_minima;
+}
 
 namespace {
 
@@ -369,6 +227,35 @@ Integers integers_at(int32_t format, const std::byte *row, int64_t first) {
   const BlockShape shape = block_shape(format);
   const std::byte *block = row + first / shape.values * shape.bytes;
   return shape.values == kSmall ? of_small_block(format, block) : of_super_block(format, block, int(first % shape.values / 32));
+}
+
+namespace {
+
+float single(int32_t format, const std::byte *p) {
+  if (format == HC_F16) return f16(p);
+  if (format == HC_BF16) return bf16_value(u16(p));
+  float value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+} // namespace
+
+void dequantize(int32_t format, int64_t count, const std::byte *data, float *values) {
+  const BlockShape shape = block_shape(format);
+  if (shape.values == 1) {
+    for (int64_t i = 0; i < count; ++i) values[i] = single(format, data + i * shape.bytes);
+    return;
+  }
+
+  const bool adds_minimum = has_minima(format); // adding zero would turn -0 into 0
+  for (int64_t first = 0; first < count; first += kSmall) {
+    const Integers group = integers_at(format, data, first);
+    for (int i = 0; i < kSmall; ++i) {
+      const float value = group.steps[i / 16] * float(group.values[i]);
+      values[first + i] = adds_minimum ? value + group.minima[i / 16] : value;
+    }
+  }
 }
 
 } // namespace hc

@@ -28,8 +28,7 @@ struct Integers {
   float steps[2];
   float minima[2];
 };
-// Whether the format has such integers, and whether their minima can differ from 0.
-bool has_integers(int32_t format);
+// Whether the format's minima can differ from 0.
 bool has_minima(int32_t format);
 // The 32 values from value `first` on, a multiple of 32, of a row that begins at `row`.
 Integers integers_at(int32_t format, const std::byte *row, int64_t first);
