@@ -279,6 +279,7 @@ def test_axe_finds_nothing_serious(open_page: Callable[..., Served], axe: str, s
     assert not any(found.values()), found
     page.evaluate("document.getElementById('send').removeAttribute('aria-label')")
     page.click("#to-chat")
+    page.wait_for_selector("#send:visible")
     assert complaints(served), "control: a button without a name is one"
 
 
