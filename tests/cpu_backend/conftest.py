@@ -49,6 +49,8 @@ CPU_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", {"hidden_size": 64, "no_rope_layers": [1, 0, 1]}),
 }
 """Name → (model type of transformers, settings on top of the common ones)."""
+PARTS: dict[str, tuple[str, dict[str, Any]]] = {"gpt_oss": OTHERS["gpt_oss"]}
+"""Families whose parts the library computes, though no files of them are loaded."""
 ONE_OF_EACH = ("llama", "qwen3", "gemma2", "qwen3_moe", "cohere", "phi3")
 """Families that have between them all that the library does."""
 
@@ -82,13 +84,13 @@ def _library() -> None:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TinyModel]:
-    """Name in `CPU_FAMILIES` → its tiny model."""
+    """Name in `CPU_FAMILIES` or `PARTS` → its tiny model."""
     made: dict[str, TinyModel] = {}
 
     def get(family: str) -> TinyModel:
         if family not in made:
             folder: Path = tmp_path_factory.mktemp(family)
-            model_type, settings = CPU_FAMILIES[family]
+            model_type, settings = {**CPU_FAMILIES, **PARTS}[family]
             made[family] = TinyModel(str(folder), make_model_of(model_type, folder, **settings))
         return made[family]
 

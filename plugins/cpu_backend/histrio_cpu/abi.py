@@ -24,7 +24,7 @@ __all__ = [
     "Tensor",
 ]
 
-ABI = 1
+ABI = 2
 
 
 class Status(IntEnum):
@@ -92,6 +92,7 @@ class Activation(IntEnum):
     SILU = 0
     GELU_TANH = 1
     GELU = 2
+    CLIPPED = 3
 
 
 class Tensor(IntEnum):
@@ -126,6 +127,7 @@ class Tensor(IntEnum):
     DOWN_BIAS = 37
     POST_MLP_NORM = 38
     ROUTER = 40
+    ROUTER_BIAS = 41
 
 
 class LayerFlags(IntFlag):
@@ -181,6 +183,8 @@ class LayerConfig(Structure):
         ("residual_scale", c_float),
         ("num_experts", c_int32),
         ("experts_per_token", c_int32),
+        ("gate_alpha", c_float),
+        ("gate_limit", c_float),
     )
 
 

@@ -143,5 +143,6 @@ def _shapes(config: LayerConfig, hidden: int) -> dict[Tensor, tuple[int, int]]:
         **{Tensor.Q_NORM: q if is_whole else config.head_dim, Tensor.K_NORM: kv if is_whole else config.head_dim},
         **{Tensor.Q_BIAS: q, Tensor.K_BIAS: kv, Tensor.V_BIAS: kv, Tensor.O_BIAS: hidden},
         **{Tensor.GATE_BIAS: inner, Tensor.UP_BIAS: inner, Tensor.DOWN_BIAS: hidden},
+        **{Tensor.SINKS: config.num_heads, Tensor.ROUTER_BIAS: config.num_experts},
     }
     return linears | {tensor: (1, width) for tensor, width in widths.items()}

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define HC_ABI 1
+#define HC_ABI 2
 
 typedef enum {
   HC_OK = 0,
@@ -64,7 +64,12 @@ typedef enum { HC_KV_F32 = 0, HC_KV_BF16 = 1, HC_KV_I8 = 2 } hc_kv_format;
 
 typedef enum { HC_RMS_NORM = 0, HC_LAYER_NORM = 1 } hc_norm;
 
-typedef enum { HC_SILU = 0, HC_GELU_TANH = 1, HC_GELU = 2 } hc_activation;
+typedef enum {
+  HC_SILU = 0,
+  HC_GELU_TANH = 1,
+  HC_GELU = 2,
+  HC_CLIPPED = 3, // only of gated MLPs: (clip(up) + 1) * g * sigmoid(gate_alpha * g), g the gate, at most gate_limit
+} hc_activation;
 
 typedef enum {
   // of the stage; `layer` is -1
@@ -98,6 +103,7 @@ typedef enum {
   HC_DOWN_BIAS = 37,
   HC_POST_MLP_NORM = 38, // [hidden], of the MLP's result
   HC_ROUTER = 40, // [experts, hidden]
+  HC_ROUTER_BIAS = 41,
 } hc_tensor;
 
 typedef enum {
@@ -144,6 +150,8 @@ typedef struct {
   float residual_scale; // of what attention and MLP add; 1 for none
   int32_t num_experts; // 0: a dense MLP
   int32_t experts_per_token;
+  float gate_alpha; // both of HC_CLIPPED
+  float gate_limit; // of the gate from above, of `up` on both sides
 } hc_layer_config;
 
 typedef struct {

@@ -99,6 +99,8 @@ struct Kernels {
   // Rotates pairs of `x` in place; dimensions beyond 2 * `half` stay.
   void (*rope)(float *x, const float *cos, const float *sin, int half, bool is_interleaved);
   void (*gated)(const float *gate, const float *up, int count, int activation, float *y); // act(gate) * up
+  // (clip(up) + 1) * g * sigmoid(alpha * g), where g is the gate, at most `limit`.
+  void (*gated_clipped)(const float *gate, const float *up, int count, float alpha, float limit, float *y);
   void (*activate)(float *x, int count, int activation);
   void (*add_scaled)(float *y, const float *x, float scale, int count);
   void (*to_bf16)(const float *x, int count, uint16_t *y);

@@ -527,6 +527,15 @@ void gated(const float *gate, const float *up, int count, int activation, float 
     Isa::store(y + i, Isa::mul(activated(Isa::load(gate + i), activation), Isa::load(up + i)));
 }
 
+void gated_clipped(const float *gate, const float *up, int count, float alpha, float limit, float *y) {
+  const F one = Isa::set1(1.0f), most = Isa::set1(limit), least = Isa::set1(-limit), slope = Isa::set1(-alpha);
+  for (int i = 0; i < count; i += kWidth) {
+    const F g = Isa::min(Isa::load(gate + i), most), u = Isa::max(Isa::min(Isa::load(up + i), most), least);
+    const F silu = Isa::div(g, Isa::add(one, exp_of(Isa::mul(slope, g))));
+    Isa::store(y + i, Isa::mul(Isa::add(u, one), silu));
+  }
+}
+
 void activate(float *x, int count, int activation) {
   for (int i = 0; i < count; i += kWidth) Isa::store(x + i, activated(Isa::load(x + i), activation));
 }
@@ -606,6 +615,7 @@ constexpr Kernels make_kernels(const char *name) {
   k.layer_norm = layer_norm;
   k.rope = rope;
   k.gated = gated;
+  k.gated_clipped = gated_clipped;
   k.activate = activate;
   k.add_scaled = add_scaled;
   k.to_bf16 = to_bf16;

@@ -294,6 +294,8 @@ void finish(const Kernels &kernels, const Use &use, int panel, int first_row, in
         if (use.activation == HC_GELU) {
           gelu_exact(gates + row * kPanel, kPanel);
           for (int i = 0; i < kPanel; ++i) sum[i] *= gates[row * kPanel + i];
+        } else if (use.activation == HC_CLIPPED) {
+          kernels.gated_clipped(gates + row * kPanel, sum, kPanel, use.alpha, use.limit, sum);
         } else {
           kernels.gated(gates + row * kPanel, sum, kPanel, use.activation, sum);
         }

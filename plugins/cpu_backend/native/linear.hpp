@@ -67,10 +67,11 @@ struct Use {
   Mode mode;
   float *output; // [rows, stride]
   std::size_t stride;
-  const Linear *gate = nullptr; // with kGate: the result is act(gate) * linear
+  const Linear *gate = nullptr; // of kGate, whose result is act(gate) * linear
   float scale = 1.0f; // kAdd: of what is added; kStore: of what is stored
   float softcap = 0.0f; // kStore: 0 for none
   int activation = 0;
+  float alpha = 0.0f, limit = 0.0f; // of HC_CLIPPED
 };
 
 // Room for the sums of one task, one per thread.

@@ -167,6 +167,10 @@ void test_the_rest(const Kernels &kernels, Numbers &numbers) {
       k.activate(y, kInputsOfTest, activation);
     });
   }
+  test_numbers(kernels, "gated_clipped", kInputsOfTest, [&](const Kernels &k, float *y) {
+    for (int i = 0; i < kInputsOfTest; ++i) y[i] = 10.0f * x[std::size_t(i)];
+    k.gated_clipped(y, bias.data(), kInputsOfTest, 1.702f, 0.75f, y);
+  });
   test_numbers(kernels, "add_scaled", odd, [&](const Kernels &k, float *y) { k.add_scaled(y, x.data(), 0.5f, odd); });
   test_numbers(kernels, "softmax", kChunk + 3, [&](const Kernels &k, float *y) {
     float largest = 0.25f, total = 1.5f, keep = 0;

@@ -25,7 +25,8 @@ bool is_bias_of_linear(int tensor) {
     case HC_O_BIAS:
     case HC_GATE_BIAS:
     case HC_UP_BIAS:
-    case HC_DOWN_BIAS: return true;
+    case HC_DOWN_BIAS:
+    case HC_ROUTER_BIAS: return true;
     default: return false;
   }
 }
@@ -39,6 +40,7 @@ int linear_of_bias(int tensor) {
     case HC_O_BIAS: return HC_O;
     case HC_GATE_BIAS: return HC_GATE;
     case HC_UP_BIAS: return HC_UP;
+    case HC_ROUTER_BIAS: return HC_ROUTER;
     default: return HC_DOWN;
   }
 }
@@ -64,6 +66,7 @@ void Stage::set_layer(int layer, const hc_layer_config &config) {
           "experts_per_token must be at most num_experts");
   require(config.num_experts == 0 || (config.experts_per_token > 0 && (config.flags & (HC_PARALLEL | HC_UNGATED | HC_ROUTER_SIGMOID)) == 0),
           "experts are gated, behind attention, and chosen by softmax");
+  require(config.activation != HC_CLIPPED || ((config.flags & HC_UNGATED) == 0 && config.gate_limit > 0), "a clipped gate needs a gate and a limit above 0");
   Layer &made = layers_[std::size_t(layer)];
   made.config = config;
   made.mlps.resize(std::size_t(std::max(1, config.num_experts)));
@@ -126,10 +129,10 @@ Linear &Stage::linear_of(int layer, int tensor, int expert) {
   return tensor == HC_GATE ? mlp.gate : tensor == HC_UP ? mlp.up : mlp.down;
 }
 
-Vector &Stage::vector_of(int layer, int tensor) {
+Vector &Stage::vector_of(int layer, int tensor, int expert) {
   if (tensor == HC_FINAL_NORM) return final_norm_;
   if (tensor == HC_FINAL_NORM_BIAS) return final_norm_bias_;
-  if (is_bias_of_linear(tensor)) return linear_of(layer, linear_of_bias(tensor), 0).bias;
+  if (is_bias_of_linear(tensor)) return linear_of(layer, linear_of_bias(tensor), expert).bias;
   Layer &l = layers_[std::size_t(layer)];
   switch (tensor) {
     case HC_ATTN_NORM: return l.attention_norm;
@@ -151,7 +154,7 @@ void Stage::put(int layer, int tensor, int expert, int format, int storage, int6
   require(is_of_stage || layers_[std::size_t(layer)].config.num_heads > 0, where(layer, tensor) + " comes before its layer is described");
   if (row_bytes(format, columns) == 0) throw Error(HC_UNSUPPORTED, where(layer, tensor) + " is stored in a format that is unknown or does not fit its length");
   if (rows == 1 && tensor != HC_HEAD && tensor != HC_EMBEDDING && tensor != HC_ROUTER) {
-    put_vector(layer, tensor, format, columns, data);
+    put_vector(layer, tensor, expert, format, columns, data);
     return;
   }
 
@@ -173,14 +176,14 @@ void Stage::put(int layer, int tensor, int expert, int format, int storage, int6
   weight_bytes_ += int64_t(linear.num_bytes);
 }
 
-void Stage::put_vector(int layer, int tensor, int format, int64_t count, const std::byte *data) {
+void Stage::put_vector(int layer, int tensor, int expert, int format, int64_t count, const std::byte *data) {
   const int64_t length = vector_length(layer, tensor);
   require(count == length, where(layer, tensor) + " has " + std::to_string(count) + " values, not " + std::to_string(length));
   const std::size_t room = (std::size_t(count) + kPanel - 1) / kPanel * kPanel; // panels read their bias whole
   float *values = reinterpret_cast<float *>(slabs_.take(room * sizeof(float)));
   std::fill(values, values + room, 0.0f);
   dequantize(format, count, data, values);
-  vector_of(layer, tensor) = values;
+  vector_of(layer, tensor, expert) = values;
   weight_bytes_ += count * int64_t(sizeof(float));
 }
 
@@ -383,7 +386,7 @@ void Stage::run_layer(Layer &layer, const hc_batch &batch) {
   forms.add(layer.mlps[0].up);
   prepare(layer.attention_norm, layer.attention_norm_bias, forms, batch.num_tokens);
   const Mlp &mlp = layer.mlps[0];
-  const Use use{&mlp.up, 0, batch.num_tokens, Use::kGate, inner_.data(), std::size_t(layer.config.intermediate), &mlp.gate, 1.0f, 0.0f, layer.config.activation};
+  const Use use = inner_use(layer, mlp, 0, batch.num_tokens);
   run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_);
   attention(layer, batch);
 
@@ -469,6 +472,12 @@ void Stage::write_keys(Layer &layer, const hc_batch &batch) {
   });
 }
 
+Use Stage::inner_use(const Layer &layer, const Mlp &mlp, int first_row, int num_rows) {
+  const hc_layer_config &c = layer.config;
+  const bool is_gated = !layer.has(HC_UNGATED);
+  return {&mlp.up, first_row, num_rows, is_gated ? Use::kGate : Use::kActivate, inner_.data(), std::size_t(c.intermediate), is_gated ? &mlp.gate : nullptr, 1.0f, 0.0f, c.activation, c.gate_alpha, c.gate_limit};
+}
+
 void Stage::mlp(Layer &layer, int num_tokens) {
   if (layer.config.num_experts > 0) {
     experts(layer, num_tokens);
@@ -482,7 +491,7 @@ void Stage::mlp(Layer &layer, int num_tokens) {
   forms.add(mlp.up);
   if (is_gated) forms.add(mlp.gate);
   prepare(layer.mlp_norm, layer.mlp_norm_bias, forms, num_tokens);
-  const Use use{&mlp.up, 0, num_tokens, is_gated ? Use::kGate : Use::kActivate, inner_.data(), inner, is_gated ? &mlp.gate : nullptr, 1.0f, 0.0f, layer.config.activation};
+  const Use use = inner_use(layer, mlp, 0, num_tokens);
   run(kernels_, Pool::instance(), *linear_scratch_, &use, 1, input_);
 
   InputRows::Forms down;
@@ -553,7 +562,7 @@ void Stage::experts(Layer &layer, int num_tokens) {
     }
     run(kernels_, Pool::instance(), *linear_scratch_, expert_uses_.data(), int(expert_uses_.size()), input_);
   };
-  run_all([&](const Mlp &mlp, int first, int count) { return Use{&mlp.up, first, count, Use::kGate, inner_.data(), inner, &mlp.gate, 1.0f, 0.0f, layer.config.activation}; });
+  run_all([&](const Mlp &mlp, int first, int count) { return inner_use(layer, mlp, first, count); });
 
   input_.shape(layer.config.intermediate);
   each_token(int(choices_.size()), [&](int row, int) { input_.fill(kernels_, down, row, inner_.data() + std::size_t(row) * inner); });

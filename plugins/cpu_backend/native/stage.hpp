@@ -53,8 +53,8 @@ class Stage {
 
  private:
   void check(const hc_batch &batch) const;
-  void put_vector(int layer, int tensor, int format, int64_t count, const std::byte *data);
-  Vector &vector_of(int layer, int tensor);
+  void put_vector(int layer, int tensor, int expert, int format, int64_t count, const std::byte *data);
+  Vector &vector_of(int layer, int tensor, int expert);
   Linear &linear_of(int layer, int tensor, int expert);
   int64_t vector_length(int layer, int tensor) const;
   std::pair<int64_t, int64_t> linear_shape(int layer, int tensor) const;
@@ -64,6 +64,8 @@ class Stage {
   void run_layer(Layer &layer, const hc_batch &batch);
   void attention(Layer &layer, const hc_batch &batch);
   void write_keys(Layer &layer, const hc_batch &batch);
+  // The inner values of an MLP, of rows of its input.
+  Use inner_use(const Layer &layer, const Mlp &mlp, int first_row, int num_rows);
   void mlp(Layer &layer, int num_tokens);
   void experts(Layer &layer, int num_tokens);
   // Chooses experts for every token, and sorts the choices by expert.
