@@ -627,6 +627,9 @@ class Placement(msgspec.Struct, frozen=True, array_like=True):
     weight_bytes: int | None = None
     """Bytes of its weights in that format; None where that is not known."""
     capabilities: list[str] = []
+    computes_on: str = ""
+    """What its steps keep busy: the device, or on a CPU the stage's own share of the cores. Stages that name the same
+    take turns."""
 
 
 class Hello(_Message, frozen=True):
@@ -686,6 +689,8 @@ class Start(_Message, frozen=True):
     """Actor name → process that hosts it."""
     endpoints: dict[str, str] = {}
     """Process → endpoint to connect to; only for peers this process must dial."""
+    num_side_by_side: int = 1
+    """How many stages can compute at the same time, because they don't share what they compute on."""
 
 
 class Allocated(_Message, frozen=True):

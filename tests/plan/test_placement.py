@@ -124,3 +124,34 @@ def test_weights_that_do_not_fit_into_main_memory_are_refused_with_the_numbers(
     factory.model = Probe(available=True, device_bytes=21 * MIB)
     with pytest.raises(DoesNotFit, match=r"need 16\.0 MiB; cuda:0 has 21\.0 MiB"):
         placed(folder, stage=[{}, {"device": "cuda"}], model={"dtype": "float32"})
+
+
+@pytest.mark.parametrize(
+    ("devices", "threads", "expected"),
+    [
+        (["cpu", "cpu"], [None, None], 1),
+        (["cpu", "cpu"], [2, 2], 2),
+        (["cpu", "cpu"], [3, 2], 1),
+        (["cpu", "cpu"], [1, None], 1),
+        (["cpu", "cuda:0", "cpu"], [None, None, None], 2),
+        (["cpu", "cuda:0", "cpu"], [2, None, 2], 3),
+        (["cuda:0", "cuda:0", "cuda:1"], [1, 1, 1], 2),
+    ],
+)
+def test_stages_on_one_device_take_turns_unless_their_threads_divide_it(
+    devices: list[str],
+    threads: list[int | None],
+    expected: int,
+    write_model: WriteModel,
+    placed: Any,
+    factory: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("histrio.plan.placement.num_cores", lambda: 4)
+    factory.machine = Probe(available=True, devices=["cpu", "cuda:0", "cuda:1"])
+    stages = [
+        {"device": device, **({} if number is None else {"threads": number})}
+        for device, number in zip(devices, threads, strict=True)
+    ]
+    placements = placed(write_model(), stage=stages)
+    assert len({each.computes_on for each in placements}) == expected

@@ -23,9 +23,12 @@ from histrio.messages import (
     Message,
     OnTrial,
     Opened,
+    Placement,
+    Probed,
     Ready,
     ReplicaDown,
     ReplicaUp,
+    StageAnswer,
     StageCapacity,
     Start,
 )
@@ -145,6 +148,19 @@ def test_a_later_process_is_told_where_to_dial_the_earlier_one() -> None:
     world.come_up()
     endpoints = {process: start.endpoints for process, _, start in world.links.taken(Start) if isinstance(start, Start)}
     assert endpoints == {"engine.1": {}, "stage1.1": {"engine.1": "ipc://engine.1"}}
+
+
+@pytest.mark.parametrize(("names", "expected"), [(["cpu", "cpu"], 1), (["cpu", "cuda:0"], 2)])
+def test_batching_is_told_how_many_stages_compute_side_by_side(names: list[str], expected: int) -> None:
+    world = World()
+    world.root.settle = lambda answers: [
+        Placement(each.stage, "", 0.0, computes_on=name) for each, name in zip(answers, names, strict=True)
+    ]
+    for stage, process in enumerate(("engine.1", "stage1.1")):
+        world.root.receive(Probed(process, [StageAnswer(stage)]))
+    world.come_up()
+    starts = [start for _, _, start in world.links.taken(Start) if isinstance(start, Start)]
+    assert {start.num_side_by_side for start in starts} == {expected}
 
 
 def test_requests_flow_only_when_all_have_allocated() -> None:

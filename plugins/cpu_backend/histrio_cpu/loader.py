@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from histrio.contracts.backend import Progress, StageSpec
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, ModelError, UnsupportedModel
 from histrio.kit.checkpoint import check_range, choose_dtype, num_layers, read_config, stage_dtype
+from histrio.kit.cores import num_cores
 from histrio.kit.memory import main_memory
 from histrio_cpu.abi import Activations, Format, KvFormat, LayerFlags, StageConfig, Storage, Tensor
 from histrio_cpu.config import read_model
@@ -127,7 +127,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
 def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeStage:
     """Load the stage's weights. Raises `DoesNotFit`, `ModelError` and `BackendError`, with everything freed."""
     main_memory().check_weights(plan.weight_bytes, plan.spec)
-    library.use(plan.options.arch, num_threads(plan.spec))
+    library.use(plan.options.arch, plan.spec.threads or num_cores())
     stage = NativeStage(library, _stage_config(plan))
     try:
         for index, layer in enumerate(plan.model.layers[plan.spec.first_layer : plan.spec.last_layer]):
@@ -140,14 +140,6 @@ def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeS
         stage.close()
         raise
     return stage
-
-
-def num_threads(spec: StageSpec) -> int:
-    """Compute threads of a stage: what is asked for, else the cores that this process may use."""
-    if spec.threads is not None:
-        return spec.threads
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _dtype(spec: StageSpec, folder: Path, tensors: Mapping[str, MappedTensor]) -> str:

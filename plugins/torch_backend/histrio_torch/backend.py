@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from histrio.contracts.backend import Progress, ReplicaSize, StageOutput, StageSpec, StepBatch
 from histrio.errors import BackendError, UnsupportedModel
 from histrio.kit.checkpoint import read_config
+from histrio.kit.cores import num_cores
 from histrio.messages import StageCapacity
 from histrio_torch.arrays import TorchArrays
 from histrio_torch.blocks import PagedCache
@@ -156,5 +158,7 @@ def _take_apart(stage: StageModel) -> None:
 
 @cache
 def _usual_threads() -> int:
-    """What torch uses in a process in which no stage has asked for another number yet."""
-    return torch.get_num_threads()
+    """What torch uses in a process in which no stage has asked for another number yet; torch knows nothing of a
+    container's share of the processor."""
+    usual = torch.get_num_threads()
+    return usual if "OMP_NUM_THREADS" in os.environ else min(usual, num_cores())

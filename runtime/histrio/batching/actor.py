@@ -57,8 +57,8 @@ class BatchingSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     settings: BatchingSettings = BatchingSettings()
     speculation: SpeculationSettings = SpeculationSettings()
-    num_micro_batches: int = 1
-    """Steps in flight along the stages."""
+    num_micro_batches: int | None = None
+    """Steps in flight along the stages; None: as many as can compute side by side."""
     num_ahead: int = 0
     """Steps scheduled beyond these before the tokens they continue from are known (async scheduling), for a single
     stage on another thread."""
@@ -90,6 +90,7 @@ class BatchingActor(Actor[ToBatching]):
         self._handicap = by_priority if policy is None else guarded_handicap(policy)
         self._clock = clock
         self._epoch = 0
+        self._num_micro_batches = 1
         self._in_flight: dict[int, Plan] = {}
         self._totals = dict.fromkeys(_TOTALS, 0)
         self._stats_due = 0.0
@@ -141,7 +142,7 @@ class BatchingActor(Actor[ToBatching]):
         if scheduler is None or self._is_gathering(scheduler):
             return
 
-        num_micro_batches = self._spec.num_micro_batches
+        num_micro_batches = self._num_micro_batches
         while len(self._in_flight) < num_micro_batches + self._spec.num_ahead:
             plan = scheduler.plan(num_micro_batches, is_ahead=len(self._in_flight) >= num_micro_batches)
             self._settle_blocks(scheduler, plan)
@@ -223,6 +224,7 @@ class BatchingActor(Actor[ToBatching]):
 
     def _start(self, start: Start) -> None:
         self._epoch = start.epoch
+        self._num_micro_batches = self._spec.num_micro_batches or start.num_side_by_side
         self._in_flight.clear()
         self._totals = dict.fromkeys(_TOTALS, 0)
         size = start.size

@@ -39,7 +39,11 @@ def describe_plan(plan: Plan) -> str:
         ("context", f"{model.max_sequence_length} tokens of prompt and output"),
         *([("sampling", _sampling(plan))] if generates else []),
         ("requests", f"{admission.max_unfinished_requests} unfinished at most, {admission.request_timeout_s:g} s each"),
-        ("step", f"{sizes.max_batch_size} sequences, {sizes.max_num_tokens_per_batch} tokens, {_of_one(plan)}"),
+        (
+            "step",
+            f"{sizes.max_batch_size} sequences, {sizes.max_num_tokens_per_batch} tokens, {_of_one(plan)}"
+            f"{_in_flight(plan)}",
+        ),
         ("policies", _policies(plan.engine)),
         *([("drafter", _drafter(plan))] if generates else []),
         ("kv blocks", f"{blocks}, size {block_size}, number format {memory.kv_cache_dtype}"),
@@ -78,6 +82,13 @@ def _of_one(plan: Plan) -> str:
     if all(each is not None and Capability.WHOLE_TEXTS in each.capabilities for each in placements):
         return "each text whole"
     return f"{plan.engine.batching.chunked_prefill_size} of one prompt"
+
+
+def _in_flight(plan: Plan) -> str:
+    """How many steps of several stages there are at a time."""
+    if plan.num_stages < 2:
+        return ""
+    return f"; {plan.engine.batching.micro_batch_ratio or plan.num_side_by_side} in flight"
 
 
 def _policies(engine: EngineTable) -> str:

@@ -91,7 +91,7 @@ class BatchingSettings(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"
     step_budget_ms: Annotated[float, Meta(gt=0, le=1_000_000)] = 250.0
     """Milliseconds of a step with prompts while others wait for a token; or 4 times a step without, if that is more."""
     micro_batch_ratio: Annotated[int, Meta(ge=1, le=64)] | None = None
-    """Steps in flight at a time, each with its share of the sequences; omitted: one per stage."""
+    """Steps in flight at a time, each with its share of the sequences; omitted: one per device."""
     prefill_priority: Literal[0, 1] = 0
     """1: prompts come before the next tokens of decoding sequences, in whole chunks."""
     scheduler_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 0.0

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import msgspec
 
 from histrio.errors import BackendError, DoesNotFit, TopologyError, UnsupportedModel
+from histrio.kit.cores import num_cores
 from histrio.kit.memory import describe_bytes, memory_bytes
 from histrio.messages import Placement, StageAnswer
 from histrio.plan.plans import Plan, StagePlan
@@ -21,6 +22,7 @@ from histrio.plugins.registry import Plugins
 
 __all__ = ["ask_backends", "settle"]
 
+_CPU = "cpu"
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -41,7 +43,7 @@ def settle(plan: Plan, answers: Sequence[StageAnswer]) -> list[Placement]:
     """
     placements = [_place(plan, stage, answer) for stage, answer in zip(plan.stages, answers, strict=True)]
     _check_memory(plan, placements, answers)
-    return _share_memory(plan, placements)
+    return _share_cores(plan, _share_memory(plan, placements))
 
 
 def _place(plan: Plan, stage: StagePlan, answer: StageAnswer) -> Placement:
@@ -90,7 +92,7 @@ def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence
     ratio = plan.engine.memory.param_mem_ratio
     for device, total in totals.items():
         if total is not None and needed[device] > total * ratio:
-            owner = "this machine" if device == "cpu" else device
+            owner = "this machine" if device == _CPU else device
             needs, has, allowed = (describe_bytes(each) for each in (needed[device], total, int(total * ratio)))
             raise DoesNotFit(
                 f"the weights need {needs}; {owner} has {has}, of which param-mem-ratio {ratio:g} allows {allowed}: "
@@ -101,7 +103,7 @@ def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence
 def _device_bytes(answer: StageAnswer) -> int | None:
     if answer.model is not None and answer.model.device_bytes is not None:
         return answer.model.device_bytes
-    return memory_bytes() if answer.device == "cpu" else None
+    return memory_bytes() if answer.device == _CPU else None
 
 
 def _share_memory(plan: Plan, placements: Sequence[Placement]) -> list[Placement]:
@@ -115,3 +117,17 @@ def _share_memory(plan: Plan, placements: Sequence[Placement]) -> list[Placement
         return placement.block_mem_ratio * num_layers[placement.stage] / on_device[placement.device]
 
     return [msgspec.structs.replace(each, block_mem_ratio=share(each)) for each in placements]
+
+
+def _share_cores(plan: Plan, placements: Sequence[Placement]) -> list[Placement]:
+    """Stages on one device take turns. Side by side each would take the other's cores or bandwidth away, and would read
+    its weights for half of the sequences at a time. Only stages whose `threads` divide a CPU have cores of their own.
+    """
+    threads = [plan.stages[each.stage].spec.threads for each in placements if each.device == _CPU]
+    is_divided = sum(number or num_cores() for number in threads) <= num_cores()
+
+    def computes_on(placement: Placement) -> str:
+        is_alone = placement.device == _CPU and is_divided
+        return f"{_CPU}, cores of stage {placement.stage}" if is_alone else placement.device
+
+    return [msgspec.structs.replace(each, computes_on=computes_on(each)) for each in placements]

@@ -110,12 +110,17 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
         return sum(not stage.is_engine for stage in self.stages)
 
     @property
+    def num_side_by_side(self) -> int:
+        """How many stages of the placed plan can compute at the same time."""
+        return len({stage.placement.computes_on for stage in self.stages if stage.placement is not None})
+
+    @property
     def batching(self) -> BatchingSpec:
         """What the process that hosts batching gets."""
         return BatchingSpec(
             settings=self.engine.batching,
             speculation=self.engine.speculation,
-            num_micro_batches=self.engine.batching.micro_batch_ratio or max(self.num_stages, 1),
+            num_micro_batches=self.engine.batching.micro_batch_ratio,
             num_ahead=int(self.num_stages == 1 and self.stages[0].process != ENGINE_PROCESS),
             drafter=self.drafter,
             drafter_spec=self.drafter_spec,

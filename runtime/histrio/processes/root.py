@@ -171,6 +171,7 @@ class _Root:
 
     def _local_replica(self, front: Front) -> AbstractContextManager[None]:
         plan = self._plan
+        front.root.placements = [stage.placement for stage in plan.stages if stage.placement is not None]
         stages = [LocalStage(stage.spec, self._plugins.stage_backend(stage.backend)) for stage in plan.stages]
         return run_local_replica(
             front,

@@ -153,6 +153,8 @@ class RootActor(Actor[ToRoot]):
         """Told where each stage is going to run."""
         self.on_opened: Callable[[str, StageCapacity | EngineCapacity], None] = lambda _actor, _capacity: None
         """Told of every stage and engine that has opened, by its name."""
+        self.placements: list[Placement] = []
+        """Where all stages run, once that is settled."""
         self.epoch = 0
         self.failure: Exception | None = None
         """Why no replica will come up again."""
@@ -265,17 +267,17 @@ class RootActor(Actor[ToRoot]):
             return
 
         try:
-            placements = self.settle([self._answers[stage] for stage in sorted(self._answers)])
+            self.placements = self.settle([self._answers[stage] for stage in sorted(self._answers)])
         except HistrioError as error:
             self._cannot_start(probed.process, "its stages", error)
             return
         for process, stages in self._unplaced.items():
-            mine = [placement for placement in placements if placement.stage in stages]
+            mine = [placement for placement in self.placements if placement.stage in stages]
             for each in mine:
                 weights = describe_bytes(each.weight_bytes)
                 log.info("stage %d: device %s, dtype %s, weights %s", each.stage, each.device, each.dtype, weights)
             self._directory.tell(process_ref(process), LoadStages(mine))
-        for placement in placements:
+        for placement in self.placements:
             self.on_placed(placement)
         self._unplaced.clear()
 
@@ -379,8 +381,9 @@ class RootActor(Actor[ToRoot]):
         peers = {name: host.process for host in self._hosts.values() for name in host.actors}
         peers |= dict.fromkeys((ROOT, ADMISSION, METRICS), self._directory.process)
         self._awaited = {name for host in self._hosts.values() for name in host.actors}
+        num_side_by_side = max(len({placement.computes_on for placement in self.placements}), 1)
         for host in self._hosts.values():
-            command = Start(self.epoch, size, peers, self._endpoints(host))
+            command = Start(self.epoch, size, peers, self._endpoints(host), num_side_by_side)
             for name in host.actors:
                 if name != KV:  # which batching tells, behind all that it told it before
                     self._directory.tell(Ref[Start](name), command)
