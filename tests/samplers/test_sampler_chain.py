@@ -239,3 +239,28 @@ def test_biases_act_on_greedy_rows_too(xp: ArrayNamespace) -> None:
     ids = chain.sample(xp, xp.asarray(logits), np.arange(2), np.arange(2)).ids
 
     assert ids == [second, int(logits[1].argmax())]
+
+
+def test_a_sampler_hears_of_sequences_that_ask_for_it_and_of_the_next_one_in_the_slot(
+    xp: ArrayNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = _logits(1)
+    best, second = np.argsort(-logits[0])[:2].tolist()
+    opened: list[int] = []
+    open_plainly = _Forbid.open
+
+    def noted(self: _Forbid, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
+        assert isinstance(params, _ForbidParams)
+        opened.append(params.forbid)
+        return open_plainly(self, slot, params, opening)
+
+    monkeypatch.setattr(_Forbid, "open", noted)
+    chain = SamplerChain([*SAMPLERS, _Forbid], max_slots=1)
+    drawn = []
+    for fields in ({}, {}, {"forbid": best}, {}, {}):
+        chain.open(Open(0, [], 0, Ask({"temperature": 0, **fields}, seed=0), 0))
+        drawn += chain.sample(xp, xp.asarray(logits), np.zeros(1, np.intp), np.zeros(1, np.intp)).ids
+        chain.close(0)
+
+    assert drawn == [best, best, second, best, best]
+    assert opened == [-1, best, -1]  # the first sequence of a slot is told to all

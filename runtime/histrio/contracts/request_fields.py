@@ -7,7 +7,7 @@ texts a client sees are made from them, and never repeat what the client sent.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -118,6 +118,10 @@ class FieldTable:
                 raise RequestError(f"{field} must be {_allowed(self._types[field])}", param=field)
             if vocab_size is not None and _largest_token_id(self._types[field], value) >= vocab_size:
                 raise RequestError(f"{field}: token ids must be below {vocab_size}", param=field)
+
+    def owners(self, fields: Iterable[str]) -> set[str]:
+        """The names of those that own these checked fields."""
+        return {self._owners[field].name for field in fields}
 
     def params(self, sampler: type[Sampler], fields: Mapping[str, Any]) -> msgspec.Struct:
         """The sampler's own part of checked fields, as its params struct; what is absent has its default."""

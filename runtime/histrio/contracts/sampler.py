@@ -108,6 +108,7 @@ class Sampler(Protocol):
     def open(self, slot: int, params: msgspec.Struct, opening: Opening) -> bool:
         """A sequence takes the slot, and whatever was there is gone; `params` is an instance of `self.params`.
 
+        Not called where the sequence has no field of this sampler, unless the one before it there wanted the sampler.
         Answers whether the sequence wants this sampler. If no row of a step does, `apply` is not called at all.
         """
 

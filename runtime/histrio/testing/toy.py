@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import msgspec
 import numpy as np
@@ -64,6 +65,8 @@ _CAPABILITIES = [
     Capability.HIDDEN_STATES,
 ]
 _Ints = npt.NDArray[np.int64]
+_WEIGHTS = np.arange(4096) % 97 + 3
+"""Of a token's place in its sequence, as far as most sequences go."""
 
 
 class ToyOptions(msgspec.Struct, forbid_unknown_fields=True, rename="kebab"):
@@ -113,6 +116,16 @@ class ToyFactory:
         """Read the vocabulary's size; there are no weights."""
         self._num_made += 1
         return ToyStage(spec, progress, self._num_made)
+
+
+class _LaidOut(NamedTuple):
+    """Where a step's row is: in the step, in its sequence, and in the blocks of a layer, all in one line."""
+
+    tokens: slice
+    positions: _Ints
+    read: _Ints
+    """Of every token from the first on."""
+    written: _Ints
 
 
 class ToyStage:
@@ -167,8 +180,9 @@ class ToyStage:
             state = embed(batch.token_ids, batch.positions)
         else:
             state = np.frombuffer(batch.hidden[0].data, np.int64).reshape(batch.hidden[0].shape)[:, 0]
+        laid_out = self._lay_out(batch)
         for layer in range(self._spec.first_layer, self._spec.last_layer):
-            state = self._layer(layer, state, batch)
+            state = self._layer(layer, state, laid_out)
         if not self._spec.is_last:
             return StageOutput([Tensor("int64", (len(state), 1), np.ascontiguousarray(state).data)])
 
@@ -198,19 +212,25 @@ class ToyStage:
                 return
             threading.Event().wait()
 
-    def _layer(self, layer: int, state: _Ints, batch: StepBatch) -> _Ints:
-        blocks = self._blocks[layer - self._spec.first_layer]
-        block_size = blocks.shape[1]
+    def _layer(self, layer: int, state: _Ints, rows: list[_LaidOut]) -> _Ints:
+        blocks = self._blocks[layer - self._spec.first_layer].reshape(-1)
         result = np.empty_like(state)
-        for row in range(batch.num_rows):
-            begin, end = batch.offsets[row], batch.offsets[row + 1]
-            positions = batch.positions[begin:end]
-            table = batch.block_tables[row]
-            blocks[table[positions // block_size], positions % block_size] = state[begin:end]
-            everything = np.arange(positions[-1] + 1)
-            cached = blocks[table[everything // block_size], everything % block_size]
-            result[begin:end] = mix(layer, state[begin:end], cached, positions)
+        for row in rows:
+            blocks[row.written] = state[row.tokens]
+            result[row.tokens] = mix(layer, state[row.tokens], blocks[row.read], row.positions)
         return result
+
+    def _lay_out(self, batch: StepBatch) -> list[_LaidOut]:
+        """The same in all layers."""
+        block_size = self._blocks.shape[2]
+        laid_out = []
+        for row in range(batch.num_rows):
+            tokens = slice(batch.offsets[row], batch.offsets[row + 1])
+            positions = batch.positions[tokens]
+            everything = np.arange(positions[-1] + 1)
+            read = batch.block_tables[row][everything // block_size] * np.int64(block_size) + everything % block_size
+            laid_out.append(_LaidOut(tokens, positions, read, read[positions]))
+        return laid_out
 
 
 def toy_continuation(ids: list[int], num_tokens: int, *, num_layers: int, vocab_size: int) -> list[int]:
@@ -264,14 +284,23 @@ def embed(token_ids: _Ints, positions: _Ints) -> _Ints:
 
 def mix(layer: int, state: _Ints, cached: _Ints, positions: _Ints) -> _Ints:
     """A token's state after the layer: itself and everything its row has at or before its position."""
-    weighted = np.cumsum(cached * (np.arange(len(cached)) % 97 + 3))
-    return (state * (31 + layer) + weighted[positions] + layer) % _PRIME
+    num_known = len(cached)
+    weights = _WEIGHTS[:num_known] if num_known <= len(_WEIGHTS) else np.arange(num_known) % 97 + 3
+    weighted: _Ints = (cached * weights).cumsum()
+    mixed: _Ints = (state * (31 + layer) + weighted[positions] + layer) % _PRIME
+    return mixed
 
 
 def logits_of(state: _Ints, vocab_size: int) -> npt.NDArray[np.float32]:
     """[rows, vocab], spread evenly over 0 … 8."""
-    mixed = (state[:, None] + 1) * (np.arange(vocab_size) * 2_654_435_761 % _PRIME + 1) % _PRIME
+    mixed = (state[:, None] + 1) * _factors(vocab_size) % _PRIME
     return (mixed * 48_271 % _PRIME * (8.0 / _PRIME)).astype(np.float32)
+
+
+@lru_cache(1)
+def _factors(vocab_size: int) -> _Ints:
+    factors: _Ints = np.arange(vocab_size) * 2_654_435_761 % _PRIME + 1
+    return factors
 
 
 def states_of(state: _Ints) -> npt.NDArray[np.float32]:

@@ -25,7 +25,7 @@ from histrio.contracts.philox import uniform
 from histrio.contracts.request_fields import FieldTable
 from histrio.contracts.sampler import LogitsRows, Observer, Opening, Sampler, Slots, Stateful
 from histrio.errors import note_request_code
-from histrio.messages import Open, TokenLogprobs
+from histrio.messages import Open, SamplingFields, TokenLogprobs
 from histrio.stage.sampling.acceptance import Proposals, accept_or_draw
 from histrio.stage.sampling.inverse_cdf import draw
 from histrio.stage.sampling.token_scores import TokenScorer
@@ -75,6 +75,13 @@ class SamplerChain:
         self.fields = FieldTable(samplers)
         self._samplers = [kind(max_slots) for kind in sorted(samplers, key=lambda kind: (kind.order, kind.name))]
         self._codes = [_SamplerCode(sampler) for sampler in self._samplers]
+        self._indices = {sampler.name: index for index, sampler in enumerate(self._samplers)}
+        always = {index for index, each in enumerate(self._samplers) if not each.params.__struct_fields__}
+        self._always_opened = frozenset(always)
+        """Samplers without a field that could ask for them."""
+        self._to_open = [set(range(len(self._samplers))) for _ in range(max_slots)]
+        """Of each slot the samplers that must hear of its next sequence, whatever that asks for: those that a sequence
+        there has used, and at first all."""
         self._num_constraining = sum(sampler.order < _FIRST_PENALTY_ORDER for sampler in self._samplers)
         self._num_changing = sum(sampler.order < _FIRST_SHAPING_ORDER for sampler in self._samplers)
         self._is_active = np.zeros((max_slots, len(self._samplers)), np.bool_)
@@ -90,7 +97,7 @@ class SamplerChain:
         self._can_refuse = np.zeros(max_slots, np.bool_)
         """Sampled, and the client chose no seed: which tokens come may depend on what was drafted."""
         self._can_skip_draws = [True] * max_slots
-        self._observers = [index for index, each in enumerate(self._samplers) if isinstance(each, Observer)]
+        self._observers = frozenset(index for index, each in enumerate(self._samplers) if isinstance(each, Observer))
         self._changed_slots: set[int] = set()
 
     def open(self, command: Open) -> None:
@@ -106,25 +113,40 @@ class SamplerChain:
             sampling = {name: value for name, value in sampling.items() if name != "temperature"}
 
         self.fields.check(sampling)
-        end_ids = ask.end_ids
-        for index, sampler in enumerate(self._samplers):
-            opening = Opening(command.ids, command.num_prompt_tokens, end_ids, command.sampler_state.get(sampler.name))
-            with self._codes[index]:
-                is_active = sampler.open(slot, self.fields.params(type(sampler), sampling), opening)
-            self._is_active[slot, index] = is_active and not (is_greedy and index >= self._num_changing)
+        active = self._open_samplers(command, sampling)
+        if is_greedy:
+            active = [index for index in active if index < self._num_changing]
+        self._is_active[slot] = False
+        self._is_active[slot, active] = True
 
         self._is_open[slot] = True
         self._is_greedy[slot] = is_greedy
-        self._is_observed[slot] = self._is_active[slot, self._observers].any()
+        self._is_observed[slot] = not self._observers.isdisjoint(active)
         self._scorer.open(slot, ask)
-        is_scored = self._scorer.is_asked[slot]
-        self._is_plain[slot] = is_greedy and not is_scored and not self._is_active[slot].any()
-        is_constrained = bool(self._is_active[slot, : self._num_constraining].any())
+        is_scored = ask.num_logprobs is not None
+        self._is_plain[slot] = is_greedy and not is_scored and not active
+        is_constrained = bool(active) and active[0] < self._num_constraining
         self._can_skip_draws[slot] = not is_scored and not is_constrained
         self._seeds[slot] = command.seed % 2**64
         self._choices[slot] = command.choice
         self._can_refuse[slot] = not is_greedy and not ask.is_seeded
         self._changed_slots.discard(slot)
+
+    def _open_samplers(self, command: Open, sampling: SamplingFields) -> list[int]:
+        """Open those samplers of which the sequence has a field, and those that may still hold what another sequence
+        left in the slot; the others do nothing by default. The indices of those that it wants, ascending."""
+        to_open, used = self._to_open[command.slot], {self._indices[name] for name in self.fields.owners(sampling)}
+        to_open |= used | self._always_opened
+        active: list[int] = []
+        for index in sorted(to_open):
+            sampler = self._samplers[index]
+            state = command.sampler_state.get(sampler.name)
+            opening = Opening(command.ids, command.num_prompt_tokens, command.ask.end_ids, state)
+            with self._codes[index]:
+                if sampler.open(command.slot, self.fields.params(type(sampler), sampling), opening):
+                    active.append(index)
+        self._to_open[command.slot] = used.union(active)
+        return active
 
     def open_bare(self, slot: int) -> None:
         """A sequence that cannot be opened takes the slot and is about to end: no sampler hears of it."""
