@@ -215,13 +215,13 @@ def saying(ids: Sequence[int], end: int = 2, num_logprobs: int | None = None) ->
 
 
 @asynccontextmanager
-async def endpoint_over(gateway: Gateway) -> AsyncIterator[str]:
+async def endpoint_over(gateway: Gateway, **settings: Any) -> AsyncIterator[str]:
     """Serve `gateway` on the running loop; gives the address. Stops the endpoint at the end."""
     from histrio_api.plugin import ApiService
 
     address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     async with anyio.create_task_group() as tasks:
-        context = EdgeContext(gateway, {"port": 0, "shutdown-s": 1}, address.set_result)
+        context = EdgeContext(gateway, {"port": 0, "shutdown-s": 1} | settings, address.set_result)
         tasks.start_soon(ApiService().run, context)
         yield await address
         tasks.cancel_scope.cancel()

@@ -15,7 +15,9 @@ import msgspec
 from msgspec.structs import replace
 
 __all__ = [
+    "MOST_LISTED_LOGPROBS",
     "PROTOCOL_VERSION",
+    "WHOLE_VOCABULARY",
     "Allocated",
     "Ask",
     "Beat",
@@ -71,8 +73,13 @@ __all__ = [
     "Tune",
 ]
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Peers compare it in `Hello`; it changes when the meaning of a message does."""
+
+WHOLE_VOCABULARY = -1
+"""As a number of the most likely tokens: all of them, whose log probabilities come packed."""
+MOST_LISTED_LOGPROBS = 128
+"""Most likely tokens that are told of one by one; where more are asked for, those of the whole vocabulary come."""
 
 SamplingFields: TypeAlias = dict[str, Any]
 """Request fields that samplers own (`temperature`, `top_p` …), checked at the front, defaults left out."""
@@ -133,7 +140,8 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
     grammar: GrammarSpec | None = None
     """What the answer must look like."""
     num_logprobs: int | None = None
-    """Log probabilities of each token and of that many of the most likely ones; None for none at all."""
+    """Log probabilities of each token and of that many of the most likely ones, up to `MOST_LISTED_LOGPROBS`, or
+    `WHOLE_VOCABULARY`; None for none at all."""
     num_prompt_logprobs: int | None = None
     """The same of the prompt's tokens, told once, with the first tokens of the first choice."""
     max_speculation: int | None = None
@@ -189,6 +197,9 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     order, each with its own."""
     rank: int = 0
     """How many tokens are at least as likely, the token itself among them; 0 where that was not counted."""
+    packed: bytes = b""
+    """With `WHOLE_VOCABULARY`, in place of `top`: the log probability of every token by its id, float32 in
+    little-endian order."""
 
 
 class Extras(msgspec.Struct, frozen=True, array_like=True):

@@ -108,7 +108,7 @@ def test_every_field_of_every_form_is_in_it(document: dict[str, Any]) -> None:
         fields = {*form.schema.__struct_encode_fields__} - {*described[form.schema].without}
         assert properties.keys() > fields | {"temperature", "n_predict"}
     chat = document["components"]["schemas"]["ChatRequest"]["properties"]
-    assert chat["top_logprobs"]["description"] == "Needs `logprobs`."
+    assert chat["top_logprobs"]["description"] == "Needs `logprobs`; -1 for the whole vocabulary."
     assert chat["seed"]["description"] == "Any integer; its lowest 64 bits count."
     assert (chat["temperature"]["maximum"], chat["n_predict"]) == (2, {"description": "another name of max_tokens"})
 

@@ -11,7 +11,7 @@ from histrio.testing.conformance.engine_fields import _CHECKS, FIELDS
 
 OF_STAGES_ONLY = {"pooling"}
 """No engine can honour it, because an engine's answers have no place for a vector."""
-NEEDED = {"top_logprobs": ["logprobs"]}
+NEEDED = {"top_logprobs": ["logprobs"], "vocabulary_logprobs": ["logprobs", "top_logprobs"]}
 """Flags that another one goes with."""
 
 

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import anyio
 
 from histrio.contracts.gateway import Submission
-from histrio.errors import HistrioError
+from histrio.errors import HistrioError, RequestError
 from histrio_api.answer.answer_tokens import AnswerTokens
 from histrio_api.answer.choice import Choice
+from histrio_api.answer.late_parts import LateParts
 from histrio_api.answer.logprobs import ChoiceLogprobs
 from histrio_api.answer.prompt_logprobs import PromptScores
 from histrio_api.answer.reasoning_count import ReasoningCount
@@ -21,10 +22,11 @@ from histrio_api.errors import GenerationFailed
 from histrio_api.keys.limits import KeyLimits, Reservation
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt
+from histrio_api.request.scores import is_whole, num_vocabularies
 from histrio_api.request.submissions import submissions
 from histrio_api.request_log import log_finished
 from histrio_api.schemas.usage import CompletionTokensDetails, PromptTokensDetails, Usage
-from histrio_api.shared.edge import Edge
+from histrio_api.shared.edge import BYTES_PER_SCORE, Edge
 from histrio_api.usage.counts import Counts
 
 __all__ = ["Generation", "Timings", "run_choices", "start_generation"]
@@ -64,7 +66,10 @@ class Generation:
         """Drafted tokens, of all choices."""
         self.num_accepted_tokens = 0
         """Of those, how many came true."""
+        self.late = LateParts(edge.score_threads)
+        """Of its answer."""
         self.edge = edge
+        self._num_score_bytes = 0
         self._metrics = edge.metrics
         self._arrived_s = arrived_s
         self._key = key
@@ -152,8 +157,18 @@ class Generation:
         `RateLimited`."""
         self._reservation = limits.reserve(num_tokens)
 
-    def close(self) -> None:
-        """Cancel what still runs, and count the request if it was taken. Safe to call twice."""
+    def hold_scores(self, num_vocabularies: int) -> None:
+        """Take the room of so many vocabularies' log probabilities until it is closed. Raises `Overloaded`."""
+        num_bytes = BYTES_PER_SCORE * self.edge.gateway.model.vocab_size * num_vocabularies
+        self.edge.score_room.take(num_bytes)
+        self._num_score_bytes = num_bytes
+
+    def close(self, *, is_sent: bool = True) -> None:
+        """Cancel what still runs, and count the request if it was taken. Safe to call twice, and to be done again once
+        the answer is sent where it was not."""
+        if is_sent:
+            self.edge.score_room.give_back(self._num_score_bytes)
+            self._num_score_bytes = 0
         if self._reservation is not None:
             self._reservation.settle(self.usage.total_tokens)
         for choice in self.choices:
@@ -187,10 +202,11 @@ def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generati
     ordered = submissions(edge, prepared, generation.id)
     with generation.closed_on_error():
         generation.reserve(edge.keys.limits_of(received.key), _num_expected_tokens(prepared, ordered))
+        generation.hold_scores(_num_vocabularies(edge, prepared, ordered))
         for prompt, submission in zip(prepared.prompts, ordered, strict=True):
             _submit(generation, prepared, prompt, submission)
         for choice in generation.choices:
-            _decode(edge, prepared, choice)
+            _decode(generation, prepared, choice)
     return generation
 
 
@@ -232,6 +248,20 @@ def _num_expected_tokens(prepared: Prepared, ordered: Sequence[Submission]) -> i
     )
 
 
+def _num_vocabularies(edge: Edge, prepared: Prepared, ordered: Sequence[Submission]) -> int:
+    """Tokens whose log probabilities come with those of all others. Raises `RequestError` for more than may be held."""
+    found = 0
+    for each in ordered:
+        # The choices of a prompt share what is told of the prompt.
+        found += num_vocabularies(prepared.scores, len(each.ids), each.num_choices * each.max_new_tokens)
+    most = edge.settings.max_vocabulary_scores // edge.gateway.model.vocab_size
+    if found > most:
+        param = prepared.scores.top_param if is_whole(prepared.scores) else "prompt_logprobs"
+        text = f"{param}: the whole vocabulary is told beside at most {most} tokens, and here may be {found}; give"
+        raise RequestError(f"{text} a smaller max_tokens, or have max-vocabulary-scores of [api] raised", param=param)
+    return found
+
+
 def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submission: Submission) -> None:
     edge = generation.edge
     request = prepared.received.request
@@ -240,7 +270,7 @@ def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submissi
         ending -= frozenset(request.stop_token_ids)
     scores = None
     if prepared.scores.num_of_prompt is not None:
-        scores = PromptScores(edge.tokenizer, prompt, prepared.scores.num_reported)
+        scores = PromptScores(edge.tokenizer, prompt, prepared.scores.num_reported, generation.late)
     for nth, stream in enumerate(edge.gateway.submit(submission)):
         choice = Choice(len(generation.choices), prompt, stream, ending, counts_prompt=nth == 0)
         choice.scores = scores
@@ -252,17 +282,15 @@ def _submit(generation: Generation, prepared: Prepared, prompt: Prompt, submissi
     generation.num_prompt_tokens += len(prompt.ids)
 
 
-def _decode(edge: Edge, prepared: Prepared, choice: Choice) -> None:
+def _decode(generation: Generation, prepared: Prepared, choice: Choice) -> None:
     """Tell the choice how its ids become text."""
+    edge = generation.edge
     continues = choice.prompt.ids if prepared.continues_prompt else ()
     detokenizer = edge.tokenizer.detokenizer(skip_special=prepared.hides_special, continues=continues)
     logprobs = None
     if prepared.scores.num_top is not None:
         num_prompt_chars = len(choice.prompt.text) if prepared.echoes else 0
-        logprobs = ChoiceLogprobs(
-            edge.tokenizer, prepared.scores.num_top, num_prompt_chars, names_ids=prepared.scores.names_ids
-        )
-        logprobs.has_top = bool(prepared.scores.num_top or prepared.scores.token_ids)
+        logprobs = ChoiceLogprobs(edge.tokenizer, prepared.scores, generation.late, num_prompt_chars)
         if prepared.scores.leaves_out_reasoning and prepared.parts.may_reason:
             logprobs.answer_tokens = AnswerTokens(prepared.parts)
     if prepared.parts.may_reason:

@@ -8,17 +8,20 @@ that ends it nor what belongs to a stop string.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from histrio.contracts.gateway import Delta
 from histrio.messages import TokenLogprobs
 from histrio_api.answer.answer_tokens import AnswerTokens, PlacedToken
+from histrio_api.answer.late_parts import LateParts
 from histrio_api.errors import GenerationFailed
 from histrio_api.request.prompts import Prompt
+from histrio_api.request.scores import Scores, is_listed
 from histrio_api.schemas.logprobs import ChatLogprobs, CompletionLogprobs, TokenLogprob, TopLogprob
 from histrio_api.text.tokenizer import Tokenizer
+from histrio_api.text.vocabulary_json import LEAST_LOGPROB, likeliest
 
 __all__ = [
     "ChoiceLogprobs",
@@ -26,13 +29,11 @@ __all__ = [
     "chat_logprobs",
     "completion_logprobs",
     "sayable",
+    "top_of",
 ]
 
 TokenPlace = tuple[int, str]
 """The text that came out with a token, and before it how many characters at its beginning are earlier tokens'."""
-
-_LEAST_LOGPROB = -9999.0
-"""Stands for minus infinity, which JSON cannot say; the same number that OpenAI uses."""
 
 
 class ChoiceLogprobs:
@@ -40,28 +41,28 @@ class ChoiceLogprobs:
 
     __slots__ = (
         "_held",
-        "_names_ids",
+        "_late",
         "_num_chars",
         "_num_shown_chars",
         "_num_top",
+        "_scores",
         "_shown",
         "_tokenizer",
         "answer_tokens",
         "has_top",
     )
 
-    def __init__(
-        self, tokenizer: Tokenizer, num_top: int, num_prompt_chars: int = 0, *, names_ids: bool = False
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, scores: Scores, late: LateParts, num_prompt_chars: int = 0) -> None:
         """`num_prompt_chars` of the prompt stand before the answer, if the text begins with it."""
         self._tokenizer = tokenizer
-        self._names_ids = names_ids
-        self._num_top = num_top
+        self._scores = scores
+        self._late = late
+        self._num_top = scores.num_top or 0
         self._num_chars = num_prompt_chars
         self._num_shown_chars = num_prompt_chars
         self._held: deque[PlacedToken] = deque()
         self._shown: list[PlacedToken] = []
-        self.has_top = bool(num_top)
+        self.has_top = bool(scores.num_top or scores.token_ids)
         """Other tokens are told of beside those of the answer: the likeliest, or named ones."""
         self.answer_tokens: AnswerTokens | None = None
         """Of an answer whose reasoning has no entries."""
@@ -80,12 +81,11 @@ class ChoiceLogprobs:
         entries.
         """
         found = delta.extras.logprobs
-        if len(found) != len(delta.ids) or (self.has_top and not all(each.top for each in found)):
+        if len(found) != len(delta.ids) or (self.has_top and not all(each.top or each.packed for each in found)):
             raise GenerationFailed("the backend left out log probabilities that the request asks for")
 
         for at, (num_late_chars, piece) in enumerate(places):
-            top = found[at].top if self.has_top else []
-            entry = self._entry(delta.ids[at], found[at].logprob, top)
+            entry = self._entry(delta.ids[at], found[at])
             token = (self._num_chars + num_late_chars, entry)
             self._held.extend((token,) if self.answer_tokens is None else self.answer_tokens.push(token, piece))
             self._num_chars += len(piece)
@@ -97,15 +97,13 @@ class ChoiceLogprobs:
 
     def push_end(self, delta: Delta) -> None:
         """The id that ended the text has its entry behind all of it."""
-        last = delta.extras.logprobs[-1]
-        entry = self._entry(delta.ids[-1], last.logprob, last.top if self.has_top else [])
-        self._shown.append((self._num_shown_chars, entry))
+        self._shown.append((self._num_shown_chars, self._entry(delta.ids[-1], delta.extras.logprobs[-1])))
 
     def put_first(self, prompt: Prompt, found: Sequence[TokenLogprobs]) -> None:
         """The prompt's tokens go out before the first of the answer; `found` is of all of them but the first."""
-        entries = [self._entry(prompt.ids[0], None, [])]
+        entries = [self._entry(prompt.ids[0], None)]
         for token_id, each in zip(prompt.ids[1:], found, strict=True):
-            entries.append(self._entry(token_id, each.logprob, each.top[: self._num_top]))
+            entries.append(self._entry(token_id, each, self._num_top))
         self._shown[:0] = zip(prompt.starts, entries, strict=True)
 
     def take_shown(self) -> list[PlacedToken]:
@@ -113,17 +111,42 @@ class ChoiceLogprobs:
         shown, self._shown = self._shown, []
         return shown
 
-    def _entry(self, token_id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+    def _entry(self, token_id: int, found: TokenLogprobs | None, num_top: int | None = None) -> TokenLogprob:
+        """None: nothing precedes it. At most `num_top` of those that came with it, if that is a number."""
         text, values = self._tokenizer.spell(token_id)
-        said = None if logprob is None else sayable(logprob)
-        return TokenLogprob(text, said, values, [self._top_entry(*each) for each in top], self._named(token_id))
+        if found is None:
+            return TokenLogprob(text, None, values, [], self._named(token_id))
+
+        top: list[TopLogprob] | Raw = []
+        if found.packed and not is_listed(self._num_top):  # it is made where it is written
+            top = self._late.put(lambda: self._json_of(token_id, found))
+        elif self.has_top:
+            top = [self._top_entry(*each) for each in top_of(found, num_top)]
+        return TokenLogprob(text, sayable(found.logprob), values, top, self._named(token_id))
+
+    def _json_of(self, token_id: int, found: TokenLogprobs) -> Iterator[bytes]:
+        vocabulary = self._tokenizer.vocabulary_json
+        if self._scores.by_text:
+            return vocabulary.by_text(found.packed, self._num_top, token_id, found.logprob)
+        return vocabulary.entries(found.packed, self._num_top)
 
     def _top_entry(self, token_id: int, logprob: float) -> TopLogprob:
         text, values = self._tokenizer.spell(token_id)
         return TopLogprob(text, sayable(logprob), values, self._named(token_id))
 
     def _named(self, token_id: int) -> int | UnsetType:
-        return token_id if self._names_ids else UNSET
+        return token_id if self._scores.names_ids else UNSET
+
+
+def top_of(found: TokenLogprobs, num_top: int | None) -> list[tuple[int, float]]:
+    """The likeliest tokens, or those asked for by name, that came with one: `num_top` of them, or all if that is None.
+    Of a whole vocabulary only a number."""
+    if not found.packed:
+        return found.top[:num_top]
+
+    assert num_top is not None, "a whole vocabulary is no list"
+    ids, values = likeliest(found.packed, num_top)
+    return list(zip(ids.tolist(), values.tolist(), strict=True))
 
 
 def chat_logprobs(tokens: Sequence[PlacedToken]) -> ChatLogprobs:
@@ -141,10 +164,12 @@ def completion_logprobs(tokens: Sequence[PlacedToken]) -> CompletionLogprobs:
     )
 
 
-def _top_by_text(token: TokenLogprob) -> dict[str, float] | None:
+def _top_by_text(token: TokenLogprob) -> dict[str, float] | Raw | None:
     """The likeliest first. Of several ids that read the same the chosen one stands there, or else the likeliest."""
     if token.logprob is None:
         return None
+    if isinstance(token.top_logprobs, Raw):
+        return token.top_logprobs
 
     found: dict[str, float] = {}
     for each in token.top_logprobs:
@@ -155,4 +180,4 @@ def _top_by_text(token: TokenLogprob) -> dict[str, float] | None:
 
 def sayable(logprob: float) -> float:
     """The same as a number that JSON has."""
-    return logprob if logprob > _LEAST_LOGPROB else _LEAST_LOGPROB
+    return max(logprob, LEAST_LOGPROB)

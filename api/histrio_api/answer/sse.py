@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +13,12 @@ from histrio_api.request.attended import client_left, ended_by
 
 __all__ = ["EventSource", "EventStream", "Write"]
 
-Write = Callable[[bytes], Awaitable[None]]
+
+class Write(Protocol):
+    """Sends a piece of a stream."""
+
+    async def __call__(self, data: bytes, *, has_more: bool = False) -> None:
+        """`has_more`: what is written next belongs to the same event, and nothing may come between."""
 
 
 class EventSource(Protocol):
@@ -42,6 +46,7 @@ class EventStream(ASGIResponse):
         self._source = source
         self._keep_alive_s = keep_alive_s
         self._num_events = 0
+        self._is_writing = False
         self._is_complete = False
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
@@ -54,9 +59,11 @@ class EventStream(ASGIResponse):
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Run the producer until it is through or the client has left."""
 
-        async def write(data: bytes) -> None:
+        async def write(data: bytes, *, has_more: bool = False) -> None:
             self._num_events += 1
+            self._is_writing = True  # a large event takes several calls of the system
             await send({"type": "http.response.body", "body": data, "more_body": True})
+            self._is_writing = has_more
 
         with ended_by(partial(self._attend, receive, send)):
             last = await self._source.produce(write)
@@ -71,6 +78,6 @@ class EventStream(ASGIResponse):
         while True:
             with anyio.move_on_after(self._keep_alive_s / 2):
                 return await client_left(receive)
-            if num_events == self._num_events and (body := self._source.waiting()):
+            if num_events == self._num_events and not self._is_writing and (body := self._source.waiting()):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             num_events = self._num_events

@@ -30,7 +30,13 @@ DEFAULT_MAX_TOKENS = 16
 def prepare_completion(edge: Edge, received: Received[CompletionRequest]) -> Prepared:
     """One prompt for a string or a list of ids, several for a list of strings or of lists. Raises `RequestError`."""
     request = received.request
-    asked = Scores(request.logprobs, num_reported=request.prompt_logprobs, token_ids=request.logprob_token_ids)
+    asked = Scores(
+        request.logprobs,
+        num_reported=request.prompt_logprobs,
+        token_ids=request.logprob_token_ids,
+        top_param="logprobs",
+        by_text=True,
+    )
     scores = wanted_scores(edge, asked, is_stream=request.stream, echoes=request.echo)
     if request.max_tokens == 0 and not request.echo and request.prompt_logprobs is None:
         raise RequestError("max_tokens: 0 is only allowed with echo or prompt_logprobs", param="max_tokens")

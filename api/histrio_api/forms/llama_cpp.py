@@ -52,7 +52,7 @@ def _prepared(
     edge: Edge, received: Received[LlamaFields], prompts: list[Prompt], *, continues_prompt: bool
 ) -> Prepared:
     request = received.request
-    asked = Scores(request.n_probs or None, names_ids=True)
+    asked = Scores(request.n_probs or None, names_ids=True, top_param="n_probs")
     return Prepared(
         received=received,
         prompts=prompts,

@@ -10,7 +10,7 @@ from histrio.messages import Ask
 from histrio_api.request.contradictions import require_a_token
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt, num_new_tokens
-from histrio_api.request.scores import require_few_scores
+from histrio_api.request.scores import require_few_scores, sent_number
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
 
@@ -54,9 +54,9 @@ def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: 
             priority=edge.keys.limits_of(received.key).priority(request.priority),
             cache_salt=request.cache_salt,
             grammar=None if prepared.grammar is None else prepared.grammar.spec,
-            num_logprobs=prepared.scores.num_top,
+            num_logprobs=sent_number(prepared.scores.num_top),
             logprob_token_ids=list(prepared.scores.token_ids),
-            num_prompt_logprobs=prepared.scores.num_of_prompt,
+            num_prompt_logprobs=sent_number(prepared.scores.num_of_prompt),
             max_speculation=edge.max_speculation if request.max_speculation is None else request.max_speculation,
         ),
         num_choices=request.n,

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import TypeVar
 
+import anyio
 import msgspec
 from litestar.response.base import ASGIResponse
 
@@ -69,11 +70,17 @@ async def _answer_at_once(
 ) -> ASGIResponse:
     texts = await _whole_texts(request, generation)
     if texts is None:
+        generation.close()
         return ASGIResponse()  # the client has left
 
-    body = await edge_of(request).run_answer(
-        lambda: msgspec.json.encode(answer.whole(texts)), generation.num_scored_tokens
-    )
+    edge = edge_of(request)
+    body = await edge.run_answer(lambda: msgspec.json.encode(answer.whole(texts)), generation.num_scored_tokens)
+    if generation.late:
+        source = _LateBody(generation, body)
+        keep_alive_s = edge.settings.keep_alive_s
+        return EventStream(source, media_type="application/json", keep_alive_s=keep_alive_s, headers=headers)
+
+    generation.close()
     return ASGIResponse(body=body, headers=headers)
 
 
@@ -88,10 +95,32 @@ async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str
         with ended_by(partial(client_left, request.receive)):
             await run_choices(generation, show)
     finally:
-        generation.close()
+        generation.close(is_sent=False)
     finished = all(choice.finish_reason for choice in generation.choices)
     edge_of(request).metrics.count_request(request.scope["path"], 200 if finished else STATUS_CLIENT_LEFT)
     return ["".join(parts) for parts in pieces] if finished else None
+
+
+class _LateBody:
+    """An answer as a whole, of which parts are made while it is sent."""
+
+    def __init__(self, generation: Generation, body: bytes) -> None:
+        self._generation = generation
+        self._body = body
+
+    async def produce(self, write: Write) -> bytes:
+        """All of it."""
+        async for piece in self._generation.late.filled(self._body):
+            await write(piece, has_more=True)
+        return b""
+
+    def waiting(self) -> bytes:
+        """Nothing, as nothing may come between."""
+        return b""
+
+    def close(self, is_complete: bool) -> None:
+        """Give back what it held."""
+        self._generation.close()
 
 
 class _Events:
@@ -126,6 +155,7 @@ class _Events:
 
     async def _produce(self, write: Write) -> bytes:
         edge, answer = self._edge, self._answer
+        writing = anyio.Lock(fast_acquire=True)  # choices are read side by side, and their events come in pieces
 
         async def show(choice: Choice, text: str) -> None:
             if choice.logprobs is None:
@@ -133,9 +163,22 @@ class _Events:
             else:
                 # The first chunk behind an echoed prompt has the entries of all of it.
                 events = await edge.run_answer(partial(answer.piece, choice, text), choice.num_shown_logprobs)
-            if events:
+            if not events:
+                return
+            if choice.logprobs is None:
                 await write(events)
+                return
+            async with writing:
+                await self._write_filled(write, events)
 
         await write(answer.opening())  # the headers go out with it, also with an empty one
         await run_choices(self._generation, show)
         return answer.closing()
+
+    async def _write_filled(self, write: Write, events: bytes) -> None:
+        last = b""
+        async for piece in self._generation.late.filled(events):
+            if last:
+                await write(last, has_more=True)
+            last = piece
+        await write(last)

@@ -9,7 +9,7 @@ import msgspec
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import NamedTokens, NumTopLogprobs, PositiveInt, PromptCut, Strict, TokenBudget
+from histrio_api.schemas.strict import AnyTopLogprobs, NamedTokens, PositiveInt, PromptCut, Strict, TokenBudget
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
@@ -52,12 +52,12 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     messages: list[ChatMessage]
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool = False
-    top_logprobs: NumTopLogprobs = 0
-    """Needs `logprobs`."""
+    top_logprobs: AnyTopLogprobs = 0
+    """Needs `logprobs`; -1 for the whole vocabulary."""
     logprob_token_ids: NamedTokens = msgspec.field(default_factory=list)
     """`top_logprobs` have these tokens in place of the likeliest ones; needs `logprobs`."""
-    prompt_logprobs: NumTopLogprobs | None = None
-    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
+    prompt_logprobs: AnyTopLogprobs | None = None
+    """Of each token of the prompt and of that many of the likeliest, -1 for the whole vocabulary; not with `stream`."""
     tools: list[ToolDefinition] = msgspec.field(default_factory=list)
     tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
     """`required`: the answer is one call or several; a name: one call of that tool."""

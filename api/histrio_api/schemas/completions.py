@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
-from histrio_api.schemas.strict import NamedTokens, NumTopLogprobs, PromptCut, TokenId
+from histrio_api.schemas.strict import AnyTopLogprobs, NamedTokens, NumLogprobs, PromptCut, TokenId
 from histrio_api.schemas.usage import Usage
 
 __all__ = ["Completion", "CompletionChoice", "CompletionRequest"]
@@ -24,12 +24,12 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """What stands behind the answer: a model with tokens for it fills in what is between. Not with `echo`."""
     echo: bool = False
     """The text begins with the prompt, and `logprobs` with its tokens."""
-    logprobs: NumTopLogprobs | None = None
+    logprobs: NumLogprobs | None = None
     """Of each token and of that many of the likeliest."""
     logprob_token_ids: NamedTokens = msgspec.field(default_factory=list)
     """`top_logprobs` have these tokens in place of the likeliest ones; needs `logprobs`."""
-    prompt_logprobs: NumTopLogprobs | None = None
-    """Of each token of the prompt and of that many of the likeliest; not with `stream`."""
+    prompt_logprobs: AnyTopLogprobs | None = None
+    """Of each token of the prompt and of that many of the likeliest, -1 for the whole vocabulary; not with `stream`."""
     add_special_tokens: bool = True
     return_token_ids: bool = False
     """The answer has the ids of the prompt, and of all tokens that were generated."""

@@ -27,8 +27,8 @@ class TokenLogprob(msgspec.Struct, gc=False):
     logprob: float | None
     """None for the first token of a prompt, before which there is nothing."""
     bytes: list[int]
-    top_logprobs: list[TopLogprob]
-    """The likeliest first."""
+    top_logprobs: list[TopLogprob] | msgspec.Raw
+    """The likeliest first; of many the JSON."""
     id: int | msgspec.UnsetType = msgspec.UNSET
     """Where ids are asked for."""
 
@@ -46,8 +46,8 @@ class CompletionLogprobs(msgspec.Struct):
     tokens: list[str]
     token_logprobs: list[float | None]
     """None for the first token of a prompt."""
-    top_logprobs: list[dict[str, float] | None]
-    """By text; the chosen token is always among them."""
+    top_logprobs: list[dict[str, float] | msgspec.Raw | None]
+    """By text; the chosen token is always among them. Of many the JSON."""
     text_offset: list[int]
     """Where the token begins in the choice's text, in characters."""
 

@@ -8,7 +8,9 @@ import msgspec
 from msgspec import Meta
 
 __all__ = [
+    "AnyTopLogprobs",
     "NamedTokens",
+    "NumLogprobs",
     "NumTopLogprobs",
     "PositiveInt",
     "PromptCut",
@@ -24,7 +26,12 @@ PromptCut: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 TokenBudget: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
 """-1 for no bound."""
 NamedTokens: TypeAlias = Annotated[list[TokenId], Meta(max_length=128)]
+NumLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+"""At most `max-logprobs`."""
+AnyTopLogprobs: TypeAlias = Annotated[int, Meta(ge=-1, le=2**31 - 1)]
+"""The same, or -1 for the whole vocabulary."""
 NumTopLogprobs: TypeAlias = Annotated[int, Meta(ge=0, le=20)]
+"""Where the answer's form takes no more."""
 
 
 class Strict(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -28,10 +28,11 @@ from histrio_api.text.tokenizer import Tokenizer
 from histrio_api.usage.counts import Counts
 from histrio_api.usage.ledger import UsageLedger
 
-__all__ = ["Edge"]
+__all__ = ["BYTES_PER_SCORE", "Edge"]
 
 T = TypeVar("T")
 
+BYTES_PER_SCORE = 4
 _MANY_TOKENS = 1024
 _SERVED = ("", "default")
 """Names of the served model besides its id."""
@@ -84,6 +85,16 @@ class Edge:
     def body_room(self) -> BodyRoom:
         """For the bodies of all requests."""
         return BodyRoom(max(self.settings.max_waiting_body_bytes, self.settings.max_body_bytes))
+
+    @cached_property
+    def score_room(self) -> BodyRoom:
+        """For the log probabilities of whole vocabularies, in bytes."""
+        return BodyRoom(BYTES_PER_SCORE * self.settings.max_vocabulary_scores)
+
+    @cached_property
+    def score_threads(self) -> CapacityLimiter:
+        """In which they become JSON: one, because several would hold the interpreter's lock from the loop."""
+        return CapacityLimiter(1)
 
     @cached_property
     def responses(self) -> ResponseStore:

@@ -93,8 +93,14 @@ class ApiSettings(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fi
     """Longest text that `/tokenize` takes, in characters; a chat's is what its template makes of it."""
     max_detokenize_tokens: _Count = 262_144
     """Most ids that `/detokenize` takes."""
+    max_logprobs: Annotated[int, Meta(ge=-1)] = 20
+    """Most of the likeliest tokens that are told beside a token of an answer, or of a prompt; -1 for no bound, and so
+    for whole vocabularies."""
     max_prompt_scores: _Count = 524_288
     """Most log probabilities of prompts' tokens in one answer: each token's own, and those of the likeliest beside."""
+    max_vocabulary_scores: Annotated[int, Meta(ge=1, le=2**27)] = 33_554_432
+    """Of requests for more than 128 of the likeliest tokens: most log probabilities, each of 4 bytes, that all of them
+    hold together, a vocabulary's for each token; one that needs more gets 400, and 429 while others hold them."""
     max_stop_strings: _Count = 16
     """Most entries of `stop`, and of `stop_token_ids`."""
     max_stop_chars: _Count = 256

@@ -16,6 +16,7 @@ from histrio_api.text.pieces import TokenPieces
 from histrio_api.text.token_bytes import TokenBytes, shown_bytes
 from histrio_api.text.token_search import TokenSearch
 from histrio_api.text.tokenizer_bounds import check_growth
+from histrio_api.text.vocabulary_json import VocabularyJson
 
 if TYPE_CHECKING:
     import tokenizers
@@ -198,6 +199,11 @@ class Tokenizer:
     def search(self) -> TokenSearch:
         """Finds tokens by what they add to a text."""
         return TokenSearch(self._bytes_of(token_id) for token_id in range(self.vocab_size))
+
+    @cached_property
+    def vocabulary_json(self) -> VocabularyJson:
+        """Writes log probabilities of all tokens."""
+        return VocabularyJson(self._bytes_of)
 
     def _require_encodable(self, text: str, max_tokens: int | None) -> None:
         """Raise `TooManyTokens` where the pieces of a long text have twice as many tokens as are allowed."""

@@ -11,7 +11,7 @@ import msgspec
 
 from histrio.config.model_kind import TASKS, ModelKind
 from histrio.errors import RequestError
-from histrio.messages import Ask
+from histrio.messages import MOST_LISTED_LOGPROBS, WHOLE_VOCABULARY, Ask
 
 __all__ = ["OF_STAGES", "Honours", "require_honoured", "require_task"]
 
@@ -31,6 +31,9 @@ class Honours(msgspec.Struct, frozen=True, kw_only=True):
     """With `Ask.num_logprobs`, every token comes with its log probability."""
     top_logprobs: bool = False
     """Every token also comes with the log probabilities of the `Ask.num_logprobs` most likely tokens."""
+    vocabulary_logprobs: bool = False
+    """With `WHOLE_VOCABULARY` as their number, every token of the answer, or of the prompt, comes with the log
+    probabilities of all tokens."""
     prompt_logprobs: bool = False
     """With `Ask.num_prompt_logprobs`, every token of the prompt but the first comes with its log probability."""
     logprob_token_ids: bool = False
@@ -48,6 +51,7 @@ OF_STAGES = Honours(
     seed=True,
     logprobs=True,
     top_logprobs=True,
+    vocabulary_logprobs=True,
     prompt_logprobs=True,
     logprob_token_ids=True,
     pooling=True,
@@ -84,6 +88,12 @@ def require_honoured(ask: Ask, honours: Honours, by: str, backends: Sequence[str
         _refuse(
             "logprobs", f"{by} has log probabilities of the chosen tokens only; ask for none of the most likely ones"
         )
+    for field, number in {"logprobs": ask.num_logprobs, "prompt_logprobs": ask.num_prompt_logprobs}.items():
+        if number == WHOLE_VOCABULARY and not honours.vocabulary_logprobs:
+            why = (
+                f"{by} does not tell of the whole vocabulary; ask for {MOST_LISTED_LOGPROBS} of the most likely tokens"
+            )
+            _refuse(field, f"{why} or fewer")
     if ask.grammar is not None and ask.grammar.kind not in honours.grammar_kinds:
         _refuse("grammar", f"{by} enforces no grammar of the kind {ask.grammar.kind!r}")
     if ask.grammar is not None and ask.grammar.max_reasoning_tokens is not None and "text" not in honours.grammar_kinds:

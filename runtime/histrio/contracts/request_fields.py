@@ -33,7 +33,7 @@ _OF_EDGES = frozenset(
     truncate_prompt_tokens truncation_side user
     """.split()
 )
-CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds"}
+CORE_FIELDS = _OF_EDGES.union(Honours.__struct_fields__) - {"grammar_kinds", "vocabulary_logprobs"}
 """Fields that requests have whatever the samplers are; none of them can be a sampler's."""
 _MAX_PARAM_CHARS = 64
 _MAX_INT = 2**63 - 1

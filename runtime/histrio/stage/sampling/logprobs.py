@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from histrio.contracts.backend import Array, ArrayNamespace
-from histrio.messages import TokenLogprobs
+from histrio.messages import WHOLE_VOCABULARY, TokenLogprobs
 
 __all__ = ["Named", "TokenLogprobs", "token_logprobs"]
 
@@ -29,8 +29,8 @@ def token_logprobs(
     *,
     with_ranks: bool = False,
 ) -> list[TokenLogprobs]:
-    """One entry per row of `logits` [rows, vocab]: of the token `ids[r]`, and of the `num_top[r]` most likely ones, or
-    of those in `named[r]`.
+    """One entry per row of `logits` [rows, vocab]: of the token `ids[r]`, and of the `num_top[r]` most likely ones, of
+    those in `named[r]`, or of all of them, packed, where `num_top[r]` is `WHOLE_VOCABULARY`.
 
     Also serves prompt tokens, whose ids are given rather than drawn. Ranks cost one more pass over the logits, which
     are not modified.
@@ -50,17 +50,23 @@ def _of_chunk(
     logprobs = xp.log_softmax(xp.float32(logits))
     chosen = xp.take_along(logprobs, xp.asarray(np.array(ids, np.int64)[:, None]))
     ranks = xp.to_host(xp.sum(logprobs >= chosen))[:, 0].tolist() if with_ranks else [0] * len(ids)
-    tops = _likeliest(xp, logprobs, num_top) if any(num_top) else [[] for _ in ids]
+    tops = _likeliest(xp, logprobs, num_top) if max(num_top) > 0 else [[] for _ in ids]
     if any(named):
         tops = [own or top for own, top in zip(_named(xp, logprobs, named), tops, strict=True)]
     of_chosen = xp.to_host(chosen)[:, 0].tolist()
-    return [TokenLogprobs(*each) for each in zip(of_chosen, tops, ranks, strict=True)]
+    packed = (_packed(xp, logprobs, row) if num == WHOLE_VOCABULARY else b"" for row, num in enumerate(num_top))
+    return [TokenLogprobs(*each) for each in zip(of_chosen, tops, ranks, packed, strict=True)]
+
+
+def _packed(xp: ArrayNamespace, logprobs: Array, row: int) -> bytes:
+    values: bytes = xp.to_host(logprobs[row : row + 1]).astype("<f4").tobytes()
+    return values
 
 
 def _likeliest(xp: ArrayNamespace, logprobs: Array, num_top: Sequence[int]) -> list[list[tuple[int, float]]]:
     values, tokens = (xp.to_host(array) for array in xp.topk(logprobs, max(num_top)))
     return [
-        list(zip(tokens[row, :count].tolist(), values[row, :count].tolist(), strict=True))
+        list(zip(tokens[row, :count].tolist(), values[row, :count].tolist(), strict=True)) if count > 0 else []
         for row, count in enumerate(num_top)
     ]
 

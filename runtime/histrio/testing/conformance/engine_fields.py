@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from histrio.contracts.engine_backend import EngineFactory
 from histrio.contracts.honours import require_honoured
 from histrio.contracts.request_fields import FieldTable
 from histrio.errors import RequestError
-from histrio.messages import Ask
+from histrio.messages import WHOLE_VOCABULARY, Ask
 from histrio.testing.conformance.engine_driver import EngineSubject, Run
 from histrio.testing.conformance.subject import prompt
 
@@ -23,12 +24,13 @@ FIELDS: dict[str, Ask] = {
     "seed": Ask(seed=7),
     "logprobs": Ask(num_logprobs=0),
     "top_logprobs": Ask(num_logprobs=2),
+    "vocabulary_logprobs": Ask(num_logprobs=WHOLE_VOCABULARY),
     "prompt_logprobs": Ask(num_prompt_logprobs=0),
     "logprob_token_ids": Ask(logprob_token_ids=[3]),
 }
 """Flag of `Honours` → a request that gives this field alone."""
-_REFUSED_AS = {"top_logprobs": "logprobs"}
-"""The most likely tokens are a number beside the log probabilities, so a refusal names these."""
+_REFUSED_AS = {"top_logprobs": "logprobs", "vocabulary_logprobs": "logprobs"}
+"""The most likely tokens, or all, are a number beside the log probabilities, so a refusal names these."""
 _NUM_TOKENS = 16
 
 
@@ -99,6 +101,17 @@ def _top_logprobs(engine: EngineSubject) -> None:
     assert all(first >= second for (_, first), (_, second) in tops)
 
 
+def _vocabulary_logprobs(engine: EngineSubject) -> None:
+    """One number for each token, of which all together are certain, and a greedy token has the largest."""
+    sampling = engine.greedy | {"logprobs": True}
+    ids = prompt(engine.model.vocab_size, 8, 7)
+    run = engine.run(ids, _NUM_TOKENS, sampling=sampling, num_logprobs=WHOLE_VOCABULARY)
+    values = [np.frombuffer(each.packed, "<f4") for each in run.extras.logprobs]
+    assert [len(each) for each in values] == [engine.model.vocab_size] * _NUM_TOKENS
+    assert [int(each.argmax()) for each in values] == run.ids
+    assert [float(np.exp(each.astype(np.float64)).sum()) for each in values] == pytest.approx([1.0] * _NUM_TOKENS)
+
+
 def _prompt_logprobs(engine: EngineSubject) -> None:
     ids = prompt(engine.model.vocab_size, 8, 8)
     assert len(engine.run(ids, 1, num_prompt_logprobs=0).extras.prompt_logprobs) == len(ids) - 1
@@ -123,6 +136,7 @@ _CHECKS: dict[str, Callable[[EngineSubject], None]] = {
     "seed": _seed,
     "logprobs": _logprobs,
     "top_logprobs": _top_logprobs,
+    "vocabulary_logprobs": _vocabulary_logprobs,
     "prompt_logprobs": _prompt_logprobs,
     "logprob_token_ids": _logprob_token_ids,
 }
