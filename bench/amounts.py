@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["Extent", "amount", "choose_extent", "is_long", "is_once"]
+__all__ = ["VOCAB_SIZE", "Extent", "amount", "choose_extent", "is_long", "is_once"]
+
+
+VOCAB_SIZE = 151_936
+"""Of the fixture `qwen3_06b`."""
 
 
 class Extent(Enum):

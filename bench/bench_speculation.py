@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from amounts import amount, is_long
+from amounts import VOCAB_SIZE, amount, is_long
 from anyio.from_thread import start_blocking_portal
 from demo_load import Load, at_once, launched, one_by_one, quotes, stories, without_drafts
 
@@ -30,7 +30,6 @@ from histrio_samplers.temperature import Temperature
 from histrio_torch.factory import TorchFactory
 
 NUM_USERS = 32
-VOCAB_SIZE = 151_936
 PROMPT = random.Random(1).choices(range(VOCAB_SIZE), k=128)
 NUM_NEW_TOKENS = amount(96, once=8)
 
@@ -76,34 +75,6 @@ def test_ngram_for_32_users(ngram: LaunchedServer, stream_all: Load, in_turns: C
 
     if task == "quotes" or is_long():
         compared.assert_least(ratio_of_pairs=LEAST)
-
-
-@pytest.fixture(scope="module")
-def qwen3_06b(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights in the shape of Qwen3-0.6B, 1.2 GB; of two small layers where nothing is measured."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-
-    config = Qwen3Config(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=amount(1024, once=64),
-        intermediate_size=amount(3072, once=64),
-        num_hidden_layers=amount(28, once=2),
-        num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=40_960,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        model = Qwen3ForCausalLM(config)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    folder = tmp_path_factory.mktemp("qwen3-0.6b")
-    model.save_pretrained(folder)
-    return folder
 
 
 class Oracle:

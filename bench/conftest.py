@@ -21,6 +21,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from histrio.testing.launched import LaunchedServer
+from histrio.testing.models import write_tokenizer
 
 # Engine and clients share the cores: waiting OpenMP threads sleep, here and in every child.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -28,7 +29,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Helpers of this folder are imported by name.
 sys.path.insert(0, str(Path(__file__).parent))
 
-from amounts import Extent, choose_extent, is_once
+from amounts import VOCAB_SIZE, Extent, amount, choose_extent, is_once
 
 Way = Callable[[], Sequence[float]]
 """Does something once; seconds of its parts, such as the time to the first token of each request."""
@@ -262,6 +263,45 @@ def in_turns(benchmark: BenchmarkFixture, request: pytest.FixtureRequest) -> Cal
         return compared
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def qwen3_06b(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights in the shape of Qwen3-0.6B, 1.2 GB; of two small layers where nothing is measured."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    config = Qwen3Config(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=amount(1024, once=64),
+        intermediate_size=amount(3072, once=64),
+        num_hidden_layers=amount(28, once=2),
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40_960,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        model = Qwen3ForCausalLM(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    folder = tmp_path_factory.mktemp("qwen3-0.6b")
+    model.save_pretrained(folder)
+    write_tokenizer(folder)
+    _give_text_to_all_tokens(folder / "tokenizer.json")
+    return folder
+
+
+def _give_text_to_all_tokens(file: Path) -> None:
+    """A random model says any of them."""
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = tokenizer["model"]["vocab"]
+    first = len(vocabulary) + len(tokenizer["added_tokens"])
+    vocabulary |= {f"t{index} ": index for index in range(first, VOCAB_SIZE)}
+    file.write_text(json.dumps(tokenizer), encoding="utf-8")
 
 
 @pytest.fixture

@@ -65,21 +65,26 @@ void Pool::run_all(int count, Function function, const void *context) {
   function_ = function;
   context_ = context;
   count_ = count;
-  next_task_.store(0, std::memory_order_relaxed);
-  num_at_work_.store(int(workers_.size()), std::memory_order_relaxed);
-  region_.fetch_add(1); // publishes all of it
+  num_done_.store(0, std::memory_order_relaxed);
+  tickets_.store(uint64_t(count) << 32, std::memory_order_release); // publishes all of it
+  region_.fetch_add(1);
   if (num_asleep_.load() > 0) region_.notify_all();
 
   take_tasks(0);
-  const auto is_done = [this] { return num_at_work_.load(std::memory_order_acquire) == 0; };
-  if (spin_until(is_done)) return;
-  for (int left = num_at_work_.load(std::memory_order_acquire); left != 0; left = num_at_work_.load(std::memory_order_acquire))
-    num_at_work_.wait(left, std::memory_order_acquire);
+  if (spin_until([this] { return is_done(); })) return;
+  for (int done = num_done_.load(std::memory_order_acquire); done != count; done = num_done_.load(std::memory_order_acquire))
+    num_done_.wait(done, std::memory_order_acquire);
 }
 
 void Pool::take_tasks(int thread) {
-  for (int task = next_task_.fetch_add(1, std::memory_order_relaxed); task < count_; task = next_task_.fetch_add(1, std::memory_order_relaxed))
-    function_(context_, task, thread);
+  while (true) {
+    const uint64_t ticket = tickets_.fetch_add(1, std::memory_order_acquire);
+    const uint32_t task = uint32_t(ticket), count = uint32_t(ticket >> 32);
+    if (task >= count) return;
+    function_(context_, int(task), thread);
+    const int done = num_done_.fetch_add(1, std::memory_order_acq_rel) + 1;
+    if (done == int(count) && thread != 0) num_done_.notify_one();
+  }
 }
 
 void Pool::serve(int thread, uint32_t seen) {
@@ -93,7 +98,6 @@ void Pool::serve(int thread, uint32_t seen) {
     if (is_stopping_) return;
 
     take_tasks(thread);
-    if (num_at_work_.fetch_sub(1, std::memory_order_acq_rel) == 1) num_at_work_.notify_all();
   }
 }
 

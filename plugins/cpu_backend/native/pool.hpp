@@ -3,7 +3,8 @@
 //
 // Threads wait for the next region by spinning for a bounded time, because regions of one step follow each other within
 // microseconds, and sleep behind that, because spinning threads beside a busy neighbour stop each other. Tasks are
-// taken one by one from a counter, so that a thread that loses its core for a while does fewer of them.
+// taken one by one from a counter, so that a thread that loses its core for a while does fewer of them. A region ends
+// when its tasks are done: a thread that has lost its core without a task in hand is waited for by no other.
 
 #pragma once
 
@@ -45,18 +46,22 @@ class Pool {
   Pool() = default;
   void run_all(int count, Function function, const void *context);
   void take_tasks(int thread);
+  bool is_done() const { return num_done_.load(std::memory_order_acquire) == count_; }
   void serve(int thread, uint32_t seen);
   void stop();
 
   std::shared_mutex size_;
   std::atomic<int> num_threads_{1};
   std::vector<std::thread> workers_;
+  // Of the region. Read only by the caller and by threads with a task of it in hand, so nothing is read while it changes.
   Function function_ = nullptr;
   const void *context_ = nullptr;
   int count_ = 0;
-  alignas(64) std::atomic<int> next_task_{0};
+  // The number of tasks in the upper half, the next one in the lower half: what a late thread takes is either a task of
+  // the region that runs now or none.
+  alignas(64) std::atomic<uint64_t> tickets_{0};
   alignas(64) std::atomic<uint32_t> region_{0}; // counts regions; workers wait for it to change
-  alignas(64) std::atomic<int> num_at_work_{0};
+  alignas(64) std::atomic<int> num_done_{0};
   std::atomic<int> num_asleep_{0};
   std::atomic<bool> is_stopping_{false};
   std::mutex one_region_; // stages on several threads of one process take turns
