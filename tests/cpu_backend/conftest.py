@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from histrio.kit.omp import bound_spinning
@@ -15,7 +16,10 @@ bound_spinning()
 
 import torch  # noqa: E402 - the OpenMP setting is read while torch loads
 
+from histrio.config.settings import MemorySettings  # noqa: E402
+from histrio.contracts.backend import OpenedStage, Progress, StageSpec  # noqa: E402
 from histrio_cpu.build import CannotBuild, build  # noqa: E402
+from histrio_cpu.factory import CpuFactory  # noqa: E402
 from histrio_torch.testing import FAMILIES, OTHERS, VOCAB_SIZE, Reference, refer  # noqa: E402
 from histrio_torch.testing.families import make_model_of  # noqa: E402
 
@@ -53,6 +57,13 @@ PARTS: dict[str, tuple[str, dict[str, Any]]] = {"gpt_oss": OTHERS["gpt_oss"]}
 """Families whose parts the library computes, though no files of them are loaded."""
 ONE_OF_EACH = ("llama", "qwen3", "gemma2", "qwen3_moe", "cohere", "phi3")
 """Families that have between them all that the library does."""
+
+
+class Int8Factory(CpuFactory):
+    """Opens CPU stages whose blocks are int8."""
+
+    def open(self, spec: StageSpec, progress: Progress) -> OpenedStage:
+        return super().open(msgspec.structs.replace(spec, memory=MemorySettings(kv_cache_dtype="int8")), progress)
 
 
 @dataclass

@@ -13,17 +13,23 @@ from histrio.testing.chain import ChainRow, Logits, StageChain
 from histrio.testing.harness import HarnessOptions
 from histrio_cpu.factory import CpuFactory
 from histrio_torch.testing import MAX_LENGTH
-from tests.cpu_backend.conftest import ONE_OF_EACH, prompt
+from tests.cpu_backend.conftest import ONE_OF_EACH, Int8Factory, prompt
 
 LENGTHS = [5, 33, 17, 2, 48, 11, 1]
 """Tokens of the rows; the longest spans several blocks and windows."""
 
 
-@pytest.fixture(params=[(family, dtype) for family in ONE_OF_EACH for dtype in ("float32", "bfloat16")], ids=str)
+CASES = [
+    *((family, dtype, CpuFactory()) for family in ONE_OF_EACH for dtype in ("float32", "bfloat16")),
+    *((family, dtype, Int8Factory()) for family, dtype in (("qwen3", "float32"), ("gemma2", "bfloat16"))),
+]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0]}-{case[1]}-{type(case[2]).__name__}")
 def chain(request: pytest.FixtureRequest, tiny_model: Callable[[str], Any]) -> Any:
-    family, dtype = request.param
+    family, dtype, factory = request.param
     options = HarnessOptions(max_sequence_length=MAX_LENGTH, dtype=dtype, max_num_tokens_per_batch=128)
-    opened = StageChain(CpuFactory(), tiny_model(family).folder, (), options)
+    opened = StageChain(factory, tiny_model(family).folder, (), options)
     yield opened
     opened.close()
 

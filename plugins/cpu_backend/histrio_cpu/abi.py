@@ -162,6 +162,7 @@ class StageConfig(Structure):
         ("embedding_scale", c_float),
         ("logit_scale", c_float),
         ("logit_softcap", c_float),
+        ("attention_tile", c_int32),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from histrio.contracts.backend import OpenedStage, Probe, Progress, StageSpec, Traits
+from histrio.contracts.backend import Capability, OpenedStage, Probe, Progress, StageSpec, Traits
 from histrio.errors import BackendError, ModelError
 from histrio_cpu.build import REMEDY
 from histrio_cpu.traits import CAPABILITIES, CpuOptions
@@ -16,7 +16,7 @@ class CpuFactory:
     """Makes stages on the native library; no call imports torch or transformers."""
 
     name = "cpu"
-    traits = Traits(contract=2)
+    traits = Traits(contract=2, capabilities=[Capability.INT8_KV])
     options = CpuOptions
 
     def probe(self) -> Probe:

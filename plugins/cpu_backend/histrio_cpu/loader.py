@@ -39,6 +39,7 @@ _GROUP_BYTES = {
 """Of the weights of a group as they are kept. Other blocks are kept as whole numbers of 8 bits with two scales, some
 with two minima beside them."""
 _OTHER_BLOCK_BYTES = 40
+_KV_CACHE_DTYPES = ("auto", "int8")
 _PLAIN = (Format.F32, Format.F16, Format.BF16)
 """Formats of single numbers; the others have blocks."""
 _UNUSED = "rotary_emb.inv_freq"
@@ -108,8 +109,9 @@ def plan_stage(spec: StageSpec) -> StagePlan:
     model = read_model(config, spec.max_sequence_length)
     if len(model.layers) != spec.num_layers:
         raise BackendError(f"{folder} has {len(model.layers)} layers, the plan says {spec.num_layers}")
-    if spec.memory.kv_cache_dtype != "auto":
-        raise BackendError('the cpu backend keeps keys and values as activations are; set kv-cache-dtype = "auto"')
+    if spec.memory.kv_cache_dtype not in _KV_CACHE_DTYPES:
+        known = " or ".join(_KV_CACHE_DTYPES)
+        raise BackendError(f"kv-cache-dtype {spec.memory.kv_cache_dtype!r} is unknown; set {known}")
     if not spec.has_weights:
         return StagePlan(spec, options, model, "", [], {})
 
@@ -195,7 +197,7 @@ def _stage_config(plan: StagePlan) -> StageConfig:
         is_first=spec.is_first,
         is_last=spec.is_last,
         activations=Activations.BF16 if is_half else Activations.F32,
-        kv_format=KvFormat.BF16 if is_half else KvFormat.F32,
+        kv_format=_kv_format(spec.memory.kv_cache_dtype, is_half),
         max_tokens=spec.sizes.max_num_tokens_per_batch,
         max_rows=spec.sizes.max_batch_size,
         max_logits=spec.sizes.max_num_tokens_per_batch,
@@ -204,7 +206,14 @@ def _stage_config(plan: StagePlan) -> StageConfig:
         embedding_scale=model.embedding_scale,
         logit_scale=model.logit_scale,
         logit_softcap=model.logit_softcap,
+        attention_tile=plan.options.flash_tile_size if plan.options.flash_attention else 0,
     )
+
+
+def _kv_format(kv_cache_dtype: str, is_half: bool) -> KvFormat:
+    if kv_cache_dtype == "int8":
+        return KvFormat.I8
+    return KvFormat.BF16 if is_half else KvFormat.F32
 
 
 def _put_weights(stage: NativeStage, plan: StagePlan, progress: Progress) -> None:

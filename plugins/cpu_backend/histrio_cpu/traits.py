@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -31,3 +31,7 @@ class CpuOptions(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     with."""
     quantization: Literal["none", "q8", "q4"] = "none"
     """Round the weights of linear layers as they load, to 8 or 4 bits in groups of 32."""
+    flash_tile_size: Annotated[int, msgspec.Meta(ge=64, le=65_536, multiple_of=64)] = 512
+    """Keys that attention takes at a time, a multiple of 64; threads share the tiles of a long context."""
+    flash_attention: bool = True
+    """Attention in tiles; false keeps the scores of a whole context in memory, to check the tiles with."""

@@ -8,182 +8,275 @@
 namespace hc {
 namespace {
 
-constexpr int kMostDimensions = 1024;
+constexpr float kNothingYet = -std::numeric_limits<float>::infinity();
 
-void put_pair_half(std::byte *pairs, std::size_t index, int half, uint16_t value) { std::memcpy(pairs + index * 4 + std::size_t(half) * 2, &value, 2); }
+void clear(const Running &running, int num_vectors, int head_dim) {
+  std::fill(running.outputs, running.outputs + num_vectors * head_dim, 0.0f);
+  std::fill(running.largest, running.largest + num_vectors, kNothingYet);
+  std::fill(running.total, running.total + num_vectors, 0.0f);
+}
+
+// Goes on with what a later tile found. Where nothing was there before, its result stays as it is to the last bit.
+void join(const Running &whole, const Running &tile, int num_vectors, int head_dim) {
+  for (int i = 0; i < num_vectors; ++i) {
+    if (tile.largest[i] == kNothingYet) continue;
+    const float now = std::max(whole.largest[i], tile.largest[i]);
+    const float keep = whole.largest[i] == kNothingYet ? 0.0f : std::exp(whole.largest[i] - now), factor = std::exp(tile.largest[i] - now);
+    float *sums = whole.outputs + i * head_dim;
+    const float *added = tile.outputs + i * head_dim;
+    for (int d = 0; d < head_dim; ++d) sums[d] = sums[d] * keep + added[d] * factor;
+    whole.total[i] = whole.total[i] * keep + tile.total[i] * factor;
+    whole.largest[i] = now;
+  }
+}
 
 } // namespace
 
-// ---- blocks -----------------------------------------------------------------------------------------------------
-
-KvCache::KvCache(int num_kv_heads, int head_dim, bool is_bf16) : num_kv_heads_(num_kv_heads), head_dim_(head_dim), is_bf16_(is_bf16) {}
-
-void KvCache::allocate(int num_blocks, int block_size) {
-  if (num_blocks == num_blocks_ && block_size == block_size_) return;
-  keys_ = {};
-  values_ = {};
-  num_blocks_ = num_blocks;
-  block_size_ = block_size;
-  const std::size_t bytes = std::size_t(num_blocks) * std::size_t(num_kv_heads_) * head_bytes();
-  keys_ = Array<std::byte>(bytes);
-  values_ = Array<std::byte>(bytes);
-}
-
-const std::byte *KvCache::keys(int block, int offset, int kv_head) const {
-  return keys_.data() + head_at(block, kv_head) + std::size_t(offset) * row_unit();
-}
-
-const std::byte *KvCache::values(int block, int offset, int kv_head) const {
-  return values_.data() + head_at(block, kv_head) + std::size_t(offset) * std::size_t(head_dim_) * element_bytes();
-}
-
-void KvCache::write(const Kernels &kernels, int block, int offset, int kv_head, const float *key, const float *value) {
-  std::byte *keys = keys_.data() + head_at(block, kv_head), *values = values_.data() + head_at(block, kv_head);
-  const std::size_t size = std::size_t(block_size_), at = std::size_t(offset);
-  // What other sequences left behind it could be no numbers, and zero times that is no number.
-  if (offset % kPiece == 0) std::memset(values + at * std::size_t(head_dim_) * element_bytes(), 0, kPiece * std::size_t(head_dim_) * element_bytes());
-
-  if (!is_bf16_) {
-    for (int d = 0; d < head_dim_; ++d) std::memcpy(keys + (std::size_t(d) * size + at) * 4, key + d, 4);
-    std::memcpy(values + at * std::size_t(head_dim_) * 4, value, std::size_t(head_dim_) * 4);
-    return;
-  }
-
-  uint16_t rounded[kMostDimensions];
-  kernels.to_bf16(key, head_dim_, rounded);
-  for (int d = 0; d < head_dim_; d += 2) std::memcpy(keys + (std::size_t(d / 2) * size + at) * 4, rounded + d, 4);
-  kernels.to_bf16(value, head_dim_, rounded);
-  std::byte *pairs = values + at / 2 * std::size_t(head_dim_) * 4;
-  for (int d = 0; d < head_dim_; ++d) put_pair_half(pairs, std::size_t(d), offset % 2, rounded[d]);
-}
-
-void KvCache::copy(int from, int to) {
-  const std::size_t bytes = std::size_t(num_kv_heads_) * head_bytes();
-  std::memcpy(keys_.data() + std::size_t(to) * bytes, keys_.data() + std::size_t(from) * bytes, bytes);
-  std::memcpy(values_.data() + std::size_t(to) * bytes, values_.data() + std::size_t(from) * bytes, bytes);
-}
-
-// ---- attention --------------------------------------------------------------------------------------------------
+// ---- room -------------------------------------------------------------------------------------------------------
 
 AttentionScratch::AttentionScratch(int num_threads, int max_head_dim)
     : max_head_dim_(max_head_dim),
-      floats_(std::size_t(num_threads) * (2 * kQueries * std::size_t(max_head_dim) + kTileRows * kChunk + 2 * kQueries)),
-      halves_(std::size_t(num_threads) * (kQueries * std::size_t(max_head_dim) + kTileRows * kChunk)),
+      num_floats_(3 * kQueries * std::size_t(max_head_dim) + kTileRows * kChunk + 4 * kQueries),
+      num_halves_(kQueries * std::size_t(max_head_dim) + kTileRows * kChunk),
+      num_bytes_(2 * kChunk * std::size_t(max_head_dim) * sizeof(float)),
+      floats_(std::size_t(num_threads) * num_floats_),
+      halves_(std::size_t(num_threads) * num_halves_),
+      widened_(std::size_t(num_threads) * num_bytes_),
+      apart_(kApart),
       nothing_(kPiece * std::size_t(max_head_dim) * 4) {
   std::memset(nothing_.data(), 0, nothing_.size());
 }
 
 AttentionScratch::Room AttentionScratch::room(int thread) {
-  const std::size_t vectors = kQueries * std::size_t(max_head_dim_), scores = kTileRows * kChunk;
-  float *floats = floats_.data() + std::size_t(thread) * (2 * vectors + scores + 2 * kQueries);
-  uint16_t *halves = halves_.data() + std::size_t(thread) * (vectors + scores);
-  float *behind = floats + 2 * vectors + scores;
-  return {floats, floats + vectors, halves, floats + 2 * vectors, halves + vectors, behind, behind + kQueries};
+  const std::size_t vectors = kQueries * std::size_t(max_head_dim_);
+  float *floats = floats_.data() + std::size_t(thread) * num_floats_, *states = floats + 3 * vectors;
+  uint16_t *halves = halves_.data() + std::size_t(thread) * num_halves_;
+  std::byte *widened = widened_.data() + std::size_t(thread) * num_bytes_;
+  return {{floats, states, states + kQueries},
+          {floats + vectors, states + 2 * kQueries, states + 3 * kQueries},
+          floats + 2 * vectors,
+          states + 4 * kQueries,
+          halves,
+          halves + vectors,
+          widened,
+          widened + num_bytes_ / 2};
 }
 
-void divide(const hc_batch &batch, const AttentionShape &shape, std::vector<AttentionWork> &work) {
-  work.clear();
+Running AttentionScratch::apart(std::size_t at, int num_vectors, int head_dim) {
+  float *outputs = apart_.data() + at, *behind = outputs + num_vectors * head_dim;
+  return {outputs, behind, behind + num_vectors};
+}
+
+// ---- dividing ---------------------------------------------------------------------------------------------------
+
+namespace {
+
+// All pieces of work of a step, each with all of its tiles.
+template <class Take> void each_piece(const hc_batch &batch, const AttentionShape &shape, int tile, Take take) {
   const int most_tokens = std::max(1, AttentionScratch::kQueries / shape.group());
   for (int row = 0; row < batch.num_rows; ++row) {
-    const int num_tokens = batch.offsets[row + 1] - batch.offsets[row];
-    const int num_parts = (num_tokens + most_tokens - 1) / most_tokens;
-    for (int part = num_parts - 1; part >= 0; --part) {
-      const int first = part * most_tokens;
-      for (int head = 0; head < shape.num_kv_heads; ++head) work.push_back({row, head, first, std::min(most_tokens, num_tokens - first)});
+    const int num_tokens = batch.offsets[row + 1] - batch.offsets[row], start = batch.starts[row];
+    for (int part = (num_tokens + most_tokens - 1) / most_tokens - 1; part >= 0; --part) {
+      const int first = part * most_tokens, count = std::min(most_tokens, num_tokens - first);
+      const int first_key = shape.window > 0 ? std::max(0, start + first + 1 - shape.window) : 0, last_key = start + first + count - 1;
+      const int first_tile = first_key / tile, num_tiles = last_key / tile + 1 - first_tile;
+      for (int head = 0; head < shape.num_kv_heads; ++head) take(AttentionWork{row, head, first, count, first_tile, num_tiles, AttentionWork::kWhole});
     }
   }
 }
+
+} // namespace
+
+void divide(const hc_batch &batch, const AttentionShape &shape, int num_threads, AttentionPlan &plan) {
+  plan.tasks.clear();
+  plan.joins.clear();
+  const auto cost = [](const AttentionWork &work) { return int64_t(work.num_tiles) * work.num_tokens; };
+  int64_t all = 0;
+  each_piece(batch, shape, plan.tile, [&](const AttentionWork &work) { all += cost(work); });
+  std::size_t used = 0;
+  each_piece(batch, shape, plan.tile, [&](const AttentionWork &work) {
+    const std::size_t room = std::size_t(work.num_tokens * shape.group()) * std::size_t(shape.head_dim + 2);
+    const bool is_long = work.num_tiles > 1 && num_threads > 1 && 2 * num_threads * cost(work) > all;
+    if (!is_long || used + std::size_t(work.num_tiles) * room > AttentionScratch::kApart) {
+      plan.tasks.push_back(work);
+      return;
+    }
+    plan.joins.push_back(work);
+    plan.joins.back().apart = used;
+    for (int tile = work.first_tile; tile < work.first_tile + work.num_tiles; ++tile, used += room)
+      plan.tasks.push_back({work.row, work.kv_head, work.first_token, work.num_tokens, tile, 1, used});
+  });
+}
+
+// ---- attention --------------------------------------------------------------------------------------------------
 
 namespace {
 
 struct Chunk {
   const std::byte *keys[kChunk / kPiece];
   const std::byte *values[kChunk / kPiece];
+  float key_scales[kChunk], value_scales[kChunk]; // of codes
 };
 
-// Where the 64 tokens from `position` on lie; what is beyond the row's end is nothing.
-Chunk find_chunk(const KvCache &cache, int block_size, const int32_t *table, int position, int length, int kv_head, const std::byte *nothing) {
-  Chunk chunk;
-  for (int piece = 0; piece < kChunk / kPiece; ++piece) {
-    const int at = position + piece * kPiece;
-    // Scores of tokens that are not there are left out, so that any keys will do.
-    const int known = at < length ? at : position;
-    chunk.keys[piece] = cache.keys(table[known / block_size], known % block_size, kv_head);
-    chunk.values[piece] = at < length ? cache.values(table[at / block_size], at % block_size, kv_head) : nothing;
+// One piece of work: query vectors that share a head of keys, each with a position of its own.
+class Piece {
+ public:
+  Piece(const AttentionCall &call, const AttentionWork &work, const AttentionScratch::Room &room) : call_(call), work_(work), room_(room) {}
+
+  int num_vectors() const { return work_.num_tokens * call_.shape.group(); }
+
+  void take_queries() {
+    const int dim = call_.shape.head_dim;
+    for (int i = 0; i < num_vectors(); ++i) std::memcpy(room_.queries + i * dim, call_.queries + at(i), std::size_t(dim) * sizeof(float));
+    if (call_.is_bf16) call_.kernels.to_bf16(room_.queries, num_vectors() * dim, room_.queries_bf16);
   }
-  return chunk;
-}
 
-struct Head {
-  const Kernels &kernels;
-  const AttentionShape &shape;
-  bool is_bf16;
-  std::size_t key_stride, value_stride;
-  AttentionScratch::Room room;
+  void begin_whole() {
+    clear(room_.whole, num_vectors(), call_.shape.head_dim);
+    if (call_.shape.sinks == nullptr) return;
+    for (int i = 0; i < num_vectors(); ++i) {
+      room_.whole.largest[i] = call_.shape.sinks[work_.kv_head * call_.shape.group() + i % call_.shape.group()];
+      room_.whole.total[i] = 1.0f;
+    }
+  }
 
-  // Goes on with `count` query vectors, from `first` on, over one chunk; vector i belongs to position `positions + i / group`.
-  void take(const Chunk &chunk, int first, int count, int chunk_position, int first_position) {
-    const std::size_t at = std::size_t(first) * std::size_t(shape.head_dim);
-    Scores scores{is_bf16 ? static_cast<const void *>(room.queries_bf16 + at) : room.queries + at, shape.head_dim, {}, key_stride, room.scores};
-    std::copy(chunk.keys, chunk.keys + kChunk / kPiece, scores.pieces);
-    (is_bf16 ? kernels.scores_bf16 : kernels.scores_f32)[count - 1](scores);
+  // One tile of keys for all query vectors.
+  void run_tile(int index, int tile, const Running &running) {
+    clear(running, num_vectors(), call_.shape.head_dim);
+    const int first_key = call_.shape.window > 0 ? std::max(0, position(0) + 1 - call_.shape.window) : 0;
+    const int begin = std::max(index * tile, first_key / kChunk * kChunk), end = std::min((index + 1) * tile, position(num_vectors() - 1) + 1);
+    for (int key = begin; key < end; key += kChunk) {
+      find_chunk(key);
+      for (int first = 0; first < num_vectors(); first += kTileRows) {
+        const int count = std::min(kTileRows, num_vectors() - first);
+        // Vectors whose last key came before this chunk would not change.
+        if (position(first + count - 1) >= key) take_chunk(first, count, key, running);
+      }
+    }
+  }
+
+  void join_tile(const Running &running) { join(room_.whole, running, num_vectors(), call_.shape.head_dim); }
+
+  void finish() {
+    const int dim = call_.shape.head_dim;
+    for (int i = 0; i < num_vectors(); ++i) {
+      float *output = call_.outputs + at(i);
+      const float factor = 1.0f / room_.whole.total[i];
+      for (int d = 0; d < dim; ++d) output[d] = room_.whole.outputs[i * dim + d] * factor;
+    }
+  }
+
+ private:
+  int position(int vector) const { return call_.batch.starts[work_.row] + work_.first_token + vector / call_.shape.group(); }
+
+  // Where a vector lies in queries and outputs.
+  std::size_t at(int vector) const {
+    const int group = call_.shape.group(), dim = call_.shape.head_dim;
+    const std::size_t token = std::size_t(call_.batch.offsets[work_.row] + work_.first_token + vector / group);
+    return token * call_.stride + std::size_t(work_.kv_head * group + vector % group) * std::size_t(dim);
+  }
+
+  // Where the 64 tokens from `key` on lie; what is beyond the row's end is nothing.
+  void find_chunk(int key) {
+    const hc_batch &batch = call_.batch;
+    const int32_t *table = batch.block_tables + std::size_t(work_.row) * std::size_t(batch.table_width);
+    const int length = batch.starts[work_.row] + batch.offsets[work_.row + 1] - batch.offsets[work_.row];
+    for (int piece = 0; piece < kChunk / kPiece; ++piece) {
+      const int token = key + piece * kPiece, block = token < length ? table[token / call_.block_size] : 0, offset = token % call_.block_size;
+      if (token >= length) { // Scores of tokens that are not there are left out, so that any keys will do.
+        chunk_.keys[piece] = chunk_.keys[0];
+        chunk_.values[piece] = call_.scratch.nothing();
+        std::fill_n(chunk_.key_scales + piece * kPiece, kPiece, 0.0f);
+        std::fill_n(chunk_.value_scales + piece * kPiece, kPiece, 0.0f);
+        continue;
+      }
+      chunk_.keys[piece] = call_.cache.keys(block, offset, work_.kv_head);
+      chunk_.values[piece] = call_.cache.values(block, offset, work_.kv_head);
+      if (call_.cache.has_codes()) widen(piece, block, offset);
+    }
+  }
+
+  // A chunk of codes becomes numbers in the first cache, and its scales go to scores and weights.
+  void widen(int piece, int block, int offset) {
+    const int dim = call_.shape.head_dim;
+    const std::size_t at = std::size_t(piece * kPiece * dim) * (call_.is_bf16 ? sizeof(uint16_t) : sizeof(float));
+    const auto number = [&](const std::byte *codes, int num_rows, int length, std::size_t stride, std::byte *to) {
+      const int8_t *from = reinterpret_cast<const int8_t *>(codes);
+      if (call_.is_bf16) call_.kernels.widen_bf16(from, num_rows, length, stride, reinterpret_cast<uint16_t *>(to));
+      else call_.kernels.widen_f32(from, num_rows, length, stride, reinterpret_cast<float *>(to));
+      return to;
+    };
+    chunk_.keys[piece] = number(chunk_.keys[piece], dim, kPiece, call_.cache.key_stride(), room_.keys + at);
+    chunk_.values[piece] = number(chunk_.values[piece], kPiece, dim, call_.cache.value_stride(), room_.values + at);
+    std::copy_n(call_.cache.key_scales(block, offset, work_.kv_head), kPiece, chunk_.key_scales + piece * kPiece);
+    std::copy_n(call_.cache.value_scales(block, offset, work_.kv_head), kPiece, chunk_.value_scales + piece * kPiece);
+  }
+
+  // Goes on with `count` query vectors, from `first` on, over the chunk whose first key is at position `key`.
+  void take_chunk(int first, int count, int key, const Running &running) {
+    const AttentionShape &shape = call_.shape;
+    const Kernels &kernels = call_.kernels;
+    const bool has_codes = call_.cache.has_codes();
+    const std::size_t at = std::size_t(first) * std::size_t(shape.head_dim), unit = 4; // bytes of a number, or of a pair
+    Scores scores{call_.is_bf16 ? static_cast<const void *>(room_.queries_bf16 + at) : room_.queries + at, shape.head_dim, {},
+                  has_codes ? kPiece * unit : call_.cache.key_stride(), room_.scores};
+    std::copy(chunk_.keys, chunk_.keys + kChunk / kPiece, scores.pieces);
+    (call_.is_bf16 ? kernels.scores_bf16 : kernels.scores_f32)[count - 1](scores);
 
     float keep[kTileRows];
     for (int i = 0; i < count; ++i) {
-      const int position = first_position + (first + i) / shape.group();
-      const int to = std::clamp(position + 1 - chunk_position, 0, kChunk);
-      const int from = shape.window > 0 ? std::clamp(position + 1 - shape.window - chunk_position, 0, kChunk) : 0;
-      float *row = room.scores + i * kChunk;
-      kernels.softmax(row, from, to, shape.scale, shape.softcap, room.largest + first + i, room.total + first + i, keep + i);
-      if (is_bf16) kernels.to_bf16(row, kChunk, room.weights_bf16 + i * kChunk);
+      const int last = position(first + i);
+      const int to = std::clamp(last + 1 - key, 0, kChunk);
+      const int from = shape.window > 0 ? std::clamp(last + 1 - shape.window - key, 0, kChunk) : 0;
+      float *row = room_.scores + i * kChunk;
+      if (has_codes)
+        for (int t = 0; t < kChunk; ++t) row[t] *= chunk_.key_scales[t];
+      kernels.softmax(row, from, to, shape.scale, shape.softcap, running.largest + first + i, running.total + first + i, keep + i);
+      if (has_codes)
+        for (int t = 0; t < kChunk; ++t) row[t] *= chunk_.value_scales[t];
+      if (call_.is_bf16) kernels.to_bf16(row, kChunk, room_.weights_bf16 + i * kChunk);
     }
 
-    Mixture mixture{is_bf16 ? static_cast<const void *>(room.weights_bf16) : room.scores, {}, value_stride, shape.head_dim, keep, room.outputs + at};
-    std::copy(chunk.values, chunk.values + kChunk / kPiece, mixture.pieces);
-    (is_bf16 ? kernels.mixture_bf16 : kernels.mixture_f32)[count - 1](mixture);
+    Mixture mixture{call_.is_bf16 ? static_cast<const void *>(room_.weights_bf16) : room_.scores, {},
+                    has_codes ? std::size_t(shape.head_dim) * unit : call_.cache.value_stride(), shape.head_dim, keep, running.outputs + at};
+    std::copy(chunk_.values, chunk_.values + kChunk / kPiece, mixture.pieces);
+    (call_.is_bf16 ? kernels.mixture_bf16 : kernels.mixture_f32)[count - 1](mixture);
   }
+
+  const AttentionCall &call_;
+  const AttentionWork &work_;
+  const AttentionScratch::Room room_;
+  Chunk chunk_;
 };
 
 } // namespace
 
-void attend(const Kernels &kernels, Pool &pool, AttentionScratch &scratch, const KvCache &cache, int block_size, const AttentionShape &shape,
-            const hc_batch &batch, const std::vector<AttentionWork> &work, const float *queries, std::size_t query_stride, float *outputs,
-            std::size_t output_stride) {
-  const int dim = shape.head_dim, group = shape.group();
-  const std::size_t vector_bytes = std::size_t(dim) * sizeof(float);
-  pool.run(int(work.size()), [&](int task, int thread) {
-    const AttentionWork &piece = work[std::size_t(task)];
-    Head head{kernels, shape, cache.is_bf16(), cache.key_stride(), cache.value_stride(), scratch.room(thread)};
-    const int num_vectors = piece.num_tokens * group;
-    const std::size_t token = std::size_t(batch.offsets[piece.row] + piece.first_token), heads_at = std::size_t(piece.kv_head * group) * std::size_t(dim);
-    for (int i = 0; i < num_vectors; ++i) {
-      const float *query = queries + (token + std::size_t(i / group)) * query_stride + heads_at + std::size_t(i % group * dim);
-      std::memcpy(head.room.queries + i * dim, query, vector_bytes);
-      const float *sink = shape.sinks == nullptr ? nullptr : shape.sinks + piece.kv_head * group + i % group;
-      head.room.largest[i] = sink == nullptr ? -std::numeric_limits<float>::infinity() : *sink;
-      head.room.total[i] = sink == nullptr ? 0.0f : 1.0f;
+void attend(const AttentionCall &call, const AttentionPlan &plan) {
+  const int dim = call.shape.head_dim;
+  call.pool.run(int(plan.tasks.size()), [&](int task, int thread) {
+    const AttentionWork &work = plan.tasks[std::size_t(task)];
+    Piece piece(call, work, call.scratch.room(thread));
+    const AttentionScratch::Room room = call.scratch.room(thread);
+    piece.take_queries();
+    if (work.apart != AttentionWork::kWhole) {
+      piece.run_tile(work.first_tile, plan.tile, call.scratch.apart(work.apart, piece.num_vectors(), dim));
+      return;
     }
-    if (head.is_bf16) kernels.to_bf16(head.room.queries, num_vectors * dim, head.room.queries_bf16);
-    std::fill(head.room.outputs, head.room.outputs + num_vectors * dim, 0.0f);
+    piece.begin_whole();
+    for (int tile = work.first_tile; tile < work.first_tile + work.num_tiles; ++tile) {
+      piece.run_tile(tile, plan.tile, room.tile);
+      piece.join_tile(room.tile);
+    }
+    piece.finish();
+  });
 
-    const int first_position = batch.starts[piece.row] + piece.first_token, last_position = first_position + piece.num_tokens - 1;
-    const int length = batch.starts[piece.row] + batch.offsets[piece.row + 1] - batch.offsets[piece.row];
-    const int begin = shape.window > 0 ? std::max(0, first_position + 1 - shape.window) / kChunk * kChunk : 0;
-    const int32_t *table = batch.block_tables + std::size_t(piece.row) * std::size_t(batch.table_width);
-    for (int position = begin; position <= last_position; position += kChunk) {
-      const Chunk chunk = find_chunk(cache, block_size, table, position, length, piece.kv_head, scratch.nothing());
-      for (int first = 0; first < num_vectors; first += kTileRows) {
-        const int count = std::min(kTileRows, num_vectors - first);
-        // Vectors whose last key came before this chunk would not change.
-        if (first_position + (first + count - 1) / group >= position) head.take(chunk, first, count, position, first_position);
-      }
-    }
-
-    for (int i = 0; i < num_vectors; ++i) {
-      float *output = outputs + (token + std::size_t(i / group)) * output_stride + heads_at + std::size_t(i % group * dim);
-      const float factor = 1.0f / head.room.total[i];
-      for (int d = 0; d < dim; ++d) output[d] = head.room.outputs[i * dim + d] * factor;
-    }
+  call.pool.run(int(plan.joins.size()), [&](int task, int thread) {
+    const AttentionWork &work = plan.joins[std::size_t(task)];
+    Piece piece(call, work, call.scratch.room(thread));
+    const std::size_t room = std::size_t(piece.num_vectors()) * std::size_t(dim + 2);
+    piece.begin_whole();
+    for (int tile = 0; tile < work.num_tiles; ++tile) piece.join_tile(call.scratch.apart(work.apart + std::size_t(tile) * room, piece.num_vectors(), dim));
+    piece.finish();
   });
 }
 

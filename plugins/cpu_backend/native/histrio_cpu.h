@@ -133,6 +133,7 @@ typedef struct {
   float embedding_scale; // 1 for none
   float logit_scale; // 1 for none
   float logit_softcap; // 0 for none
+  int32_t attention_tile; // keys whose softmax runs apart from the others', a multiple of 64; 0: scores of all keys in memory
 } hc_stage_config;
 
 typedef struct {

@@ -52,6 +52,11 @@ struct Isa {
     odd = odd_of(x);
   }
   static Pairs load_pairs(const uint16_t *p) { return _mm512_loadu_si512(p); }
+  static F load_codes(const int8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)))); }
+  // Numbers that are exact in bfloat16, two by two.
+  static void store_pairs(uint16_t *p, F even, F odd) {
+    _mm512_storeu_si512(p, _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(even), 16), _mm512_castps_si512(odd)));
+  }
   static Pairs set1_pair(uint32_t pair) { return _mm512_set1_epi32(int(pair)); }
 #if defined(__AVX512BF16__)
   static F dot_pairs(F sum, Pairs a, Pairs b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }

@@ -106,6 +106,13 @@ struct Kernels {
   void (*to_bf16)(const float *x, int count, uint16_t *y);
   // Groups of 32: 127 is the largest absolute value of a group; two sums for each.
   void (*to_q8)(const float *x, int num_groups, int8_t *y, float *scales, int32_t *sums);
+  // One head's key or value: codes, and their scale, with which 127 is the largest absolute value. Where a value is not
+  // finite all codes are 0 and the scale is no number.
+  float (*to_codes)(const float *x, int count, int8_t *codes);
+  // Codes [rows, length], `stride` bytes from row to row, as numbers: float32 [rows, length], or bfloat16 in pairs of rows
+  // [rows / 2, length, 2]. Both hold codes exactly. `length` is a multiple of 16.
+  void (*widen_f32)(const int8_t *codes, int num_rows, int length, std::size_t stride, float *y);
+  void (*widen_bf16)(const int8_t *codes, int num_rows, int length, std::size_t stride, uint16_t *y);
 };
 
 const Kernels *plain_kernels();

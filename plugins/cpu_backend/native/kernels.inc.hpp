@@ -573,6 +573,41 @@ void to_q8(const float *x, int num_groups, int8_t *y, float *scales, int32_t *su
   }
 }
 
+float to_codes(const float *x, int count, int8_t *codes) {
+  F most = Isa::zero(), nothing = Isa::zero();
+  int i = 0;
+  for (; i + kWidth <= count; i += kWidth) {
+    const F v = Isa::load(x + i);
+    most = Isa::max(most, Isa::abs(v));
+    nothing = Isa::fma(v, Isa::zero(), nothing);
+  }
+  float largest = Isa::largest(most), not_finite = Isa::sum(nothing);
+  for (; i < count; ++i) {
+    const float v = x[i] < 0 ? -x[i] : x[i];
+    largest = v > largest ? v : largest;
+    not_finite += x[i] * 0.0f;
+  }
+  const float scale = largest / 127.0f + not_finite;
+  const float divisor = scale >= __FLT_MIN__ ? scale : __builtin_huge_valf(); // of zeros alone, and of what is no number
+  float rounded[kWidth];
+  for (i = 0; i + kWidth <= count; i += kWidth) {
+    Isa::store(rounded, Isa::round(Isa::div(Isa::load(x + i), Isa::set1(divisor))));
+    for (int k = 0; k < kWidth; ++k) codes[i + k] = not_finite == 0 ? int8_t(int32_t(rounded[k])) : int8_t(0);
+  }
+  for (; i < count; ++i) codes[i] = not_finite == 0 ? int8_t(int32_t(__builtin_rintf(x[i] / divisor))) : int8_t(0);
+  return scale;
+}
+
+void widen_f32(const int8_t *codes, int num_rows, int length, std::size_t stride, float *y) {
+  for (int row = 0; row < num_rows; ++row, codes += stride, y += length)
+    for (int i = 0; i < length; i += kWidth) Isa::store(y + i, Isa::load_codes(codes + i));
+}
+
+void widen_bf16(const int8_t *codes, int num_rows, int length, std::size_t stride, uint16_t *y) {
+  for (int row = 0; row < num_rows; row += 2, codes += 2 * stride, y += 2 * length)
+    for (int i = 0; i < length; i += kWidth) Isa::store_pairs(y + 2 * i, Isa::load_codes(codes + i), Isa::load_codes(codes + stride + i));
+}
+
 #define HC_OF(function, rows, ...) function<rows __VA_OPT__(, ) __VA_ARGS__>
 #define HC_FEW_ROWS(function, ...) \
   {HC_OF(function, 1, __VA_ARGS__), HC_OF(function, 2, __VA_ARGS__), HC_OF(function, 3, __VA_ARGS__)}
@@ -620,6 +655,9 @@ constexpr Kernels make_kernels(const char *name) {
   k.add_scaled = add_scaled;
   k.to_bf16 = to_bf16;
   k.to_q8 = to_q8;
+  k.to_codes = to_codes;
+  k.widen_f32 = widen_f32;
+  k.widen_bf16 = widen_bf16;
   return k;
 }
 

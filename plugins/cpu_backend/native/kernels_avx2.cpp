@@ -63,6 +63,12 @@ struct Isa {
     odd = odd_of(x);
   }
   static Pairs load_pairs(const uint16_t *p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)); }
+  static F load_codes(const int8_t *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)))); }
+  // Numbers that are exact in bfloat16, two by two.
+  static void store_pairs(uint16_t *p, F even, F odd) {
+    const __m256i low = _mm256_srli_epi32(_mm256_castps_si256(even), 16);
+    _mm256_storeu_si256(reinterpret_cast<__m256i *>(p), _mm256_or_si256(low, _mm256_castps_si256(odd)));
+  }
   static Pairs set1_pair(uint32_t pair) { return _mm256_set1_epi32(int(pair)); }
   static F dot_pairs(F sum, Pairs a, Pairs b) { return fma(even_of(a), even_of(b), fma(odd_of(a), odd_of(b), sum)); }
 

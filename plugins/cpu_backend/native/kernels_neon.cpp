@@ -53,6 +53,15 @@ struct Isa {
     odd = odd_of(x);
   }
   static Pairs load_pairs(const uint16_t *p) { return vld1q_u16(p); }
+  static F load_codes(const int8_t *p) {
+    int32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four))))));
+  }
+  // Numbers that are exact in bfloat16, two by two.
+  static void store_pairs(uint16_t *p, F even, F odd) {
+    vst1q_u16(p, vreinterpretq_u16_u32(vorrq_u32(vshrq_n_u32(vreinterpretq_u32_f32(even), 16), vreinterpretq_u32_f32(odd))));
+  }
   static Pairs set1_pair(uint32_t pair) { return vreinterpretq_u16_u32(vdupq_n_u32(pair)); }
   static F dot_pairs(F sum, Pairs a, Pairs b) { return fma(even_of(a), even_of(b), fma(odd_of(a), odd_of(b), sum)); }
 

@@ -81,6 +81,9 @@ struct Isa {
     for (int i = 0; i < 2 * kWidth; ++i) y.v[i] = p[i];
     return y;
   }
+  static F load_codes(const int8_t *p) { return each([&](int i) { return float(p[i]); }); }
+  // Numbers that are exact in bfloat16, two by two.
+  static void store_pairs(uint16_t *p, F even, F odd);
   static Pairs set1_pair(uint32_t pair) {
     Pairs y;
     for (int i = 0; i < kWidth; ++i) __builtin_memcpy(y.v + 2 * i, &pair, sizeof pair);
@@ -126,6 +129,12 @@ struct Isa {
 
 namespace hc {
 namespace {
+void Isa::store_pairs(uint16_t *p, F even, F odd) {
+  for (int i = 0; i < kWidth; ++i) {
+    p[2 * i] = bf16_bits(even.v[i]);
+    p[2 * i + 1] = bf16_bits(odd.v[i]);
+  }
+}
 void Isa::store_bf16(uint16_t *p, F x) { for (int i = 0; i < kWidth; ++i) p[i] = bf16_bits(x.v[i]); }
 constinit const Kernels kernels = make_kernels("plain");
 } // namespace

@@ -187,6 +187,19 @@ void test_the_rest(const Kernels &kernels, Numbers &numbers) {
     for (int i = 0; i < kInputsOfTest; ++i) y[i] = float(values[i]);
     for (int i = 0; i < 6; ++i) y[kInputsOfTest + 3 + i] = float(sums[i]);
   });
+  test_numbers(kernels, "to_codes", odd + 1, [&](const Kernels &k, float *y) {
+    int8_t codes[odd];
+    y[odd] = 1000.0f * k.to_codes(x.data(), odd, codes);
+    for (int i = 0; i < odd; ++i) y[i] = float(codes[i]);
+  });
+  test_numbers(kernels, "widen", 2 * kInputsOfTest, [&](const Kernels &k, float *y) {
+    int8_t codes[kInputsOfTest];
+    uint16_t pairs[kInputsOfTest];
+    plain_kernels()->to_codes(x.data(), kInputsOfTest, codes);
+    k.widen_f32(codes, 2, kInputsOfTest / 2, kInputsOfTest / 2, y);
+    k.widen_bf16(codes, 2, kInputsOfTest / 2, kInputsOfTest / 2, pairs);
+    for (int i = 0; i < kInputsOfTest; ++i) y[kInputsOfTest + i] = float(pairs[i]);
+  });
   test_numbers(kernels, "to_bf16", odd, [&](const Kernels &k, float *y) {
     uint16_t bits[odd];
     k.to_bf16(x.data(), odd, bits);

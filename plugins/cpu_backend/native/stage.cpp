@@ -52,7 +52,9 @@ int linear_of_bias(int tensor) {
 Stage::Stage(const hc_stage_config &config, const Kernels &kernels) : config_(config), kernels_(kernels) {
   require(config.num_layers > 0 && config.hidden > 0 && config.max_tokens > 0, "num_layers, hidden and max_tokens must be above 0");
   require(config.vocab > 0 || (!config.is_first && !config.is_last), "vocab must be above 0");
-  if (config.kv_format == HC_KV_I8) throw Error(HC_UNSUPPORTED, "keys and values of 8 bit are not supported");
+  require(config.attention_tile >= 0 && config.attention_tile % kChunk == 0 && config.attention_tile <= 1 << 20,
+          "a tile of attention must be a multiple of 64, from 64 to 1048576, or 0 for none");
+  require(config.kv_format == HC_KV_I8 || (config.kv_format == HC_KV_BF16) == (config.activations == HC_ACT_BF16), "keys and values must be as activations, or codes of 8 bit");
   layers_.resize(std::size_t(config.num_layers));
 }
 
@@ -70,7 +72,7 @@ void Stage::set_layer(int layer, const hc_layer_config &config) {
   Layer &made = layers_[std::size_t(layer)];
   made.config = config;
   made.mlps.resize(std::size_t(std::max(1, config.num_experts)));
-  made.cache = KvCache(config.num_kv_heads, config.head_dim, config_.kv_format == HC_KV_BF16);
+  made.cache = KvCache(config.num_kv_heads, config.head_dim, hc_kv_format(config_.kv_format));
 }
 
 void Stage::set_rope(int table, const float *inverse_frequencies, int count, float scale) {
@@ -228,7 +230,8 @@ void Stage::ready() {
   choices_.reserve(rows);
   first_rows_.reserve(std::size_t(most_experts) + 1);
   expert_uses_.reserve(std::size_t(most_experts));
-  work_.reserve(tokens * 64);
+  attention_plan_.tile = config_.attention_tile;
+  attention_plan_.tasks.reserve(tokens * 64);
   is_ready_ = true;
   make_thread_room();
 }
@@ -241,6 +244,7 @@ void Stage::make_thread_room() {
   linear_scratch_ = std::make_unique<LinearScratch>(num_threads);
   attention_scratch_ = std::make_unique<AttentionScratch>(num_threads, most_dim);
   normed_ = Array<float>(std::size_t(num_threads) * std::size_t(config_.hidden));
+  if (config_.attention_tile == 0) plain_scores_ = Array<float>(std::size_t(num_threads) * std::size_t(num_blocks_) * std::size_t(block_size_));
   num_threads_ = num_threads;
 }
 
@@ -256,6 +260,7 @@ void Stage::allocate(int num_blocks, int block_size) {
   for (Layer &layer : layers_) layer.cache.allocate(num_blocks, block_size);
   num_blocks_ = num_blocks;
   block_size_ = block_size;
+  if (config_.attention_tile == 0) num_threads_ = 0; // the room for scores depends on blocks
 }
 
 void Stage::copy_blocks(int count, const int32_t *from, const int32_t *to) {
@@ -409,8 +414,14 @@ void Stage::attention(Layer &layer, const hc_batch &batch) {
   write_keys(layer, batch);
 
   const AttentionShape shape{c.num_heads, c.num_kv_heads, c.head_dim, c.window, c.attention_scale, c.attention_softcap, layer.sinks};
-  divide(batch, shape, work_);
-  attend(kernels_, Pool::instance(), *attention_scratch_, layer.cache, block_size_, shape, batch, work_, queries_.data(), heads, attended_.data(), heads);
+  const bool is_bf16 = config_.activations == HC_ACT_BF16;
+  const AttentionCall call{kernels_, Pool::instance(), *attention_scratch_, layer.cache, block_size_, is_bf16, shape, batch, queries_.data(), attended_.data(), heads};
+  if (config_.attention_tile == 0) {
+    attend_plain(call, plain_scores_.data(), std::size_t(num_blocks_) * std::size_t(block_size_));
+  } else {
+    divide(batch, shape, num_threads_, attention_plan_);
+    attend(call, attention_plan_);
+  }
 
   InputRows::Forms attended;
   attended.add(layer.o);

@@ -103,7 +103,8 @@ class Stage {
   Array<float> branch_; // [max_tokens, hidden], of a branch with a norm of its own
   Array<float> normed_; // [threads, hidden]
   InputRows input_;
-  std::vector<AttentionWork> work_;
+  AttentionPlan attention_plan_;
+  Array<float> plain_scores_; // [threads, tokens of all blocks], without tiles
 
   // Of layers with experts: a token's choices, and a row for each of them, those of one expert side by side.
   struct Choice {

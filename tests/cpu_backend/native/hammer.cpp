@@ -58,8 +58,8 @@ std::vector<uint8_t> stored(const Format &format, std::size_t count) {
 
 class Stage {
  public:
-  Stage(const Format &format, int activations, int num_experts) : format_(format) {
-    const hc_stage_config config{sizeof config, kLayers, kHidden, kVocab, 1, 1, activations, activations, 200, 8, 64, HC_RMS_NORM, 1e-6f, 1, 1, 0};
+  Stage(const Format &format, int activations, int num_experts, int kv_format, int tile) : format_(format) {
+    const hc_stage_config config{sizeof config, kLayers, kHidden, kVocab, 1, 1, activations, kv_format, 200, 8, 64, HC_RMS_NORM, 1e-6f, 1, 1, 0, tile};
     check(hc_stage_new(&config, &stage_));
     const std::vector<float> frequencies(kHeadDim / 2, 0.1f);
     check(hc_rope(stage_, 0, frequencies.data(), kHeadDim / 2, 1));
@@ -146,7 +146,10 @@ int main(int argc, char **argv) {
     check(hc_self_test());
     for (const Format &format : kFormats)
       for (int activations : {HC_ACT_F32, HC_ACT_BF16})
-        for (int num_experts : {0, 4}) Stage(format, activations, num_experts).run();
+        for (int num_experts : {0, 4}) Stage(format, activations, num_experts, activations, 512).run();
+    for (int activations : {HC_ACT_F32, HC_ACT_BF16})
+      for (int kv_format : {activations, int(HC_KV_I8)})
+        for (int tile : {0, 64}) Stage(kFormats[0], activations, 0, kv_format, tile).run();
   }
   std::puts("fine");
 }
