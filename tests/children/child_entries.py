@@ -33,6 +33,11 @@ def fail(payload: Any) -> None:
     raise RuntimeError("a bug in the child")
 
 
+def get_ready() -> None:
+    """Prepare for an order."""
+    _publish(os.environ["PREPARED_FILE"])
+
+
 def wait_for_ever(file: str) -> None:
     """End only because the parent did."""
     _publish(file)

@@ -3,7 +3,9 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NoReturn, cast
 
@@ -12,6 +14,7 @@ import psutil
 import pytest
 
 from histrio.children.child import PARENT_GONE
+from histrio.children.launch import launch
 from histrio.children.spawn import ChildProcess, ChildSpec, describe_exit, spawn
 from histrio.errors import BackendError, EngineError
 from histrio.testing.wait import eventually_async
@@ -30,9 +33,8 @@ async def start(entry: str, payload: object, *, python: str | None = None) -> Ch
     return await spawn(spec, env=ENV, python=python)
 
 
-async def cut_life_line(child: ChildProcess) -> None:
-    assert child._process.stdin is not None
-    await child._process.stdin.aclose()
+def cut_life_line(child: ChildProcess) -> None:
+    child.cut_life_line()
 
 
 async def number_in(file: Path) -> int:
@@ -62,6 +64,32 @@ async def test_failure_is_told_by_exit_code(capfd: pytest.CaptureFixture[str]) -
     assert "a bug in the child" in capfd.readouterr().err
 
 
+async def test_a_child_prepares_for_an_order_that_comes_later(tmp_path: Path) -> None:
+    file = tmp_path / "facts"
+    environment = {**ENV, "PREPARED_FILE": str(tmp_path / "prepared")}
+    child = ChildProcess("early", launch("early", env=environment, prepare="child_entries:get_ready"))
+    await eventually_async((tmp_path / "prepared").exists)
+    assert not file.exists()
+    await child.begin(ChildSpec("child_entries:write_facts", {"text": "now", "file": str(file)}, "facts.1"))
+    assert await child.wait() == "ended"
+    assert file.read_text().startswith("now\n")
+
+
+async def test_what_cannot_be_prepared_is_left_to_the_order(tmp_path: Path) -> None:
+    file = tmp_path / "facts"
+    child = ChildProcess("early", launch("early", env=ENV, prepare="child_entries:fail"))
+    await child.begin(ChildSpec("child_entries:write_facts", {"text": "now", "file": str(file)}, "facts.1"))
+    assert await child.wait() == "ended"
+    assert file.exists()
+
+
+async def test_a_prepared_child_without_an_order_ends_with_its_life_line(tmp_path: Path) -> None:
+    environment = {**ENV, "PREPARED_FILE": str(tmp_path / "prepared")}
+    child = ChildProcess("early", launch("early", env=environment, prepare="child_entries:get_ready"))
+    child.cut_life_line()
+    assert await child.wait() == "ended with exit code 1"
+
+
 async def test_missing_entry_is_a_failure(capfd: pytest.CaptureFixture[str]) -> None:
     child = await start("nothing_of_this_name", None)
     assert await child.wait() == "ended with exit code 1"
@@ -74,10 +102,10 @@ async def test_missing_interpreter_is_named() -> None:
 
 
 async def test_what_the_system_lacks_for_now_is_told_from_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    def open_process(*_command: object, **_options: object) -> NoReturn:
+    def popen(*_command: object, **_options: object) -> NoReturn:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monkeypatch.setattr(anyio, "open_process", open_process)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     with pytest.raises(EngineError, match="Too many open files"):
         await start("fail", None)
 
@@ -115,10 +143,9 @@ class Unending:
     """A process that the system cannot end: it hangs in a driver, say."""
 
     pid = 1
-    returncode: int | None = None
 
-    async def wait(self) -> int:
-        await anyio.sleep_forever()
+    def wait(self) -> int:
+        threading.Event().wait()
         return 0
 
     def terminate(self) -> None:
@@ -129,7 +156,7 @@ class Unending:
 
 async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("histrio.children.spawn._ABANDON_AFTER_S", 0.01)
-    child = ChildProcess("stuck.1", cast("anyio.abc.Process", Unending()))
+    child = ChildProcess("stuck.1", cast("subprocess.Popen[bytes]", Unending()))
     with anyio.move_on_after(0.1) as waiting:
         await child.wait_or_abandon()
     assert waiting.cancelled_caught, "nothing killed it yet"
@@ -141,7 +168,7 @@ async def test_child_that_cannot_be_ended_is_waited_for_only_a_moment(monkeypatc
 async def test_child_stops_in_order_when_its_life_line_is_cut(tmp_path: Path) -> None:
     child = await start("stop_in_order", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
-    await cut_life_line(child)
+    cut_life_line(child)
     assert await child.wait() == "ended"
     assert (tmp_path / "number").read_text() == "stopped"
 
@@ -149,7 +176,7 @@ async def test_child_stops_in_order_when_its_life_line_is_cut(tmp_path: Path) ->
 async def test_child_that_refuses_ends_when_its_life_line_is_cut(tmp_path: Path) -> None:
     child = await start("refuse_to_stop", str(tmp_path / "number"))
     await number_in(tmp_path / "number")
-    await cut_life_line(child)
+    cut_life_line(child)
     assert await child.wait() == describe_exit(PARENT_GONE)
 
 

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -25,7 +26,7 @@ from histrio.testing.models import write_tokenizer
 WriteModel = Callable[..., Path]
 
 
-def root_module(run: Callable[[Plan], int]) -> ModuleType:
+def root_module(run: Callable[[Plan, object], int]) -> ModuleType:
     """Stands in for the root process."""
     module = ModuleType("histrio.processes.root")
     module.run = run  # type: ignore[attr-defined]
@@ -37,12 +38,13 @@ def paper_runtime(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> Iterator
     """Paper plugins, and a list of plans in place of a running service; puts the loggers back."""
     started: list[Plan] = []
 
-    def run(plan: Plan) -> int:
+    def run(plan: Plan, _early: object) -> int:
         started.append(plan)
         return 0
 
     monkeypatch.setattr("histrio.plugins.registry.installed_plugins", lambda: plugins)
     monkeypatch.setitem(sys.modules, "histrio.processes.root", root_module(run))
+    monkeypatch.setattr("histrio.cli.main.early_engine", lambda _topology: nullcontext())
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield started
@@ -221,7 +223,7 @@ def test_what_the_world_refuses_is_exit_code_1(
     assert "stage[0]: unknown architecture" in complaint(capsys)
     factory.model = Probe(available=True)
 
-    def fail(plan: Plan) -> int:
+    def fail(plan: Plan, _early: object) -> int:
         raise EngineError("the engine ended 4 times")
 
     monkeypatch.setitem(sys.modules, "histrio.processes.root", root_module(fail))
@@ -232,7 +234,7 @@ def test_what_the_world_refuses_is_exit_code_1(
 def test_a_lack_of_memory_is_one_line_and_exit_code_1(
     two_stages: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def fail(plan: Plan) -> int:
+    def fail(plan: Plan, _early: object) -> int:
         raise MemoryError
 
     monkeypatch.setitem(sys.modules, "histrio.processes.root", root_module(fail))
@@ -241,7 +243,7 @@ def test_a_lack_of_memory_is_one_line_and_exit_code_1(
 
 
 def test_a_bug_keeps_its_traceback(two_stages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(plan: Plan) -> int:
+    def fail(plan: Plan, _early: object) -> int:
         raise ZeroDivisionError
 
     monkeypatch.setitem(sys.modules, "histrio.processes.root", root_module(fail))

@@ -34,12 +34,45 @@ def test_loading_and_stepping_import_neither_torch_nor_transformers() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which libraries a process has loaded")
 def test_a_server_on_the_cpu_backend_loads_no_torch(tmp_path: Path) -> None:
     with LaunchedServer("--model", "demo", "--backend", "cpu", log=tmp_path / "log") as server:
-        body = json.dumps({"model": "demo", "prompt": "Hello", "max_tokens": 3}).encode()
-        asked = urllib.request.Request(f"{server.base_url}/v1/completions", body, {"content-type": "application/json"})
-        with urllib.request.urlopen(asked, timeout=30) as answered:
-            assert json.load(answered)["usage"]["completion_tokens"] == 3
+        complete(server)
         process = psutil.Process(server.process.pid)
         loaded = [each.path for child in (process, *process.children()) for each in child.memory_maps()]
 
     assert any("libhistrio_cpu" in path for path in loaded)
     assert not any("libtorch" in path for path in loaded)
+
+
+HEAVY = {
+    *("torch", "transformers", "safetensors", "scipy", "pandas", "sympy", "pydantic", "sklearn", "PIL", "matplotlib"),
+    *("requests", "aiohttp", "huggingface_hub", "openai", "mlx", "vllm", "sglang", "numba", "networkx", "pytest"),
+}
+"""What no process of a server on the CPU backend imports: each takes a good part of its start, or of its memory."""
+NOTES_MODULES = """
+import atexit, os, sys
+name = "engine" if "histrio.children.child" in sys.orig_argv else "front"
+atexit.register(lambda: open(os.path.join({folder!r}, name), "w").write("\\n".join(sys.modules)))
+"""
+
+
+@pytest.mark.slow_start
+def test_neither_front_nor_engine_imports_what_takes_long(tmp_path: Path) -> None:
+    plugin = tmp_path / "notes_modules.py"
+    plugin.write_text(NOTES_MODULES.format(folder=str(tmp_path)))
+    arguments = ("--model", "demo", "--backend", "cpu", "--plugin", str(plugin), "--set", "api.warm-grammars=false")
+    with LaunchedServer(*arguments, log=tmp_path / "log") as server:
+        complete(server)
+    front, engine = ({*(tmp_path / name).read_text().split()} for name in ("front", "engine"))
+
+    assert {"litestar", "tokenizers", "histrio_api.service"} <= front
+    assert {"histrio_cpu.backend", "histrio.stage.actor"} <= engine
+    assert (HEAVY & front, HEAVY & engine) == (set(), set())
+    assert not {"litestar", "jinja2", "tokenizers", "histrio_api.service"} & engine
+    assert not {"histrio_cpu.backend", "llguidance"} & front
+
+
+def complete(server: LaunchedServer) -> None:
+    """Three tokens."""
+    body = json.dumps({"model": "demo", "prompt": "Hello", "max_tokens": 3}).encode()
+    asked = urllib.request.Request(f"{server.base_url}/v1/completions", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=30) as answered:
+        assert json.load(answered)["usage"]["completion_tokens"] == 3

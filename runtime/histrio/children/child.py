@@ -1,5 +1,6 @@
-"""`python -m histrio.children.child`: the main program of every child process.
+"""`python -m histrio.children.child [PREPARE]`: the main program of every child process.
 
+`PREPARE` is `module:function`, which the child calls before it reads its order: what is imported there is there then.
 The parent writes one line to its standard input, a `ChildSpec` as JSON, and keeps the pipe open as the child's life
 line. When it closes, the parent is gone: the child gets SIGTERM, which an entry may take as its order to stop, and 2 s
 later it ends in any case.
@@ -49,6 +50,9 @@ def main() -> None:
     """Read the spec from standard input and carry it out. Ctrl-C is left to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     life_line = _take_stdin()
+    for entry in sys.argv[1:2]:
+        with suppress(Exception):  # the order needs the same, and tells what is wrong with it
+            _resolve(entry)()
     line = _read_line(life_line)
     if line is None:
         # No message if the parent has closed the pipe already, which happens when everything ends.
@@ -131,9 +135,9 @@ def _tell_kernel(name: str) -> None:
     libc.prctl(_PR_SET_NAME, f"rt:{name}".encode()[:15])
 
 
-def _resolve(entry: str) -> Callable[[Any], None]:
+def _resolve(entry: str) -> Callable[..., None]:
     module, _, name = entry.partition(":")
-    function: Callable[[Any], None] = getattr(importlib.import_module(module), name)
+    function: Callable[..., None] = getattr(importlib.import_module(module), name)
     return function
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import errno
-import os
+import asyncio
 import signal
-import sys
+import subprocess
+import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
 
 import anyio
-import anyio.abc
 import msgspec
+from anyio import to_thread
 
 from histrio.children.child import PARENT_GONE, ChildSpec
-from histrio.errors import BackendError, EngineError
+from histrio.children.launch import launch
 
 __all__ = ["ChildProcess", "ChildSpec", "describe_exit", "spawn"]
 
 _ABANDON_AFTER_S = 2.0
 """Seconds that a killed process has to give back what it holds, such as its device's memory."""
-_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.ENOSPC})
-"""Errors of a system that lacks something only for the moment, such as descriptors."""
 _UNENDED = "was killed, but the system has not ended it"
 
 
@@ -30,10 +30,13 @@ _FAULTS = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGFPE, signal.SIGIL
 class ChildProcess:
     """A running child. Its output goes to the parent's; Ctrl-C in the terminal does not reach it."""
 
-    def __init__(self, name: str, process: anyio.abc.Process) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[bytes]) -> None:
         self.name = name
         self._process = process
         self._is_killed = anyio.Event()
+        self._code: Future[int] = Future()
+        self._code.set_running_or_notify_cancel()  # a task that gives up waiting cancels nothing
+        threading.Thread(target=self._wait, name=f"wait-{name}", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -43,20 +46,17 @@ class ChildProcess:
     @property
     def is_running(self) -> bool:
         """Whether the process has not ended yet."""
-        return self._process.returncode is None
+        return not self._code.done()
 
     @property
     def died_of_itself(self) -> bool:
         """Whether the process ended by its own doing: an exit code or a fault of its code, no signal from outside."""
-        code = self._process.returncode
-        return code is not None and (code > 0 or -code in _FAULTS)
+        code = self._code.result() if self._code.done() else 0
+        return code > 0 or -code in _FAULTS
 
     async def wait(self) -> str:
         """Wait for its end and say in words how it ended. May be called by several tasks, also afterwards."""
-        code = await self._process.wait()
-        assert self._process.stdin is not None
-        await self._process.stdin.aclose()
-        return describe_exit(code)
+        return describe_exit(await asyncio.wrap_future(self._code))
 
     async def wait_or_abandon(self) -> str:
         """`wait`, but only a moment longer once it was killed: the system cannot end a process that it is stuck in."""
@@ -88,6 +88,29 @@ class ChildProcess:
         await anyio.sleep(_ABANDON_AFTER_S)
         waiting.cancel()
 
+    def _wait(self) -> None:
+        code = self._process.wait()
+        self.cut_life_line()
+        self._code.set_result(code)
+
+    def cut_life_line(self) -> None:
+        """Close the pipe that tells the child of its parent's life."""
+        assert self._process.stdin is not None
+        with suppress(OSError):  # of an order that it did not take
+            self._process.stdin.close()
+
+    async def begin(self, spec: ChildSpec) -> None:
+        """Give the child its order. One that has ended already takes none; `wait` tells how it ended."""
+        stdin = self._process.stdin
+        assert stdin is not None
+
+        def send() -> None:
+            with suppress(OSError, ValueError):
+                stdin.write(msgspec.json.encode(spec) + b"\n")
+                stdin.flush()
+
+        await to_thread.run_sync(send)
+
 
 async def spawn(
     spec: ChildSpec,
@@ -98,31 +121,12 @@ async def spawn(
 ) -> ChildProcess:
     """Carry out `spec` in a process of its own, by this interpreter or another one that has histrio installed.
 
-    Call it from a thread that lives as long as the parent does: on Linux the child dies with that thread. `env` is
-    added to the parent's environment; `pass_fds` are descriptors that the child has too, under the same numbers.
-    Raises `BackendError` if the interpreter cannot be started, and `EngineError` if only the system cannot do it now.
+    Call it from a thread that lives as long as the parent does: on Linux the child dies with that thread. The other
+    parameters are those of `histrio.children.launch`, whose errors it raises.
     """
-    interpreter = python or sys.executable
-    try:
-        process = await anyio.open_process(
-            [interpreter, "-m", "histrio.children.child"],
-            stdout=None,
-            stderr=None,
-            env=_environment(env or {}),
-            start_new_session=True,
-            pass_fds=pass_fds,
-        )
-    except OSError as error:
-        refusal = f"cannot start process {spec.name!r} with {interpreter}: {error.strerror}"
-        raise (EngineError(refusal) if error.errno in _PASSING else BackendError(refusal)) from error
-
-    assert process.stdin is not None
-    try:
-        await process.stdin.send(msgspec.json.encode(spec) + b"\n")
-    except anyio.BrokenResourceError:
-        # It has ended already; `wait` tells how.
-        pass
-    return ChildProcess(spec.name, process)
+    child = ChildProcess(spec.name, launch(spec.name, python=python, env=env, pass_fds=pass_fds))
+    await child.begin(spec)
+    return child
 
 
 def describe_exit(code: int) -> str:
@@ -140,7 +144,3 @@ def describe_exit(code: int) -> str:
         return f"killed by signal {-code} ({signal.Signals(-code).name})"
     except ValueError:
         return f"killed by signal {-code}"
-
-
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    return {"PYTHONUNBUFFERED": "1", **os.environ, **extra}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from histrio.cli.options import Options, parse_options
 from histrio.config.tables import convert_table
 from histrio.config.topology import RuntimeTable, Topology, parse_tables, read_file, read_tables
 from histrio.errors import HistrioError, PluginError, TopologyError
+from histrio.processes.early import early_engine
 from histrio.processes.logs import set_up_logs
 
 if TYPE_CHECKING:
@@ -44,11 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Options) -> int:
-    from histrio.cli.plugin_report import describe_plugins, plugin_sentences
-    from histrio.plugins.registry import installed_plugins
     from histrio.plugins.sources import name_plugins
 
     if options.is_plugins:
+        from histrio.cli.plugin_report import describe_plugins
+        from histrio.plugins.registry import installed_plugins
+
         name_plugins(_named_plugins(options))
         print(describe_plugins(installed_plugins()))
         return 0
@@ -56,24 +59,33 @@ def _run(options: Options) -> int:
     topology = _topology(options)
     set_up_logs("front", log_format=topology.runtime.log_format, level=topology.runtime.log_level)
     name_plugins(topology.runtime.plugins)
+    if options.is_check:
+        return _serve(topology, options, None)
+    with early_engine(topology) as early:
+        return _serve(topology, options, early)
+
+
+def _serve(topology: Topology, options: Options, early: subprocess.Popen[bytes] | None) -> int:
+    """Resolve the topology, and carry it out or describe it."""
+    from histrio.cli.plugin_report import plugin_sentences
+    from histrio.plan.resolve import resolve
+    from histrio.plugins.registry import installed_plugins
+
     plugins = installed_plugins()
     for failed in plugins.failed:
         if failed.is_named:
             raise TopologyError("runtime.plugins", f"{failed.name} cannot be loaded: {failed.reason}")
     for sentence in plugin_sentences(plugins):
         logging.getLogger(__name__).warning("%s", sentence)
-
-    from histrio.plan.resolve import resolve
-
     plan = resolve(topology, plugins, is_check=options.is_check)
     try:
-        return _carry_out(plan, plugins, options)
+        return _carry_out(plan, plugins, options, early)
     except TopologyError as error:
         print(f"{PROGRAM}: {_sentence(options, error)}", file=sys.stderr)
         return 1
 
 
-def _carry_out(plan: Plan, plugins: Plugins, options: Options) -> int:
+def _carry_out(plan: Plan, plugins: Plugins, options: Options, early: subprocess.Popen[bytes] | None) -> int:
     """From here on it is the world that refuses: a device that is not here, a port that another program has."""
     from histrio.plan.placement import ask_backends, settle
 
@@ -87,7 +99,7 @@ def _carry_out(plan: Plan, plugins: Plugins, options: Options) -> int:
 
     from histrio.processes.root import run
 
-    return run(plan)
+    return run(plan, early)
 
 
 def _topology(options: Options) -> Topology:

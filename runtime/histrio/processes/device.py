@@ -41,7 +41,7 @@ from histrio.processes.logs import LogFormat, set_up_logs
 from histrio.replica.lifecycle import LINK
 from histrio.system.flight_record import record_in
 
-__all__ = ["DeviceProcess", "record_file", "run_device_process"]
+__all__ = ["DeviceProcess", "prepare", "record_file", "run_device_process"]
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,11 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     def can_mend(self) -> bool:
         """Whether actors are made anew inside; an engine ends with its process."""
         return not any(stage.is_engine for stage in self.stages)
+
+
+def prepare() -> None:
+    """Load what every device process needs, before it is known what this one is to do."""
+    installed_plugins()
 
 
 def run_device_process(payload: Any) -> None:

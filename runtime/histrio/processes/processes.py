@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -57,7 +58,16 @@ def device_processes(plan: Plan, secret: str = "") -> list[DeviceProcess]:
 class ReplicaProcesses:
     """Runs one task per process role; tells root what starts and what ends."""
 
-    def __init__(self, root: RootActor, plan: Plan, folder: Path, links: IoThread, secret: str) -> None:
+    def __init__(
+        self,
+        root: RootActor,
+        plan: Plan,
+        folder: Path,
+        links: IoThread,
+        secret: str,
+        early: subprocess.Popen[bytes] | None = None,
+    ) -> None:
+        """`early` is a process of `histrio.processes.early` that waits for the engine's order."""
         self._root = root
         self._roles = device_processes(plan, secret)
         self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
@@ -66,6 +76,7 @@ class ReplicaProcesses:
         self._front_socket = folder / FRONT
         self._running: dict[str, ChildProcess] = {}
         self._is_stopping = False
+        self._early = early
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -153,7 +164,10 @@ class ReplicaProcesses:
                 self._make_room(spec.process)
                 started = msgspec.structs.replace(spec, front_endpoint=f"ipc://{self._front_socket}")
                 child = ChildSpec(_ENTRY, msgspec.to_builtins(started), spec.process)
-                return await spawn(child, python=self._pythons.get(role.process))
+                python = self._pythons.get(role.process)
+                if role.process == ENGINE_PROCESS and self._early is not None and python is None:
+                    return await self._begin_early(child)
+                return await spawn(child, python=python)
             except BackendError as error:
                 self._root.fail(error)
                 return str(error)
@@ -162,6 +176,12 @@ class ReplicaProcesses:
                 log.warning("process %s: %s; trying again in %g s", spec.process, reason, delay_s)
             await anyio.sleep(delay_s)
         return reason
+
+    async def _begin_early(self, spec: ChildSpec) -> ChildProcess:
+        assert self._early is not None
+        child, self._early = ChildProcess(spec.name, self._early), None
+        await child.begin(spec)
+        return child
 
     def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
         name = f"{role.process}.{count}"

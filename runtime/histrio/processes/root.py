@@ -12,6 +12,7 @@ import resource
 import secrets
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
@@ -58,11 +59,14 @@ _SWITCH_INTERVAL_S = 0.0005
 """A busy thread holds the interpreter at most this long while the loop or the I/O thread wait for it."""
 
 
-def run(plan: Plan) -> int:
-    """Serve the plan until stopped; the process's exit status. Raises `HistrioError` when it cannot go on."""
+def run(plan: Plan, early: subprocess.Popen[bytes] | None = None) -> int:
+    """Serve the plan until stopped; the process's exit status. Raises `HistrioError` when it cannot go on.
+
+    `early` is a process of `histrio.processes.early` that becomes the engine's.
+    """
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     _allow_descriptors()
-    root = _Root(plan, installed_plugins())
+    root = _Root(plan, installed_plugins(), early)
     try:
         anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})
     except BaseExceptionGroup as group:
@@ -82,9 +86,10 @@ def _allow_descriptors() -> None:
 
 
 class _Root:
-    def __init__(self, plan: Plan, plugins: Plugins) -> None:
+    def __init__(self, plan: Plan, plugins: Plugins, early: subprocess.Popen[bytes] | None) -> None:
         self._plan = plan
         self._plugins = plugins
+        self._early = early
         self._stop = anyio.Event()
         self._kill_all: Callable[[], None] = _nothing
         self._folder: Path | None = None
@@ -160,7 +165,7 @@ class _Root:
             front.directory.use(links)
             links.start()
             try:
-                processes = ReplicaProcesses(front.root, plan, folder, links, secret)
+                processes = ReplicaProcesses(front.root, plan, folder, links, secret, self._early)
                 front.root.launcher = processes
                 front.root.settle = partial(settle, plan)
                 self._kill_all = processes.kill_all

@@ -134,9 +134,6 @@ class StageActor(Actor[ToStage]):
     def start(self) -> None:
         """Open the stage, which may take minutes; raises what the backend raises."""
         self._opened = self._open_stage(self._spec, self._progress)
-        if self._last_stage is not None:
-            self._progress(1.0, "reading the vocabulary")
-            self._last_stage.start()
         self._tell(ROOT, Opened(self._index, self._opened.capacity))
 
     def receive(self, message: ToStage) -> None:
@@ -181,6 +178,8 @@ class StageActor(Actor[ToStage]):
 
     def idle(self) -> None:
         """Steps of many shapes leave a scattered heap behind; give it back while no step waits."""
+        if self._last_stage is not None:
+            self._last_stage.idle()
         release_free_memory()
         self._report()
 

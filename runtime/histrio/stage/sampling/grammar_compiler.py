@@ -1,6 +1,6 @@
 """Grammars of one last stage become matchers here, beside its steps: no step waits for a compiler.
 
-compiler.open_all()                    while the stage loads: reading a vocabulary may take seconds
+compiler.open_all()                    while the stage is idle: reading a vocabulary may take seconds
 compiler.prepare(request, …, done)     a request is about to enter; it enters when `done` has been called
 compiler.take(request, …)              it enters, and takes its matcher
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
-from histrio.contracts.grammar import GrammarKinds, Matcher, Vocabulary, VocabularySpec
+from histrio.contracts.grammar import GrammarBackend, GrammarKinds, Matcher, Vocabulary, VocabularySpec
 from histrio.errors import HistrioError
 from histrio.messages import GrammarSpec
 
@@ -44,18 +44,17 @@ class GrammarCompiler:
         self._kinds = kinds
         self._tokens = tokens
         self._vocabularies: dict[str, Vocabulary] = {}
+        self._opens_all = False
         self._prepared: OrderedDict[int, Future[Compiled]] = OrderedDict()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-compiler", initializer=_lower_priority)
 
     def open_all(self) -> None:
-        """Read every backend's vocabulary. One that cannot be read fails the requests that need it only."""
-        for backend in self._kinds.backends:
-            try:
-                self._vocabularies[backend.name] = backend.open(self._tokens)
-            except HistrioError as error:
-                log.info("no grammars by %r: %s", backend.name, error)
-            except (Exception, SystemExit):
-                log.exception("the grammar backend %r failed when it opened", backend.name)
+        """Read every backend's vocabulary, unless that has begun. Reading may hold the interpreter's lock, so call it
+        when no step waits; a start does not wait for it. One that cannot be read fails the requests that need it only.
+        """
+        if not self._opens_all:
+            self._opens_all = True
+            self._thread.submit(self._open_all)
 
     def prepare(self, request: int, grammar: GrammarSpec, output_ids: Sequence[int], done: Callable[[], None]) -> None:
         """Compile; `done` is called on the compiler's thread, whatever came of it. Does not wait."""
@@ -78,14 +77,25 @@ class GrammarCompiler:
         """End the thread. Safe to call twice."""
         self._thread.shutdown(wait=True, cancel_futures=True)
 
+    def _open_all(self) -> None:
+        for backend in self._kinds.backends:
+            try:
+                self._vocabulary(backend)
+            except HistrioError as error:
+                log.info("no grammars by %r: %s", backend.name, error)
+            except (Exception, SystemExit):
+                log.exception("the grammar backend %r failed when it opened", backend.name)
+
     def _compile(self, grammar: GrammarSpec, output_ids: list[int]) -> Compiled:
-        backend = self._kinds.backend(grammar)
-        if backend.name not in self._vocabularies:
-            self._vocabularies[backend.name] = backend.open(self._tokens)
-        vocabulary = self._vocabularies[backend.name]
+        vocabulary = self._vocabulary(self._kinds.backend(grammar))
         matcher = vocabulary.matcher(grammar)
         matcher.advance(output_ids)
         return Compiled(vocabulary, matcher)
+
+    def _vocabulary(self, backend: GrammarBackend) -> Vocabulary:
+        if backend.name not in self._vocabularies:
+            self._vocabularies[backend.name] = backend.open(self._tokens)
+        return self._vocabularies[backend.name]
 
 
 def _lower_priority() -> None:

@@ -93,8 +93,8 @@ class GrammarTable:
         """Slots whose masks could not be computed; the table's thread writes it while no other reads it."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar-masks")
 
-    def start(self) -> None:
-        """Read the vocabularies, which may take seconds and hold the interpreter's lock."""
+    def idle(self) -> None:
+        """Nothing is to be done: read the vocabularies, unless that has begun. Does not wait."""
         self._compiler.open_all()
 
     def prepare(self, request: int, grammar: GrammarSpec, output_ids: Sequence[int], done: Callable[[], None]) -> None:

@@ -46,10 +46,10 @@ class LastStage:
         self._unopened: set[int] = set()
         """Slots of sequences whose samplers or grammar could not be opened; they end with their first token."""
 
-    def start(self) -> None:
-        """Read the vocabularies of grammars, which may take seconds."""
+    def idle(self) -> None:
+        """Read the vocabularies of grammars while no step waits."""
         if self._grammars is not None:
-            self._grammars.start()
+            self._grammars.idle()
 
     def prepare(self, command: Prepare, done: Callable[[], None]) -> None:
         """A request with a grammar is about to take a slot; `done` is called, on another thread, when it may."""
