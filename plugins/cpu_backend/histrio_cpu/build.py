@@ -35,6 +35,7 @@ _INSTRUCTION_SETS: dict[str, dict[str, tuple[str, ...]]] = {
         "kernels_avx2.cpp": ("-mavx2", "-mfma", "-mf16c"),
         "kernels_avx512.cpp": _AVX512,
         "kernels_avx512_bf16.cpp": (*_AVX512, "-mavx512bf16"),
+        "kernels_amx.cpp": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
     },
     "arm": {"kernels_neon.cpp": ("-march=armv8.2-a+dotprod",)},
 }

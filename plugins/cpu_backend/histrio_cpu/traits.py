@@ -26,7 +26,7 @@ BLOCK_SIZES = (16, 32, 64, 128)
 class CpuOptions(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fields=True):
     """`options` of a stage on the CPU backend."""
 
-    arch: Literal["auto", "avx512-bf16", "avx512", "avx2", "neon", "plain"] = "auto"
+    arch: Literal["auto", "amx", "avx512-bf16", "avx512", "avx2", "neon", "plain"] = "auto"
     """The kernels: auto is the fastest that the processor runs, plain is the reference that the others are tested
     with."""
     quantization: Literal["none", "q8", "q4"] = "none"

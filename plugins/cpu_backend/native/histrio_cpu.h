@@ -179,7 +179,7 @@ typedef struct hc_stage hc_stage;
 HC_API int32_t hc_abi(void);
 // Text of this thread's last failure, empty if there was none.
 HC_API const char *hc_error(void);
-// Name of the kernels in use: avx512-bf16, avx512, avx2, neon, plain.
+// Name of the kernels in use: amx, avx512-bf16, avx512, avx2, neon, plain.
 HC_API const char *hc_kernels(void);
 // Names of all kernels that this processor can run, fastest first, separated by spaces.
 HC_API const char *hc_kernels_available(void);

@@ -55,6 +55,8 @@ struct Tile {
   float *sums; // [rows, kPanel]
 };
 using TileFunction = void (*)(const Tile &);
+// The same for any number of rows and whole panels, on a processor that multiplies matrices.
+using MatrixFunction = void (*)(const Tile &, int num_rows);
 
 // Scores of query rows with kChunk keys, in four pieces that may lie in four blocks.
 struct Scores {
@@ -84,6 +86,8 @@ struct Kernels {
   // Of a panel that a tile takes at once where several tiles follow each other: the cache keeps them meanwhile.
   int groups_at_once;
   bool takes_one_pass; // The registers hold a tile's sums for a whole panel.
+
+  MatrixFunction matrix_bf16; // in place of the tiles of bfloat16, or null
 
   ScoresFunction scores_f32[kTileRows];
   ScoresFunction scores_bf16[kTileRows];
@@ -120,6 +124,7 @@ const Kernels *plain_kernels();
 const Kernels *avx2_kernels();
 const Kernels *avx512_kernels();
 const Kernels *avx512_bf16_kernels();
+const Kernels *amx_kernels();
 #elif defined(__aarch64__)
 const Kernels *neon_kernels();
 #endif

@@ -258,6 +258,12 @@ uint32_t fetches(int tile, int num_tiles) {
 
 // All rows of a chunk with one panel. Tiles of about equal height share the fetching of what comes next.
 void multiply(const Kernels &kernels, const Linear &linear, int panel, const Input &input, int first_row, int num_rows, float *sums) {
+  if (kernels.matrix_bf16 != nullptr && linear.inputs == kInputsBf16) {
+    const std::byte *begin = linear.panel(panel);
+    kernels.matrix_bf16({begin, begin + kAheadBytes, 0, input, std::size_t(first_row), 0, linear.num_groups, true, sums}, num_rows);
+    return;
+  }
+
   const TileFunction *tiles = kernels.tiles[linear.weights][linear.inputs];
   const int tile_rows = linear.inputs == kInputsQ8 ? kQuantizedTileRows : kTileRows;
   const int num_tiles = (num_rows + tile_rows - 1) / tile_rows;

@@ -15,6 +15,7 @@ namespace hc {
 namespace {
 
 constexpr int kInputsOfTest = 96; // three groups
+constexpr int kInputsOfMatrices = 608; // 19 groups
 constexpr int kDimensions = 48;
 
 // Numbers from -1 to 1, the same at every run.
@@ -116,6 +117,29 @@ void test_tiles(const Kernels &kernels, Numbers &numbers) {
   }
 }
 
+// Counts of rows that leave whole matrices, parts of one, and both.
+void test_matrices(const Kernels &kernels, Numbers &numbers) {
+  if (kernels.matrix_bf16 == nullptr) return;
+  constexpr int most_rows = 71;
+  InputRows rows(most_rows, kInputsOfMatrices);
+  rows.shape(kInputsOfMatrices);
+  InputRows::Forms forms;
+  forms.is_wanted[kInputsBf16] = true;
+  for (int row = 0; row < most_rows; ++row) rows.fill(*plain_kernels(), forms, row, numbers.take(kInputsOfMatrices).data());
+  Slabs slabs;
+  const std::vector<std::byte> data = stored(numbers, HC_BF16, std::size_t(kPanel) * kInputsOfMatrices);
+  const Linear linear = pack(slabs, HC_BF16, HC_KEEP, kPanel, kInputsOfMatrices, data.data(), true);
+  const Input input = rows.input(kInputsBf16);
+  std::vector<float> expected(std::size_t(most_rows) * kPanel);
+  for (int row = 0; row < most_rows; ++row)
+    plain_kernels()->tiles[kWeightsBf16][kInputsBf16][0]({linear.panels, linear.panels, 0, input, std::size_t(row), 0, linear.num_groups, true, expected.data() + row * kPanel});
+  for (int count : {1, 15, 16, 17, 32, 33, 48, 50, most_rows}) {
+    std::vector<float> found(std::size_t(count) * kPanel);
+    kernels.matrix_bf16({linear.panels, linear.panels, 0, input, 0, 0, linear.num_groups, true, found.data()}, count);
+    compare(kernels, "bf16 matrices of " + std::to_string(count) + " rows", found, {expected.begin(), expected.begin() + count * kPanel});
+  }
+}
+
 void test_attention(const Kernels &kernels, Numbers &numbers) {
   const std::vector<float> queries = numbers.take(kTileRows * kDimensions), keys = numbers.take(kChunk * kDimensions), weights = numbers.take(kTileRows * kChunk);
   const std::vector<float> keep = numbers.take(kTileRows), before = numbers.take(kTileRows * kDimensions);
@@ -212,6 +236,7 @@ void test_the_rest(const Kernels &kernels, Numbers &numbers) {
 void self_test(const Kernels &kernels) {
   Numbers numbers;
   test_tiles(kernels, numbers);
+  test_matrices(kernels, numbers);
   test_attention(kernels, numbers);
   test_the_rest(kernels, numbers);
 }
