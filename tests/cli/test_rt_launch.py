@@ -127,6 +127,15 @@ def test_flags_of_other_serving_programs_are_options_of_every_stage(
     assert [stage.spec.options for stage in paper_runtime[1].stages] == [{}, {"mode": "x", "tp-size": 1}]
 
 
+def test_names_of_local_engines_are_options_of_every_stage(two_stages: Path, paper_runtime: list[Plan]) -> None:
+    argv = ["--arch", "avx2", "--numa", "1", "--quantization", "q8", "--flash-tile-size", "128"]
+    given = {"arch": "avx2", "numa": 1, "quantization": "q8", "flash-tile-size": 128, "flash-attention": False}
+    assert main([str(two_stages), *argv, "--no-flash-attention"]) == 0
+    assert main([str(two_stages), "--flash-attention", "--numa", "distribute"]) == 0
+    for plan, expected in zip(paper_runtime, [given, {"flash-attention": True, "numa": "distribute"}], strict=True):
+        assert [stage.spec.options for stage in plan.stages] == [expected] * 2
+
+
 def test_scheduling_has_the_flags_of_other_serving_programs(write_model: WriteModel, paper_runtime: list[Plan]) -> None:
     argv = ["--model", str(write_model()), "--prefill-priority", "1", "--chunked-prefill-size", "64"]
     argv += ["--max-num-tokens-per-batch", "300", "--num-cache-blocks", "40", "--micro-batch-ratio", "3"]

@@ -59,6 +59,19 @@ def test_a_folder_with_safetensors_is_what_it_was(file: Path) -> None:
     assert locate_model(str(file.parent)) == file.parent.resolve()
 
 
+def test_the_form_of_the_weights_may_be_asked_for(file: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (file.parent / name).write_text("{}")
+    folder = str(file.parent)
+    assert locate_model(folder, form="gguf") == locate_model(str(file), form="gguf") == locate_model(str(file))
+    assert locate_model(folder, form="safetensors") == locate_model(folder) == file.parent.resolve()
+    with pytest.raises(UnsupportedModel, match="is a GGUF file, and format = safetensors asks for another"):
+        locate_model(str(file), form="safetensors")
+    file.unlink()
+    with pytest.raises(UnsupportedModel, match=r"has no GGUF file, and format = gguf asks for one"):
+        locate_model(folder, form="gguf")
+
+
 def test_a_folder_with_several_files_names_them(file: Path) -> None:
     shutil.copy(file, file.with_name("tiny-Q4_0.gguf"))
     with pytest.raises(UnsupportedModel, match=r"holds 2 models in GGUF files \(tiny-Q4_0\.gguf, tiny-Q8_0\.gguf\)"):

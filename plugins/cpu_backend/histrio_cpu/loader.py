@@ -20,6 +20,7 @@ from histrio_cpu.abi import Activations, Format, KvFormat, LayerFlags, StageConf
 from histrio_cpu.config import read_model
 from histrio_cpu.library import Library, NativeStage
 from histrio_cpu.model import EMBEDDING, Model, Part, stage_parts
+from histrio_cpu.numa import apply_numa, check_numa
 from histrio_cpu.traits import CpuOptions
 from histrio_cpu.weights import Bytes, MappedFile, MappedTensor, find_tensors, to_bfloat16, to_float32
 
@@ -109,6 +110,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
     model = read_model(config, spec.max_sequence_length)
     if len(model.layers) != spec.num_layers:
         raise BackendError(f"{folder} has {len(model.layers)} layers, the plan says {spec.num_layers}")
+    check_numa(options.numa)
     if spec.memory.kv_cache_dtype not in _KV_CACHE_DTYPES:
         known = " or ".join(_KV_CACHE_DTYPES)
         raise BackendError(f"kv-cache-dtype {spec.memory.kv_cache_dtype!r} is unknown; set {known}")
@@ -129,6 +131,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
 def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeStage:
     """Load the stage's weights. Raises `DoesNotFit`, `ModelError` and `BackendError`, with everything freed."""
     main_memory().check_weights(plan.weight_bytes, plan.spec)
+    apply_numa(plan.options.numa)
     library.use(plan.options.arch, plan.spec.threads or num_cores())
     stage = NativeStage(library, _stage_config(plan))
     try:

@@ -29,6 +29,8 @@ class CpuOptions(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     arch: Literal["auto", "amx", "avx512-bf16", "avx512", "avx2", "neon", "plain"] = "auto"
     """The kernels: auto is the fastest that the processor runs, plain is the reference that the others are tested
     with."""
+    numa: Annotated[int, msgspec.Meta(ge=0, lt=1024)] | Literal["off", "distribute"] = "off"
+    """Threads and memory of one NUMA node, by its number, or distributed over all of them; off: as the system does."""
     quantization: Literal["none", "q8", "q4"] = "none"
     """Round the weights of linear layers as they load, to 8 or 4 bits in groups of 32."""
     flash_tile_size: Annotated[int, msgspec.Meta(ge=64, le=65_536, multiple_of=64)] = 512

@@ -23,7 +23,7 @@ from histrio.config.settings import (
 )
 from histrio.config.topology import TABLES, ModelTable, RuntimeTable, StageTable
 
-__all__ = ["WITHOUT_FLAG", "add_flags", "is_scalar"]
+__all__ = ["WITHOUT_FLAG", "Switch", "add_flags", "is_scalar"]
 
 _TITLES: dict[type[msgspec.Struct], str] = {
     ModelTable: "model",
@@ -73,7 +73,7 @@ def is_scalar(field: msgspec.structs.FieldInfo) -> bool:
     return not isinstance(_type(field), inspect.DictType | inspect.ListType)
 
 
-class _Switch(argparse.Action):
+class Switch(argparse.Action):
     """A key that is true or false, and a flag for either."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
@@ -86,7 +86,7 @@ def _add_flag(group: argparse._ArgumentGroup, path: str, field: msgspec.structs.
     text = text.replace("`", "").replace("%", "%%").removesuffix(".") + _default(field)
     if isinstance(kind, inspect.BoolType):
         switches = _SPELLINGS.get(path, (f"--{name}", f"--no-{name}"))
-        group.add_argument(*switches, dest=path, action=_Switch, nargs=0, default=None, help=text)
+        group.add_argument(*switches, dest=path, action=Switch, nargs=0, default=None, help=text)
         return
 
     values = kind.values if isinstance(kind, inspect.LiteralType) else ()

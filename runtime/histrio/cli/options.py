@@ -10,13 +10,16 @@ from typing import Any, NoReturn
 import msgspec
 
 from histrio import __version__
-from histrio.cli.flags import add_flags
+from histrio.cli.flags import Switch, add_flags
 
 __all__ = ["Options", "parse_options"]
 
 _MAX_STAGES = 1024
-_BACKEND_FLAGS = ("attention-backend", "moe-runner-backend", "tp-size")
-"""Flags of other serving programs that stand for keys of a stage's `options`."""
+_BACKEND_FLAGS = (
+    *("attention-backend", "moe-runner-backend", "tp-size"),
+    *("arch", "numa", "quantization", "flash-tile-size", "flash-attention"),
+)
+"""Flags that stand for keys of a stage's `options`; a backend refuses those that it does not know."""
 
 _EXAMPLES = """examples:
   rt-launch --model demo                               the small model that ships with histrio, on port 3001
@@ -86,6 +89,9 @@ def parse_options(argv: Sequence[str]) -> Options:
             parser.error(f"argument --set: {text!r} is not TABLE.KEY=VALUE")
         tables.setdefault(table, {})[key] = value
         flags[path] = f"--set {path}"
+    for key in _BACKEND_FLAGS:
+        if given[key] is not None:
+            flags[f"stage.options.{key}"] = f"--no-{key}" if given[key] is False else f"--{key}"
     return Options(
         file=given["file"],
         is_check=given["check"],
@@ -174,6 +180,14 @@ def _add_stages(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--attention-backend", dest="attention-backend", metavar="NAME", help="An option of the backend")
     group.add_argument("--moe-runner-backend", dest="moe-runner-backend", metavar="NAME", help="Likewise")
     group.add_argument("--tp-size", dest="tp-size", type=int, metavar="N", help="Likewise")
+    group.add_argument("--arch", metavar="NAME", help="An option of cpu: its kernels")
+    group.add_argument("--numa", type=_toml_value, metavar="N|distribute", help="Likewise: its NUMA nodes")
+    group.add_argument("--quantization", metavar="q8|q4", help="Likewise: round weights as they load")
+    group.add_argument(
+        "--flash-tile-size", dest="flash-tile-size", type=int, metavar="N", help="Likewise: tile of keys"
+    )
+    switches = ("--flash-attention", "--no-flash-attention")
+    group.add_argument(*switches, dest="flash-attention", action=Switch, nargs=0, help="Likewise: in tiles or plain")
     group.add_argument(
         "--backend-option",
         dest="backend-option",

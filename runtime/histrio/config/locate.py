@@ -10,6 +10,7 @@ from pathlib import Path
 
 from histrio.config.gguf.folder import folder_of_gguf
 from histrio.config.gguf.model import first_files, model_name
+from histrio.config.gguf.pointer import is_gguf_folder
 from histrio.config.hub import fetch_gguf, fetch_snapshot
 from histrio.errors import ModelUnavailable, UnsupportedModel
 
@@ -25,18 +26,32 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _MOST_SHOWN = 6
 
 
-def locate_model(path: str, *, revision: str | None = None, offline: bool = False, weights: bool = True) -> Path:
+def locate_model(
+    path: str, *, revision: str | None = None, offline: bool = False, weights: bool = True, form: str = "auto"
+) -> Path:
     """Folder with config.json of the model `path` names, fetched from the hub if it has to be.
 
     Without `weights` only the configuration is fetched; that of a GGUF file is in the file, so it is fetched whole. The
-    folder of a GGUF file is made of it, in the user's cache. Raises `ModelUnavailable`, `UnsupportedModel`.
+    folder of a GGUF file is made of it, in the user's cache. `form` is `safetensors`, `gguf`, or `auto`, which takes
+    safetensors where a folder has both. Raises `ModelUnavailable`, `UnsupportedModel`.
     """
+    found = _locate(path, revision, offline, weights, form)
+    if form == "gguf" and not is_gguf_folder(found):
+        raise UnsupportedModel(
+            f"{path} has no GGUF file, and format = gguf asks for one; of a hub's model name it: {path}:Q4_K_M"
+        )
+    if form == "safetensors" and is_gguf_folder(found):
+        raise UnsupportedModel(f"{path} is a GGUF file, and format = safetensors asks for another")
+    return found
+
+
+def _locate(path: str, revision: str | None, offline: bool, weights: bool, form: str) -> Path:
     if path in (DEMO, DEMO_DRAFT):
         return _shipped(path)
 
     local = Path(path).expanduser()
     if os.path.isdir(local):  # unlike Path.is_dir it never raises
-        gguf = _gguf_in(local)
+        gguf = None if form == "safetensors" else _gguf_in(local, is_preferred=form == "gguf")
         if gguf is not None:
             return folder_of_gguf(gguf)
         _check_files(local)
@@ -107,8 +122,8 @@ def _nearest(folder: Path) -> str:
     return f" ({there} is there)" if there not in ("", ".", "/") else ""
 
 
-def _gguf_in(folder: Path) -> Path | None:
-    """The only model in GGUF files of a folder that holds no other.
+def _gguf_in(folder: Path, *, is_preferred: bool = False) -> Path | None:
+    """The only model in GGUF files of a folder that holds no other, or no matter which others.
 
     Raises `UnsupportedModel` where there are several.
     """
@@ -116,7 +131,7 @@ def _gguf_in(folder: Path) -> Path | None:
         names = [file.name for file in folder.iterdir()]
     except OSError:
         return None  # said by `_check_files`
-    if "config.json" in names and any(name.endswith(".safetensors") for name in names):
+    if not is_preferred and "config.json" in names and any(name.endswith(".safetensors") for name in names):
         return None
 
     found = first_files(names)

@@ -56,6 +56,10 @@ class ModelTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """Name clients use; omitted: the hub id, or the name of the folder or file."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format of weights and activations; auto is the checkpoint's, float32 for small ones on a CPU."""
+    precision: Literal["full", "balanced", "memory"] | None = None
+    """`full`: float32; `balanced`: 16 bits; `memory`: weights, keys and values of 8 bits beside them."""
+    format: Literal["auto", "safetensors", "gguf"] = "auto"
+    """Which weights of a folder are read; auto: its safetensors, else its GGUF file."""
     adapter: Text | None = None
     """Folder of a LoRA-like adapter, applied to the weights as they are loaded."""
     max_sequence_length: Annotated[int, Meta(ge=2)] | None = None

@@ -41,14 +41,19 @@ def before_model(topology: Topology, plugins: Plugins) -> Topology:
 
 
 def with_backends(topology: Topology, specs: list[StageSpec], plugins: Plugins) -> Topology:
-    """The topology with a backend for each stage; `specs` are the placements of its stages. Does not raise: where the
-    native backend cannot run a stage that leaves the choice open, none of them gets it, and a log line says why."""
+    """The topology with a backend for each stage; `specs` are the placements of its stages. Where the native backend
+    cannot run a stage that leaves the choice open, none of them gets it, and a log line says why.
+
+    Raises `TopologyError` for values of options that only the native backend has.
+    """
     open_stages = [index for index, stage in enumerate(topology.stages) if stage.backend == AUTO]
     if not open_stages or _NATIVE not in plugins.backends or _TORCH not in plugins.backends:
         return before_model(topology, plugins)
 
     factory = plugins.stage_backend(_NATIVE)
     for index in open_stages:
+        if specs[index].options and specs[index].options.keys() <= _option_names(factory):
+            with_options(specs[index], factory, f"stage[{index}].options")
         reason = _reason_against(topology.stages[index], specs[index], factory)
         if reason:
             _log.info("torch computes, because %s", reason)
@@ -94,6 +99,11 @@ def _reason_against(stage: StageTable, spec: StageSpec, factory: BackendFactory)
     except HistrioError as error:
         return str(error)
     return ""
+
+
+def _option_names(factory: BackendFactory) -> set[str]:
+    kind = getattr(factory, "options", None)
+    return set() if kind is None else {field.encode_name for field in msgspec.structs.fields(kind)}
 
 
 def _supports(factory: BackendFactory, spec: StageSpec) -> object:

@@ -30,6 +30,7 @@ from histrio.plan.choose import before_model, with_backends
 from histrio.plan.draft import drafter_name, drafter_spec
 from histrio.plan.plans import EdgePlan, Plan, StagePlan
 from histrio.plan.policies import check_policies
+from histrio.plan.precision import check_precision, with_precision
 from histrio.plan.process_names import assign_processes
 from histrio.plan.support import (
     backend_traits,
@@ -67,7 +68,9 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     traits, processes = _assign(topology, plugins)
     engine = topology.stages[0].backend if traits[0].level == "engine" else ""
     table = topology.model
-    folder = locate_model(table.path, revision=table.revision, offline=table.offline, weights=not is_check)
+    folder = locate_model(
+        table.path, revision=table.revision, offline=table.offline, weights=not is_check, form=table.format
+    )
     config = read_model_config(folder)
     if config.own_code:
         _log.info("%s names code of its own (%s), which is never run", table.path, ", ".join(config.own_code))
@@ -81,14 +84,16 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
     is_whole = not is_check or table.path in (DEMO, DEMO_DRAFT) or is_local(table.path) or is_gguf_folder(folder)
     sizes = _layer_bytes(folder, table, config, is_whole=is_whole)
     ranges = split_layers(topology.stages, config.num_layers)
+    requested = with_precision(requested, config.dtype)
     specs = [
-        msgspec.structs.replace(_spec(topology, model, index, layers), has_weights=is_whole)
+        msgspec.structs.replace(_spec(requested, model, index, layers), has_weights=is_whole)
         for index, layers in enumerate(ranges)
     ]
     chosen = with_backends(requested, specs, plugins)
     if chosen != topology:
         topology = chosen
         traits, processes = _assign(topology, plugins)
+    check_precision(topology, plugins)
     backends = [stage.backend for stage in topology.stages]
     model = msgspec.structs.replace(
         model, engine=engine, honours=honours, honoured_by=fields.honoured_by, backends=backends

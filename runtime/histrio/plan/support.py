@@ -10,7 +10,7 @@ import msgspec
 from histrio.config.settings import BatchingSettings, SpeculationSettings
 from histrio.config.topology import EngineTable, StageTable
 from histrio.contracts.backend import Capability, Traits
-from histrio.contracts.options import with_options
+from histrio.contracts.options import NoOptions, with_options
 from histrio.errors import PluginError, TopologyError, UnsupportedModel
 from histrio.plan.plans import StagePlan
 from histrio.plan.probe import traits_in
@@ -134,6 +134,9 @@ def check_support(stage: StagePlan, plugins: Plugins, about_own_code: str) -> No
         return
 
     path, factory = f"stage[{stage.index}]", plugins.backends.get(stage.backend)
+    if stage.spec.options and getattr(factory, "options", None) is NoOptions:
+        text = f"the backend {stage.backend!r} has no such option, nor any other"
+        raise TopologyError(f"{path}.options.{next(iter(stage.spec.options))}", text)
     spec = with_options(stage.spec, factory, f"{path}.options")
     model = asked("supports", lambda: factory.supports(spec))
     if not model.available:
