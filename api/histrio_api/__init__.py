@@ -1,1 +1,1 @@
-"""HTTP edge of histrio: an OpenAI-compatible endpoint on litestar."""
+"""HTTP edge of histrio: an OpenAI-compatible endpoint."""

@@ -11,8 +11,6 @@ import re
 from typing import Any
 
 import msgspec
-from litestar import MediaType, Request, Response
-from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 
 from histrio.errors import (
     EngineError,
@@ -24,7 +22,8 @@ from histrio.errors import (
     is_out_of_memory,
 )
 from histrio_api.error_shapes import MAX_PARAM_CHARS, error_object
-from histrio_api.keys.ring import sender_of
+from histrio_api.http.request import Request
+from histrio_api.http.response import Response
 from histrio_api.request_log import log_refusal
 from histrio_api.usage.counts import Counts
 
@@ -37,7 +36,6 @@ __all__ = [
     "ResponseNotFound",
     "from_validation",
     "on_error",
-    "on_http_exception",
     "presentable",
 ]
 
@@ -90,6 +88,11 @@ class WrongMethod(RequestError):
     status = 405
     code = "method_not_supported"
 
+    def __init__(self, text: str, allowed: str) -> None:
+        """`allowed` lists the methods of the path."""
+        super().__init__(text)
+        self.allowed = allowed
+
 
 class ClientLeft(HistrioError):
     """No client waits for the answer any more; the status is for the metrics."""
@@ -137,16 +140,16 @@ def presentable(error: Exception) -> HistrioError:
     return HistrioError("internal error; the server's log has the details")
 
 
-def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    """Handler for the errors we raise on purpose, and for bugs."""
+def on_error(request: Request[Any], error: Exception) -> Response:
+    """The answer for an error that we raise on purpose, or for a bug."""
     shown = presentable(error)
-    edge = request.app.state.edge
-    edge.metrics.count_request(request.scope["path"], shown.status)
-    sender = sender_of(request.scope)
+    edge = request.state
+    edge.metrics.count_request(request.path, shown.status)
+    sender = request.sender
     if shown.status != STATUS_CLIENT_LEFT and (sender or not edge.keys.asks):
         edge.count_usage(sender, Counts(errors=1))
     if edge.settings.log_requests:
-        log_refusal(edge.metrics.label_of(request.scope["path"]), shown)
+        log_refusal(edge.metrics.label_of(request.path), shown)
     headers = edge.keys.limits_of(sender).headers()
     if isinstance(shown, Overloaded):
         headers["retry-after"] = str(_whole_seconds(shown.retry_after_s))
@@ -154,28 +157,12 @@ def on_error(request: Request[Any, Any, Any], error: Exception) -> Response[byte
         headers["retry-after"] = str(RETRY_AFTER_S)
     elif shown.status == 401:
         headers["www-authenticate"] = "Bearer"
-    body = error_object(shown, request.scope["path"])
-    return Response(body, status_code=shown.status, headers=headers, media_type=MediaType.JSON)
+    elif isinstance(shown, WrongMethod):
+        headers["allow"] = shown.allowed
+    body = error_object(shown, request.path)
+    return Response(body, status=shown.status, headers=headers)
 
 
 def _whole_seconds(wanted_s: float) -> int:
     """As the header has to have them; policies may say anything."""
     return max(1, math.ceil(wanted_s)) if 0 <= wanted_s <= _MAX_RETRY_AFTER_S else _MAX_RETRY_AFTER_S
-
-
-def on_http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    """Handler for what litestar itself refuses: unknown paths, wrong methods, bodies that are too long."""
-    match error:
-        case NotFoundException():
-            ours: HistrioError = UnknownRoute("there is nothing at this URL; the API is under /v1")
-        case MethodNotAllowedException():
-            ours = WrongMethod("this URL exists, but not for this method")
-        case _ if error.status_code < 500:
-            ours = RequestError("the request is malformed")
-        case _:
-            return on_error(request, error)
-    response = on_error(request, ours)
-    if error.headers:
-        for name, value in error.headers.items():
-            response.headers.setdefault(name, value)
-    return response

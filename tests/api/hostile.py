@@ -151,9 +151,9 @@ def malformed(random_: random.Random) -> bytes:
     """A request, most of which is right, or that is none at all."""
     if random_.random() < 0.1:
         return raw_request(random_)
-    handler = random_.choice(ROUTES)
-    path = random_.choice(sorted(handler.paths)).replace("{model_id:path}", "toy").replace("{name:path}", "x")
-    method = random_.choice(sorted(handler.http_methods)) if random_.random() < 0.95 else _other_method(random_)
+    route = random_.choice(ROUTES)
+    path = random_.choice(sorted(route.paths)).replace("{model_id:path}", "toy").replace("{name:path}", "x")
+    method = route.method if random_.random() < 0.95 else _other_method(random_)
     body = _body(random_) if method not in ("GET", "HEAD") or random_.random() < 0.05 else b""
     return _request(random_, method, path + random_.choice(QUERIES) * (random_.random() < 0.2), body)
 

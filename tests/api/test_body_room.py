@@ -13,6 +13,7 @@ import pytest
 
 from histrio.errors import Overloaded
 from histrio_api.errors import BodyTooLarge, ClientLeft
+from histrio_api.http.request import Request
 from histrio_api.request.body import FREE_BYTES, received_body
 from histrio_api.shared.body_room import BodyRoom
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
@@ -20,43 +21,46 @@ from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying,
 pytestmark = pytest.mark.anyio
 
 
-class Request:
-    """What `received_body` reads of a request."""
+def request_of(*pieces: bytes | None, length: str = "") -> Request[None]:
+    """A request with a body of these pieces; None for a client that leaves."""
+    left = list(pieces)
 
-    def __init__(self, *pieces: bytes | None, length: str = "") -> None:
-        self._pieces = list(pieces)
-        self.scope = {"headers": [(b"content-length", length.encode())] if length else []}
-
-    async def receive(self) -> Any:
-        piece = self._pieces.pop(0)
+    async def receive() -> Any:
+        piece = left.pop(0)
         if piece is None:
             return {"type": "http.disconnect"}
-        return {"type": "http.request", "body": piece, "more_body": bool(self._pieces)}
+        return {"type": "http.request", "body": piece, "more_body": bool(left)}
+
+    headers = [(b"content-length", length.encode())] if length else []
+    return Request(None, {"method": "POST", "path": "/", "headers": headers}, receive)
 
 
-async def read(request: Request, room: BodyRoom, most: int = 1_000_000) -> tuple[bytes, int]:
+async def read(request: Request[None], room: BodyRoom, most: int = 1_000_000) -> tuple[bytes, int]:
     """The body, and the room that is left while it is worked on."""
-    async with received_body(request, room, most) as body:  # type: ignore[arg-type]
+    async with received_body(request, room, most) as body:
         return body, room.num_left
 
 
 async def test_what_is_beyond_the_first_bytes_takes_room() -> None:
     room = BodyRoom(100_000)
-    assert await read(Request(b"a" * FREE_BYTES), room) == (b"a" * FREE_BYTES, 100_000)
-    assert await read(Request(b"a" * FREE_BYTES, b"b" * 9, b"c"), room) == (b"a" * FREE_BYTES + b"b" * 9 + b"c", 99_990)
+    assert await read(request_of(b"a" * FREE_BYTES), room) == (b"a" * FREE_BYTES, 100_000)
+    assert await read(request_of(b"a" * FREE_BYTES, b"b" * 9, b"c"), room) == (
+        b"a" * FREE_BYTES + b"b" * 9 + b"c",
+        99_990,
+    )
     assert room.num_left == 100_000
 
 
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
-        (Request(b"a" * 150_000, b"a" * 150_000), Overloaded),
-        (Request(b"a" * 150_000, None), ClientLeft),
-        (Request(b"a" * 150_000, b"a" * 900_000), BodyTooLarge),
-        (Request(length="1000001"), BodyTooLarge),
+        (request_of(b"a" * 150_000, b"a" * 150_000), Overloaded),
+        (request_of(b"a" * 150_000, None), ClientLeft),
+        (request_of(b"a" * 150_000, b"a" * 900_000), BodyTooLarge),
+        (request_of(length="1000001"), BodyTooLarge),
     ],
 )
-async def test_room_is_given_back_whatever_goes_wrong(request_: Request, error: type[Exception]) -> None:
+async def test_room_is_given_back_whatever_goes_wrong(request_: Request[None], error: type[Exception]) -> None:
     room = BodyRoom(150_000 if error is not BodyTooLarge else 9_000_000)
     before = room.num_left
     with pytest.raises(error):
@@ -65,7 +69,7 @@ async def test_room_is_given_back_whatever_goes_wrong(request_: Request, error: 
 
 
 async def test_lengths_that_are_no_numbers_are_left_to_what_comes() -> None:
-    assert (await read(Request(b"a", length="many"), BodyRoom(1)))[0] == b"a"
+    assert (await read(request_of(b"a", length="many"), BodyRoom(1)))[0] == b"a"
 
 
 def count_of(url: str, status: int) -> int:

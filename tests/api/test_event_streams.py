@@ -47,7 +47,8 @@ async def test_a_comment_never_comes_within_an_event() -> None:
                 go_on.set()
 
         source = _Source(is_one_event=is_one_event, go_on=go_on)
-        await EventStream(source, media_type="text/event-stream", keep_alive_s=0.02, headers={})({}, receive, send)
+        events = EventStream(source, media_type="text/event-stream", keep_alive_s=0.02, headers={})
+        await events.send(receive, send)
 
     with anyio.fail_after(10):
         async with anyio.create_task_group() as tasks:

@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from litestar import post
-from litestar.response.base import ASGIResponse
 
 import histrio_api
 from histrio.errors import HistrioError
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.generation import Generation
 from histrio_api.forms.form import Form
+from histrio_api.http.response import Response
+from histrio_api.http.routing import post
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import text_prompt
 from histrio_api.request.received import Received
@@ -83,8 +83,8 @@ class LinesAnswer:
 LINES = Form(LinesRequest, "lines_", prepare_lines, LinesAnswer, media_type="text/plain")
 
 
-@post("/lines", status_code=200)
-async def lines(request: HttpRequest) -> ASGIResponse:
+@post("/lines")
+async def lines(request: HttpRequest) -> Response:
     return await respond(request, LINES)
 
 

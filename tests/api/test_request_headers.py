@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from histrio_api.request.headers import header_of
+from histrio_api.http.request import Request
 
-SCOPE = {"headers": [(b"host", b"x"), (b"x-api-key", b"first \xff"), (b"x-api-key", b"second")]}
+HEADERS = [(b"host", b"x"), (b"x-api-key", b"first \xff"), (b"x-api-key", b"second")]
+
+
+async def receive() -> None:
+    raise AssertionError("nothing is read")
 
 
 @pytest.mark.parametrize(
@@ -15,4 +19,5 @@ SCOPE = {"headers": [(b"host", b"x"), (b"x-api-key", b"first \xff"), (b"x-api-ke
     ids=["one", "the first of two", "none", "names are in lower case"],
 )
 def test_the_first_header_of_a_name_is_found(name: bytes, value: bytes) -> None:
-    assert header_of(SCOPE, name) == value
+    request = Request(None, {"method": "GET", "path": "/", "headers": HEADERS}, receive)
+    assert request.header(name) == value

@@ -386,7 +386,7 @@ def test_planning_a_start_imports_no_array_library_and_no_web_framework(write_mo
         "from histrio.plan.resolve import resolve; "
         f"topology = parse_tables({{'model': {{'path': {str(folder)!r}}}}}); "
         "plan = resolve(topology, installed_plugins()); "
-        "print(plan.stages[0].backend in ('cpu', 'torch'), {'torch', 'transformers', 'litestar'} & set(sys.modules))"
+        "print(plan.stages[0].backend in ('cpu', 'torch'), {'torch', 'transformers', 'httptools'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert done.stdout == "True set()\n", done.stderr

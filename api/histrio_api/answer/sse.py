@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any, Protocol
 
 import anyio
-from litestar.response.base import ASGIResponse
-from litestar.types import Receive, Send
 
+from histrio_api.http.request import Receive
+from histrio_api.http.response import Response, Send
 from histrio_api.request.attended import client_left, ended_by
 
 __all__ = ["EventSource", "EventStream", "Write"]
@@ -34,10 +34,10 @@ class EventSource(Protocol):
         """Called once, whatever happened; `is_complete` if all was sent."""
 
 
-class EventStream(ASGIResponse):
+class EventStream(Response):
     """Sends what a source writes, and that it waits while it is silent; always closes the source."""
 
-    _should_set_content_length = False
+    __slots__ = ("_is_complete", "_is_writing", "_keep_alive_s", "_num_events", "_source")
 
     def __init__(self, source: EventSource, *, media_type: str, keep_alive_s: float, headers: dict[str, Any]) -> None:
         """Something is sent before the stream was silent for `keep_alive_s` seconds."""
@@ -49,14 +49,15 @@ class EventStream(ASGIResponse):
         self._is_writing = False
         self._is_complete = False
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        """Send headers and events."""
+    async def send(self, receive: Receive, send: Send) -> None:
+        """Head and events."""
         try:
-            await super().__call__(scope, receive, send)
+            await send({"type": "http.response.start", "status": self.status, "headers": self.encoded_headers()})
+            await self._send_events(receive, send)
         finally:
             self._source.close(self._is_complete)
 
-    async def send_body(self, send: Send, receive: Receive) -> None:
+    async def _send_events(self, receive: Receive, send: Send) -> None:
         """Run the producer until it is through or the client has left."""
 
         async def write(data: bytes, *, has_more: bool = False) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2s, sha256
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import anyio
 from anyio import to_thread
@@ -22,14 +21,13 @@ from histrio_api.keys.key import ApiKey, hash_of, require_distinct
 from histrio_api.keys.key_file import read_keys
 from histrio_api.keys.limits import KeyLimits
 
-__all__ = ["KeyRing", "key_label", "note_sender", "sender_of"]
+__all__ = ["KeyRing", "key_label"]
 
 logger = logging.getLogger(__name__)
 
 LOOK_S = 1.0
 """How often it is looked whether the key file has changed."""
 
-_SENDER = "histrio.key_name"
 _Signature = tuple[int, int, int]
 
 
@@ -104,16 +102,6 @@ class KeyRing:
 
     def _digest(self, digest: bytes) -> bytes:
         return blake2s(digest, key=self._secret).digest()
-
-
-def note_sender(scope: Any, limits: KeyLimits) -> None:
-    """Note in a request's ASGI scope which key it came with."""
-    scope[_SENDER] = limits.key.name
-
-
-def sender_of(scope: Any) -> str:
-    """The name of the key that a request came with; empty without one."""
-    return str(scope.get(_SENDER, ""))
 
 
 def key_label(key: bytes) -> str:

@@ -6,10 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Request
-
 from histrio_api.errors import BodyTooLarge, ClientLeft
-from histrio_api.request.headers import header_of
+from histrio_api.http.request import Request
 from histrio_api.shared.body_room import BodyRoom
 
 __all__ = ["FREE_BYTES", "received_body"]
@@ -19,7 +17,7 @@ FREE_BYTES = 65_536
 
 
 @asynccontextmanager
-async def received_body(request: Request[Any, Any, Any], room: BodyRoom, max_body_bytes: int) -> AsyncIterator[bytes]:
+async def received_body(request: Request[Any], room: BodyRoom, max_body_bytes: int) -> AsyncIterator[bytes]:
     """The whole body; it has its room until this is left, so leave it when ids have been made of it.
 
     Raises `BodyTooLarge`, before it has come where the client announces its length, `Overloaded`, and `ClientLeft`.
@@ -50,6 +48,6 @@ async def received_body(request: Request[Any, Any, Any], room: BodyRoom, max_bod
         room.give_back(num_taken)
 
 
-def _announced_bytes(request: Request[Any, Any, Any]) -> int:
-    said = header_of(request.scope, b"content-length")
+def _announced_bytes(request: Request[Any]) -> int:
+    said = request.header(b"content-length")
     return int(said) if said.isdigit() else 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from litestar.handlers import HTTPRouteHandler
-
+from histrio_api.http.routing import Route
 from histrio_api.routes.anthropic import count_tokens, messages
 from histrio_api.routes.cache import reset_cache
 from histrio_api.routes.chat import chat_completions
@@ -34,7 +33,7 @@ from histrio_api.routes.responses import (
     responses,
     show_response,
 )
-from histrio_api.routes.schema import schema
+from histrio_api.routes.schema import schema_route
 from histrio_api.routes.scores import rerank, score
 from histrio_api.routes.state import health, liveness, load, metrics, version
 from histrio_api.routes.status import status
@@ -43,7 +42,7 @@ from histrio_api.routes.usage import usage
 
 __all__ = ["ROUTES"]
 
-ROUTES: list[HTTPRouteHandler] = [
+ROUTES: list[Route] = [
     apply_template,
     change_models,
     chat_completions,
@@ -83,7 +82,6 @@ ROUTES: list[HTTPRouteHandler] = [
     reset_cache,
     responses,
     running_models,
-    schema,
     settings_of_page,
     score,
     show,
@@ -96,3 +94,4 @@ ROUTES: list[HTTPRouteHandler] = [
     usage,
     version,
 ]
+ROUTES.append(schema_route(ROUTES))

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-from litestar.connection import ASGIConnection
-from litestar.handlers import BaseRouteHandler
-from litestar.types import ASGIApp, HTTPScope, Receive, Scope, Send
-
 from histrio.errors import RequestError
 from histrio_api.errors import InvalidKey
+from histrio_api.http.routing import Route
 from histrio_api.keys.limits import KeyLimits
-from histrio_api.keys.ring import note_sender
-from histrio_api.request.headers import header_of
+from histrio_api.routes.common import HttpRequest
 from histrio_api.shared.edge import Edge
 from histrio_api.shared.settings import is_loopback
 
-__all__ = ["ADMIN", "ANY_KEY", "METRICS", "OPEN", "AdminOnly", "KeyCheck", "is_known", "is_open", "require_key"]
+__all__ = ["ADMIN", "ANY_KEY", "METRICS", "OPEN", "AdminOnly", "is_known", "is_open", "require_key"]
 
 OPEN = {"needs_key": "never"}
 """`opt=OPEN` of a route that every client may use."""
@@ -27,8 +21,6 @@ ADMIN = {"needs_key": "admin"}
 METRICS = {"needs_key": "admin-unless-open-metrics"}
 """Of a route that tells what the requests of all keys come to."""
 
-Connection = ASGIConnection[Any, Any, Any, Any]
-
 
 class AdminOnly(RequestError):
     """The request is about the server as a whole, and its sender may not."""
@@ -37,68 +29,54 @@ class AdminOnly(RequestError):
     code = "admin_only"
 
 
-class KeyCheck:
-    """Between the router and each route: a guard of litestar's would be given a copy of the route with every request,
-    in a thread."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises what `require_key` raises."""
-        require_key(cast("HTTPScope", scope))  # no route is a websocket's
-        await self._app(scope, receive, send)
-
-
-def require_key(scope: HTTPScope) -> None:
+def require_key(request: HttpRequest, route: Route) -> None:
     """Raise `InvalidKey`, `ModelNotAllowed` or `AdminOnly` unless the request carries the key that the route needs;
     `RateLimited` where that key has sent enough for now."""
-    edge: Edge = scope["litestar_app"].state.edge
-    handler = scope["route_handler"]
-    if is_open(handler, edge):
+    edge = request.state
+    if is_open(route, edge):
         return
     if not edge.keys.asks:
-        _require_local(handler, edge)
+        _require_local(route, edge)
         return
 
-    limits = _sent_key(scope, edge)
+    limits = _sent_key(request)
     if limits is None:
         raise InvalidKey("the API key is wrong")
-    note_sender(scope, limits)
-    if scope["method"] == "POST":
+    request.sender = limits.key.name
+    if request.method == "POST":
         limits.take_request()
-    _require_right(handler, edge, limits)
+    _require_right(route, edge, limits)
 
 
-def is_known(connection: Connection) -> bool:
+def is_known(request: HttpRequest) -> bool:
     """Whether a request to an open route may see what others may not."""
-    edge: Edge = connection.app.state.edge
+    edge = request.state
     if not edge.keys.asks or edge.settings.open_metrics:
         return True
     try:
-        return _sent_key(connection.scope, edge) is not None
+        return _sent_key(request) is not None
     except InvalidKey:
         return False
 
 
-def is_open(handler: BaseRouteHandler, edge: Edge) -> bool:
+def is_open(route: Route, edge: Edge) -> bool:
     """Whether requests to this route need no key."""
-    needs_key = _needs_key(handler)
+    needs_key = _needs_key(route)
     return needs_key == "never" or (needs_key == "admin-unless-open-metrics" and edge.settings.open_metrics)
 
 
-def _needs_key(handler: BaseRouteHandler) -> str:
-    return str(handler.opt.get("needs_key", ""))
+def _needs_key(route: Route) -> str:
+    return str(route.opt.get("needs_key", ""))
 
 
-def _require_local(handler: BaseRouteHandler, edge: Edge) -> None:
+def _require_local(route: Route, edge: Edge) -> None:
     """Where no keys are set, every client on this machine may change the server."""
-    if _needs_key(handler) == "admin" and not is_loopback(edge.settings.host):
+    if _needs_key(route) == "admin" and not is_loopback(edge.settings.host):
         raise AdminOnly("the server is reached from other machines and asks for no keys; give it an admin's key")
 
 
-def _require_right(handler: BaseRouteHandler, edge: Edge, limits: KeyLimits) -> None:
-    match _needs_key(handler):
+def _require_right(route: Route, edge: Edge, limits: KeyLimits) -> None:
+    match _needs_key(route):
         case "any":
             return
         case "admin" if not limits.key.admin:
@@ -110,17 +88,17 @@ def _require_right(handler: BaseRouteHandler, edge: Edge, limits: KeyLimits) -> 
             limits.require_model(edge.gateway.model.id)
 
 
-def _sent_key(scope: Scope, edge: Edge) -> KeyLimits | None:
+def _sent_key(request: HttpRequest) -> KeyLimits | None:
     """None for a wrong one. Raises `InvalidKey` if there is none."""
-    sent = _key_of(scope)
+    sent = _key_of(request)
     if not sent:
         raise InvalidKey("this server needs an API key: send it as `Authorization: Bearer KEY`, or as `x-api-key: KEY`")
-    return edge.keys.find(sent)
+    return request.state.keys.find(sent)
 
 
-def _key_of(scope: Scope) -> bytes:
+def _key_of(request: HttpRequest) -> bytes:
     """The bytes as they came: of a bearer, as OpenAI's clients send it, or else of `x-api-key`, as Anthropic's do."""
-    scheme, _, given = header_of(scope, b"authorization").partition(b" ")
+    scheme, _, given = request.header(b"authorization").partition(b" ")
     if scheme.lower() != b"bearer" or not given.strip():
-        given = header_of(scope, b"x-api-key")
+        given = request.header(b"x-api-key")
     return given.strip()

@@ -6,18 +6,15 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
-from litestar import Request
-from litestar.response.base import ASGIResponse
 
-from histrio_api.keys.ring import sender_of
+from histrio_api.http.request import Request
+from histrio_api.http.response import Response
 from histrio_api.request.body import received_body
-from histrio_api.request.headers import header_of
 from histrio_api.request.ignored import STRICT_HEADER
 from histrio_api.shared.edge import Edge
 
 __all__ = [
     "HttpRequest",
-    "edge_of",
     "end_tokens",
     "is_strict",
     "json_response",
@@ -25,26 +22,20 @@ __all__ = [
     "request_body",
 ]
 
-HttpRequest = Request[Any, Any, Any]
+HttpRequest = Request[Edge]
 
 _STRICT = STRICT_HEADER.encode()
 
 
-def edge_of(request: HttpRequest) -> Edge:
-    """The endpoint's shared state."""
-    edge: Edge = request.app.state.edge
-    return edge
-
-
 def is_strict(request: HttpRequest) -> bool:
     """Whether fields that would be ignored are refused."""
-    return edge_of(request).settings.strict or header_of(request.scope, _STRICT).lower() == b"true"
+    return request.state.settings.strict or request.header(_STRICT).lower() == b"true"
 
 
 def may_see_model(request: HttpRequest) -> bool:
     """Whether the request's key may use the served model; without keys every request may."""
-    edge = edge_of(request)
-    return edge.keys.limits_of(sender_of(request.scope)).may_use(edge.gateway.model.id)
+    edge = request.state
+    return edge.keys.limits_of(request.sender).may_use(edge.gateway.model.id)
 
 
 def end_tokens(edge: Edge) -> tuple[str | None, str | None]:
@@ -56,12 +47,12 @@ def end_tokens(edge: Edge) -> tuple[str | None, str | None]:
     return declared.get("bos_token", bos), declared.get("eos_token", eos)
 
 
-def json_response(content: Any, headers: dict[str, str] | None = None) -> ASGIResponse:
+def json_response(content: Any, headers: dict[str, str] | None = None) -> Response:
     """A 200 with `content` as JSON."""
-    return ASGIResponse(body=msgspec.json.encode(content), headers=headers)
+    return Response(msgspec.json.encode(content), headers=headers or {})
 
 
 def request_body(request: HttpRequest) -> AbstractAsyncContextManager[bytes]:
     """The request's body, for as long as it is worked on."""
-    edge = edge_of(request)
+    edge = request.state
     return received_body(request, edge.body_room, edge.settings.max_body_bytes)

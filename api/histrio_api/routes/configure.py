@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from litestar import post
-from litestar.response.base import ASGIResponse
 
 from histrio.config.settings import AdmissionSettings, BatchingSettings, SizeSettings, SpeculationSettings
 from histrio.errors import RequestError
 from histrio.messages import Tune
 from histrio_api.errors import from_validation
+from histrio_api.http.response import Response
+from histrio_api.http.routing import post
 from histrio_api.request.json_body import decode_object
 from histrio_api.routes.auth import ADMIN
-from histrio_api.routes.common import HttpRequest, edge_of, json_response, request_body
+from histrio_api.routes.common import HttpRequest, json_response, request_body
 from histrio_api.routes.described import described
 from histrio_api.schemas.parallm import Changes
 from histrio_api.shared.edge import Edge
@@ -33,10 +33,10 @@ _MAX_PARTS = 64
 _MAX_NAME_CHARS = 64
 
 
-@post("/v1/configure", status_code=200, opt=described(Changes) | ADMIN)
-async def configure(request: HttpRequest) -> ASGIResponse:
+@post("/v1/configure", opt=described(Changes) | ADMIN)
+async def configure(request: HttpRequest) -> Response:
     """Change all that is given, in the query or as JSON, or nothing; answers what holds from now on."""
-    edge = edge_of(request)
+    edge = request.state
     changes = _checked(await _given(request))
     _require_possible(edge, changes)
     _apply(edge, changes)
@@ -47,7 +47,7 @@ async def _given(request: HttpRequest) -> dict[str, Any]:
     """By name, as Python writes names. Raises `RequestError`."""
     async with request_body(request) as body:
         fields = decode_object(body, max_parts=_MAX_PARTS, max_values=_MAX_PARTS) if body.strip() else {}
-    for name, text in request.query_params.items():
+    for name, text in request.query.items():
         fields.setdefault(name, _value_of(text))
     return {name.replace("-", "_"): value for name, value in fields.items() if value is not None}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ class Described:
     """Fields of a request's struct that are refused."""
 
     @classmethod
-    def of(cls, opt: dict[str, Any]) -> Described:
+    def of(cls, opt: Mapping[str, Any]) -> Described:
         """As the route's `opt` has it."""
         found: Described = opt.get(_NAME, cls())
         return found

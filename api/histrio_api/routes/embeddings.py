@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from litestar import post
-from litestar.response.base import ASGIResponse
-
 from histrio_api.answer.embeddings import embedding
 from histrio_api.answer.vectors import Texts, Vector
+from histrio_api.http.response import Response
+from histrio_api.http.routing import post
 from histrio_api.request.received import Arrival
 from histrio_api.request.texts import input_prompts
 from histrio_api.routes.common import HttpRequest
@@ -18,8 +17,8 @@ from histrio_api.shared.edge import Edge
 __all__ = ["embeddings"]
 
 
-@post("/v1/embeddings", status_code=200, opt=described(EmbeddingRequest, Embeddings))
-async def embeddings(request: HttpRequest) -> ASGIResponse:
+@post("/v1/embeddings", opt=described(EmbeddingRequest, Embeddings))
+async def embeddings(request: HttpRequest) -> Response:
     """One vector for each text."""
     return await respond_with_vectors(request, EmbeddingRequest, _texts, _answer, "embd-")
 

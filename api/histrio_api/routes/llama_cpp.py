@@ -5,12 +5,11 @@ from __future__ import annotations
 from importlib.metadata import version as installed_version
 from typing import Any
 
-from litestar import get, post
-from litestar.response.base import ASGIResponse
-
 from histrio.errors import EngineError
 from histrio_api.forms.llama_cpp import INFILL, LLAMA_COMPLETION
-from histrio_api.routes.common import HttpRequest, edge_of, end_tokens, json_response
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get, post
+from histrio_api.routes.common import HttpRequest, end_tokens, json_response
 from histrio_api.routes.described import described_form
 from histrio_api.routes.respond import respond
 from histrio_api.shared.edge import Edge
@@ -20,22 +19,22 @@ __all__ = ["infill", "llama_completion", "llama_props", "llama_slots"]
 _MAX_SHOWN_SLOTS = 1024
 
 
-@post(["/completion", "/completions"], status_code=200, opt=described_form(LLAMA_COMPLETION))
-async def llama_completion(request: HttpRequest) -> ASGIResponse:
+@post(["/completion", "/completions"], opt=described_form(LLAMA_COMPLETION))
+async def llama_completion(request: HttpRequest) -> Response:
     """Continue one or several prompts, at once or as a stream."""
     return await respond(request, LLAMA_COMPLETION)
 
 
-@post("/infill", status_code=200, opt=described_form(INFILL))
-async def infill(request: HttpRequest) -> ASGIResponse:
+@post("/infill", opt=described_form(INFILL))
+async def infill(request: HttpRequest) -> Response:
     """Fill the gap between two texts."""
     return await respond(request, INFILL)
 
 
 @get("/props")
-async def llama_props(request: HttpRequest) -> ASGIResponse:
+async def llama_props(request: HttpRequest) -> Response:
     """What the model is, and how many requests run side by side."""
-    edge = edge_of(request)
+    edge = request.state
     model, status = edge.gateway.model, edge.gateway.status
     bos_token, eos_token = end_tokens(edge)
     content = {
@@ -54,11 +53,11 @@ async def llama_props(request: HttpRequest) -> ASGIResponse:
 
 
 @get("/slots")
-async def llama_slots(request: HttpRequest) -> ASGIResponse:
+async def llama_slots(request: HttpRequest) -> Response:
     """A slot for each request that may run; as many of them are busy as requests are unfinished."""
-    edge = edge_of(request)
+    edge = request.state
     status = edge.gateway.status
-    if "fail_on_no_slot" in request.query_params and status.num_unfinished >= status.max_unfinished_requests:
+    if "fail_on_no_slot" in request.query and status.num_unfinished >= status.max_unfinished_requests:
         raise EngineError("all slots are busy; try again soon")
     return json_response([_slot(edge, at) for at in range(min(status.max_unfinished_requests, _MAX_SHOWN_SLOTS))])
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from litestar import get
-from litestar.response.base import ASGIResponse
-
 from histrio.config.model_kind import TASKS
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get
 from histrio_api.routes.auth import ANY_KEY
-from histrio_api.routes.common import HttpRequest, edge_of, json_response, may_see_model
+from histrio_api.routes.common import HttpRequest, json_response, may_see_model
 from histrio_api.routes.described import described
 from histrio_api.schemas.models import ModelCard
 from histrio_api.shared.edge import Edge
@@ -16,17 +15,17 @@ __all__ = ["list_models", "show_model"]
 
 
 @get("/v1/models", opt=ANY_KEY)
-async def list_models(request: HttpRequest) -> ASGIResponse:
+async def list_models(request: HttpRequest) -> Response:
     """The one model that is served, if the key may use it."""
-    edge = edge_of(request)
+    edge = request.state
     return json_response({"object": "list", "data": [_card(edge)] if may_see_model(request) else []})
 
 
 @get("/v1/models/{model_id:path}", opt=described(answers=ModelCard))
-async def show_model(request: HttpRequest) -> ASGIResponse:
+async def show_model(request: HttpRequest) -> Response:
     """One model; hub ids have a slash in them."""
-    edge = edge_of(request)
-    edge.require_id(str(request.path_params["model_id"]).removeprefix("/"))
+    edge = request.state
+    edge.require_id(request.path_params["model_id"])
     return json_response(_card(edge))
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
-from litestar import post
-from litestar.response.base import ASGIResponse
-
 from histrio_api.answer.embeddings import shaped
 from histrio_api.answer.vectors import Texts, Vector
 from histrio_api.forms.ollama import nanoseconds
+from histrio_api.http.response import Response
+from histrio_api.http.routing import post
 from histrio_api.request.prompts import require_at_most
 from histrio_api.request.received import Arrival
 from histrio_api.request.texts import encoded_texts
@@ -28,14 +27,14 @@ from histrio_api.shared.edge import Edge
 __all__ = ["ollama_embed", "ollama_embedding"]
 
 
-@post("/api/embed", status_code=200, opt=described(OllamaEmbedRequest, OllamaEmbeddings))
-async def ollama_embed(request: HttpRequest) -> ASGIResponse:
+@post("/api/embed", opt=described(OllamaEmbedRequest, OllamaEmbeddings))
+async def ollama_embed(request: HttpRequest) -> Response:
     """One vector for each text."""
     return await respond_with_vectors(request, OllamaEmbedRequest, _inputs, _embeddings, "embd-")
 
 
-@post("/api/embeddings", status_code=200, opt=described(OllamaEmbeddingRequest, OllamaEmbedding))
-async def ollama_embedding(request: HttpRequest) -> ASGIResponse:
+@post("/api/embeddings", opt=described(OllamaEmbeddingRequest, OllamaEmbedding))
+async def ollama_embedding(request: HttpRequest) -> Response:
     """The vector of one text, as older clients ask for it."""
     return await respond_with_vectors(request, OllamaEmbeddingRequest, _prompt, _embedding, "embd-")
 

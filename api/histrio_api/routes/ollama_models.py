@@ -10,19 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from litestar import delete, get, post
-from litestar.response.base import ASGIResponse
 
 from histrio.config.model_files import read_json_object
 from histrio.contracts.gateway import ServedModel
 from histrio.errors import RequestError
+from histrio_api.http.response import Response
+from histrio_api.http.routing import delete, get, post
 from histrio_api.request.fields import split_fields
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
 from histrio_api.routes.auth import ANY_KEY
 from histrio_api.routes.common import (
     HttpRequest,
-    edge_of,
     is_strict,
     json_response,
     may_see_model,
@@ -41,15 +40,15 @@ _NUM_MODEL_FIELDS = 32
 
 
 @get("/api/tags", opt=ANY_KEY)
-async def list_tags(request: HttpRequest) -> ASGIResponse:
+async def list_tags(request: HttpRequest) -> Response:
     """The model that is served, if the key may use it."""
-    return json_response({"models": [_entry(edge_of(request).gateway.model)] if may_see_model(request) else []})
+    return json_response({"models": [_entry(request.state.gateway.model)] if may_see_model(request) else []})
 
 
 @get("/api/ps", opt=ANY_KEY)
-async def running_models(request: HttpRequest) -> ASGIResponse:
+async def running_models(request: HttpRequest) -> Response:
     """The same once it is loaded."""
-    gateway = edge_of(request).gateway
+    gateway = request.state.gateway
     if gateway.status.state not in ("ready", "recovering") or not may_see_model(request):
         return json_response({"models": []})
 
@@ -59,15 +58,15 @@ async def running_models(request: HttpRequest) -> ASGIResponse:
 
 
 @get("/api/version", opt=ANY_KEY)
-async def ollama_version() -> ASGIResponse:
+async def ollama_version(request: HttpRequest) -> Response:
     """The version of Ollama's API, and that of histrio."""
     return json_response({"version": OLLAMA_VERSION, "histrio": installed_version("histrio")})
 
 
-@post("/api/show", status_code=200, opt=described(ModelName))
-async def show(request: HttpRequest) -> ASGIResponse:
+@post("/api/show", opt=described(ModelName))
+async def show(request: HttpRequest) -> Response:
     """What is known of the model."""
-    edge = edge_of(request)
+    edge = request.state
     _, ignored = await _named_model(request)
     model = edge.gateway.model
     family = _family(model.path)
@@ -90,24 +89,24 @@ async def show(request: HttpRequest) -> ASGIResponse:
     return json_response(content, ignored_headers(edge, ignored))
 
 
-@post("/api/pull", status_code=200, opt=described(ModelName))
-async def pull(request: HttpRequest) -> ASGIResponse:
+@post("/api/pull", opt=described(ModelName))
+async def pull(request: HttpRequest) -> Response:
     """The served model is here already."""
     wanted, ignored = await _named_model(request)
     body = msgspec.json.encode({"status": "success"}) + (b"\n" if wanted.stream else b"")
     media_type = "application/x-ndjson" if wanted.stream else "application/json"
-    headers = ignored_headers(edge_of(request), ignored) | {"content-type": media_type}
-    return ASGIResponse(body=body, headers=headers)
+    headers = ignored_headers(request.state, ignored) | {"content-type": media_type}
+    return Response(body, headers=headers)
 
 
-@post(["/api/copy", "/api/create", "/api/push"], status_code=200)
-async def change_models() -> ASGIResponse:
+@post(["/api/copy", "/api/create", "/api/push"])
+async def change_models(request: HttpRequest) -> Response:
     """Refused: the topology says which model there is."""
     raise _one_model()
 
 
-@delete("/api/delete", status_code=200)
-async def delete_model() -> ASGIResponse:
+@delete("/api/delete")
+async def delete_model(request: HttpRequest) -> Response:
     """Refused alike."""
     raise _one_model()
 
@@ -119,7 +118,7 @@ def _one_model() -> RequestError:
 
 async def _named_model(request: HttpRequest) -> tuple[ModelName, IgnoredFields]:
     """Raises `ModelNotFound` unless the request is about the served model."""
-    edge, ignored = edge_of(request), IgnoredFields(is_strict=is_strict(request))
+    edge, ignored = request.state, IgnoredFields(is_strict=is_strict(request))
     async with request_body(request) as body:
         given = decode_object(body, max_parts=_NUM_MODEL_FIELDS, max_values=_NUM_MODEL_FIELDS)
     wanted, _ = split_fields(given, ModelName, frozenset(), edge.honoured_by, ignored)

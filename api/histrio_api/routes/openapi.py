@@ -12,9 +12,9 @@ from inspect import getdoc
 from typing import Any
 
 import msgspec
-from litestar.handlers import HTTPRouteHandler
 
 from histrio.config.field_docs import field_docs
+from histrio_api.http.routing import Route
 from histrio_api.request.known_fields import ALIASES
 from histrio_api.request.words import with_word_schemas
 from histrio_api.routes.auth import is_open
@@ -32,16 +32,15 @@ _ERROR = {"description": "an error, in the form of the API that the URL belongs 
 Schema = dict[str, Any]
 
 
-def openapi_document(handlers: Iterable[HTTPRouteHandler], edge: Edge) -> bytes:
+def openapi_document(routes: Iterable[Route], edge: Edge) -> bytes:
     """The whole document as JSON. Safe to run in a thread."""
-    routes = [(each, Described.of(each.opt)) for each in handlers if "OPTIONS" not in each.http_methods]
-    references, components = _components([described for _, described in routes], edge)
+    told = [(each, Described.of(each.opt)) for each in routes]
+    references, components = _components([described for _, described in told], edge)
     paths: dict[str, Schema] = {}
-    for handler, described in routes:
-        for path in sorted(handler.paths):
+    for route, described in told:
+        for path in sorted(route.paths):
             operations = paths.setdefault(_PARAMETER.sub(r"{\1}", path), {})
-            for method in handler.http_methods:
-                operations[method.lower()] = _operation(handler, path, described, references, edge)
+            operations[route.method.lower()] = _operation(route, path, described, references, edge)
     document = {
         "openapi": "3.1.0",
         "info": {"title": "histrio", "version": version("histrio")},
@@ -51,10 +50,8 @@ def openapi_document(handlers: Iterable[HTTPRouteHandler], edge: Edge) -> bytes:
     return msgspec.json.encode(document)
 
 
-def _operation(
-    handler: HTTPRouteHandler, path: str, described: Described, references: dict[type, Schema], edge: Edge
-) -> Schema:
-    summary, _, more = (getdoc(handler.fn) or "").partition("\n\n")
+def _operation(route: Route, path: str, described: Described, references: dict[type, Schema], edge: Edge) -> Schema:
+    summary, _, more = (getdoc(route.handler) or "").partition("\n\n")
     content = {_JSON: {} if described.answers is None else {"schema": references[described.answers]}}
     if described.streams:
         content[described.streams] = {"schema": {"type": "string"}}
@@ -69,7 +66,7 @@ def _operation(
         body = {_JSON: {"schema": references[described.asks]}}
         found["requestBody"] = {"required": True, "content": body}
     if edge.keys.asks:
-        found["security"] = [] if is_open(handler, edge) else [{"bearer": []}, {"key": []}]
+        found["security"] = [] if is_open(route, edge) else [{"bearer": []}, {"key": []}]
     return found
 
 

@@ -10,13 +10,13 @@ from importlib.resources.abc import Traversable
 from typing import NamedTuple
 
 from anyio import to_thread
-from litestar import get
-from litestar.exceptions import NotFoundException
-from litestar.response.base import ASGIResponse
 
+from histrio_api.errors import UnknownRoute
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get
 from histrio_api.request.described import page_settings
 from histrio_api.routes.auth import OPEN
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.common import HttpRequest, json_response
 
 __all__ = ["index", "page_file", "settings_of_page"]
 
@@ -32,6 +32,7 @@ _HEADERS = {
 }
 """A browser asks each time whether a file has changed, runs nothing but these files, and asks no other server."""
 _RUNNING = b"histrio is running\n"
+_NO_PAGE = "there is nothing at this URL; the API is under /v1"
 
 
 class _File(NamedTuple):
@@ -40,38 +41,38 @@ class _File(NamedTuple):
 
 
 @get("/", opt=OPEN)
-async def index(request: HttpRequest) -> ASGIResponse:
+async def index(request: HttpRequest) -> Response:
     """The page for a browser; for other clients, and where there is no page, one line."""
-    if edge_of(request).settings.ui and "text/html" in request.headers.get("accept", ""):
+    if request.state.settings.ui and "text/html" in request.header(b"accept").decode("latin-1"):
         return _answer(request, _files()["index.html"])
-    return ASGIResponse(body=_RUNNING, headers={"content-type": "text/plain; charset=utf-8", "vary": "accept"})
+    return Response(_RUNNING, headers={"content-type": "text/plain; charset=utf-8", "vary": "accept"})
 
 
 @get("/ui/{name:path}", opt=OPEN)
-async def page_file(request: HttpRequest) -> ASGIResponse:
+async def page_file(request: HttpRequest) -> Response:
     """A file of the page."""
-    file = _files().get(str(request.path_params["name"]).removeprefix("/"))
-    if file is None or not edge_of(request).settings.ui:
-        raise NotFoundException
+    file = _files().get(request.path_params["name"])
+    if file is None or not request.state.settings.ui:
+        raise UnknownRoute(_NO_PAGE)
     return _answer(request, file)
 
 
 @get("/ui/settings.json")
-async def settings_of_page(request: HttpRequest) -> ASGIResponse:
+async def settings_of_page(request: HttpRequest) -> Response:
     """What the page builds its settings from: the model, and the fields of requests with their bounds."""
-    edge = edge_of(request)
+    edge = request.state
     if not edge.settings.ui:
-        raise NotFoundException
+        raise UnknownRoute(_NO_PAGE)
     content = await to_thread.run_sync(page_settings, edge)  # it reads sources, and makes schemas of structs
     return json_response(content, {"cache-control": "no-cache"})
 
 
-def _answer(request: HttpRequest, file: _File) -> ASGIResponse:
+def _answer(request: HttpRequest, file: _File) -> Response:
     """The file, or 304 for a client that has it."""
-    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    known = [each.strip().removeprefix("W/") for each in request.header(b"if-none-match").decode("latin-1").split(",")]
     if file.headers["etag"] in known:
-        return ASGIResponse(body=b"", status_code=304, headers=file.headers)
-    return ASGIResponse(body=file.body, headers=file.headers)
+        return Response(b"", status=304, headers=file.headers)
+    return Response(file.body, headers=file.headers)
 
 
 @cache

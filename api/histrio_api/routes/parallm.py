@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from litestar import get, post
-from litestar.response.base import ASGIResponse
-
 from histrio_api.forms.parallm import GENERATE, GENERATE_BATCH
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get, post
+from histrio_api.routes.common import HttpRequest, json_response
 from histrio_api.routes.described import described_form
 from histrio_api.routes.respond import respond
 from histrio_api.schemas.parallm import GeneratedText, GeneratedTexts
@@ -14,22 +13,22 @@ from histrio_api.schemas.parallm import GeneratedText, GeneratedTexts
 __all__ = ["generate", "generate_batch", "stats"]
 
 
-@post("/v1/generate", status_code=200, opt=described_form(GENERATE, GeneratedText))
-async def generate(request: HttpRequest) -> ASGIResponse:
+@post("/v1/generate", opt=described_form(GENERATE, GeneratedText))
+async def generate(request: HttpRequest) -> Response:
     """Continue a prompt, at once or as a stream."""
     return await respond(request, GENERATE)
 
 
-@post("/v1/generate_batch", status_code=200, opt=described_form(GENERATE_BATCH, GeneratedTexts))
-async def generate_batch(request: HttpRequest) -> ASGIResponse:
+@post("/v1/generate_batch", opt=described_form(GENERATE_BATCH, GeneratedTexts))
+async def generate_batch(request: HttpRequest) -> Response:
     """Continue several prompts side by side."""
     return await respond(request, GENERATE_BATCH)
 
 
 @get("/v1/stats")
-async def stats(request: HttpRequest) -> ASGIResponse:
+async def stats(request: HttpRequest) -> Response:
     """What was done since the start: /metrics has it too, and more."""
-    edge = edge_of(request)
+    edge = request.state
     counters, gauges = edge.gateway.status.counters, edge.gateway.status.gauges
     requests = edge.metrics.histograms["request_seconds"].summary
 

@@ -6,15 +6,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from litestar import post
-from litestar.response.base import ASGIResponse
-
+from histrio_api.http.response import Response
+from histrio_api.http.routing import post
 from histrio_api.request.functions import with_tools
 from histrio_api.request.ignored import ignored_headers
 from histrio_api.request.prompts import counted_ids
 from histrio_api.request.received import Arrival, Received, receive
 from histrio_api.request.rendering import chat_text
-from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.common import HttpRequest, is_strict, json_response, request_body
 from histrio_api.routes.described import described
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.shared.edge import Edge
@@ -23,20 +22,20 @@ from histrio_api.text.literals import ChatText
 __all__ = ["apply_template", "render"]
 
 
-@post(["/render", "/v1/chat/completions/render"], status_code=200, opt=described(ChatRequest))
-async def render(request: HttpRequest) -> ASGIResponse:
+@post(["/render", "/v1/chat/completions/render"], opt=described(ChatRequest))
+async def render(request: HttpRequest) -> Response:
     """The prompt of a chat, as text and as ids, also where the context cannot hold it."""
     return await _answer(request, _rendered)
 
 
-@post("/apply-template", status_code=200, opt=described(ChatRequest))
-async def apply_template(request: HttpRequest) -> ASGIResponse:
+@post("/apply-template", opt=described(ChatRequest))
+async def apply_template(request: HttpRequest) -> Response:
     """Its text alone."""
     return await _answer(request, lambda edge, received: {"prompt": _text(edge, received).whole})
 
 
-async def _answer(request: HttpRequest, work: Callable[[Edge, Received[ChatRequest]], dict[str, Any]]) -> ASGIResponse:
-    edge = edge_of(request)
+async def _answer(request: HttpRequest, work: Callable[[Edge, Received[ChatRequest]], dict[str, Any]]) -> Response:
+    edge = request.state
     async with request_body(request) as body:
         arrival = Arrival(time.perf_counter(), is_strict=is_strict(request))
 

@@ -8,20 +8,19 @@ from typing import TypeVar
 
 import anyio
 import msgspec
-from litestar.response.base import ASGIResponse
 
 from histrio_api.answer.choice import Choice
 from histrio_api.answer.generation import Generation, run_choices, start_generation
 from histrio_api.answer.sse import EventStream, Write
 from histrio_api.errors import STATUS_CLIENT_LEFT, presentable
 from histrio_api.forms.form import Answer, Form
-from histrio_api.keys.ring import sender_of
+from histrio_api.http.response import Response
 from histrio_api.request.attended import client_left, ended_by
 from histrio_api.request.enforceable import require_enforceable
 from histrio_api.request.ignored import ignored_headers
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.received import Arrival, receive
-from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
+from histrio_api.routes.common import HttpRequest, is_strict, request_body
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.usage.counts import Counts
 
@@ -30,9 +29,9 @@ __all__ = ["respond"]
 R = TypeVar("R", bound=GenerationRequest)
 
 
-async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
+async def respond(request: HttpRequest, form: Form[R]) -> Response:
     """Answer a request of this form. Raises what it cannot be answered for."""
-    edge = edge_of(request)
+    edge = request.state
     prepared = await _prepare(request, form)
     if prepared.grammar is not None:
         await require_enforceable(edge, prepared.grammar, prepared.received.ignored, request.receive)
@@ -55,7 +54,7 @@ async def respond(request: HttpRequest, form: Form[R]) -> ASGIResponse:
 
 async def _prepare(request: HttpRequest, form: Form[R]) -> Prepared:
     """From the body to prompts, which keeps room for the body until they are there."""
-    edge, key = edge_of(request), sender_of(request.scope)
+    edge, key = request.state, request.sender
     async with request_body(request) as body:
         arrival = Arrival(time.perf_counter(), key, is_strict(request))
 
@@ -67,13 +66,13 @@ async def _prepare(request: HttpRequest, form: Form[R]) -> Prepared:
 
 async def _answer_at_once(
     request: HttpRequest, generation: Generation, answer: Answer, headers: dict[str, str]
-) -> ASGIResponse:
+) -> Response:
     texts = await _whole_texts(request, generation)
     if texts is None:
         generation.close()
-        return ASGIResponse()  # the client has left
+        return Response()  # the client has left
 
-    edge = edge_of(request)
+    edge = request.state
     body = await edge.run_answer(lambda: msgspec.json.encode(answer.whole(texts)), generation.num_scored_tokens)
     if generation.late:
         source = _LateBody(generation, body)
@@ -81,7 +80,7 @@ async def _answer_at_once(
         return EventStream(source, media_type="application/json", keep_alive_s=keep_alive_s, headers=headers)
 
     generation.close()
-    return ASGIResponse(body=body, headers=headers)
+    return Response(body, headers=headers)
 
 
 async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str] | None:
@@ -97,7 +96,7 @@ async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str
     finally:
         generation.close(is_sent=False)
     finished = all(choice.finish_reason for choice in generation.choices)
-    edge_of(request).metrics.count_request(request.scope["path"], 200 if finished else STATUS_CLIENT_LEFT)
+    request.state.metrics.count_request(request.path, 200 if finished else STATUS_CLIENT_LEFT)
     return ["".join(parts) for parts in pieces] if finished else None
 
 
@@ -127,9 +126,9 @@ class _Events:
     """The events of one request."""
 
     def __init__(self, request: HttpRequest, generation: Generation, answer: Answer) -> None:
-        self._edge = edge_of(request)
-        self._path = request.scope["path"]
-        self._sender = sender_of(request.scope)
+        self._edge = request.state
+        self._path = request.path
+        self._sender = request.sender
         self._generation = generation
         self._answer = answer
         self._status = 200

@@ -6,17 +6,16 @@ import time
 from typing import Annotated, Any, Literal
 
 import msgspec
-from litestar import delete, get, post
-from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
 from histrio_api.errors import ResponseNotFound, from_validation
 from histrio_api.forms.response_input import num_named_bytes
 from histrio_api.forms.responses import NOT_OF_RESPONSES, RESPONSE, count_input_tokens
-from histrio_api.keys.ring import sender_of
+from histrio_api.http.response import Response
+from histrio_api.http.routing import delete, get, post
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.received import Arrival, receive
-from histrio_api.routes.common import HttpRequest, edge_of, is_strict, json_response, request_body
+from histrio_api.routes.common import HttpRequest, is_strict, json_response, request_body
 from histrio_api.routes.described import described, described_form
 from histrio_api.routes.respond import respond
 from histrio_api.schemas.answered_responses import AnsweredResponse
@@ -34,16 +33,16 @@ class InputItemsPage(msgspec.Struct):
     after: str | None = None
 
 
-@post("/v1/responses", status_code=200, opt=described_form(RESPONSE, AnsweredResponse, without=NOT_OF_RESPONSES))
-async def responses(request: HttpRequest) -> ASGIResponse:
+@post("/v1/responses", opt=described_form(RESPONSE, AnsweredResponse, without=NOT_OF_RESPONSES))
+async def responses(request: HttpRequest) -> Response:
     """Answer a conversation, at once or as a stream."""
     return await respond(request, RESPONSE)
 
 
-@post("/v1/responses/input_tokens", status_code=200, opt=described(InputTokensRequest, without=NOT_OF_RESPONSES))
-async def count_response_tokens(request: HttpRequest) -> ASGIResponse:
+@post("/v1/responses/input_tokens", opt=described(InputTokensRequest, without=NOT_OF_RESPONSES))
+async def count_response_tokens(request: HttpRequest) -> Response:
     """How many tokens a conversation has as a prompt."""
-    edge, key = edge_of(request), sender_of(request.scope)
+    edge, key = request.state, request.sender
     async with request_body(request) as body:
         arrival = Arrival(time.perf_counter(), key, is_strict(request))
 
@@ -57,27 +56,27 @@ async def count_response_tokens(request: HttpRequest) -> ASGIResponse:
 
 
 @get("/v1/responses/{response_id:str}", opt=described(answers=AnsweredResponse))
-async def show_response(request: HttpRequest) -> ASGIResponse:
+async def show_response(request: HttpRequest) -> Response:
     """What was answered, as it was answered."""
-    if request.query_params.get("stream", "false") != "false":
+    if request.query.get("stream", "false") != "false":
         raise RequestError("stream: an answer that is kept is given whole; leave it out", param="stream")
-    return ASGIResponse(body=_found(request).body)
+    return Response(_found(request).body)
 
 
-@delete("/v1/responses/{response_id:str}", status_code=200)
-async def delete_response(request: HttpRequest) -> ASGIResponse:
+@delete("/v1/responses/{response_id:str}")
+async def delete_response(request: HttpRequest) -> Response:
     """Forget an answer; conversations that went on from it cannot go on."""
     response_id = _response_id(request)
-    if not edge_of(request).responses.forget(sender_of(request.scope), response_id):
+    if not request.state.responses.forget(request.sender, response_id):
         raise ResponseNotFound("no such response is kept here")
     return json_response({"id": response_id, "object": "response", "deleted": True})
 
 
 @get("/v1/responses/{response_id:str}/input_items", opt=described(query=InputItemsPage))
-async def list_input_items(request: HttpRequest) -> ASGIResponse:
+async def list_input_items(request: HttpRequest) -> Response:
     """What was asked, with the conversation before it."""
     try:
-        page = msgspec.convert(dict(request.query_params), InputItemsPage, strict=False)
+        page = msgspec.convert(request.query, InputItemsPage, strict=False)
     except msgspec.ValidationError as error:
         raise from_validation(error) from None
     return json_response(_listed(_asked(request), page))
@@ -103,16 +102,16 @@ def _listed(items: list[tuple[str, bytes]], page: InputItemsPage) -> dict[str, A
 def _asked(request: HttpRequest) -> list[tuple[str, bytes]]:
     """All that the response answers, the oldest first; of what is gone nothing is left."""
     response = _found(request)
-    earlier = edge_of(request).responses.conversation(sender_of(request.scope), response.previous_id) or []
+    earlier = request.state.responses.conversation(request.sender, response.previous_id) or []
     return [item for each in earlier for item in each.items] + response.input_items
 
 
 def _found(request: HttpRequest) -> KeptResponse:
-    found = edge_of(request).responses.find(sender_of(request.scope), _response_id(request))
+    found = request.state.responses.find(request.sender, _response_id(request))
     if found is None:
         raise ResponseNotFound("no such response is kept here")
     return found
 
 
 def _response_id(request: HttpRequest) -> str:
-    return str(request.path_params["response_id"])
+    return request.path_params["response_id"]

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from anyio import to_thread
-from litestar import get
-from litestar.response.base import ASGIResponse
-from litestar.routes import HTTPRoute
+from collections.abc import Sequence
 
-from histrio_api.routes.common import HttpRequest, edge_of
+from anyio import to_thread
+
+from histrio_api.http.response import Response
+from histrio_api.http.routing import Route, get
+from histrio_api.routes.common import HttpRequest
 from histrio_api.routes.openapi import openapi_document
 
-__all__ = ["schema"]
+__all__ = ["schema_route"]
 
 
-@get(["/schema", "/openapi.json"])
-async def schema(request: HttpRequest) -> ASGIResponse:
-    """This API as an OpenAPI document."""
-    state = request.app.state
-    if "schema" not in state:
-        routes = [route for route in request.app.routes if isinstance(route, HTTPRoute)]
-        handlers = [each for route in routes for each in route.route_handlers]
-        state.schema = await to_thread.run_sync(openapi_document, handlers, edge_of(request))
-    return ASGIResponse(body=state.schema, headers={"content-type": "application/json"})
+def schema_route(routes: Sequence[Route]) -> Route:
+    """The route of the document about these routes."""
+
+    @get(["/schema", "/openapi.json"])
+    async def schema(request: HttpRequest) -> Response:
+        """This API as an OpenAPI document."""
+        edge = request.state
+        if not edge.openapi:
+            edge.openapi = await to_thread.run_sync(openapi_document, routes, edge)
+        return Response(edge.openapi)
+
+    return schema

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from litestar import post
-from litestar.response.base import ASGIResponse
 from msgspec import UNSET, UnsetType
 
 from histrio.errors import RequestError
 from histrio.messages import Pooling
 from histrio_api.answer.similarity import head_scores, similarities
 from histrio_api.answer.vectors import Texts, Vector
+from histrio_api.http.response import Response
+from histrio_api.http.routing import post
 from histrio_api.request.prompts import require_at_most
 from histrio_api.request.received import Arrival
 from histrio_api.request.texts import encoded_pairs, encoded_texts
@@ -27,14 +27,14 @@ _HEADS_POOLING: Pooling = "last"
 """A head's number stands behind the last token, from which on the whole pair is known."""
 
 
-@post(["/v1/score", "/score"], status_code=200, opt=described(ScoreRequest, Scores))
-async def score(request: HttpRequest) -> ASGIResponse:
+@post(["/v1/score", "/score"], opt=described(ScoreRequest, Scores))
+async def score(request: HttpRequest) -> Response:
     """How near the texts of each pair are."""
     return await respond_with_vectors(request, ScoreRequest, _pairs, _scores, "score-")
 
 
-@post(["/v1/rerank", "/v2/rerank", "/rerank"], status_code=200, opt=described(RerankRequest, Reranking))
-async def rerank(request: HttpRequest) -> ASGIResponse:
+@post(["/v1/rerank", "/v2/rerank", "/rerank"], opt=described(RerankRequest, Reranking))
+async def rerank(request: HttpRequest) -> Response:
     """Documents in the order of how near they are to a query."""
     return await respond_with_vectors(request, RerankRequest, _query_and_documents, _ranking, "rerank-")
 

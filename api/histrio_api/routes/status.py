@@ -6,11 +6,11 @@ import time
 from typing import Any
 
 import msgspec
-from litestar import get
-from litestar.response.base import ASGIResponse
 
 from histrio.contracts.gateway import GatewayStatus, StageStatus
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get
+from histrio_api.routes.common import HttpRequest, json_response
 
 __all__ = ["status"]
 
@@ -18,9 +18,9 @@ _LATENCIES = ("time_to_first_token_seconds", "inter_token_seconds", "request_sec
 
 
 @get("/v1/status")
-async def status(request: HttpRequest) -> ASGIResponse:
+async def status(request: HttpRequest) -> Response:
     """All of it is known in the front: asking costs no other process anything."""
-    edge = edge_of(request)
+    edge = request.state
     model, found = edge.gateway.model, edge.gateway.status
     content = {
         "object": "status",

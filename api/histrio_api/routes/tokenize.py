@@ -7,17 +7,17 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from litestar import get, post
-from litestar.response.base import ASGIResponse
 
 from histrio.errors import RequestError
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get, post
 from histrio_api.request.fields import split_fields
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.json_body import decode_object
 from histrio_api.request.known_fields import UNREAD
 from histrio_api.request.prompts import counted_ids
 from histrio_api.request.rendering import render_messages
-from histrio_api.routes.common import HttpRequest, edge_of, end_tokens, is_strict, json_response, request_body
+from histrio_api.routes.common import HttpRequest, end_tokens, is_strict, json_response, request_body
 from histrio_api.routes.described import described
 from histrio_api.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 from histrio_api.shared.edge import Edge
@@ -28,22 +28,22 @@ __all__ = ["detokenize", "tokenize", "tokenizer_info"]
 R = TypeVar("R", TokenizeRequest, DetokenizeRequest)
 
 
-@post("/tokenize", status_code=200, opt=described(TokenizeRequest))
-async def tokenize(request: HttpRequest) -> ASGIResponse:
+@post("/tokenize", opt=described(TokenizeRequest))
+async def tokenize(request: HttpRequest) -> Response:
     """Ids of a text, or of the prompt that a chat becomes."""
     return await _answer(request, _tokenized)
 
 
-@post("/detokenize", status_code=200, opt=described(DetokenizeRequest))
-async def detokenize(request: HttpRequest) -> ASGIResponse:
+@post("/detokenize", opt=described(DetokenizeRequest))
+async def detokenize(request: HttpRequest) -> Response:
     """Text of ids, special tokens included."""
     return await _answer(request, _detokenized)
 
 
 @get("/tokenizer_info")
-async def tokenizer_info(request: HttpRequest) -> ASGIResponse:
+async def tokenizer_info(request: HttpRequest) -> Response:
     """What lm-eval asks for before it leaves all encoding to the server; null for what the model has not."""
-    edge = edge_of(request)
+    edge = request.state
     bos_token, eos_token = end_tokens(edge)
     content = {
         "tokenizer_class": type(edge.tokenizer).__name__,
@@ -55,11 +55,11 @@ async def tokenizer_info(request: HttpRequest) -> ASGIResponse:
     return json_response(content)
 
 
-async def _answer(request: HttpRequest, work: Callable[[Edge, bytes, IgnoredFields], bytes]) -> ASGIResponse:
-    edge, ignored = edge_of(request), IgnoredFields(is_strict=is_strict(request))
+async def _answer(request: HttpRequest, work: Callable[[Edge, bytes, IgnoredFields], bytes]) -> Response:
+    edge, ignored = request.state, IgnoredFields(is_strict=is_strict(request))
     async with request_body(request) as body:
         answer = await edge.run_text(partial(work, edge, body, ignored), len(body))
-    return ASGIResponse(body=answer, headers=ignored_headers(edge, ignored))
+    return Response(answer, headers=ignored_headers(edge, ignored))
 
 
 def _tokenized(edge: Edge, body: bytes, ignored: IgnoredFields) -> bytes:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from datetime import date, timedelta
 from typing import cast
 
-from litestar import get
-from litestar.response.base import ASGIResponse
-
 from histrio.errors import RequestError
-from histrio_api.keys.ring import sender_of
+from histrio_api.http.response import Response
+from histrio_api.http.routing import get
 from histrio_api.routes.auth import ANY_KEY
-from histrio_api.routes.common import HttpRequest, edge_of, json_response
+from histrio_api.routes.common import HttpRequest, json_response
 from histrio_api.usage.counts import GROUPS, Counts, Group, Question
 from histrio_api.usage.usage_file import MAX_ROWS
 
@@ -29,9 +27,9 @@ class UsageOff(RequestError):
 
 
 @get("/v1/usage", opt=ANY_KEY)
-async def usage(request: HttpRequest) -> ASGIResponse:
+async def usage(request: HttpRequest) -> Response:
     """What the request's own key has used; with an admin's key, or where no keys are asked for, what all have."""
-    edge = edge_of(request)
+    edge = request.state
     if edge.usage is None:
         raise UsageOff("usage is not kept; set usage-file in [api]")
 
@@ -49,7 +47,7 @@ async def usage(request: HttpRequest) -> ASGIResponse:
 
 def _question(request: HttpRequest, today: date) -> Question:
     """Raises `RequestError`."""
-    for name in request.query_params:
+    for name in request.query:
         if name not in _FIELDS:
             raise RequestError(f"{name[:40]!r} is unknown; known are {', '.join(_FIELDS)}", param="query")
     end = _day(request, "end", today)
@@ -57,13 +55,13 @@ def _question(request: HttpRequest, today: date) -> Question:
     if start > end:
         raise RequestError("start: must not be after end", param="start")
 
-    edge, sender = edge_of(request), sender_of(request.scope)
+    edge, sender = request.state, request.sender
     sees_all = not edge.keys.asks or edge.keys.limits_of(sender).key.admin
     return Question(start.isoformat(), end.isoformat(), None if sees_all else sender, _groups(request))
 
 
 def _day(request: HttpRequest, name: str, default: date) -> date:
-    given = request.query_params.get(name)
+    given = request.query.get(name)
     if given is None:
         return default
     try:
@@ -73,7 +71,7 @@ def _day(request: HttpRequest, name: str, default: date) -> date:
 
 
 def _groups(request: HttpRequest) -> tuple[Group, ...]:
-    given = request.query_params.get("group_by", "day")
+    given = request.query.get("group_by", "day")
     groups = [each.strip() for each in given.split(",") if each.strip()]
     if not set(groups) <= set(GROUPS):
         raise RequestError(f"group_by: must be some of {','.join(GROUPS)}", param="group_by")

@@ -8,15 +8,14 @@ from secrets import token_hex
 from typing import Any, TypeVar
 
 import msgspec
-from litestar.response.base import ASGIResponse
 
 from histrio_api.answer.vectors import Texts, Vector, pooled
-from histrio_api.keys.ring import sender_of
+from histrio_api.http.response import Response
 from histrio_api.request.attended import attended
 from histrio_api.request.ignored import IgnoredFields, ignored_headers
 from histrio_api.request.received import Arrival
 from histrio_api.request.texts import read_texts_request
-from histrio_api.routes.common import HttpRequest, edge_of, is_strict, request_body
+from histrio_api.routes.common import HttpRequest, is_strict, request_body
 from histrio_api.schemas.embeddings import TextsRequest
 from histrio_api.shared.edge import Edge
 
@@ -34,11 +33,11 @@ async def respond_with_vectors(
     read: Callable[[Edge, R, Arrival], Texts],
     write: Callable[[Edge, R, Texts, list[Vector]], Any],
     id_prefix: str,
-) -> ASGIResponse:
+) -> Response:
     """Answer with what `write` makes of the vectors of the texts that `read` finds. Both are safe to run in a thread,
     and may raise `RequestError`."""
-    edge = edge_of(request)
-    arrival = Arrival(time.perf_counter(), sender_of(request.scope), is_strict(request))
+    edge = request.state
+    arrival = Arrival(time.perf_counter(), request.sender, is_strict(request))
     async with request_body(request) as body:
 
         def prepare() -> tuple[R, Texts, IgnoredFields]:
@@ -59,7 +58,7 @@ async def respond_with_vectors(
     answer = await edge.run_answer(
         lambda: msgspec.json.encode(write(edge, asked, texts, vectors)), num_numbers // _NUMBERS_PER_TOKEN
     )
-    edge.metrics.count_request(request.scope["path"], 200)
+    edge.metrics.count_request(request.path, 200)
     limits = edge.keys.limits_of(arrival.key)
     headers = {"x-request-id": texts.id, **limits.headers(), **ignored_headers(edge, ignored)}
-    return ASGIResponse(body=answer, headers=headers)
+    return Response(answer, headers=headers)

@@ -1,1 +1,1 @@
-"""The endpoint as one service: settings, keys, limits, metrics, the litestar app."""
+"""The endpoint as one service: settings, keys, limits, metrics, the application."""

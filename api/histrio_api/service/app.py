@@ -1,47 +1,56 @@
-"""The litestar application over one `Edge`; any ASGI server can run it."""
+"""The application over one `Edge`: it finds a request's route, asks for its key, and makes answers of errors."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
-from litestar import Litestar
-from litestar.config.cors import CORSConfig
-from litestar.datastructures import State
-from litestar.exceptions import HTTPException
-from litestar.plugins import PluginProtocol
-from litestar.plugins.core import MsgspecDIPlugin
-
-from histrio_api.errors import on_error, on_http_exception
+from histrio_api.errors import UnknownRoute, WrongMethod, on_error
+from histrio_api.http.request import Receive
+from histrio_api.http.response import Response, Send
+from histrio_api.http.routing import Methods, Route, Router
 from histrio_api.routes import ROUTES
-from histrio_api.routes.auth import KeyCheck
+from histrio_api.routes.auth import require_key
+from histrio_api.routes.common import HttpRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["create_app"]
+__all__ = ["App"]
 
 
-def create_app(edge: Edge) -> Litestar:
-    """Routes, error handlers and CORS put together."""
-    origins = edge.settings.cors_origins
-    app = _App(
-        ROUTES,
-        middleware=[KeyCheck],
-        exception_handlers=cast(
-            "dict[int | type[Exception], Any]",
-            {HTTPException: on_http_exception, Exception: on_error},
-        ),
-        state=State({"edge": edge}),
-        cors_config=CORSConfig(allow_origins=origins) if origins else None,
-        openapi_config=None,
-        logging_config=None,
-    )
-    edge.metrics.known_paths = frozenset(path for handler in ROUTES for path in handler.paths if "{" not in path)
-    return app
+class App:
+    """An ASGI application; HEAD is left to what stands before it."""
+
+    def __init__(self, edge: Edge, routes: Iterable[Route] | None = None) -> None:
+        """`routes` are all of them unless they are given."""
+        routes = ROUTES if routes is None else routes
+        self._edge = edge
+        self._router = Router(routes)
+        edge.metrics.known_paths = frozenset(path for route in routes for path in route.paths if "{" not in path)
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        request: HttpRequest = HttpRequest(self._edge, scope, receive)
+        try:
+            response = await self._response(request)
+        except Exception as error:
+            response = on_error(request, error)
+        await response.send(receive, send)
+
+    async def _response(self, request: HttpRequest) -> Response:
+        request.path, methods, request.path_params = self._router.find(request.path)
+        route = methods.get(request.method)
+        if route is None:
+            return _without_route(request, methods)
+
+        require_key(request, route)
+        return await route.handler(request)
 
 
-class _App(Litestar):
-    """Without the plugins that litestar adds for pydantic and attrs where they are installed: nothing here uses their
-    models, and importing them would only take time."""
-
-    @staticmethod
-    def _get_default_plugins(plugins: list[PluginProtocol]) -> list[PluginProtocol]:
-        return [*plugins, MsgspecDIPlugin()]
+def _without_route(request: HttpRequest, methods: Methods) -> Response:
+    """Of a method that a path has not, or a path that there is not."""
+    if not methods:
+        raise UnknownRoute("there is nothing at this URL; the API is under /v1")
+    allowed = ", ".join(sorted({*methods, "OPTIONS"}))
+    if request.method != "OPTIONS":
+        raise WrongMethod("this URL exists, but not for this method", allowed)
+    return Response(status=204, headers={"allow": allowed})

@@ -40,7 +40,7 @@ _SERVED = ("", "default")
 
 @dataclass
 class Edge:
-    """One endpoint over one gateway; lives as `app.state.edge`."""
+    """One endpoint over one gateway; the `state` of all requests."""
 
     gateway: Gateway
     settings: ApiSettings
@@ -58,6 +58,8 @@ class Edge:
     """None: usage is not kept."""
     max_speculation: int | None = None
     """Of requests that have none of their own; None for as many drafts as the engine's settings allow."""
+    openapi: bytes = b""
+    """The OpenAPI document, once it was asked for."""
     _num_encoding: int = 0
 
     @cached_property
