@@ -121,3 +121,17 @@ async def test_more_choices_than_the_server_can_ever_run_are_refused_for_good(
     response = await client.post("/v1/completions", json=request)
     assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
     assert (await client.post("/v1/completions", json=request | {"n": 4})).status_code == 200, "control: exactly 64"
+
+
+async def test_whole_numbers_may_be_written_with_a_fraction(served: tuple[Harness, httpx.AsyncClient]) -> None:
+    _, client = served
+
+    async def answer(**fields: Any) -> httpx.Response:
+        request = {"model": "toy", "prompt": "abc", "temperature": 2, "seed": 7} | fields
+        return await client.post("/v1/completions", content=json.dumps(request))
+
+    plain = await answer(max_tokens=3, top_k=5, stop_token_ids=[7], allowed_token_ids=[1, 2, 3])
+    fractions = await answer(max_tokens=3.0, top_k=5.0, stop_token_ids=[7.0], allowed_token_ids=[1.0, 2.0, 3.0])
+    assert fractions.json()["choices"] == plain.json()["choices"], fractions.text
+    for field, value in (("max_tokens", 3.5), ("top_k", 5.5), ("stop_token_ids", [7.5]), ("allowed_token_ids", [1.5])):
+        assert (await answer(**{field: value})).status_code == 400, "control"

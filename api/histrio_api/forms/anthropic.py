@@ -11,7 +11,7 @@ from histrio_api.answer.choice import Choice
 from histrio_api.answer.chunks import encode
 from histrio_api.answer.generation import Generation
 from histrio_api.error_shapes import anthropic_error
-from histrio_api.forms.anthropic_chat import to_chat
+from histrio_api.forms.anthropic_chat import NOT_OF_MESSAGES, to_chat
 from histrio_api.forms.chat import prepare_chat
 from histrio_api.forms.form import Form
 from histrio_api.request.prepared import Prepared
@@ -208,5 +208,5 @@ def _event(kind: str, **fields: Any) -> bytes:
     return b"event: " + kind.encode() + b"\ndata: " + encode({"type": kind} | fields) + b"\n\n"
 
 
-MESSAGE = Form(MessagesRequest, "msg_", prepare_message, MessageAnswer)
+MESSAGE = Form(MessagesRequest, "msg_", prepare_message, MessageAnswer, absent=NOT_OF_MESSAGES)
 """POST /v1/messages."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from histrio.errors import HistrioError
@@ -89,5 +89,7 @@ class Form(Generic[R]):
     """Made once for each request, when it was submitted."""
     media_type: str = "text/event-stream"
     """Of its streams."""
+    absent: Mapping[str, object] = field(default_factory=dict)
+    """Fields of its schema that it refuses, with what each one is where it is not given."""
     num_named_bytes: Callable[[Edge, str, bytes], int] = _none_named
     """How much longer than the body a prompt is, because the body names what is kept here for its API key."""

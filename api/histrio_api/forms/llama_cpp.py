@@ -196,7 +196,7 @@ def _event(fields: dict[str, Any]) -> bytes:
     return b"data: " + encode(fields) + b"\n\n"
 
 
-LLAMA_COMPLETION = Form(LlamaRequest, "cmpl-", prepare_llama, LlamaAnswer)
+LLAMA_COMPLETION = Form(LlamaRequest, "cmpl-", prepare_llama, LlamaAnswer, absent=_NOT_OF_LLAMA)
 """POST /completion."""
-INFILL = Form(InfillRequest, "fill-", prepare_infill, LlamaAnswer)
+INFILL = Form(InfillRequest, "fill-", prepare_infill, LlamaAnswer, absent=_NOT_OF_LLAMA)
 """POST /infill."""

@@ -36,6 +36,7 @@ from histrio_api.text.call_arguments import as_object
 __all__ = ["OLLAMA_CHAT", "OLLAMA_GENERATE", "OllamaAnswer", "nanoseconds", "timestamp"]
 
 _NOT_OF_OLLAMA: dict[str, object] = {"n": 1, "stream_options": StreamOptions()}
+_NOT_OF_CHATS: dict[str, object] = _NOT_OF_OLLAMA | {"prompt_logprobs": None, "return_token_ids": False}
 _NANOSECONDS = 1_000_000_000
 _MEDIA_TYPE = "application/x-ndjson"
 
@@ -43,7 +44,7 @@ _MEDIA_TYPE = "application/x-ndjson"
 def prepare_ollama_chat(edge: Edge, received: Received[OllamaChatRequest]) -> Prepared:
     """From messages to one prompt, or to none where there are no messages. Raises `RequestError`."""
     request = received.request
-    require_absent(request, _NOT_OF_OLLAMA | {"prompt_logprobs": None, "return_token_ids": False}, "/api/chat")
+    require_absent(request, _NOT_OF_CHATS, "/api/chat")
     return prepare_chat(edge, received) if request.messages else _nothing(received)
 
 
@@ -214,7 +215,7 @@ def _called(call: CalledTool) -> dict[str, Any]:
     return {"id": call.id, "function": {"name": function.name, "arguments": as_object(function.arguments)}}
 
 
-OLLAMA_CHAT = Form(OllamaChatRequest, "chat-", prepare_ollama_chat, OllamaAnswer, _MEDIA_TYPE)
+OLLAMA_CHAT = Form(OllamaChatRequest, "chat-", prepare_ollama_chat, OllamaAnswer, _MEDIA_TYPE, _NOT_OF_CHATS)
 """POST /api/chat."""
-OLLAMA_GENERATE = Form(OllamaGenerateRequest, "gen-", prepare_ollama_generate, OllamaText, _MEDIA_TYPE)
+OLLAMA_GENERATE = Form(OllamaGenerateRequest, "gen-", prepare_ollama_generate, OllamaText, _MEDIA_TYPE, _NOT_OF_OLLAMA)
 """POST /api/generate."""

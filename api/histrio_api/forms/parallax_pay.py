@@ -55,5 +55,5 @@ class InferenceAnswer(WholeAnswer):
         return Inference(text, self._generation.usage.total_tokens, self._tier, metadata)
 
 
-INFERENCE = Form(InferenceRequest, "inf-", prepare_inference, InferenceAnswer)
+INFERENCE = Form(InferenceRequest, "inf-", prepare_inference, InferenceAnswer, absent=_NOT_OF_INFERENCE)
 """POST /v1/inference."""

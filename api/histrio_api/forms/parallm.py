@@ -29,6 +29,7 @@ __all__ = ["GENERATE", "GENERATE_BATCH"]
 DEFAULT_MAX_TOKENS = 100
 _ALL_DRAFTS = 64
 _NOT_OF_TEXTS: dict[str, object] = {"n": 1, "stream_options": StreamOptions()}
+_NOT_OF_BATCHES = _NOT_OF_TEXTS | {"stream": False}
 
 F = TypeVar("F", bound=TextFields)
 
@@ -43,7 +44,7 @@ def prepare_text(edge: Edge, received: Received[TextRequest]) -> Prepared:
 def prepare_texts(edge: Edge, received: Received[TextsRequest]) -> Prepared:
     """The same of several. Raises `RequestError`."""
     request = received.request
-    require_absent(request, _NOT_OF_TEXTS | {"stream": False}, "/v1/generate_batch")
+    require_absent(request, _NOT_OF_BATCHES, "/v1/generate_batch")
     if not request.prompts:
         raise RequestError("prompts: must not be empty", param="prompts")
     require_at_most("prompts", "prompts are accepted", len(request.prompts), edge.settings.max_prompts)
@@ -123,7 +124,7 @@ class TextsAnswer(TextAnswer):
         return GeneratedTexts(results, self.generation.timings.total_s, len(results))
 
 
-GENERATE = Form(TextRequest, "gen-", prepare_text, TextAnswer)
+GENERATE = Form(TextRequest, "gen-", prepare_text, TextAnswer, absent=_NOT_OF_TEXTS)
 """POST /v1/generate."""
-GENERATE_BATCH = Form(TextsRequest, "gen-", prepare_texts, TextsAnswer)
+GENERATE_BATCH = Form(TextsRequest, "gen-", prepare_texts, TextsAnswer, absent=_NOT_OF_BATCHES)
 """POST /v1/generate_batch."""

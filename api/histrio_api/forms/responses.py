@@ -228,5 +228,12 @@ def _usage(generation: Generation) -> ResponseUsage:
     )
 
 
-RESPONSE = Form(ResponsesRequest, "resp_", prepare_response, ResponseAnswer, num_named_bytes=num_named_bytes)
+RESPONSE = Form(
+    ResponsesRequest,
+    "resp_",
+    prepare_response,
+    ResponseAnswer,
+    num_named_bytes=num_named_bytes,
+    absent=NOT_OF_RESPONSES,
+)
 """POST /v1/responses."""

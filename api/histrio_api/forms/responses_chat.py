@@ -17,6 +17,7 @@ from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.custom_tools import CustomCall, CustomDefinition, CustomFormat
 from histrio_api.schemas.messages import ChatMessage, ContentPart, FunctionCall, ToolCall
 from histrio_api.schemas.responses import (
+    TEXT_TYPES,
     ChosenTool,
     InputItem,
     InputPart,
@@ -30,7 +31,6 @@ __all__ = ["Placed", "to_chat"]
 
 T = TypeVar("T")
 
-_TEXTS = ("input_text", "output_text", "reasoning_text", "summary_text", "text")
 _SHOWN_PARTS = frozenset({"input_audio", "input_file", "input_image", "input_video"})
 _SHOWN_ITEMS = frozenset(
     {"additional_tools", "apply_patch_call", "apply_patch_call_output", "code_interpreter_call", "compaction"}
@@ -154,7 +154,7 @@ def _parts(content: str | Sequence[InputPart] | None, path: str) -> list[Content
 def _part(part: InputPart, path: str) -> ContentPart:
     if part.type == "refusal":
         return ContentPart(type="text", text=_required(part.refusal, f"{path}.refusal"))
-    if part.type not in _TEXTS:
+    if part.type not in TEXT_TYPES:
         shown = f"of type {part.type}" if part.type in _SHOWN_PARTS else "of this type"
         raise RequestError(f"{path}: content {shown} is not supported; this model takes text only", param=path)
     return ContentPart(type="text", text=_required(part.text, f"{path}.text"))

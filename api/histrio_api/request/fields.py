@@ -6,7 +6,7 @@ are judged by the table of known fields, and what remains is converted again.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, reduce
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -18,7 +18,7 @@ from histrio_api.errors import from_validation
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.known_fields import ALIASES, KNOWN_FIELDS, KnownField
 
-__all__ = ["convert_fields", "split_fields", "within_vocabulary"]
+__all__ = ["convert_fields", "split_fields", "whole_number", "whole_numbers", "within_vocabulary"]
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -101,18 +101,31 @@ def within_vocabulary(sampling: dict[str, Any], vocab_size: int) -> dict[str, An
     return sampling
 
 
+def whole_numbers(value: Any) -> Any:
+    """A value of integers in lists, each of them as an integer."""
+    return [whole_numbers(each) for each in value] if isinstance(value, list) else whole_number(value)
+
+
+def whole_number(value: Any) -> Any:
+    """5.0 as 5: to JSON it is an integer, and some languages write it so. Other values as they are."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _is_beyond(key: str, vocab_size: int) -> bool:
     return key.isascii() and key.isdecimal() and (len(key) > _MAX_ID_DIGITS or int(key) >= vocab_size)
 
 
 class _Shape(NamedTuple):
-    """What of a value can have fields that its type does not have: it is an object, or a list of such."""
+    """What of a value may be written otherwise than its type has it: an object with further fields, or with nulls; a
+    whole number as 5.0, which is an integer to JSON; or a list of such."""
 
     fields: dict[str, _Shape | None]
     """Of an object, by name; None for a field in which everything is known, or free."""
     required: frozenset[str]
     item: _Shape | None = None
     """Of a list."""
+    is_integer: bool = False
+    """It may be an integer, and no other number."""
 
 
 @cache
@@ -126,9 +139,9 @@ def _shape(expected: inspect.Type) -> _Shape | None:
         case inspect.Metadata(type=inner):
             return _shape(inner)
         case inspect.UnionType(types=types):
-            found = [shape for shape in map(_shape, types) if shape is not None]
-            assert len(found) <= 1, "a value that may be of several structs"
-            return found[0] if found else None
+            return reduce(_merged, map(_shape, types))
+        case inspect.IntType():
+            return _Shape({}, frozenset(), is_integer=True)
         case inspect.ListType(item_type=inner):
             item = _shape(inner)
             return None if item is None else _Shape({}, frozenset(), item)
@@ -139,10 +152,22 @@ def _shape(expected: inspect.Type) -> _Shape | None:
             return None
 
 
+def _merged(first: _Shape | None, second: _Shape | None) -> _Shape | None:
+    """Of a value that may be either."""
+    if first is None or second is None:
+        return first or second
+    assert not (first.fields and second.fields), "a value that may be of several structs"
+    item = _merged(first.item, second.item)
+    integer = first.is_integer or second.is_integer
+    return _Shape(first.fields | second.fields, first.required | second.required, item, integer)
+
+
 def _without_others(value: Any, shape: _Shape | None, place: _Place, ignored: IgnoredFields) -> Any:
-    """The value without nulls, and without fields that its type does not have."""
+    """The value without nulls, and without fields that its type does not have; integers are integers."""
     if shape is None:
         return value
+    if shape.is_integer and isinstance(value, float):
+        return whole_number(value)
     if isinstance(value, list) and shape.item is not None:
         return [_without_others(each, shape.item, place.item(at), ignored) for at, each in enumerate(value)]
     if not isinstance(value, dict) or not shape.fields:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
 from histrio.messages import SamplingFields
-from histrio_api.request.fields import split_fields, within_vocabulary
+from histrio_api.request.fields import split_fields, whole_numbers, within_vocabulary
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.json_body import decode_object
 from histrio_api.request.known_fields import UNREAD
@@ -65,5 +65,6 @@ def receive(edge: Edge, body: bytes, schema: type[R], arrival: Arrival) -> Recei
     edge.require_model(request.model)
     edge.require_task("generate")
     edge.require_accepting()
+    sampling = {name: whole_numbers(each) if name in edge.integers else each for name, each in sampling.items()}
     sampling = within_vocabulary(sampling, vocab_size)
     return Received(request, sampling, arrival.at_s, arrival.key, request.user_name[:MAX_USER_CHARS], ignored)

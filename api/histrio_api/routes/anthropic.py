@@ -18,7 +18,7 @@ from histrio_api.schemas.anthropic import AnsweredMessage, CountTokensRequest
 __all__ = ["count_tokens", "messages"]
 
 
-@post("/v1/messages", opt=described_form(MESSAGE, AnsweredMessage, without=NOT_OF_MESSAGES))
+@post("/v1/messages", opt=described_form(MESSAGE, AnsweredMessage))
 async def messages(request: HttpRequest) -> Response:
     """Answer a conversation, at once or as a stream."""
     return await respond(request, MESSAGE)

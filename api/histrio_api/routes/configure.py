@@ -12,6 +12,7 @@ from histrio.messages import Tune
 from histrio_api.errors import from_validation
 from histrio_api.http.response import Response
 from histrio_api.http.routing import post
+from histrio_api.request.fields import whole_number
 from histrio_api.request.json_body import decode_object
 from histrio_api.routes.auth import ADMIN
 from histrio_api.routes.common import HttpRequest, json_response, request_body
@@ -70,7 +71,7 @@ def _checked(given: dict[str, Any]) -> Changes:
             text = f"{shown}: unknown; {', '.join(Changes.__struct_fields__)} may be changed"
         raise RequestError(text, param=shown, code="unsupported_parameter")
     try:
-        return msgspec.convert(given, Changes)
+        return msgspec.convert({name: whole_number(value) for name, value in given.items()}, Changes)
     except msgspec.ValidationError as error:
         raise from_validation(error) from None
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from histrio_api.forms.form import Form
@@ -11,6 +11,7 @@ from histrio_api.forms.form import Form
 __all__ = ["Described", "described", "described_form"]
 
 _NAME = "described"
+_NONE: Mapping[str, object] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class Described:
     """Of the fields in the URL."""
     streams: str = ""
     """The media type of its streams, if it has any."""
-    without: Collection[str] = ()
-    """Fields of a request's struct that are refused."""
+    without: Mapping[str, object] = field(default_factory=dict)
+    """Fields of a request's struct that are refused, unless they have these values."""
 
     @classmethod
     def of(cls, opt: Mapping[str, Any]) -> Described:
@@ -36,12 +37,16 @@ class Described:
 
 
 def described(
-    asks: type | None = None, answers: type | None = None, *, query: type | None = None, without: Collection[str] = ()
+    asks: type | None = None,
+    answers: type | None = None,
+    *,
+    query: type | None = None,
+    without: Mapping[str, object] = _NONE,
 ) -> dict[str, Any]:
     """`opt=` of a route."""
     return {_NAME: Described(asks, answers, query, without=without)}
 
 
-def described_form(form: Form[Any], answers: type | None = None, *, without: Collection[str] = ()) -> dict[str, Any]:
+def described_form(form: Form[Any], answers: type | None = None) -> dict[str, Any]:
     """`opt=` of a route that answers requests of this form."""
-    return {_NAME: Described(form.schema, answers, streams=form.media_type, without=without)}
+    return {_NAME: Described(form.schema, answers, streams=form.media_type, without=form.absent)}

@@ -1,6 +1,6 @@
 """The OpenAPI document: every route, with the structs of its requests and answers, made of the code that serves them.
 
-It is no stricter than the endpoint, which takes fields that it does not know, and null for a field that is not given.
+What the schemas of bodies do not say, its description says.
 """
 
 from __future__ import annotations
@@ -13,21 +13,25 @@ from typing import Any
 
 import msgspec
 
-from histrio.config.field_docs import field_docs
 from histrio_api.http.routing import Route
-from histrio_api.request.known_fields import ALIASES
-from histrio_api.request.words import with_word_schemas
 from histrio_api.routes.auth import is_open
+from histrio_api.routes.body_schemas import UNSAID, body_schemas
 from histrio_api.routes.described import Described
-from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.shared.edge import Edge
 
 __all__ = ["openapi_document"]
 
 _PARAMETER = re.compile(r"\{(\w+):\w+\}")
-_REF = "#/components/schemas/{name}"
 _JSON = "application/json"
 _ERROR = {"description": "an error, in the form of the API that the URL belongs to", "content": {_JSON: {}}}
+
+_DESCRIPTION = "\n".join(
+    [
+        "Fields that are not listed are taken, and named in the header `x-histrio-ignored` of the answer.",
+        "A body that follows its schema may be refused if it",
+        *(f"- {each}" for each in UNSAID),
+    ]
+)
 
 Schema = dict[str, Any]
 
@@ -35,7 +39,7 @@ Schema = dict[str, Any]
 def openapi_document(routes: Iterable[Route], edge: Edge) -> bytes:
     """The whole document as JSON. Safe to run in a thread."""
     told = [(each, Described.of(each.opt)) for each in routes]
-    references, components = _components([described for _, described in told], edge)
+    references, components = body_schemas([described for _, described in told], edge)
     paths: dict[str, Schema] = {}
     for route, described in told:
         for path in sorted(route.paths):
@@ -43,7 +47,7 @@ def openapi_document(routes: Iterable[Route], edge: Edge) -> bytes:
             operations[route.method.lower()] = _operation(route, path, described, references, edge)
     document = {
         "openapi": "3.1.0",
-        "info": {"title": "histrio", "version": version("histrio")},
+        "info": {"title": "histrio", "version": version("histrio"), "description": _DESCRIPTION},
         "paths": dict(sorted(paths.items())),
         "components": {"schemas": components} | _security_schemes(edge),
     }
@@ -81,40 +85,6 @@ def _query_parameters(query: type | None) -> Iterator[Schema]:
     (_,), components = msgspec.json.schema_components([query])
     for name, schema in components[query.__name__]["properties"].items():
         yield {"name": name, "in": "query", "required": False, "schema": schema}
-
-
-def _components(routes: Iterable[Described], edge: Edge) -> tuple[dict[type, Schema], dict[str, Schema]]:
-    """A reference for each struct of a body, and what they refer to."""
-    asked = {each.asks: each for each in routes if each.asks is not None}
-    answered = {each.answers: None for each in routes if each.answers is not None}
-    kinds = [*asked, *answered]
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
-    for component in components.values():
-        component.pop("additionalProperties", None)
-    references = dict(zip(kinds, schemas, strict=True))
-    for kind, described in asked.items():
-        _complete(components[references[kind]["$ref"].rpartition("/")[2]], kind, described, edge)
-    return references, components
-
-
-def _complete(component: Schema, kind: type, described: Described, edge: Edge) -> None:
-    """Add what the struct of a request does not say: descriptions of its fields, samplers' fields and other names."""
-    fields: dict[str, Schema] = component["properties"]
-    for name in described.without:
-        fields.pop(name, None)
-    for each in _structs(kind):
-        for name, text in field_docs(each).items():
-            if name in fields:
-                fields[name] = {"description": text} | fields[name]
-    if issubclass(kind, GenerationRequest):
-        fields |= with_word_schemas(edge.gateway.sampling_schemas())
-        others = {other: f"another name of {name}" for other, name in ALIASES.items() if name in fields}
-        fields |= {other: {"description": text} for other, text in others.items() if other not in fields}
-
-
-def _structs(kind: type) -> list[type]:
-    """The struct and those that it extends."""
-    return [each for each in kind.__mro__ if issubclass(each, msgspec.Struct) and each is not msgspec.Struct]
 
 
 def _security_schemes(edge: Edge) -> Schema:

@@ -33,7 +33,7 @@ class InputItemsPage(msgspec.Struct):
     after: str | None = None
 
 
-@post("/v1/responses", opt=described_form(RESPONSE, AnsweredResponse, without=NOT_OF_RESPONSES))
+@post("/v1/responses", opt=described_form(RESPONSE, AnsweredResponse))
 async def responses(request: HttpRequest) -> Response:
     """Answer a conversation, at once or as a stream."""
     return await respond(request, RESPONSE)

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import msgspec
 
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.strict import PositiveInt, Strict, TokenBudget
+from histrio_api.schemas.strict import (
+    NOT_EMPTY,
+    OBJECT,
+    STRING,
+    OnlyText,
+    PositiveInt,
+    Schema,
+    Strict,
+    TokenBudget,
+    by_type,
+)
 
 __all__ = [
     "AnsweredBlock",
@@ -31,12 +41,22 @@ __all__ = [
 class ResultBlock(Strict, frozen=True):
     """A block of a system prompt or of a tool's result; only text is served, other types are refused by name."""
 
-    type: str
+    rules: ClassVar[Schema] = {"properties": {"text": STRING}, "required": ["type", "text"]}
+
+    type: OnlyText
     text: str | None = None
 
 
 class Block(Strict, frozen=True):
     """A block of a message's content; which fields it has is for its type to say."""
+
+    rules: ClassVar[Schema] = by_type(
+        text={"text": STRING},
+        thinking={"thinking": STRING},
+        redacted_thinking={},
+        tool_use={"id": STRING, "name": STRING},
+        tool_result={"tool_use_id": STRING},
+    )
 
     type: str
     text: str | None = None
@@ -59,6 +79,11 @@ class InputMessage(Strict, frozen=True):
 class OfferedTool(Strict, frozen=True):
     """One entry of `tools`; those that a server would run itself are refused by their type."""
 
+    rules: ClassVar[Schema] = {
+        "properties": {"type": {"const": "custom"}, "input_schema": OBJECT},
+        "required": ["name", "input_schema"],
+    }
+
     name: str
     type: str = "custom"
     description: str | None = None
@@ -68,6 +93,8 @@ class OfferedTool(Strict, frozen=True):
 
 class ToolChoice(Strict, frozen=True):
     """`any`: one call or several; `tool`: one call of the named tool."""
+
+    rules: ClassVar[Schema] = by_type(auto={}, any={}, none={}, tool={"name": STRING})
 
     type: Literal["auto", "any", "tool", "none"]
     name: str | None = None
@@ -100,7 +127,7 @@ class OutputConfig(Strict, frozen=True):
 class CountTokensRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /v1/messages/count_tokens: all that becomes the prompt."""
 
-    messages: list[InputMessage]
+    messages: Annotated[list[InputMessage], NOT_EMPTY]
     system: str | list[ResultBlock] = ""
     tools: list[OfferedTool] = msgspec.field(default_factory=list)
     tool_choice: ToolChoice = ToolChoice(type="auto")

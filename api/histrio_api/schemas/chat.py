@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from histrio_api.schemas.generation import AnsweredChoice, GenerationRequest
 from histrio_api.schemas.logprobs import ChatLogprobs
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import AnyTopLogprobs, NamedTokens, PositiveInt, PromptCut, Strict, TokenBudget
+from histrio_api.schemas.strict import (
+    NOT_EMPTY,
+    AnyTopLogprobs,
+    NamedTokens,
+    PositiveInt,
+    PromptCut,
+    Strict,
+    TokenBudget,
+)
 from histrio_api.schemas.tools import FunctionDefinition, NamedTool, ToolDefinition, ToolName
 from histrio_api.schemas.usage import Usage
 
@@ -49,7 +57,7 @@ class ReasoningWish(Strict, frozen=True):
 class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
-    messages: list[ChatMessage]
+    messages: Annotated[list[ChatMessage], NOT_EMPTY]
     max_completion_tokens: PositiveInt | None = None
     logprobs: bool = False
     top_logprobs: AnyTopLogprobs = 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from histrio_api.schemas.strict import Strict
+from histrio_api.schemas.strict import NULL, OBJECT, Schema, Strict, by_type
 
 __all__ = ["INPUT", "CustomCall", "CustomDefinition", "CustomFormat", "CustomGrammar"]
 
@@ -18,6 +18,8 @@ _CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
 
 class CustomGrammar(Strict, frozen=True):
     """What the text must look like."""
+
+    rules: ClassVar[Schema] = {"properties": {"syntax": {"const": "regex"}}}
 
     definition: str
     syntax: Literal["regex", "lark"]
@@ -42,6 +44,8 @@ def _is_closed(expression: str) -> bool:
 
 class CustomFormat(Strict, frozen=True):
     """`text` is free."""
+
+    rules: ClassVar[Schema] = by_type("text", text={"grammar": NULL}, grammar={"grammar": OBJECT})
 
     type: Literal["text", "grammar"] = "text"
     grammar: CustomGrammar | None = None

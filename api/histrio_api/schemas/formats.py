@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from histrio_api.schemas.strict import Strict
+from histrio_api.schemas.strict import ARRAY, OBJECT, Schema, Strict, by_type
 
 __all__ = ["ResponseFormat", "StructuralTag", "StructuredOutputs"]
 
 
 class SchemaFormat(Strict, frozen=True):
     """The named schema of a `json_schema` format."""
+
+    rules: ClassVar[Schema] = {"properties": {"schema": {"type": ["object", "boolean"]}}, "required": ["schema"]}
 
     name: str = ""
     description: str | None = None
@@ -30,6 +32,13 @@ class Structure(Strict, frozen=True):
 
 class ResponseFormat(Strict, frozen=True):
     """`response_format`: any text, any JSON object, JSON after a schema, or text with structures in it."""
+
+    rules: ClassVar[Schema] = by_type(
+        text={},
+        json_object={},
+        json_schema={"json_schema": OBJECT},
+        structural_tag={"structures": ARRAY, "triggers": ARRAY},
+    )
 
     type: Literal["text", "json_object", "json_schema", "structural_tag"]
     json_schema: SchemaFormat | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +10,7 @@ from msgspec import Meta
 from histrio.errors import RequestError
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.local_options import local_options
-from histrio_api.schemas.strict import NumTopLogprobs, Strict, TokenId
+from histrio_api.schemas.strict import NumTopLogprobs, Schema, Strict, TokenId
 
 __all__ = ["ExtraFile", "InfillRequest", "LlamaPrompt", "LlamaRequest"]
 
@@ -18,10 +18,14 @@ LlamaPrompt = str | list[str | TokenId | list[str | TokenId]]
 """A text, ids, or both in one list; or a list of such prompts."""
 _NEVER = -100
 """The bias of a token that must not come."""
+_BIAS = {"anyOf": [{"type": "number", "minimum": _NEVER, "maximum": -_NEVER}, {"const": False}]}
+_PAIR = {"type": "array", "prefixItems": [{"type": "integer", "minimum": 0}, _BIAS], "minItems": 2, "maxItems": 2}
 
 
 class LlamaFields(GenerationRequest, frozen=True, kw_only=True):
     """What both have in common."""
+
+    rules: ClassVar[Schema] = {"properties": {"logit_bias": {"anyOf": [{"type": "array", "items": _PAIR}]}}}
 
     max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     """All that fit by default; with 0 the prompt is read, and nothing is generated."""

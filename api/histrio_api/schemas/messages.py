@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from msgspec.structs import force_setattr
 
 from histrio_api.schemas.custom_tools import INPUT, CustomCall
-from histrio_api.schemas.strict import Strict, require_of_type
+from histrio_api.schemas.strict import (
+    ARRAY,
+    NULL,
+    OBJECT,
+    STRING,
+    OnlyText,
+    Schema,
+    Strict,
+    by_type,
+    require_of_type,
+)
 
 __all__ = ["ChatMessage", "ContentPart", "FunctionCall", "ToolCall"]
 
@@ -15,7 +25,9 @@ __all__ = ["ChatMessage", "ContentPart", "FunctionCall", "ToolCall"]
 class ContentPart(Strict, frozen=True):
     """One part of a message's content; only text is served, other types are refused by name."""
 
-    type: str
+    rules: ClassVar[Schema] = {"properties": {"text": STRING}, "required": ["type", "text"]}
+
+    type: OnlyText
     text: str | None = None
 
 
@@ -33,6 +45,10 @@ _NO_CALL = FunctionCall(name="", arguments="")
 class ToolCall(Strict, frozen=True):
     """One tool call in an assistant message. Whatever its type is, it has a function, as the model made it."""
 
+    rules: ClassVar[Schema] = by_type(
+        "function", function={"function": OBJECT, "custom": NULL}, custom={"custom": OBJECT}
+    )
+
     function: FunctionCall = _NO_CALL
     id: str | None = ""
     type: Literal["function", "custom"] | None = "function"
@@ -47,6 +63,22 @@ class ToolCall(Strict, frozen=True):
 
 class ChatMessage(Strict, frozen=True):
     """One message of a chat. What clients add to an answer that they send back is left out."""
+
+    rules: ClassVar[Schema] = {
+        "anyOf": [
+            {"properties": {"content": {"type": ["string", "array"]}}, "required": ["content"]},
+            *(
+                {"properties": {"role": {"const": "assistant"}, name: schema}, "required": ["role", name]}
+                for name, schema in {
+                    "tool_calls": ARRAY | {"minItems": 1},
+                    "function_call": OBJECT,
+                    "refusal": STRING | {"minLength": 1},
+                    "reasoning_content": STRING,
+                    "reasoning": STRING,
+                }.items()
+            ),
+        ]
+    }
 
     role: str
     """Whatever the model's template takes; `developer` and `function` are read as `system` and `tool` elsewhere."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -10,11 +10,22 @@ from histrio.errors import RequestError
 from histrio_api.schemas.chat import ChatRequest
 from histrio_api.schemas.generation import GenerationRequest
 from histrio_api.schemas.local_options import local_options
-from histrio_api.schemas.strict import NumTopLogprobs, Strict
+from histrio_api.schemas.messages import ChatMessage
+from histrio_api.schemas.strict import OBJECT, NumTopLogprobs, Schema, Strict
 from histrio_api.schemas.unfolded import unfolded
 
-__all__ = ["ModelDetails", "ModelName", "OllamaChatRequest", "OllamaGenerateRequest", "own_names", "without_tag"]
+__all__ = [
+    "RULES",
+    "ModelDetails",
+    "ModelName",
+    "OllamaChatRequest",
+    "OllamaGenerateRequest",
+    "own_names",
+    "without_tag",
+]
 
+RULES: Schema = {"properties": {"format": {"anyOf": [{"enum": ["json", ""]}, OBJECT]}, "options": OBJECT}}
+"""Of what becomes other fields before a request is checked."""
 _TAG = ":latest"
 _MESSAGE_NAMES = {"thinking": "reasoning_content", "tool_name": "name"}
 
@@ -22,6 +33,10 @@ _MESSAGE_NAMES = {"thinking": "reasoning_content", "tool_name": "name"}
 class OllamaChatRequest(ChatRequest, frozen=True, kw_only=True):
     """POST /api/chat."""
 
+    rules: ClassVar[Schema] = RULES
+
+    messages: list[ChatMessage]
+    """Empty to have the model loaded, and nothing else."""
     stream: bool = True
 
     @classmethod
@@ -36,6 +51,8 @@ class OllamaChatRequest(ChatRequest, frozen=True, kw_only=True):
 
 class OllamaGenerateRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /api/generate."""
+
+    rules: ClassVar[Schema] = RULES
 
     stream: bool = True
     prompt: str = ""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from histrio_api.schemas.embeddings import TextsRequest
-from histrio_api.schemas.ollama import own_names
-from histrio_api.schemas.strict import PositiveInt
+from histrio_api.schemas.ollama import RULES, own_names
+from histrio_api.schemas.strict import PositiveInt, Schema
 
 __all__ = ["OllamaEmbedRequest", "OllamaEmbedding", "OllamaEmbeddingRequest", "OllamaEmbeddings", "OllamaTextsRequest"]
 
 
 class OllamaTextsRequest(TextsRequest, frozen=True, kw_only=True):
     """What both have in common."""
+
+    rules: ClassVar[Schema] = RULES
 
     truncate: bool = True
     """Cut texts to what the model takes; false refuses longer ones."""

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from histrio.errors import RequestError
 from histrio_api.schemas.chat import ChatRequest
+from histrio_api.schemas.strict import STRING, Schema
 
 __all__ = ["Inference", "InferenceMetadata", "InferenceRequest"]
 
 
 class InferenceRequest(ChatRequest, frozen=True, kw_only=True):
     """A chat, or a `prompt` that begins one."""
+
+    rules: ClassVar[Schema] = {
+        "properties": {"prompt": STRING},
+        "required": [],
+        "anyOf": [
+            {"required": [name], "properties": {name: {"not": {"type": "null"}}}} for name in ("messages", "prompt")
+        ],
+    }
 
     @classmethod
     def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.strict import PositiveInt, Strict
+from histrio_api.schemas.strict import NOT_EMPTY, PositiveInt, Strict
 
 __all__ = ["Changes", "GeneratedText", "GeneratedTexts", "TextFields", "TextRequest", "TextsRequest"]
 
@@ -33,7 +33,7 @@ class TextRequest(TextFields, frozen=True, kw_only=True):
 class TextsRequest(TextFields, frozen=True, kw_only=True):
     """POST /v1/generate_batch."""
 
-    prompts: list[str]
+    prompts: Annotated[list[str], NOT_EMPTY]
 
 
 class GeneratedText(msgspec.Struct):

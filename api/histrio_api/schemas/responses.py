@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from histrio_api.schemas.chat import ReasoningWish
 from histrio_api.schemas.custom_tools import CustomFormat, CustomGrammar
 from histrio_api.schemas.generation import GenerationRequest
-from histrio_api.schemas.strict import NumTopLogprobs, PositiveInt, Strict
+from histrio_api.schemas.strict import (
+    NOT_EMPTY,
+    NULL,
+    OBJECT,
+    STRING,
+    NumTopLogprobs,
+    PositiveInt,
+    Schema,
+    Strict,
+    by_type,
+)
 
 __all__ = [
+    "TEXT_TYPES",
     "AllowedTool",
     "ChosenTool",
     "InputItem",
@@ -25,8 +36,17 @@ __all__ = [
 ]
 
 
+TEXT_TYPES = ("input_text", "output_text", "reasoning_text", "summary_text", "text")
+_ITEM_TYPES = [
+    *("message", "reasoning", "function_call", "function_call_output"),
+    *("custom_tool_call", "custom_tool_call_output", "item_reference"),
+]
+
+
 class InputPart(Strict, frozen=True, omit_defaults=True):
     """A part of an item's content; only texts are served, other types are refused by name."""
+
+    rules: ClassVar[Schema] = by_type(**{name: {"text": STRING} for name in TEXT_TYPES}, refusal={"refusal": STRING})
 
     type: str
     text: str | None = None
@@ -36,7 +56,7 @@ class InputPart(Strict, frozen=True, omit_defaults=True):
 class InputItem(Strict, frozen=True, omit_defaults=True):
     """An item of a conversation; which fields it has is for its type to say."""
 
-    type: str | None = None
+    type: Annotated[str, Meta(extra_json_schema={"enum": _ITEM_TYPES})] | None = None
     """None: `message` where there is a role, else `item_reference`."""
     id: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | None = None
@@ -61,6 +81,10 @@ class InputItem(Strict, frozen=True, omit_defaults=True):
 class OfferedFormat(Strict, frozen=True, omit_defaults=True):
     """What the text must look like that a custom tool is given."""
 
+    rules: ClassVar[Schema] = by_type(
+        text={"syntax": NULL, "definition": NULL}, grammar={"syntax": {"const": "regex"}, "definition": STRING}
+    )
+
     type: Literal["text", "grammar"]
     syntax: Literal["regex", "lark"] | None = None
     definition: str | None = None
@@ -81,6 +105,8 @@ class OfferedFormat(Strict, frozen=True, omit_defaults=True):
 class OfferedTool(Strict, frozen=True):
     """One entry of `tools`; those that a server would run itself are refused by their type."""
 
+    rules: ClassVar[Schema] = by_type(function={"name": STRING}, custom={"name": STRING})
+
     type: str
     name: str | None = None
     description: str | None = None
@@ -100,6 +126,8 @@ class AllowedTool(Strict, frozen=True):
 class ChosenTool(Strict, frozen=True, omit_defaults=True):
     """`tool_choice`: exactly this tool, or these `allowed_tools` alone."""
 
+    rules: ClassVar[Schema] = by_type(function={"name": STRING}, custom={"name": STRING}, allowed_tools={})
+
     type: str
     name: str | None = None
     mode: Literal["auto", "required"] | None = None
@@ -110,6 +138,8 @@ class ChosenTool(Strict, frozen=True, omit_defaults=True):
 
 class TextFormat(Strict, frozen=True, omit_defaults=True):
     """The form of the answer's text."""
+
+    rules: ClassVar[Schema] = by_type(text={}, json_object={}, json_schema={"schema": OBJECT})
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
@@ -127,7 +157,7 @@ class TextWish(Strict, frozen=True):
 class InputTokensRequest(GenerationRequest, frozen=True, kw_only=True):
     """POST /v1/responses/input_tokens: all that becomes the prompt."""
 
-    input: str | list[InputItem]
+    input: str | Annotated[list[InputItem], NOT_EMPTY]
     instructions: str | None = None
     """Said before all else; those of earlier responses are forgotten."""
     previous_response_id: str | None = None

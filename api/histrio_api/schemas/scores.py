@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from histrio.config.model_kind import ModelKind
 from histrio_api.schemas.embeddings import TextsRequest, VectorUsage
-from histrio_api.schemas.strict import Strict
+from histrio_api.schemas.strict import NOT_EMPTY, Strict
 
 __all__ = ["Document", "Ranked", "RerankRequest", "Reranking", "Score", "ScoreRequest", "Scores"]
 
@@ -54,7 +54,7 @@ class RerankRequest(TextsRequest, frozen=True, kw_only=True):
 
     task: ClassVar[ModelKind] = "score"
     query: str
-    documents: list[str | Document]
+    documents: Annotated[list[str | Document], NOT_EMPTY]
     top_n: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
     """Most results; 0 for all."""
     return_documents: bool = True

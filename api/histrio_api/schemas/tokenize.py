@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from histrio_api.schemas.messages import ChatMessage
-from histrio_api.schemas.strict import Strict, TokenId
+from histrio_api.schemas.strict import ARRAY, STRING, Schema, Strict, TokenId
 
 __all__ = ["DetokenizeRequest", "TokenizeRequest"]
 
 
 class TokenizeRequest(Strict, frozen=True):
     """POST /tokenize: of a text, or of a chat as its prompt would be."""
+
+    rules: ClassVar[Schema] = {
+        "anyOf": [
+            {"properties": {name: schema}, "required": [name]}
+            for name, schema in {"prompt": STRING, "content": STRING, "messages": ARRAY | {"minItems": 1}}.items()
+        ]
+    }
 
     model: str | None = None
     prompt: str | None = None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec.structs import force_setattr
 
 from histrio_api.schemas.custom_tools import CustomDefinition
-from histrio_api.schemas.strict import Strict, require_of_type
+from histrio_api.schemas.strict import NOT_EMPTY, NULL, OBJECT, Schema, Strict, by_type, require_of_type
 
 __all__ = ["AllowedTool", "AllowedTools", "FunctionDefinition", "NamedTool", "ToolDefinition", "ToolName"]
 
@@ -22,11 +22,14 @@ class FunctionDefinition(Strict, frozen=True):
     """True: the arguments of every call follow `parameters`. They do anyway where a call is demanded."""
 
 
+_FUNCTION_OR_CUSTOM = by_type("function", function={"function": OBJECT, "custom": NULL}, custom={"custom": OBJECT})
 _NO_FUNCTION = FunctionDefinition(name="")
 
 
 class ToolDefinition(Strict, frozen=True):
     """One entry of `tools`. Whatever its type is, it has a function, as which it is offered to the model."""
+
+    rules: ClassVar[Schema] = _FUNCTION_OR_CUSTOM
 
     function: FunctionDefinition = _NO_FUNCTION
     type: Literal["function", "custom"] = "function"
@@ -58,6 +61,8 @@ _NO_NAME = ToolName(name="")
 class AllowedTool(Strict, frozen=True):
     """One of the tools that may be called."""
 
+    rules: ClassVar[Schema] = _FUNCTION_OR_CUSTOM
+
     function: ToolName = _NO_NAME
     type: Literal["function", "custom"] = "function"
     custom: ToolName | None = None
@@ -72,12 +77,16 @@ class AllowedTool(Strict, frozen=True):
 class AllowedTools(Strict, frozen=True):
     """Some of the request's tools, and whether one of them must be called."""
 
-    tools: list[AllowedTool]
+    tools: Annotated[list[AllowedTool], NOT_EMPTY]
     mode: Literal["auto", "required"] = "auto"
 
 
 class NamedTool(Strict, frozen=True):
     """`tool_choice`: exactly this one; or, by its type, one of some."""
+
+    rules: ClassVar[Schema] = by_type(
+        "function", **{name: {name: OBJECT} for name in ("function", "custom", "allowed_tools")}
+    )
 
     function: ToolName | None = None
     type: Literal["function", "custom", "allowed_tools"] = "function"

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2s
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 
@@ -77,6 +77,11 @@ class Edge:
     def sampling_fields(self) -> frozenset[str]:
         """Request fields that some sampler, or the engine backend, honours."""
         return frozenset(self.gateway.model.sampling_fields)
+
+    @cached_property
+    def integers(self) -> frozenset[str]:
+        """Those of them that are integers, or lists of such."""
+        return frozenset(name for name, schema in self.gateway.sampling_schemas().items() if _of_integers(schema))
 
     @cached_property
     def honoured_by(self) -> str:
@@ -159,3 +164,15 @@ class Edge:
             return await to_thread.run_sync(work, limiter=self._encode_threads)
         finally:
             self._num_encoding -= 1
+
+
+def _of_integers(schema: dict[str, Any]) -> bool:
+    """Whether a JSON schema takes integers, and no other numbers, by themselves or in lists."""
+    kinds = {schema.get("type"), *(_kind_within(each) for each in schema.get("anyOf", [])), _kind_within(schema)}
+    return "integer" in kinds and "number" not in kinds
+
+
+def _kind_within(schema: dict[str, Any]) -> str:
+    """The type of the items of a list, of lists of lists too; else the type."""
+    items = schema.get("items")
+    return _kind_within(items) if isinstance(items, dict) else str(schema.get("type"))

@@ -25,6 +25,7 @@ from histrio.contracts.philox import uniform
 from histrio.messages import Open
 
 __all__ = [
+    "TOKEN_ID",
     "DraftProbs",
     "DraftSampler",
     "LogitsRows",
@@ -37,7 +38,11 @@ __all__ = [
     "TokenIdKey",
 ]
 
-TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**31, extra={"is_token_id": True})]
+TOKEN_ID = "token id"
+"""The title of a token id's JSON schema, by which edges find where the vocabulary is a bound."""
+TokenId = Annotated[
+    int, msgspec.Meta(ge=0, lt=2**31, extra={"is_token_id": True}, extra_json_schema={"title": TOKEN_ID})
+]
 """Type of a sampler's or an engine's field for ids that must be in the model's vocabulary."""
 TokenIdKey = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}\Z", extra={"is_token_id": True})]
 """The same as a key of a JSON object."""
