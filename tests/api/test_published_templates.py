@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2.sandbox import SandboxedEnvironment
 
 from histrio_api.text.calls.families.known import FORMATS
 from histrio_api.text.reasoning_formats import FORMATS as REASONING_FORMATS
@@ -30,8 +32,8 @@ KNOWN: dict[str, tuple[str | None, str | None]] = {
     "GigaChat3-10B-A1.8B": (None, None),
     "GigaChat3.1-10B-A1.8B": (None, None),
     "HuggingFaceTB-SmolLM3-3B": (None, "think"),
-    "Kimi-K2-Instruct": (None, None),
-    "Kimi-K2-Thinking": (None, "think"),
+    "Kimi-K2-Instruct": ("kimi", None),
+    "Kimi-K2-Thinking": ("kimi", "think"),
     "Kimi-K3": ("kimi-k3", "kimi-k3"),
     "LFM2-8B-A1B": ("lfm", None),
     "LFM2.5-8B-A1B": ("lfm", "think"),
@@ -99,6 +101,33 @@ def test_the_forms_of_published_templates_are_told(tmp_path: Path) -> None:
         pytest.skip(f"needs {VARIABLE}, a folder of published templates")
     found = {name: forms_of(tmp_path, (Path(folder) / f"{name}.jinja").read_text(encoding="utf-8")) for name in KNOWN}
     assert found == KNOWN
+
+
+CHANGING_LISTS = ("Kimi-K2-Instruct", "Kimi-K2-Thinking")
+CALLS = [
+    {"id": f"functions.f:{at}", "type": "function", "function": {"name": "f", "arguments": {"a": at}}} for at in (0, 1)
+]
+CHAT: list[dict[str, Any]] = [
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "", "tool_calls": CALLS},
+    *({"role": "tool", "content": f"says {at}", "tool_call_id": f"functions.f:{at}"} for at in (0, 1)),
+]
+
+
+def test_templates_that_change_lists_write_what_jinja_writes(tmp_path: Path) -> None:
+    folder = os.environ.get(VARIABLE)
+    if not folder:
+        pytest.skip(f"needs {VARIABLE}, a folder of published templates")
+    judge = SandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    judge.filters["tojson"] = json.dumps
+    for name in CHANGING_LISTS:
+        source = (Path(folder) / f"{name}.jinja").read_text(encoding="utf-8")
+        (tmp_path / "chat_template.jinja").write_text(source)
+        template = load_chat_template(tmp_path)
+        assert template is not None
+        expected = judge.from_string(source).render(messages=CHAT, add_generation_prompt=True)
+        assert template.render(CHAT) == expected
+        assert "## Return of functions.f:1" in expected, "a control: it has taken them from its list"
 
 
 def forms_of(folder: Path, source: str) -> tuple[str | None, str | None]:

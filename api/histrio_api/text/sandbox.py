@@ -22,6 +22,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from histrio_api.text.sandbox_calls import bound_filters, check_format, check_method, check_operator
 from histrio_api.text.sandbox_limits import HOOKS, account, bounded_tree, rendering
+from histrio_api.text.sandbox_lists import CHANGES, TemplateList
 
 __all__ = ["TemplateEnvironment", "template_environment"]
 
@@ -71,10 +72,24 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
                 args = (list(args[0]), *args[1:])  # what is made on the way is measured before it is joined
             given = [*args, *(value for name, value in kwargs.items() if name not in _JINJAS_OWN)]
             check_method(native.__name__, native.__self__, given)
+            if isinstance(native.__self__, TemplateList) and native.__name__ in CHANGES:
+                return self._change(context, obj, args)
         result = super().call(context, obj, *args, **kwargs)
         if is_native or obj is dict:
             own.charge(result)
         return result
+
+    def _change(self, context: Context, method: Any, given: tuple[Any, ...]) -> Any:
+        if method.__name__ == "extend":
+            given = tuple(list(each) for each in given)  # it may be made of the very list that grows
+        account().begin_change(method.__self__, given)
+        result = super().call(context, method, *given)
+        account().end_change(method.__self__, method.__name__, given)
+        return result
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Whether a template may read it: of what changes lists, the methods of those that it made itself."""
+        return (isinstance(obj, TemplateList) and attr in CHANGES) or super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute an operator."""

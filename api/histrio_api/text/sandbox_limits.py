@@ -20,6 +20,8 @@ from jinja2.exceptions import SecurityError
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from histrio_api.text.sandbox_lists import CHANGES, TemplateList
+
 __all__ = ["HOOKS", "MAX_VALUE", "Account", "TemplateLimit", "account", "bounded_tree", "rendering"]
 
 MAX_SOURCE_CHARS = 2**20
@@ -31,6 +33,8 @@ MAX_VALUE = 2**24
 """The same, of one value."""
 MAX_CPU_S = 3.0
 _ENTRY_CHARS = 16
+_ADDING_ONE = ("append", "insert")
+"""Changes of a list after which it is not measured anew."""
 _STEPS_PER_LOOK = 64
 _LARGE_STEP = 2**16
 
@@ -49,6 +53,8 @@ class Account:
         """Of the time; short renderings are over before anything asks for it, which costs more than they do."""
         self._sizes: dict[int, tuple[int, Any]] = {}
         """By identity; the values are kept, so that no other gets the place of one."""
+        self._held: dict[int, TemplateList] = {}
+        """Lists that are part of something else, by identity."""
 
     def step(self, num_chars: int = 0) -> None:
         """Something was done that made so much. Raises `TemplateLimit`."""
@@ -86,8 +92,25 @@ class Account:
         known = self._sizes.get(id(value))
         if known is None:
             inner = [*value, *value.values()] if isinstance(value, dict) else value
+            self._held.update((id(each), each) for each in inner if isinstance(each, TemplateList))
             known = self._sizes[id(value)] = (1 + sum(map(self.size, inner)) + _ENTRY_CHARS * len(inner), value)
         return known[0]
+
+    def begin_change(self, changed: TemplateList, given: tuple[Any, ...]) -> None:
+        """A list is about to be changed with these arguments. Raises `TemplateLimit` where it must not be."""
+        num_chars = self.size(given)
+        if id(changed) in self._held:
+            raise TemplateLimit("it changes a list that is part of something else")
+        if num_chars + self.size(changed) > MAX_VALUE:
+            raise TemplateLimit(f"it makes a value of more than {MAX_VALUE} characters")
+        self.step(num_chars)
+
+    def end_change(self, changed: TemplateList, name: str, given: tuple[Any, ...]) -> None:
+        """It was changed by the method of this name."""
+        if name in _ADDING_ONE:
+            self._sizes[id(changed)] = (self.size(changed) + self.size(given), changed)
+        else:
+            del self._sizes[id(changed)]
 
 
 _account: ContextVar[Account | None] = ContextVar("_account", default=None)
@@ -116,13 +139,17 @@ def bounded_tree(environment: jinja2.Environment, source: str) -> nodes.Template
     tree = environment.parse(source)
     if sum(1 for _ in tree.find_all(nodes.Node)) > MAX_NODES:
         raise TemplateLimit(f"it has more than {MAX_NODES} parts")
-    _Bounder().visit(tree)
+    _Bounder(changes_lists=any(each.attr in CHANGES for each in tree.find_all(nodes.Getattr))).visit(tree)
     tree.set_environment(environment)
     return tree
 
 
 class _Bounder(NodeTransformer):
     """Puts calls of the hooks below, which are attributes of the environment, into a tree."""
+
+    def __init__(self, *, changes_lists: bool) -> None:
+        """Most templates change no lists, and theirs are what Python makes."""
+        self._changes_lists = changes_lists
 
     def visit_Output(self, node: nodes.Output) -> nodes.Node:
         self.generic_visit(node)
@@ -152,11 +179,27 @@ class _Bounder(NodeTransformer):
         is_plain = all(isinstance(each, nodes.Const) for each in getattr(node, "items", []))
         return _call("kept", [node]) if is_read and not is_plain else node
 
-    visit_List = visit_Tuple = visit_Dict = _kept
+    visit_Tuple = visit_Dict = _kept
+
+    def visit_List(self, node: nodes.List) -> nodes.Node:
+        return self._made(node) if self._changes_lists else self._kept(node)
+
+    def _made(self, node: Any) -> nodes.Node:
+        self.generic_visit(node)
+        return _call("made", [node])
+
+    def visit_Add(self, node: nodes.Add) -> nodes.Node:
+        return self._made(node) if self._changes_lists else self.generic_visit(node)
+
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
+        return self._made(node) if self._changes_lists and node.name == "list" else self.generic_visit(node)
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:
+        is_slice = isinstance(node.arg, nodes.Slice) and node.ctx == "load"
+        if is_slice and self._changes_lists:
+            return self._made(node)
         self.generic_visit(node)
-        return _call("kept", [node]) if isinstance(node.arg, nodes.Slice) and node.ctx == "load" else node
+        return _call("kept", [node]) if is_slice else node
 
 
 def _texts(node: nodes.Node) -> Iterable[nodes.TemplateData]:
@@ -182,6 +225,11 @@ def _kept(value: Any) -> Any:
     return value
 
 
+def _made(value: Any) -> Any:
+    """The same of a list that was made just now, which may be changed."""
+    return TemplateList(_kept(value)) if type(value) is list else _kept(value)
+
+
 def _joined(*parts: Any) -> str:
     """What jinja's `~` gives."""
     texts = [each if isinstance(each, str) else str(_kept(each)) for each in parts]
@@ -189,5 +237,5 @@ def _joined(*parts: Any) -> str:
     return _kept("".join(texts)) if sum(map(len, texts)) <= MAX_VALUE else _kept(texts)  # type: ignore[no-any-return]
 
 
-HOOKS = {"ticked": _ticked, "kept": _kept, "joined": _joined}
+HOOKS = {"ticked": _ticked, "kept": _kept, "made": _made, "joined": _joined}
 """Name → what the tree calls; attributes of the environment under these names."""
