@@ -21,7 +21,7 @@ from histrio_api.text.template import load_chat_template
 VARIABLE = "HISTRIO_TEMPLATES"
 KNOWN: dict[str, tuple[str | None, str | None]] = {
     "Apertus-8B-Instruct": ("apertus", "apertus"),
-    "Apriel-1.6-15b-Thinker-fixed": ("apriel", None),
+    "Apriel-1.6-15b-Thinker-fixed": ("apriel", "apriel"),
     "Bielik-11B-v3.0-Instruct": ("hermes", "think"),
     "ByteDance-Seed-OSS": ("seed", "seed"),
     "Cohere2MoE": ("command", "command"),
@@ -41,7 +41,7 @@ KNOWN: dict[str, tuple[str | None, str | None]] = {
     "MiMo-VL": ("hermes", None),
     "MiniMax-M1": ("minimax-m1", None),
     "MiniMax-M2": ("minimax", "think"),
-    "MiniMax-M3": (None, "minimax-m3"),
+    "MiniMax-M3": ("minimax-m3", "minimax-m3"),
     "Mistral-Small-3.2-24B-Instruct-2506": ("mistral", None),
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": ("qwen-coder", "think"),
     "NVIDIA-Nemotron-Nano-v2": ("nemotron", "think"),
@@ -72,7 +72,7 @@ KNOWN: dict[str, tuple[str | None, str | None]] = {
     "llama-cpp-deepseek-r1": (None, "think"),
     "llama-cpp-rwkv-world": (None, "think"),
     "meetkai-functionary-medium-v3.1": ("functionary", None),
-    "meetkai-functionary-medium-v3.2": (None, None),
+    "meetkai-functionary-medium-v3.2": ("functionary-v3.2", "functionary-v3.2"),
     "meta-llama-Llama-3.1-8B-Instruct": ("llama-json", None),
     "meta-llama-Llama-3.2-3B-Instruct": ("llama-json", None),
     "meta-llama-Llama-3.3-70B-Instruct": ("llama-json", None),
@@ -87,7 +87,7 @@ KNOWN: dict[str, tuple[str | None, str | None]] = {
     "poolside-Laguna-XS-2.1": ("glm", "think"),
     "poolside-Laguna-XS.2": ("glm", "think"),
     "tencent-Hy3": ("hunyuan", "hunyuan"),
-    "unsloth-Apriel-1.5": ("apriel", None),
+    "unsloth-Apriel-1.5": ("apriel", "apriel"),
     "unsloth-mistral-Devstral-Small-2507": ("mistral", None),
     "upstage-Solar-Open-100B": (None, None),
 }

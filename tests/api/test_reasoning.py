@@ -78,6 +78,9 @@ WRAPPED = [
     ("apertus", "<|inner_prefix|>hm<|inner_suffix|>Yes", "hm", "Yes"),
     ("hunyuan", "<think:opensource>hm</think:opensource>Yes", "hm", "Yes"),
     ("minimax-m3", "<mm:think>\nhm</mm:think>\n\nYes", "hm", "Yes"),
+    ("apriel", "Here are my reasoning steps:\nhm\n[BEGIN FINAL RESPONSE]\nYes\n[END FINAL RESPONSE]", "hm", "Yes\n"),
+    ("functionary-v3.2", "all\nYes >>> all\n>>>all\nNo >", "", "Yes >>> all\nNo >"),
+    ("functionary-v3.2", "al", "", "al"),
 ]
 """Reasoning format, answer, and what of it is reasoning and what is said."""
 

@@ -145,6 +145,9 @@ WRITTEN = {
     "<|END_ACTION|>",
     "apertus": '<|assistant_start|><|tools_prefix|>[{"f": {"k": "v"}}]<|tools_suffix|>[a result]',
     "functionary": '<|end_header_id|>\n\n<function=f>{"k": "v"}</function><|eom_id|>',
+    "functionary-v3.2": '<|end_header_id|>\n\n>>>f\n{"k": "v"}<|eot_id|>',
+    "minimax-m3": ']~b]ai\n</mm:think>]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name="f">]<]minimax[>[<k>v'
+    "]<]minimax[>[</k>]<]minimax[>[</invoke>\n]<]minimax[>[</tool_call>[e~[",
     "lfm": "<|im_start|>assistant\n<|tool_call_start|>[f(k='v')]<|tool_call_end|><|im_end|>",
     "harmony": '<|start|>assistant to=functions.f<|channel|>commentary json<|message|>{"k": "v"}<|call|>',
 }

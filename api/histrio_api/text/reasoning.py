@@ -10,7 +10,7 @@ from histrio.contracts.reasoning_format import ReasoningParser
 from histrio.messages import Reasoning, ReasoningMarks
 from histrio_api.text.stops import Wanted
 
-__all__ = ["MarkedReasoning", "Unwrapped"]
+__all__ = ["Addressed", "MarkedReasoning", "Unwrapped"]
 
 _MARKS = ReasoningMarks()
 _MOST_BREAKS = 2
@@ -133,3 +133,31 @@ class Unwrapped:
         cut = len(text) if is_last else self._wrapping.partial_start(text, end)
         self._buffer = text[cut:]
         return self._marks.sub("", text[:cut])
+
+
+class Addressed:
+    """Leaves out to whom an answer, or a part of it, is addressed, where that is the client."""
+
+    __slots__ = ("_begun", "_first", "_inner")
+
+    def __init__(self, first: str, later: str) -> None:
+        """`first` may stand at the answer's beginning, `later` anywhere."""
+        self._first = first
+        self._begun: str | None = ""
+        """The beginning, until it is known what it is."""
+        self._inner = Unwrapped(MarkedReasoning("never"), (later,))
+
+    def push(self, text: str) -> tuple[str, str]:
+        """What may be an address is held back."""
+        if self._begun is not None:
+            self._begun += text
+            if self._first.startswith(self._begun) and self._first != self._begun:
+                return "", ""
+            text, self._begun = self._begun.removeprefix(self._first), None
+        return self._inner.push(text)
+
+    def flush(self) -> tuple[str, str]:
+        """The text ended."""
+        _, begun = self._inner.push(self._begun or "")
+        self._begun = None
+        return "", begun + self._inner.flush()[1]

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from histrio.contracts.reasoning_format import ReasoningFormat, ReasoningParser, WrittenAnswer
 from histrio.messages import Reasoning, ReasoningMarks
 from histrio_api.text.channels import ChannelParser
-from histrio_api.text.reasoning import MarkedReasoning, Unwrapped
+from histrio_api.text.reasoning import Addressed, MarkedReasoning, Unwrapped
 
 __all__ = ["FINAL_CHANNEL", "FORMATS"]
 
 FINAL_CHANNEL = "<|channel|>final<|message|>"
+_TO_ALL = ">>>all\n"
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,30 @@ class _Harmony:
         return ChannelParser(passes_calls=has_tools)
 
 
+class _Functionary:
+    """No reasoning, but answers that say for whom they are: `all` is the client."""
+
+    name = "functionary-v3.2"
+    marks = None
+    hidden_marks = ()
+
+    def recognises(self, written: WrittenAnswer) -> bool:
+        """The template writes answers so."""
+        return f"{_TO_ALL}{written.answer}" in written.text
+
+    def parser(self, reasoning: Reasoning, has_tools: bool) -> ReasoningParser:
+        """For one answer; the prompt ends with the mark that comes before the recipient."""
+        return Addressed(_TO_ALL.removeprefix(">>>"), _TO_ALL)
+
+
 FORMATS: tuple[ReasoningFormat, ...] = (
     _Harmony(),
+    _Functionary(),
+    _Marked(
+        "apriel",
+        ReasoningMarks("Here are my reasoning steps:\n", "[BEGIN FINAL RESPONSE]", "\n"),
+        ("[END FINAL RESPONSE]",),
+    ),
     _Marked("gemma", ReasoningMarks("<|channel>thought\n", "<channel|>", "")),
     _Marked("mistral", ReasoningMarks("[THINK]", "[/THINK]", "")),
     _Marked(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -40,8 +41,10 @@ class Bodies:
         if structure.parameters is None:
             middle = self._schema(structure.schema, f"schema_{at}")
         else:
-            middle = self._parameters.get(at) or self._chain(structure, at)
-            self._parameters[at] = middle
+            if at not in self._parameters:
+                chain = self._chain(structure.parameters, structure.separator, str(at), f"structures[{at}]")
+                self._parameters[at] = chain
+            middle = self._parameters[at]
         return f"{first} {middle} {last}"
 
     def once(self, line: str) -> None:
@@ -49,20 +52,18 @@ class Bodies:
         if line not in self.lines:
             self.lines.append(line)
 
-    def _chain(self, structure: TagStructure, at: int) -> str:
+    def _chain(self, parameters: Sequence[TagParameter], separator: str, at: str, place: str) -> str:
         """The parameters in their order. Each rule stands for those from one on: the first that is there has no
-        separator before it."""
-        assert structure.parameters is not None
-        parameters = structure.parameters
-        between = self._literal(structure.separator, f"structures[{at}].separator") if structure.separator else ""
+        separator before it. `at` tells the rules from others, `place` is that of what has the parameters."""
+        between = self._literal(separator, f"{place}.separator") if separator else ""
         if not parameters:
             return ""
         for nth, each in enumerate(parameters):
-            one = self._parameter(each, f"p_{at}_{nth}", f"structures[{at}].parameters[{nth}]")
+            one = self._parameter(each, f"p_{at}_{nth}", f"{place}.parameters[{nth}]")
             rest, first_rest = f"more_{at}_{nth + 1}", f"first_{at}_{nth + 1}"
             is_last = nth == len(parameters) - 1
             tail, first_tail = ("", "") if is_last else (rest, first_rest)
-            if each.name_end is not None:
+            if each.name_end is not None or each.is_repeated:
                 again = f"({between} {one})*"
                 self.lines.append(f"first_{at}_{nth}: ({one} {again})? {tail or chr(34) * 2}")
                 continue
@@ -82,6 +83,9 @@ class Bodies:
             parts += ["PARAMETER_NAME", self._literal(parameter.name_end, f"{place}.name_end")]
         if parameter.schema is not None:
             parts.append(self._schema(parameter.schema, f"{name}_schema"))
+            end = parameter.end
+        elif parameter.parameters is not None:
+            parts.append(self._chain(parameter.parameters, "", name.removeprefix("p_"), place))
             end = parameter.end
         elif parameter.texts is not None:
             parts.append(f"({' | '.join(self._literal(each, place) for each in parameter.texts)})")

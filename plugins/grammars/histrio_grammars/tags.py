@@ -5,12 +5,13 @@ A trigger is a lazy lexeme: of all that could still match, llguidance takes the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 from msgspec.structs import replace
 
-from histrio.contracts.grammar import TagSpec, TagStructure
+from histrio.contracts.grammar import TagParameter, TagSpec, TagStructure
 from histrio.errors import RequestError
 from histrio_grammars.bodies import FREE_TEXT, Bodies, Grammar, free_tokens, within
 from histrio_grammars.bounds import LIMITS
@@ -47,10 +48,15 @@ def unenforced_in_tags(text: str) -> tuple[str, ...]:
     for at, each in enumerate(msgspec.json.decode(text, type=TagSpec).structures):
         if each.parameters is None:
             found += [f"structures[{at}].schema.{place}" for place in _unenforced(each.schema)]
-        for nth, parameter in enumerate(each.parameters or ()):
-            place = f"structures[{at}].parameters[{nth}].schema"
-            found += [f"{place}.{keyword}" for keyword in _unenforced(parameter.schema)]
+        for place, schema in _schemas_of(each.parameters or (), f"structures[{at}]"):
+            found += [f"{place}.{keyword}" for keyword in _unenforced(schema)]
     return tuple(found)
+
+
+def _schemas_of(parameters: Sequence[TagParameter], place: str) -> Iterator[tuple[str, Any]]:
+    for nth, each in enumerate(parameters):
+        yield f"{place}.parameters[{nth}].schema", each.schema
+        yield from _schemas_of(each.parameters or (), f"{place}.parameters[{nth}]")
 
 
 def _unenforced(schema: Any) -> tuple[str, ...]:
@@ -121,11 +127,17 @@ def _check_triggers(spec: TagSpec) -> None:
 def _checked(structure: TagStructure, place: str) -> TagStructure:
     if structure.parameters is None:
         return replace(structure, schema=_decoded(structure.schema, f"{place}.schema"))
-    parameters = [
-        each if each.schema is None else replace(each, schema=_decoded(each.schema, f"{place}.parameters[{at}].schema"))
-        for at, each in enumerate(structure.parameters)
-    ]
-    return replace(structure, parameters=parameters)
+    return replace(structure, parameters=_checked_parameters(structure.parameters, place))
+
+
+def _checked_parameters(parameters: Sequence[TagParameter], place: str) -> list[TagParameter]:
+    found = []
+    for at, each in enumerate(parameters):
+        inner = f"{place}.parameters[{at}]"
+        schema = None if each.schema is None else _decoded(each.schema, f"{inner}.schema")
+        nested = None if each.parameters is None else _checked_parameters(each.parameters, inner)
+        found.append(replace(each, schema=schema, parameters=nested))
+    return found
 
 
 def _decoded(schema: Any, place: str) -> dict[str, Any]:

@@ -51,6 +51,10 @@ class TagParameter(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     is_required: bool = True
     name_end: str | None = None
     """Given: behind `begin` comes any name, then this, and the whole may come any number of times."""
+    parameters: list[TagParameter] | None = None
+    """Given: the value is these, in their order."""
+    is_repeated: bool = False
+    """It may come any number of times, also none."""
 
 
 class TagStructure(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -15,7 +15,16 @@ from histrio.contracts.grammar import TagParameter
 from histrio.errors import RequestError
 from histrio_api.text.calls.typed_values import types_of
 
-__all__ = ["Element", "keyword_parameters", "parameters_of"]
+__all__ = [
+    "Element",
+    "alone",
+    "keyword_parameters",
+    "parameters_of",
+    "properties_of",
+    "texts_of",
+    "unenforced_of_texts",
+    "unknown_of",
+]
 
 Element = Callable[[str, Collection[str]], tuple[str, str]]
 """What stands before and behind the value of an argument of this name, and of these types of JSON."""
@@ -33,8 +42,8 @@ def parameters_of(schema: Mapping[str, Any], element: Element, stop: str) -> tup
 
     `stop` is what no plain text can contain. Raises `RequestError` for what no call can satisfy.
     """
-    properties, required = _properties(schema)
-    unenforced = _of_whole(schema)
+    properties, required = properties_of(schema)
+    unenforced = unknown_of(schema)
     if not properties and schema.get("additionalProperties") is not False:
         begin, end = element(_ANY_KEY, ("string",))
         first, _, name_end = begin.partition(_ANY_KEY)
@@ -49,22 +58,23 @@ def parameters_of(schema: Mapping[str, Any], element: Element, stop: str) -> tup
 
 def keyword_parameters(schema: Mapping[str, Any]) -> tuple[list[TagParameter], list[str]]:
     """As `name=value`, where every value is JSON; else as `parameters_of`."""
-    properties, required = _properties(schema)
+    properties, required = properties_of(schema)
     if not properties and schema.get("additionalProperties") is not False:
-        return [TagParameter("", "", schema=True, is_required=False, name_end="=")], _of_whole(schema)
+        return [TagParameter("", "", schema=True, is_required=False, name_end="=")], unknown_of(schema)
     found = [
-        TagParameter(f"{key}=", "", schema=_alone(each, schema), is_required=key in required)
+        TagParameter(f"{key}=", "", schema=alone(each, schema), is_required=key in required)
         for key, each in properties.items()
     ]
-    return found, _of_whole(schema)
+    return found, unknown_of(schema)
 
 
-def _of_whole(schema: Mapping[str, Any]) -> list[str]:
+def unknown_of(schema: Mapping[str, Any]) -> list[str]:
     """Keywords of the arguments as a whole that no form of single arguments has."""
     return [keyword for keyword in schema if keyword not in _OF_OBJECTS and keyword not in _DESCRIBING]
 
 
-def _properties(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], frozenset[str]]:
+def properties_of(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], frozenset[str]]:
+    """Those that a schema names, and which of them are required. Raises `RequestError`."""
     properties: Mapping[str, Any] = schema.get("properties") or {}
     required = frozenset(schema.get("required") or ())
     if required - properties.keys():
@@ -79,17 +89,20 @@ def _parameter(
     types = types_of(schema, root)
     begin, end = element(key, types)
     if "string" not in types:
-        return TagParameter(begin, end, schema=_alone(schema, root), is_required=is_required), []
-    if texts := _texts(schema):
+        return TagParameter(begin, end, schema=alone(schema, root), is_required=is_required), []
+    if texts := texts_of(schema):
         return TagParameter(begin, end, texts=texts, is_required=is_required), []
-    bounds = _bounds(schema) if isinstance(schema, Mapping) else ()
-    unenforced = [
-        f"properties.{key}.{place}{keyword}" for place, keyword in bounds if keyword in _OF_TEXTS or types != {"string"}
-    ]
+    unenforced = [f"properties.{key}.{keyword}" for keyword in unenforced_of_texts(schema, types)]
     return TagParameter(begin, end, stop=stop, is_required=is_required), unenforced
 
 
-def _texts(schema: Any) -> list[str]:
+def unenforced_of_texts(schema: Any, types: Collection[str]) -> list[str]:
+    """Keywords, with their places, that a value that stands as plain text cannot be held to."""
+    bounds = _bounds(schema) if isinstance(schema, Mapping) else ()
+    return [f"{place}{keyword}" for place, keyword in bounds if keyword in _OF_TEXTS or types != {"string"}]
+
+
+def texts_of(schema: Any) -> list[str]:
     """The texts that a value may be, if the schema lists them."""
     if not isinstance(schema, Mapping):
         return []
@@ -108,7 +121,7 @@ def _bounds(schema: Mapping[str, Any], place: str = "") -> Iterator[tuple[str, s
             yield from _bounds(each, f"{place}anyOf[{at}].")
 
 
-def _alone(schema: Any, root: Mapping[str, Any]) -> dict[str, Any] | bool:
+def alone(schema: Any, root: Mapping[str, Any]) -> dict[str, Any] | bool:
     """The schema of one property as a whole one: what it refers to goes with it."""
     if not isinstance(schema, Mapping):
         return bool(schema)

@@ -9,7 +9,7 @@ import msgspec
 
 from histrio_api.text.calls.json_values import decoded
 
-__all__ = ["as_json", "escaped", "is_text", "property_schema", "types_of"]
+__all__ = ["as_json", "branch_of", "escaped", "is_text", "item_schema", "property_schema", "types_of"]
 
 _ANY = frozenset({"string", "number", "integer", "boolean", "null", "array", "object"})
 _MAX_DEPTH = 8
@@ -21,6 +21,24 @@ def property_schema(schema: Mapping[str, Any] | None, key: str) -> Any:
     """The schema of one argument; true where nothing is known of it."""
     properties = (schema or {}).get("properties")
     return properties.get(key, True) if isinstance(properties, Mapping) else True
+
+
+def branch_of(schema: Any, root: Mapping[str, Any] | None, kind: str) -> Mapping[str, Any] | None:
+    """The part of a schema that speaks of values of this JSON type: behind references and alternatives."""
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(schema, Mapping):
+            return None
+        branches = [each for key in ("anyOf", "oneOf") for each in schema.get(key) or ()]
+        nexts = [each for each in (*branches, *_also(schema, root)) if kind in types_of(each, root)]
+        if not nexts or schema.get("properties") or schema.get("items"):
+            return schema
+        schema = nexts[0]
+    return None
+
+
+def item_schema(schema: Any, root: Mapping[str, Any] | None) -> Any:
+    """The schema of each element of a list; true where nothing is known of it."""
+    return (branch_of(schema, root, "array") or {}).get("items", True)
 
 
 def types_of(schema: Any, root: Mapping[str, Any] | None, depth: int = 0) -> frozenset[str]:
