@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import urllib.request
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import psutil
@@ -13,6 +15,7 @@ import pytest
 
 from histrio.demo import target_path
 from histrio.testing.launched import LaunchedServer
+from tests.pip_environment import REPOSITORY
 
 CHAIN = """
 import sys
@@ -42,6 +45,9 @@ def test_a_server_on_the_cpu_backend_loads_no_torch(tmp_path: Path) -> None:
     assert not any("libtorch" in path for path in loaded)
 
 
+REQUIREMENTS = REPOSITORY / "requirements-cpu.txt"
+IF_THERE = {"uvloop", "annotated-types", "opentelemetry-api", "setuptools"}
+"""Imported where they are installed: by the front, by litestar, and by Python's own start."""
 HEAVY = {
     *("torch", "transformers", "safetensors", "scipy", "pandas", "sympy", "pydantic", "sklearn", "PIL", "matplotlib"),
     *("requests", "aiohttp", "huggingface_hub", "openai", "mlx", "vllm", "sglang", "numba", "networkx", "pytest"),
@@ -68,6 +74,18 @@ def test_neither_front_nor_engine_imports_what_takes_long(tmp_path: Path) -> Non
     assert (HEAVY & front, HEAVY & engine) == (set(), set())
     assert not {"httptools", "jinja2", "tokenizers", "histrio_api.service"} & engine
     assert not {"histrio_cpu.backend", "llguidance"} & front
+    assert unlisted(front | engine) == set()
+    assert unlisted(front | {"torch"}) == {"torch"}, "a control"
+
+
+def unlisted(modules: set[str]) -> set[str]:
+    """Packages of these modules that requirements-cpu.txt does not have."""
+    lines = REQUIREMENTS.read_text().splitlines()
+    listed = {re.split("[<>=]", line)[0] for line in lines if not line.startswith(("#", "."))}
+    owners = packages_distributions()
+    tops = (module for module in modules if "." not in module)
+    found = {owner.lower().replace("_", "-") for module in tops for owner in owners.get(module, [])}
+    return {each for each in found if not each.startswith("histrio")} - listed - IF_THERE
 
 
 def complete(server: LaunchedServer) -> None:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,7 +69,7 @@ def run(plan: Plan, early: subprocess.Popen[bytes] | None = None) -> int:
     _allow_descriptors()
     root = _Root(plan, installed_plugins(), early)
     try:
-        anyio.run(root.run, backend_options={"use_uvloop": sys.platform != "win32"})
+        anyio.run(root.run, backend_options={"use_uvloop": find_spec("uvloop") is not None})
     except BaseExceptionGroup as group:
         if group.subgroup(MemoryError) is not None:
             raise EngineError(NO_MEMORY) from None
