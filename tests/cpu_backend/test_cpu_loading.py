@@ -88,7 +88,7 @@ def test_what_only_torch_runs_is_refused_by_name(family: str, said: str, tmp_pat
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"quantization_config": {"quant_method": "gptq"}}, "weights are quantized"),
+        ({"quantization_config": {"quant_method": "aqlm"}}, "quantized by aqlm"),
         ({"hidden_act": "relu2"}, "activation 'relu2'"),
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
         ({"intermediate_size": 65}, "has the shape"),

@@ -54,6 +54,12 @@ class Format(IntEnum):
     IQ4_NL = 20
     BF16 = 30
     MXFP4 = 39
+    U4_ZERO = 1001
+    U4_WIDE = 1002
+    U8_MIN = 1003
+    U8_WIDE = 1004
+    I8_WIDE = 1005
+    F8_E4M3 = 1006
 
 
 class Storage(IntEnum):

@@ -8,6 +8,7 @@ from histrio.errors import UnsupportedModel
 from histrio_cpu.abi import Activation, LayerConfig, LayerFlags, Norm
 from histrio_cpu.families import FAMILIES, FULL, SLIDING, Config, Family
 from histrio_cpu.model import Model
+from histrio_cpu.quantized.layouts import check_layout
 from histrio_cpu.rope import RopeShape, RopeTable, make_table
 
 __all__ = ["read_model"]
@@ -30,6 +31,7 @@ _DEFAULTS: Config = {
 
 def read_model(config: Config, max_sequence_length: int) -> Model:
     """What a config.json without nulls means. Raises `UnsupportedModel` for what only torch runs."""
+    check_layout(config)
     name = str((config.get("architectures") or [config.get("model_type")])[0])
     try:
         return _read(config, max_sequence_length)
@@ -44,8 +46,6 @@ def _read(given: Config, max_sequence_length: int) -> Model:
     if family is None:
         raise UnsupportedModel(f"its type {str(given.get('model_type'))[:40]!r} is none of {', '.join(FAMILIES)}")
 
-    if "quantization_config" in given:
-        raise UnsupportedModel("its weights are quantized; fetch them as bfloat16, float16 or float32")
     if given.get("use_bidirectional_attention") or given.get("is_causal") is False:
         raise UnsupportedModel("its attention is bidirectional")
     if given.get("use_qk_norm"):
@@ -74,9 +74,7 @@ def _read(given: Config, max_sequence_length: int) -> Model:
         norm=family.norm,
         norm_eps=config["layer_norm_eps" if family.norm == Norm.LAYER else "rms_norm_eps"],
         norm_offset=family.norm_offset,
-        embedding_scale=config["hidden_size"] ** 0.5
-        if family.scales_embedding
-        else config.get("embedding_multiplier", 1),
+        embedding_scale=_embedding_scale(config, family),
         logit_scale=config.get("logit_scale", 1.0) / config.get("logits_scaling", 1.0),
         logit_softcap=config.get("final_logit_softcapping", 0.0),
     )

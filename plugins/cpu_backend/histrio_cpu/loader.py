@@ -21,8 +21,9 @@ from histrio_cpu.config import read_model
 from histrio_cpu.library import Library, NativeStage
 from histrio_cpu.model import EMBEDDING, Model, Part, stage_parts
 from histrio_cpu.numa import apply_numa, check_numa
+from histrio_cpu.quantized.layouts import assemble
 from histrio_cpu.traits import CpuOptions
-from histrio_cpu.weights import Bytes, MappedFile, MappedTensor, find_tensors, to_bfloat16, to_float32
+from histrio_cpu.weights import Bytes, MappedFiles, StoredTensor, find_tensors, to_bfloat16, to_float32
 
 __all__ = ["StagePlan", "load_stage", "plan_stage"]
 
@@ -35,7 +36,9 @@ _ROUNDED_BYTES = {"q8": _GROUP + 2, "q4": _GROUP // 2 + 4}
 _GROUP_BYTES = {
     **{Format.F32: 4 * _GROUP, Format.F16: 2 * _GROUP, Format.BF16: 2 * _GROUP},
     **{Format.Q8_0: 34, Format.Q4_0: 18, Format.Q4_1: 20, Format.Q4_K: 24},
-    **dict.fromkeys((Format.Q5_1, Format.Q2_K, Format.Q5_K), 48),
+    **{Format.IQ4_NL: 18, Format.MXFP4: 18, Format.U4_ZERO: 20, Format.U4_WIDE: 24, Format.U8_MIN: 36},
+    **{Format.F8_E4M3: 36},
+    **dict.fromkeys((Format.Q5_1, Format.Q2_K, Format.Q5_K, Format.U8_WIDE), 48),
 }
 """Of the weights of a group as they are kept. Other blocks are kept as whole numbers of 8 bits with two scales, some
 with two minima beside them."""
@@ -56,7 +59,7 @@ class StagePlan:
     model: Model
     dtype: str
     parts: list[Part]
-    tensors: Mapping[str, MappedTensor]
+    tensors: Mapping[str, StoredTensor]
     """Those of the stage."""
 
     @property
@@ -71,12 +74,14 @@ class StagePlan:
 
     @property
     def mapped_bytes(self) -> int:
-        """The share of them that stays in the file: the embedding."""
+        """The share of them that is not packed: the embedding, which stays in the file unless it is quantized."""
         return sum(self._part_bytes(part) for part in self.parts if part.tensor == Tensor.EMBEDDING)
 
     def kept_format(self, part: Part) -> Format:
         """The format in which a part is handed over: the stored one, or the stage's 16 bits where that is wider."""
-        stored = self.tensors[part.name].format
+        return self._kept(part, self.tensors[part.name].format)
+
+    def _kept(self, part: Part, stored: Format) -> Format:
         if self.norm_offset(part):
             return Format.F32
         if not part.is_linear or stored not in (Format.F32, Format.F16):
@@ -84,6 +89,20 @@ class StagePlan:
         if self.dtype == "bfloat16":
             return Format.BF16
         return Format.F16 if self.dtype == "float16" else stored
+
+    def converted(self, part: Part, stored: Format, data: Bytes) -> tuple[Format, Bytes]:
+        """The part's bytes as they are handed over, mostly those that were read, and their format."""
+        kept = self._kept(part, stored)
+        if kept == stored and not self.norm_offset(part):
+            return kept, data
+        values = to_float32(data, stored)
+        if self.norm_offset(part):
+            values = values + np.float32(self.norm_offset(part))
+        if kept == Format.F32:
+            return kept, values.view(np.uint8)
+        if kept == Format.BF16:
+            return kept, to_bfloat16(values).view(np.uint8)
+        return kept, values.astype(np.float16).view(np.uint8)
 
     def norm_offset(self, part: Part) -> float:
         """What is added to the stored numbers of a part."""
@@ -117,7 +136,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
     if not spec.has_weights:
         return StagePlan(spec, options, model, "", [], {})
 
-    tensors = find_tensors(folder)
+    tensors = assemble(find_tensors(folder), config)
     parts = [
         part
         for part in stage_parts(model, spec.first_layer, spec.last_layer)
@@ -147,9 +166,9 @@ def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeS
     return stage
 
 
-def _dtype(spec: StageSpec, folder: Path, tensors: Mapping[str, MappedTensor]) -> str:
+def _dtype(spec: StageSpec, folder: Path, tensors: Mapping[str, StoredTensor]) -> str:
     """The number format of activations. Weights in blocks have their own: `auto` is bfloat16 beside them."""
-    if not is_gguf_folder(folder):
+    if not is_gguf_folder(folder) and all(tensor.is_mapped for tensor in tensors.values()):
         return stage_dtype(spec, on_cpu=True)
 
     formats = {tensor.format for tensor in tensors.values() if len(tensor.shape) > 1}
@@ -159,7 +178,7 @@ def _dtype(spec: StageSpec, folder: Path, tensors: Mapping[str, MappedTensor]) -
     return choose_dtype(spec.dtype, lambda: stored, sum(tensor.num_bytes for tensor in tensors.values()))
 
 
-def _with_pairs(model: Model, tensors: Mapping[str, MappedTensor]) -> Model:
+def _with_pairs(model: Model, tensors: Mapping[str, StoredTensor]) -> Model:
     """The model, with the layers whose stored queries and keys have neighbours rotated together."""
     layers = list(model.layers)
     for name, tensor in tensors.items():
@@ -170,17 +189,23 @@ def _with_pairs(model: Model, tensors: Mapping[str, MappedTensor]) -> Model:
     return replace(model, layers=layers)
 
 
-def _checked(tensors: Mapping[str, MappedTensor], part: Part, folder: Path) -> MappedTensor:
+def _checked(tensors: Mapping[str, StoredTensor], part: Part, folder: Path) -> StoredTensor:
     """The stored tensor of a part, with the shape that it has to have."""
     tensor = tensors.get(part.name)
     if tensor is None:
         raise ModelError(f"{folder} has no weights {part.name}; fetch the model again")
 
-    tensor.check(part.stored_rows, 1 if part.is_vector else part.columns)
+    _ = tensor.format  # raises for one that is not computed with
+    expected = (part.stored_rows,) if part.is_vector else (part.stored_rows, part.columns)
+    if tensor.shape != expected:
+        raise ModelError(
+            f"{tensor.file}: {tensor.name[:80]} has the shape {list(tensor.shape)}, and config.json says "
+            f"{list(expected)}"
+        )
     return tensor
 
 
-def _check_all_used(tensors: Mapping[str, MappedTensor], own: Mapping[str, MappedTensor], spec: StageSpec) -> None:
+def _check_all_used(tensors: Mapping[str, StoredTensor], own: Mapping[str, StoredTensor], spec: StageSpec) -> None:
     """Weights that nothing reads would be a model that is computed wrongly."""
     layers = tuple(f"model.layers.{layer}." for layer in range(spec.first_layer, spec.last_layer))
     for name, tensor in tensors.items():
@@ -220,41 +245,21 @@ def _kv_format(kv_cache_dtype: str, is_half: bool) -> KvFormat:
 
 
 def _put_weights(stage: NativeStage, plan: StagePlan, progress: Progress) -> None:
-    files = {file: MappedFile(file) for file in dict.fromkeys(tensor.file for tensor in plan.tensors.values())}
+    """Read, convert and pack, part by part; the next one is fetched meanwhile."""
+    files = MappedFiles()
     for number, (part, following) in enumerate(_with_next(plan.parts)):
         tensor = plan.tensors[part.name]
-        mapped = files[tensor.file]
         if following is not None:
-            files[plan.tensors[following.name].file].expect(plan.tensors[following.name])
+            files.expect(plan.tensors[following.name])
         storage = plan.storage if part.may_be_rounded else Storage.KEEP
-        kept = plan.kept_format(part)
-        data = _rows(mapped.read(tensor), part)
-        position = (part.layer, part.tensor, part.expert)
-        stage.put(
-            position, _converted(data, tensor.format, kept, plan, part), (kept, storage), (part.rows, part.columns)
-        )
+        rows = part.columns if part.is_vector else part.rows
+        stored, data = tensor.read(files, part.begin_row, part.begin_row + rows)
+        kept, data = plan.converted(part, stored, data)
+        stage.put((part.layer, part.tensor, part.expert), data, (kept, storage), (part.rows, part.columns))
         if part.name != EMBEDDING:
-            mapped.release(tensor)
+            files.release(tensor)
         progress((number + 1) / len(plan.parts), part.name)
 
 
 def _with_next(parts: list[Part]) -> Iterator[tuple[Part, Part | None]]:
     return zip(parts, [*parts[1:], None], strict=True)
-
-
-def _rows(data: Bytes, part: Part) -> Bytes:
-    """The rows of the stored tensor that belong to the part."""
-    stored_row = len(data) // part.stored_rows
-    rows = part.columns if part.is_vector else part.rows
-    return data[part.begin_row * stored_row : (part.begin_row + rows) * stored_row]
-
-
-def _converted(data: Bytes, stored: Format, kept: Format, plan: StagePlan, part: Part) -> Bytes:
-    """The part's bytes as they are handed over; mostly those of the file itself."""
-    if plan.norm_offset(part):
-        return (to_float32(data, stored) + np.float32(plan.norm_offset(part))).view(np.uint8)
-    if kept == stored:
-        return data
-    if kept == Format.BF16:
-        return to_bfloat16(to_float32(data, stored)).view(np.uint8)
-    return to_float32(data, stored).astype(np.float16).view(np.uint8)

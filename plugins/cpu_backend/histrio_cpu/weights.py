@@ -1,10 +1,15 @@
-"""Weights of safetensors and GGUF files, mapped: each tensor is read where it lies, and its pages are given back."""
+"""Weights of safetensors and GGUF files, mapped: each tensor is read where it lies, and its pages are given back.
+
+A tensor comes to the library in three steps: its bytes are read (`MappedFiles`), made what the library knows
+(`StoredTensor.read`), and packed (`NativeStage.put`).
+"""
 
 from __future__ import annotations
 
 import mmap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,17 +17,63 @@ import numpy.typing as npt
 from histrio.config.gguf.block_types import BLOCK_TYPES
 from histrio.config.gguf.pointer import is_gguf_folder, read_pointer
 from histrio.config.weights import read_header
-from histrio.errors import ModelError, UnsupportedModel
+from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import find_weight_files
 from histrio_cpu.abi import Format
 
-__all__ = ["Bytes", "MappedTensor", "find_tensors", "to_bfloat16", "to_float32"]
+__all__ = ["Bytes", "MappedFiles", "MappedTensor", "StoredTensor", "find_tensors", "to_bfloat16", "to_float32"]
 
 Bytes = npt.NDArray[np.uint8]
 
-_FORMATS = {format.name: format for format in Format}
+_FIRST_OWN_FORMAT = 1000
+_FORMATS = {format.name: format for format in Format if format < _FIRST_OWN_FORMAT}
 """Safetensors and GGUF files name them alike."""
+_NUMBERS = {"I8": np.int8, "U8": np.uint8, "I32": np.int32, "U32": np.uint32, "I64": np.int64, "F8_E4M3": np.uint8}
+"""What numpy has of the formats that are read as arrays; 8-bit floats are their bits."""
 _LENGTH_BYTES = 8
+
+
+class StoredTensor(Protocol):
+    """A tensor under transformers' name and shape, however it is stored."""
+
+    @property
+    def name(self) -> str:
+        """As transformers has it."""
+
+    @property
+    def file(self) -> Path:
+        """A file in which it, or a piece of it, is."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+
+    @property
+    def format(self) -> Format:
+        """In which it is handed over; a quantized one may come in a wider one after all. Raises `UnsupportedModel`."""
+
+    @property
+    def num_bytes(self) -> int:
+        """As stored."""
+
+    @property
+    def sources(self) -> tuple[MappedTensor, ...]:
+        """What it is read of."""
+
+    @property
+    def is_mapped(self) -> bool:
+        """It is handed over where it lies."""
+
+    @property
+    def rotary_pairs_adjacent(self) -> bool:
+        """See `MappedTensor`."""
+
+    @property
+    def has_one_added(self) -> bool:
+        """See `MappedTensor`."""
+
+    def read(self, files: MappedFiles, begin: int, end: int) -> tuple[Format, Bytes]:
+        """The rows from `begin` to `end`, and the format they have."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +104,26 @@ class MappedTensor:
             )
         return known
 
-    def check(self, rows: int, columns: int) -> None:
-        """Raise `UnsupportedModel` for its format, and `ModelError` where it has another shape than config.json
-        promises; vectors have one column."""
-        _ = self.format
-        expected = (rows, columns) if columns > 1 else (rows,)
-        if self.shape != expected:
-            raise ModelError(
-                f"{self.file}: {self.name[:80]} has the shape {list(self.shape)}, and config.json says {list(expected)}"
-            )
+    def nth(self, index: int) -> MappedTensor:
+        """The tensor at `index` of the first dimension."""
+        num_bytes = self.num_bytes // self.shape[0]
+        first_byte = self.first_byte + index * num_bytes
+        return replace(self, shape=self.shape[1:], first_byte=first_byte, num_bytes=num_bytes)
+
+    @property
+    def sources(self) -> tuple[MappedTensor, ...]:
+        """Itself."""
+        return (self,)
+
+    @property
+    def is_mapped(self) -> bool:
+        """It is handed over where it lies."""
+        return True
+
+    def read(self, files: MappedFiles, begin: int, end: int) -> tuple[Format, Bytes]:
+        """The bytes of the rows from `begin` to `end`, where they lie."""
+        row_bytes = self.num_bytes // self.shape[0]
+        return self.format, files.read(self)[begin * row_bytes : end * row_bytes]
 
 
 class MappedFile:
@@ -92,6 +154,38 @@ class MappedFile:
         length = tensor.first_byte + tensor.num_bytes - start
         if length > 0:
             self._map.madvise(getattr(mmap, advice), start, length)
+
+
+class MappedFiles:
+    """The files of a model, each mapped once it is needed."""
+
+    def __init__(self) -> None:
+        self._files: dict[Path, MappedFile] = {}
+
+    def read(self, tensor: MappedTensor) -> Bytes:
+        """The bytes of the tensor, where they lie."""
+        return self._of(tensor).read(tensor)
+
+    def array(self, tensor: MappedTensor) -> npt.NDArray[Any]:
+        """The numbers of the tensor in its shape: integers as they are, others as float32."""
+        data, whole = self.read(tensor), _NUMBERS.get(tensor.stored_as)
+        values = to_float32(data, tensor.format) if whole is None else data.view(whole)
+        return values.reshape(tensor.shape)
+
+    def expect(self, tensor: StoredTensor) -> None:
+        """Begin to fetch the tensor from the disk."""
+        for source in tensor.sources:
+            self._of(source).expect(source)
+
+    def release(self, tensor: StoredTensor) -> None:
+        """Give back the pages of a tensor that has been copied; reading it again fetches them anew."""
+        for source in tensor.sources:
+            self._of(source).release(source)
+
+    def _of(self, tensor: MappedTensor) -> MappedFile:
+        if tensor.file not in self._files:
+            self._files[tensor.file] = MappedFile(tensor.file)
+        return self._files[tensor.file]
 
 
 def find_tensors(folder: Path) -> dict[str, MappedTensor]:

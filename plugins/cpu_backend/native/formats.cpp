@@ -1,5 +1,5 @@
-// The block formats of GGUF, as the project ggml defines them: groups of 32 integers with their steps and minima, from
-// which the values follow, bit for bit as the `gguf` package of that project computes them.
+// The block formats of GGUF, as the project ggml defines them, and those of this library: groups of 32 integers with their
+// steps and minima, from which the values follow, bit for bit as the `gguf` package of that project computes them.
 
 #include "formats.hpp"
 
@@ -21,6 +21,15 @@ uint32_t u32(const std::byte *p) {
 }
 
 float f16(const std::byte *p) { return f16_value(u16(p)); }
+
+float f32(const std::byte *p) {
+  float value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+float f8(std::byte b) { return 256.0f * f16_value(uint16_t((uint32_t(b) & 0x80) << 8 | (uint32_t(b) & 0x7f) << 7)); }
+
 int low(std::byte b) { return int(uint8_t(b) & 15); }
 int high(std::byte b) { return int(uint8_t(b) >> 4); }
 
@@ -76,6 +85,8 @@ constexpr Format kFormats[] = {
     {HC_Q5_1, {kSmall, 24}, true},   {HC_Q8_0, {kSmall, 34}, false},  {HC_Q2_K, {kSuper, 84}, true},
     {HC_Q3_K, {kSuper, 110}, false}, {HC_Q4_K, {kSuper, 144}, true},  {HC_Q5_K, {kSuper, 176}, true},
     {HC_Q6_K, {kSuper, 210}, false}, {HC_IQ4_NL, {kSmall, 18}, false}, {HC_MXFP4, {kSmall, 17}, false},
+    {HC_U4_ZERO, {kSmall, 20}, true}, {HC_U4_WIDE, {kSmall, 24}, true},  {HC_U8_MIN, {kSmall, 36}, true},
+    {HC_U8_WIDE, {kSmall, 40}, true}, {HC_I8_WIDE, {kSmall, 36}, false}, {HC_F8_E4M3, {kSmall, 36}, false},
 };
 
 const Format *find(int32_t number) {
@@ -136,13 +147,21 @@ Integers plain(float step, float minimum) { return {{}, {step, step}, {minimum, 
 
 void nibbles(const std::byte *b, int offset, Integers &y) {
   for (int i = 0; i < 16; ++i) {
-    y.values[i] = int8_t(low(b[i]) + offset);
-    y.values[16 + i] = int8_t(high(b[i]) + offset);
+    y.values[i] = int16_t(low(b[i]) + offset);
+    y.values[16 + i] = int16_t(high(b[i]) + offset);
   }
 }
 
+void signed_bytes(const std::byte *b, Integers &y) {
+  for (int i = 0; i < 32; ++i) y.values[i] = int8_t(b[i]);
+}
+
+void unsigned_bytes(const std::byte *b, Integers &y) {
+  for (int i = 0; i < 32; ++i) y.values[i] = uint8_t(b[i]);
+}
+
 void add_fifth(uint32_t fifth, Integers &y) {
-  for (int i = 0; i < 32; ++i) y.values[i] = int8_t(y.values[i] + int(fifth >> i & 1) * 16);
+  for (int i = 0; i < 32; ++i) y.values[i] = int16_t(y.values[i] + int(fifth >> i & 1) * 16);
 }
 
 Integers of_small_block(int32_t format, const std::byte *b) {
@@ -162,15 +181,35 @@ Integers of_small_block(int32_t format, const std::byte *b) {
       nibbles(b + 8, 0, y);
       add_fifth(u32(b + 4), y);
       break;
-    case HC_Q8_0: std::memcpy(y.values, b + 2, 32); break;
+    case HC_Q8_0: signed_bytes(b + 2, y); break;
     case HC_IQ4_NL:
       nibbles(b + 2, 0, y);
-      for (int8_t &value : y.values) value = kNonLinear[value];
+      for (int16_t &value : y.values) value = kNonLinear[value];
+      break;
+    case HC_U4_ZERO:
+      y = plain(f16(b), -(f16(b) * f16(b + 2)));
+      nibbles(b + 4, 0, y);
+      break;
+    case HC_U4_WIDE:
+      y = plain(f32(b), f32(b + 4));
+      nibbles(b + 8, 0, y);
+      break;
+    case HC_U8_MIN:
+      y = plain(f16(b), f16(b + 2));
+      unsigned_bytes(b + 4, y);
+      break;
+    case HC_U8_WIDE:
+      y = plain(f32(b), f32(b + 4));
+      unsigned_bytes(b + 8, y);
+      break;
+    case HC_I8_WIDE:
+      y = plain(f32(b), 0.0f);
+      signed_bytes(b + 4, y);
       break;
     default: // MXFP4: the step stands alone in a block of twos
       y = plain(mxfp4_step(b), 0.0f);
       nibbles(b + 1, 0, y);
-      for (int8_t &value : y.values) value = kFp4[value];
+      for (int16_t &value : y.values) value = kFp4[value];
       break;
   }
   return y;
@@ -185,7 +224,7 @@ Integers of_super_block(int32_t format, const std::byte *b, int g) {
         const std::byte scale = b[g * 2 + part];
         y.steps[part] = f16(b + 80) * float(low(scale));
         y.minima[part] = -(f16(b + 82) * float(high(scale)));
-        for (int i = 0; i < 16; ++i) y.values[part * 16 + i] = int8_t(uint8_t(b[16 + g / 4 * 32 + part * 16 + i]) >> (2 * (g % 4)) & 3);
+        for (int i = 0; i < 16; ++i) y.values[part * 16 + i] = int16_t(uint8_t(b[16 + g / 4 * 32 + part * 16 + i]) >> (2 * (g % 4)) & 3);
       }
       break;
     case HC_Q3_K:
@@ -193,7 +232,7 @@ Integers of_super_block(int32_t format, const std::byte *b, int g) {
         y.steps[part] = f16(b + 108) * float(q3_k_scale(b + 96, g * 2 + part));
         for (int i = 0; i < 16; ++i) {
           const int at = part * 16 + i, bits = uint8_t(b[32 + g / 4 * 32 + at]) >> (2 * (g % 4)) & 3;
-          y.values[at] = int8_t(bits - ((uint8_t(b[at]) >> g & 1) != 0 ? 0 : 4));
+          y.values[at] = int16_t(bits - ((uint8_t(b[at]) >> g & 1) != 0 ? 0 : 4));
         }
       }
       break;
@@ -205,7 +244,7 @@ Integers of_super_block(int32_t format, const std::byte *b, int g) {
       const std::byte *quants = b + (format == HC_Q4_K ? 16 : 48) + g / 2 * 32;
       for (int i = 0; i < 32; ++i) {
         const int fifth = format == HC_Q5_K ? int(uint8_t(b[16 + i]) >> g & 1) << 4 : 0;
-        y.values[i] = int8_t((g % 2 == 0 ? low(quants[i]) : high(quants[i])) | fifth);
+        y.values[i] = int16_t((g % 2 == 0 ? low(quants[i]) : high(quants[i])) | fifth);
       }
       break;
     }
@@ -213,7 +252,7 @@ Integers of_super_block(int32_t format, const std::byte *b, int g) {
       for (int i = 0; i < 32; ++i) {
         const int quarter = g % 4, half = g / 4;
         const std::byte byte = b[half * 64 + quarter % 2 * 32 + i];
-        y.values[i] = int8_t(((quarter < 2 ? low(byte) : high(byte)) | (uint8_t(b[128 + half * 32 + i]) >> (2 * quarter) & 3) << 4) - 32);
+        y.values[i] = int16_t(((quarter < 2 ? low(byte) : high(byte)) | (uint8_t(b[128 + half * 32 + i]) >> (2 * quarter) & 3) << 4) - 32);
       }
       for (int part = 0; part < 2; ++part) y.steps[part] = f16(b + 208) * float(int8_t(b[192 + g * 2 + part]));
       break;
@@ -234,9 +273,7 @@ namespace {
 float single(int32_t format, const std::byte *p) {
   if (format == HC_F16) return f16(p);
   if (format == HC_BF16) return bf16_value(u16(p));
-  float value;
-  std::memcpy(&value, p, sizeof value);
-  return value;
+  return f32(p);
 }
 
 } // namespace
@@ -245,6 +282,14 @@ void dequantize(int32_t format, int64_t count, const std::byte *data, float *val
   const BlockShape shape = block_shape(format);
   if (shape.values == 1) {
     for (int64_t i = 0; i < count; ++i) values[i] = single(format, data + i * shape.bytes);
+    return;
+  }
+
+  if (format == HC_F8_E4M3) {
+    for (int64_t i = 0; i < count; ++i) {
+      const std::byte *block = data + i / kSmall * shape.bytes;
+      values[i] = f8(block[4 + i % kSmall]) * f32(block);
+    }
     return;
   }
 

@@ -22,15 +22,15 @@ BlockShape block_shape(int32_t format);
 // Bytes of a row of `columns` values; 0 where the format is unknown or the row is no whole number of blocks.
 std::size_t row_bytes(int32_t format, int64_t columns);
 
-// 32 values as integers of 8 bit with a step and a minimum for each half: value = step * integer + minimum, exactly.
+// 32 values as integers with a step and a minimum for each half: value = step * integer + minimum, exactly.
 struct Integers {
-  int8_t values[32];
+  int16_t values[32]; // from -128 to 127, or from 0 to 255
   float steps[2];
   float minima[2];
 };
 // Whether the format's minima can differ from 0.
 bool has_minima(int32_t format);
-// The 32 values from value `first` on, a multiple of 32, of a row that begins at `row`.
+// The 32 values from value `first` on, a multiple of 32, of a row that begins at `row`; not of HC_F8_E4M3.
 Integers integers_at(int32_t format, const std::byte *row, int64_t first);
 
 // `count` values, a multiple of the format's block.

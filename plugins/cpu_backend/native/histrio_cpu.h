@@ -29,7 +29,8 @@ typedef enum {
   HC_UNSUPPORTED = 3, // a format or a combination that no kernel has
 } hc_status;
 
-// Formats of stored tensors, by their numbers in GGUF files.
+// Formats of stored tensors, by their numbers in GGUF files; those from 1000 on are no file's own, but what weights of
+// other quantizers are handed over as, in blocks of 32 numbers.
 typedef enum {
   HC_F32 = 0,
   HC_F16 = 1,
@@ -46,6 +47,12 @@ typedef enum {
   HC_IQ4_NL = 20,
   HC_BF16 = 30,
   HC_MXFP4 = 39,
+  HC_U4_ZERO = 1001, // step and zero point in float16, 16 bytes as Q4_0 has them: step * (number - zero point)
+  HC_U4_WIDE = 1002, // step and minimum in float32, 16 bytes: step * number + minimum
+  HC_U8_MIN = 1003, // step and minimum in float16, 32 unsigned bytes
+  HC_U8_WIDE = 1004, // step and minimum in float32, 32 unsigned bytes
+  HC_I8_WIDE = 1005, // step in float32, 32 signed bytes
+  HC_F8_E4M3 = 1006, // factor in float32, 32 numbers in 8 bit with 4 of exponent
 } hc_format;
 
 // How the weights of a linear are kept for computing.

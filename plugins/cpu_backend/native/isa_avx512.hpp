@@ -20,6 +20,16 @@ struct Isa {
   static F load(const float *p) { return _mm512_loadu_ps(p); }
   static void store(float *p, F x) { _mm512_storeu_ps(p, x); }
   static F load_f16(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p))); }
+  static F load_bf16(const uint16_t *p) {
+    const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i *>(p)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+  }
+  // E4M3 divided by 256: its bits are those of a float16 of a smaller exponent.
+  static F load_f8(const std::byte *p) {
+    const __m256i wide = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p)));
+    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x80)), 8);
+    return _mm512_cvtph_ps(_mm256_or_si256(sign, _mm256_slli_epi16(_mm256_and_si256(wide, _mm256_set1_epi16(0x7f)), 7)));
+  }
   static void store_bf16(uint16_t *p, F x) {
     const __m512i bits = _mm512_castps_si512(x);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -71,6 +81,8 @@ struct Isa {
     low = _mm512_and_si512(bytes, mask);
     high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
   }
+  static I load_table(const uint8_t *numbers) { return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i *>(numbers))); }
+  static I look_up(I table, I places) { return _mm512_shuffle_epi8(table, places); }
   static I dot_bytes(I sum, I weights, I values) { return _mm512_dpbusd_epi32(sum, weights, values); }
   static F to_float(I x) { return _mm512_cvtepi32_ps(x); }
 };

@@ -23,12 +23,17 @@ enum Weights {
   kWeightsF32,
   kWeightsBf16,
   kWeightsF16,
+  kWeightsF8, // E4M3, with a factor for each group
   kWeightsQ8,
   kWeightsQ4,
   kWeightsQ4Min,
   kWeightsQ4Wide,
   kWeightsQ8Wide,
   kWeightsQ8WideMin,
+  kWeightsU8Min, // unsigned, with minima
+  kWeightsQ4Zero, // with zero points
+  kWeightsQ4Fp4, // codes of E2M1
+  kWeightsQ4NonLinear, // codes of IQ4_NL
   kNumWeights
 };
 enum Inputs { kInputsF32, kInputsBf16, kInputsQ8, kNumInputs };

@@ -52,9 +52,18 @@ template <class T> inline const T *input_row(const Tile &tile, int row) {
          std::size_t(tile.first_group) * kGroup;
 }
 
+constexpr std::size_t kScaleBytes = kPanel * sizeof(uint16_t);
+constexpr std::size_t kWideBytes = kPanel * sizeof(float);
+
 // Vectors of a panel that a pass computes: as many as the registers hold beside the weights.
 template <int Rows> constexpr int columns_at_once() {
   constexpr int fitting = (Isa::kRegisters - 4) / Rows;
+  return fitting >= kColumns ? kColumns : fitting >= kColumns / 2 ? kColumns / 2 : fitting >= kColumns / 4 ? kColumns / 4 : 1;
+}
+
+// The same where a group has sums of its own beside those of the pass.
+template <int Rows> constexpr int quantized_columns() {
+  constexpr int fitting = (Isa::kRegisters - 4) / (2 * Rows);
   return fitting >= kColumns ? kColumns : fitting >= kColumns / 2 ? kColumns / 2 : fitting >= kColumns / 4 ? kColumns / 4 : 1;
 }
 
@@ -92,6 +101,34 @@ template <int Rows, class Stored> void tile_singles(const Tile &tile) {
           const F a = Isa::set1(rows[r][g * kGroup + k]);
           for (int c = 0; c < width; ++c) sums[r][c] = Isa::fma(a, w[c], sums[r][c]);
         }
+      }
+    });
+}
+
+// E4M3: 64 factors in float32, then [kGroup][kPanel] bytes. Each group has sums of its own, which are then scaled.
+template <int Rows> void tile_f8(const Tile &tile) {
+  constexpr int width = quantized_columns<Rows>();
+  const float *rows[Rows];
+  for (int r = 0; r < Rows; ++r) rows[r] = input_row<float>(tile, r);
+  for (int first = 0; first < kColumns; first += width)
+    pass<Rows, width>(tile, first, kWideBytes + kGroup * kPanel, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+      F parts[Rows][width];
+      for (int r = 0; r < Rows; ++r)
+        for (int c = 0; c < width; ++c) parts[r][c] = Isa::zero();
+      const std::byte *weights = panel + kWideBytes + first * kWidth;
+      for (int k = 0; k < kGroup; ++k, weights += kPanel) {
+        if (tile.fetches >> k & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, kPanel);
+        F w[width];
+        for (int c = 0; c < width; ++c) w[c] = Isa::load_f8(weights + c * kWidth);
+        for (int r = 0; r < Rows; ++r) {
+          const F a = Isa::set1(rows[r][g * kGroup + k]);
+          for (int c = 0; c < width; ++c) parts[r][c] = Isa::fma(a, w[c], parts[r][c]);
+        }
+      }
+      const float *factors = reinterpret_cast<const float *>(panel) + first * kWidth;
+      for (int c = 0; c < width; ++c) {
+        const F factor = Isa::mul(Isa::load(factors + c * kWidth), Isa::set1(256.0f)); // `load_f8` leaves it out
+        for (int r = 0; r < Rows; ++r) sums[r][c] = Isa::fma(parts[r][c], factor, sums[r][c]);
       }
     });
 }
@@ -141,17 +178,8 @@ template <int Rows> void tile_bf16_bf16(const Tile &tile) {
 
 // A group of 8 bit: 64 scales in float16, then [8][kPanel][4] weights + 128. Of 4 bit: scales, minima where there are
 // any, then [4][kPanel][4] bytes; the low half of byte [i] belongs to inputs 4i…, the high half to inputs 16 + 4i….
-// Wide ones have the same with scales in float32, of 8 bit two for each group, as many minima behind them.
-constexpr std::size_t kScaleBytes = kPanel * sizeof(uint16_t);
-constexpr std::size_t kWideBytes = kPanel * sizeof(float);
-constexpr std::size_t kQ8Bytes = kScaleBytes + kGroup * kPanel;
-
-// Integer sums and float sums share the registers.
-template <int Rows> constexpr int quantized_columns() {
-  constexpr int fitting = (Isa::kRegisters - 4) / (2 * Rows);
-  return fitting >= kColumns ? kColumns : fitting >= kColumns / 2 ? kColumns / 2 : fitting >= kColumns / 4 ? kColumns / 4 : 1;
-}
-
+// Wide ones have the same with scales in float32, of 8 bit two for each group, as many minima behind them. With minima
+// that are not wide, bytes are the numbers themselves, and nothing is added to them.
 template <int Rows> struct QuantizedRows {
   const int8_t *values[Rows];
   const float *scales[Rows];
@@ -175,15 +203,16 @@ inline int32_t four_at(const int8_t *values) {
   return four;
 }
 
-template <int Rows> void tile_q8(const Tile &tile) {
+template <int Rows, bool HasMin> void tile_q8(const Tile &tile) {
   constexpr int width = quantized_columns<Rows>();
+  constexpr std::size_t head_bytes = HasMin ? 2 * kScaleBytes : kScaleBytes;
   const QuantizedRows<Rows> rows(tile);
   for (int first = 0; first < kColumns; first += width)
-    pass<Rows, width>(tile, first, kQ8Bytes, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
+    pass<Rows, width>(tile, first, head_bytes + kGroup * kPanel, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       Isa::I dots[Rows][width];
       for (int r = 0; r < Rows; ++r)
-        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-128 * rows.sum(r, g));
-      const std::byte *weights = panel + kScaleBytes + 4 * first * kWidth;
+        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(HasMin ? 0 : -128 * rows.sum(r, g));
+      const std::byte *weights = panel + head_bytes + 4 * first * kWidth;
       for (int k = 0; k < kGroup; k += 4, weights += 4 * kPanel) {
         if (tile.fetches >> (k / 4) & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
         Isa::I w[width];
@@ -196,8 +225,11 @@ template <int Rows> void tile_q8(const Tile &tile) {
       const uint16_t *scales = reinterpret_cast<const uint16_t *>(panel) + first * kWidth;
       for (int c = 0; c < width; ++c) {
         const F scale = Isa::load_f16(scales + c * kWidth);
-        for (int r = 0; r < Rows; ++r)
-          sums[r][c] = Isa::fma(Isa::mul(Isa::to_float(dots[r][c]), scale), Isa::set1(rows.scales[r][g]), sums[r][c]);
+        for (int r = 0; r < Rows; ++r) {
+          F part = Isa::mul(Isa::to_float(dots[r][c]), scale);
+          if (HasMin) part = Isa::fma(Isa::load_f16(scales + kPanel + c * kWidth), Isa::set1(float(rows.sum(r, g))), part);
+          sums[r][c] = Isa::fma(part, Isa::set1(rows.scales[r][g]), sums[r][c]);
+        }
       }
     });
 }
@@ -207,24 +239,34 @@ template <bool IsWide> inline F load_scales(const std::byte *p) {
   else return Isa::load_f16(reinterpret_cast<const uint16_t *>(p));
 }
 
-// How 4-bit groups are scaled.
-enum Scales { kScales, kScalesAndMinima, kWideScalesAndMinima };
+// What four bits mean: a number less 8, or with a minimum, or less a zero point; or the place of a number in a table.
+enum Nibbles { kLess8, kWithMinima, kWithWideMinima, kWithZeros, kFp4, kNonLinear };
 
-template <int Rows, Scales Kind> void tile_q4(const Tile &tile) {
+// Tables have what is `less` added to their numbers, so that these are unsigned. The scales of E2M1 are bfloat16.
+constexpr uint8_t kFp4Numbers[16] = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+constexpr uint8_t kNonLinearNumbers[16] = {1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241};
+
+template <int Rows, Nibbles Kind> void tile_q4(const Tile &tile) {
   constexpr int width = quantized_columns<Rows>();
-  constexpr bool is_wide = Kind == kWideScalesAndMinima, has_min = Kind != kScales;
-  constexpr std::size_t scale_bytes = is_wide ? kWideBytes : kScaleBytes, head_bytes = has_min ? 2 * scale_bytes : scale_bytes;
+  constexpr bool is_wide = Kind == kWithWideMinima, has_min = Kind == kWithMinima || is_wide, has_table = Kind == kFp4 || Kind == kNonLinear;
+  constexpr int less = Kind == kLess8 ? 8 : Kind == kFp4 ? 12 : Kind == kNonLinear ? 128 : 0;
+  constexpr std::size_t scale_bytes = is_wide ? kWideBytes : kScaleBytes;
+  constexpr std::size_t head_bytes = has_min || Kind == kWithZeros ? 2 * scale_bytes : scale_bytes;
+  const Isa::I table = Isa::load_table(Kind == kFp4 ? kFp4Numbers : kNonLinearNumbers);
   const QuantizedRows<Rows> rows(tile);
   for (int first = 0; first < kColumns; first += width)
     pass<Rows, width>(tile, first, head_bytes + kGroup * kPanel / 2, [&](const std::byte *panel, const std::byte *ahead, int g, F(&sums)[Rows][width]) {
       Isa::I dots[Rows][width];
       for (int r = 0; r < Rows; ++r)
-        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(has_min ? 0 : -8 * rows.sum(r, g));
+        for (int c = 0; c < width; ++c) dots[r][c] = Isa::set1_int(-less * rows.sum(r, g));
       const std::byte *weights = panel + head_bytes + 4 * first * kWidth;
       for (int k = 0; k < kGroup / 2; k += 4, weights += 4 * kPanel) {
         if (tile.fetches >> (k / 4) & 1) fetch(ahead + std::size_t(k) * kPanel, first, width, 4 * kPanel);
         Isa::I low[width], high[width];
-        for (int c = 0; c < width; ++c) Isa::split_nibbles(weights + 4 * c * kWidth, low[c], high[c]);
+        for (int c = 0; c < width; ++c) {
+          Isa::split_nibbles(weights + 4 * c * kWidth, low[c], high[c]);
+          if (has_table) low[c] = Isa::look_up(table, low[c]), high[c] = Isa::look_up(table, high[c]);
+        }
         for (int r = 0; r < Rows; ++r) {
           const Isa::I a = Isa::set1_int(four_at(rows.values[r] + g * kGroup + k));
           const Isa::I b = Isa::set1_int(four_at(rows.values[r] + g * kGroup + kGroup / 2 + k));
@@ -236,9 +278,11 @@ template <int Rows, Scales Kind> void tile_q4(const Tile &tile) {
       }
       for (int c = 0; c < width; ++c) {
         const std::byte *scales = panel + (first + c) * kWidth * (is_wide ? 4 : 2);
-        const F scale = load_scales<is_wide>(scales);
+        const F scale = Kind == kFp4 ? Isa::load_bf16(reinterpret_cast<const uint16_t *>(scales)) : load_scales<is_wide>(scales);
         for (int r = 0; r < Rows; ++r) {
-          F part = Isa::mul(Isa::to_float(dots[r][c]), scale);
+          F part = Isa::to_float(dots[r][c]);
+          if (Kind == kWithZeros) part = Isa::fma(load_scales<false>(scales + scale_bytes), Isa::set1(float(-rows.sum(r, g))), part);
+          part = Isa::mul(part, scale);
           if (has_min) part = Isa::fma(load_scales<is_wide>(scales + scale_bytes), Isa::set1(float(rows.sum(r, g))), part);
           sums[r][c] = Isa::fma(part, Isa::set1(rows.scales[r][g]), sums[r][c]);
         }
@@ -619,14 +663,17 @@ constexpr Kernels make_kernels(const char *name) {
   Kernels k{};
   k.name = name;
   const TileFunction f32[] = HC_ROWS(tile_singles, float), f16[] = HC_ROWS(tile_singles, uint16_t), bf16[] = HC_ROWS(tile_bf16_f32),
-                     dots[] = HC_ROWS(tile_bf16_bf16), q8[] = HC_FEW_ROWS(tile_q8), q4[] = HC_FEW_ROWS(tile_q4, kScales),
-                     q4_min[] = HC_FEW_ROWS(tile_q4, kScalesAndMinima), q4_wide[] = HC_FEW_ROWS(tile_q4, kWideScalesAndMinima),
+                     dots[] = HC_ROWS(tile_bf16_bf16), f8[] = HC_ROWS(tile_f8), q8[] = HC_FEW_ROWS(tile_q8, false), u8_min[] = HC_FEW_ROWS(tile_q8, true),
+                     q4[] = HC_FEW_ROWS(tile_q4, kLess8), q4_min[] = HC_FEW_ROWS(tile_q4, kWithMinima),
+                     q4_wide[] = HC_FEW_ROWS(tile_q4, kWithWideMinima), q4_zero[] = HC_FEW_ROWS(tile_q4, kWithZeros),
+                     q4_fp4[] = HC_FEW_ROWS(tile_q4, kFp4), q4_non_linear[] = HC_FEW_ROWS(tile_q4, kNonLinear),
                      q8_wide[] = HC_FEW_ROWS(tile_q8_wide, false), q8_wide_min[] = HC_FEW_ROWS(tile_q8_wide, true);
   const ScoresFunction s32[] = HC_ROWS(scores_f32), s16[] = HC_ROWS(scores_bf16);
   const MixtureFunction m32[] = HC_ROWS(mixture_f32), m16[] = HC_ROWS(mixture_bf16);
   for (int r = 0; r < kTileRows; ++r) {
     k.tiles[kWeightsF32][kInputsF32][r] = f32[r];
     k.tiles[kWeightsF16][kInputsF32][r] = f16[r];
+    k.tiles[kWeightsF8][kInputsF32][r] = f8[r];
     k.tiles[kWeightsBf16][kInputsF32][r] = bf16[r];
     k.tiles[kWeightsBf16][kInputsBf16][r] = dots[r];
     k.scores_f32[r] = s32[r];
@@ -641,6 +688,10 @@ constexpr Kernels make_kernels(const char *name) {
     k.tiles[kWeightsQ4Wide][kInputsQ8][r] = q4_wide[r];
     k.tiles[kWeightsQ8Wide][kInputsQ8][r] = q8_wide[r];
     k.tiles[kWeightsQ8WideMin][kInputsQ8][r] = q8_wide_min[r];
+    k.tiles[kWeightsU8Min][kInputsQ8][r] = u8_min[r];
+    k.tiles[kWeightsQ4Zero][kInputsQ8][r] = q4_zero[r];
+    k.tiles[kWeightsQ4Fp4][kInputsQ8][r] = q4_fp4[r];
+    k.tiles[kWeightsQ4NonLinear][kInputsQ8][r] = q4_non_linear[r];
   }
   constexpr bool is_one_pass = Isa::kRegisters >= 8 * kColumns;
   k.groups_at_once = is_one_pass ? 16 : 4;

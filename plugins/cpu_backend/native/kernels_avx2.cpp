@@ -20,6 +20,15 @@ struct Isa {
   static F load(const float *p) { return _mm256_loadu_ps(p); }
   static void store(float *p, F x) { _mm256_storeu_ps(p, x); }
   static F load_f16(const uint16_t *p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))); }
+  static F load_bf16(const uint16_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i *>(p))), 16));
+  }
+  // E4M3 divided by 256: its bits are those of a float16 of a smaller exponent.
+  static F load_f8(const std::byte *p) {
+    const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i *>(p)));
+    const __m128i sign = _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x80)), 8);
+    return _mm256_cvtph_ps(_mm_or_si128(sign, _mm_slli_epi16(_mm_and_si128(wide, _mm_set1_epi16(0x7f)), 7)));
+  }
   static void store_bf16(uint16_t *p, F x) {
     const __m256i bits = _mm256_castps_si256(x);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
@@ -79,6 +88,8 @@ struct Isa {
     low = _mm256_and_si256(bytes, mask);
     high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
   }
+  static I load_table(const uint8_t *numbers) { return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i *>(numbers))); }
+  static I look_up(I table, I places) { return _mm256_shuffle_epi8(table, places); }
   // Products are added up in 32 bit: `maddubs` would stop at 32,767.
   static I dot_bytes(I sum, I weights, I values) {
     const I first = _mm256_madd_epi16(_mm256_cvtepu8_epi16(_mm256_castsi256_si128(weights)), _mm256_cvtepi8_epi16(_mm256_castsi256_si128(values)));

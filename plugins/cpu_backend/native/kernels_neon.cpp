@@ -20,6 +20,15 @@ struct Isa {
   static F load(const float *p) { return vld1q_f32(p); }
   static void store(float *p, F x) { vst1q_f32(p, x); }
   static F load_f16(const uint16_t *p) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+  static F load_bf16(const uint16_t *p) { return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16)); }
+  // E4M3 divided by 256: its bits are those of a float16 of a smaller exponent.
+  static F load_f8(const std::byte *p) {
+    uint32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    const uint16x4_t wide = vget_low_u16(vmovl_u8(vcreate_u8(four)));
+    const uint16x4_t sign = vshl_n_u16(vand_u16(wide, vdup_n_u16(0x80)), 8);
+    return vcvt_f32_f16(vreinterpret_f16_u16(vorr_u16(sign, vshl_n_u16(vand_u16(wide, vdup_n_u16(0x7f)), 7))));
+  }
   static void store_bf16(uint16_t *p, F x) {
     const uint32x4_t bits = vreinterpretq_u32_f32(x);
     const uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
@@ -72,6 +81,8 @@ struct Isa {
     low = vreinterpretq_s32_u8(vandq_u8(bytes, vdupq_n_u8(15)));
     high = vreinterpretq_s32_u8(vshrq_n_u8(bytes, 4));
   }
+  static I load_table(const uint8_t *numbers) { return vreinterpretq_s32_u8(vld1q_u8(numbers)); }
+  static I look_up(I table, I places) { return vreinterpretq_s32_u8(vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(places))); }
   // The product of signed bytes is there, that of unsigned with signed ones is not everywhere: w = (w - 128) + 2 * 64.
   static I dot_bytes(I sum, I weights, I values) {
     const int8x16_t w = vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_s32(weights), vdupq_n_u8(0x80))), v = vreinterpretq_s8_s32(values);

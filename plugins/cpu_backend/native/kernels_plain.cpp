@@ -42,6 +42,11 @@ struct Isa {
   static F load(const float *p) { return each([&](int i) { return p[i]; }); }
   static void store(float *p, F x) { for (int i = 0; i < kWidth; ++i) p[i] = x.v[i]; }
   static F load_f16(const uint16_t *p) { return each([&](int i) { return half(p[i]); }); }
+  static F load_bf16(const uint16_t *p) { return each([&](int i) { return value(p[i]); }); }
+  // E4M3 divided by 256: its bits are those of a float16 of a smaller exponent.
+  static F load_f8(const std::byte *p) {
+    return each([&](int i) { return half(uint16_t((uint32_t(p[i]) & 0x80) << 8 | (uint32_t(p[i]) & 0x7f) << 7)); });
+  }
   static void store_bf16(uint16_t *p, F x);
   static F fma(F a, F b, F c) { return each([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
   static F add(F a, F b) { return each([&](int i) { return a.v[i] + b.v[i]; }); }
@@ -113,6 +118,15 @@ struct Isa {
       low.b[i] = uint8_t(p[i]) & 15;
       high.b[i] = uint8_t(p[i]) >> 4;
     }
+  }
+  static I load_table(const uint8_t *numbers) {
+    I y;
+    __builtin_memcpy(y.b, numbers, 16);
+    return y;
+  }
+  static I look_up(I table, I places) {
+    for (uint8_t &each : places.b) each = table.b[each & 15];
+    return places;
   }
   static I dot_bytes(I sum, I weights, I values) {
     for (int i = 0; i < kWidth; ++i)

@@ -15,6 +15,7 @@ constexpr std::size_t kScaleBytes = kPanel * sizeof(uint16_t);
 constexpr std::size_t kWideBytes = kPanel * sizeof(float);
 
 void set_u16(std::byte *p, uint16_t value) { std::memcpy(p, &value, sizeof value); }
+void set_f32(std::byte *p, float value) { std::memcpy(p, &value, sizeof value); }
 
 // ---- packing ----------------------------------------------------------------------------------------------------
 
@@ -33,15 +34,17 @@ void put_bf16(const std::byte *source, int count, std::byte *group, int column) 
   for (int k = 0; k < count; k += 2) std::memcpy(group + std::size_t(k / 2 * kPanel + column) * 4, source + k * 2, k + 1 < count ? 4 : 2);
 }
 
-// Adds 128 to each of four bytes: it turns their sign bits.
-void put_bytes(const int8_t *values, std::byte *weights, int column) {
+// `flips` turns bits of four bytes at once.
+void put_bytes(const void *values, std::byte *weights, int column, uint32_t flips) {
   for (int k = 0; k < kGroup; k += 4) {
     uint32_t four;
-    std::memcpy(&four, values + k, sizeof four);
-    four ^= 0x80808080;
+    std::memcpy(&four, static_cast<const std::byte *>(values) + k, sizeof four);
+    four ^= flips;
     std::memcpy(weights + std::size_t(k / 4 * kPanel + column) * 4, &four, sizeof four);
   }
 }
+
+constexpr uint32_t kSignBits = 0x80808080; // turning them adds 128 to signed bytes
 
 void put_nibbles(const uint8_t *values, std::byte *weights, int column) {
   constexpr int half = kGroup / 2;
@@ -50,7 +53,18 @@ void put_nibbles(const uint8_t *values, std::byte *weights, int column) {
 
 void put_q8_0(const std::byte *source, int, std::byte *group, int column) {
   std::memcpy(group + column * 2, source, 2);
-  put_bytes(reinterpret_cast<const int8_t *>(source + 2), group + kScaleBytes, column);
+  put_bytes(source + 2, group + kScaleBytes, column, kSignBits);
+}
+
+void put_u8_min(const std::byte *source, int, std::byte *group, int column) {
+  std::memcpy(group + column * 2, source, 2);
+  std::memcpy(group + kScaleBytes + column * 2, source + 2, 2);
+  put_bytes(source + 4, group + 2 * kScaleBytes, column, 0);
+}
+
+void put_f8(const std::byte *source, int, std::byte *group, int column) {
+  std::memcpy(group + column * 4, source, 4);
+  for (int k = 0; k < kGroup; ++k) group[kWideBytes + std::size_t(k * kPanel + column)] = source[4 + k];
 }
 
 void unpack_nibbles(const std::byte *source, uint8_t *values) {
@@ -75,6 +89,15 @@ void put_q4_1(const std::byte *source, int, std::byte *group, int column) {
   put_nibbles(values, group + 2 * kScaleBytes, column);
 }
 
+// Half of 2^(exponent - 127) as bfloat16.
+void put_mxfp4(const std::byte *source, int, std::byte *group, int column) {
+  uint8_t values[kGroup];
+  unpack_nibbles(source + 1, values);
+  const uint32_t exponent = uint8_t(source[0]);
+  set_u16(group + column * 2, uint16_t(exponent < 2 ? 0x20u << exponent : (exponent - 1) << 7));
+  put_nibbles(values, group + kScaleBytes, column);
+}
+
 void round_to_q8(const float *values, std::byte *group, int column) {
   float largest = 0;
   for (int k = 0; k < kGroup; ++k) largest = std::max(largest, std::fabs(values[k]));
@@ -84,7 +107,7 @@ void round_to_q8(const float *values, std::byte *group, int column) {
   for (int k = 0; k < kGroup; ++k)
     rounded[k] = step > 0 ? int8_t(std::clamp(std::nearbyint(values[k] / step), -127.0f, 127.0f)) : int8_t(0);
   set_u16(group + column * 2, scale);
-  put_bytes(rounded, group + kScaleBytes, column);
+  put_bytes(rounded, group + kScaleBytes, column, kSignBits);
 }
 
 // With a minimum: 16 even steps from the least value to the largest.
@@ -100,8 +123,6 @@ void round_to_q4(const float *values, std::byte *group, int column) {
   put_nibbles(rounded, group + 2 * kScaleBytes, column);
 }
 
-void set_f32(std::byte *p, float value) { std::memcpy(p, &value, sizeof value); }
-
 void put_q4_wide(const Integers &group_values, std::byte *group, int column) {
   set_f32(group + column * 4, group_values.steps[0]);
   set_f32(group + kWideBytes + column * 4, group_values.minima[0]);
@@ -110,12 +131,16 @@ void put_q4_wide(const Integers &group_values, std::byte *group, int column) {
   put_nibbles(values, group + 2 * kWideBytes, column);
 }
 
-void put_q8_wide(const Integers &group_values, bool has_min, std::byte *group, int column) {
+// Numbers are less `middle`, 128 for unsigned ones.
+void put_q8_wide(const Integers &group_values, bool has_min, int middle, std::byte *group, int column) {
   for (int half = 0; half < 2; ++half) {
-    set_f32(group + std::size_t(half) * kWideBytes + column * 4, group_values.steps[half]);
-    if (has_min) set_f32(group + std::size_t(2 + half) * kWideBytes + column * 4, group_values.minima[half]);
+    const float step = group_values.steps[half];
+    set_f32(group + std::size_t(half) * kWideBytes + column * 4, step);
+    if (has_min) set_f32(group + std::size_t(2 + half) * kWideBytes + column * 4, group_values.minima[half] + float(middle) * step);
   }
-  put_bytes(group_values.values, group + (has_min ? 4 : 2) * kWideBytes, column);
+  int8_t values[kGroup];
+  for (int k = 0; k < kGroup; ++k) values[k] = int8_t(group_values.values[k] - middle);
+  put_bytes(values, group + (has_min ? 4 : 2) * kWideBytes, column, kSignBits);
 }
 
 std::size_t bytes_of_group(Weights weights) {
@@ -124,7 +149,12 @@ std::size_t bytes_of_group(Weights weights) {
     case kWeightsBf16:
     case kWeightsF16: return std::size_t(kGroup) * kPanel * 2;
     case kWeightsQ8: return kScaleBytes + std::size_t(kGroup) * kPanel;
-    case kWeightsQ4: return kScaleBytes + std::size_t(kGroup) * kPanel / 2;
+    case kWeightsF8: return kWideBytes + std::size_t(kGroup) * kPanel;
+    case kWeightsU8Min: return 2 * kScaleBytes + std::size_t(kGroup) * kPanel;
+    case kWeightsQ4:
+    case kWeightsQ4Fp4:
+    case kWeightsQ4NonLinear: return kScaleBytes + std::size_t(kGroup) * kPanel / 2;
+    case kWeightsQ4Zero:
     case kWeightsQ4Min: return 2 * kScaleBytes + std::size_t(kGroup) * kPanel / 2;
     case kWeightsQ4Wide: return 2 * kWideBytes + std::size_t(kGroup) * kPanel / 2;
     case kWeightsQ8Wide: return 2 * kWideBytes + std::size_t(kGroup) * kPanel;
@@ -152,6 +182,12 @@ Plan plan_for(int32_t format, int32_t storage) {
     case HC_Q8_0: return {kWeightsQ8, Plan::kAsItLies, put_q8_0};
     case HC_Q4_0: return {kWeightsQ4, Plan::kAsItLies, put_q4_0};
     case HC_Q4_1: return {kWeightsQ4Min, Plan::kAsItLies, put_q4_1};
+    case HC_IQ4_NL: return {kWeightsQ4NonLinear, Plan::kAsItLies, put_q4_0};
+    case HC_MXFP4: return {kWeightsQ4Fp4, Plan::kAsItLies, put_mxfp4};
+    case HC_U4_ZERO: return {kWeightsQ4Zero, Plan::kAsItLies, put_q4_1};
+    case HC_U8_MIN: return {kWeightsU8Min, Plan::kAsItLies, put_u8_min};
+    case HC_F8_E4M3: return {kWeightsF8, Plan::kAsItLies, put_f8};
+    case HC_U4_WIDE:
     case HC_Q4_K: return {kWeightsQ4Wide, Plan::kIntegers};
     default: return {has_minima(format) ? kWeightsQ8WideMin : kWeightsQ8Wide, Plan::kIntegers};
   }
@@ -201,7 +237,7 @@ Linear pack(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int 
         const std::byte *row = rows + std::size_t(column) * bytes_per_row;
         if (plan.from == Plan::kAsItLies) plan.put(row + std::size_t(g) * bytes_per_group, std::min(kGroup, num_inputs - g * kGroup), group, column);
         else if (plan.weights == kWeightsQ4Wide) put_q4_wide(integers_at(format, row, int64_t(g) * kGroup), group, column);
-        else put_q8_wide(integers_at(format, row, int64_t(g) * kGroup), plan.weights == kWeightsQ8WideMin, group, column);
+        else put_q8_wide(integers_at(format, row, int64_t(g) * kGroup), plan.weights == kWeightsQ8WideMin, format == HC_U8_WIDE ? 128 : 0, group, column);
       }
     }
   });

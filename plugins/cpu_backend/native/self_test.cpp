@@ -68,7 +68,8 @@ struct Case {
 constexpr Case kCases[] = {
     {"f32", HC_F32, HC_KEEP, false},    {"f16", HC_F16, HC_KEEP, false},     {"bf16", HC_BF16, HC_KEEP, false}, {"bf16 dots", HC_BF16, HC_KEEP, true},
     {"q8", HC_F32, HC_AS_Q8, false},    {"q4 with minima", HC_F32, HC_AS_Q4, false}, {"q4", HC_Q4_0, HC_KEEP, false},  {"q8 wide", HC_Q5_0, HC_KEEP, false},
-    {"q8 wide with minima", HC_Q5_1, HC_KEEP, false},
+    {"q8 wide with minima", HC_Q5_1, HC_KEEP, false}, {"u8 with minima", HC_U8_MIN, HC_KEEP, false}, {"q4 with zeros", HC_U4_ZERO, HC_KEEP, false},
+    {"fp4", HC_MXFP4, HC_KEEP, false}, {"non-linear q4", HC_IQ4_NL, HC_KEEP, false}, {"f8", HC_F8_E4M3, HC_KEEP, false},
 };
 
 // A linear's stored weights: random numbers, or blocks whose scales are small numbers.
@@ -86,11 +87,16 @@ std::vector<std::byte> stored(Numbers &numbers, int32_t format, std::size_t coun
     return bytes;
   }
   for (std::byte &byte : bytes) byte = std::byte(int(numbers.next() * 128.0f) & 255);
-  for (std::size_t at = 0; at < bytes.size(); at += std::size_t(shape.bytes))
-    for (int half = 0; half < 2; ++half) { // a scale, and a minimum where the format has one
-      const uint16_t bits = f16_bits(numbers.next() / 16.0f);
-      if (half == 0 || has_minima(format)) std::memcpy(bytes.data() + at + std::size_t(2 * half), &bits, 2);
-    }
+  for (std::size_t at = 0; at < bytes.size(); at += std::size_t(shape.bytes)) {
+    const float factor = numbers.next() / 16.0f;
+    if (format == HC_F8_E4M3) std::memcpy(bytes.data() + at, &factor, sizeof factor);
+    else if (format == HC_MXFP4) bytes[at] = std::byte(120 + int(numbers.next() * 4.0f));
+    else
+      for (int half = 0; half < 2; ++half) { // a scale, and a minimum where the format has one
+        const uint16_t bits = f16_bits(half == 0 ? factor : numbers.next() / 16.0f);
+        if (half == 0 || has_minima(format)) std::memcpy(bytes.data() + at + std::size_t(2 * half), &bits, 2);
+      }
+  }
   return bytes;
 }
 

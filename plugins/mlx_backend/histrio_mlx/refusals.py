@@ -10,6 +10,7 @@ from typing import Any
 
 from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
+from histrio.kit.quantized import where_quantized_runs
 from histrio_mlx.config import Config, layer_windows
 from histrio_mlx.families import Family
 from histrio_mlx.sources import ModelSource
@@ -131,8 +132,8 @@ def _check_quantization(config: Config, source: ModelSource | None) -> None:
 
     name = {"fp8": "FP8", "gptq": "GPTQ", "compressed-tensors": f"compressed-tensors {settings.get('format')}"}
     raise UnsupportedModel(
-        f"mlx-lm can't read weights quantized by {name.get(method, method)}: use the model in bfloat16, or one in "
-        "MLX's own format"
+        f"mlx-lm can't read weights quantized by {name.get(method, method)}: use the model in MLX's own format; "
+        + where_quantized_runs(method)
     )
 
 

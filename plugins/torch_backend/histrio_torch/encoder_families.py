@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from histrio.config.model_kind import ModelKind, model_kind, num_labels
+from histrio_torch.quantized import quantized_refusal
 
 __all__ = ["ENCODERS", "classifier_refusal", "encoder_refusal", "is_encoder", "kind_of"]
 
@@ -45,10 +46,7 @@ def encoder_refusal(config: Mapping[str, Any]) -> str | None:
     if config.get("position_embedding_type", "absolute") != "absolute":
         return f"its positions are {config['position_embedding_type']}, which transformers does not compute any more"
 
-    if "quantization_config" in config:
-        return "its weights are quantized; use a bfloat16, float16 or float32 checkpoint"
-
-    return classifier_refusal(config)
+    return quantized_refusal(config) or classifier_refusal(config)
 
 
 def classifier_refusal(config: Mapping[str, Any]) -> str | None:

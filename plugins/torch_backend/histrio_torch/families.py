@@ -17,6 +17,7 @@ from histrio.contracts.backend import StageSpec
 from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import num_layers
 from histrio_torch.encoder_families import ENCODERS, classifier_refusal, encoder_refusal, is_encoder, kind_of
+from histrio_torch.quantized import quantized_refusal
 
 __all__ = ["check_config", "check_stages", "has_only_attention", "kv_cache_refusal"]
 
@@ -109,8 +110,9 @@ def _refusal(config: Mapping[str, Any]) -> str | None:
     if refusal is not None:
         return refusal
 
-    if "quantization_config" in config:
-        return f"its weights are quantized ({_quantization(config)}); use a bfloat16, float16 or float32 checkpoint"
+    refusal = quantized_refusal(config)
+    if refusal is not None:
+        return refusal
 
     code = _modelling_code(model_type)
     if "config.is_decoder" in code and "self.encoder =" in code:
@@ -185,8 +187,3 @@ def _state_reason(config: Mapping[str, Any], model_type: str) -> str | None:
         return f"it keeps a recurrent or hybrid state ({found[0] if found else model_type}) that blocks can't hold"
 
     return None
-
-
-def _quantization(config: Mapping[str, Any]) -> str:
-    settings = config["quantization_config"]
-    return str(settings.get("quant_method", "unknown method")) if isinstance(settings, Mapping) else "unknown method"

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from histrio.config.weights import read_header
 from histrio.testing.gguf import F32, StoredBlocks, blocks, write_gguf
 
-__all__ = ["ARCHITECTURES", "gguf_metadata", "gguf_tensors", "write_gguf_model"]
+__all__ = ["ARCHITECTURES", "gguf_metadata", "gguf_tensors", "read_float_tensors", "write_gguf_model"]
 
 ARCHITECTURES = {
     "llama": "llama",
@@ -88,7 +88,9 @@ def write_gguf_model(folder: Path, file: Path, block_type: int = F32) -> Path:
     in float32. Returns `file`."""
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     metadata = gguf_metadata(config) | _vocabulary(folder)
-    return write_gguf(file, metadata, gguf_tensors(_read_tensors(folder / "model.safetensors"), config, block_type))
+    return write_gguf(
+        file, metadata, gguf_tensors(read_float_tensors(folder / "model.safetensors"), config, block_type)
+    )
 
 
 def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,7 +171,8 @@ def _vocabulary(folder: Path) -> dict[str, Any]:
     return metadata
 
 
-def _read_tensors(file: Path) -> dict[str, npt.NDArray[Any]]:
+def read_float_tensors(file: Path) -> dict[str, npt.NDArray[Any]]:
+    """Name → tensor of a safetensors file in float32."""
     data = file.read_bytes()
     begin = 8 + int.from_bytes(data[:8], "little")
     return {

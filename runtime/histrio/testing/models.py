@@ -60,6 +60,7 @@ MODELS: Mapping[str, Mapping[str, Any]] = {
 }
 """Name → the configuration of a tiny model."""
 
+_DTYPES = {"<f4": "F32", "<f2": "F16", "<i4": "I32", "<u4": "U32", "|i1": "I8", "|u1": "U8", "<i8": "I64"}
 _Weights = dict[str, npt.NDArray[np.float32]]
 
 
@@ -90,19 +91,26 @@ def write_tokenizer(folder: Path) -> None:
     )
 
 
-def write_safetensors(path: Path, tensors: Mapping[str, npt.NDArray[np.float32]]) -> None:
-    """The format in short: length of the header, header as JSON (name → dtype, shape, begin and end), raw data."""
+def write_safetensors(
+    path: Path, tensors: Mapping[str, npt.NDArray[Any]], stored_as: Mapping[str, str] | None = None
+) -> None:
+    """The format in short: length of the header, header as JSON (name → dtype, shape, begin and end), raw data.
+
+    `stored_as` names the number formats that numpy has only as bits (`BF16`, `F8_E4M3`).
+    """
+    bits = stored_as or {}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():
         begin, end = end, end + tensor.nbytes
-        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+        dtype = bits.get(name) or _DTYPES[tensor.dtype.str]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for tensor in tensors.values():
-            file.write(np.ascontiguousarray(tensor, "<f4").tobytes())
+            file.write(np.ascontiguousarray(tensor).tobytes())
 
 
 def _draw_weights(config: Mapping[str, Any], random: np.random.Generator) -> _Weights:

@@ -32,6 +32,7 @@ struct Format {
 const Format kFormats[] = {
     {HC_F32, 1, 4, {}},      {HC_BF16, 1, 2, {}},        {HC_Q4_0, 32, 18, {0}},  {HC_Q4_1, 32, 20, {0, 2}},
     {HC_Q8_0, 32, 34, {0}},  {HC_Q5_1, 32, 24, {0, 2}},  {HC_Q4_K, 256, 144, {0, 2}}, {HC_Q6_K, 256, 210, {208}},
+    {HC_U4_ZERO, 32, 20, {0, 2}}, {HC_U8_MIN, 32, 36, {0, 2}}, {HC_IQ4_NL, 32, 18, {0}},
 };
 
 // Random bytes whose values are small numbers.
