@@ -20,7 +20,7 @@ from histrio.plan import choose
             ["--backend", "torch", "--precision", "memory"],
             "--precision: the backend 'torch' of stage[0] does not round",
         ),
-        (["--arch", "sse2"], "--arch: must be one of auto, avx2"),
+        (["--arch", "sse2"], "--arch: must be one of amx, auto, avx2"),
         (["--flash-tile-size", "100"], "--flash-tile-size: must be an integer that's a multiple of 64, not 100"),
         (["--numa", "sideways"], "--numa: must be one of distribute, off, not 'sideways'"),
         (["--backend", "cpu", "--numa", "1000"], "there is no NUMA node 1000; this machine has 0"),

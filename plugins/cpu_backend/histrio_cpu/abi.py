@@ -227,6 +227,7 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "hc_kernels_available": (c_char_p, ()),
     "hc_use_kernels": (c_int32, (c_char_p,)),
     "hc_use_threads": (c_int32, (c_int32,)),
+    "hc_use_nodes": (c_int32, (c_int32, c_int32, c_void_p, c_int32)),
     "hc_self_test": (c_int32, ()),
     "hc_stage_new": (c_int32, (POINTER(StageConfig), POINTER(STAGE))),
     "hc_stage_free": (None, (STAGE,)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -59,17 +60,26 @@ class Library:
         names: bytes = self.functions.hc_kernels_available()
         return names.decode().split()
 
-    def use(self, kernels: str, num_threads: int) -> None:
+    def use(self, kernels: str, num_threads: int, nodes: Sequence[Sequence[int]] = ()) -> None:
         """Choose kernels, by name or `auto`, and the number of compute threads, for stages made from now on.
 
-        Raises `BackendError` for kernels that this processor cannot run.
+        `nodes` are the processors of each node of memory; with more than one, an equal number of threads is kept on
+        each, this thread on the first. Raises `BackendError` for kernels that this processor cannot run, and
+        `UnsupportedModel` on a system that keeps no threads on a node.
         """
         known = self.kernels
         if kernels not in ("auto", *known):
             raise BackendError(f"arch {kernels!r} is not for this processor, which runs {', '.join(known)}")
 
         self.check(self.functions.hc_use_kernels((known[0] if kernels == "auto" else kernels).encode()))
-        self.check(self.functions.hc_use_threads(num_threads))
+        if len(nodes) < 2:
+            self.check(self.functions.hc_use_threads(num_threads))
+            return
+
+        node_of = np.full(max(map(max, nodes)) + 1, -1, np.int32)
+        for node, processors in enumerate(nodes):
+            node_of[list(processors)] = node
+        self.check(self.functions.hc_use_nodes(num_threads, len(nodes), node_of.ctypes.data, len(node_of)))
 
     def self_test(self) -> None:
         """Raise `BackendError` where the kernels in use compute something else than the plain ones."""

@@ -150,8 +150,8 @@ def plan_stage(spec: StageSpec) -> StagePlan:
 def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeStage:
     """Load the stage's weights. Raises `DoesNotFit`, `ModelError` and `BackendError`, with everything freed."""
     main_memory().check_weights(plan.weight_bytes, plan.spec)
-    apply_numa(plan.options.numa)
-    library.use(plan.options.arch, plan.spec.threads or num_cores())
+    nodes = apply_numa(plan.options.numa)
+    library.use(plan.options.arch, plan.spec.threads or num_cores(), nodes)
     stage = NativeStage(library, _stage_config(plan))
     try:
         for index, layer in enumerate(plan.model.layers[plan.spec.first_layer : plan.spec.last_layer]):

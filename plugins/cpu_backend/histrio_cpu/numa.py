@@ -1,9 +1,9 @@
 """On machines whose memory is cut into NUMA nodes: which of them computes, and where the weights lie.
 
 A processor reads the memory of its own node faster than that of others. A stage bound to a node has its threads and its
-memory there; one that is distributed has threads on all nodes, and its weights lie page by page on one after the other,
-so that all nodes' memory is read at the same time. Everything is set for the calling thread and inherited by those that
-it starts, so it comes before the library's threads and the weights.
+memory there: that is set for the calling thread and inherited by those that it starts, so it comes before the library's
+threads and the weights. One that is distributed has threads on all nodes, and of each linear layer every node holds a
+part: the library keeps threads on nodes, and they read what they packed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Numa = str | int
 """`off`, `distribute`, or the number of a node."""
 _log = logging.getLogger(__name__)
 _NODES = Path("/sys/devices/system/node")
-_BIND, _INTERLEAVE = 2, 3
-"""MPOL_BIND and MPOL_INTERLEAVE of set_mempolicy(2)."""
+_BIND = 2
+"""MPOL_BIND of set_mempolicy(2)."""
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
 _MOST_NODES = 1024
 
@@ -49,31 +49,37 @@ def check_numa(numa: Numa) -> None:
         raise BackendError(f"numa: there is no NUMA node {numa}; this machine has {', '.join(map(str, nodes))}")
 
 
-def apply_numa(numa: Numa) -> None:
-    """Bind this thread, and those that it starts. Raises `BackendError` where it may use no processor of the nodes.
+def apply_numa(numa: Numa) -> list[list[int]]:
+    """Bind this thread, and those that it starts, to a node; or answer the processors of each node over which the
+    library shall distribute its threads. Raises `BackendError` where this process may use no processor of the node.
 
     On a machine with one node, and where the system does not allow it, nothing changes and a log line says so.
     """
     if numa == "off":
-        return
+        return []
 
     nodes = read_nodes()
     if len(nodes) == 1:
         _log.info("numa = %s changes nothing: this machine has one NUMA node", numa)
-        return
+        return []
 
-    used = [numa] if isinstance(numa, int) else list(nodes)
-    processors = set().union(*(nodes[node] for node in used)) & os.sched_getaffinity(0)
+    usable = os.sched_getaffinity(0)
+    if not isinstance(numa, int):
+        shares = [sorted(processors & usable) for processors in nodes.values()]
+        return [processors for processors in shares if processors]
+
+    processors = nodes[numa] & usable
     if not processors:
-        raise BackendError(f"numa: this process may use no processor of the NUMA nodes {used}")
+        raise BackendError(f"numa: this process may use no processor of the NUMA node {numa}")
 
     os.sched_setaffinity(0, processors)
-    if not _set_memory(_BIND if isinstance(numa, int) else _INTERLEAVE, used):
+    if not _bind_memory(numa):
         _log.warning("the system does not allow memory to be bound to NUMA nodes (CAP_SYS_NICE); threads are bound")
-    _log.info("NUMA: %d processors and the memory of the nodes %s", len(processors), used)
+    _log.info("NUMA: %d processors and the memory of node %d", len(processors), numa)
+    return []
 
 
-def _set_memory(policy: int, nodes: list[int]) -> bool:
+def _bind_memory(node: int, policy: int = _BIND) -> bool:
     """Where later allocations of this thread lie; false where the system refuses."""
     call = _SET_MEMPOLICY.get(platform.machine())
     if call is None or sys.platform != "linux":
@@ -81,8 +87,7 @@ def _set_memory(policy: int, nodes: list[int]) -> bool:
 
     bits = 8 * ctypes.sizeof(ctypes.c_ulong)
     mask = (ctypes.c_ulong * (_MOST_NODES // bits))()
-    for node in nodes:
-        mask[node // bits] |= 1 << node % bits
+    mask[node // bits] = 1 << node % bits
     return bool(ctypes.CDLL(None).syscall(call, policy, mask, ctypes.c_ulong(_MOST_NODES)) == 0)
 
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "choose.hpp"
 #include "error.hpp"
@@ -57,6 +58,18 @@ int32_t hc_use_threads(int32_t count) {
   return guarded([&] {
     hc::require(count >= 1 && count <= 1024, "threads must be from 1 to 1024");
     hc::Pool::instance().resize(count);
+  });
+}
+
+int32_t hc_use_nodes(int32_t count, int32_t num_nodes, const int32_t *node_of, int32_t num_processors) {
+  return guarded([&] {
+    hc::require(num_nodes >= 1 && num_nodes <= hc::Pool::kMostLanes, "nodes must be from 1 to " + std::to_string(hc::Pool::kMostLanes));
+    hc::require(count >= 1 && count <= 1024, "threads must be from 1 to 1024");
+    std::vector<std::vector<int>> nodes;
+    nodes.resize(std::size_t(num_nodes));
+    for (int processor = 0; processor < num_processors; ++processor)
+      if (node_of[processor] >= 0 && node_of[processor] < num_nodes) nodes[std::size_t(node_of[processor])].push_back(processor);
+    hc::Pool::instance().resize(count, nodes);
   });
 }
 

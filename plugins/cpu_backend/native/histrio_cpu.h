@@ -194,6 +194,9 @@ HC_API const char *hc_kernels_available(void);
 HC_API int32_t hc_use_kernels(const char *name);
 // Compute threads of the process, the caller included.
 HC_API int32_t hc_use_threads(int32_t count);
+// The same, with an equal number of them kept on each of several nodes of memory, the calling thread on the first:
+// `node_of` has the node of each processor from 0 on, or -1 for one that is not used.
+HC_API int32_t hc_use_nodes(int32_t count, int32_t num_nodes, const int32_t *node_of, int32_t num_processors);
 // Compares every kernel in use with the plain one on small numbers.
 HC_API int32_t hc_self_test(void);
 

@@ -357,17 +357,33 @@ void finish(const Kernels &kernels, const Use &use, int panel, int first_row, in
   }
 }
 
+int num_chunks(const Use &use) { return (use.num_rows + LinearScratch::kRowsAtOnce - 1) / LinearScratch::kRowsAtOnce; }
+
+struct Task {
+  const Use *use;
+  int panel, chunk;
+};
+
+// All uses' panels of one lane come before those of the next, because in lanes they were packed.
+Task find_task(const Pool &pool, const Use *uses, int num_uses, int index) {
+  for (int lane = 0;; ++lane)
+    for (const Use *use = uses; use != uses + num_uses; ++use) {
+      const int first = pool.first_of_lane(use->linear->num_panels, lane), end = pool.first_of_lane(use->linear->num_panels, lane + 1);
+      const int chunks = num_chunks(*use), num_tasks = (end - first) * chunks;
+      if (index < num_tasks) return {use, first + index / chunks, index % chunks};
+      index -= num_tasks;
+    }
+}
+
 } // namespace
 
 void run(const Kernels &kernels, Pool &pool, LinearScratch &scratch, const Use *uses, int num_uses, const InputRows &rows) {
   constexpr int most_rows = LinearScratch::kRowsAtOnce;
-  const auto num_tasks = [](const Use &use) { return use.linear->num_panels * ((use.num_rows + most_rows - 1) / most_rows); };
-  int all_tasks = 0;
-  for (int i = 0; i < num_uses; ++i) all_tasks += num_tasks(uses[i]);
-  pool.run(all_tasks, [&](int task, int thread) {
-    const Use *use = uses;
-    for (; task >= num_tasks(*use); ++use) task -= num_tasks(*use);
-    const int num_chunks = (use->num_rows + most_rows - 1) / most_rows, panel = task / num_chunks, begin = task % num_chunks * most_rows;
+  int num_tasks = 0;
+  for (int i = 0; i < num_uses; ++i) num_tasks += uses[i].linear->num_panels * num_chunks(uses[i]);
+  pool.run(num_tasks, [&](int index, int thread) {
+    const auto [use, panel, chunk] = find_task(pool, uses, num_uses, index);
+    const int begin = chunk * most_rows;
     const int first_row = use->first_row + begin, count = std::min(most_rows, use->num_rows - begin);
     float *sums = scratch.sums(thread, 0), *gates = scratch.sums(thread, 1);
     multiply(kernels, *use->linear, panel, rows.input(use->linear->inputs), first_row, count, sums);

@@ -2,9 +2,16 @@
 
 #include <chrono>
 
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
+#endif
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
+
+#include "error.hpp"
 
 namespace hc {
 namespace {
@@ -31,6 +38,18 @@ template <class Condition> bool spin_until(Condition is_done) {
   return false;
 }
 
+// Keeps the calling thread on these processors.
+void keep_on([[maybe_unused]] const std::vector<int> &processors) {
+#if defined(__linux__)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  for (int processor : processors)
+    if (processor >= 0 && processor < CPU_SETSIZE) CPU_SET(processor, &set);
+  if (pthread_setaffinity_np(pthread_self(), sizeof set, &set) == 0) return;
+#endif
+  throw Error(HC_UNSUPPORTED, "the system does not keep threads on the processors of a node");
+}
+
 } // namespace
 
 Pool &Pool::instance() {
@@ -41,14 +60,20 @@ Pool &Pool::instance() {
 
 Pool::~Pool() { stop(); }
 
-void Pool::resize(int num_threads) {
-  if (num_threads == this->num_threads()) return;
+void Pool::resize(int num_threads, const std::vector<std::vector<int>> &nodes) {
+  if (num_threads == this->num_threads() && nodes == nodes_) return;
   std::unique_lock size(size_);
   std::lock_guard lock(one_region_);
+  for (auto node = nodes.rbegin(); node != nodes.rend(); ++node) keep_on(*node); // each can be, and the caller ends on the first
   stop();
-  for (int thread = 1; thread < num_threads; ++thread)
-    workers_.emplace_back([this, thread, seen = region_.load()] { serve(thread, seen); });
   num_threads_.store(num_threads, std::memory_order_relaxed);
+  num_lanes_ = nodes.empty() ? 1 : int(nodes.size());
+  nodes_ = nodes;
+  for (int thread = 1; thread < num_threads; ++thread)
+    workers_.emplace_back([this, thread, seen = region_.load()] {
+      if (!nodes_.empty()) keep_on(nodes_[std::size_t(lane_of(thread))]);
+      serve(thread, seen);
+    });
 }
 
 void Pool::stop() {
@@ -66,7 +91,10 @@ void Pool::run_all(int count, Function function, const void *context) {
   context_ = context;
   count_ = count;
   num_done_.store(0, std::memory_order_relaxed);
-  tickets_.store(uint64_t(count) << 32, std::memory_order_release); // publishes all of it
+  for (int lane = 0; lane < num_lanes_; ++lane) {
+    const uint64_t begin = uint64_t(first_of_lane(count, lane)), end = uint64_t(first_of_lane(count, lane + 1));
+    tickets_[std::size_t(lane)].word.store(end << 32 | begin, std::memory_order_release); // publishes what is above
+  }
   region_.fetch_add(1);
   if (num_asleep_.load() > 0) region_.notify_all();
 
@@ -76,15 +104,23 @@ void Pool::run_all(int count, Function function, const void *context) {
     num_done_.wait(done, std::memory_order_acquire);
 }
 
+// Those of the thread's own lane first.
 void Pool::take_tasks(int thread) {
-  while (true) {
-    const uint64_t ticket = tickets_.fetch_add(1, std::memory_order_acquire);
-    const uint32_t task = uint32_t(ticket), count = uint32_t(ticket >> 32);
-    if (task >= count) return;
-    function_(context_, int(task), thread);
-    const int done = num_done_.fetch_add(1, std::memory_order_acq_rel) + 1;
-    if (done == int(count) && thread != 0) num_done_.notify_one();
-  }
+  const int own = lane_of(thread);
+  for (int i = 0; i < num_lanes_; ++i)
+    while (take_task((own + i) % num_lanes_, thread)) {}
+}
+
+// Whether there was one.
+bool Pool::take_task(int lane, int thread) {
+  const uint64_t ticket = tickets_[std::size_t(lane)].word.fetch_add(1, std::memory_order_acquire);
+  const uint32_t task = uint32_t(ticket), end = uint32_t(ticket >> 32);
+  if (task >= end) return false;
+  function_(context_, int(task), thread);
+  // The region may be over, and count_ another one's, as soon as this task counts as done.
+  const int count = count_, done = num_done_.fetch_add(1, std::memory_order_acq_rel) + 1;
+  if (done == count && thread != 0) num_done_.notify_one();
+  return true;
 }
 
 void Pool::serve(int thread, uint32_t seen) {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 __all__ = ["num_cores"]
@@ -24,9 +24,12 @@ def num_cores() -> int:
     return max(int(min([_num_physical(), *shares])), 1)
 
 
+def _processors() -> Iterable[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
 def _num_physical() -> int:
-    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    return len({_read(_SIBLINGS.format(processor)) or str(processor) for processor in processors})
+    return len({_read(_SIBLINGS.format(processor)) or str(processor) for processor in _processors()})
 
 
 def _quotas() -> Iterator[tuple[int, int]]:

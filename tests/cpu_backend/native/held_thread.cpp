@@ -1,11 +1,15 @@
 // A thread of the pool is held, as by a system that gives its core to another program: outside of a task it holds up no
-// region, inside of one it does (the control). Says `fine`, or what is wrong.
+// region, inside of one it does (the control). With nodes of memory each thread begins with its own lane and helps the
+// others. Says `fine`, or what is wrong.
 
+#include <algorithm>
 #include <atomic>
+#include <barrier>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <dirent.h>
+#include <sched.h>
 #include <sys/syscall.h>
 #include <thread>
 #include <unistd.h>
@@ -35,6 +39,12 @@ void hear(const int (&pipe)[2]) {
 void hold(int) {
   say(is_held);
   hear(is_released);
+  say(is_held); // no longer: what releases the next thread is not for this one
+}
+
+void release() {
+  say(is_released);
+  hear(is_held);
 }
 
 pid_t a_worker() {
@@ -62,7 +72,7 @@ void regions_end_without_a_held_thread(hc::Pool &pool) {
     for (const auto &count : times) check(count == 1, "a task was not done exactly once");
   }
   check(!(took_part[1] && took_part[2]), "the held thread has worked");
-  say(is_released);
+  release();
 }
 
 void a_region_waits_for_a_task_in_hand(hc::Pool &pool) {
@@ -82,9 +92,27 @@ void a_region_waits_for_a_task_in_hand(hc::Pool &pool) {
   hear(is_held);
   for (int done = num_done; done < kTasks - 1; done = num_done) num_done.wait(done);
   check(!has_ended, "a region has ended before its tasks");
-  say(is_released);
+  release();
   caller.join();
   check(num_done == kTasks, "a task was lost");
+}
+
+// Every thread has a task in hand before any of them takes another one.
+void threads_begin_with_their_own_lane(hc::Pool &pool, const std::vector<std::vector<int>> &nodes) {
+  pool.resize(4, nodes);
+  check(pool.num_lanes() == std::max(int(nodes.size()), 1), "there is not a lane for each node");
+  std::barrier all(4);
+  std::atomic<int> first[4] = {-1, -1, -1, -1}, num_done{0};
+  pool.run(kTasks, [&](int task, int thread) {
+    ++num_done;
+    if (first[thread] != -1) return;
+    first[thread] = task;
+    all.arrive_and_wait();
+  });
+  check(num_done == kTasks, "a task was lost");
+  int num_in_second = 0;
+  for (const auto &task : first) num_in_second += task >= kTasks / 2;
+  check(num_in_second == (nodes.empty() ? 0 : 2), "a thread has begun with another lane");
 }
 
 } // namespace
@@ -95,5 +123,13 @@ int main() {
   pool.resize(kThreads);
   regions_end_without_a_held_thread(pool);
   a_region_waits_for_a_task_in_hand(pool);
+  threads_begin_with_their_own_lane(pool, {});
+  // Processors that the program may use; one of them can stand for two nodes.
+  cpu_set_t usable;
+  check(sched_getaffinity(0, sizeof usable, &usable) == 0, "there is no affinity");
+  std::vector<int> processors;
+  for (int processor = 0; processor < CPU_SETSIZE; ++processor)
+    if (CPU_ISSET(processor, &usable)) processors.push_back(processor);
+  threads_begin_with_their_own_lane(pool, {{processors.front()}, {processors.back()}});
   std::printf("fine\n");
 }
