@@ -1,4 +1,8 @@
-"""Which addresses a link may have: `ipc://PATH` in a private folder, or `tcp://HOST:PORT` on the loopback interface."""
+"""Which addresses a link may have: `ipc://PATH` in a private folder, `curve://HOST:PORT/PEER_ID` on another machine.
+
+A `curve` link is TCP, encrypted and authenticated with the keys of both machines; the peer id says whose key has to
+answer. Plain `tcp://HOST:PORT` stays on the loopback interface.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,13 @@ import ipaddress
 import os
 
 from histrio.errors import WireError
+from histrio.net.keys import PEER_ID
 
-__all__ = ["MOST_IPC_PATH_BYTES", "checked_endpoint"]
+__all__ = ["MOST_IPC_PATH_BYTES", "checked_endpoint", "curve_endpoint", "peer_of", "socket_address"]
 
 MOST_IPC_PATH_BYTES = 103
 """`sockaddr_un.sun_path` less its terminator: 107 on Linux, 103 on macOS."""
+_CURVE = "curve://"
 
 
 def checked_endpoint(endpoint: str) -> str:
@@ -20,10 +26,29 @@ def checked_endpoint(endpoint: str) -> str:
             _check_ipc_path(path)
         case ("tcp", _, address):
             _check_tcp_address(address, endpoint)
+        case ("curve", _, _rest):
+            _check_curve(endpoint)
         case _:
-            raise WireError(f"endpoint {endpoint!r} is neither ipc://PATH nor tcp://HOST:PORT")
+            raise WireError(f"endpoint {endpoint!r} is none of ipc://PATH, tcp://HOST:PORT and curve://HOST:PORT")
 
     return endpoint.replace("tcp://localhost:", "tcp://127.0.0.1:")
+
+
+def curve_endpoint(address: str, peer_id: str) -> str:
+    """The endpoint of a machine's encrypted socket at `tcp://HOST:PORT`."""
+    return f"{_CURVE}{address.removeprefix('tcp://')}/{peer_id}"
+
+
+def peer_of(endpoint: str) -> str:
+    """The peer id in a `curve` endpoint; empty where it has none, as one to listen on, and for other kinds."""
+    return endpoint.removeprefix(_CURVE).partition("/")[2] if endpoint.startswith(_CURVE) else ""
+
+
+def socket_address(endpoint: str) -> str:
+    """What ZeroMQ calls it."""
+    if not endpoint.startswith(_CURVE):
+        return endpoint
+    return "tcp://" + endpoint.removeprefix(_CURVE).partition("/")[0]
 
 
 def _check_ipc_path(path: str) -> None:
@@ -39,13 +64,29 @@ def _check_ipc_path(path: str) -> None:
 
 
 def _check_tcp_address(address: str, endpoint: str) -> None:
-    host, _, port = address.rpartition(":")
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
-        raise WireError(f"endpoint {endpoint!r} has no port between 0 and 65535")
-
+    host = _host_of(address, endpoint)
     try:
         is_loopback = host == "localhost" or ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         is_loopback = False
     if not is_loopback:
-        raise WireError(f"endpoint {endpoint!r} is not on 127.0.0.1: links are not encrypted yet")
+        raise WireError(f"endpoint {endpoint!r} is not on 127.0.0.1, and plain tcp:// is not encrypted: use curve://")
+
+
+def _check_curve(endpoint: str) -> None:
+    host = _host_of(socket_address(endpoint).removeprefix("tcp://"), endpoint)
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        raise WireError(f"endpoint {endpoint!r} has no IPv4 address, such as 192.168.1.20") from None
+
+    peer_id = peer_of(endpoint)
+    if peer_id and not PEER_ID.fullmatch(peer_id):
+        raise WireError(f"endpoint {endpoint!r} does not end with a peer id of 64 digits of 0-9 and a-f")
+
+
+def _host_of(address: str, endpoint: str) -> str:
+    host, _, port = address.rpartition(":")
+    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+        raise WireError(f"endpoint {endpoint!r} has no port between 0 and 65535")
+    return host

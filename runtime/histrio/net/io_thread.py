@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from histrio.errors import WireError
 from histrio.messages import Message
-from histrio.net.endpoints import checked_endpoint
+from histrio.net.endpoints import checked_endpoint, socket_address
+from histrio.net.keys import LinkKeys
 from histrio.net.peer import DEFAULT_LIMITS, LinkLimits, Peer, PeerState
 from histrio.net.router import LinkChange, Router, Sending
 from histrio.net.wakeup import WakeUp
@@ -50,8 +51,9 @@ class IoThread:
     """Sends and receives for one process. `deliver` and `on_lost` are called on the I/O thread and must not block.
 
     `process` is the name others know it by. `endpoint` is where it listens (`ipc://PATH`, `tcp://127.0.0.1:PORT`,
-    port 0 for a free one), None if it only dials; after `start` it has the real port. All processes of a run know
-    `secret`; messages of a process that does not know it are dropped.
+    port 0 for a free one), None if it only dials; after `start` it has the real port. `also` are further ones. All
+    processes of a run know `secret`; messages of a process that does not know it are dropped. Links to other machines
+    need `keys`.
     """
 
     def __init__(
@@ -63,11 +65,14 @@ class IoThread:
         *,
         limits: LinkLimits = DEFAULT_LIMITS,
         secret: str = "",
+        also: Sequence[str] = (),
+        keys: LinkKeys | None = None,
     ) -> None:
         self.process = process
         self.endpoint = None if endpoint is None else checked_endpoint(endpoint)
+        self.also = [checked_endpoint(each) for each in also]
         self._deliver, self._on_lost, self._limits = deliver, on_lost, limits
-        self._secret = secret
+        self._secret, self._keys = secret, keys
         self._thread = threading.Thread(target=self._run, name=f"io:{process}", daemon=True)
         self._wake = WakeUp()
 
@@ -93,10 +98,11 @@ class IoThread:
 
     def start(self) -> None:
         """Listen and begin. Raises `WireError` if the endpoint cannot be had."""
-        self._router = Router(self.process, self._limits, self._secret)
+        self._router = Router(self.process, self._limits, self._secret, self._keys, self._time)
         try:
             if self.endpoint is not None:
                 self.endpoint = self._router.bind(self.endpoint)
+            self.also = [self._router.bind(each) for each in self.also]
         except WireError:
             self._router.close(0)
             raise
@@ -108,6 +114,17 @@ class IoThread:
         with self._lock:
             self._new_endpoints.append(checked_endpoint(endpoint))
         self._wake.set()
+
+    def admit(self, peer_id: str) -> None:
+        """Let processes of this machine dial in from now on. Raises `WireError` without keys."""
+        if self._router.gate is None:
+            raise WireError(f"{self.process} has no keys for encrypted links")
+        self._router.gate.admit(peer_id)
+
+    def expel(self, peer_id: str) -> None:
+        """Refuse this machine's processes from now on; connections that stand stay."""
+        if self._router.gate is not None:
+            self._router.gate.expel(peer_id)
 
     def connect(self, process: str, endpoint: str, *, is_parent: bool = False) -> None:
         """Dial a process that listens there, repeatedly for `connect_timeout_s`. Does nothing if it is known.
@@ -357,6 +374,10 @@ class IoThread:
 
     def _note(self, change: LinkChange, now: float) -> None:
         peer = self._dialled.get(change.endpoint)
+        if change.is_refused:
+            if peer is not None:
+                self._broken[peer] = "it does not admit this machine's key, or has another key itself"
+            return
         if change.is_up:
             if peer is not None:
                 self._mark_up(peer)
@@ -389,13 +410,13 @@ class IoThread:
 
         peer.is_dialled = True
         peer.stalled_at = now
-        self._dialled[endpoint] = peer
+        self._dialled[socket_address(endpoint)] = peer
         self._pending[peer] = None
 
     def _hang_up(self, peer: Peer) -> None:
         if peer.is_dialled and peer.endpoint is not None:
             peer.is_dialled = False
-            del self._dialled[peer.endpoint]
+            del self._dialled[socket_address(peer.endpoint)]
             self._router.hang_up(peer.endpoint)
 
     def _lose_broken(self) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import struct
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, NamedTuple
@@ -15,12 +17,19 @@ from typing import Any, NamedTuple
 import zmq
 
 from histrio.errors import WireError
+from histrio.net.endpoints import curve_endpoint, peer_of, socket_address
+from histrio.net.gate import Gate
+from histrio.net.keys import LinkKeys
 from histrio.net.peer import LinkLimits
 from histrio.net.wire import COPY_BELOW_BYTES, Frame
 
-__all__ = ["LinkChange", "Ready", "Router", "Sending"]
+__all__ = ["HOST_MARK", "LinkChange", "Ready", "Router", "Sending"]
 
-_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED
+_REFUSALS = zmq.Event.HANDSHAKE_FAILED_AUTH | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+_EVENTS = zmq.Event.HANDSHAKE_SUCCEEDED | zmq.Event.DISCONNECTED | _REFUSALS
+HOST_MARK = "@"
+"""What the name of a machine's agent begins with: its peer id follows, and its key vouches for it."""
+_HOST_MARK = HOST_MARK.encode()
 _MOST_NAME_BYTES = 255
 
 # Plain integers: combining zmq's enums takes as long as sending a frame.
@@ -52,21 +61,32 @@ class LinkChange:
     """A connection came up or went down; `endpoint` is the dialled one, or this process's own for an accepted one."""
 
     endpoint: str
+    """As ZeroMQ calls it."""
     is_up: bool
+    is_refused: bool = False
+    """The other side does not admit this machine's key, or has another one than it was dialled by."""
 
 
 class Router:
     """Made in any thread, used in one. `close` frees everything.
 
     On the wire a process that dials is called by its name and the secret of the run, so that no other program can take
-    its name. The one that listens tells no secret: the dialler knows whom it dials.
+    its name. The one that listens tells no secret: the dialler knows whom it dials. The agent of another machine knows
+    no secret of a run; its name has its peer id, and the key of its connection proves it.
     """
 
-    def __init__(self, process: str, limits: LinkLimits, secret: str = "") -> None:
+    def __init__(
+        self,
+        process: str,
+        limits: LinkLimits,
+        secret: str = "",
+        keys: LinkKeys | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limits = limits
         self._suffix = f"#{secret}".encode() if secret else b""
         self._public_name = process.encode()
-        self._name = self._public_name + self._suffix
+        self._name = self._address(process)
         if not process or len(self._name) > _MOST_NAME_BYTES or process.startswith("\0"):
             raise WireError(f"{process!r} cannot name a process: it takes 1 to {_MOST_NAME_BYTES} bytes")
 
@@ -75,16 +95,22 @@ class Router:
         for option, value in _options(limits).items():
             self._socket.setsockopt(option, value)
         self._monitor = self._socket.get_monitor_socket(_EVENTS)
+        self.gate = None if keys is None else Gate(self._context, keys, clock)
+        """Which machines are admitted; None in a process without encrypted links."""
 
     def bind(self, endpoint: str) -> str:
         """Accept connections; returns the endpoint with the port chosen. Raises `WireError` if it is taken."""
+        address = socket_address(endpoint)
+        is_encrypted = address != endpoint
+        self._protect(is_encrypted=is_encrypted)
         self._socket.setsockopt(zmq.IDENTITY, self._public_name)
         try:
-            self._socket.bind(endpoint)
+            self._socket.bind(address)
         except zmq.ZMQError as error:
             raise WireError(f"cannot listen on {endpoint}: {zmq.strerror(error.errno or 0)}") from error
 
-        return self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        bound: str = self._socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        return curve_endpoint(bound, self.gate.peer_id) if is_encrypted and self.gate is not None else bound
 
     def dial(self, process: str, endpoint: str, *, has_heartbeats: bool = True) -> bool:
         """Connect to the process at this endpoint, again until it answers; False if it has dialled this one already."""
@@ -95,20 +121,22 @@ class Router:
             return False
 
         # A connection takes the options that are set when it is made.
+        address = socket_address(endpoint)
+        self._protect(dials=peer_of(endpoint), is_encrypted=address != endpoint)
         self._socket.setsockopt(zmq.IDENTITY, self._name)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, self._limits.heartbeat_interval_ms if has_heartbeats else 0)
-        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, process.encode() + self._suffix)
-        self._socket.connect(endpoint)
+        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, self._address(process))
+        self._socket.connect(address)
         return True
 
     def hang_up(self, endpoint: str) -> None:
         """Close a dialled connection and stop trying."""
-        self._socket.disconnect(endpoint)
+        self._socket.disconnect(socket_address(endpoint))
 
     def send(self, process: str, frames: list[Frame]) -> Sending:
         """Hand one message to the socket, all of it or nothing, without waiting."""
         try:
-            self._socket.send(process.encode() + self._suffix, _NOBLOCK_SNDMORE)
+            self._socket.send(self._address(process), _NOBLOCK_SNDMORE)
         except zmq.Again:
             return Sending.FULL
         except zmq.ZMQError as error:
@@ -126,13 +154,15 @@ class Router:
     def receive(self) -> tuple[str, list[Frame]] | None:
         """The next message with its sender's name, or None. Large frames are views of the socket's own memory.
 
-        The name is empty if the sender does not know the secret.
+        The name is empty if the sender does not know the secret, and is no agent with the key of its name either.
         """
         try:
             sender = self._socket.recv(_NOBLOCK)
         except zmq.Again:
             return None
 
+        if sender.startswith(_HOST_MARK):
+            return self._receive_of_host(sender)
         frames: list[Frame] = [self._socket.recv()]
         while self._socket.getsockopt(_RCVMORE):
             frame = self._socket.recv(copy=False)
@@ -142,20 +172,38 @@ class Router:
         name = sender[: len(sender) - len(self._suffix)].decode(errors="backslashreplace") if is_ours else ""
         return name, frames
 
+    def _receive_of_host(self, sender: bytes) -> tuple[str, list[Frame]]:
+        """Its messages are small, and each is checked against the key of its connection."""
+        received = [self._socket.recv(copy=False)]
+        while self._socket.getsockopt(_RCVMORE):
+            received.append(self._socket.recv(copy=False))
+        try:
+            peer_id = received[0].get("User-Id")
+        except zmq.ZMQError:  # of a connection that is not encrypted
+            peer_id = ""
+        name = sender.decode(errors="backslashreplace")
+        is_its_own = bool(peer_id) and name.removeprefix(HOST_MARK).partition(".")[0] == peer_id
+        return name if is_its_own else "", [frame.bytes for frame in received]
+
     def changes(self) -> list[LinkChange]:
         """Connections that came up or went down since the last call."""
         found = []
         while int(self._monitor.get(zmq.EVENTS)) & zmq.POLLIN:
             head, endpoint = self._monitor.recv_multipart()
             event, _ = struct.unpack("=hi", head)
-            found.append(LinkChange(endpoint.decode(), event == zmq.Event.HANDSHAKE_SUCCEEDED))
+            is_up = event == zmq.Event.HANDSHAKE_SUCCEEDED
+            found.append(LinkChange(endpoint.decode(), is_up, is_refused=bool(event & _REFUSALS)))
         return found
 
     def poll(self, wake_fd: int, timeout_ms: int) -> Ready:
         """Wait until there is something to do (-1: for ever)."""
         # Measured: zmq_poll with an eventfd wakes as fast as an inproc PAIR or epoll on the sockets' descriptors.
         watched: list[Any] = [(self._socket, zmq.POLLIN), (self._monitor, zmq.POLLIN), (wake_fd, zmq.POLLIN)]
+        if self.gate is not None:
+            watched.append((self.gate.socket, zmq.POLLIN))
         ready = [source for source, _ in zmq.zmq_poll(watched, timeout_ms)]
+        if self.gate is not None and self.gate.socket in ready:
+            self.gate.answer()
         return Ready(self._socket in ready, self._monitor in ready, wake_fd in ready)
 
     def close(self, linger_ms: int) -> None:
@@ -163,7 +211,19 @@ class Router:
         self._socket.disable_monitor()
         self._monitor.close(linger=0)
         self._socket.close(linger=linger_ms)
+        if self.gate is not None:
+            self.gate.close()
         self._context.term()
+
+    def _address(self, process: str) -> bytes:
+        """What a process is called on the wire."""
+        return process.encode() if process.startswith(HOST_MARK) else process.encode() + self._suffix
+
+    def _protect(self, *, dials: str = "", is_encrypted: bool) -> None:
+        if self.gate is not None:
+            self.gate.protect(self._socket, dials=dials, is_encrypted=is_encrypted)
+        elif is_encrypted:
+            raise WireError("this process has no keys for encrypted links")
 
 
 def _options(limits: LinkLimits) -> dict[int, int]:
