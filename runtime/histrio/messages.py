@@ -22,9 +22,11 @@ __all__ = [
     "Ask",
     "Beat",
     "Cancel",
+    "ChildEnded",
     "ChildFailed",
     "Close",
     "Copy",
+    "EndChild",
     "EngineCapacity",
     "EngineOpened",
     "Extras",
@@ -32,9 +34,13 @@ __all__ = [
     "GrammarSpec",
     "Granted",
     "Hello",
+    "HostBeat",
+    "HostUp",
+    "HostedChild",
     "LeaseBlocks",
     "LoadStages",
     "Loading",
+    "Machines",
     "Match",
     "Matched",
     "Message",
@@ -59,6 +65,7 @@ __all__ = [
     "ReturnBlocks",
     "Row",
     "Sealed",
+    "SpawnChild",
     "StageAnswer",
     "StageCapacity",
     "Start",
@@ -649,6 +656,8 @@ class Hello(_Message, frozen=True):
     process: str
     pid: int
     protocol: int
+    port: int = 0
+    """Where its encrypted socket listens, for processes of other machines; 0 without one."""
 
 
 class Probed(_Message, frozen=True):
@@ -804,6 +813,71 @@ class Beat(_Message, frozen=True):
     """Seconds since a message was last handled while one waits or is being handled; 0 when there is nothing to do."""
 
 
+class HostUp(_Message, frozen=True):
+    """Agent of another machine → hosts, first thing: the machine is here, and nothing runs on it."""
+
+    agent: str
+    """Its name on the link, `@PEER_ID.NUMBER`."""
+    protocol: int
+    address: str
+    """Its own IP address on the way to the head, at which other machines dial its processes."""
+    head_address: str
+    """The head's on the same way."""
+
+
+class HostedChild(msgspec.Struct, frozen=True, array_like=True):
+    """What the system of another machine says of a process there."""
+
+    process: str
+    is_stopped: bool
+    cpu_s: float
+    worked_s: float
+    """Seconds of computing and reading, of the process and all that it has started."""
+    step: FailedStep | None = None
+    """The step that it is in since the beat before; None where it is in none, or in another one."""
+
+
+class HostBeat(_Message, frozen=True):
+    """Agent → hosts, every half second: the machine lives, and so do these processes."""
+
+    agent: str
+    children: list[HostedChild] = []
+
+
+class Machines(_Message, frozen=True):
+    """Hosts → every device process: these machines are of the cluster, and their processes may dial in."""
+
+    peer_ids: list[str]
+
+
+class SpawnChild(_Message, frozen=True):
+    """Hosts → agent: start a device process."""
+
+    process: str
+    payload: bytes
+    """What it is to do, as JSON; its keys, address and files are the agent's to add."""
+    python: str | None = None
+
+
+class EndChild(_Message, frozen=True):
+    """Hosts → agent: end a process."""
+
+    process: str
+    grace_s: float = 0.0
+    """How long it may take to stop in order; 0: none."""
+
+
+class ChildEnded(_Message, frozen=True):
+    """Agent → hosts: a process has ended, or could not be started."""
+
+    process: str
+    reason: str
+    is_own_doing: bool = False
+    """Nothing outside the process can have ended it."""
+    step: FailedStep | None = None
+    """The step that it was in."""
+
+
 class Stats(_Message, frozen=True):
     """Batching → metrics: totals since the epoch began and present sizes, by metric name."""
 
@@ -849,6 +923,12 @@ Message: TypeAlias = (
     | OnTrial
     | ChildFailed
     | Beat
+    | HostUp
+    | HostBeat
+    | Machines
+    | SpawnChild
+    | EndChild
+    | ChildEnded
     | Stats
     | Stop
 )

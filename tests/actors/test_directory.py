@@ -8,7 +8,7 @@ from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.refs import BATCHING, Ref, stage_ref
 from histrio.errors import WireError
-from histrio.messages import Cancel, Close, Message, ReplicaSize, Start
+from histrio.messages import Cancel, Close, HostBeat, HostUp, Machines, Message, ReplicaSize, Start
 
 
 class Links:
@@ -27,6 +27,9 @@ class Links:
 
     def send(self, process: str, actor: str, message: Message) -> None:
         self.log.append(("send", process, actor))
+
+    def admit(self, peer_id: str) -> None:
+        self.log.append(("admit", peer_id))
 
 
 class Listener(Actor[Message]):
@@ -104,3 +107,20 @@ def test_a_start_tells_where_every_actor_lives_before_it_arrives() -> None:
     start = Start(2, ReplicaSize(1, 1, 1, 1, 1), {"batching": "engine.2"}, {"engine.2": "ipc://there"})
     assert hear(directory, [("root", start, "stage1.1"), ("root", Close(3), "engine.2")]) == [start, Close(3)]
     assert ("connect", "engine.2", "ipc://there") in links.log
+
+
+def test_machines_of_the_cluster_are_admitted_by_the_links_at_once() -> None:
+    directory, links = make()
+    directory.deliver([("stage1", Machines(["a", "b"]), "engine.1"), ("stage1", Machines(["c"]), "stranger.1")])
+    assert links.log == [("admit", "a"), ("admit", "b")], "only a known process is believed"
+
+
+def test_an_agent_introduces_itself_and_no_other() -> None:
+    directory, _ = make()
+    dispatcher = ThreadDispatcher(lambda *_: None)
+    directory.host("hosts", dispatcher, Listener())
+    mine, stolen = HostUp("@a.1", 1, "10.0.0.2", "10.0.0.1"), HostUp("@b.1", 1, "10.0.0.2", "10.0.0.1")
+    directory.deliver([("hosts", mine, "@a.1")])
+    assert list(dispatcher._inbox) == [("hosts", mine)]
+    directory.deliver([("hosts", stolen, "@a.1"), ("hosts", HostBeat("@a.1"), "@a.1")])
+    assert list(dispatcher._inbox) == [("hosts", mine)]

@@ -88,7 +88,7 @@ def test_both_names_of_the_kv_share_mean_the_same() -> None:
         (DEMO + '[engine]\nbatching-policy = ""\n', "engine.batching-policy", "not an empty string"),
         (DEMO + '[runtime]\nlog-level = "INFO"\n', "runtime.log-level", "did you mean 'info'?"),
         (DEMO + "[[stage]]\noptions = 3\n", "stage[0].options", "must be a table, not 3"),
-        (DEMO + '[[stage]]\nhost = "10.0.0.5"\n', "stage[0].host", "not encrypted yet"),
+        (DEMO + '[[stage]]\nhost = "10.0.0.5"\n', "stage[0].host", "add a table [cluster]"),
         (DEMO + '[[stage]]\nhost = "0.0.0.0"\n', "stage[0].host", "not this machine"),
         (DEMO + '[[stage]]\npython = "p"\nprocess = "engine"\n', "stage[0].python", "process of its own"),
         (DEMO + '[runtime]\nprocesses = "one"\n[[stage]]\nprocess = "own"\n', "stage[0].process", "[runtime]"),
@@ -133,7 +133,7 @@ def test_values_of_secret_tables_are_not_repeated() -> None:
     assert "sk-secret" not in str(error)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_loopback_hosts_are_accepted(host: str) -> None:
     assert parse_topology(DEMO + f'[[stage]]\nhost = "{host}"\n').stages[0].host == host
 

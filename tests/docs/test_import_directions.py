@@ -18,7 +18,7 @@ LAYERS = {
         ("config", "net"),
         ("contracts", "actors"),
         ("plugins", "policies", "children", "kit"),
-        ("front", "batching", "kv", "stage", "replica"),
+        ("front", "batching", "kv", "stage", "replica", "hosts"),
         ("plan",),
         ("processes",),
         ("cli",),

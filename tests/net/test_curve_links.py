@@ -6,6 +6,7 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -120,6 +121,10 @@ def _relay(server: socket.socket, address: str, seen: bytearray) -> Callable[[],
     return end
 
 
+def _has_lost(machine: Machine, process: str) -> bool:
+    return machine.lost == [process]
+
+
 def _quietly(call: Callable[..., None], *arguments: object) -> None:
     try:
         call(*arguments)
@@ -136,8 +141,7 @@ def test_unknown_keys_are_refused_in_the_handshake_and_told_once_a_minute(
         stranger = machine(name, STRANGER.links([]))
         stranger.io.connect("front", head.endpoint)
         stranger.io.send("front", "root", Close(slot=1))
-        until(lambda stranger=stranger: stranger.lost)
-        assert stranger.lost == ["front"]
+        until(partial(_has_lost, stranger, "front"))
     assert "does not admit this machine's key" in caplog.text
     assert sum("unknown machines" in record.message for record in caplog.records) == 1
     head.io.admit(STRANGER.peer_id)

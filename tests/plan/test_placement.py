@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_into_main_memory_are_refused_with_the_numbers(
 ) -> None:
     folder, stages = write_model(dtype="bfloat16"), [{"device": "cpu"}, {"device": "cpu"}]
     factory.machine = Probe(available=True, devices=["cpu"])
-    monkeypatch.setattr("histrio.plan.placement.memory_bytes", lambda: 20 * MIB)
+    monkeypatch.setattr("histrio.plan.probe.memory_bytes", lambda: 20 * MIB)
     assert len(placed(folder, stage=stages)) == 2
     numbers = r"need 16\.0 MiB; this machine has 20\.0 MiB, of which param-mem-ratio 0\.65 allows 13\.0 MiB"
     with pytest.raises(DoesNotFit, match=numbers):

@@ -16,7 +16,9 @@ from histrio.errors import BackendError, EngineError, WireError
 from histrio.net.io_thread import IoThread
 from histrio.plan.resolve import resolve
 from histrio.plugins.registry import Plugins
+from histrio.processes import host as host_module
 from histrio.processes import processes as processes_module
+from histrio.processes.host import LocalHost
 from histrio.processes.processes import ReplicaProcesses
 from histrio.replica.lifecycle import RootActor, replica_actors
 from histrio.replica.sizing import SizeLimits
@@ -58,7 +60,12 @@ class World:
         self.root = RootActor(directory, LIMITS, replica_actors(1))
         directory.host("admission", _Deaf(), self.root)  # type: ignore[arg-type]
         self.links = IoThread("front", None, lambda _batch: None, lambda _process: None)
-        self.processes = ReplicaProcesses(self.root, plan, folder, self.links, "secret")
+        here = LocalHost(folder, self.links)
+
+        async def wait_for_host(_name: str) -> LocalHost:
+            return here
+
+        self.processes = ReplicaProcesses(self.root, plan, self.links, "secret", wait_for_host)
         self.refusals = refusals
         self.started = anyio.Event()
 
@@ -86,7 +93,7 @@ def make_world(
     def make(*refusals: Exception) -> World:
         plan = resolve(parse_tables({"model": {"path": str(write_model())}}), plugins)
         world = World(tmp_path, plan, list(refusals))
-        monkeypatch.setattr(processes_module, "spawn", world.spawn)
+        monkeypatch.setattr(host_module, "spawn", world.spawn)
         monkeypatch.setattr(processes_module, "_SPAWN_DELAYS_S", (0.0, 0.0, 0.0))
         return world
 
@@ -117,7 +124,7 @@ async def test_a_folder_that_stays_full_ends_everything_with_the_reason(
 
     world = make_world()
     world.root.restarts.max_restarts = 0
-    monkeypatch.setattr(processes_module, "check_room", refuse)
+    monkeypatch.setattr(host_module, "check_room", refuse)
     async with world.processes.run():
         await eventually_async(lambda: world.root.failure is not None)
     assert "process engine.1 could not be started: No space left on device" in str(world.root.failure)

@@ -58,6 +58,9 @@ class Links:
     def send(self, process: str, actor: str, message: Message) -> None:
         self.sent.append((process, actor, message))
 
+    def admit(self, peer_id: str) -> None:
+        raise AssertionError("root admits no machine")
+
     def taken(self, kind: type[Message]) -> list[tuple[str, str, Message]]:
         """What was sent of this kind since the last look."""
         taken = [each for each in self.sent if isinstance(each[2], kind)]

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from histrio.actors.mailbox import Actor, Dispatcher
 from histrio.actors.refs import M, Ref
 from histrio.errors import WireError
-from histrio.messages import Message, Start
+from histrio.messages import HostUp, Machines, Message, Start
 
 __all__ = ["Directory", "RemoteLinks"]
 
@@ -28,6 +28,9 @@ class RemoteLinks(Protocol):
 
     def send(self, process: str, actor: str, message: Message) -> None:
         """Queue a message for an actor of that process."""
+
+    def admit(self, peer_id: str) -> None:
+        """Let processes of this machine dial in."""
 
 
 class Directory:
@@ -91,15 +94,23 @@ class Directory:
     def deliver(self, batch: list[tuple[str, Message, str]]) -> None:
         """Messages from other processes, on the I/O thread: pass them to their mailboxes.
 
-        What a process sends that no present peer lives in (a dead incarnation) is dropped.
+        What a process sends that no present peer lives in (a dead incarnation) is dropped. The agent of another machine
+        introduces itself; its link has shown that it is the one it says.
         """
         known = set(self._remote.values())
         for name, message, sender in batch:
-            if sender not in known:
+            if sender not in known and not (isinstance(message, HostUp) and message.agent == sender):
                 continue
             if isinstance(message, Start):
                 self.route(message.peers, message.endpoints)
                 known = set(self._remote.values())
+            elif isinstance(message, Machines):
+                self._admit(message)
             dispatcher = self._local.get(name)
             if dispatcher is not None:
                 dispatcher.post(name, message)
+
+    def _admit(self, machines: Machines) -> None:
+        if self._links is not None:
+            for peer_id in machines.peer_ids:
+                self._links.admit(peer_id)

@@ -13,16 +13,21 @@ from histrio.messages import (
     Allocated,
     Beat,
     Cancel,
+    ChildEnded,
     ChildFailed,
     Close,
     Copy,
+    EndChild,
     EngineOpened,
     Generate,
     Granted,
     Hello,
+    HostBeat,
+    HostUp,
     LeaseBlocks,
     Loading,
     LoadStages,
+    Machines,
     Match,
     Matched,
     Message,
@@ -39,6 +44,7 @@ from histrio.messages import (
     ResetCache,
     ReturnBlocks,
     Sealed,
+    SpawnChild,
     Start,
     Stats,
     Step,
@@ -52,19 +58,23 @@ __all__ = [
     "ADMISSION",
     "BATCHING",
     "ENGINE",
+    "HOSTS",
     "KV",
     "METRICS",
     "ROOT",
     "Ref",
     "Tell",
     "ToAdmission",
+    "ToAgent",
     "ToBatching",
     "ToEngine",
+    "ToHosts",
     "ToKv",
     "ToMetrics",
     "ToProcess",
     "ToRoot",
     "ToStage",
+    "agent_ref",
     "process_ref",
     "refuse",
     "stage_ref",
@@ -82,8 +92,10 @@ ToStage: TypeAlias = Close | Copy | Open | Prepare | Start | Step | Stop
 ToEngine: TypeAlias = Cancel | ChildFailed | Generate | Start | Stop | Tokens
 """What a whole engine takes, which is addressed as batching; `Tokens` and `ChildFailed` come from its own threads."""
 
-ToProcess: TypeAlias = LoadStages
-"""What a device process takes before it has made its actors."""
+ToHosts: TypeAlias = ChildEnded | HostBeat | HostUp
+ToAgent: TypeAlias = EndChild | SpawnChild
+ToProcess: TypeAlias = LoadStages | Machines
+"""What a device process takes before it has made its actors, and what its links take."""
 
 
 class Ref(str, Generic[M_contra]):
@@ -108,11 +120,17 @@ METRICS: Final[Ref[ToMetrics]] = Ref("metrics")
 BATCHING: Final[Ref[ToBatching]] = Ref("batching")
 KV: Final[Ref[ToKv]] = Ref("kv")
 ENGINE: Final[Ref[ToEngine]] = Ref("batching")
+HOSTS: Final[Ref[ToHosts]] = Ref("hosts")
 
 
 def stage_ref(index: int) -> Ref[ToStage]:
     """The stage with this index, counted from 0 along the model's layers."""
     return Ref(f"stage{index}")
+
+
+def agent_ref(agent: str) -> Ref[ToAgent]:
+    """The agent of another machine, which has the name of its link as an actor."""
+    return Ref(agent)
 
 
 def process_ref(process: str) -> Ref[ToProcess]:

@@ -21,7 +21,7 @@ from histrio.config.settings import (
     SizeSettings,
     SpeculationSettings,
 )
-from histrio.config.topology import TABLES, ModelTable, RuntimeTable, StageTable
+from histrio.config.topology import TABLES, ClusterTable, ModelTable, RuntimeTable, StageTable
 
 __all__ = ["WITHOUT_FLAG", "Switch", "add_flags", "is_scalar"]
 
@@ -34,6 +34,7 @@ _TITLES: dict[type[msgspec.Struct], str] = {
     BatchingSettings: "batching",
     SpeculationSettings: "speculation",
     RuntimeTable: "processes and logs",
+    ClusterTable: "cluster, which other machines can join",
 }
 _SPELLINGS = {
     "model.path": ("--model",),
@@ -44,8 +45,12 @@ _SPELLINGS = {
 """Path of a key → its flags, where they are not simply the name of the key; those of other serving programs too."""
 WITHOUT_FLAG = {
     "stage.layers": "--layers has those of all stages",
-    "stage.host": "there is only this machine",
+    "stage.host": "stages differ in it",
     "stage.process": "stages differ in it",
+    "cluster.name": "a name alone does not tell of what",
+    "cluster.listen": "the endpoint listens, too",
+    "cluster.port": "--port is the endpoint's",
+    "cluster.folder": "a folder alone does not tell of what",
     "stage.python": "stages differ in it",
     "engine.kv-cache-memory-fraction": "another name of kvcache-mem-ratio, and so is its flag",
 }

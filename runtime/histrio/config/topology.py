@@ -30,17 +30,26 @@ from histrio.config.tables import closest, convert_parts, convert_table
 from histrio.errors import TopologyError
 
 __all__ = [
+    "THIS_HOST",
+    "ClusterTable",
     "EngineTable",
     "ModelTable",
     "RuntimeTable",
     "StageTable",
     "Topology",
+    "is_here",
     "load_topology",
     "parse_tables",
     "parse_topology",
     "read_file",
     "read_tables",
 ]
+
+
+THIS_HOST = "127.0.0.1"
+"""The `host` of stages that run on the machine of the front."""
+_LOCAL = ("localhost", "::1", "[::1]")
+Port = Annotated[int, Meta(ge=0, le=65535)]
 
 
 class ModelTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
@@ -75,8 +84,8 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     """The plugin that computes, of those that `--plugins` lists; `auto`: `cpu` without an accelerator, else `torch`."""
     device: Text = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` …, as the backend names them."""
-    host: Text = "127.0.0.1"
-    """Machine that runs the stage; only this one for now."""
+    host: Text = THIS_HOST
+    """Machine that runs the stage, by its name in the cluster; 127.0.0.1 is this one."""
     process: Literal["engine", "own"] | None = None
     """Omitted: stage 0 is in the engine process, each later stage has its own."""
     python: Text | None = None
@@ -98,7 +107,24 @@ class StageTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
     @property
     def wants_own_process(self) -> bool:
         """Whether the file itself asks for a separate process."""
-        return self.process == "own" or self.python is not None
+        return self.process == "own" or self.python is not None or not is_here(self.host)
+
+
+class ClusterTable(msgspec.Struct, frozen=True, kw_only=True, rename="kebab"):
+    """`[cluster]`: this machine is the head of a cluster, which others may join (`histrio join`)."""
+
+    name: Text | None = None
+    """What this machine is called; omitted: its host name."""
+    listen: Text = "0.0.0.0"
+    """IPv4 address at which other machines reach this one; 0.0.0.0 is all that it has."""
+    port: Port = 3002
+    """Where machines ask to join; 0 for a free one."""
+    links_port: Port = 3003
+    """Where the agents of machines that were admitted keep their encrypted links; 0 for a free one."""
+    open_lan: bool = False
+    """Admit every machine that asks, without a token or a person."""
+    folder: Text | None = None
+    """Where this machine's key and the list of admitted machines are; omitted: the user's configuration folder."""
 
 
 class EngineTable(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,6 +174,8 @@ class Topology(msgspec.Struct, frozen=True, kw_only=True):
     """At least one, in the order of their layers."""
     engine: EngineTable = EngineTable()
     runtime: RuntimeTable = RuntimeTable()
+    cluster: ClusterTable | None = None
+    """None: other machines cannot join."""
     edges: dict[str, dict[str, Any]] = {}
     """Tables of edge services by name, such as `api`; checked against their settings once plugins are loaded."""
 
@@ -157,6 +185,7 @@ TABLES: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "stage": (StageTable,),
     "engine": tuple(part.type for part in msgspec.structs.fields(EngineTable)),
     "runtime": (RuntimeTable,),
+    "cluster": (ClusterTable,),
 }
 """The core's own tables, each with the structs that have its keys; every other table belongs to an edge service."""
 
@@ -217,6 +246,7 @@ def parse_tables(tables: Mapping[str, Any]) -> Topology:
         stages=stages,
         engine=convert_parts(tables.get("engine", {}), EngineTable, "engine", _hints("engine")),
         runtime=convert_table(tables.get("runtime", {}), RuntimeTable, "runtime", _hints("runtime")),
+        cluster=_cluster(tables),
         edges={name: dict(table) for name, table in tables.items() if name not in TABLES},
     )
     _check_memory(topology.engine.memory, tables.get("engine", {}))
@@ -224,8 +254,20 @@ def parse_tables(tables: Mapping[str, Any]) -> Topology:
         raise TopologyError("engine.min-speculation", "is more than max-speculation")
     _check_layers(stages)
     for index, stage in enumerate(stages):
-        _check_stage(stage, f"stage[{index}]", topology.runtime)
+        _check_stage(stage, f"stage[{index}]", topology)
     return topology
+
+
+def _cluster(tables: Mapping[str, Any]) -> ClusterTable | None:
+    if "cluster" not in tables:
+        return None
+
+    table = convert_table(tables["cluster"], ClusterTable, "cluster", _hints("cluster"))
+    try:
+        ipaddress.IPv4Address(table.listen)
+    except ValueError:
+        raise TopologyError("cluster.listen", "must be an IPv4 address, such as 192.168.1.5 or 0.0.0.0") from None
+    return table
 
 
 def _hints(table: str) -> dict[str, str]:
@@ -291,13 +333,16 @@ def _check_layers(stages: list[StageTable]) -> None:
         end = last
 
 
-def _check_stage(stage: StageTable, path: str, runtime: RuntimeTable) -> None:
-    if not _is_loopback(stage.host):
-        raise TopologyError(
-            f"{path}.host",
-            f"{stage.host[:60]} is not this machine; links between hosts are not encrypted yet, so only 127.0.0.1, "
-            "::1 and localhost are accepted",
-        )
+def _check_stage(stage: StageTable, path: str, topology: Topology) -> None:
+    runtime = topology.runtime
+    if not is_here(stage.host):
+        if topology.cluster is None:
+            text = f"{stage.host[:60]} is not this machine: add a table [cluster], which other machines can join"
+            raise TopologyError(f"{path}.host", text)
+        if runtime.processes == "one":
+            raise TopologyError(f"{path}.host", 'is another machine, but [runtime] says processes = "one"')
+        if stage.process == "engine":
+            raise TopologyError(f"{path}.process", "the engine process is on this machine, and the stage on another")
     if stage.python is not None and stage.process == "engine":
         raise TopologyError(f"{path}.python", 'needs a process of its own: remove process = "engine"')
     if runtime.processes == "one" and stage.wants_own_process:
@@ -305,11 +350,6 @@ def _check_stage(stage: StageTable, path: str, runtime: RuntimeTable) -> None:
         raise TopologyError(f"{path}.{key}", 'needs a process of its own, but [runtime] says processes = "one"')
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+def is_here(host: str) -> bool:
+    """Whether a stage's `host` means the machine of the front."""
+    return host in (THIS_HOST, *_LOCAL)

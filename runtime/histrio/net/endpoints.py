@@ -12,7 +12,7 @@ import os
 from histrio.errors import WireError
 from histrio.net.keys import PEER_ID
 
-__all__ = ["MOST_IPC_PATH_BYTES", "checked_endpoint", "curve_endpoint", "peer_of", "socket_address"]
+__all__ = ["MOST_IPC_PATH_BYTES", "checked_endpoint", "curve_endpoint", "peer_of", "port_of", "socket_address"]
 
 MOST_IPC_PATH_BYTES = 103
 """`sockaddr_un.sun_path` less its terminator: 107 on Linux, 103 on macOS."""
@@ -42,6 +42,11 @@ def curve_endpoint(address: str, peer_id: str) -> str:
 def peer_of(endpoint: str) -> str:
     """The peer id in a `curve` endpoint; empty where it has none, as one to listen on, and for other kinds."""
     return endpoint.removeprefix(_CURVE).partition("/")[2] if endpoint.startswith(_CURVE) else ""
+
+
+def port_of(endpoint: str) -> int:
+    """The port of a `curve` or `tcp` endpoint."""
+    return int(socket_address(endpoint).rpartition(":")[2])
 
 
 def socket_address(endpoint: str) -> str:

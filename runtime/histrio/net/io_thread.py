@@ -28,7 +28,7 @@ Delivery = list[tuple[str, Message, str]]
 
 MOST_BATCH_MESSAGES = 256
 BEAT_ACTOR = "root"
-"""The actor that hears the beats."""
+"""The actor that hears the beats of device processes."""
 
 _RETRY_S = 0.005
 _HANDSHAKE_CHECK_S = 0.1
@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Beat:
     process: str
+    actor: str
     make: Callable[[], Message]
     every_s: float
     due: float
@@ -169,13 +170,13 @@ class IoThread:
         finally:
             self._wake.set()
 
-    def beat(self, process: str, make: Callable[[], Message], every_s: float = 0.5) -> None:
-        """Have the I/O thread tell actor `root` of `process` what `make` returns, now and every so many seconds.
+    def beat(self, process: str, make: Callable[[], Message], every_s: float = 0.5, *, actor: str = BEAT_ACTOR) -> None:
+        """Have the I/O thread tell an actor of `process` what `make` returns, now and every so many seconds.
 
         It shows that this process lives even while its main thread computes. `make` runs on the I/O thread.
         """
         with self._lock:
-            self._beats.append(_Beat(process, make, every_s, due=0.0))
+            self._beats.append(_Beat(process, actor, make, every_s, due=0.0))
         self._wake.set()
 
     def leave(self) -> None:
@@ -261,7 +262,7 @@ class IoThread:
         for beat in due:
             beat.due = now + beat.every_s
             try:
-                self.send(beat.process, BEAT_ACTOR, beat.make())
+                self.send(beat.process, beat.actor, beat.make())
             except WireError as error:
                 logger.warning("no beat: %s", error)
 

@@ -1,4 +1,4 @@
-"""Who a machine is: one Ed25519 key, from which the CURVE key of its links follows.
+"""The identity of a machine: one Ed25519 key, from which the CURVE key of its links follows.
 
 The *peer id* is the public key in hex. From it alone anyone derives the CURVE key that a link to this machine must
 answer with, so a peer id is all that has to be known of a machine before it is dialled.

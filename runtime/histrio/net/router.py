@@ -31,6 +31,8 @@ HOST_MARK = "@"
 """What the name of a machine's agent begins with: its peer id follows, and its key vouches for it."""
 _HOST_MARK = HOST_MARK.encode()
 _MOST_NAME_BYTES = 255
+_NETWORK_BEAT_MS = 500
+"""Of links to other machines, whose end the system may never tell."""
 
 # Plain integers: combining zmq's enums takes as long as sending a frame.
 _NOBLOCK = int(zmq.NOBLOCK)
@@ -104,6 +106,8 @@ class Router:
         is_encrypted = address != endpoint
         self._protect(is_encrypted=is_encrypted)
         self._socket.setsockopt(zmq.IDENTITY, self._public_name)
+        interval_ms = self._limits.heartbeat_interval_ms
+        self._socket.setsockopt(zmq.HEARTBEAT_IVL, (interval_ms or _NETWORK_BEAT_MS) if is_encrypted else interval_ms)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from histrio.errors import BackendError, DoesNotFit, TopologyError, UnsupportedModel
 from histrio.kit.cores import num_cores
-from histrio.kit.memory import describe_bytes, memory_bytes
+from histrio.kit.memory import describe_bytes
 from histrio.messages import Placement, StageAnswer
 from histrio.plan.plans import Plan, StagePlan
 from histrio.plan.probe import ask_here, ask_in
@@ -23,6 +24,8 @@ from histrio.plugins.registry import Plugins
 __all__ = ["ask_backends", "settle"]
 
 _CPU = "cpu"
+_Device: TypeAlias = tuple[str, str]
+"""Machine, and the device's name there."""
 _ELEMENT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
@@ -85,14 +88,18 @@ def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence
 
     Raises `DoesNotFit` with the numbers.
     """
-    needed: Counter[str] = Counter()
+    needed: Counter[_Device] = Counter()
     for placement in placements:
-        needed[placement.device] += placement.weight_bytes or 0
-    totals = {placement.device: _device_bytes(answer) for placement, answer in zip(placements, answers, strict=True)}
+        needed[_device_of(plan, placement)] += placement.weight_bytes or 0
+    totals = {
+        _device_of(plan, placement): _device_bytes(answer)
+        for placement, answer in zip(placements, answers, strict=True)
+    }
     ratio = plan.engine.memory.param_mem_ratio
     for device, total in totals.items():
         if total is not None and needed[device] > total * ratio:
-            owner = "this machine" if device == _CPU else device
+            host, name = device
+            owner = (host or "this machine") if name == _CPU else f"{name} of {host}" if host else name
             needs, has, allowed = (describe_bytes(each) for each in (needed[device], total, int(total * ratio)))
             raise DoesNotFit(
                 f"the weights need {needs}; {owner} has {has}, of which param-mem-ratio {ratio:g} allows {allowed}: "
@@ -100,21 +107,23 @@ def _check_memory(plan: Plan, placements: Sequence[Placement], answers: Sequence
             )
 
 
+def _device_of(plan: Plan, placement: Placement) -> _Device:
+    return plan.stages[placement.stage].host, placement.device
+
+
 def _device_bytes(answer: StageAnswer) -> int | None:
-    if answer.model is not None and answer.model.device_bytes is not None:
-        return answer.model.device_bytes
-    return memory_bytes() if answer.device == _CPU else None
+    return None if answer.model is None else answer.model.device_bytes
 
 
 def _share_memory(plan: Plan, placements: Sequence[Placement]) -> list[Placement]:
     """Stages on one device divide its memory for blocks by their layers, since each of them measures all of it."""
     num_layers = {stage.index: stage.spec.last_layer - stage.spec.first_layer for stage in plan.stages}
-    on_device: Counter[str] = Counter()
+    on_device: Counter[_Device] = Counter()
     for placement in placements:
-        on_device[placement.device] += num_layers[placement.stage]
+        on_device[_device_of(plan, placement)] += num_layers[placement.stage]
 
     def share(placement: Placement) -> float:
-        return placement.block_mem_ratio * num_layers[placement.stage] / on_device[placement.device]
+        return placement.block_mem_ratio * num_layers[placement.stage] / on_device[_device_of(plan, placement)]
 
     return [msgspec.structs.replace(each, block_mem_ratio=share(each)) for each in placements]
 
@@ -123,11 +132,22 @@ def _share_cores(plan: Plan, placements: Sequence[Placement]) -> list[Placement]
     """Stages on one device take turns. Side by side each would take the other's cores or bandwidth away, and would read
     its weights for half of the sequences at a time. Only stages whose `threads` divide a CPU have cores of their own.
     """
-    threads = [plan.stages[each.stage].spec.threads for each in placements if each.device == _CPU]
-    is_divided = sum(number or num_cores() for number in threads) <= num_cores()
 
     def computes_on(placement: Placement) -> str:
-        is_alone = placement.device == _CPU and is_divided
-        return f"{_CPU}, cores of stage {placement.stage}" if is_alone else placement.device
+        host, device = _device_of(plan, placement)
+        name = f"{device} of {host}" if host else device
+        return f"{name}, cores of stage {placement.stage}" if device == _CPU and host in divided else name
 
+    on_cpu = [plan.stages[each.stage] for each in placements if each.device == _CPU]
+    hosts = {stage.host for stage in on_cpu}
+    divided = {
+        host for host in hosts if _is_divided([stage.spec.threads for stage in on_cpu if stage.host == host], host)
+    }
     return [msgspec.structs.replace(each, computes_on=computes_on(each)) for each in placements]
+
+
+def _is_divided(threads: Sequence[int | None], host: str) -> bool:
+    """Whether the stages of one machine have cores of their own; of another machine only its topology tells."""
+    if host:
+        return None not in threads
+    return sum(number or num_cores() for number in threads) <= num_cores()

@@ -10,7 +10,7 @@ import msgspec
 
 from histrio.actors.refs import ENGINE, stage_ref
 from histrio.batching.actor import BatchingSpec
-from histrio.config.topology import EngineTable, RuntimeTable
+from histrio.config.topology import ClusterTable, EngineTable, RuntimeTable
 from histrio.contracts.backend import StageSpec
 from histrio.contracts.drafter import DrafterSpec
 from histrio.contracts.gateway import ServedModel, StageStatus
@@ -32,7 +32,8 @@ class StagePlan(msgspec.Struct, frozen=True, kw_only=True):
     """`engine`: the backend is a whole engine, which takes the place of stages, kv and batching."""
     python: str | None = None
     """Interpreter of the process; None: this one."""
-    host: str = "127.0.0.1"
+    host: str = ""
+    """The machine that runs it, by its name in the cluster; empty: that of the front."""
     weight_bytes: int | None = None
     """Bytes of its layers as stored; None where that is not known without fetching the weights."""
     placement: Placement | None = None
@@ -83,6 +84,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     engine: EngineTable
     runtime: RuntimeTable
     edges: list[EdgePlan]
+    cluster: ClusterTable | None = None
+    """None: other machines cannot join."""
     drafter: str = ""
     """Name of the drafter; empty for none."""
     drafter_spec: DrafterSpec | None = None

@@ -14,6 +14,7 @@ import msgspec
 from histrio.contracts.backend import Probe, StageSpec, Traits
 from histrio.contracts.options import with_options
 from histrio.errors import BackendError, HistrioError
+from histrio.kit.memory import memory_bytes
 from histrio.messages import StageAnswer
 from histrio.plugins.asked import asked
 from histrio.plugins.registry import Plugins, installed_plugins
@@ -52,7 +53,10 @@ def ask_here(stage: int, backend: str, spec: StageSpec, plugins: Plugins) -> Sta
         if not machine.available or not device:
             return StageAnswer(stage, machine)
         spec = msgspec.structs.replace(spec, device=device)
-        return StageAnswer(stage, machine, asked("supports", lambda: factory.supports(spec)), device)
+        model = asked("supports", lambda: factory.supports(spec))
+        if device == "cpu" and model.device_bytes is None:
+            model = msgspec.structs.replace(model, device_bytes=memory_bytes())
+        return StageAnswer(stage, machine, model, device)
     except HistrioError as error:
         return StageAnswer(stage, error=str(error))
 

@@ -18,7 +18,7 @@ from histrio.config.hub import remote_tensors
 from histrio.config.locate import DEMO, DEMO_DRAFT, is_local, local_name, locate_model
 from histrio.config.model_config import ModelConfig, read_model_config
 from histrio.config.tables import convert_table, did_you_mean
-from histrio.config.topology import TABLES, ModelTable, StageTable, Topology
+from histrio.config.topology import TABLES, ModelTable, StageTable, Topology, is_here
 from histrio.config.weights import LayerBytes, read_layer_bytes, sum_layer_bytes, weight_files
 from histrio.contracts.backend import StageSpec, Traits
 from histrio.contracts.gateway import ServedModel
@@ -107,7 +107,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
             level=traits[index].level,
             process=processes[index],
             python=interpreter(topology.stages[index], index),
-            host=topology.stages[index].host,
+            host="" if is_here(topology.stages[index].host) else topology.stages[index].host,
             weight_bytes=None if sizes is None else sizes.of_range(*layers),
         )
         stages.append(stage)
@@ -116,6 +116,7 @@ def resolve(topology: Topology, plugins: Plugins, *, is_check: bool = False) -> 
         stages=stages,
         engine=topology.engine,
         runtime=topology.runtime,
+        cluster=topology.cluster,
         edges=edges,
         checkpoint_dtype=config.dtype,
         own_code=config.own_code,

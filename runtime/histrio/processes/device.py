@@ -23,7 +23,9 @@ from histrio.actors.supervisor import Child, end_process
 from histrio.batching.actor import BatchingSpec
 from histrio.errors import WireError
 from histrio.messages import PROTOCOL_VERSION, ChildFailed, Hello
+from histrio.net.endpoints import port_of
 from histrio.net.io_thread import IoThread
+from histrio.net.keys import LinkKeys
 from histrio.plan.plans import StagePlan
 from histrio.plan.process_names import FRONT
 from histrio.plugins.registry import Plugins, installed_plugins
@@ -41,9 +43,11 @@ from histrio.processes.logs import LogFormat, set_up_logs
 from histrio.replica.lifecycle import LINK
 from histrio.system.flight_record import record_in
 
-__all__ = ["DeviceProcess", "prepare", "record_file", "run_device_process"]
+__all__ = ["DeviceProcess", "prepare", "run_device_process"]
 
 log = logging.getLogger(__name__)
+
+_ANY_ADDRESS = "curve://0.0.0.0:0"
 
 
 class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,8 +55,6 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
 
     process: str
     """Its name, with the count of incarnations: `engine.1`."""
-    endpoint: str
-    front_endpoint: str
     secret: str
     """The secret of the run: its processes know it, other programs do not."""
     stages: list[StagePlan]
@@ -62,6 +64,13 @@ class DeviceProcess(msgspec.Struct, frozen=True, kw_only=True):
     """Where batching and kv live; None elsewhere, and in a process with an engine."""
     log_format: LogFormat
     log_level: str
+    endpoint: str = ""
+    """Where it listens for others on its machine; empty: nowhere. This and what follows is the host's to say."""
+    front_endpoint: str = ""
+    record: str = ""
+    """File of the record of `histrio.system.flight_record`."""
+    keys: LinkKeys | None = None
+    """With them it listens for processes of other machines, too."""
 
     @property
     def actors(self) -> list[str]:
@@ -94,7 +103,15 @@ def run_device_process(payload: Any) -> None:
             os._exit(1)  # the front is gone, so no request is left
         directory.tell(ROOT, ChildFailed(LINK + peer, f"cannot be reached by {spec.process}"))
 
-    links = IoThread(spec.process, spec.endpoint, directory.deliver, on_lost, secret=spec.secret)
+    links = IoThread(
+        spec.process,
+        spec.endpoint or None,
+        directory.deliver,
+        on_lost,
+        secret=spec.secret,
+        also=[_ANY_ADDRESS] if spec.keys is not None else [],
+        keys=spec.keys,
+    )
     directory.use(links)
     _open_files(spec, links)
 
@@ -109,7 +126,8 @@ def run_device_process(payload: Any) -> None:
     signal.signal(signal.SIGTERM, stop)
     try:
         links.connect(FRONT, spec.front_endpoint, is_parent=True)
-        directory.tell(ROOT, Hello(spec.process, os.getpid(), PROTOCOL_VERSION))
+        port = port_of(links.also[0]) if links.also else 0
+        directory.tell(ROOT, Hello(spec.process, os.getpid(), PROTOCOL_VERSION, port))
         links.beat(FRONT, watch.beat)
         spec = msgspec.structs.replace(spec, stages=placed_stages(spec.process, spec.stages, plugins, directory))
         children = _children(spec, plugins, directory, watch)
@@ -120,15 +138,10 @@ def run_device_process(payload: Any) -> None:
         links.close()
 
 
-def record_file(endpoint: str) -> Path:
-    """Where a process that listens there keeps the record of `histrio.system.flight_record`."""
-    return Path(endpoint.removeprefix("ipc://") + ".flight")
-
-
 def _open_files(spec: DeviceProcess, links: IoThread) -> None:
     """Without links nothing can be told; the front learns of it by the exit code."""
     try:
-        record_in(record_file(spec.endpoint))
+        record_in(Path(spec.record))
         links.start()
     except (OSError, WireError) as error:
         log.error("%s", error)

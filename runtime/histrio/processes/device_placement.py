@@ -7,7 +7,7 @@ from typing import NoReturn
 from histrio.actors.directory import Directory
 from histrio.actors.mailbox import Actor, ThreadDispatcher
 from histrio.actors.refs import ROOT, ToProcess, process_ref, refuse
-from histrio.messages import LoadStages, Message, Placement, Probed
+from histrio.messages import LoadStages, Machines, Message, Placement, Probed
 from histrio.plan.plans import StagePlan
 from histrio.plan.probe import ask_here
 from histrio.plugins.registry import Plugins
@@ -43,6 +43,8 @@ class _WaitsForPlacements(Actor[ToProcess]):
             case LoadStages(placements):
                 self.placements = placements
                 self._dispatcher.stop()
+            case Machines():  # its links have heard it
+                pass
             case _:
                 refuse("a process that has loaded nothing", message)
 

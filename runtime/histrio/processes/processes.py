@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import anyio
 import msgspec
 
 from histrio.actors.refs import BATCHING, stage_ref
-from histrio.children.child import ChildSpec
-from histrio.children.spawn import ChildProcess, spawn
 from histrio.errors import BackendError, EngineError, WireError
-from histrio.messages import FailedRow, FailedStep
+from histrio.messages import FailedStep
 from histrio.net.io_thread import IoThread
-from histrio.net.runtime_dir import check_room
 from histrio.plan.plans import Plan
 from histrio.plan.process_names import ENGINE_PROCESS, FRONT
-from histrio.processes.device import DeviceProcess, record_file
-from histrio.processes.process_view import look
+from histrio.processes.device import DeviceProcess
+from histrio.processes.host import Host, HostedProcess
 from histrio.replica.lifecycle import HostedActors, RootActor
 from histrio.replica.liveness import ProcessView
-from histrio.system.flight_record import read_flight
 
 __all__ = ["ReplicaProcesses", "device_processes"]
 
 log = logging.getLogger(__name__)
 
-_ENTRY = "histrio.processes.device:run_device_process"
 _GRACE_S = 5.0
 _LINKS_CHECK_S = 0.5
 _SPAWN_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 8.0)
@@ -62,21 +55,19 @@ class ReplicaProcesses:
         self,
         root: RootActor,
         plan: Plan,
-        folder: Path,
         links: IoThread,
         secret: str,
-        early: subprocess.Popen[bytes] | None = None,
+        wait_for_host: Callable[[str], Awaitable[Host]],
     ) -> None:
-        """`early` is a process of `histrio.processes.early` that waits for the engine's order."""
+        """`wait_for_host` gives the machine of this name, empty for that of the front, once it is there."""
         self._root = root
         self._roles = device_processes(plan, secret)
         self._pythons = {stage.process: stage.python for stage in plan.stages if stage.python}
-        self._folder = folder
+        self._machines = {stage.process: stage.host for stage in plan.stages}
+        self._wait_for_host = wait_for_host
         self._links = links
-        self._front_socket = folder / FRONT
-        self._running: dict[str, ChildProcess] = {}
+        self._running: dict[str, HostedProcess] = {}
         self._is_stopping = False
-        self._early = early
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[None]:
@@ -97,6 +88,11 @@ class ReplicaProcesses:
                             stopping.start_soon(child.terminate, _GRACE_S)
                 tasks.cancel_scope.cancel()
 
+    @property
+    def names(self) -> list[str]:
+        """The processes that run."""
+        return list(self._running)
+
     def kill(self, process: str, reason: str) -> None:
         """End a hung or silent process; its task then starts another, which waits for its end only a moment."""
         child = self._running.get(process)
@@ -107,15 +103,12 @@ class ReplicaProcesses:
     def look(self, process: str) -> ProcessView | None:
         """What the operating system says of it."""
         child = self._running.get(process)
-        return None if child is None else look(child.pid)
+        return None if child is None else child.look()
 
     def failed_step(self, process: str) -> FailedStep | None:
         """The step that it is in, or that it ended in."""
-        flight = read_flight(record_file(self._endpoint(process)))
-        if flight is None or not (flight.rows or flight.code):
-            return None
-        rows = [FailedRow(*row) for row in flight.rows]
-        return FailedStep(flight.step, rows, flight.code, is_request_code=flight.is_request_code)
+        child = self._running.get(process)
+        return None if child is None else child.failed_step()
 
     def kill_all(self) -> None:
         """At once, without any grace."""
@@ -133,16 +126,17 @@ class ReplicaProcesses:
         incarnation = 0
         while not self._is_stopping:
             incarnation += 1
-            spec = self._incarnation(role, incarnation)
-            await self._run_once(role, spec)
+            spec = msgspec.structs.replace(role, process=f"{role.process}.{incarnation}")
+            host = await self._wait_for_host(self._machines.get(role.process, ""))
+            await self._run_once(role, spec, host)
             if self._is_stopping or self._root.failure is not None:
                 return
             await anyio.sleep(self._root.restarts.delay_s)
 
-    async def _run_once(self, role: DeviceProcess, spec: DeviceProcess) -> None:
+    async def _run_once(self, role: DeviceProcess, spec: DeviceProcess, host: Host) -> None:
         """Start one incarnation, wait for its end, and tell root how it ended."""
-        self._root.process_started(self._host(role, spec))
-        child = await self._spawn(role, spec)
+        self._root.process_started(self._hosted(role, spec, host))
+        child = await self._start(role, spec, host)
         if isinstance(child, str):
             self._root.process_exited(spec.process, f"could not be started: {child}")
             return
@@ -152,22 +146,15 @@ class ReplicaProcesses:
         del self._running[spec.process]
         if not self._is_stopping:
             log.warning("process %s %s", spec.process, reason)
-        step = self.failed_step(spec.process)
-        record_file(spec.endpoint).unlink(missing_ok=True)
+        step = child.failed_step()
         self._root.process_exited(spec.process, reason, is_own_doing=child.died_of_itself, step=step)
 
-    async def _spawn(self, role: DeviceProcess, spec: DeviceProcess) -> ChildProcess | str:
+    async def _start(self, role: DeviceProcess, spec: DeviceProcess, host: Host) -> HostedProcess | str:
         """The process; why not, if the system could start none for a while: it may lack descriptors or space, say."""
         reason = ""
         for delay_s in _SPAWN_DELAYS_S:
             try:
-                self._make_room(spec.process)
-                started = msgspec.structs.replace(spec, front_endpoint=f"ipc://{self._front_socket}")
-                child = ChildSpec(_ENTRY, msgspec.to_builtins(started), spec.process)
-                python = self._pythons.get(role.process)
-                if role.process == ENGINE_PROCESS and self._early is not None and python is None:
-                    return await self._begin_early(child)
-                return await spawn(child, python=python)
+                return await host.start(spec, self._pythons.get(role.process))
             except BackendError as error:
                 self._root.fail(error)
                 return str(error)
@@ -177,30 +164,16 @@ class ReplicaProcesses:
             await anyio.sleep(delay_s)
         return reason
 
-    async def _begin_early(self, spec: ChildSpec) -> ChildProcess:
-        assert self._early is not None
-        child, self._early = ChildProcess(spec.name, self._early), None
-        await child.begin(spec)
-        return child
-
-    def _incarnation(self, role: DeviceProcess, count: int) -> DeviceProcess:
-        name = f"{role.process}.{count}"
-        return msgspec.structs.replace(role, process=name, endpoint=self._endpoint(name))
-
-    def _endpoint(self, process: str) -> str:
-        return f"ipc://{self._folder / process}"
-
-    def _make_room(self, newcomer: str) -> None:
-        """Raises `WireError` if the folder cannot take the newcomer's files. A program that clears temporary files may
-        have removed the folder, with the front's socket."""
-        check_room(self._folder)
-        if not self._front_socket.exists():
-            log.warning("the socket %s was removed; the front listens anew", self._front_socket)
-            self._front_socket = self._folder / f"{FRONT}-{newcomer}"
-            self._links.listen_also(f"ipc://{self._front_socket}")
-
-    def _host(self, role: DeviceProcess, spec: DeviceProcess) -> HostedActors:
-        return HostedActors(role.process, spec.process, spec.actors, spec.endpoint, dials=self._dials(role))
+    def _hosted(self, role: DeviceProcess, spec: DeviceProcess, host: Host) -> HostedActors:
+        machine = self._machines.get(role.process, "")
+        return HostedActors(
+            role.process,
+            spec.process,
+            spec.actors,
+            host.endpoint(spec.process),
+            dials=self._dials(role),
+            machine=machine,
+        )
 
     def _dials(self, role: DeviceProcess) -> list[str]:
         """Earlier processes this one exchanges messages with: one connection per pair, dialled by the later one."""

@@ -28,6 +28,7 @@ from histrio.contracts.hooks import EdgeService
 from histrio.contracts.options import as_options
 from histrio.errors import EngineError
 from histrio.net.io_thread import IoThread, LinkLimits
+from histrio.net.router import HOST_MARK
 from histrio.net.runtime_dir import runtime_dir
 from histrio.plan.placement import settle
 from histrio.plan.plans import EdgePlan, Plan
@@ -37,9 +38,12 @@ from histrio.plan.resolve import field_table
 from histrio.plugins.registry import Plugins, installed_plugins
 from histrio.processes.compose import BatchingParts, Choosers
 from histrio.processes.front import NO_MEMORY, Front, FrontSettings
+from histrio.processes.head import ClusterHead
+from histrio.processes.host import Host, LocalHost
 from histrio.processes.local import LocalStage, run_local_replica
 from histrio.processes.processes import ReplicaProcesses
 from histrio.processes.progress import LoadingProgress
+from histrio.processes.remote_host import HostsActor
 from histrio.processes.services import RestartLimits, Services, first_histrio_error
 from histrio.replica.lifecycle import replica_actors
 
@@ -94,6 +98,7 @@ class _Root:
         self._stop = anyio.Event()
         self._kill_all: Callable[[], None] = _nothing
         self._folder: Path | None = None
+        self._hosts: HostsActor | None = None
 
     async def run(self) -> None:
         plan = self._plan
@@ -161,17 +166,33 @@ class _Root:
         with runtime_dir() as folder:
             self._folder = folder
             endpoint, secret = f"ipc://{folder / FRONT}", secrets.token_hex(_SECRET_BYTES)
-            lost = partial(self._lost, front)
-            links = IoThread(FRONT, endpoint, front.directory.deliver, lost, limits=_LINKS, secret=secret)
+            head = None if plan.cluster is None else ClusterHead(plan.cluster)
+            links = IoThread(
+                FRONT,
+                endpoint,
+                front.directory.deliver,
+                partial(self._lost, front),
+                limits=_LINKS,
+                secret=secret,
+                also=[] if head is None else [head.links_endpoint],
+                keys=None if head is None else head.keys,
+            )
             front.directory.use(links)
             links.start()
             try:
-                processes = ReplicaProcesses(front.root, plan, folder, links, secret, self._early)
-                front.root.launcher = processes
+                hosts = None if head is None else head.hosts(front, links)
+                here = LocalHost(folder, links, None if hosts is None else lambda: hosts.own_keys, self._early)
+                processes = ReplicaProcesses(front.root, plan, links, secret, partial(_wait_for_host, here, hosts))
+                front.root.launcher, front.root.network = processes, hosts
                 front.root.settle = partial(settle, plan)
-                self._kill_all = processes.kill_all
-                async with processes.run():
-                    yield
+                self._kill_all, self._hosts = processes.kill_all, hosts
+                async with anyio.create_task_group() as tasks:
+                    if head is not None and hosts is not None:
+                        hosts.device_processes = lambda: processes.names
+                        tasks.start_soon(head.run, hosts, links)
+                    async with processes.run():
+                        yield
+                    tasks.cancel_scope.cancel()
             finally:
                 links.close()
 
@@ -188,8 +209,11 @@ class _Root:
         )
 
     def _lost(self, front: Front, process: str) -> None:
-        """Called on the I/O thread: a device process cannot be reached."""
-        front.call_soon(partial(front.root.lost, process, "cannot be reached"))
+        """Called on the I/O thread: a device process, or the agent of a machine, cannot be reached."""
+        if self._hosts is not None and process.startswith(HOST_MARK):
+            front.call_soon(partial(self._hosts.lost, process, "its link broke"))
+        else:
+            front.call_soon(partial(front.root.lost, process, "cannot be reached"))
 
     async def _watch_signals(self, front: Front) -> None:
         watched = [signal.SIGINT, signal.SIGTERM]
@@ -211,6 +235,11 @@ class _Root:
             shutil.rmtree(self._folder, ignore_errors=True)
         log.info("stopped")
         os._exit(_KILLED_BY_USER)
+
+
+async def _wait_for_host(here: LocalHost, hosts: HostsActor | None, name: str) -> Host:
+    """The machine of this name, once it is there; empty for this one."""
+    return here if not name or hosts is None else await hosts.wait_for(name)
 
 
 def _service(plugins: Plugins, edge: EdgePlan) -> tuple[EdgeService, Any]:

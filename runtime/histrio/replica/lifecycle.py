@@ -59,7 +59,7 @@ from histrio.replica.liveness import IS_STOPPED, Liveness, ProcessView
 from histrio.replica.restarts import RestartAccount
 from histrio.replica.sizing import SizeLimits, fit, fit_engine, lost_capabilities
 
-__all__ = ["LINK", "HostedActors", "Launcher", "RootActor", "replica_actors"]
+__all__ = ["LINK", "HostedActors", "Launcher", "Network", "RootActor", "replica_actors"]
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,13 @@ class Launcher(Protocol):
         """The step that it hangs in; None where nothing is known."""
 
 
+class Network(Protocol):
+    """How processes of one machine reach those of another."""
+
+    def endpoint(self, machine: str, port: int, dialler: str) -> str:
+        """Where a process of machine `dialler` dials the one that listens at this port of `machine`."""
+
+
 @dataclass(slots=True)
 class HostedActors:
     """Which process hosts which actors, and how later ones reach it."""
@@ -96,6 +103,10 @@ class HostedActors:
     """Empty in the one-process topology."""
     dials: list[str] = field(default_factory=list)
     """Roles this one connects to at the start of an epoch."""
+    machine: str = ""
+    """The machine that it runs on; empty: that of the front."""
+    port: int = 0
+    """Where processes of other machines reach it; told in its `Hello`."""
 
 
 def replica_actors(num_stages: int) -> frozenset[str]:
@@ -145,6 +156,8 @@ class RootActor(Actor[ToRoot]):
         self.restarts = RestartAccount(runtime.max_restarts, runtime.restart_window_s)
         """How often the replica may fail, and how long a new process is put off."""
         self.launcher: Launcher | None = None
+        self.network: Network | None = None
+        """None where all processes run on the machine of the front."""
         self.settle: Callable[[Sequence[StageAnswer]], list[Placement]] = _nothing_to_settle
         """The placements of all stages from the answers for all stages. Raises `HistrioError` for what cannot be."""
         self.on_failed: Callable[[str, str], None] = lambda _actor, _error: None
@@ -257,6 +270,9 @@ class RootActor(Actor[ToRoot]):
             self.fail(WireError(f"{hello.process} speaks protocol {hello.protocol}, this is {PROTOCOL_VERSION}"))
             return
         self._liveness.begun(hello.process)
+        host = self._hosts.get(hello.process)
+        if host is not None:
+            host.port = hello.port
         log.info("process %s is up, pid %d", hello.process, hello.pid)
 
     def _probed(self, probed: Probed) -> None:
@@ -398,7 +414,13 @@ class RootActor(Actor[ToRoot]):
         return {name: each for name, each in self._capacities.items() if isinstance(each, StageCapacity)}
 
     def _endpoints(self, host: HostedActors) -> dict[str, str]:
-        return {peer.process: peer.endpoint for peer in self._hosts.values() if peer.role in host.dials}
+        peers = [peer for peer in self._hosts.values() if peer.role in host.dials]
+        return {peer.process: self._endpoint(peer, host) for peer in peers}
+
+    def _endpoint(self, peer: HostedActors, dialler: HostedActors) -> str:
+        if self.network is None or (peer.machine == dialler.machine and peer.endpoint):
+            return peer.endpoint
+        return self.network.endpoint(peer.machine, peer.port, dialler.machine)
 
     def _allocated(self, actor: str, epoch: int) -> None:
         if epoch != self.epoch or not self._awaited:
