@@ -58,7 +58,7 @@ def test_both_names_of_the_kv_share_mean_the_same() -> None:
         ('[model]\npath = ""\n', "model.path", "not an empty string"),
         ("x = 1\n" + DEMO, "x", "outside of a table"),
         (DEMO + 'dtyp = "x"\n', "model.dtyp", "did you mean 'dtype'?"),
-        (DEMO + "zzz = 3\n", "model.zzz", "Known keys: adapter, dtype, max-sequence-length"),
+        (DEMO + "zzz = 3\n", "model.zzz", "Known keys: adapter, dtype, format, max-sequence-length"),
         (DEMO + 'dtype = "bf16"\n', "model.dtype", "did you mean 'bfloat16'?"),
         (DEMO + "kv-block-size = 3\n", "model.kv-block-size", "belongs to [engine]"),
         (DEMO + 'device = "cpu"\n', "model.device", "belongs to [[stage]]"),

@@ -19,7 +19,7 @@ import pytest
 
 from histrio.testing.launched import LaunchedServer, free_port
 
-pytestmark = pytest.mark.slow_start
+pytestmark = [pytest.mark.slow_start, pytest.mark.timeout(180)]
 
 TOPOLOGY = """
 [model]
