@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx
+import msgspec
+import numpy as np
 import pytest
 
-from histrio.contracts.gateway import Delta
+from histrio.config.model_kind import ModelKind
+from histrio.contracts.gateway import Delta, Submission
 from histrio.errors import RequestError
-from histrio.messages import RequestState
-from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
+from histrio.messages import Extras, RequestState
+from histrio_api.testing import Gate, Script, ScriptedGateway, running_endpoint, saying, served_model, write_tokenizer
 from tests.page.conftest import Served
 
 MARKDOWN = """**bold** <img src="x" onerror="window.hurt = 1"><script>window.hurt = 1</script>
@@ -254,6 +259,72 @@ def test_the_status_is_live(served: Served) -> None:
     assert "4.0 ms" in page.locator(".status table").inner_text()
     status.gauges["running_sequences"] = 7
     page.wait_for_selector(".tile:has-text('Running'):has-text('7')")
+
+
+@pytest.fixture
+def open_texts(open_page: Callable[..., Served], tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    """Open the page of a model of this kind, whose vectors are as long as their texts."""
+    with ExitStack() as running:
+
+        def opened(kind: ModelKind, **options: Any) -> Served:
+            write_tokenizer(tmp_path, None)
+            model = msgspec.structs.replace(served_model(tmp_path), kind=kind)
+
+            def vector(submission: Submission, choice: int) -> Script:
+                numbers = np.array([len(submission.ids), 1.0], "<f4")[: 1 if kind == "score" else 2]
+                return [Delta([], RequestState.FINISHED_MAX_LENGTH, Extras(pooled=numbers.tobytes()))]
+
+            served = open_page(**options)
+            served.page.goto(running.enter_context(running_endpoint(ScriptedGateway(model, vector))))
+            served.page.wait_for_selector("#texts:visible")
+            return served
+
+        yield opened
+
+
+def test_a_model_that_makes_vectors_compares_texts(open_texts: Callable[..., Served]) -> None:
+    page = open_texts("embed").page
+    assert "does not chat" in page.locator("#texts").inner_text()
+    assert not page.locator("#composer, #new, #share, #open-settings").filter(visible=True).count()
+    page.fill("#texts-texts", "one\n\none\na much longer text than those")
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_selector(".similarities")
+    rows = [row.split() for row in page.locator(".similarities tbody tr").all_inner_texts()]
+    assert rows[0][-3:-1] == ["1.00", "1.00"]
+    assert float(rows[0][-1]) < 0.99, "control: other texts"
+    page.click("#to-status")
+    page.wait_for_selector(".tile")
+    assert page.locator("#texts").is_hidden()
+    page.click("#to-chat")
+    page.fill("#texts-texts", " ")
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_selector(".error:has-text('1 to 12 lines')")
+
+
+def test_a_model_that_scores_ranks_documents(open_texts: Callable[..., Served]) -> None:
+    page = open_texts("score").page
+    page.fill("#texts-query", "which?")
+    page.fill("#texts-documents", "short\nthe longest of these documents\nlonger than that")
+    page.get_by_role("button", name="Rank").click()
+    page.wait_for_selector(".ranking")
+    first = page.locator(".ranking li").first.inner_text()
+    assert first.startswith("the longest of these documents")
+
+
+@pytest.mark.parametrize("kind", ["embed", "score"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280)])
+def test_axe_finds_nothing_serious_with_texts(
+    open_texts: Callable[..., Served], axe: str, kind: ModelKind, scheme: str, width: int
+) -> None:
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}, "bypass_csp": True}
+    served = open_texts(kind, **options)
+    served.page.locator("#texts button").click()
+    served.page.wait_for_selector(".similarities, .ranking")
+    served.page.evaluate(axe)
+    assert served.page.evaluate("document.documentElement.scrollWidth") <= width, "nothing sticks out"
+    assert not complaints(served)
+    served.page.evaluate("document.querySelector('#texts label').remove()")
+    assert complaints(served), "control: a field without a name is one"
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 360), ("dark", 1280)])

@@ -52,6 +52,7 @@ def page_settings(edge: Edge) -> dict[str, Any]:
         "version": version("histrio"),
         "model": {
             "id": model.id,
+            "kind": model.kind,
             "architecture": model.architecture,
             "num_layers": model.num_layers,
             "max_sequence_length": model.max_sequence_length,

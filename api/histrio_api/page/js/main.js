@@ -13,6 +13,7 @@ import { showConversations } from "./sidebar.js";
 import { asCurl, asPython } from "./snippets.js";
 import { StatusView } from "./status.js";
 import { openStore, StoreFull } from "./store.js";
+import { chats, showTexts } from "./texts.js";
 
 const NARROW = window.matchMedia("(max-width: 820px)");
 
@@ -77,6 +78,7 @@ function settingsChanged() {
 /** Title, context and buttons as they are now. */
 function changed() {
   const { conversation, isRunning } = chat;
+  if (!conversation) return;
   byId("title").textContent = titleOf(conversation);
   document.title = conversation.messages.length ? `${titleOf(conversation)} – histrio` : "histrio";
   byId("stop").hidden = !isRunning;
@@ -99,8 +101,18 @@ async function describe() {
     return;
   }
   byId("model").textContent = described.model.id;
-  if (!chat.conversation) show(newConversation());
+  showKind();
+  if (!chats(described.model)) showTexts(described.model);
+  else if (!chat.conversation) show(newConversation());
   else showSettings();
+}
+
+/** Of a model that does not chat, nothing of chats is shown. */
+function showKind() {
+  const isChat = chats(described.model);
+  for (const id of ["new", "share", "open-settings", "export-all", "search-box", "saved"]) byId(id).hidden = !isChat;
+  byId("to-chat").textContent = isChat ? "Chat" : "Texts";
+  view();
 }
 
 keyEvents.addEventListener("needed", async () => {
@@ -154,7 +166,9 @@ function toggleSettings(isOpen) {
 
 function view() {
   const isStatus = location.hash === "#status";
-  byId("chat").hidden = isStatus;
+  const isChat = !described || chats(described.model);
+  byId("chat").hidden = isStatus || !isChat;
+  byId("texts").hidden = isStatus || isChat;
   byId("status").hidden = !isStatus;
   for (const [id, isOn] of [["to-chat", !isStatus], ["to-status", isStatus]]) {
     byId(id).toggleAttribute("aria-current", false);
