@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from histrio.errors import EngineError, RequestError
 from histrio_api.errors import ClientLeft
-from histrio_api.request.attended import attended, ended_by
+from histrio_api.request.attended import WhileAttended, attended, ended_by
 
 pytestmark = pytest.mark.anyio
 
@@ -87,3 +90,44 @@ async def test_a_block_ends_with_the_first_of_what_it_is_watched_by() -> None:
     await anyio.wait_all_tasks_blocked()
     assert not scope.cancelled_caught
     assert ends == ["first", "watch", "watch"]
+
+
+class Leaving:
+    """What `WhileAttended` asks of a request."""
+
+    def __init__(self, *, has_left: bool = False) -> None:
+        self.has_left = has_left
+        self.call: Callable[[], object] | None = None
+
+    def when_left(self, call: Callable[[], object] | None) -> bool:
+        self.call = call
+        return self.has_left
+
+    def leave(self) -> None:
+        self.has_left = True
+        if self.call is not None:
+            self.call()
+
+
+@pytest.mark.parametrize("has_left", [False, True], ids=["leaves", "has left"])
+async def test_a_block_is_over_when_the_client_leaves(has_left: bool) -> None:
+    request, steps = Leaving(has_left=has_left), []
+    if not has_left:
+        asyncio.get_running_loop().call_soon(request.leave)
+    with anyio.fail_after(5), WhileAttended(cast("Any", request)):
+        await anyio.sleep_forever()
+        steps.append("went on")
+    await anyio.lowlevel.checkpoint()  # and nothing else is cancelled
+    steps.append("after it")
+    assert (steps, request.call) == (["after it"], None)
+
+
+async def test_a_block_whose_client_stays_is_cancelled_as_ever() -> None:
+    request, steps = Leaving(), []
+    with anyio.move_on_after(0.01) as scope:
+        with WhileAttended(cast("Any", request)):
+            await anyio.sleep_forever()
+        steps.append("went on")
+    request.leave()
+    await anyio.lowlevel.checkpoint()
+    assert (steps, scope.cancelled_caught) == ([], True), "a control: only the client's leaving ends the block quietly"

@@ -14,7 +14,7 @@ import pytest
 from histrio.errors import Overloaded
 from histrio_api.errors import BodyTooLarge, ClientLeft
 from histrio_api.http.request import Request
-from histrio_api.request.body import FREE_BYTES, received_body
+from histrio_api.request.body import FREE_BYTES, ReceivedBody
 from histrio_api.shared.body_room import BodyRoom
 from histrio_api.testing import Gate, ScriptedGateway, running_endpoint, saying, served_model
 
@@ -37,7 +37,7 @@ def request_of(*pieces: bytes | None, length: str = "") -> Request[None]:
 
 async def read(request: Request[None], room: BodyRoom, most: int = 1_000_000) -> tuple[bytes, int]:
     """The body, and the room that is left while it is worked on."""
-    async with received_body(request, room, most) as body:
+    async with ReceivedBody(request, room, most) as body:
         return body, room.num_left
 
 

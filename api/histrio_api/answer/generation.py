@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from secrets import token_hex
 from typing import NamedTuple
 
@@ -84,7 +83,7 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Tokens so far."""
-        num_completion_tokens = sum(choice.num_tokens for choice in self.choices)
+        num_completion_tokens = self._num_completion_tokens
         return Usage(
             prompt_tokens=self.num_prompt_tokens,
             completion_tokens=num_completion_tokens,
@@ -93,9 +92,13 @@ class Generation:
             completion_tokens_details=CompletionTokensDetails(
                 self.num_accepted_tokens,
                 self.num_drafted_tokens - self.num_accepted_tokens,
-                sum(choice.num_reasoning_tokens for choice in self.choices),
+                sum([choice.num_reasoning_tokens for choice in self.choices]),
             ),
         )
+
+    @property
+    def _num_completion_tokens(self) -> int:
+        return sum([choice.num_tokens for choice in self.choices])
 
     @property
     def timings(self) -> Timings:
@@ -143,14 +146,13 @@ class Generation:
 
         raise GenerationFailed("generation ended without a reason")
 
-    @contextmanager
-    def closed_on_error(self) -> Iterator[None]:
-        """What goes wrong before its answer is read leaves nothing running that is generated for no client."""
-        try:
-            yield
-        except BaseException:
+    def __enter__(self) -> Generation:
+        """What goes wrong in the block leaves nothing running that is generated for no client."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        if kind is not None:
             self.close()
-            raise
 
     def reserve(self, limits: KeyLimits, num_tokens: int) -> None:
         """Take the tokens from the limits of the request's API key until it is known how many were needed. Raises
@@ -170,19 +172,23 @@ class Generation:
             self.edge.score_room.give_back(self._num_score_bytes)
             self._num_score_bytes = 0
         if self._reservation is not None:
-            self._reservation.settle(self.usage.total_tokens)
+            self._reservation.settle(self.num_prompt_tokens + self._num_completion_tokens)
+            self._reservation = None
         for choice in self.choices:
             if not choice.finish_reason:
                 choice.stream.cancel()
         if self.choices and not self._is_closed:
             self._is_closed = True
-            usage = self.usage
-            elapsed_s = time.perf_counter() - self._arrived_s
-            self.edge.count_usage(self._key, _counts(usage))
-            self._metrics.count_finished(usage.prompt_tokens, usage.completion_tokens, elapsed_s)
-            if self.edge.settings.log_requests:
-                states = {choice.finish_reason or self._failure for choice in self.choices}
-                log_finished(self.id, self.edge.gateway.model.id, usage, states, (self._first_token_s, elapsed_s))
+            self._count()
+
+    def _count(self) -> None:
+        elapsed_s = time.perf_counter() - self._arrived_s
+        self._metrics.count_finished(self.num_prompt_tokens, self._num_completion_tokens, elapsed_s)
+        if self.edge.usage is not None:
+            self.edge.count_usage(self._key, _counts(self.usage))
+        if self.edge.settings.log_requests:
+            states = {choice.finish_reason or self._failure for choice in self.choices}
+            log_finished(self.id, self.edge.gateway.model.id, self.usage, states, (self._first_token_s, elapsed_s))
 
     def fail(self, error: Exception) -> None:
         """What is not finished ended by this error."""
@@ -200,7 +206,7 @@ def start_generation(edge: Edge, prepared: Prepared, id_prefix: str) -> Generati
     received = prepared.received
     generation = Generation(edge, f"{id_prefix}{token_hex(16)}", received.arrived_s, received.key)
     ordered = submissions(edge, prepared, generation.id)
-    with generation.closed_on_error():
+    with generation:
         generation.reserve(edge.keys.limits_of(received.key), _num_expected_tokens(prepared, ordered))
         generation.hold_scores(_num_vocabularies(edge, prepared, ordered))
         for prompt, submission in zip(prepared.prompts, ordered, strict=True):

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-__all__ = ["ErrorBody", "Framing", "error_answer", "framing_of", "head_bytes", "openai_error_body"]
+__all__ = ["ErrorBody", "Framing", "error_answer", "framing_of", "head_bytes", "length_of", "openai_error_body"]
 
 Framing = Literal["none", "length", "chunks", "close"]
 """How a client knows where the body ends: there is none, by its length, by a last chunk, or by the connection's end."""
@@ -24,11 +24,19 @@ Headers = Iterable[tuple[bytes, bytes]]
 _NO_BODY = (204, 304)
 
 
-def framing_of(method: str, version: str, status: int, headers: Headers) -> Framing:
-    """What fits the request and the headers of its answer; HTTP/1.0 does not know chunks."""
+def length_of(headers: Headers) -> int | None:
+    """The length of the body as the headers of its answer say it, if they do."""
+    for name, value in headers:
+        if name.lower() == b"content-length":
+            return int(value)
+    return None
+
+
+def framing_of(method: str, version: str, status: int, length: int | None) -> Framing:
+    """What fits the request and its answer; HTTP/1.0 does not know chunks."""
     if method == "HEAD" or status in _NO_BODY:
         return "none"
-    if any(name.lower() == b"content-length" for name, _ in headers):
+    if length is not None:
         return "length"
     return "close" if version == "1.0" else "chunks"
 
@@ -36,15 +44,15 @@ def framing_of(method: str, version: str, status: int, headers: Headers) -> Fram
 def head_bytes(status: int, headers: Headers, framing: Framing, *, closes: bool) -> bytes:
     """Status line and headers, with the date and what `framing` and `closes` need. Raises `ValueError`."""
     lines = [_status_line(status), b"date: " + _date(int(time.time()))]
-    for name, value in headers:
-        if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise ValueError(f"the header {name!r} of an answer is of more than one line")
-        lines.append(name + b": " + value)
+    lines += [name + b": " + value for name, value in headers]
     if framing == "chunks":
         lines.append(b"transfer-encoding: chunked")
     if closes:
         lines.append(b"connection: close")
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    head = b"\r\n".join([*lines, b"", b""])
+    if not head.count(b"\r") == head.count(b"\n") == len(lines) + 1 or b"\0" in head:
+        raise ValueError("a header of an answer is of more than one line")
+    return head
 
 
 def openai_error_body(status: int, message: str, code: str, path: str) -> bytes:

@@ -72,7 +72,12 @@ class Connection(asyncio.Protocol):
         self._num_received = 0
         """Bytes of the present request, and where they were when its progress was looked at last."""
         self._num_seen = 0
+        self._has_late_head = False
+        """A request has begun whose head may not be here as a whole."""
         self._timer: asyncio.TimerHandle | None = None
+        """At or before the time at which `_on_due` is to be called: moving that is no new timer."""
+        self._due_s = 0.0
+        self._on_due: Callable[[], Any] | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._writable = asyncio.Event()
         self._writable.set()
@@ -83,6 +88,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport's: a client is here."""
         self._transport = cast("asyncio.Transport", transport)
+        self._scope_of_all = self._common_scope()
         self._host.opened(self)
         self._wait()
 
@@ -90,8 +96,9 @@ class Connection(asyncio.Protocol):
         """The transport's: the client is gone."""
         self._is_ending = True
         self._disarm()
-        if self._write_timer is not None:
-            self._write_timer.cancel()
+        for timer in (self._timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
         self._held = b""
         self._writable.set()
         if self._exchange is not None:
@@ -111,6 +118,12 @@ class Connection(asyncio.Protocol):
             self._hold(self._parser.feed(data))
         except Malformed as error:
             self._refuse(error)
+            return
+
+        if self._has_late_head:
+            self._has_late_head = False
+            self._host.is_waiting(self, waits=True)  # for its turn to be closed where there are too many, this is news
+            self._arm(self._end_slow_head)
 
     def eof_received(self) -> bool:
         """The transport's: the client sends no more. True keeps the connection open for an answer."""
@@ -141,11 +154,11 @@ class Connection(asyncio.Protocol):
 
     def on_begin(self) -> None:
         """The parser's: a request begins."""
-        self._host.is_waiting(self, waits=True)  # for its turn to be closed where there are too many, this is news
-        self._arm(self._end_slow_head)
+        self._has_late_head = True
 
     def on_head(self, head: Head) -> None:
         """The parser's: a head is complete."""
+        self._has_late_head = False
         self._host.is_waiting(self, waits=False)
         self._exchange = Exchange(self, head, self._scope(head))
         self._exchange.keeps_alive &= not self._is_draining
@@ -176,7 +189,8 @@ class Connection(asyncio.Protocol):
 
     async def drain(self) -> None:
         """The exchange's: wait until the client has taken most of what was written."""
-        await self._writable.wait()
+        if not self._writable.is_set():
+            await self._writable.wait()
 
     def pause_reading(self) -> None:
         """The exchange's: the application has enough for now."""
@@ -315,29 +329,45 @@ class Connection(asyncio.Protocol):
         return self._limits.min_bytes_per_s * self._limits.idle_s
 
     def _arm(self, callback: Callable[[], Any], delay_s: float | None = None) -> None:
-        self._disarm()
-        self._timer = self._loop.call_later(self._limits.idle_s if delay_s is None else delay_s, callback)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
+        """Call it after that time, in place of whatever was to be called."""
+        delay_s = self._limits.idle_s if delay_s is None else delay_s
+        self._on_due, self._due_s = callback, self._loop.time() + delay_s
+        if self._timer is not None and self._timer.when() > self._due_s:
             self._timer.cancel()
             self._timer = None
+        if self._timer is None:
+            self._timer = self._loop.call_later(delay_s, self._look_at_time)
 
-    def _scope(self, head: Head) -> dict[str, Any]:
+    def _disarm(self) -> None:
+        self._on_due = None
+
+    def _look_at_time(self) -> None:
+        self._timer, callback, left_s = None, self._on_due, self._due_s - self._loop.time()
+        if callback is not None and left_s > 0:
+            self._timer = self._loop.call_later(left_s, self._look_at_time)
+        elif callback is not None:
+            self._on_due = None
+            callback()
+
+    def _common_scope(self) -> dict[str, Any]:
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},
-            "http_version": head.version,
-            "method": head.method,
             "scheme": "http",
-            "path": unquote_to_bytes(head.path).decode("utf-8", "replace"),
-            "raw_path": head.path,
-            "query_string": head.query,
             "root_path": "",
-            "headers": head.headers,
             "server": self._address("sockname"),
             "client": self._address("peername"),
-            "state": {},
+        }
+
+    def _scope(self, head: Head) -> dict[str, Any]:
+        path = unquote_to_bytes(head.path) if b"%" in head.path else head.path
+        return self._scope_of_all | {
+            "http_version": head.version,
+            "method": head.method,
+            "path": path.decode("utf-8", "replace"),
+            "raw_path": head.path,
+            "query_string": head.query,
+            "headers": head.headers,
         }
 
     def _address(self, name: str) -> tuple[str, int] | None:

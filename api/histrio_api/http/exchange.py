@@ -7,16 +7,18 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol, TypeAlias
 
-from histrio_api.http.answer import Framing, framing_of, head_bytes
+from histrio_api.http.answer import Framing, framing_of, head_bytes, length_of
 from histrio_api.http.parser import Head
 
-__all__ = ["Application", "Exchange", "Wire"]
+__all__ = ["WHEN_LEFT", "Application", "Exchange", "Wire"]
 
 logger = logging.getLogger(__name__)
 
 Message: TypeAlias = MutableMapping[str, Any]
 Application: TypeAlias = Callable[[Any, Any, Any], Awaitable[None]]
 
+WHEN_LEFT = "histrio.when_left"
+"""Under this name a scope has `Exchange.when_left`: a task that waits for a message costs more than a short request."""
 MAX_BODY_AHEAD_BYTES = 65_536
 """Of a request's body, received before the application asks for it."""
 _PIECE_BYTES = 262_144
@@ -72,9 +74,9 @@ class Exchange:
         self._has_whole_body = False
         self._is_told_of_end = False
         self._news = asyncio.Event()
-        self._awaits_continue = any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in head.headers
-        )
+        self._awaits_continue = head.awaits_continue
+        self._when_left: Callable[[], object] | None = None
+        scope[WHEN_LEFT] = self.when_left
 
     def push(self, data: bytes) -> None:
         """More of the request's body."""
@@ -95,6 +97,13 @@ class Exchange:
         """The client has left."""
         self.has_left = True
         self._news.set()
+        if self._when_left is not None:
+            self._when_left()
+
+    def when_left(self, call: Callable[[], object] | None) -> bool:
+        """Have this called when the client leaves, in place of what was to be called; whether it has left already."""
+        self._when_left = call
+        return self.has_left
 
     async def run(self, application: Application) -> None:
         """Let the application answer; an answer that it does not give is one of ours."""
@@ -148,9 +157,10 @@ class Exchange:
     def _begin(self, message: Message) -> None:
         assert not self.has_begun, "an answer begins once"
         status, headers = message["status"], list(message.get("headers", ()))
-        self._framing = framing_of(self._head.method, self._head.version, status, headers)
-        if self._framing == "length":
-            self._num_left = next(int(value) for name, value in headers if name.lower() == b"content-length")
+        length = length_of(headers)
+        self._framing = framing_of(self._head.method, self._head.version, status, length)
+        if self._framing == "length" and length is not None:
+            self._num_left = length
         # A request that is not yet here as a whole would stand before the next one.
         self.keeps_alive &= self._framing != "close" and self._has_whole_body
         self._unsent = head_bytes(status, headers, self._framing, closes=not self.keeps_alive)

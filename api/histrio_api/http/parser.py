@@ -7,8 +7,7 @@ line, and other bodies have a length.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import httptools
 
@@ -32,8 +31,7 @@ class Malformed(Exception):
         self.code = code
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """Request line and headers; header names in lower case."""
 
     method: str
@@ -43,6 +41,8 @@ class Head:
     version: str
     keeps_alive: bool
     """Whether the client may send another request on the same connection."""
+    awaits_continue: bool = False
+    """Whether the client waits for a word before it sends the body."""
 
 
 class Sink(Protocol):
@@ -176,14 +176,18 @@ class RequestParser:
         except httptools.HttpParserError:
             self._refuse(400, "the request's URL is malformed")
         self._has_head = True
+        awaits_continue = False
         for name, value in self._headers:
             if name == b"transfer-encoding":
                 self._is_chunked = True
             elif name == b"content-length":
                 self._num_left = int(value)
+            elif name == b"expect":
+                awaits_continue = value.lower() == b"100-continue"
         method, version = self._parser.get_method().decode("ascii"), self._parser.get_http_version()
         keeps_alive = version != "1.0" and self._parser.should_keep_alive()
-        self._sink.on_head(Head(method, url.path or b"/", url.query or b"", self._headers, version, keeps_alive))
+        path, query = url.path or b"/", url.query or b""
+        self._sink.on_head(Head(method, path, query, self._headers, version, keeps_alive, awaits_continue))
 
     def on_body(self, data: bytes) -> None:
         """The parser's: a part of the body."""

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl
 
+from histrio_api.http.exchange import WHEN_LEFT
+
 __all__ = ["Receive", "Request"]
 
 S = TypeVar("S")
@@ -36,6 +38,11 @@ class Request(Generic[S]):
     def query(self) -> dict[str, str]:
         """The fields of the URL; of several with one name the last."""
         return dict(parse_qsl(self.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+
+    def when_left(self, call: Callable[[], object] | None) -> bool:
+        """Have this called when the client leaves, in place of what was to be called; whether it has left already."""
+        has_left: bool = self.scope[WHEN_LEFT](call)
+        return has_left
 
     def header(self, name: bytes) -> bytes:
         """The value of the first header of this name, which is in lower case; empty if there is none."""

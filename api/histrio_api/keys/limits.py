@@ -103,7 +103,7 @@ class KeyLimits:
 
     def headers(self) -> dict[str, str]:
         """What is left, under the names that OpenAI gives it."""
-        return dict(self._headers())
+        return {} if self._requests is None and self._tokens is None else dict(self._headers())
 
     def _headers(self) -> Iterator[tuple[str, str]]:
         now_s = self._clock()

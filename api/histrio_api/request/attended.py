@@ -15,14 +15,35 @@ from typing import Any
 import anyio
 
 from histrio_api.errors import ClientLeft
+from histrio_api.http.request import Receive, Request
 from histrio_api.shared.edge import Edge
 
-__all__ = ["Receive", "attended", "client_left", "ended_by"]
-
-Receive = Callable[[], Awaitable[Any]]
-"""Gives the request's next ASGI message."""
+__all__ = ["WhileAttended", "attended", "client_left", "ended_by"]
 
 _LOOK_S = 0.25
+
+
+class WhileAttended:
+    """The block is cancelled when the request's client leaves, and is over then. Nothing runs beside it."""
+
+    __slots__ = ("_request", "_task")
+
+    def __init__(self, request: Request[Any]) -> None:
+        self._request = request
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "a request is answered by a task"
+        self._task = task
+        if self._request.when_left(task.cancel):
+            task.cancel()
+
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> bool:
+        has_left = self._request.when_left(None)
+        if kind is not asyncio.CancelledError or not has_left:
+            return False
+        self._task.uncancel()
+        return True
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from histrio.errors import Overloaded, RequestError
 from histrio.front.grammar_check import GrammarChecker
-from histrio_api.request.attended import Receive, attended
+from histrio_api.http.request import Receive
+from histrio_api.request.attended import attended
 from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.wanted import WantedGrammar
 from histrio_api.shared.edge import Edge

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from histrio.contracts.gateway import Submission
 from histrio.errors import RequestError
-from histrio.messages import Ask
+from histrio.messages import Ask, SamplingFields
 from histrio_api.request.contradictions import require_a_token
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.prompts import Prompt, num_new_tokens
@@ -30,43 +30,50 @@ def submissions(edge: Edge, prepared: Prepared, request_id: str) -> list[Submiss
 
     _require_spaces(edge, prepared)
     edge.gateway.check_sampling(received.sampling)
-    _require_a_token(edge, prepared)
+    sampling = edge.gateway.model.default_sampling | received.sampling
+    _require_a_token(edge, request, sampling)
     num_prompt_tokens = sum(len(prompt.ids) for prompt in prepared.prompts)
     require_few_scores(edge.settings.max_prompt_scores, prepared.scores, request.n, num_prompt_tokens)
     # A prompt is scored by a request for one token, which is then left out.
     num_wanted = 1 if prepared.num_wanted_tokens == 0 else prepared.num_wanted_tokens
     model, param = edge.gateway.model, prepared.prompt_param
     rooms = [num_new_tokens(model, prompt, num_wanted, param) for prompt in prepared.prompts]
-    return [_submission(edge, prepared, *each, request_id) for each in zip(prepared.prompts, rooms, strict=True)]
+    return [
+        Submission(
+            ids=prompt.ids,
+            max_new_tokens=room,
+            ask=_ask(edge, prepared, prompt, sampling),
+            num_choices=request.n,
+            id=request_id,
+            key=received.key,
+            user=received.user,
+        )
+        for prompt, room in zip(prepared.prompts, rooms, strict=True)
+    ]
 
 
-def _submission(edge: Edge, prepared: Prepared, prompt: Prompt, max_new_tokens: int, request_id: str) -> Submission:
+def _ask(edge: Edge, prepared: Prepared, prompt: Prompt, sampling: SamplingFields) -> Ask:
     model, received = edge.gateway.model, prepared.received
     request = received.request
-    return Submission(
-        ids=prompt.ids,
-        max_new_tokens=max_new_tokens,
-        ask=Ask(
-            sampling=model.default_sampling | received.sampling,
-            eos_ids=[] if request.ignore_eos else model.eos_ids,
-            stop_ids=[*request.stop_token_ids, *(() if request.ignore_eos else prompt.ends)],
-            seed=None if request.seed is None else request.seed & _UINT64,
-            priority=edge.keys.limits_of(received.key).priority(request.priority),
-            cache_salt=request.cache_salt,
-            grammar=None if prepared.grammar is None else prepared.grammar.spec,
-            num_logprobs=sent_number(prepared.scores.num_top),
-            logprob_token_ids=list(prepared.scores.token_ids),
-            num_prompt_logprobs=sent_number(prepared.scores.num_of_prompt),
-            max_speculation=edge.max_speculation if request.max_speculation is None else request.max_speculation,
-        ),
-        num_choices=request.n,
-        id=request_id,
-        key=received.key,
-        user=received.user,
+    return Ask(
+        sampling=sampling,
+        eos_ids=[] if request.ignore_eos else model.eos_ids,
+        stop_ids=[*request.stop_token_ids, *(() if request.ignore_eos else prompt.ends)],
+        seed=None if request.seed is None else request.seed & _UINT64,
+        priority=edge.keys.limits_of(received.key).priority(request.priority),
+        cache_salt=request.cache_salt,
+        grammar=None if prepared.grammar is None else prepared.grammar.spec,
+        num_logprobs=sent_number(prepared.scores.num_top),
+        logprob_token_ids=list(prepared.scores.token_ids),
+        num_prompt_logprobs=sent_number(prepared.scores.num_of_prompt),
+        max_speculation=edge.max_speculation if request.max_speculation is None else request.max_speculation,
     )
 
 
 def _require_few_stops(edge: Edge, request: GenerationRequest) -> None:
+    if not (request.stop_strings or request.stop_token_ids):
+        return
+
     settings, vocab_size = edge.settings, edge.gateway.model.vocab_size
     lists: list[tuple[str, Collection[object]]] = [
         ("stop", request.stop_strings),
@@ -98,7 +105,7 @@ def _require_few_choices(edge: Edge, request: GenerationRequest, num_prompts: in
         raise RequestError(text, param="n")
 
 
-def _require_a_token(edge: Edge, prepared: Prepared) -> None:
-    model, request = edge.gateway.model, prepared.received.request
+def _require_a_token(edge: Edge, request: GenerationRequest, sampling: SamplingFields) -> None:
+    model = edge.gateway.model
     end_ids = [*request.stop_token_ids, *(() if request.ignore_eos else model.eos_ids)]
-    require_a_token(model.default_sampling | prepared.received.sampling, end_ids, model.vocab_size)
+    require_a_token(sampling, end_ids, model.vocab_size)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
 
 from histrio_api.http.request import Request
 from histrio_api.http.response import Response
-from histrio_api.request.body import received_body
+from histrio_api.request.body import ReceivedBody
 from histrio_api.request.ignored import STRICT_HEADER
 from histrio_api.shared.edge import Edge
 
@@ -52,7 +51,7 @@ def json_response(content: Any, headers: dict[str, str] | None = None) -> Respon
     return Response(msgspec.json.encode(content), headers=headers or {})
 
 
-def request_body(request: HttpRequest) -> AbstractAsyncContextManager[bytes]:
+def request_body(request: HttpRequest) -> ReceivedBody:
     """The request's body, for as long as it is worked on."""
     edge = request.state
-    return received_body(request, edge.body_room, edge.settings.max_body_bytes)
+    return ReceivedBody(request, edge.body_room, edge.settings.max_body_bytes)

@@ -15,7 +15,7 @@ from histrio_api.answer.sse import EventStream, Write
 from histrio_api.errors import STATUS_CLIENT_LEFT, presentable
 from histrio_api.forms.form import Answer, Form
 from histrio_api.http.response import Response
-from histrio_api.request.attended import client_left, ended_by
+from histrio_api.request.attended import WhileAttended
 from histrio_api.request.enforceable import require_enforceable
 from histrio_api.request.ignored import ignored_headers
 from histrio_api.request.prepared import Prepared
@@ -36,7 +36,7 @@ async def respond(request: HttpRequest, form: Form[R]) -> Response:
     if prepared.grammar is not None:
         await require_enforceable(edge, prepared.grammar, prepared.received.ignored, request.receive)
     generation = start_generation(edge, prepared, form.id_prefix)
-    with generation.closed_on_error():
+    with generation:
         limits = edge.keys.limits_of(prepared.received.key)
         headers = {
             "x-request-id": generation.id,
@@ -91,7 +91,7 @@ async def _whole_texts(request: HttpRequest, generation: Generation) -> list[str
         pieces[choice.index].append(text)
 
     try:
-        with ended_by(partial(client_left, request.receive)):
+        with WhileAttended(request):
             await run_choices(generation, show)
     finally:
         generation.close(is_sent=False)

@@ -21,7 +21,7 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from histrio_api.text.sandbox_calls import bound_filters, check_format, check_method, check_operator
-from histrio_api.text.sandbox_limits import HOOKS, account, bounded_tree, rendering
+from histrio_api.text.sandbox_limits import HOOKS, Rendering, account, bounded_tree
 from histrio_api.text.sandbox_lists import CHANGES, TemplateList
 
 __all__ = ["TemplateEnvironment", "template_environment"]
@@ -36,7 +36,7 @@ class _Template(jinja2.Template):
 
     def render(self, *args: Any, **kwargs: Any) -> str:
         """The text. Raises `TemplateLimit` beside what jinja raises."""
-        with rendering():
+        with Rendering():
             return super().render(*args, **kwargs)
 
 
@@ -60,7 +60,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call something that a template names."""
-        if any(obj is hook for hook in _HOOKS):
+        if type(obj) is types.FunctionType and obj in _HOOKS:
             return obj(*args)
 
         own = account()
@@ -106,7 +106,7 @@ class TemplateEnvironment(ImmutableSandboxedEnvironment):
         return wrapped
 
 
-_HOOKS = tuple(HOOKS.values())
+_HOOKS = frozenset(HOOKS.values())
 
 
 def template_environment() -> TemplateEnvironment:

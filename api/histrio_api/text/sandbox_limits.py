@@ -9,8 +9,7 @@ count against one account for each rendering. What Python does in a single call 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -22,7 +21,7 @@ from jinja2.visitor import NodeTransformer
 
 from histrio_api.text.sandbox_lists import CHANGES, TemplateList
 
-__all__ = ["HOOKS", "MAX_VALUE", "Account", "TemplateLimit", "account", "bounded_tree", "rendering"]
+__all__ = ["HOOKS", "MAX_VALUE", "Account", "Rendering", "TemplateLimit", "account", "bounded_tree"]
 
 MAX_SOURCE_CHARS = 2**20
 """Published templates have up to 60,000."""
@@ -121,14 +120,16 @@ def account() -> Account:
     return _account.get() or Account()
 
 
-@contextmanager
-def rendering() -> Iterator[None]:
+class Rendering:
     """Within the context everything counts against one account."""
-    token = _account.set(Account())
-    try:
-        yield
-    finally:
-        _account.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _account.set(Account())
+
+    def __exit__(self, *_error: object) -> None:
+        _account.reset(self._token)
 
 
 def bounded_tree(environment: jinja2.Environment, source: str) -> nodes.Template:
