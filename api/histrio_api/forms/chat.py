@@ -17,6 +17,7 @@ from histrio_api.forms.custom_calls import CustomCalls, ToldPiece, told_calls
 from histrio_api.forms.form import Form
 from histrio_api.request.forced_calls import form_or_calls
 from histrio_api.request.functions import with_tools
+from histrio_api.request.ignored import IgnoredFields
 from histrio_api.request.prepared import Prepared
 from histrio_api.request.reasoning import chat_reasoning
 from histrio_api.request.reasoning_budget import bounded_reasoning
@@ -57,6 +58,7 @@ def prepare_chat(edge: Edge, received: Received[ChatRequest]) -> Prepared:
         scores=scores,
         grammar=None if grammar is None else grammar.after(parts.reasoning, edge.reasoning_marks),
         parts=parts,
+        begun=_begun_answer(chat, received.ignored),
         keeps_ids=chat.return_token_ids,
         hides_special=chat.skip_special_tokens and not any(map(edge.tokenizer.hides, parts.marks)),
     )
@@ -75,6 +77,18 @@ def _wanted_scores(edge: Edge, chat: ChatRequest) -> Scores:
     return wanted_scores(edge, asked, is_stream=chat.stream)
 
 
+def _begun_answer(chat: ChatRequest, ignored: IgnoredFields) -> str:
+    """What `echo` puts before the answer."""
+    if not chat.echo:
+        return ""
+    last = chat.messages[-1]
+    if last.role != "assistant":
+        ignored.add("echo", "echo")
+        return ""
+    content = last.content or ""
+    return content if isinstance(content, str) else "".join(part.text or "" for part in content)
+
+
 def _num_wanted_tokens(chat: ChatRequest) -> int | None:
     old, new = chat.max_tokens, chat.max_completion_tokens
     if old is not None and new is not None and old != new:
@@ -91,6 +105,7 @@ class ChatAnswer(Chunks[ChatChoice]):
     def __init__(self, edge: Edge, prepared: Prepared, generation: Generation) -> None:
         super().__init__(edge, prepared, generation)
         self._parsers = [AnswerParser(prepared.parts) for _ in generation.choices]
+        self._begun = prepared.begun
         self._custom_names = prepared.parts.custom_tools
         self._custom_calls = [CustomCalls(self._custom_names) for _ in generation.choices]
 
@@ -99,7 +114,8 @@ class ChatAnswer(Chunks[ChatChoice]):
         delta = b'"delta":{"role":"assistant","content":""},"logprobs":null'
         choices = self.generation.choices
         ids = ids_field(b"prompt_token_ids", choices[0].prompt.ids) if choices[0].keeps_ids else b""
-        return b"".join(self.chunk(choice, delta + ids) for choice in choices)
+        begun = [self.text(each, self._begun) for each in choices] if self._begun else []
+        return b"".join([*(self.chunk(choice, delta + ids) for choice in choices), *begun])
 
     def piece(self, choice: Choice, text: str) -> bytes:
         """A chunk for each thing that the piece turns out to be."""
@@ -144,6 +160,8 @@ class ChatAnswer(Chunks[ChatChoice]):
         parser = self._parsers[choice.index]
         logprobs = None if choice.logprobs is None else chat_logprobs(choice.logprobs.take_shown())
         message = _message(parser.push(text, is_last=True), self._custom_names)
+        if self._begun:
+            message.content = self._begun + (message.content or "")
         reason = _finish_reason(choice, parser)
         ids = choice.take_ids() if choice.keeps_ids else msgspec.UNSET
         return ChatChoice(index=choice.index, finish_reason=reason, message=message, logprobs=logprobs, token_ids=ids)

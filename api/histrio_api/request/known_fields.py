@@ -68,12 +68,17 @@ _HONOURED = (
     )
     | _honoured(
         "chats completions",
-        "n prompt_logprobs logprobs truncation_side",
+        "prompt_logprobs",
+        n=(1,),
+        logprobs=(False,),
+        truncation_side=("left", "right"),
+        echo=(False,),
         return_token_ids=(False,),
         logprob_token_ids=([],),
     )
-    | _honoured("chats completions embeddings scores rerankings", "add_special_tokens truncate_prompt_tokens")
-    | _honoured("completions", "prompt", echo=(False,), suffix=("",))
+    | _honoured("chats completions embeddings scores rerankings", "truncate_prompt_tokens", add_special_tokens=(False,))
+    | _honoured("completions", "prompt", suffix=("",))
+    | _honoured("chats completions messages responses", "max_completion_tokens")
     | _honoured("chats messages", "messages")
     | _honoured("chats messages responses", tools=([],), tool_choice=("auto", "none"))
     | _honoured("messages", stop_sequences=([],), output_config=({},))
@@ -86,7 +91,6 @@ _HONOURED = (
     | _honoured("rerankings", "query top_n return_documents", documents=([],))
     | _honoured(
         "chats",
-        "max_completion_tokens",
         functions=([],),
         function_call=("auto", "none"),
         include_reasoning=(True,),

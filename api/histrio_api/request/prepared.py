@@ -35,5 +35,7 @@ class Prepared:
     """The answer's text goes on where the prompt's ends, perhaps within a character."""
     echoes: bool = False
     """The answer's text begins with the prompt's."""
+    begun: str = ""
+    """What the client has of an answer, which begins with it."""
     keeps_ids: bool = False
     """The answer tells the ids of its tokens beside their text."""

@@ -88,6 +88,8 @@ class ChatRequest(GenerationRequest, frozen=True, kw_only=True):
     """False: the answer is given without its reasoning."""
     add_generation_prompt: bool = True
     continue_final_message: bool = False
+    echo: bool = False
+    """The answer begins with the last message, if that is the assistant's."""
     add_special_tokens: bool = False
     return_token_ids: bool = False
     """The answer has the ids of the prompt, and of all tokens that were generated."""

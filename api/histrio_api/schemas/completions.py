@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -37,6 +37,12 @@ class CompletionRequest(GenerationRequest, frozen=True, kw_only=True):
     """Most tokens of the prompt: of a longer one the last so many are kept; -1 for as many as leave room."""
     truncation_side: Literal["left", "right"] | None = None
     """Where a longer one is cut; left by default."""
+
+    @classmethod
+    def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """`logprobs: false`, as chats have it, asks for none."""
+        given = super().own_names(fields)
+        return given | {"logprobs": None} if given.get("logprobs") is False else given
 
 
 class CompletionChoice(AnsweredChoice, kw_only=True):

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from histrio.errors import RequestError
 from histrio_api.schemas.formats import StructuredOutputs
 from histrio_api.schemas.strict import PositiveInt, Strict, TokenId
 from histrio_api.schemas.unfolded import unfolded
@@ -83,7 +84,13 @@ class GenerationRequest(Strict, frozen=True):
     @classmethod
     def own_names(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """A body's fields under the names that the rest of the endpoint has for them. Raises `RequestError`."""
-        return unfolded(fields, "sampling_params")
+        given = unfolded(fields, "sampling_params")
+        newer = "max_completion_tokens"
+        if newer not in given or newer in cls.__struct_fields__:
+            return given
+        if given.get("max_tokens", given[newer]) != given[newer]:
+            raise RequestError(f"{newer}: differs from max_tokens; give one of them", param=newer)
+        return {name: value for name, value in given.items() if name != newer} | {"max_tokens": given[newer]}
 
     @property
     def user_name(self) -> str:

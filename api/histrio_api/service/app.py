@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,11 @@ from histrio_api.routes.auth import require_key
 from histrio_api.routes.common import HttpRequest
 from histrio_api.shared.edge import Edge
 
-__all__ = ["App"]
+__all__ = ["REQUEST_ID", "App"]
+
+
+REQUEST_ID = "x-request-id"
+_PLAIN = re.compile(rb"[!-~]{1,128}")
 
 
 class App:
@@ -34,6 +39,8 @@ class App:
             response = await self._response(request)
         except Exception as error:
             response = on_error(request, error)
+        if _PLAIN.fullmatch(name := request.header(REQUEST_ID.encode())):
+            response.headers = {**response.headers, REQUEST_ID: name.decode()}  # as the client calls it
         await response.send(receive, send)
 
     async def _response(self, request: HttpRequest) -> Response:
