@@ -20,7 +20,7 @@ from histrio.config.settings import MemorySettings  # noqa: E402
 from histrio.contracts.backend import OpenedStage, Progress, StageSpec  # noqa: E402
 from histrio_cpu.build import CannotBuild, build  # noqa: E402
 from histrio_cpu.factory import CpuFactory  # noqa: E402
-from histrio_torch.testing import FAMILIES, OTHERS, VOCAB_SIZE, Reference, refer  # noqa: E402
+from histrio_torch.testing import FAMILIES, MAX_LENGTH, OTHERS, VOCAB_SIZE, Reference, refer  # noqa: E402
 from histrio_torch.testing.families import make_model_of  # noqa: E402
 
 _MIXED_LAYERS = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -32,19 +32,37 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+_PHI4_MINI_ROPE = {
+    **{"rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75},
+    **{"short_factor": [1.0 + 0.1 * i for i in range(6)], "long_factor": [1.5 + 0.7 * i for i in range(6)]},
+    "original_max_position_embeddings": MAX_LENGTH,
+}
 _YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": 32}
+
+_DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
 
 CPU_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     **{name: FAMILIES[name] for name in ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3")},
     **{name: FAMILIES[name] for name in ("phi3", "phi3_longrope", "glm4")},
-    **{name: OTHERS[name] for name in ("granite", "olmo2")},
+    **{name: OTHERS[name] for name in ("granite", "olmo2", "gpt_oss")},
     "llama_biased": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama3": ("llama", {"rope_parameters": _LLAMA3_ROPE}),
+    "dynamic": ("llama", {"rope_parameters": _DYNAMIC_ROPE}),
     "yarn": ("qwen3", {"rope_parameters": _YARN_ROPE}),
+    "phi4": ("phi3", {"num_attention_heads": 8, "num_key_value_heads": 2, "sliding_window": None}),
+    "phi4_mini": (
+        "phi3",
+        {
+            **{"hidden_size": 64, "num_key_value_heads": 2, "sliding_window": 48, "tie_word_embeddings": True},
+            **{"partial_rotary_factor": 0.75, "original_max_position_embeddings": MAX_LENGTH},
+            "rope_parameters": _PHI4_MINI_ROPE,
+        },
+    ),
     "qwen2_sliding": ("qwen2", {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 1}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12}),
     "gemma": ("gemma", {"tie_word_embeddings": True}),
     "cohere": ("cohere", {"logit_scale": 0.25, "tie_word_embeddings": True}),
+    "cohere_normed": ("cohere", {"logit_scale": 0.25, "tie_word_embeddings": True, "use_qk_norm": True}),
     "cohere2": (
         "cohere2",
         {"hidden_size": 64, "layer_types": _MIXED_LAYERS, "sliding_window": 12, "tie_word_embeddings": True},

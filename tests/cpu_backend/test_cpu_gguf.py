@@ -22,11 +22,16 @@ from tests.cpu_backend.test_cpu_families import logits_of
 
 NUM_PROMPT_TOKENS = 21
 _GEMMA = {"sliding_window": 12, "query_pre_attn_scalar": 16, "tie_word_embeddings": True}
+_YARN = {
+    **{"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0},
+    **{"truncate": False, "original_max_position_embeddings": 32},
+}
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 FAMILIES: dict[str, dict[str, Any]] = {
     **{"llama": {}, "qwen2": {}, "qwen3": {}, "qwen3_moe": _EXPERTS, "gemma2": _GEMMA, "gemma3_text": _GEMMA},
     **{"phi3": {"hidden_size": 64, "sliding_window": None}, "cohere": {"tie_word_embeddings": True}},
     **{"glm4": {"partial_rotary_factor": 0.5}, "smollm3": {"hidden_size": 64}, "olmo2": {"hidden_size": 64}},
+    "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12, "rope_parameters": _YARN},
     **{"granite": {}, "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None}},
 }
 """Model type of transformers → settings, which a GGUF file can hold."""

@@ -72,7 +72,6 @@ def test_rounded_weights_take_less_room_and_say_nearly_the_same(quantization: st
 @pytest.mark.parametrize(
     ("family", "said"),
     [
-        ("cohere", "use_qk_norm"),
         ("deepseek_v3", "its type 'deepseek_v3' is none of llama, "),
     ],
 )
@@ -90,7 +89,7 @@ def test_what_only_torch_runs_is_refused_by_name(family: str, said: str, tmp_pat
     [
         ({"quantization_config": {"quant_method": "aqlm"}}, "quantized by aqlm"),
         ({"hidden_act": "relu2"}, "activation 'relu2'"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "'dynamic'"),
+        ({"rope_parameters": {"rope_type": "ntk_alpha", "factor": 2.0, "rope_theta": 1e4}}, "'ntk_alpha'"),
         ({"intermediate_size": 65}, "has the shape"),
     ],
 )

@@ -146,6 +146,7 @@ class LayerFlags(IntFlag):
     UNGATED = 16
     ROUTER_SIGMOID = 32
     ROUTER_RENORMALIZE = 64
+    QK_NORM_CENTRED = 128
 
 
 class StageConfig(Structure):

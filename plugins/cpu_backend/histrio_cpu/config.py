@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from histrio.errors import UnsupportedModel
 from histrio_cpu.abi import Activation, LayerConfig, LayerFlags, Norm
-from histrio_cpu.families import FAMILIES, FULL, SLIDING, Config, Family
+from histrio_cpu.families import FAMILIES, FULL, QK_NORMS, SLIDING, Config, Family
 from histrio_cpu.model import Model
 from histrio_cpu.quantized.layouts import check_layout
 from histrio_cpu.rope import RopeShape, RopeTable, make_table
@@ -48,8 +48,6 @@ def _read(given: Config, max_sequence_length: int) -> Model:
 
     if given.get("use_bidirectional_attention") or given.get("is_causal") is False:
         raise UnsupportedModel("its attention is bidirectional")
-    if given.get("use_qk_norm"):
-        raise UnsupportedModel("it centres queries and keys (use_qk_norm)")
 
     config = {**_DEFAULTS, **family.defaults, **given}
     types = family.layer_types(config)
@@ -68,7 +66,7 @@ def _read(given: Config, max_sequence_length: int) -> Model:
             for index in range(config["num_hidden_layers"])
         ],
         ropes=tables,
-        dense_names=family.names,
+        dense_names={**family.names, **QK_NORMS} if config.get("use_qk_norm") else family.names,
         expert_names=family.expert_names,
         is_tied=config["tie_word_embeddings"],
         norm=family.norm,
@@ -85,6 +83,8 @@ def _layer(config: Config, family: Family, index: int, rope: int, layer_type: st
     head_dim = _head_dim(config)
     num_experts = _num_experts(config, family, index)
     flags = family.flags
+    if config.get("use_qk_norm"):
+        flags |= LayerFlags.QK_NORM_CENTRED
     if config.get("norm_topk_prob"):
         flags |= LayerFlags.ROUTER_RENORMALIZE
     scale = config.get("attention_multiplier", config.get("query_pre_attn_scalar", head_dim) ** -0.5)
@@ -95,6 +95,8 @@ def _layer(config: Config, family: Family, index: int, rope: int, layer_type: st
         head_dim=head_dim,
         intermediate=config["moe_intermediate_size" if has_own_width else "intermediate_size"],
         activation=_activation(config),
+        gate_alpha=config.get("swiglu_alpha", 0.0),
+        gate_limit=config.get("swiglu_limit", 0.0),
         flags=flags,
         window=config["sliding_window"] if layer_type == SLIDING else 0,
         rope=rope,
@@ -125,6 +127,8 @@ def _num_experts(config: Config, family: Family, index: int) -> int:
 
 def _activation(config: Config) -> Activation:
     """Gemma's own key comes first; its `gelu` always meant the approximation."""
+    if config["model_type"] == "gpt_oss":
+        return Activation.CLIPPED
     name = config.get("hidden_activation") or config["hidden_act"]
     if name == "gelu" and str(config["model_type"]).startswith("gemma"):
         return Activation.GELU_TANH

@@ -9,7 +9,7 @@ from typing import Any
 from histrio_cpu.abi import LayerFlags, Norm, Tensor
 from histrio_cpu.model import Names
 
-__all__ = ["FAMILIES", "FULL", "SLIDING", "Config", "Family"]
+__all__ = ["FAMILIES", "FULL", "QK_NORMS", "SLIDING", "Config", "Family"]
 
 Config = Mapping[str, Any]
 
@@ -31,7 +31,7 @@ _ATTENTION: Names = {
     "self_attn.v_proj.bias": (Tensor.V_BIAS,),
     "self_attn.o_proj.bias": (Tensor.O_BIAS,),
 }
-_QK_NORMS: Names = {"self_attn.q_norm.weight": (Tensor.Q_NORM,), "self_attn.k_norm.weight": (Tensor.K_NORM,)}
+QK_NORMS: Names = {"self_attn.q_norm.weight": (Tensor.Q_NORM,), "self_attn.k_norm.weight": (Tensor.K_NORM,)}
 _MLP: Names = {
     "mlp.gate_proj.weight": (Tensor.GATE,),
     "mlp.up_proj.weight": (Tensor.UP,),
@@ -51,6 +51,16 @@ _GEMMA_NORMS: Names = {
 _GLM_POST_NORMS: Names = {
     "post_self_attn_layernorm.weight": (Tensor.POST_ATTN_NORM,),
     "post_mlp_layernorm.weight": (Tensor.POST_MLP_NORM,),
+}
+_GPT_OSS_EXPERTS: Names = {
+    "mlp.router.weight": (Tensor.ROUTER,),
+    "mlp.router.bias": (Tensor.ROUTER_BIAS,),
+    "mlp.experts.{expert}.gate_proj.weight": (Tensor.GATE,),
+    "mlp.experts.{expert}.up_proj.weight": (Tensor.UP,),
+    "mlp.experts.{expert}.down_proj.weight": (Tensor.DOWN,),
+    "mlp.experts.{expert}.gate_proj.bias": (Tensor.GATE_BIAS,),
+    "mlp.experts.{expert}.up_proj.bias": (Tensor.UP_BIAS,),
+    "mlp.experts.{expert}.down_proj.bias": (Tensor.DOWN_BIAS,),
 }
 _QWEN_EXPERTS: Names = {
     "mlp.gate.weight": (Tensor.ROUTER,),
@@ -132,11 +142,15 @@ _COHERE = {"tie_word_embeddings": True, "logit_scale": 0.0625, "layer_norm_eps":
 _GLM = {"partial_rotary_factor": 0.5, "head_dim": 128, "rms_norm_eps": 1.5625e-07}
 _QWEN = {"max_window_layers": 28, "sliding_window": 4096}
 _COHERE_NAMES: Names = {"input_layernorm.weight": (Tensor.ATTN_NORM,), **_ATTENTION, **_MLP}
+_GPT_OSS_ROPE = {
+    **{"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+    "original_max_position_embeddings": 4096,
+}
 _OLMO_NAMES: Names = {
     "post_attention_layernorm.weight": (Tensor.POST_ATTN_NORM,),
     "post_feedforward_layernorm.weight": (Tensor.POST_MLP_NORM,),
     **_ATTENTION,
-    **_QK_NORMS,
+    **QK_NORMS,
     **_MLP,
 }
 
@@ -155,19 +169,30 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen2": Family(layer_types=_qwen_types, defaults=_QWEN),
     "qwen3": Family(
-        names={**_PLAIN, **_QK_NORMS},
+        names={**_PLAIN, **QK_NORMS},
         flags=LayerFlags.QK_NORM,
         layer_types=_qwen_types,
         defaults={**_QWEN, "head_dim": 128},
     ),
     "qwen3_moe": Family(
-        names={**_PLAIN, **_QK_NORMS},
-        expert_names={**_NORMS_BEFORE, **_ATTENTION, **_QK_NORMS, **_QWEN_EXPERTS},
+        names={**_PLAIN, **QK_NORMS},
+        expert_names={**_NORMS_BEFORE, **_ATTENTION, **QK_NORMS, **_QWEN_EXPERTS},
         flags=LayerFlags.QK_NORM,
         layer_types=_switched_sliding,
         defaults={
             **{"num_key_value_heads": 4, "sliding_window": 4096},
             **{"moe_intermediate_size": 768, "num_experts_per_tok": 8},
+        },
+    ),
+    "gpt_oss": Family(
+        names={},
+        expert_names={**_NORMS_BEFORE, **_ATTENTION, "self_attn.sinks": (Tensor.SINKS,), **_GPT_OSS_EXPERTS},
+        layer_types=_mixed_types,
+        flags=LayerFlags.ROUTER_RENORMALIZE,
+        defaults={
+            **{"num_key_value_heads": 8, "head_dim": 64, "rms_norm_eps": 1e-5, "rope_theta": 1.5e5},
+            **{"sliding_window": 128, "sliding_window_pattern": 2, "num_experts_per_tok": 4},
+            **{"swiglu_alpha": 1.702, "swiglu_limit": 7.0, "rope_scaling": _GPT_OSS_ROPE},
         },
     ),
     "gemma": Family(norm_offset=1.0, scales_embedding=True, defaults=_GEMMA),
@@ -183,7 +208,7 @@ FAMILIES: Mapping[str, Family] = {
         },
     ),
     "gemma3_text": Family(
-        names={**_GEMMA_NORMS, **_ATTENTION, **_QK_NORMS, **_MLP},
+        names={**_GEMMA_NORMS, **_ATTENTION, **QK_NORMS, **_MLP},
         norm_offset=1.0,
         scales_embedding=True,
         flags=LayerFlags.QK_NORM,

@@ -18,12 +18,13 @@ from histrio.kit.cores import num_cores
 from histrio.kit.memory import main_memory
 from histrio_cpu.abi import Activations, Format, KvFormat, LayerFlags, StageConfig, Storage, Tensor
 from histrio_cpu.config import read_model
+from histrio_cpu.experts import unstack
 from histrio_cpu.library import Library, NativeStage
 from histrio_cpu.model import EMBEDDING, Model, Part, stage_parts
 from histrio_cpu.numa import apply_numa, check_numa
 from histrio_cpu.quantized.layouts import assemble
 from histrio_cpu.traits import CpuOptions
-from histrio_cpu.weights import Bytes, MappedFiles, StoredTensor, find_tensors, to_bfloat16, to_float32
+from histrio_cpu.weights import Bytes, MappedFiles, MappedTensor, StoredTensor, find_tensors, from_float32, to_float32
 
 __all__ = ["StagePlan", "load_stage", "plan_stage"]
 
@@ -98,11 +99,7 @@ class StagePlan:
         values = to_float32(data, stored)
         if self.norm_offset(part):
             values = values + np.float32(self.norm_offset(part))
-        if kept == Format.F32:
-            return kept, values.view(np.uint8)
-        if kept == Format.BF16:
-            return kept, to_bfloat16(values).view(np.uint8)
-        return kept, values.astype(np.float16).view(np.uint8)
+        return kept, from_float32(values, kept)
 
     def norm_offset(self, part: Part) -> float:
         """What is added to the stored numbers of a part."""
@@ -136,7 +133,7 @@ def plan_stage(spec: StageSpec) -> StagePlan:
     if not spec.has_weights:
         return StagePlan(spec, options, model, "", [], {})
 
-    tensors = assemble(find_tensors(folder), config)
+    tensors = unstack(assemble(find_tensors(folder), config))
     parts = [
         part
         for part in stage_parts(model, spec.first_layer, spec.last_layer)
@@ -195,6 +192,8 @@ def _checked(tensors: Mapping[str, StoredTensor], part: Part, folder: Path) -> S
     if tensor is None:
         raise ModelError(f"{folder} has no weights {part.name}; fetch the model again")
 
+    if part.tensor in (Tensor.Q_NORM, Tensor.K_NORM) and isinstance(tensor, MappedTensor):
+        tensor = tensor.flat()  # Cohere has a row for each head
     _ = tensor.format  # raises for one that is not computed with
     expected = (part.stored_rows,) if part.is_vector else (part.stored_rows, part.columns)
     if tensor.shape != expected:

@@ -127,7 +127,7 @@ def _stored_rows(shape: tuple[int, int]) -> int:
 def _shapes(config: LayerConfig, hidden: int) -> dict[Tensor, tuple[int, int]]:
     """Rows and columns of each tensor of a layer; vectors have one row."""
     q, kv, inner = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim, config.intermediate
-    is_whole = config.flags & LayerFlags.QK_NORM_WHOLE
+    is_whole = config.flags & (LayerFlags.QK_NORM_WHOLE | LayerFlags.QK_NORM_CENTRED)
     linears = {
         Tensor.Q: (q, hidden),
         Tensor.K: (kv, hidden),

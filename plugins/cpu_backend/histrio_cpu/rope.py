@@ -1,7 +1,8 @@
 """Rotary positions: the frequencies that a configuration means, as transformers computes them.
 
 Frequencies never depend on the batch. Where a kind has two tables of factors (LongRoPE), the longest sequence that the
-stage accepts chooses: up to the model's original length the short one, else the long one.
+stage accepts chooses: up to the model's original length the short one, else the long one. The same length gives the
+base of dynamic NTK.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ def make_table(settings: Mapping[str, Any], shape: RopeShape) -> RopeTable:
             return RopeTable(frequencies)
         case "linear":
             return RopeTable(frequencies / np.float32(settings["factor"]))
+        case "dynamic" if "alpha" not in settings:
+            return RopeTable(_dynamic(powers, dim, settings, shape))
         case "llama3":
             return RopeTable(_llama3(frequencies, settings, shape))
         case "yarn":
@@ -65,6 +68,13 @@ def make_table(settings: Mapping[str, Any], shape: RopeShape) -> RopeTable:
 
 def _original_length(settings: Mapping[str, Any], shape: RopeShape) -> int:
     return int(settings.get("original_max_position_embeddings") or shape.max_positions)
+
+
+def _dynamic(powers: Floats, dim: int, settings: Mapping[str, Any], shape: RopeShape) -> Floats:
+    """The base grows with the length beyond the model's own; here it is that of the longest sequence."""
+    factor, length = float(settings["factor"]), max(shape.max_sequence_length, shape.max_positions)
+    growth = factor * length / shape.max_positions - (factor - 1)
+    return np.float32(1) / np.float32(settings["rope_theta"] * growth ** (dim / (dim - 2))) ** powers
 
 
 def _llama3(frequencies: Floats, settings: Mapping[str, Any], shape: RopeShape) -> Floats:

@@ -6,6 +6,7 @@ A tensor comes to the library in three steps: its bytes are read (`MappedFiles`)
 
 from __future__ import annotations
 
+import math
 import mmap
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,16 @@ from histrio.errors import UnsupportedModel
 from histrio.kit.checkpoint import find_weight_files
 from histrio_cpu.abi import Format
 
-__all__ = ["Bytes", "MappedFiles", "MappedTensor", "StoredTensor", "find_tensors", "to_bfloat16", "to_float32"]
+__all__ = [
+    "Bytes",
+    "MappedFiles",
+    "MappedTensor",
+    "StoredTensor",
+    "find_tensors",
+    "from_float32",
+    "to_bfloat16",
+    "to_float32",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -103,6 +113,14 @@ class MappedTensor:
                 f"with; use weights in one of {', '.join(_FORMATS)}"
             )
         return known
+
+    def flat(self) -> MappedTensor:
+        """The same tensor as a vector."""
+        return replace(self, shape=(math.prod(self.shape),))
+
+    def named(self, name: str) -> MappedTensor:
+        """The same tensor under another name."""
+        return replace(self, name=name)
 
     def nth(self, index: int) -> MappedTensor:
         """The tensor at `index` of the first dimension."""
@@ -240,3 +258,10 @@ def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
     rounded = bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)
     nearest: npt.NDArray[np.uint16] = (rounded >> 16).astype(np.uint16)
     return nearest
+
+
+def from_float32(values: npt.NDArray[np.float32], form: Format) -> Bytes:
+    """The nearest numbers of the format F32, BF16 or F16."""
+    if form == Format.F32:
+        return values.view(np.uint8)
+    return (to_bfloat16(values) if form == Format.BF16 else values.astype(np.float16)).view(np.uint8)

@@ -96,7 +96,7 @@ typedef enum {
   HC_K_BIAS = 17,
   HC_V_BIAS = 18,
   HC_O_BIAS = 19,
-  HC_Q_NORM = 20, // [head_dim], or [heads * head_dim] with HC_QK_NORM_WHOLE
+  HC_Q_NORM = 20, // [head_dim], or [heads * head_dim] with HC_QK_NORM_WHOLE or _CENTRED
   HC_K_NORM = 21, // [head_dim], or [kv_heads * head_dim]
   HC_POST_ATTN_NORM = 22, // [hidden], of the attention's result
   HC_SINKS = 23, // [heads]
@@ -121,6 +121,7 @@ typedef enum {
   HC_UNGATED = 16, // the MLP is down(act(up(x)))
   HC_ROUTER_SIGMOID = 32,
   HC_ROUTER_RENORMALIZE = 64, // weights of the chosen experts add up to 1
+  HC_QK_NORM_CENTRED = 128, // a layer norm of each head, which has weights of its own
 } hc_layer_flags;
 
 typedef struct {

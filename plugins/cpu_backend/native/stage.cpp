@@ -106,7 +106,7 @@ int64_t Stage::vector_length(int layer, int tensor) const {
   if (is_bias_of_linear(tensor)) return linear_shape(layer, linear_of_bias(tensor)).first;
   if (layer < 0) return config_.hidden;
   const Layer &l = layers_[std::size_t(layer)];
-  const bool is_whole = l.has(HC_QK_NORM_WHOLE);
+  const bool is_whole = l.has(HC_QK_NORM_WHOLE) || l.has(HC_QK_NORM_CENTRED);
   switch (tensor) {
     case HC_Q_NORM: return is_whole ? int64_t(l.config.num_heads) * l.config.head_dim : l.config.head_dim;
     case HC_K_NORM: return is_whole ? int64_t(l.config.num_kv_heads) * l.config.head_dim : l.config.head_dim;
@@ -205,7 +205,7 @@ void Stage::ready() {
     needs(l.config.num_experts == 0 || l.router.panels != nullptr, "the router", i);
     most_experts = std::max(most_experts, l.config.num_experts);
     most_chosen = std::max(most_chosen, l.config.experts_per_token);
-    needs(!l.has(HC_QK_NORM) || (l.q_norm != nullptr && l.k_norm != nullptr), "a norm of queries or keys", i);
+    needs(!(l.has(HC_QK_NORM) || l.has(HC_QK_NORM_WHOLE) || l.has(HC_QK_NORM_CENTRED)) || (l.q_norm != nullptr && l.k_norm != nullptr), "a norm of queries or keys", i);
     needs(!l.has(HC_PARALLEL) || l.attention_norm != nullptr, "the norm", i);
     require(l.config.rope < int(ropes_.size()), "a layer names a table of frequencies that is missing");
     most_heads = std::max(most_heads, l.config.num_heads * l.config.head_dim);
@@ -440,6 +440,7 @@ void Stage::write_keys(Layer &layer, const hc_batch &batch) {
     for (int head = 0; head < count; ++head) {
       float *x = heads + head * dim;
       if (layer.has(HC_QK_NORM)) kernels_.rms_norm(x, weight, config_.norm_eps, dim, x);
+      if (layer.has(HC_QK_NORM_CENTRED)) kernels_.layer_norm(x, weight + head * dim, nullptr, config_.norm_eps, dim, x);
       if (table == nullptr) continue;
       const int half = int(table->inverse_frequencies.size());
       const std::size_t at = std::size_t(token) * std::size_t(half);

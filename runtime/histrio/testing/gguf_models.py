@@ -31,6 +31,7 @@ ARCHITECTURES = {
     "smollm3": "smollm3",
     "olmo2": "olmo2",
     "granite": "granite",
+    "gpt_oss": "gpt-oss",
 }
 """`model_type` of transformers → architecture of the format."""
 _NUMBERS = {
@@ -65,16 +66,19 @@ _NAMES = {
     r"self_attn\.(q|k|v|qkv)_proj": r"attn_\1",
     r"self_attn\.o_proj": "attn_output",
     r"self_attn\.(q|k)_norm": r"attn_\1_norm",
+    r"self_attn\.sinks": "attn_sinks",
     r"mlp\.(gate|up|down)_proj": r"ffn_\1",
     r"mlp\.gate_up_proj": "ffn_up",
+    r"mlp\.router": "ffn_gate_inp",
     r"mlp\.gate|block_sparse_moe\.gate": "ffn_gate_inp",
     r"input_layernorm": "attn_norm",
     r"post_self_attn_layernorm": "post_attention_norm",
     r"pre_feedforward_layernorm": "ffn_norm",
     r"post_feedforward_layernorm|post_mlp_layernorm": "post_ffw_norm",
 }
-_POST_IS_OWN_NORM = ("gemma2", "gemma3_text", "olmo2")
-"""Their `post_attention_layernorm` comes behind attention; that of the others comes before the rest of the layer."""
+_POST_IS_OWN_NORM = ("gemma2", "gemma3_text", "olmo2", "gpt_oss")
+"""Their `post_attention_layernorm` comes behind attention, or is called so in files all the same; that of the others
+comes before the rest of the layer, and is called so."""
 _PERMUTED = ("llama", "mixtral", "smollm3", "granite")
 _ONE_ADDED = ("gemma2", "gemma3_text")
 _EXPERT = re.compile(r"(model\.layers\.\d+)\.(?:mlp|block_sparse_moe)\.experts\.(\d+)\.(\w+)\.weight")
@@ -98,6 +102,13 @@ def gguf_metadata(config: Mapping[str, Any]) -> dict[str, Any]:
     architecture = ARCHITECTURES[config["model_type"]]
     values = dict(config) | dict(config.get("rope_parameters") or {})
     metadata: dict[str, Any] = {"general.architecture": architecture}
+    if architecture == "gpt-oss":
+        metadata["gpt-oss.expert_feed_forward_length"] = values["intermediate_size"]
+    if values.get("rope_type") == "yarn":
+        metadata[f"{architecture}.rope.scaling.type"] = "yarn"
+        metadata[f"{architecture}.rope.scaling.factor"] = values["factor"]
+        original = values["original_max_position_embeddings"]
+        metadata[f"{architecture}.rope.scaling.original_context_length"] = original
     for ours, theirs in _NUMBERS.items():
         if values.get(ours) is not None:
             metadata[f"{architecture}.{theirs}"] = values[ours]
@@ -117,6 +128,9 @@ def gguf_tensors(tensors: Arrays, config: Mapping[str, Any], block_type: int = F
             layer = expert[1].replace("model.layers", "blk")
             stacks.setdefault(f"{layer}.ffn_{_EXPERT_PARTS[expert[3]]}_exps.weight", {})[int(expert[2])] = values
             continue
+        if kind == "gpt_oss" and ".experts." in name:
+            found |= _gpt_oss_experts(name, values, block_type)
+            continue
         if kind in _PERMUTED and re.search(r"\.[qk]_proj\.", name):
             heads = config["num_attention_heads" if ".q_proj." in name else "num_key_value_heads"]
             values = _in_pairs(values, heads)
@@ -128,7 +142,19 @@ def gguf_tensors(tensors: Arrays, config: Mapping[str, Any], block_type: int = F
     return found
 
 
+def _gpt_oss_experts(name: str, values: npt.NDArray[Any], block_type: int) -> dict[str, StoredBlocks]:
+    """Gate and up apart, and matrices as [outputs, inputs]."""
+    layer, _, part = name.replace("model.layers", "blk").partition(".mlp.experts.")
+    is_bias = part.endswith("_bias")
+    rows = values if is_bias else values.swapaxes(1, 2)
+    parts = {"down": rows} if part.startswith("down") else {"gate": rows[:, 0::2], "up": rows[:, 1::2]}
+    suffix, stored = ("bias", F32) if is_bias else ("weight", block_type)
+    return {f"{layer}.ffn_{each}_exps.{suffix}": blocks(stack, stored) for each, stack in parts.items()}
+
+
 def _gguf_name(name: str, kind: str) -> str:
+    if name.endswith(".sinks"):
+        name += ".weight"
     layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
     part, suffix = (layer[2], layer[3]) if layer else name.rsplit(".", 1)
     if part == "post_attention_layernorm":

@@ -12,8 +12,8 @@ from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import Integers, planned_format, to_blocks, to_pairs
 from histrio_cpu.quantized.tensor import (
     Array,
+    BuiltTensor,
     Pieces,
-    QuantizedTensor,
     check_columns,
     check_shape,
     nibbles,
@@ -29,7 +29,7 @@ _INDICES = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 """The index within a word of the outputs 0 to 7."""
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[QuantizedTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     if "qweight" not in pieces:
         return []
@@ -46,7 +46,7 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Qua
     check_shape(scales, ("F16", "BF16", "F32"), groups, rows)
     check_columns(weight, columns, groups)
     form = planned_format(4, has_zeros=True)
-    return [QuantizedTensor(f"{stem}.weight", (rows, columns), form, sources, _convert)]
+    return [BuiltTensor(f"{stem}.weight", (rows, columns), form, sources, _convert)]
 
 
 def _convert(arrays: Sequence[Array], begin: int, end: int) -> tuple[Format, Bytes]:

@@ -12,7 +12,7 @@ from histrio.errors import ModelError, UnsupportedModel
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized import fp8
 from histrio_cpu.quantized.blocks import Integers, planned_format, to_blocks
-from histrio_cpu.quantized.tensor import Array, Pieces, QuantizedTensor, check_columns, check_shape, nibbles
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, check_shape, nibbles
 from histrio_cpu.weights import Bytes
 
 __all__ = ["assemble"]
@@ -22,7 +22,7 @@ _OF_INPUTS = ("input_scale", "input_zero_point")
 """How inputs would be rounded; the library rounds them itself, in groups of 32."""
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[QuantizedTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     if "weight_packed" in pieces:
         return [_packed(stem, pieces, _bits_of(settings))]
@@ -47,7 +47,7 @@ def _bits_of(settings: Mapping[str, Any]) -> int:
     )
 
 
-def _packed(stem: str, pieces: Pieces, bits: int) -> QuantizedTensor:
+def _packed(stem: str, pieces: Pieces, bits: int) -> BuiltTensor:
     if "weight_g_idx" in pieces:
         raise UnsupportedModel(f"the inputs of {stem[:80]} are in groups of another order (weight_g_idx)")
     weight, scale, zeros = (
@@ -69,7 +69,7 @@ def _packed(stem: str, pieces: Pieces, bits: int) -> QuantizedTensor:
         check_shape(zeros, ("I32",), -(-rows * bits // 32), groups)
         sources.append(zeros)
     form = planned_format(bits, has_zeros=zeros is not None)
-    return QuantizedTensor(f"{stem}.weight", (rows, columns), form, tuple(sources), partial(_convert_packed, bits))
+    return BuiltTensor(f"{stem}.weight", (rows, columns), form, tuple(sources), partial(_convert_packed, bits))
 
 
 def _convert_packed(bits: int, arrays: Sequence[Array], begin: int, end: int) -> tuple[Format, Bytes]:
@@ -85,7 +85,7 @@ def _convert_packed(bits: int, arrays: Sequence[Array], begin: int, end: int) ->
     return to_blocks(Integers(bits, scales, codes, zeros=zeros))
 
 
-def _bytes(stem: str, pieces: Pieces) -> QuantizedTensor:
+def _bytes(stem: str, pieces: Pieces) -> BuiltTensor:
     """One byte for each weight, with a scale for each row or for all."""
     weight, scale = pieces.pop("weight"), pieces.pop("weight_scale")
     for name in _OF_INPUTS:
@@ -96,7 +96,7 @@ def _bytes(stem: str, pieces: Pieces) -> QuantizedTensor:
     rows, columns = weight.shape
     check_columns(weight, columns, 1)
     check_shape(scale, _FLOATS, *((1,) if scale.shape == (1,) else (rows, 1)))
-    return QuantizedTensor(f"{stem}.weight", (rows, columns), planned_format(8), (weight, scale), _convert_bytes)
+    return BuiltTensor(f"{stem}.weight", (rows, columns), planned_format(8), (weight, scale), _convert_bytes)
 
 
 def _convert_bytes(arrays: Sequence[Array], begin: int, end: int) -> tuple[Format, Bytes]:

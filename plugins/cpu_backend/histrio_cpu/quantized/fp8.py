@@ -11,7 +11,7 @@ import numpy as np
 from histrio.errors import ModelError, UnsupportedModel
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import GROUP, scaled_blocks
-from histrio_cpu.quantized.tensor import Array, Pieces, QuantizedTensor, check_columns
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns
 from histrio_cpu.weights import Bytes, MappedTensor
 
 __all__ = ["assemble"]
@@ -22,7 +22,7 @@ _OF_INPUTS = ("input_scale", "input_zero_point", "input_scale_ub", "activation_s
 """How inputs would be rounded; here they are not."""
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[QuantizedTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     weight = pieces.get("weight")
     key = next((key for key in ("weight_scale_inv", "weight_scale") if key in pieces), None)
@@ -37,7 +37,7 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Qua
     check_columns(weight, columns, 1)
     block = _block_of(scale, rows, columns, settings)
     convert = partial(_convert, weight.name, block)
-    return [QuantizedTensor(f"{stem}.weight", (rows, columns), Format.F8_E4M3, (weight, scale), convert)]
+    return [BuiltTensor(f"{stem}.weight", (rows, columns), Format.F8_E4M3, (weight, scale), convert)]
 
 
 def _block_of(scale: MappedTensor, rows: int, columns: int, settings: Mapping[str, Any]) -> tuple[int, int]:

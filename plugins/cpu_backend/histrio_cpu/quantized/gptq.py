@@ -17,8 +17,8 @@ from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import Integers, planned_format, to_blocks
 from histrio_cpu.quantized.tensor import (
     Array,
+    BuiltTensor,
     Pieces,
-    QuantizedTensor,
     check_columns,
     check_shape,
     nibbles,
@@ -30,7 +30,7 @@ from histrio_cpu.weights import Bytes
 __all__ = ["assemble"]
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[QuantizedTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     if "qweight" not in pieces:
         return []
@@ -54,7 +54,7 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Qua
     if group_of_input is not None:
         check_shape(group_of_input, ("I32",), columns)
         sources = (*sources, group_of_input)
-    return [QuantizedTensor(f"{stem}.weight", (rows, columns), form, sources, convert)]
+    return [BuiltTensor(f"{stem}.weight", (rows, columns), form, sources, convert)]
 
 
 def _convert(bits: int, added: int, arrays: Sequence[Array], begin: int, end: int) -> tuple[Format, Bytes]:

@@ -8,12 +8,12 @@ from typing import Any
 from histrio.errors import UnsupportedModel
 from histrio.kit.quantized import quantization_of, quantization_settings
 from histrio_cpu.quantized import awq, compressed, fp8, gptq, mlx, mxfp4
-from histrio_cpu.quantized.tensor import Pieces, QuantizedTensor
+from histrio_cpu.quantized.tensor import BuiltTensor, Pieces
 from histrio_cpu.weights import MappedTensor, StoredTensor
 
 __all__ = ["METHODS", "assemble", "check_layout"]
 
-Assemble = Callable[[str, Pieces, Mapping[str, Any]], list[QuantizedTensor]]
+Assemble = Callable[[str, Pieces, Mapping[str, Any]], list[BuiltTensor]]
 
 METHODS: Mapping[str, Assemble] = {
     "mlx": mlx.assemble,

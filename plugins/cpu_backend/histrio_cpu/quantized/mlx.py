@@ -5,7 +5,6 @@ The width and the groups follow from the shapes, since each layer may have its o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,18 +13,16 @@ import numpy as np
 
 from histrio.errors import UnsupportedModel
 from histrio_cpu.abi import Format
+from histrio_cpu.experts import unstacked_name
 from histrio_cpu.quantized.blocks import GROUP, Integers, planned_format, to_blocks
 from histrio_cpu.quantized.mxfp4 import to_mxfp4
-from histrio_cpu.quantized.tensor import Array, Pieces, QuantizedTensor, check_columns, check_shape, take
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, check_shape, take
 from histrio_cpu.weights import Bytes, MappedTensor
 
 __all__ = ["assemble"]
 
-_STACK = re.compile(r"(.+)\.(?:switch_mlp|experts)\.(gate|up|down)_proj")
-_MIXTRAL = {"gate": "w1", "up": "w3", "down": "w2"}
 
-
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[QuantizedTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
     """The matrix of the pieces, or one for each expert. Raises `UnsupportedModel` and `ModelError`."""
     if "weight" not in pieces or "scales" not in pieces:
         return []
@@ -37,21 +34,17 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Qua
         raise UnsupportedModel(f"its weights are quantized by MLX as {str(mode)[:20]!r}; affine and mxfp4 are read")
     names = ("weight", "scales", "biases") if mode == "affine" else ("weight", "scales")
     sources = take(stem, pieces, names)
-    stack = _STACK.fullmatch(stem)
-    if stack is None or len(sources[0].shape) == 2:
+    if len(sources[0].shape) == 2:
         return [_matrix(f"{stem}.weight", sources, own, mode)]
 
-    form = (
-        f"{stack[1]}.experts.{{}}.{_MIXTRAL[stack[2]] if 'block_sparse_moe' in stack[1] else stack[2] + '_proj'}.weight"
-    )
     count = sources[0].shape[0]
     return [
-        _matrix(form.format(expert), tuple(source.nth(expert) for source in sources), own, mode)
+        _matrix(f"{unstacked_name(stem, expert)}.weight", tuple(source.nth(expert) for source in sources), own, mode)
         for expert in range(count)
     ]
 
 
-def _matrix(name: str, sources: tuple[MappedTensor, ...], settings: Mapping[str, Any], mode: str) -> QuantizedTensor:
+def _matrix(name: str, sources: tuple[MappedTensor, ...], settings: Mapping[str, Any], mode: str) -> BuiltTensor:
     weight, scales = sources[:2]
     rows, num_words = weight.shape
     groups, size = scales.shape[-1], GROUP if mode == "mxfp4" else settings.get("group_size", 64)
@@ -65,11 +58,11 @@ def _matrix(name: str, sources: tuple[MappedTensor, ...], settings: Mapping[str,
     check_columns(weight, columns, groups)
     if mode == "mxfp4":
         check_shape(scales, ("U8",), rows, groups)
-        return QuantizedTensor(name, (rows, columns), Format.MXFP4, sources, _convert_mxfp4)
+        return BuiltTensor(name, (rows, columns), Format.MXFP4, sources, _convert_mxfp4)
     for each in sources[1:]:
         check_shape(each, ("F16", "BF16", "F32"), rows, groups)
     form = planned_format(bits, has_minima=True)
-    return QuantizedTensor(name, (rows, columns), form, sources, partial(_convert, bits))
+    return BuiltTensor(name, (rows, columns), form, sources, partial(_convert, bits))
 
 
 def _convert(bits: int, arrays: Sequence[Array], begin: int, end: int) -> tuple[Format, Bytes]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import GROUP, put_halves
-from histrio_cpu.quantized.tensor import Array, Pieces, QuantizedTensor, check_shape, take
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_shape, take
 from histrio_cpu.weights import Bytes
 
 __all__ = ["assemble", "to_mxfp4"]
@@ -33,7 +33,7 @@ def to_mxfp4(pairs: Bytes, exponents: Bytes) -> Bytes:
     return blocks.reshape(-1)
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[QuantizedTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
     """The matrices of all experts. Raises `ModelError`."""
     if "gate_up_proj_blocks" not in pieces:
         return []
@@ -47,7 +47,7 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Qua
         check_shape(blocks, ("U8",), experts, rows, groups, _PAIR_BYTES)
         check_shape(scales, ("U8",), experts, rows, groups)
         found += [
-            QuantizedTensor(
+            BuiltTensor(
                 f"{stem}.{expert}.{part}.weight",
                 (rows // step, groups * GROUP),
                 Format.MXFP4,

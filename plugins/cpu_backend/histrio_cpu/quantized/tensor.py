@@ -17,9 +17,9 @@ from histrio_cpu.weights import Bytes, MappedFiles, MappedTensor
 
 __all__ = [
     "Array",
+    "BuiltTensor",
     "Convert",
     "Pieces",
-    "QuantizedTensor",
     "check_columns",
     "check_shape",
     "nibbles",
@@ -35,7 +35,7 @@ Convert = Callable[[Sequence[Array], int, int], tuple[Format, Bytes]]
 
 
 @dataclass(frozen=True)
-class QuantizedTensor:
+class BuiltTensor:
     """Implements `histrio_cpu.weights.StoredTensor`."""
 
     name: str
