@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import pytest
 import zmq
 
 from histrio.errors import WireError
-from histrio.messages import Beat, Close, Hello, Message, Open, Step, Stop, Tensor
+from histrio.messages import Beat, Cancel, Close, Hello, Message, Open, Step, Stop, Tensor
 from histrio.net.io_thread import MOST_BATCH_MESSAGES, Delivery, IoThread
 from histrio.net.peer import LinkLimits
 from histrio.net.router import LinkChange
@@ -511,3 +511,26 @@ def test_tcp_port_0_becomes_a_free_one(until: Until) -> None:
 def test_impossible_process_names_are_refused(process: str) -> None:
     with pytest.raises(WireError, match="cannot name a process"):
         IoThread(process, None, lambda _: None, lambda _: None).start()
+
+
+def test_what_a_thread_sends_goes_out_at_once_when_its_wake_ups_are_put_off(node: MakeNode, until: Until) -> None:
+    listener = node("a")
+    sender = node("b", dials=listener)
+    sender.io.send("a", "batching", Cancel(1))
+    until(lambda: listener.messages("b") == [Cancel(1)])
+    wakes: list[Callable[[], None]] = []
+    sender.io.put_off_wakes(wakes.append)
+
+    for request in range(2, 5):
+        sender.io.send("a", "batching", Cancel(request))
+    assert len(wakes) == 1, "one for all of them"
+    wakes.pop()()
+    until(lambda: listener.messages("b") == [Cancel(request) for request in range(1, 5)])
+
+    sender.io.send("a", "batching", Cancel(5))
+    assert len(wakes) == 1, "and another one for what comes later"
+    thread = threading.Thread(target=sender.io.send, args=("a", "batching", Cancel(6)))
+    thread.start()
+    thread.join()
+    assert len(wakes) == 1, "a control: the wake-ups of other threads are not put off"
+    until(lambda: listener.messages("b")[-1] == Cancel(6))

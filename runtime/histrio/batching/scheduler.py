@@ -62,6 +62,8 @@ class Scheduler:
         self._step = 0
         self._num_arrived = 0
         self._matches: list[Match] = []
+        self._is_decoding = False
+        """Whether any sequence waits for its next token, in the step that is planned or in another micro-batch."""
 
     # --- what batching asks ------------------------------------------------------------------------------------------
 
@@ -160,6 +162,7 @@ class Scheduler:
         self._rows.begin()
         batch = Batch()
         max_rows = -(-min(len(self._roster.by_request), self.limits.max_slots) // num_micro_batches)
+        self._is_decoding = any(sequence.state is RequestState.DECODING for sequence in self._roster.running)
         self._draft(max_rows)
         if is_ahead:
             self._schedule_ahead(batch)
@@ -220,11 +223,6 @@ class Scheduler:
         self._roster.check_integrity()
 
     # --- which sequences take part -----------------------------------------------------------------------------------
-
-    @property
-    def _is_decoding(self) -> bool:
-        """Whether any sequence waits for its next token, in this step or in another micro-batch."""
-        return any(sequence.state is RequestState.DECODING for sequence in self._roster.running)
 
     def _candidates(self) -> Iterator[Sequence]:
         """Decoding, then prefilling, then waiting sequences, by age within each; or prefilling ones first.

@@ -77,6 +77,11 @@ class IoThread:
         self._thread = threading.Thread(target=self._run, name=f"io:{process}", daemon=True)
         self._wake = WakeUp()
 
+        self._sender = 0
+        """The thread whose wake-ups are put off; 0 for none."""
+        self._call_soon: Callable[[Callable[[], None]], object] = lambda call: call()
+        self._is_wake_due = False
+
         # Shared between threads, under the lock.
         self._lock = threading.Lock()
         self._peers: dict[str, Peer] = {}
@@ -168,7 +173,15 @@ class IoThread:
                 self._changed[peer] = None
                 peer.put(frames, self._limits)
         finally:
-            self._wake.set()
+            if threading.get_ident() == self._sender:
+                self._wake_soon()
+            else:
+                self._wake.set()
+
+    def put_off_wakes(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        """What the calling thread sends from now on goes out when `call_soon` calls what it is given, all of it at
+        once: each wake-up takes the interpreter's lock from the sender."""
+        self._sender, self._call_soon = threading.get_ident(), call_soon
 
     def beat(self, process: str, make: Callable[[], Message], every_s: float = 0.5, *, actor: str = BEAT_ACTOR) -> None:
         """Have the I/O thread tell an actor of `process` what `make` returns, now and every so many seconds.
@@ -191,6 +204,19 @@ class IoThread:
         self._wake.set()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(linger_s + _JOIN_MARGIN_S)
+
+    def _wake_soon(self) -> None:
+        if self._is_wake_due:
+            return
+        try:
+            self._call_soon(self._wake_now)
+            self._is_wake_due = True
+        except RuntimeError:  # the sender's loop has closed
+            self._wake.set()
+
+    def _wake_now(self) -> None:
+        self._is_wake_due = False
+        self._wake.set()
 
     def _peer(self, process: str) -> Peer:
         peer = self._peers.get(process)

@@ -6,6 +6,7 @@ then edges and the replica's processes stop in this order. The second ends every
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import resource
@@ -179,6 +180,7 @@ class _Root:
             )
             front.directory.use(links)
             links.start()
+            links.put_off_wakes(asyncio.get_running_loop().call_soon)
             try:
                 hosts = None if head is None else head.hosts(front, links)
                 here = LocalHost(folder, links, None if hosts is None else lambda: hosts.own_keys, self._early)
