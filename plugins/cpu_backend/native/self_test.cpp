@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kInputsOfTest = 96; // three groups
 constexpr int kInputsOfMatrices = 608; // 19 groups
-constexpr int kDimensions = 48;
+constexpr int kHeadDims[] = {16, 48, 128};
 
 // Numbers from -1 to 1, the same at every run.
 class Numbers {
@@ -146,28 +146,28 @@ void test_matrices(const Kernels &kernels, Numbers &numbers) {
   }
 }
 
-void test_attention(const Kernels &kernels, Numbers &numbers) {
-  const std::vector<float> queries = numbers.take(kTileRows * kDimensions), keys = numbers.take(kChunk * kDimensions), weights = numbers.take(kTileRows * kChunk);
-  const std::vector<float> keep = numbers.take(kTileRows), before = numbers.take(kTileRows * kDimensions);
+void test_attention(const Kernels &kernels, Numbers &numbers, int dim) {
+  const std::vector<float> queries = numbers.take(std::size_t(kTileRows * dim)), keys = numbers.take(std::size_t(kChunk * dim)), weights = numbers.take(kTileRows * kChunk);
+  const std::vector<float> keep = numbers.take(kTileRows), before = numbers.take(std::size_t(kTileRows * dim));
   const std::vector<uint16_t> bf16_queries = bf16_of(queries), bf16_keys = bf16_of(keys), bf16_weights = bf16_of(weights);
   for (bool is_bf16 : {false, true}) {
     const std::byte *data = is_bf16 ? reinterpret_cast<const std::byte *>(bf16_keys.data()) : reinterpret_cast<const std::byte *>(keys.data());
-    const std::size_t piece_bytes = std::size_t(kPiece) * kDimensions * (is_bf16 ? 2 : 4);
+    const std::size_t piece_bytes = std::size_t(kPiece * dim) * (is_bf16 ? 2 : 4);
     const std::string format = is_bf16 ? " in bfloat16" : " in float32";
     for (int count = 1; count <= kTileRows; ++count) {
       std::vector<float> found(std::size_t(count) * kChunk), expected = found;
-      std::vector<float> mixed(before.begin(), before.begin() + count * kDimensions), expected_mixed = mixed;
+      std::vector<float> mixed(before.begin(), before.begin() + count * dim), expected_mixed = mixed;
       for (bool is_plain : {false, true}) {
         const Kernels &used = is_plain ? *plain_kernels() : kernels;
-        Scores scores{is_bf16 ? static_cast<const void *>(bf16_queries.data()) : queries.data(), kDimensions, {}, std::size_t(kPiece) * 4, (is_plain ? expected : found).data()};
-        Mixture mixture{is_bf16 ? static_cast<const void *>(bf16_weights.data()) : weights.data(), {}, std::size_t(kDimensions) * 4, kDimensions, keep.data(),
+        Scores scores{is_bf16 ? static_cast<const void *>(bf16_queries.data()) : queries.data(), dim, {}, std::size_t(kPiece) * 4, (is_plain ? expected : found).data()};
+        Mixture mixture{is_bf16 ? static_cast<const void *>(bf16_weights.data()) : weights.data(), {}, std::size_t(dim) * 4, dim, keep.data(),
                         (is_plain ? expected_mixed : mixed).data()};
         for (std::size_t piece = 0; piece < kChunk / kPiece; ++piece) scores.pieces[piece] = mixture.pieces[piece] = data + piece * piece_bytes;
         (is_bf16 ? used.scores_bf16 : used.scores_f32)[count - 1](scores);
         (is_bf16 ? used.mixture_bf16 : used.mixture_f32)[count - 1](mixture);
       }
-      compare(kernels, "scores" + format, found, expected);
-      compare(kernels, "mixture" + format, mixed, expected_mixed);
+      compare(kernels, "scores" + format + ", " + std::to_string(dim) + " dimensions", found, expected);
+      compare(kernels, "mixture" + format + ", " + std::to_string(dim) + " dimensions", mixed, expected_mixed);
     }
   }
 }
@@ -243,7 +243,7 @@ void self_test(const Kernels &kernels) {
   Numbers numbers;
   test_tiles(kernels, numbers);
   test_matrices(kernels, numbers);
-  test_attention(kernels, numbers);
+  for (int dim : kHeadDims) test_attention(kernels, numbers, dim);
   test_the_rest(kernels, numbers);
 }
 
