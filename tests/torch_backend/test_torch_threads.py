@@ -57,3 +57,16 @@ def test_each_stage_of_a_thread_computes_with_its_own_number(tmp_path: Path, mon
     finally:
         torch.set_num_threads(before)
     assert seen == [usual, usual + 1, usual, usual]
+
+
+def test_the_usual_number_is_that_of_the_cores_unless_the_user_says_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("histrio_torch.backend.num_cores", lambda: 2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert _usual_threads.__wrapped__() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert _usual_threads.__wrapped__() == 3
+    finally:
+        torch.set_num_threads(before)
