@@ -13,7 +13,7 @@ from histrio.config.gguf.pointer import is_gguf_folder
 from histrio.contracts.backend import Progress, StageSpec
 from histrio.contracts.options import as_options
 from histrio.errors import BackendError, ModelError, UnsupportedModel
-from histrio.kit.checkpoint import check_range, choose_dtype, num_layers, read_config, stage_dtype
+from histrio.kit.checkpoint import check_range, choose_dtype, lacking, num_layers, read_config, stage_dtype
 from histrio.kit.cores import num_cores
 from histrio.kit.memory import main_memory
 from histrio_cpu.abi import Activations, Format, KvFormat, LayerFlags, StageConfig, Storage, Tensor
@@ -190,7 +190,7 @@ def _checked(tensors: Mapping[str, StoredTensor], part: Part, folder: Path) -> S
     """The stored tensor of a part, with the shape that it has to have."""
     tensor = tensors.get(part.name)
     if tensor is None:
-        raise ModelError(f"{folder} has no weights {part.name}; fetch the model again")
+        raise lacking(folder, [part.name])
 
     if part.tensor in (Tensor.Q_NORM, Tensor.K_NORM) and isinstance(tensor, MappedTensor):
         tensor = tensor.flat()  # Cohere has a row for each head

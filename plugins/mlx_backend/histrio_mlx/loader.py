@@ -8,6 +8,7 @@ dropped, and layer by layer the rest is evaluated.
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mlx.nn.layers.base import Module
 
 from histrio.contracts.backend import Progress, StageSpec
 from histrio.errors import BackendError, UnsupportedModel
-from histrio.kit.checkpoint import checkpoint_bytes, choose_dtype, find_weight_files, named_dtype, num_layers
+from histrio.kit.checkpoint import checkpoint_bytes, choose_dtype, find_weight_files, lacking, named_dtype, num_layers
 from histrio_mlx.adapters import apply_adapter
 from histrio_mlx.checkpoint import WEIGHT_FILES
 from histrio_mlx.compat import SwitchLinear, load_model, model_classes, modules_of, named_parameters
@@ -29,6 +30,8 @@ from histrio_mlx.splice import Relay, splice
 __all__ = ["StageModel", "load_stage", "make_stage"]
 
 _DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+_MISSING = re.compile(r"Missing \d+ parameters: \n(?P<names>.*)", re.DOTALL)
+"""How mlx names weights that no file has."""
 
 
 @dataclass
@@ -80,6 +83,8 @@ def _read(folder: Path, config: Config, spec: StageSpec, is_splittable: bool) ->
     try:
         model, _ = load_model(folder, lazy=True, model_config=config, get_model_classes=stage_classes)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+        if missing := _MISSING.search(str(error)):
+            raise lacking(folder, missing["names"].rstrip(".").replace(",", " ").split()) from error
         raise UnsupportedModel(f"{folder}: mlx-lm can't load it: {type(error).__name__}: {error}") from error
 
     return model, found[0]

@@ -22,9 +22,10 @@ import torch
 from torch import nn
 
 from histrio.config.model_kind import ModelKind
+from histrio.config.weights import read_header
 from histrio.contracts.backend import Progress, StageSpec
-from histrio.errors import BackendError, DoesNotFit, ModelError, UnsupportedModel
-from histrio.kit.checkpoint import read_config, stage_dtype
+from histrio.errors import BackendError, DoesNotFit, UnsupportedModel
+from histrio.kit.checkpoint import lacking, read_config, stage_dtype
 from histrio_torch.attention import ATTENTION_NAME, register_attention
 from histrio_torch.devices import measure
 from histrio_torch.encoder_families import kind_of
@@ -43,9 +44,20 @@ __all__ = [
     "make_spliced",
     "prepare",
     "read_weights",
+    "require_weights",
     "store_latents",
 ]
 
+_DTYPES = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    **{f"I{bits}": getattr(torch, f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": getattr(torch, f"float{bits}") for bits in (16, 32, 64)},
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""What headers call number formats."""
 _READ_SHARE = 0.5
 """Share of the loading time that reading takes; the rest is packing."""
 
@@ -70,6 +82,11 @@ class _Target:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def is_described(self) -> bool:
+        """Nothing is read: tensors are as their files' headers describe them."""
+        return self.device.type == "meta"
+
 
 _LOADING = threading.Lock()
 """transformers changes its own classes while it loads; two stages of one process that did so at a time would leave them
@@ -93,6 +110,20 @@ def load_stage(spec: StageSpec, device: torch.device, progress: Progress) -> Sta
     stage = _finish(model, target)
     _settle(stage, progress)
     return stage
+
+
+def require_weights(spec: StageSpec) -> None:
+    """Load the stage without reading a weight: tensors of the shapes in the files' headers go through the loader of
+    transformers, which says what it misses. What else it refuses is left to the start. Raises `ModelError`.
+    """
+    folder, device = Path(spec.model), torch.device("meta")
+    model_class, config = _model_class(folder)
+    target = _Target(spec, torch.float32, device)
+    with loading():
+        try:
+            read_weights(_stage_class(model_class, target, _untold), folder, config, target.dtype, ATTENTION_NAME)
+        except UnsupportedModel:
+            return
 
 
 def make_spliced(folder: Path, spec: StageSpec) -> tuple[Any, Relay]:
@@ -169,13 +200,18 @@ def _stage_class(model_class: Any, target: _Target, progress: Progress) -> Any:
         def __init__(self, config: Any, *args: Any, **kwargs: Any) -> None:
             super().__init__(config, *args, **kwargs)
             self.histrio_relay = splice(self, target.spec)
-            measure(target.device).check_weights(count_weights(self) * target.dtype.itemsize, target.spec)
+            if not target.is_described:
+                measure(target.device).check_weights(count_weights(self) * target.dtype.itemsize, target.spec)
 
         @staticmethod
         def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], settings: Any, **kwargs: Any) -> Any:
             # Given to `from_pretrained`, the device would call for the package accelerate.
             settings = replace(settings, device_map={"": target.device})
-            with _open_tensors(files, _other_layers(model, target.spec), progress) as tensors:
+            others = _other_layers(model, target.spec)
+            opened = (
+                _described_tensors(files, others) if target.is_described else _open_tensors(files, others, progress)
+            )
+            with opened as tensors:
                 return model_class._load_pretrained_model(model, tensors, files, settings, **kwargs)
 
     # transformers looks some things up by the class's name
@@ -209,7 +245,7 @@ def read_weights(
     missing = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     missing = [key for key in missing if not (unused and key.startswith(unused))]
     if missing:
-        raise ModelError(f"{folder} lacks {len(missing)} weights of this stage, first {missing[0]}")
+        raise lacking(folder, missing)
 
     return model
 
@@ -240,6 +276,10 @@ def _other_layers(model: Any, spec: StageSpec) -> re.Pattern[str]:
     own = "|".join(str(index) for index in range(spec.first_layer, spec.last_layer))
     name = find_structure(model, spec.num_layers).layers_name
     return re.compile(rf"^(?:\w+\.)*?{name}\.(?!(?:{own})\.)\d+\.")
+
+
+def _untold(_fraction: float, _what: str) -> None:
+    """Progress that is not told to anything."""
 
 
 class _CountedSlice:
@@ -283,6 +323,19 @@ def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress)
     finally:
         for handle in handles:
             handle.__exit__(None, None, None)
+
+
+@contextmanager
+def _described_tensors(files: list[str], others: re.Pattern[str]) -> Iterator[dict[str, Any]]:
+    """The same without memory. Raises `UnsupportedModel` for number formats that torch has no name for."""
+    tensors: dict[str, Any] = {}
+    for file in files:
+        for name, stored in read_header(Path(file)).items():
+            if stored.dtype not in _DTYPES:
+                raise UnsupportedModel(f"{file}: {name} is stored as {stored.dtype}")
+            if not others.match(name):
+                tensors[name] = torch.empty(stored.shape, dtype=_DTYPES[stored.dtype], device="meta")
+    yield tensors
 
 
 @contextmanager

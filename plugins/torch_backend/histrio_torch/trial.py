@@ -23,7 +23,7 @@ from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
 from histrio_torch.encoder import make_encoder
 from histrio_torch.encoder_families import is_encoder, kind_of
-from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, store_latents
+from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, require_weights, store_latents
 from histrio_torch.traits import capabilities_of
 
 __all__ = ["rehearse", "trial_step"]
@@ -45,7 +45,7 @@ def trial_step(stage: StageModel, spec: StageSpec) -> dict[int, LayerShape]:
 def rehearse(spec: StageSpec) -> Probe:
     """What the stage would be: its dtype and the bytes of its weights, where its weights, which say so, are here.
 
-    Raises `ModelError` and `BackendError` for what loading would refuse, but for the weights themselves.
+    Raises `ModelError` and `BackendError` for what loading would refuse, but for the numbers in the weights.
     """
     device = choose_device(spec.device)
     config = read_config(Path(spec.model))
@@ -53,6 +53,8 @@ def rehearse(spec: StageSpec) -> Probe:
     told = Probe(available=True, capabilities=capabilities_of(config), device_bytes=measure(device).total_bytes)
     if not spec.has_weights:
         return told
+    if not is_encoder(config):
+        require_weights(spec)
     dtype = stage_dtype(spec, on_cpu=device.type == "cpu")
     return msgspec.structs.replace(told, dtype=dtype, weight_bytes=num_weights * getattr(torch, dtype).itemsize)
 

@@ -5,7 +5,7 @@ Of weights only the headers are read. `histrio.config.weights` checks those; her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from histrio.config.model_config import NUM_LAYERS_KEYS
 from histrio.config.model_files import read_json_object
 from histrio.config.weights import INDEX_FILE, SINGLE_FILE, read_header, weight_files
 from histrio.contracts.backend import StageSpec
-from histrio.errors import BackendError, ModelUnavailable, UnsupportedModel
+from histrio.errors import BackendError, ModelError, ModelUnavailable, UnsupportedModel
 
 __all__ = [
     "DTYPES",
@@ -22,6 +22,7 @@ __all__ = [
     "checkpoint_bytes",
     "choose_dtype",
     "find_weight_files",
+    "lacking",
     "named_dtype",
     "num_layers",
     "read_config",
@@ -94,6 +95,17 @@ def find_weight_files(folder: Path, pattern: str | None = None) -> list[Path]:
 
     missing = f"neither {SINGLE_FILE} nor {INDEX_FILE}" if pattern is None else f"no {pattern}"
     raise ModelUnavailable(f"{folder} has {missing}")
+
+
+def lacking(folder: Path, names: Sequence[str]) -> ModelError:
+    """The refusal of a model without the weights of these names; it names the file where the first should be."""
+    file = folder
+    if (folder / SINGLE_FILE).exists():
+        file = folder / SINGLE_FILE
+    elif (folder / INDEX_FILE).exists():
+        indexed = read_json_object(folder / INDEX_FILE).get("weight_map")
+        file = folder / str(indexed.get(names[0], INDEX_FILE) if isinstance(indexed, dict) else INDEX_FILE)
+    return ModelError(f"{file} lacks {len(names)} weights of this stage, first {names[0]}; fetch the model again")
 
 
 def refuse_gguf(folder: Path) -> None:
