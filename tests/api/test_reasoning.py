@@ -44,6 +44,8 @@ CASES: list[tuple[Reasoning, str, tuple[str, str]]] = [
     ("maybe", "\n<think>a</think>b", ("a", "b")),
     ("maybe", "<think>\n\n</think>\n\n\nb", ("", "\nb")),
     ("maybe", "<thin", ("", "<thin")),
+    ("maybe", "</think>\n\nHello </think>", ("", "Hello </think>")),
+    ("maybe", "</think", ("", "</think")),
     ("maybe", "\n\n<think>a</think>", ("", "\n\n<think>a</think>")),
     ("maybe", "Hello <think>a</think>", ("", "Hello <think>a</think>")),
     ("already", "\nhm\n</thin>\n</think>\n\nHello </think>", ("hm\n</thin>", "Hello </think>")),

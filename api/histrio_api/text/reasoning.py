@@ -62,12 +62,14 @@ class MarkedReasoning:
         return "", rest
 
     def _look_for_opening(self) -> None:
-        if any(opening.startswith(self._buffer) and opening != self._buffer for opening in self._openings):
+        closing = self._closing.strings[0]
+        marks = (*self._openings, closing)  # some models say by the mark of its end that there is none
+        if any(mark.startswith(self._buffer) and mark != self._buffer for mark in marks):
             return
 
-        found = next((opening for opening in self._openings if self._buffer.startswith(opening)), None)
-        self._stage = _Stage.AFTER if found is None else _Stage.WITHIN
-        self._buffer = self._buffer.removeprefix(found or "")
+        found = next((mark for mark in marks if self._buffer.startswith(mark)), "")
+        self._stage = _Stage.AFTER if not found else _Stage.BREAK if found == closing else _Stage.WITHIN
+        self._buffer = self._buffer.removeprefix(found)
 
     def _take_reasoning(self) -> str:
         before, found, after = self._buffer.partition(self._closing.strings[0])
