@@ -25,7 +25,7 @@ from tests.cpu_backend.conftest import Int8Factory, prompt
 
 NUM_TOKENS = 40
 LONG = 300
-DTYPES = ["float32", "bfloat16"]
+DTYPES = ["float32", "float16", "bfloat16"]
 
 
 class TorchInt8(TorchFactory):
@@ -97,12 +97,23 @@ def test_stages_with_int8_follow_each_other(
     assert np.array_equal(cut, whole) == (factories[0] is factories[1])
 
 
-@pytest.mark.parametrize(("dtype", "share"), [("float32", 0.25 * 68 / 64), ("bfloat16", 0.5 * 68 / 64)])
+@pytest.mark.parametrize(
+    ("dtype", "share"), [("float32", 0.25 * 68 / 64), ("float16", 0.5 * 68 / 64), ("bfloat16", 0.5 * 68 / 64)]
+)
 def test_as_many_more_int8_blocks_fit_as_tokens_are_smaller(dtype: str, share: float) -> None:
     auto, int8 = capacity(dtype=dtype), capacity(dtype=dtype, memory=MemorySettings(kv_cache_dtype="int8"))
 
     assert int8.block_bytes_per_token == pytest.approx(share * auto.block_bytes_per_token)
     assert int8.max_blocks[16] / auto.max_blocks[16] == pytest.approx(1 / share, rel=0.05)
+
+
+def test_float16_has_keys_and_values_of_16_bits(tiny_model: Callable[[str], Any]) -> None:
+    folder, ids = tiny_model("qwen3").folder, prompt(1, NUM_TOKENS)
+    assert capacity(dtype="float16").block_bytes_per_token * 2 == capacity(dtype="float32").block_bytes_per_token
+    exact = logits_of(open_chain(CpuFactory(), folder), ids)
+    halves = logits_of(open_chain(CpuFactory(), folder, "float16"), ids[:27], ids[27:])
+
+    assert 1e-6 < error(halves, exact) < 0.002
 
 
 def test_an_unknown_number_format_is_refused_by_name(tiny_model: Callable[[str], Any]) -> None:
@@ -139,6 +150,7 @@ def test_tiles_equal_attention_with_all_scores_in_memory(
 
     # Where two sums differ in their last bit, a number can get the next code.
     most = 1e-5 if dtype == "float32" and type(factory) is CpuFactory else 0.02
+    most = 0.003 if dtype == "float16" and type(factory) is CpuFactory else most
     assert all(error(each, plain) < most for each in tiled)
     assert all(not np.array_equal(each, plain) for each in tiled), "control: another path"
     assert np.array_equal(tiled[0][:64], tiled[2][:64])

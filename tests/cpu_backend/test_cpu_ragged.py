@@ -22,6 +22,7 @@ LENGTHS = [5, 33, 17, 2, 48, 11, 1]
 CASES = [
     *((family, dtype, CpuFactory()) for family in ONE_OF_EACH for dtype in ("float32", "bfloat16")),
     *((family, dtype, Int8Factory()) for family, dtype in (("qwen3", "float32"), ("gemma2", "bfloat16"))),
+    ("qwen3", "float16", CpuFactory()),
 ]
 
 

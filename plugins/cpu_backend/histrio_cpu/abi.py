@@ -83,6 +83,7 @@ class KvFormat(IntEnum):
     F32 = 0
     BF16 = 1
     I8 = 2
+    F16 = 3
 
 
 class Norm(IntEnum):

@@ -44,6 +44,7 @@ _GROUP_BYTES = {
 """Of the weights of a group as they are kept. Other blocks are kept as whole numbers of 8 bits with two scales, some
 with two minima beside them."""
 _OTHER_BLOCK_BYTES = 40
+_KV_FORMATS = {"int8": KvFormat.I8, "float32": KvFormat.F32, "float16": KvFormat.F16, "bfloat16": KvFormat.BF16}
 _KV_CACHE_DTYPES = ("auto", "int8")
 _PLAIN = (Format.F32, Format.F16, Format.BF16)
 """Formats of single numbers; the others have blocks."""
@@ -224,7 +225,7 @@ def _stage_config(plan: StagePlan) -> StageConfig:
         is_first=spec.is_first,
         is_last=spec.is_last,
         activations=Activations.BF16 if is_half else Activations.F32,
-        kv_format=_kv_format(spec.memory.kv_cache_dtype, is_half),
+        kv_format=_KV_FORMATS["int8" if spec.memory.kv_cache_dtype == "int8" else plan.dtype],
         max_tokens=spec.sizes.max_num_tokens_per_batch,
         max_rows=spec.sizes.max_batch_size,
         max_logits=spec.sizes.max_num_tokens_per_batch,
@@ -235,12 +236,6 @@ def _stage_config(plan: StagePlan) -> StageConfig:
         logit_softcap=model.logit_softcap,
         attention_tile=plan.options.flash_tile_size if plan.options.flash_attention else 0,
     )
-
-
-def _kv_format(kv_cache_dtype: str, is_half: bool) -> KvFormat:
-    if kv_cache_dtype == "int8":
-        return KvFormat.I8
-    return KvFormat.BF16 if is_half else KvFormat.F32
 
 
 def _put_weights(stage: NativeStage, plan: StagePlan, progress: Progress) -> None:

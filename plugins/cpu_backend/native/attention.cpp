@@ -192,34 +192,39 @@ class Piece {
       }
       chunk_.keys[piece] = call_.cache.keys(block, offset, work_.kv_head);
       chunk_.values[piece] = call_.cache.values(block, offset, work_.kv_head);
-      if (call_.cache.has_codes()) widen(piece, block, offset);
+      if (call_.cache.is_widened()) widen(piece, block, offset);
     }
   }
 
-  // A chunk of codes becomes numbers in the first cache, and its scales go to scores and weights.
+  // A chunk of codes or float16 becomes numbers in the first cache; scales of codes go to scores and weights.
   void widen(int piece, int block, int offset) {
+    const KvCache &cache = call_.cache;
     const int dim = call_.shape.head_dim;
     const std::size_t at = std::size_t(piece * kPiece * dim) * (call_.is_bf16 ? sizeof(uint16_t) : sizeof(float));
-    const auto number = [&](const std::byte *codes, int num_rows, int length, std::size_t stride, std::byte *to) {
-      const int8_t *from = reinterpret_cast<const int8_t *>(codes);
-      if (call_.is_bf16) call_.kernels.widen_bf16(from, num_rows, length, stride, reinterpret_cast<uint16_t *>(to));
-      else call_.kernels.widen_f32(from, num_rows, length, stride, reinterpret_cast<float *>(to));
-      return to;
-    };
-    chunk_.keys[piece] = number(chunk_.keys[piece], dim, kPiece, call_.cache.key_stride(), room_.keys + at);
-    chunk_.values[piece] = number(chunk_.values[piece], kPiece, dim, call_.cache.value_stride(), room_.values + at);
-    std::copy_n(call_.cache.key_scales(block, offset, work_.kv_head), kPiece, chunk_.key_scales + piece * kPiece);
-    std::copy_n(call_.cache.value_scales(block, offset, work_.kv_head), kPiece, chunk_.value_scales + piece * kPiece);
+    chunk_.keys[piece] = number(chunk_.keys[piece], dim, kPiece, cache.key_stride(), room_.keys + at);
+    chunk_.values[piece] = number(chunk_.values[piece], kPiece, dim, cache.value_stride(), room_.values + at);
+    if (!cache.has_codes()) return;
+    std::copy_n(cache.key_scales(block, offset, work_.kv_head), kPiece, chunk_.key_scales + piece * kPiece);
+    std::copy_n(cache.value_scales(block, offset, work_.kv_head), kPiece, chunk_.value_scales + piece * kPiece);
+  }
+
+  const std::byte *number(const std::byte *stored, int num_rows, int length, std::size_t stride, std::byte *to) const {
+    const int8_t *codes = reinterpret_cast<const int8_t *>(stored);
+    float *floats = reinterpret_cast<float *>(to);
+    if (call_.cache.has_halves()) call_.kernels.widen_f16(reinterpret_cast<const uint16_t *>(stored), num_rows, length, stride / sizeof(uint16_t), floats);
+    else if (call_.is_bf16) call_.kernels.widen_bf16(codes, num_rows, length, stride, reinterpret_cast<uint16_t *>(to));
+    else call_.kernels.widen_f32(codes, num_rows, length, stride, floats);
+    return to;
   }
 
   // Goes on with `count` query vectors, from `first` on, over the chunk whose first key is at position `key`.
   void take_chunk(int first, int count, int key, const Running &running) {
     const AttentionShape &shape = call_.shape;
     const Kernels &kernels = call_.kernels;
-    const bool has_codes = call_.cache.has_codes();
+    const bool has_codes = call_.cache.has_codes(), is_widened = call_.cache.is_widened();
     const std::size_t at = std::size_t(first) * std::size_t(shape.head_dim), unit = 4; // bytes of a number, or of a pair
     Scores scores{call_.is_bf16 ? static_cast<const void *>(room_.queries_bf16 + at) : room_.queries + at, shape.head_dim, {},
-                  has_codes ? kPiece * unit : call_.cache.key_stride(), room_.scores};
+                  is_widened ? kPiece * unit : call_.cache.key_stride(), room_.scores};
     std::copy(chunk_.keys, chunk_.keys + kChunk / kPiece, scores.pieces);
     (call_.is_bf16 ? kernels.scores_bf16 : kernels.scores_f32)[count - 1](scores);
 
@@ -238,7 +243,7 @@ class Piece {
     }
 
     Mixture mixture{call_.is_bf16 ? static_cast<const void *>(room_.weights_bf16) : room_.scores, {},
-                    has_codes ? std::size_t(shape.head_dim) * unit : call_.cache.value_stride(), shape.head_dim, keep, running.outputs + at};
+                    is_widened ? std::size_t(shape.head_dim) * unit : call_.cache.value_stride(), shape.head_dim, keep, running.outputs + at};
     std::copy(chunk_.values, chunk_.values + kChunk / kPiece, mixture.pieces);
     (call_.is_bf16 ? kernels.mixture_bf16 : kernels.mixture_f32)[count - 1](mixture);
   }

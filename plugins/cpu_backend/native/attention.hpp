@@ -29,7 +29,7 @@ struct AttentionShape {
 };
 
 // One layer's keys and values. Keys of a block and head lie as [dimensions][tokens], values as [tokens][dimensions];
-// in bfloat16 two neighbours, of the dimensions or the tokens, lie together. Of 8 bit they are codes, and each token has
+// in bfloat16 two neighbours, of the dimensions or the tokens, lie together. Of 8 bits they are codes, and each token has
 // a scale for its key and one for its value.
 class KvCache {
  public:
@@ -39,6 +39,8 @@ class KvCache {
   void allocate(int num_blocks, int block_size);
   std::size_t bytes_per_token() const { return 2 * std::size_t(num_kv_heads_) * (std::size_t(head_dim_) * element_bytes() + scale_bytes()); }
   bool has_codes() const { return format_ == HC_KV_I8; }
+  bool has_halves() const { return format_ == HC_KV_F16; } // of float16
+  bool is_widened() const { return has_codes() || has_halves(); } // before products
 
   // Writes one token's key and value of a head.
   void write(const Kernels &kernels, int block, int offset, int kv_head, const float *key, const float *value);
@@ -48,17 +50,17 @@ class KvCache {
   const std::byte *keys(int block, int offset, int kv_head) const;
   const std::byte *values(int block, int offset, int kv_head) const;
   const float *key_scales(int block, int offset, int kv_head) const { return key_scales_.data() + scale_at(block, kv_head) + offset; }
+  const float *value_scales(int block, int offset, int kv_head) const { return value_scales_.data() + scale_at(block, kv_head) + offset; }
   // One number, whatever the format.
   float key(int block, int offset, int kv_head, int dimension) const;
   float value(int block, int offset, int kv_head, int dimension) const;
-  const float *value_scales(int block, int offset, int kv_head) const { return value_scales_.data() + scale_at(block, kv_head) + offset; }
   // Bytes from one dimension (or pair) of keys to the next, and from one token (or pair) of values to the next.
   std::size_t key_stride() const { return std::size_t(block_size_) * row_unit(); }
   std::size_t value_stride() const { return std::size_t(head_dim_) * row_unit(); }
 
  private:
-  std::size_t element_bytes() const { return format_ == HC_KV_F32 ? 4 : format_ == HC_KV_BF16 ? 2 : 1; }
-  std::size_t row_unit() const { return has_codes() ? 1 : 4; } // bytes of a code, of one float, or of a pair
+  std::size_t element_bytes() const { return format_ == HC_KV_F32 ? 4 : has_codes() ? 1 : 2; }
+  std::size_t row_unit() const { return is_widened() ? element_bytes() : 4; } // bytes of what is widened, of one float, or of a pair
   std::size_t scale_bytes() const { return has_codes() ? sizeof(float) : 0; }
   std::size_t head_bytes() const { return std::size_t(block_size_) * std::size_t(head_dim_) * element_bytes(); }
   std::size_t heads_before(int block, int kv_head) const { return std::size_t(block) * std::size_t(num_kv_heads_) + std::size_t(kv_head); }
@@ -96,7 +98,7 @@ class AttentionScratch {
     float *scores; // [kTileRows, kChunk]
     uint16_t *queries_bf16;
     uint16_t *weights_bf16; // [kTileRows, kChunk]
-    std::byte *keys, *values; // a chunk of codes, as numbers
+    std::byte *keys, *values; // a chunk of codes or float16, as numbers that products read
   };
   Room room(int thread);
   Running apart(std::size_t at, int num_vectors, int head_dim);

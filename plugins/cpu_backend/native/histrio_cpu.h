@@ -67,7 +67,12 @@ typedef enum {
   HC_ACT_BF16 = 1, // inputs of products are rounded to bfloat16, sums are float32
 } hc_activations;
 
-typedef enum { HC_KV_F32 = 0, HC_KV_BF16 = 1, HC_KV_I8 = 2 } hc_kv_format;
+typedef enum {
+  HC_KV_F32 = 0, // beside HC_ACT_F32
+  HC_KV_BF16 = 1, // beside HC_ACT_BF16
+  HC_KV_I8 = 2, // codes, with a scale for each token and head
+  HC_KV_F16 = 3, // beside HC_ACT_F32
+} hc_kv_format;
 
 typedef enum { HC_RMS_NORM = 0, HC_LAYER_NORM = 1 } hc_norm;
 

@@ -121,6 +121,7 @@ struct Kernels {
   // Codes [rows, length], `stride` bytes from row to row, as numbers: float32 [rows, length], or bfloat16 in pairs of rows
   // [rows / 2, length, 2]. Both hold codes exactly. `length` is a multiple of 16.
   void (*widen_f32)(const int8_t *codes, int num_rows, int length, std::size_t stride, float *y);
+  void (*widen_f16)(const uint16_t *halves, int num_rows, int length, std::size_t stride, float *y); // `stride` in values
   void (*widen_bf16)(const int8_t *codes, int num_rows, int length, std::size_t stride, uint16_t *y);
 };
 

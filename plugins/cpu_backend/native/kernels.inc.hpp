@@ -647,6 +647,11 @@ void widen_f32(const int8_t *codes, int num_rows, int length, std::size_t stride
     for (int i = 0; i < length; i += kWidth) Isa::store(y + i, Isa::load_codes(codes + i));
 }
 
+void widen_f16(const uint16_t *halves, int num_rows, int length, std::size_t stride, float *y) {
+  for (int row = 0; row < num_rows; ++row, halves += stride, y += length)
+    for (int i = 0; i < length; i += kWidth) Isa::store(y + i, Isa::load_f16(halves + i));
+}
+
 void widen_bf16(const int8_t *codes, int num_rows, int length, std::size_t stride, uint16_t *y) {
   for (int row = 0; row < num_rows; row += 2, codes += 2 * stride, y += 2 * length)
     for (int i = 0; i < length; i += kWidth) Isa::store_pairs(y + 2 * i, Isa::load_codes(codes + i), Isa::load_codes(codes + stride + i));
@@ -708,6 +713,7 @@ constexpr Kernels make_kernels(const char *name) {
   k.to_q8 = to_q8;
   k.to_codes = to_codes;
   k.widen_f32 = widen_f32;
+  k.widen_f16 = widen_f16;
   k.widen_bf16 = widen_bf16;
   return k;
 }

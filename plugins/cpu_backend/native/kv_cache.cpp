@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "attention.hpp"
+#include "formats.hpp"
 
 namespace hc {
 namespace {
@@ -57,6 +58,15 @@ void KvCache::write(const Kernels &kernels, int block, int offset, int kv_head, 
     return;
   }
 
+  if (has_halves()) {
+    uint16_t *row = reinterpret_cast<uint16_t *>(values) + at * std::size_t(head_dim_);
+    for (int d = 0; d < head_dim_; ++d) {
+      reinterpret_cast<uint16_t *>(keys)[std::size_t(d) * size + at] = f16_bits(key[d]);
+      row[d] = f16_bits(value[d]);
+    }
+    return;
+  }
+
   uint16_t rounded[kMostDimensions];
   kernels.to_bf16(key, head_dim_, rounded);
   for (int d = 0; d < head_dim_; d += 2) std::memcpy(keys + (std::size_t(d / 2) * size + at) * 4, rounded + d, 4);
@@ -83,6 +93,7 @@ float KvCache::key(int block, int offset, int kv_head, int dimension) const {
   switch (format_) {
     case HC_KV_F32: return reinterpret_cast<const float *>(keys)[d * size + at];
     case HC_KV_BF16: return bf16_value(reinterpret_cast<const uint16_t *>(keys)[(d / 2 * size + at) * 2 + d % 2]);
+    case HC_KV_F16: return f16_value(reinterpret_cast<const uint16_t *>(keys)[d * size + at]);
     default: return float(reinterpret_cast<const int8_t *>(keys)[d * size + at]) * *key_scales(block, offset, kv_head);
   }
 }
@@ -93,6 +104,7 @@ float KvCache::value(int block, int offset, int kv_head, int dimension) const {
   switch (format_) {
     case HC_KV_F32: return reinterpret_cast<const float *>(values)[at * dim + d];
     case HC_KV_BF16: return bf16_value(reinterpret_cast<const uint16_t *>(values)[(at / 2 * dim + d) * 2 + at % 2]);
+    case HC_KV_F16: return f16_value(reinterpret_cast<const uint16_t *>(values)[at * dim + d]);
     default: return float(reinterpret_cast<const int8_t *>(values)[at * dim + d]) * *value_scales(block, offset, kv_head);
   }
 }

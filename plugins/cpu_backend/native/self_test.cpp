@@ -222,6 +222,11 @@ void test_the_rest(const Kernels &kernels, Numbers &numbers) {
     y[odd] = 1000.0f * k.to_codes(x.data(), odd, codes);
     for (int i = 0; i < odd; ++i) y[i] = float(codes[i]);
   });
+  test_numbers(kernels, "widen_f16", kInputsOfTest, [&](const Kernels &k, float *y) {
+    uint16_t halves[kInputsOfTest];
+    for (int i = 0; i < kInputsOfTest; ++i) halves[i] = f16_bits(x[std::size_t(i)]);
+    k.widen_f16(halves, 2, kInputsOfTest / 2, kInputsOfTest / 2, y);
+  });
   test_numbers(kernels, "widen", 2 * kInputsOfTest, [&](const Kernels &k, float *y) {
     int8_t codes[kInputsOfTest];
     uint16_t pairs[kInputsOfTest];

@@ -54,7 +54,7 @@ Stage::Stage(const hc_stage_config &config, const Kernels &kernels) : config_(co
   require(config.vocab > 0 || (!config.is_first && !config.is_last), "vocab must be above 0");
   require(config.attention_tile >= 0 && config.attention_tile % kChunk == 0 && config.attention_tile <= 1 << 20,
           "a tile of attention must be a multiple of 64, from 64 to 1048576, or 0 for none");
-  require(config.kv_format == HC_KV_I8 || (config.kv_format == HC_KV_BF16) == (config.activations == HC_ACT_BF16), "keys and values must be as activations, or codes of 8 bit");
+  require(config.kv_format == HC_KV_I8 || (config.kv_format == HC_KV_BF16) == (config.activations == HC_ACT_BF16), "keys and values must be as activations, float16 beside float32, or codes of 8 bits");
   layers_.resize(std::size_t(config.num_layers));
 }
 

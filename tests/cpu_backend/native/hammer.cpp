@@ -149,7 +149,7 @@ int main(int argc, char **argv) {
       for (int activations : {HC_ACT_F32, HC_ACT_BF16})
         for (int num_experts : {0, 4}) Stage(format, activations, num_experts, activations, 512).run();
     for (int activations : {HC_ACT_F32, HC_ACT_BF16})
-      for (int kv_format : {activations, int(HC_KV_I8)})
+      for (int kv_format : {activations, int(HC_KV_I8), activations == HC_ACT_F32 ? int(HC_KV_F16) : activations})
         for (int tile : {0, 64}) Stage(kFormats[0], activations, 0, kv_format, tile).run();
   }
   std::puts("fine");
