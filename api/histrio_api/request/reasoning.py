@@ -12,7 +12,8 @@ from histrio_api.shared.edge import Edge
 
 __all__ = ["chat_reasoning", "prompts_reasoning"]
 
-_NUM_TAIL_TOKENS = 16
+_NUM_TAIL_TOKENS = 32
+"""No mark has more, also where each character is a token."""
 
 
 def chat_reasoning(edge: Edge, chat: ChatRequest, prompt: Prompt) -> Reasoning:
