@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -38,16 +39,23 @@ class Chunks(ABC, Generic[C]):
         self.fingerprint = edge.fingerprint
         options = prepared.received.request.stream_options
         self._usage_stats = options.usage_stats
+        self._tail = b'],"usage":null}\n\n' if self._usage_stats != "none" else b"]}\n\n"
+
+    @cached_property
+    def _head(self) -> bytes:
         fields = {
-            "id": generation.id,
+            "id": self.generation.id,
             "object": self.object_name,
-            "created": generation.created,
+            "created": self.generation.created,
             "model": self.model,
             "system_fingerprint": self.fingerprint,
         }
-        self._head = b"data: " + encode(fields)[:-1] + b',"choices":['
-        self._heads = [self._head + b'{"index":%d,' % at for at in range(len(generation.choices))]
-        self._tail = b'],"usage":null}\n\n' if self._usage_stats != "none" else b"]}\n\n"
+        return b"data: " + encode(fields)[:-1] + b',"choices":['
+
+    @cached_property
+    def _heads(self) -> list[bytes]:
+        """Of each choice; whole answers have none of them."""
+        return [self._head + b'{"index":%d,' % at for at in range(len(self.generation.choices))]
 
     def chunk(self, choice: Choice, content: bytes, finish_reason: bytes = b"null") -> bytes:
         """One chunk of a choice, with `content` in its place."""

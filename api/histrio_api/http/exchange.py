@@ -117,6 +117,8 @@ class Exchange:
         else:
             if not self.is_complete:
                 self._fail(500, "internal error; the request was not answered", "internal_error")
+        finally:
+            del self.scope[WHEN_LEFT]  # a circle would be left to the garbage collector
 
     async def receive(self) -> Message:
         """More of the request's body, or that the client has left."""

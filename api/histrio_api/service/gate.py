@@ -88,8 +88,11 @@ class Gate:
             if not self._may_send(origin, hosts):
                 text = "pages of this origin may not send requests; add the origin to cors-origins in [api]"
                 raise ForeignOrigin(text)
+        if not origins:
+            return
+
         kinds = [value for name, value in headers if name == b"content-type"]
-        if origins and not all(kind.split(b";")[0].strip().lower() == b"application/json" for kind in kinds or [b""]):
+        if not all(kind.split(b";")[0].strip().lower() == b"application/json" for kind in kinds or [b""]):
             raise WrongContentType("web pages have to send JSON as content-type application/json")
 
     def _is_own_name(self, name: str) -> bool:

@@ -39,6 +39,8 @@ __all__ = ["open_edge", "run_endpoint"]
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 0.25
+_MOST_YOUNG_OBJECTS = 10_000
+"""Between two looks of the garbage collector: a request makes some hundred, and hardly one is left to it."""
 
 
 async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> None:
@@ -74,6 +76,7 @@ def _spare_collector(at: Literal["started", "warm"]) -> None:
     each time that many objects were made would stop every stream for a tenth of a second."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(_MOST_YOUNG_OBJECTS)
 
 
 def open_edge(gateway: Gateway, settings: ApiSettings, text: TextSide | None = None) -> Edge:

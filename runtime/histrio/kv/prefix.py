@@ -9,13 +9,16 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections.abc import Sequence
+from functools import lru_cache
 
 __all__ = ["BlockName", "block_names", "root_name"]
 
 BlockName = bytes
 """32 bytes."""
+_NUM_KEPT_ROOTS = 64
 
 
+@lru_cache(_NUM_KEPT_ROOTS)
 def root_name(salt: str) -> BlockName:
     """The name before the first block. Requests with another salt get other names, so they share no blocks."""
     return hashlib.sha256(salt.encode()).digest()
