@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from histrio.testing.encoders import ENCODERS
 from tests.conformance.kit_runs import KitRuns, committed, failures, names
 
 MODELS = ["qwen3_tied"]
@@ -33,10 +34,11 @@ def test_the_backend_conforms(backend: str, modules: list[str], runs: KitRuns) -
         pytest.importorskip(module, reason=f"{module} is not installed")
     if backend == "cpu":
         _build_library()
-    models = [word for model in MODELS for word in ("--backend-model", model)]
+    given = [*MODELS, *(ENCODERS if backend == "torch" else [])]
+    models = [word for model in given for word in ("--backend-model", model)]
     report = runs.run(backend, *models, "-k", f"not {ELSEWHERE}")
 
-    assert report.models == MODELS
+    assert report.models == given
     assert failures(report) == set()
     expected = names(committed(backend), "passed") - {ELSEWHERE}
     assert names(report, "passed") == expected, "write the report in docs/conformance/ anew"

@@ -14,11 +14,13 @@ import numpy.typing as npt
 import pytest
 
 from histrio.config.model_config import read_model_config
+from histrio.config.model_kind import ModelKind, model_kind
 from histrio.config.settings import SizeSettings
 from histrio.contracts.backend import Capability, Probe, StageSpec
 from histrio.errors import BackendError
 from histrio.testing.conformance.hosts import checked_spec
 from histrio.testing.conformance.resolve import find_factory
+from histrio.testing.encoders import ENCODERS, write_encoder
 from histrio.testing.models import MODELS, write_model
 from histrio.testing.toy import write_toy_model
 
@@ -44,6 +46,7 @@ class KitModel:
     folder: Path
     num_layers: int
     vocab_size: int
+    kind: ModelKind = "generate"
 
     def spec(self, **changes: Any) -> StageSpec:
         """The placement of the whole model as the kit asks for it, with changes."""
@@ -75,15 +78,18 @@ class Kit:
             raise BackendError(f"{name} cannot be used here: {machine.reason}; {machine.remedy}")
 
         answers = {each.name: (each, self.supports(each.spec(options=options))) for each in _models(folder, models)}
-        self.models = {name: each for name, (each, answer) in answers.items() if answer.available}
+        taken = {name: each for name, (each, answer) in answers.items() if answer.available}
+        self.models = {name: each for name, each in taken.items() if each.kind == "generate"}
         """Name → model; those that the backend supports whole."""
+        self.text_models = {name: each for name, each in taken.items() if each.kind != "generate"}
+        """Of these, those that read whole texts, for vectors or scores; they have laws of their own."""
         self.refused = {name: answer.reason for name, (_, answer) in answers.items() if not answer.available}
         """Name → why not."""
         self.judge: Judge | None = None
         """What the models should say, where that is not for the kit's own judges."""
         self.declared: dict[str, list[str]] = {}
         """Model → capabilities, once it was opened."""
-        if not self.models:
+        if not taken:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.refused.items())
             raise BackendError(
                 f"{self.name} supports no model of the kit, so name one with --backend-model ({reasons})"
@@ -106,17 +112,21 @@ def all_cuts(num_layers: int) -> list[tuple[int, ...]]:
 
 
 def _models(folder: Path, given: Sequence[str]) -> Iterator[KitModel]:
-    for model in given or [_TOY, *MODELS]:
+    for model in given or [_TOY, *MODELS, *ENCODERS]:
         if model == _TOY:
             yield _model(model, write_toy_model(folder / model))
         elif model in MODELS:
             yield _model(model, write_model(model, folder / model))
+        elif model in ENCODERS:
+            yield _model(model, write_encoder(model, folder / model))
         elif Path(model).is_dir():
             yield _model(Path(model).name, Path(model))
         else:
-            raise BackendError(f"there is no model {model!r}: name a folder, or some of {', '.join([_TOY, *MODELS])}")
+            raise BackendError(
+                f"there is no model {model!r}: name a folder, or some of {', '.join([_TOY, *MODELS, *ENCODERS])}"
+            )
 
 
 def _model(name: str, folder: Path) -> KitModel:
     config = read_model_config(folder)
-    return KitModel(name, folder, config.num_layers, config.vocab_size)
+    return KitModel(name, folder, config.num_layers, config.vocab_size, model_kind(config.architecture))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from histrio.testing.chain import Logits
 from histrio.testing.conformance.kit import Judge, KitModel
 from histrio.testing.toy import read_toy_config, toy_continuation, toy_logits
 
-__all__ = ["Reference", "reference_for"]
+__all__ = ["Reference", "TextReference", "reference_for", "text_reference_for"]
 
 
 class Reference(Protocol):
@@ -27,6 +28,33 @@ class Reference(Protocol):
 
     def greedy(self, ids: list[int], num_tokens: int) -> list[int]:
         """The most likely continuation; nothing ends it early."""
+
+
+TextReference: TypeAlias = Callable[[list[int]], Logits]
+"""From ids to [positions, numbers]: hidden states of all, or of a classifier what its head makes of the text."""
+
+
+@cache
+def text_reference_for(model: KitModel) -> TextReference | str:
+    """The judge of a model that reads whole texts, or why there is none."""
+    missing = [name for name in ("torch", "transformers") if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed: no judge"
+    torch, transformers = import_module("torch"), import_module("transformers")
+    made = transformers.AutoModelForSequenceClassification if model.kind == "score" else transformers.AutoModel
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars
+            loaded = made.from_pretrained(model.folder, dtype=torch.float32).eval()
+    except (OSError, ValueError, KeyError) as error:
+        return f"transformers cannot load {model.name}: {str(error).splitlines()[0]}"
+
+    def states(ids: list[int]) -> Logits:
+        with torch.no_grad():
+            found = loaded(torch.tensor([ids]))
+        taken: Logits = (found.logits if model.kind == "score" else found.last_hidden_state[0]).float().numpy()
+        return taken
+
+    return states
 
 
 @cache

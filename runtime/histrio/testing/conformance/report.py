@@ -67,7 +67,7 @@ class Recorder:
         """Write the file."""
         kit = self._kit
         results = {name: _taken_together(cases) for name, cases in self._cases.items()}
-        report = Report(kit.name, kit.level, list(kit.models), kit.refused, kit.declared, results)
+        report = Report(kit.name, kit.level, [*kit.models, *kit.text_models], kit.refused, kit.declared, results)
         self._path.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
 
 

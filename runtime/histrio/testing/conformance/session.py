@@ -22,7 +22,7 @@ from histrio.testing.conformance.report import Recorder
 from histrio.testing.conformance.resolve import judge_at
 from histrio.testing.conformance.subject import EngineSubject, StageSubject
 
-__all__ = ["engine", "subject"]
+__all__ = ["engine", "reader", "subject"]
 
 _KIT = pytest.StashKey[Kit]()
 
@@ -51,16 +51,24 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
 
     kit = metafunc.config.stash[_KIT]
+    if "reader" in metafunc.fixturenames:
+        metafunc.parametrize("reader", list(kit.text_models) or [_none("reads whole texts")], indirect=True)
+        return
+
     fixture = "subject" if kit.level == "stage" else "engine"
     if fixture not in metafunc.fixturenames:
         return
 
     if "cuts" not in metafunc.fixturenames:
-        metafunc.parametrize(fixture, list(kit.models), indirect=True)
+        metafunc.parametrize(fixture, list(kit.models) or [_none("generates")], indirect=True)
         return
 
     pairs = [(name, cuts) for name, model in kit.models.items() for cuts in all_cuts(model.num_layers)]
     names = [f"{name}-{'+'.join(map(str, cuts))}" for name, cuts in pairs]
+    if not pairs:
+        metafunc.parametrize((fixture, "cuts"), [_none("generates", "")])
+        return
+
     metafunc.parametrize((fixture, "cuts"), pairs, indirect=[fixture], ids=names)
 
 
@@ -71,7 +79,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if foreign:
         config.hook.pytest_deselected(items=foreign)
         items[:] = [item for item in items if item not in foreign]
-    ranks = {name: rank for rank, name in enumerate(kit.models)}
+    ranks = {name: rank for rank, name in enumerate([*kit.models, *kit.text_models])}
     items.sort(key=lambda item: ranks.get(_model_of(item), -1))
 
 
@@ -101,6 +109,16 @@ def subject(request: pytest.FixtureRequest, _workers: WorkerPool, _subjects: dic
 
 
 @pytest.fixture
+def reader(request: pytest.FixtureRequest, _workers: WorkerPool, _subjects: dict[str, Any]) -> StageSubject:
+    """The stage backend with one model that reads whole texts."""
+    kit = request.config.stash[_KIT]
+    model = kit.text_models[request.param]
+    found: StageSubject = _one_open(_subjects, model.name, lambda: StageSubject(kit, model, _workers))
+    kit.declared[request.param] = found.capabilities
+    return found
+
+
+@pytest.fixture
 def engine(request: pytest.FixtureRequest, _subjects: dict[str, Any]) -> EngineSubject:
     """The engine backend with one model; the test is skipped if a capability it needs is not declared."""
     kit = request.config.stash[_KIT]
@@ -126,10 +144,15 @@ def _skip_undeclared(request: pytest.FixtureRequest, declared: list[str]) -> Non
             pytest.skip(f"{', '.join(missing)} not declared")
 
 
+def _none(what: str, *more: str) -> Any:
+    """In place of a model where the backend runs none of this kind."""
+    return pytest.param("", *more, marks=pytest.mark.skip(reason=f"it runs no model of the kit that {what}"))
+
+
 def _model_of(item: pytest.Item) -> str:
     """The name of the model that a test runs with, or nothing."""
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return str(parameters.get("subject", parameters.get("engine", "")))
+    return str(next((parameters[name] for name in ("subject", "reader", "engine") if name in parameters), ""))
 
 
 def _is_ours(node: Any) -> bool:
