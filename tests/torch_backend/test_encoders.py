@@ -185,3 +185,19 @@ def capabilities(config: dict[str, Any]) -> list[Capability]:
     from histrio_torch.traits import capabilities_of
 
     return capabilities_of(config)
+
+
+@pytest.mark.parametrize("scores", [False, True])
+def test_a_check_finds_a_missing_weight(tmp_path: Path, scores: bool) -> None:
+    from safetensors.torch import load_file, save_file
+
+    make_encoder("bert", tmp_path, scores=scores)
+    factory, file = TorchFactory(), tmp_path / "model.safetensors"
+    assert factory.probe().available
+    assert factory.supports(spec_of(tmp_path)).available, "control"
+    tensors = load_file(file)
+    name = next(name for name in tensors if name.endswith("layer.1.output.dense.weight"))
+    del tensors[name]
+    save_file(tensors, file, metadata={"format": "pt"})
+    told = factory.supports(spec_of(tmp_path))
+    assert told.reason.startswith(f"{file} lacks 1 weights of this stage, first {name}"), told

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,10 @@ from histrio_torch.arrays import TorchArrays
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.encoder_families import kind_of
 from histrio_torch.linear import pack_linears
-from histrio_torch.loader import count_weights, loading, read_weights
+from histrio_torch.loader import count_weights, described, loading, read_weights
 from histrio_torch.traits import BLOCK_SIZES, capabilities_of
 
-__all__ = ["EncoderStage", "RunningEncoder", "make_encoder", "open_encoder"]
+__all__ = ["EncoderStage", "RunningEncoder", "make_encoder", "open_encoder", "require_encoder_weights"]
 
 LEAST_FILL = 0.8
 """A text joins a group when it has at least this share of the tokens of the group's longest text."""
@@ -152,6 +153,16 @@ def open_encoder(spec: StageSpec, progress: Progress) -> EncoderStage:
         pack_linears(model)
     progress(1.0, "ready")
     return EncoderStage(spec, model, device, num_bytes)
+
+
+def require_encoder_weights(folder: Path) -> None:
+    """Load the model without reading a weight. What else than a missing weight is wrong with it is left to the start.
+
+    Raises `ModelError`.
+    """
+    model_class, config = _model_class(folder)
+    with loading(), suppress(UnsupportedModel):
+        read_weights(described(model_class), folder, config, torch.float32, None, unused=_UNUSED)
 
 
 def make_encoder(folder: Path) -> Any:

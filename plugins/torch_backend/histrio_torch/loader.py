@@ -39,6 +39,7 @@ from histrio_torch.splice import Relay, Structure, drop_embeddings, find_structu
 __all__ = [
     "StageModel",
     "count_weights",
+    "described",
     "load_stage",
     "loading",
     "make_spliced",
@@ -58,6 +59,7 @@ _DTYPES = {
     "F8_E5M2": torch.float8_e5m2,
 }
 """What headers call number formats."""
+_NO_OTHERS = re.compile(r"(?!)")
 _READ_SHARE = 0.5
 """Share of the loading time that reading takes; the rest is packing."""
 
@@ -124,6 +126,22 @@ def require_weights(spec: StageSpec) -> None:
             read_weights(_stage_class(model_class, target, _untold), folder, config, target.dtype, ATTENTION_NAME)
         except UnsupportedModel:
             return
+
+
+def described(model_class: Any) -> Any:
+    """The class of a whole model, whose weights are as their files' headers describe them: none is read."""
+
+    class Described(model_class):  # type: ignore[misc]
+        @staticmethod
+        def _load_pretrained_model(model: Any, state_dict: Any, files: list[str], settings: Any, **kwargs: Any) -> Any:
+            settings = replace(settings, device_map={"": torch.device("meta")})
+            with _described_tensors(files) as tensors:
+                return model_class._load_pretrained_model(model, tensors, files, settings, **kwargs)
+
+    # transformers looks some things up by the class's name
+    Described.__name__ = Described.__qualname__ = model_class.__name__
+    Described.__module__ = model_class.__module__
+    return Described
 
 
 def make_spliced(folder: Path, spec: StageSpec) -> tuple[Any, Relay]:
@@ -326,7 +344,7 @@ def _open_tensors(files: list[str], others: re.Pattern[str], progress: Progress)
 
 
 @contextmanager
-def _described_tensors(files: list[str], others: re.Pattern[str]) -> Iterator[dict[str, Any]]:
+def _described_tensors(files: list[str], others: re.Pattern[str] = _NO_OTHERS) -> Iterator[dict[str, Any]]:
     """The same without memory. Raises `UnsupportedModel` for number formats that torch has no name for."""
     tensors: dict[str, Any] = {}
     for file in files:

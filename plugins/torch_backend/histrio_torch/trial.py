@@ -21,7 +21,7 @@ from histrio_torch.blocks import LayerShape
 from histrio_torch.calls import hidden_arguments, run_layers, scored, token_arguments
 from histrio_torch.devices import choose_device, measure
 from histrio_torch.dry_run import NUM_TRIED_TOKENS, check_side_channels, record_shapes
-from histrio_torch.encoder import make_encoder
+from histrio_torch.encoder import make_encoder, require_encoder_weights
 from histrio_torch.encoder_families import is_encoder, kind_of
 from histrio_torch.loader import StageModel, count_weights, make_spliced, prepare, require_weights, store_latents
 from histrio_torch.traits import capabilities_of
@@ -53,7 +53,9 @@ def rehearse(spec: StageSpec) -> Probe:
     told = Probe(available=True, capabilities=capabilities_of(config), device_bytes=measure(device).total_bytes)
     if not spec.has_weights:
         return told
-    if not is_encoder(config):
+    if is_encoder(config):
+        require_encoder_weights(Path(spec.model))
+    else:
         require_weights(spec)
     dtype = stage_dtype(spec, on_cpu=device.type == "cpu")
     return msgspec.structs.replace(told, dtype=dtype, weight_bytes=num_weights * getattr(torch, dtype).itemsize)
