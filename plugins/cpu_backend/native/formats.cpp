@@ -280,6 +280,10 @@ float single(int32_t format, const std::byte *p) {
 
 void dequantize(int32_t format, int64_t count, const std::byte *data, float *values) {
   const BlockShape shape = block_shape(format);
+  if (format == HC_BF16) { // a loop of its own, for vectors
+    for (int64_t i = 0; i < count; ++i) values[i] = bf16_value(u16(data + i * 2));
+    return;
+  }
   if (shape.values == 1) {
     for (int64_t i = 0; i < count; ++i) values[i] = single(format, data + i * shape.bytes);
     return;

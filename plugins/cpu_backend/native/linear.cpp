@@ -1,6 +1,7 @@
 #include "linear.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -48,7 +49,9 @@ constexpr uint32_t kSignBits = 0x80808080; // turning them adds 128 to signed by
 
 void put_nibbles(const uint8_t *values, std::byte *weights, int column) {
   constexpr int half = kGroup / 2;
-  for (int k = 0; k < half; ++k) weights[(k / 4 * kPanel + column) * 4 + k % 4] = std::byte(values[k] | values[half + k] << 4);
+  uint8_t pairs[half];
+  for (int k = 0; k < half; ++k) pairs[k] = uint8_t(values[k] | values[half + k] << 4);
+  for (int k = 0; k < half; k += 4) std::memcpy(weights + std::size_t(k / 4 * kPanel + column) * 4, pairs + k, 4);
 }
 
 void put_q8_0(const std::byte *source, int, std::byte *group, int column) {
@@ -98,26 +101,44 @@ void put_mxfp4(const std::byte *source, int, std::byte *group, int column) {
   put_nibbles(values, group + kScaleBytes, column);
 }
 
+// Rounding runs over whole checkpoints at their loading, so it is written for vectors: every processor has the
+// instructions of these lines, where `nearbyint` is a call and maxima of floats are taken one by one.
+
+// The nearest integer, ties to even, of a number below 2^22.
+float nearest(float x) {
+  constexpr float kShift = 12582912.0f; // 1.5 * 2^23: what stands behind it has no fraction
+  return (x + kShift) - kShift;
+}
+
+// Integers in the order of the floats whose bits they come from, and back.
+int32_t ordered(float x) {
+  const int32_t bits = std::bit_cast<int32_t>(x);
+  return bits ^ (bits >> 31 & 0x7fffffff);
+}
+float from_ordered(int32_t bits) { return std::bit_cast<float>(bits ^ (bits >> 31 & 0x7fffffff)); }
+
 void round_to_q8(const float *values, std::byte *group, int column) {
-  float largest = 0;
-  for (int k = 0; k < kGroup; ++k) largest = std::max(largest, std::fabs(values[k]));
-  const uint16_t scale = f16_bits(largest / 127.0f);
-  const float step = f16_value(scale);
+  int32_t largest = 0;
+  for (int k = 0; k < kGroup; ++k) largest = std::max(largest, std::bit_cast<int32_t>(values[k]) & 0x7fffffff);
+  const uint16_t scale = f16_bits(std::bit_cast<float>(largest) / 127.0f);
+  const float step = f16_value(scale), divisor = step > 0 ? step : HUGE_VALF;
   int8_t rounded[kGroup];
-  for (int k = 0; k < kGroup; ++k)
-    rounded[k] = step > 0 ? int8_t(std::clamp(std::nearbyint(values[k] / step), -127.0f, 127.0f)) : int8_t(0);
+  for (int k = 0; k < kGroup; ++k) rounded[k] = int8_t(int32_t(nearest(std::min(std::max(values[k] / divisor, -127.0f), 127.0f))));
   set_u16(group + column * 2, scale);
   put_bytes(rounded, group + kScaleBytes, column, kSignBits);
 }
 
 // With a minimum: 16 even steps from the least value to the largest.
 void round_to_q4(const float *values, std::byte *group, int column) {
-  const auto [least, largest] = std::minmax_element(values, values + kGroup);
-  const uint16_t scale = f16_bits((*largest - *least) / 15.0f), minimum = f16_bits(*least);
-  const float step = f16_value(scale), from = f16_value(minimum);
+  int32_t least = INT32_MAX, largest = INT32_MIN;
+  for (int k = 0; k < kGroup; ++k) {
+    least = std::min(least, ordered(values[k]));
+    largest = std::max(largest, ordered(values[k]));
+  }
+  const uint16_t scale = f16_bits((from_ordered(largest) - from_ordered(least)) / 15.0f), minimum = f16_bits(from_ordered(least));
+  const float step = f16_value(scale), from = f16_value(minimum), divisor = step > 0 ? step : HUGE_VALF;
   uint8_t rounded[kGroup];
-  for (int k = 0; k < kGroup; ++k)
-    rounded[k] = step > 0 ? uint8_t(std::clamp(std::nearbyint((values[k] - from) / step), 0.0f, 15.0f)) : uint8_t(0);
+  for (int k = 0; k < kGroup; ++k) rounded[k] = uint8_t(int32_t(nearest(std::min(std::max((values[k] - from) / divisor, 0.0f), 15.0f))));
   set_u16(group + column * 2, scale);
   set_u16(group + kScaleBytes + column * 2, minimum);
   put_nibbles(rounded, group + 2 * kScaleBytes, column);
