@@ -68,6 +68,7 @@ class Storage(IntEnum):
     KEEP = 0
     AS_Q8 = 1
     AS_Q4 = 2
+    PACKED = 16
 
 
 class Activations(IntEnum):
@@ -236,6 +237,8 @@ FUNCTIONS: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "hc_layer": (c_int32, (STAGE, c_int32, POINTER(LayerConfig))),
     "hc_rope": (c_int32, (STAGE, c_int32, c_void_p, c_int32, c_float)),
     "hc_put": (c_int32, (STAGE, c_int32, c_int32, c_int32, c_int32, c_int32, c_int64, c_int64, c_void_p)),
+    "hc_packed": (c_void_p, (STAGE, c_int32, c_int32, c_int32)),
+    "hc_packed_bytes": (c_int64, (c_int32, c_int32, c_int64, c_int64)),
     "hc_ready": (c_int32, (STAGE,)),
     "hc_weight_bytes": (c_int64, (STAGE,)),
     "hc_kv_bytes_per_token": (c_int64, (STAGE,)),

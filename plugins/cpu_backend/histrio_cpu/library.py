@@ -13,6 +13,7 @@ import numpy.typing as npt
 from histrio.errors import BackendError, DoesNotFit, HistrioError, UnsupportedModel
 from histrio_cpu.abi import ABI, FUNCTIONS, STAGE, Batch, Format, LayerConfig, StageConfig, Status, Storage, Tensor
 from histrio_cpu.build import LIBRARY, REMEDY
+from histrio_cpu.packed import PackedWriter
 
 __all__ = ["Library", "NativeStage", "load_library"]
 
@@ -81,6 +82,10 @@ class Library:
             node_of[list(processors)] = node
         self.check(self.functions.hc_use_nodes(num_threads, len(nodes), node_of.ctypes.data, len(node_of)))
 
+    def packed_bytes(self, kind: tuple[Format, Storage], shape: tuple[int, int]) -> int:
+        """Bytes of a linear with these weights, packed."""
+        return int(self.functions.hc_packed_bytes(*kind, *shape))
+
     def self_test(self) -> None:
         """Raise `BackendError` where the kernels in use compute something else than the plain ones."""
         self.check(self.functions.hc_self_test())
@@ -102,6 +107,8 @@ class NativeStage:
         self._stage = STAGE()
         self._keep: list[object] = []
         """What the library reads from where it lies."""
+        self.writer: PackedWriter | None = None
+        """Reads the weights until it is closed."""
         library.check(self._functions.hc_stage_new(config, self._stage))
 
     def layer(self, index: int, config: LayerConfig) -> None:
@@ -120,14 +127,21 @@ class NativeStage:
         self,
         position: tuple[int, Tensor, int],
         data: npt.NDArray[np.uint8],
-        kind: tuple[Format, Storage],
+        kind: tuple[int, int],
         shape: tuple[int, int],
     ) -> None:
-        """Hand over a tensor; `position` is layer (-1: of the stage), tensor, expert. Embeddings are not copied."""
+        """Hand over a tensor; `position` is layer (-1: of the stage), tensor, expert; `kind` is a `Format` and a
+        `Storage`, perhaps with `PACKED`. Embeddings are not copied."""
         layer, tensor, expert = position
         if tensor == Tensor.EMBEDDING:
             self._keep.append(data)
         self._library.check(self._functions.hc_put(self._stage, layer, tensor, expert, *kind, *shape, data.ctypes.data))
+
+    def packed(self, position: tuple[int, Tensor, int], num_bytes: int) -> npt.NDArray[np.uint8]:
+        """The packed weights of a linear that was put, as long as the stage is open."""
+        address = self._functions.hc_packed(self._stage, *position)
+        assert address, "it was put"
+        return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
     def ready(self) -> None:
         """Raise `BackendError`, with its name, where a tensor is missing."""
@@ -157,6 +171,8 @@ class NativeStage:
 
     def close(self) -> None:
         """Free everything. Safe to call twice."""
+        if self.writer is not None:
+            self.writer.close()
         stage, self._stage = self._stage, STAGE()
         if stage:
             self._functions.hc_stage_free(stage)

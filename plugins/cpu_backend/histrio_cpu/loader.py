@@ -22,6 +22,7 @@ from histrio_cpu.experts import unstack
 from histrio_cpu.library import Library, NativeStage
 from histrio_cpu.model import EMBEDDING, Model, Part, stage_parts
 from histrio_cpu.numa import apply_numa, check_numa
+from histrio_cpu.packed_linears import Kind, PackedLinears
 from histrio_cpu.quantized.layouts import assemble
 from histrio_cpu.traits import CpuOptions
 from histrio_cpu.weights import Bytes, MappedFiles, MappedTensor, StoredTensor, find_tensors, from_float32, to_float32
@@ -78,6 +79,16 @@ class StagePlan:
     def mapped_bytes(self) -> int:
         """The share of them that is not packed: the embedding, which stays in the file unless it is quantized."""
         return sum(self._part_bytes(part) for part in self.parts if part.tensor == Tensor.EMBEDDING)
+
+    @property
+    def files(self) -> list[Path]:
+        """What the stage's tensors are read of."""
+        sources = (source for tensor in self.tensors.values() for source in tensor.sources)
+        return list(dict.fromkeys(source.file for source in sources))
+
+    def kept_as(self, part: Part) -> Storage:
+        """How the library keeps a part."""
+        return self.storage if part.may_be_rounded else Storage.KEEP
 
     def kept_format(self, part: Part) -> Format:
         """The format in which a part is handed over: the stored one, or the stage's 16 bits where that is wider."""
@@ -156,8 +167,11 @@ def load_stage(plan: StagePlan, library: Library, progress: Progress) -> NativeS
             stage.layer(index, layer)
         for index, table in enumerate(plan.model.ropes):
             stage.rope(index, table.inverse_frequencies, table.scale)
-        _put_weights(stage, plan, progress)
+        kinds = [(part, (plan.kept_format(part), plan.kept_as(part))) for part in plan.parts if part.is_linear]
+        packed = PackedLinears(kinds, plan.files, library, plan.options.packed_cache_gib)
+        _put_weights(stage, plan, packed, progress)
         stage.ready()
+        packed.keep(stage)
     except BaseException:
         stage.close()
         raise
@@ -238,21 +252,29 @@ def _stage_config(plan: StagePlan) -> StageConfig:
     )
 
 
-def _put_weights(stage: NativeStage, plan: StagePlan, progress: Progress) -> None:
-    """Read, convert and pack, part by part; the next one is fetched meanwhile."""
+def _put_weights(stage: NativeStage, plan: StagePlan, packed: PackedLinears, progress: Progress) -> None:
+    """Read, convert and pack, part by part, what was not kept packed; the next one is fetched meanwhile."""
     files = MappedFiles()
     for number, (part, following) in enumerate(_with_next(plan.parts)):
-        tensor = plan.tensors[part.name]
-        if following is not None:
-            files.expect(plan.tensors[following.name])
-        storage = plan.storage if part.may_be_rounded else Storage.KEEP
-        rows = part.columns if part.is_vector else part.rows
-        stored, data = tensor.read(files, part.begin_row, part.begin_row + rows)
-        kept, data = plan.converted(part, stored, data)
-        stage.put((part.layer, part.tensor, part.expert), data, (kept, storage), (part.rows, part.columns))
-        if part.name != EMBEDDING:
-            files.release(tensor)
+        if (found := packed.find(part)) is not None:
+            stage.put((part.layer, part.tensor, part.expert), found.data, found.kind, (part.rows, part.columns))
+        else:
+            if following is not None and not packed.has_file:
+                files.expect(plan.tensors[following.name])
+            packed.packs(part, _put(stage, plan, part, files))
         progress((number + 1) / len(plan.parts), part.name)
+
+
+def _put(stage: NativeStage, plan: StagePlan, part: Part, files: MappedFiles) -> Kind:
+    """Read a part, convert it, and have it packed; how it was handed over."""
+    tensor, storage = plan.tensors[part.name], plan.kept_as(part)
+    rows = part.columns if part.is_vector else part.rows
+    stored, data = tensor.read(files, part.begin_row, part.begin_row + rows)
+    kept, data = plan.converted(part, stored, data)
+    stage.put((part.layer, part.tensor, part.expert), data, (kept, storage), (part.rows, part.columns))
+    if part.name != EMBEDDING:
+        files.release(tensor)
+    return kept, storage
 
 
 def _with_next(parts: list[Part]) -> Iterator[tuple[Part, Part | None]]:

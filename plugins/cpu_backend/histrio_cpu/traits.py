@@ -37,3 +37,5 @@ class CpuOptions(msgspec.Struct, frozen=True, rename="kebab", forbid_unknown_fie
     """Keys that attention takes at a time, a multiple of 64; threads share the tiles of a long context."""
     flash_attention: bool = True
     """Attention in tiles; false keeps the scores of a whole context in memory, to check the tiles with."""
+    packed_cache_gib: Annotated[float, msgspec.Meta(ge=0, le=65_536)] = 16.0
+    """Most GiB that packed weights of all models take in the user's cache, for faster starts; 0: none are kept."""

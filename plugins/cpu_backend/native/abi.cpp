@@ -9,6 +9,7 @@
 #include "error.hpp"
 #include "formats.hpp"
 #include "histrio_cpu.h"
+#include "linear.hpp"
 #include "pool.hpp"
 #include "self_test.hpp"
 #include "stage.hpp"
@@ -100,6 +101,21 @@ int32_t hc_rope(hc_stage *stage, int32_t table, const float *inverse_frequencies
 int32_t hc_put(hc_stage *stage, int32_t layer, int32_t tensor, int32_t expert, int32_t format, int32_t storage, int64_t rows, int64_t columns,
                const void *data) {
   return guarded([&] { stage->stage.put(layer, tensor, expert, format, storage, rows, columns, static_cast<const std::byte *>(data)); });
+}
+
+const void *hc_packed(hc_stage *stage, int32_t layer, int32_t tensor, int32_t expert) {
+  const void *panels = nullptr;
+  guarded([&] { panels = stage->stage.packed(layer, tensor, expert); });
+  return panels;
+}
+
+int64_t hc_packed_bytes(int32_t format, int32_t storage, int64_t rows, int64_t columns) {
+  int64_t bytes = 0;
+  guarded([&] {
+    if (rows > 0 && rows <= INT32_MAX && columns <= INT32_MAX && hc::row_bytes(format, columns) != 0)
+      bytes = int64_t(hc::shape_of(format, storage, int(rows), int(columns), false).num_bytes);
+  });
+  return bytes;
 }
 
 int32_t hc_ready(hc_stage *stage) {

@@ -60,6 +60,7 @@ typedef enum {
   HC_KEEP = 0, // without loss: 16 and 32 bit as they are, blocks of 8 and 4 bit repacked with their own scales
   HC_AS_Q8 = 1, // rounded to 8 bit in groups of 32 of the input, where they have more
   HC_AS_Q4 = 2, // rounded to 4 bit in groups of 32 of the input, where they have more
+  HC_PACKED = 16, // with one of the others: `hc_packed` of such a linear gave the data
 } hc_storage;
 
 typedef enum {
@@ -214,6 +215,10 @@ HC_API int32_t hc_rope(hc_stage *stage, int32_t table, const float *inverse_freq
 // Vectors have rows == 1. `expert` is 0 for dense layers. The data of linears and vectors are copied.
 HC_API int32_t hc_put(hc_stage *stage, int32_t layer, int32_t tensor, int32_t expert, int32_t format, int32_t storage,
                       int64_t rows, int64_t columns, const void *data);
+// The panels of a linear that was put; null where it was not.
+HC_API const void *hc_packed(hc_stage *stage, int32_t layer, int32_t tensor, int32_t expert);
+// Bytes of a linear's panels; 0 for a format that is unknown or does not fit its length.
+HC_API int64_t hc_packed_bytes(int32_t format, int32_t storage, int64_t rows, int64_t columns);
 // Whether all tensors that the configuration needs are there; names the first that is missing.
 HC_API int32_t hc_ready(hc_stage *stage);
 // Bytes of the packed weights, and of keys and values of one token in all layers.

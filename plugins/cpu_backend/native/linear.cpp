@@ -216,7 +216,7 @@ Plan plan_for(int32_t format, int32_t storage) {
 
 } // namespace
 
-Linear pack(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int num_inputs, const std::byte *data, bool keeps_bf16) {
+Linear shape_of(int32_t format, int32_t storage, int num_outputs, int num_inputs, bool keeps_bf16) {
   const Plan plan = plan_for(format, storage);
   Linear linear;
   linear.weights = plan.weights;
@@ -227,6 +227,21 @@ Linear pack(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int 
   linear.num_groups = (num_inputs + kGroup - 1) / kGroup;
   linear.group_bytes = bytes_of_group(plan.weights);
   linear.num_bytes = std::size_t(linear.num_panels) * std::size_t(linear.num_groups) * linear.group_bytes;
+  return linear;
+}
+
+Linear copy_packed(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int num_inputs, const std::byte *data, bool keeps_bf16) {
+  Linear linear = shape_of(format, storage, num_outputs, num_inputs, keeps_bf16);
+  std::byte *panels = slabs.take(linear.num_bytes);
+  linear.panels = panels;
+  const std::size_t panel_bytes = std::size_t(linear.num_groups) * linear.group_bytes;
+  Pool::instance().run(linear.num_panels, [&](int p, int) { std::memcpy(panels + std::size_t(p) * panel_bytes, data + std::size_t(p) * panel_bytes, panel_bytes); });
+  return linear;
+}
+
+Linear pack(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int num_inputs, const std::byte *data, bool keeps_bf16) {
+  const Plan plan = plan_for(format, storage);
+  Linear linear = shape_of(format, storage, num_outputs, num_inputs, keeps_bf16);
   std::byte *panels = slabs.take(linear.num_bytes);
   linear.panels = panels;
 

@@ -27,8 +27,13 @@ struct Linear {
   const std::byte *panel(int index) const { return panels + std::size_t(index) * std::size_t(num_groups) * group_bytes; }
 };
 
+// A linear without its panels: how many there are, and how many bytes they take.
+Linear shape_of(int32_t format, int32_t storage, int num_outputs, int num_inputs, bool keeps_bf16);
+
 // Packs rows as a checkpoint stores them. `keeps_bf16` says whether inputs may be rounded to bfloat16.
 Linear pack(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int num_inputs, const std::byte *data, bool keeps_bf16);
+// The same from panels that were packed before.
+Linear copy_packed(Slabs &slabs, int32_t format, int32_t storage, int num_outputs, int num_inputs, const std::byte *data, bool keeps_bf16);
 
 // Rows of numbers in every form that the linears which read them want.
 class InputRows {

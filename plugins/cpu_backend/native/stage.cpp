@@ -173,9 +173,19 @@ void Stage::put(int layer, int tensor, int expert, int format, int storage, int6
   const float *bias = linear.bias;
   // Rounding the router's input would change which experts are chosen.
   const bool keeps_bf16 = config_.activations == HC_ACT_BF16 && tensor != HC_ROUTER;
-  linear = pack(slabs_, format, tensor == HC_ROUTER ? HC_KEEP : storage, int(rows), int(columns), data, keeps_bf16);
+  const int32_t kept = tensor == HC_ROUTER ? HC_KEEP : storage & ~HC_PACKED;
+  const auto take = (storage & HC_PACKED) != 0 ? copy_packed : pack;
+  linear = take(slabs_, format, kept, int(rows), int(columns), data, keeps_bf16);
   linear.bias = bias;
   weight_bytes_ += int64_t(linear.num_bytes);
+}
+
+const std::byte *Stage::packed(int layer, int tensor, int expert) {
+  const bool is_of_stage = tensor == HC_HEAD;
+  require(is_of_stage || (layer >= 0 && layer < config_.num_layers), where(layer, tensor) + ": there is no such layer");
+  linear_shape(layer, tensor); // raises for what is no linear
+  require(tensor != HC_EMBEDDING, "embeddings are not packed");
+  return linear_of(layer, tensor, expert).panels;
 }
 
 void Stage::put_vector(int layer, int tensor, int expert, int format, int64_t count, const std::byte *data) {

@@ -43,6 +43,7 @@ class Stage {
   void set_layer(int layer, const hc_layer_config &config);
   void set_rope(int table, const float *inverse_frequencies, int count, float scale);
   void put(int layer, int tensor, int expert, int format, int storage, int64_t rows, int64_t columns, const std::byte *data);
+  const std::byte *packed(int layer, int tensor, int expert);
   void ready();
   void allocate(int num_blocks, int block_size);
   void copy_blocks(int count, const int32_t *from, const int32_t *to);
