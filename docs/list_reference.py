@@ -16,8 +16,8 @@ PAGE = Path(__file__).parent / "reference.md"
 CONTRACTS = {
     "Stage backends": {
         "histrio.contracts.backend": (
-            "BackendFactory TakesOptions Traits Capability StageSpec OpenedStage RunningStage StepBatch StageOutput "
-            "ArrayNamespace"
+            "BackendFactory TakesOptions Traits Capability StageSpec OpenedStage RunningStage GivesBack StepBatch "
+            "StageOutput ArrayNamespace"
         ),
         "histrio.config.settings": "SizeSettings MemorySettings",
         "histrio.messages": "Probe StageCapacity ReplicaSize Tensor",

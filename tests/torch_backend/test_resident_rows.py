@@ -249,3 +249,22 @@ def test_an_arena_reuses_gaps_and_says_when_it_is_full() -> None:
     third.fill_(2)
     again.fill_(3)
     assert (float(first.sum()), float(third.sum())) == (40, 60)
+
+
+def test_what_is_given_back_is_made_again() -> None:
+    pair = Pair()
+    rows = [[0, 1, 2], [3, 4, 5]]
+    pair.step(*[(0, 6, blocks) for blocks in rows])
+    for step in range(2):
+        pair.step(*[(6 + step, 1, blocks) for blocks in rows])
+    first = pair.residents
+    assert pair.num_copies > 0
+    pair.tokens_read()
+
+    pair.caches[0].give_back()
+    assert pair.residents is not first
+    assert pair.num_copies == 0
+    assert pair.step(*[(8, 1, blocks) for blocks in rows]) < 1e-5
+    assert pair.tokens_read() > 0, "from the blocks"
+    assert pair.step(*[(9, 1, blocks) for blocks in rows]) < 1e-5
+    assert pair.tokens_read() == 0, "a control: from the copies"

@@ -95,6 +95,10 @@ class RunningTorchStage:
     def close_slot(self, slot: int) -> None:
         """Nothing is kept per slot."""
 
+    def give_back(self) -> None:
+        """Free the copies of rows that ran."""
+        self.cache.give_back()
+
     def _inputs(self, batch: StepBatch) -> dict[str, Any]:
         stage = self.stage
         positions = torch.from_numpy(batch.positions)[None].to(stage.device)

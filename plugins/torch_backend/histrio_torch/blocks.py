@@ -172,11 +172,7 @@ class PagedCache:
 
     def allocate(self, num_blocks: int, block_size: int) -> None:
         """Make the pool, zeroed; same sizes as before keep it with what it holds."""
-        self._residents = None
-        if self.device.type == "cpu":
-            num_bytes = num_blocks * block_size * self.bytes_per_token * RESIDENT_RATIO
-            arena = Arena(int(num_bytes / self.dtype.itemsize), self.dtype, self.device)
-            self._residents = Residents(arena, num_blocks)
+        self._residents = self._no_residents(num_blocks, block_size)
         if (num_blocks, block_size) == (self.num_blocks, self.block_size):
             return
 
@@ -189,12 +185,27 @@ class PagedCache:
             self._keys.update(self._make_stores(indices, shape.num_kv_heads, shape.key_dim))
             self._values.update(self._make_stores(indices, shape.num_kv_heads, shape.value_dim))
 
+    def give_back(self) -> None:
+        """Forget the copies of rows, with the memory that they took; later steps make those that they need."""
+        self._scratch = None
+        if self._residents is not None and self._residents.has_copies:
+            self._residents, self._groups = None, {}  # the old memory is gone before the new is asked for
+            self._residents = self._no_residents(self.num_blocks, self.block_size)
+
     def free(self) -> None:
         """Give the memory back."""
         self._pools, self._keys, self._values = [], {}, {}
         self._codes, self._scratch, self._residents = Scratch(), None, None
         self._batch, self._groups, self._slot_rows = None, {}, {}
         self.num_blocks = 0
+
+    def _no_residents(self, num_blocks: int, block_size: int) -> Residents | None:
+        """Room for the copies of rows, of which nothing is there before it is used; None for devices without."""
+        if self.device.type != "cpu":
+            return None
+
+        num_bytes = num_blocks * block_size * self.bytes_per_token * RESIDENT_RATIO
+        return Residents(Arena(int(num_bytes / self.dtype.itemsize), self.dtype, self.device), num_blocks)
 
     def copy(self, src: list[int], dst: list[int]) -> None:
         """Copy blocks `src[i]` to `dst[i]` in all layers; all are read before any is written."""

@@ -118,6 +118,11 @@ class Residents:
 
         return running
 
+    @property
+    def has_copies(self) -> bool:
+        """Whether any row has a copy."""
+        return any(known.copies for known in self._sets)
+
     def forget(self, blocks: list[int]) -> None:
         """The contents of these blocks have changed."""
         self._ends[np.isin(self._blocks, blocks).any(axis=1)] = -1

@@ -29,6 +29,7 @@ __all__ = [
     "ArrayNamespace",
     "BackendFactory",
     "Capability",
+    "GivesBack",
     "NoOptions",
     "OpenedStage",
     "Probe",
@@ -335,6 +336,14 @@ class RunningStage(Protocol):
 
     def close_slot(self, slot: int) -> None:
         """The sequence in this slot is gone (for backends that keep a state per slot)."""
+
+
+@runtime_checkable
+class GivesBack(Protocol):
+    """A running stage that holds more memory than its weights and blocks, which it can do without for a while."""
+
+    def give_back(self) -> None:
+        """Free what later steps can make anew. Called in quiet moments, between steps, with sequences perhaps open."""
 
 
 @runtime_checkable

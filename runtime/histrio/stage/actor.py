@@ -12,7 +12,15 @@ import msgspec
 from histrio.actors.failed_step import blamed, note_failed_step
 from histrio.actors.mailbox import FAILURES, Actor
 from histrio.actors.refs import BATCHING, METRICS, ROOT, Tell, ToStage, refuse, stage_ref
-from histrio.contracts.backend import ArrayNamespace, OpenedStage, Progress, RunningStage, StageSpec, StepBatch
+from histrio.contracts.backend import (
+    ArrayNamespace,
+    GivesBack,
+    OpenedStage,
+    Progress,
+    RunningStage,
+    StageSpec,
+    StepBatch,
+)
 from histrio.errors import request_code_of
 from histrio.messages import (
     Allocated,
@@ -180,6 +188,8 @@ class StageActor(Actor[ToStage]):
         """Steps of many shapes leave a scattered heap behind; give it back while no step waits."""
         if self._last_stage is not None:
             self._last_stage.idle()
+        if self._allocated is not None and isinstance(self._allocated.running, GivesBack):
+            self._allocated.running.give_back()
         release_free_memory()
         self._report()
 
