@@ -162,9 +162,9 @@ def changed(folder: Path, **settings: Any) -> Path:
 @pytest.mark.parametrize(
     ("layout", "settings", "said"),
     [
-        ("gptq", {"bits": 3}, "by GPTQ with bits 3"),
+        ("gptq", {"bits": 3}, "by GPTQ to 3 bits"),
         ("gptq", {"checkpoint_format": "marlin"}, "in the format 'marlin'"),
-        ("awq", {"bits": 8}, "by AWQ with bits 8"),
+        ("awq", {"bits": 8}, "by AWQ to 8 bits"),
         ("awq", {"version": "gemv"}, "in the format 'gemv'"),
         ("w4a16", {"format": "nvfp4-pack-quantized"}, "weights are nvfp4-pack-quantized"),
         ("w4a16", {"config_groups": {"a": {"weights": {"num_bits": 3}}}}, "packed as 3 bits of int"),

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from histrio.errors import UnsupportedModel
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import Integers, planned_format, to_blocks, to_pairs
+from histrio_cpu.quantized.settings import Settings
 from histrio_cpu.quantized.tensor import (
     Array,
     BuiltTensor,
     Pieces,
     check_columns,
     check_shape,
+    matrix_shape,
     nibbles,
-    number_of,
     take,
+    width,
 )
 from histrio_cpu.weights import Bytes
 
@@ -29,18 +30,17 @@ _INDICES = np.array([0, 4, 1, 5, 2, 6, 3, 7])
 """The index within a word of the outputs 0 to 7."""
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Settings) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     if "qweight" not in pieces:
         return []
 
-    number_of({"bits": settings.get("bits", settings.get("w_bit"))}, "bits", (4,), "AWQ")
-    version = str(settings.get("version", "gemm")).lower()
-    if version != "gemm":
-        raise UnsupportedModel(f"its AWQ weights are in the format {version[:20]!r}; gemm is read")
+    width(settings.w_bit if settings.bits is None else settings.bits, (4,), "AWQ")
+    if settings.version.lower() != "gemm":
+        raise UnsupportedModel(f"its AWQ weights are in the format {settings.version[:20]!r}; gemm is read")
     weight, zeros, scales = sources = take(stem, pieces, ("qweight", "qzeros", "scales"))
-    columns, rows = weight.shape[0], weight.shape[-1] * _PER_WORD
-    groups = scales.shape[0]
+    columns, words = matrix_shape(weight)
+    rows, groups = words * _PER_WORD, matrix_shape(scales)[0]
     check_shape(weight, ("I32",), columns, rows // _PER_WORD)
     check_shape(zeros, ("I32",), groups, rows // _PER_WORD)
     check_shape(scales, ("F16", "BF16", "F32"), groups, rows)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -12,7 +11,8 @@ from histrio.errors import ModelError, UnsupportedModel
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized import fp8
 from histrio_cpu.quantized.blocks import Integers, planned_format, to_blocks
-from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, check_shape, nibbles
+from histrio_cpu.quantized.settings import Settings
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, check_shape, matrix_shape, nibbles
 from histrio_cpu.weights import Bytes
 
 __all__ = ["assemble"]
@@ -22,7 +22,7 @@ _OF_INPUTS = ("input_scale", "input_zero_point")
 """How inputs would be rounded; the library rounds them itself, in groups of 32."""
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Settings) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     if "weight_packed" in pieces:
         return [_packed(stem, pieces, _bits_of(settings))]
@@ -34,10 +34,10 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Bui
     return fp8.assemble(stem, pieces, settings)
 
 
-def _bits_of(settings: Mapping[str, Any]) -> int:
+def _bits_of(settings: Settings) -> int:
     """Of packed weights: the headers do not say it."""
-    schemes = [each.get("weights") or {} for each in (settings.get("config_groups") or {}).values()]
-    kinds = {(each.get("num_bits"), each.get("type", "int")) for each in schemes}
+    schemes = [each.weights for each in settings.config_groups.values() if each.weights is not None]
+    kinds = {(each.num_bits, each.type[:20]) for each in schemes}
     if kinds in ({(4, "int")}, {(8, "int")}):
         return 4 if (4, "int") in kinds else 8
 
@@ -56,10 +56,11 @@ def _packed(stem: str, pieces: Pieces, bits: int) -> BuiltTensor:
         pieces.pop("weight_zero_point", None),
     )
     pieces.pop("weight_shape", None)
-    if scale is None or len(weight.shape) != 2:
-        raise ModelError(f"{weight.file}: {stem[:80]} has packed weights without scales, or of another shape")
+    if scale is None:
+        raise ModelError(f"{weight.file}: {stem[:80]} has packed weights without scales")
 
-    rows, columns = weight.shape[0], weight.shape[1] * 32 // bits
+    rows, words = matrix_shape(weight)
+    columns = words * 32 // bits
     groups = scale.shape[-1] if len(scale.shape) == 2 else 1
     check_shape(weight, ("I32",), *weight.shape)
     check_shape(scale, _FLOATS, *((rows, groups) if len(scale.shape) == 2 else (1,)))
@@ -93,7 +94,7 @@ def _bytes(stem: str, pieces: Pieces) -> BuiltTensor:
     if "weight_zero_point" in pieces:
         raise UnsupportedModel(f"the weights of {stem[:80]} have zero points (weight_zero_point)")
 
-    rows, columns = weight.shape
+    rows, columns = matrix_shape(weight)
     check_columns(weight, columns, 1)
     check_shape(scale, _FLOATS, *((1,) if scale.shape == (1,) else (rows, 1)))
     return BuiltTensor(f"{stem}.weight", (rows, columns), planned_format(8), (weight, scale), _convert_bytes)

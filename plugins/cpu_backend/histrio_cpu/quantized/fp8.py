@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from histrio.errors import ModelError, UnsupportedModel
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import GROUP, scaled_blocks
-from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns
+from histrio_cpu.quantized.settings import Settings
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, matrix_shape
 from histrio_cpu.weights import Bytes, MappedTensor
 
 __all__ = ["assemble"]
@@ -22,7 +22,7 @@ _OF_INPUTS = ("input_scale", "input_zero_point", "input_scale_ub", "activation_s
 """How inputs would be rounded; here they are not."""
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Settings) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     weight = pieces.get("weight")
     key = next((key for key in ("weight_scale_inv", "weight_scale") if key in pieces), None)
@@ -33,22 +33,22 @@ def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[Bui
     scale = pieces.pop(key)
     for name in _OF_INPUTS:
         pieces.pop(name, None)
-    rows, columns = weight.shape
+    rows, columns = matrix_shape(weight)
     check_columns(weight, columns, 1)
     block = _block_of(scale, rows, columns, settings)
     convert = partial(_convert, weight.name, block)
     return [BuiltTensor(f"{stem}.weight", (rows, columns), Format.F8_E4M3, (weight, scale), convert)]
 
 
-def _block_of(scale: MappedTensor, rows: int, columns: int, settings: Mapping[str, Any]) -> tuple[int, int]:
+def _block_of(scale: MappedTensor, rows: int, columns: int, settings: Settings) -> tuple[int, int]:
     """Rows and inputs that share a scale."""
     if scale.stored_as in _FLOATS:
         if scale.shape in ((), (1,), (1, 1)):
             return rows, columns
         if scale.shape in ((rows,), (rows, 1)):
             return 1, columns
-        down, across = settings.get("weight_block_size") or (128, 128)
-        if scale.shape == (-(-rows // down), -(-columns // across)):
+        down, across = settings.weight_block_size or (128, 128)
+        if min(down, across) > 0 and scale.shape == (-(-rows // down), -(-columns // across)):
             if across % GROUP:
                 raise UnsupportedModel(f"{scale.name[:80]} is of blocks of {across} inputs, not of 32, 64, 128 …")
             return down, across

@@ -6,51 +6,52 @@ group, and neighbours belong to different ones: such weights are rounded to floa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from histrio.errors import ModelError, UnsupportedModel
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import Integers, planned_format, to_blocks
+from histrio_cpu.quantized.settings import Settings
 from histrio_cpu.quantized.tensor import (
     Array,
     BuiltTensor,
     Pieces,
     check_columns,
     check_shape,
+    matrix_shape,
     nibbles,
-    number_of,
     take,
+    width,
 )
 from histrio_cpu.weights import Bytes
 
 __all__ = ["assemble"]
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Settings) -> list[BuiltTensor]:
     """The matrix of the pieces. Raises `UnsupportedModel` and `ModelError`."""
     if "qweight" not in pieces:
         return []
 
-    bits = number_of(settings, "bits", (4, 8), "GPTQ")
-    version = settings.get("checkpoint_format") or "gptq"
+    bits = width(settings.bits, (4, 8), "GPTQ")
+    version = settings.checkpoint_format
     if version not in ("gptq", "gptq_v2"):
-        raise UnsupportedModel(f"its GPTQ weights are in the format {str(version)[:20]!r}; gptq and gptq_v2 are read")
+        raise UnsupportedModel(f"its GPTQ weights are in the format {version[:20]!r}; gptq and gptq_v2 are read")
     weight, zeros, scales = sources = take(stem, pieces, ("qweight", "qzeros", "scales"))
     group_of_input = pieces.pop("g_idx", None)
     per_word = 32 // bits
-    columns, rows = weight.shape[0] * per_word, weight.shape[-1]
-    groups = scales.shape[0]
+    words, rows = matrix_shape(weight)
+    columns, groups = words * per_word, matrix_shape(scales)[0]
     check_shape(weight, ("I32",), columns // per_word, rows)
     check_shape(zeros, ("I32",), groups, -(-rows // per_word))
     check_shape(scales, ("F16", "BF16", "F32"), groups, rows)
     check_columns(weight, columns, groups)
     convert = partial(_convert, bits, 1 if version == "gptq" else 0)
-    is_permuted = bool(settings.get("desc_act")) and group_of_input is not None and groups > 1
-    form = Format.F16 if is_permuted else planned_format(bits, has_zeros=not settings.get("sym", True))
+    is_permuted = settings.desc_act and group_of_input is not None and groups > 1
+    form = Format.F16 if is_permuted else planned_format(bits, has_zeros=not settings.sym)
     if group_of_input is not None:
         check_shape(group_of_input, ("I32",), columns)
         sources = (*sources, group_of_input)

@@ -8,12 +8,13 @@ from typing import Any
 from histrio.errors import UnsupportedModel
 from histrio.kit.quantized import quantization_of, quantization_settings
 from histrio_cpu.quantized import awq, compressed, fp8, gptq, mlx, mxfp4
+from histrio_cpu.quantized.settings import Settings, read_settings
 from histrio_cpu.quantized.tensor import BuiltTensor, Pieces
 from histrio_cpu.weights import MappedTensor, StoredTensor
 
 __all__ = ["METHODS", "assemble", "check_layout"]
 
-Assemble = Callable[[str, Pieces, Mapping[str, Any]], list[BuiltTensor]]
+Assemble = Callable[[str, Pieces, Settings], list[BuiltTensor]]
 
 METHODS: Mapping[str, Assemble] = {
     "mlx": mlx.assemble,
@@ -57,7 +58,7 @@ def _assemble(
         stems.setdefault(stem, {})[last] = tensor
     result: dict[str, StoredTensor] = {}
     for stem, pieces in stems.items():
-        result |= {matrix.name: matrix for matrix in method(stem, pieces, settings)}
+        result |= {matrix.name: matrix for matrix in method(stem, pieces, read_settings(settings, stem))}
         result |= {piece.name: piece for piece in pieces.values()}
     return result
 
@@ -71,7 +72,7 @@ def _find(config: Mapping[str, Any]) -> tuple[Assemble, Mapping[str, Any]] | Non
         raise UnsupportedModel(
             f"its weights are quantized by {method}; those of {', '.join(METHODS)} are computed with{_REMEDY}"
         )
-    form = settings.get("format", "pack-quantized")
+    form = read_settings(settings).format
     if method == "compressed-tensors" and form not in _FORMATS:
         raise UnsupportedModel(f"its weights are {str(form)[:40]}; {', '.join(_FORMATS)} are read{_REMEDY}")
     return METHODS[method], settings

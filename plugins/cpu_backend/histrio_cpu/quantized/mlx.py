@@ -5,9 +5,8 @@ The width and the groups follow from the shapes, since each layer may have its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -16,47 +15,51 @@ from histrio_cpu.abi import Format
 from histrio_cpu.experts import unstacked_name
 from histrio_cpu.quantized.blocks import GROUP, Integers, planned_format, to_blocks
 from histrio_cpu.quantized.mxfp4 import to_mxfp4
-from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, check_shape, take
+from histrio_cpu.quantized.settings import Settings
+from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_columns, check_shape, matrix_shape, take
 from histrio_cpu.weights import Bytes, MappedTensor
 
 __all__ = ["assemble"]
 
+_GROUP_SIZE = 64
+"""Where config.json names none."""
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
+
+def assemble(stem: str, pieces: Pieces, settings: Settings) -> list[BuiltTensor]:
     """The matrix of the pieces, or one for each expert. Raises `UnsupportedModel` and `ModelError`."""
     if "weight" not in pieces or "scales" not in pieces:
         return []
 
-    own = settings.get(stem)
-    own = own if isinstance(own, Mapping) else settings
-    mode = own.get("mode", settings.get("mode", "affine"))
-    if mode not in ("affine", "mxfp4"):
-        raise UnsupportedModel(f"its weights are quantized by MLX as {str(mode)[:20]!r}; affine and mxfp4 are read")
-    names = ("weight", "scales", "biases") if mode == "affine" else ("weight", "scales")
+    if settings.mode not in ("affine", "mxfp4"):
+        raise UnsupportedModel(f"its weights are quantized by MLX as {settings.mode[:20]!r}; affine and mxfp4 are read")
+    names = ("weight", "scales", "biases") if settings.mode == "affine" else ("weight", "scales")
     sources = take(stem, pieces, names)
-    if len(sources[0].shape) == 2:
-        return [_matrix(f"{stem}.weight", sources, own, mode)]
+    if len(sources[0].shape) != 3:
+        return [_matrix(f"{stem}.weight", sources, settings)]
 
     count = sources[0].shape[0]
+    for source in sources:
+        check_shape(source, (source.stored_as,), count, *source.shape[1:])
     return [
-        _matrix(f"{unstacked_name(stem, expert)}.weight", tuple(source.nth(expert) for source in sources), own, mode)
+        _matrix(f"{unstacked_name(stem, expert)}.weight", tuple(source.nth(expert) for source in sources), settings)
         for expert in range(count)
     ]
 
 
-def _matrix(name: str, sources: tuple[MappedTensor, ...], settings: Mapping[str, Any], mode: str) -> BuiltTensor:
+def _matrix(name: str, sources: tuple[MappedTensor, ...], settings: Settings) -> BuiltTensor:
     weight, scales = sources[:2]
-    rows, num_words = weight.shape
-    groups, size = scales.shape[-1], GROUP if mode == "mxfp4" else settings.get("group_size", 64)
-    columns = groups * int(size)
-    bits = num_words * 32 // columns if columns else 0
-    if bits not in (4, 8) or (mode == "mxfp4" and bits != 4):
+    rows, num_words = matrix_shape(weight)
+    groups, is_mxfp4 = matrix_shape(scales)[1], settings.mode == "mxfp4"
+    size = GROUP if is_mxfp4 else settings.group_size or _GROUP_SIZE
+    columns = groups * max(size, 1)
+    bits = num_words * 32 // columns
+    if bits not in (4, 8) or (is_mxfp4 and bits != 4):
         raise UnsupportedModel(
             f"{name[:80]} has {bits} bits for each weight, in groups of {size}; 4 and 8 are computed with"
         )
     check_shape(weight, ("U32",), rows, columns * bits // 32)
     check_columns(weight, columns, groups)
-    if mode == "mxfp4":
+    if is_mxfp4:
         check_shape(scales, ("U8",), rows, groups)
         return BuiltTensor(name, (rows, columns), Format.MXFP4, sources, _convert_mxfp4)
     for each in sources[1:]:

@@ -6,14 +6,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 
 from histrio_cpu.abi import Format
 from histrio_cpu.quantized.blocks import GROUP, put_halves
+from histrio_cpu.quantized.settings import Settings
 from histrio_cpu.quantized.tensor import Array, BuiltTensor, Pieces, check_shape, take
 from histrio_cpu.weights import Bytes
 
@@ -33,7 +33,7 @@ def to_mxfp4(pairs: Bytes, exponents: Bytes) -> Bytes:
     return blocks.reshape(-1)
 
 
-def assemble(stem: str, pieces: Pieces, settings: Mapping[str, Any]) -> list[BuiltTensor]:
+def assemble(stem: str, pieces: Pieces, settings: Settings) -> list[BuiltTensor]:
     """The matrices of all experts. Raises `ModelError`."""
     if "gate_up_proj_blocks" not in pieces:
         return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,10 @@ __all__ = [
     "Pieces",
     "check_columns",
     "check_shape",
+    "matrix_shape",
     "nibbles",
-    "number_of",
     "take",
+    "width",
 ]
 
 Array = npt.NDArray[Any]
@@ -92,14 +93,23 @@ def take(stem: str, pieces: Pieces, names: Sequence[str]) -> tuple[MappedTensor,
     return tuple(pieces.pop(name) for name in names)
 
 
-def number_of(settings: Mapping[str, Any], key: str, known: Sequence[int], what: str) -> int:
-    """A whole number of the settings. Raises `UnsupportedModel` for one that is not among `known`."""
-    value = settings.get(key)
-    if value not in known:
+def width(bits: int | None, known: Sequence[int], what: str) -> int:
+    """The bits of a weight. Raises `UnsupportedModel` for those that are not among `known`."""
+    if bits is None or bits not in known:
         raise UnsupportedModel(
-            f"its weights are quantized by {what} with {key} {value!r:.20}; {known} are computed with"
+            f"its weights are quantized by {what} to {bits} bits; {' and '.join(map(str, known))} are computed with"
         )
-    return int(str(value))
+    return bits
+
+
+def matrix_shape(tensor: MappedTensor) -> tuple[int, int]:
+    """Its rows and columns. Raises `ModelError` where it has others, or none."""
+    if len(tensor.shape) != 2 or 0 in tensor.shape:
+        raise ModelError(
+            f"{tensor.file}: {tensor.name[:80]} has the shape {list(tensor.shape)}, which is no matrix; "
+            "fetch the model again"
+        )
+    return tensor.shape[0], tensor.shape[1]
 
 
 def nibbles(words: Array, bits: int) -> Array:
