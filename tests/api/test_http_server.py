@@ -15,6 +15,7 @@ import anyio
 import pytest
 
 from histrio_api.http import connection, server
+from histrio_api.http.connection import Connection
 from histrio_api.http.exchange import Exchange
 from histrio_api.http.limits import HttpLimits
 from histrio_api.http.parser import Head
@@ -447,6 +448,25 @@ async def test_what_still_runs_when_it_stops_gets_an_error_object() -> None:
         await until(lambda: at.app.num_begun == 1)
     assert error_of(await client.rest()) == (503, "internal_error")
     assert await idle.rest() == b""
+
+
+@pytest.mark.parametrize("has_stopped", [True, False])
+async def test_a_connection_that_was_on_its_way_when_it_stopped_is_closed(has_stopped: bool) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = HttpServer(App(asyncio.Event(), asyncio.Event()), listener, HttpLimits())
+        if has_stopped:
+            await served.close(0.1)
+        reader, writer = await asyncio.open_connection(*listener.getsockname())
+        accepted, _ = listener.accept()
+        await loop.connect_accepted_socket(lambda: Connection(served), accepted)
+        if not has_stopped:
+            writer.write(GET)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200"), "a control: else it is served"
+            await served.close(0.1)
+        await asyncio.wait_for(reader.read(), 30)
+        await until(lambda: served.num_connections == 0)
+        writer.close()
 
 
 async def test_what_ends_in_time_when_it_stops_is_answered() -> None:

@@ -89,8 +89,8 @@ class Connection(asyncio.Protocol):
         """The transport's: a client is here."""
         self._transport = cast("asyncio.Transport", transport)
         self._scope_of_all = self._common_scope()
-        self._host.opened(self)
         self._wait()
+        self._host.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The transport's: the client is gone."""

@@ -57,6 +57,7 @@ class HttpServer:
         self._release = release
         self._release_timer: asyncio.TimerHandle | None = None
         self._is_short = False
+        self._is_closing = False
 
     @property
     def num_connections(self) -> int:
@@ -86,6 +87,7 @@ class HttpServer:
 
     async def close(self, grace_s: float) -> None:
         """End all connections: those that wait at once, requests within `grace_s`, then whatever they do."""
+        self._is_closing = True
         for connection in tuple(self._connections):
             connection.shut_down()
         if not await self._all_gone(grace_s):
@@ -99,8 +101,10 @@ class HttpServer:
             self._release_timer.cancel()
 
     def opened(self, connection: Connection) -> None:
-        """A connection's: there is one more."""
+        """A connection's: there is one more, which may have been on its way when `close` was called."""
         self._connections.add(connection)
+        if self._is_closing:
+            connection.shut_down()
 
     def closed(self, connection: Connection) -> None:
         """A connection's: it is gone."""
