@@ -1,8 +1,9 @@
 // AVX512 with matrix units (AMX, Intel from Sapphire Rapids): 16 rows by 16 outputs at once.
 //
-// Linears: a group of a panel of bfloat16 is four matrices side by side as it lies. The sums differ in their last bits from those
-// of vectors, so that matrices compute them from one row on. Matrices of bytes gained nothing over vectors, for their sums
-// have to be scaled behind each group. Attention: keys and values of bfloat16 lie in their blocks as matrices, too.
+// Linears: a group of a panel of bfloat16 is four matrices side by side as it lies. The sums differ in their last bits from
+// those of vectors, so that matrices compute them from one row on. Attention: keys and values of bfloat16 lie in their
+// blocks as matrices, too. Quantized weights stay with the vectors: sums of bytes have to be stored and scaled behind each
+// group, so that matrices gained a third from 64 rows on, and nothing up to 16.
 
 #include "isa_avx512.hpp"
 
