@@ -46,7 +46,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "unknown": ({"architectures": ["OwnForCausalLM"], "model_type": "own"}, "no language model of type 'own'"),
     "images": ({**LLAMA, "vision_config": {}}, "multimodal"),
-    "quantized": ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, r"quantized \(gptq\)"),
+    "quantized": ({**LLAMA, "quantization_config": {"quant_method": "gptq"}}, r"\(gptq\).*gptqmodel.*--backend cpu"),
+    "mlx": ({**LLAMA, "quantization": {"group_size": 64, "bits": 4}}, r"quantized \(mlx\).*--backend cpu"),
+    "bitsandbytes": ({**LLAMA, "quantization_config": {"quant_method": "bitsandbytes"}}, r"--backend sglang"),
     "shared_kv": (
         {**LLAMA, "model_type": "gemma4_text", "num_kv_shared_layers": 1},
         r"keys and values of earlier ones \(num_kv_shared_layers",
