@@ -238,6 +238,9 @@ def test_nothing_to_say_loads_the_model(served: Served) -> None:
     for answer in (served.client.generate(MODEL), served.client.chat(MODEL, [])):
         assert (answer.done, answer.done_reason) == (True, "load")
     assert [each.done_reason for each in served.client.generate(MODEL, "", stream=True)] == ["load"]
+    malformed = {"type": "text", "structures": [{"begin": "a", "schema": None, "end": "b"}]}
+    refused = served.post("/api/chat", model=MODEL, messages=[], response_format=malformed)
+    assert (refused.status_code, "structures[0].schema" in refused.text) == (400, True), refused.text
     assert not served.gateway.submissions
 
 

@@ -45,7 +45,7 @@ def prepare_ollama_chat(edge: Edge, received: Received[OllamaChatRequest]) -> Pr
     """From messages to one prompt, or to none where there are no messages. Raises `RequestError`."""
     request = received.request
     require_absent(request, _NOT_OF_CHATS, "/api/chat")
-    return prepare_chat(edge, received) if request.messages else _nothing(received)
+    return prepare_chat(edge, received) if request.messages else _nothing(edge, received)
 
 
 def prepare_ollama_generate(edge: Edge, received: Received[OllamaGenerateRequest]) -> Prepared:
@@ -54,7 +54,7 @@ def prepare_ollama_generate(edge: Edge, received: Received[OllamaGenerateRequest
     request = received.request
     require_absent(request, _NOT_OF_OLLAMA, "/api/generate")
     if not request.prompt:
-        return _nothing(received)
+        return _nothing(edge, received)
     if request.raw or request.suffix or edge.template is None:
         return _prepare_raw(edge, received)
 
@@ -62,8 +62,9 @@ def prepare_ollama_generate(edge: Edge, received: Received[OllamaGenerateRequest
     return replace(chat, prompt_param="prompt")
 
 
-def _nothing(received: Received[GenerationRequest]) -> Prepared:
-    """Ollama's clients have a model loaded by such a request; here it is loaded."""
+def _nothing(edge: Edge, received: Received[GenerationRequest]) -> Prepared:
+    """Ollama's clients have a model loaded by such a request; here it is loaded. A malformed form is refused anyway."""
+    requested_grammar(edge, received)
     return Prepared(
         received=received, prompts=[], prompt_param="prompt", num_wanted_tokens=None, scores=Scores(), grammar=None
     )
