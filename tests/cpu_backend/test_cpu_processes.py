@@ -47,7 +47,7 @@ def test_a_server_on_the_cpu_backend_loads_no_torch(tmp_path: Path) -> None:
 
 REQUIREMENTS = REPOSITORY / "requirements-cpu.txt"
 IF_THERE = {"uvloop", "annotated-types", "opentelemetry-api", "setuptools"}
-"""Imported where they are installed: by the front, by what it imports, and by Python's own start."""
+"""Imported where they are installed: by the front, by litestar, and by Python's own start."""
 HEAVY = {
     *("torch", "transformers", "safetensors", "scipy", "pandas", "sympy", "pydantic", "sklearn", "PIL", "matplotlib"),
     *("requests", "aiohttp", "huggingface_hub", "openai", "mlx", "vllm", "sglang", "numba", "networkx", "pytest"),

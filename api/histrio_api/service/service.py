@@ -20,10 +20,8 @@ from histrio.contracts.options import as_options
 from histrio.errors import TopologyError
 from histrio.front.grammar_check import GrammarChecker
 from histrio.plugins.registry import installed_plugins
-from histrio_api.http.exchange import Application
 from histrio_api.keys.ring import KeyRing
-from histrio_api.service.app import App
-from histrio_api.service.cors import Cors
+from histrio_api.service.app import create_app
 from histrio_api.service.formats import chosen_reasoning_format, chosen_tool_format
 from histrio_api.service.gate import Gate
 from histrio_api.service.listener import serve
@@ -47,10 +45,7 @@ async def run_endpoint(context: EdgeContext, text: TextSide | None = None) -> No
     """Serve `context.gateway` until cancelled; `text` is the model's text side if it has been read."""
     settings = as_options(context.settings, ApiSettings, "api")
     edge = await to_thread.run_sync(open_edge, context.gateway, settings, text)
-    app: Application = App(edge)
-    if settings.cors_origins:
-        app = Cors(app, settings.cors_origins)
-    app = Gate(app, settings, edge.metrics.count_request)
+    app = Gate(create_app(edge), settings, edge.metrics.count_request)
     kept = edge.usage.writing() if edge.usage is not None else nullcontext()
 
     def ready(address: str) -> None:
