@@ -30,7 +30,11 @@ def test_a_stranger_runs_the_kit_with_one_command(tmp_path: Path) -> None:
     done = run_cli("toy", tmp_path / "report.json", "-k", "sane or reference")
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
-    assert names(read_report(tmp_path / "report.json")) == {"capacity_is_sane", "greedy_tokens_equal_the_reference"}
+    assert names(read_report(tmp_path / "report.json")) == {
+        "capacity_is_sane",
+        "greedy_tokens_equal_the_reference",
+        "states_of_a_text_equal_the_reference",
+    }
 
 
 @pytest.mark.parametrize("backend", ["toy", "toy-engine"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,12 @@ def test_one_seed_is_one_machine() -> None:
 def test_a_seed_of_another_length_is_refused(seed: bytes) -> None:
     with pytest.raises(WireError, match="32 bytes"):
         HostKey(seed)
+
+
+def test_without_its_package_no_machine_has_a_key_and_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "nacl.bindings", None)
+    with pytest.raises(WireError, match="pip install pynacl"):
+        HostKey(bytes(32))
 
 
 @pytest.mark.parametrize("text", ["", "ab", "AB" * 32, "ab" * 33, "zz" * 32, "ab" * 32 + "\n"])

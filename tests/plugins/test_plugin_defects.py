@@ -188,7 +188,7 @@ DEFECTS = [
     ),
     (EDGE, "async def run", "def run", "has a run that is no coroutine: write it as async def run(context)"),
     (EDGE, "port: int = 1", "port: int", "has the setting 'port' without a default"),
-    (EDGE, '"telegraph"', '"engine"', "has the name of a table of the core (model, stage, engine, runtime)"),
+    (EDGE, '"telegraph"', '"engine"', "has the name of a table of the core (model, stage, engine, runtime, cluster)"),
     (EDGE, "settings = Settings", "settings = {}", "has no settings: set them to a msgspec struct"),
 ]
 

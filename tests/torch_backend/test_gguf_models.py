@@ -97,6 +97,23 @@ def as_transformers_has_them(folder: Path, config: Any, *, ignores_notes: bool) 
     return found
 
 
+def with_stacked_experts(tensors: dict[str, torch.Tensor], config: Any) -> dict[str, torch.Tensor]:
+    """As gpt-oss is published: the experts of a layer in one tensor, inputs before outputs, gate and up in turns."""
+    found = {name: tensor for name, tensor in tensors.items() if ".experts." not in name}
+    for layer in range(config.num_hidden_layers):
+        prefix = f"model.layers.{layer}.mlp.experts"
+
+        def stack(projection: str, part: str, prefix: str = prefix) -> torch.Tensor:
+            each = [tensors[f"{prefix}.{index}.{projection}.{part}"] for index in range(config.num_local_experts)]
+            return torch.stack(each).transpose(1, -1).contiguous()
+
+        for part, suffix in (("weight", ""), ("bias", "_bias")):
+            in_turns = torch.stack([stack("gate_proj", part), stack("up_proj", part)], dim=-1)
+            found[f"{prefix}.gate_up_proj{suffix}"] = in_turns.flatten(-2).contiguous()
+            found[f"{prefix}.down_proj{suffix}"] = stack("down_proj", part)
+    return found
+
+
 def logits(folder: Path, tensors: dict[str, torch.Tensor]) -> Any:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -111,6 +128,8 @@ def test_a_file_means_what_the_folder_means_that_it_was_made_of(kind: str, tmp_p
     config = AutoConfig.from_pretrained(folder)
     found = as_transformers_has_them(folder, config, ignores_notes=False)
 
+    if kind == "gpt_oss":
+        found = with_stacked_experts(found, config)
     stored = load_file(tmp_path / "model" / "model.safetensors")
     assert found.keys() == stored.keys()
     assert all(torch.allclose(found[name], stored[name], atol=1e-6) for name in stored)

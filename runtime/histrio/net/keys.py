@@ -39,7 +39,10 @@ class HostKey:
     """The key pair of one machine, made of a seed of 32 bytes."""
 
     def __init__(self, seed: bytes) -> None:
-        from nacl.bindings import crypto_sign_seed_keypair
+        try:
+            from nacl.bindings import crypto_sign_seed_keypair
+        except ImportError:
+            raise WireError("links to other machines need PyNaCl, which is not installed: pip install pynacl") from None
 
         if len(seed) != _SEED_BYTES:
             raise WireError(f"the seed of a machine's key has {_SEED_BYTES} bytes, not {len(seed)}")
