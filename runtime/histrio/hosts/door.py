@@ -127,7 +127,7 @@ class Door:
             )
 
         asking = Member(peer_id=question.peer_id, name=question.name, address=address)
-        known = next((each for each in self._members.all() if each.peer_id == question.peer_id), None)
+        known = self._members.find(question.peer_id)
         try:
             shown = ""
             if question.proof:
@@ -139,7 +139,7 @@ class Door:
             elif known is None and self._is_open and question.asks:
                 self._members.ask(asking)
                 self._members.accept(fingerprint(asking.peer_id))
-            known = next((each for each in self._members.all() if each.peer_id == question.peer_id), None)
+            known = self._members.find(question.peer_id)
             if known is not None:
                 return self._say("admitted", proof=shown, port=self._port, member_name=known.name)
             if not question.asks:

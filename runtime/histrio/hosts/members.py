@@ -57,6 +57,10 @@ class Members:
         """The machines that are admitted."""
         return self._folder.read(_HOSTS, list[Member], [])
 
+    def find(self, peer_id: str) -> Member | None:
+        """The admitted machine with this peer id."""
+        return next((each for each in self.all() if each.peer_id == peer_id), None)
+
     def requests(self) -> list[Member]:
         """The machines that wait for a person's word."""
         now = self._clock()

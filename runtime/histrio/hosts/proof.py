@@ -11,25 +11,23 @@ import hmac
 import secrets
 
 from histrio.errors import WireError
+from histrio.net.keys import LETTERS, grouped
 
 __all__ = ["is_proof", "new_token", "proof", "token_key"]
 
-_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
-"""Without letters that look alike."""
 _GROUPS, _GROUP = 3, 4
 _SALT = b"histrio join token"
 
 
 def new_token() -> str:
     """Three groups of four letters: 60 bits, short enough to be typed."""
-    groups = ("".join(secrets.choice(_LETTERS) for _ in range(_GROUP)) for _ in range(_GROUPS))
-    return "-".join(groups)
+    return grouped("".join(secrets.choice(LETTERS) for _ in range(_GROUPS * _GROUP)), _GROUP)
 
 
 def token_key(token: str) -> bytes:
     """The key of a token, 32 bytes, after about 50 ms. Raises `WireError` for what cannot be a token."""
     letters = token.strip().lower().replace("-", "").replace(" ", "")
-    if len(letters) != _GROUPS * _GROUP or set(letters) - set(_LETTERS):
+    if len(letters) != _GROUPS * _GROUP or set(letters) - set(LETTERS):
         raise WireError(f"a token has {_GROUPS} groups of {_GROUP} letters or digits, such as abcd-efgh-2345")
     return hashlib.scrypt(letters.encode(), salt=_SALT, n=2**14, r=8, p=1, dklen=32)
 

@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import socket
 
 from histrio.errors import WireError
 from histrio.net.keys import PEER_ID
 
-__all__ = ["MOST_IPC_PATH_BYTES", "checked_endpoint", "curve_endpoint", "peer_of", "port_of", "socket_address"]
+__all__ = [
+    "MOST_IPC_PATH_BYTES",
+    "checked_endpoint",
+    "curve_endpoint",
+    "own_address",
+    "peer_of",
+    "port_of",
+    "socket_address",
+]
 
 MOST_IPC_PATH_BYTES = 103
 """`sockaddr_un.sun_path` less its terminator: 107 on Linux, 103 on macOS."""
@@ -37,6 +46,17 @@ def checked_endpoint(endpoint: str) -> str:
 def curve_endpoint(address: str, peer_id: str) -> str:
     """The endpoint of a machine's encrypted socket at `tcp://HOST:PORT`."""
     return f"{_CURVE}{address.removeprefix('tcp://')}/{peer_id}"
+
+
+def own_address(other: str) -> str:
+    """This machine's IPv4 address on the way to another; nothing is sent. Raises `WireError` if there is no way."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect((other, 9))
+        except OSError as error:
+            raise WireError(f"there is no way to {other}: {error.strerror}") from None
+        address: str = probe.getsockname()[0]
+    return address
 
 
 def peer_of(endpoint: str) -> str:

@@ -15,13 +15,14 @@ from zmq.utils import z85
 
 from histrio.errors import WireError
 
-__all__ = ["PEER_ID", "HostKey", "LinkKeys", "curve_key", "fingerprint"]
+__all__ = ["LETTERS", "PEER_ID", "HostKey", "LinkKeys", "curve_key", "fingerprint", "grouped", "public_of"]
 
 PEER_ID = re.compile(r"[0-9a-f]{64}")
 _PRIME = 2**255 - 19
 _SEED_BYTES = 32
 _GROUPS, _GROUP = 4, 5
-_LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+LETTERS = "abcdefghijkmnpqrstuvwxyz23456789"
+"""32 of them, without those that look alike."""
 
 
 class LinkKeys(msgspec.Struct, frozen=True):
@@ -80,5 +81,9 @@ def public_of(secret: bytes) -> bytes:
 def fingerprint(peer_id: str) -> str:
     """A peer id in short, for people to compare: four groups of five letters, 100 bits of its SHA-256."""
     number = int.from_bytes(hashlib.sha256(bytes.fromhex(peer_id)).digest()[:13], "big") >> 4
-    letters = "".join(_LETTERS[number >> 5 * index & 31] for index in range(_GROUPS * _GROUP))
-    return "-".join(letters[at : at + _GROUP] for at in range(0, len(letters), _GROUP))
+    return grouped("".join(LETTERS[number >> 5 * index & 31] for index in range(_GROUPS * _GROUP)), _GROUP)
+
+
+def grouped(letters: str, size: int) -> str:
+    """Letters in groups of this size, as people read and type them."""
+    return "-".join(letters[at : at + size] for at in range(0, len(letters), size))

@@ -35,7 +35,7 @@ from histrio.messages import (
     Message,
     SpawnChild,
 )
-from histrio.net.endpoints import curve_endpoint
+from histrio.net.endpoints import curve_endpoint, own_address
 from histrio.net.io_thread import IoThread
 from histrio.net.keys import HostKey
 from histrio.net.router import HOST_MARK
@@ -62,7 +62,7 @@ class Head(msgspec.Struct, frozen=True):
     """Of its encrypted links."""
 
 
-async def serve(head: Head, key: HostKey, *, on_up: Callable[[], None] = lambda: None) -> str:
+async def serve(head: Head, key: HostKey) -> str:
     """Be a machine of the cluster until the link is lost; says why it was. Ends all processes before it returns."""
     with runtime_dir() as folder:
         async with anyio.create_task_group() as tasks:
@@ -70,7 +70,6 @@ async def serve(head: Head, key: HostKey, *, on_up: Callable[[], None] = lambda:
             try:
                 agent.start()
                 tasks.start_soon(agent.run_commands, tasks)
-                on_up()
                 reason = await agent.wait_lost()
             finally:
                 with anyio.CancelScope(shield=True):
@@ -78,17 +77,6 @@ async def serve(head: Head, key: HostKey, *, on_up: Callable[[], None] = lambda:
                 agent.close()
             tasks.cancel_scope.cancel()
     return reason
-
-
-def own_address(head: str) -> str:
-    """This machine's IP address on the way to the head; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect((head, 9))
-        except OSError as error:
-            raise WireError(f"there is no way to {head}: {error.strerror}") from None
-        address: str = probe.getsockname()[0]
-    return address
 
 
 class _Child:

@@ -10,10 +10,11 @@ import anyio
 
 from histrio.actors.refs import HOSTS
 from histrio.config.topology import ClusterTable
+from histrio.errors import WireError
 from histrio.hosts.door import Door
 from histrio.hosts.folder import host_folder
 from histrio.hosts.members import Members
-from histrio.net.endpoints import port_of
+from histrio.net.endpoints import own_address, port_of
 from histrio.net.io_thread import IoThread
 from histrio.processes.front import Front
 from histrio.processes.remote_host import HostsActor
@@ -23,6 +24,8 @@ __all__ = ["ClusterHead"]
 log = logging.getLogger(__name__)
 
 _CHECK_S = 0.5
+_TOKEN_S = 3600.0
+"""How long the token is valid that a start prints."""
 
 
 class ClusterHead:
@@ -59,23 +62,18 @@ class ClusterHead:
         async with anyio.create_task_group() as tasks:
             port = await tasks.start(door.run, self._table.listen, self._table.port)
             token = await anyio.to_thread.run_sync(lambda: self.members.make_token(valid_s=_TOKEN_S, is_reusable=True))
-            for address in _addresses(self._table.listen):
-                log.info("other machines join with: histrio join %s:%d --token %s", address, port, token)
+            address = _reached_at(self._table.listen)
+            log.info("other machines join with: histrio join %s:%d --token %s", address, port, token)
             while True:
                 await anyio.sleep(_CHECK_S)
                 hosts.check()
 
 
-_TOKEN_S = 3600.0
-
-
-def _addresses(listen: str) -> list[str]:
+def _reached_at(listen: str) -> str:
     """Where other machines reach this one; the address on the way out, where it listens on all."""
     if listen != "0.0.0.0":
-        return [listen]
+        return listen
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(("192.0.2.1", 9))  # an address of documentation: nothing is sent
-            return [probe.getsockname()[0]]
-    except OSError:
-        return ["127.0.0.1"]
+        return own_address("192.0.2.1")  # of documentation: any way out will do
+    except WireError:
+        return "127.0.0.1"

@@ -173,8 +173,6 @@ class HostsActor(Actor[ToHosts]):
         self._version = -1
         self.device_processes: Callable[[], Sequence[str]] = tuple
         """Names of the device processes that run."""
-        self.on_changed: Callable[[Sequence[RemoteHost]], None] = lambda _hosts: None
-        """Told of the machines that are here, whenever one comes or goes."""
 
     @property
     def present(self) -> list[RemoteHost]:
@@ -308,4 +306,3 @@ class HostsActor(Actor[ToHosts]):
     def _tell_changed(self) -> None:
         self._changed.set()
         self._changed = anyio.Event()
-        self.on_changed(self.present)
